@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The error law. Every fallible function of tier, hub and spoke returns `enum tier_status` and takes
+ * a `struct tier_err *` as its last argument; the function that first decides an error fills it
+ * through tier_fail() with a sentence for a person: what was wrong, where, what would be right.
+ * Propagators stay silent. Whoever acts on the error (retries, drops the child, stops) logs it once.
+ *
+ * The scope of a status says how far the damage reaches, and so what the response is:
+ * CALL (refuse this request), PEER (drop this peer), DEVICE (fall back to the CPU), PROCESS (stop).
+ *
+ * Threads: a struct tier_err belongs to one thread at a time. A NULL one is allowed everywhere.
+ */
+#ifndef CONSILIUM_TIER_ERR_H
+#define CONSILIUM_TIER_ERR_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+/* X(name, text, scope, gRPC status code) */
+#define TIER_STATUS_LIST(X)                                                                        \
+    X(OK, "ok", CALL, 0)                                                                           \
+    X(EARG, "bad argument", CALL, 3)                                                               \
+    X(ECONFIG, "bad configuration", PROCESS, 9)                                                    \
+    X(EPLAN, "bad plan", CALL, 3)                                                                  \
+    X(EDATA, "bad data", CALL, 3)                                                                  \
+    X(EMODEL, "bad model", CALL, 3)                                                                \
+    X(EUPDATE, "bad update", CALL, 3)                                                              \
+    X(EPROTO, "protocol violation", PEER, 3)                                                       \
+    X(EIDENTITY, "identity refused", PEER, 16)                                                     \
+    X(EPOLICY, "refused by policy", CALL, 7)                                                       \
+    X(ELATE, "too late", CALL, 9)                                                                  \
+    X(ECONFLICT, "conflicts with what was said before", CALL, 6)                                   \
+    X(ENOTFOUND, "not found", CALL, 5)                                                             \
+    X(ELIMIT, "over a limit", CALL, 8)                                                             \
+    X(EUNAVAILABLE, "peer unavailable", PEER, 14)                                                  \
+    X(ETIMEOUT, "timed out", CALL, 4)                                                              \
+    X(ECANCELLED, "cancelled", CALL, 1)                                                            \
+    X(EUNIMPLEMENTED, "not implemented by the peer", CALL, 12)                                     \
+    X(EDEVICE, "device failed", DEVICE, 13)                                                        \
+    X(EIO, "input/output failed", CALL, 13)                                                        \
+    X(EFULL, "disk full", CALL, 8)                                                                 \
+    X(ECORRUPT, "stored data is damaged", CALL, 15)                                                \
+    X(ENOMEM, "out of memory", PROCESS, 8)                                                         \
+    X(EINTERNAL, "our own bug", PROCESS, 13)
+
+enum tier_scope { TIER_SCOPE_CALL, TIER_SCOPE_PEER, TIER_SCOPE_DEVICE, TIER_SCOPE_PROCESS };
+
+enum tier_status {
+#define X(name, text, scope, grpc) TIER_##name,
+    TIER_STATUS_LIST(X)
+#undef X
+        TIER_STATUS_COUNT
+};
+
+struct tier_err {
+    enum tier_status status;
+    char text[512]; /* one line for a person; always terminated */
+};
+
+/* "bad update"; "unknown status" outside the list. */
+const char *tier_status_text(enum tier_status status);
+enum tier_scope tier_status_scope(enum tier_status status);
+/* The gRPC status code a refusal of this kind travels as, and back (best effort, never OK for an error). */
+int tier_status_grpc(enum tier_status status);
+enum tier_status tier_status_from_grpc(int code);
+
+/* Fills err (if not NULL) and returns status, so that `return tier_fail(...)` reads well. */
+enum tier_status tier_fail(struct tier_err *err, enum tier_status status, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* As tier_fail, with ": " and the text of errno appended. ENOSPC and EDQUOT become TIER_EFULL, ENOMEM TIER_ENOMEM. */
+enum tier_status tier_fail_errno(struct tier_err *err, enum tier_status status, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Puts "where: " in front of a message already there; returns err->status. */
+enum tier_status tier_err_prefix(struct tier_err *err, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* Propagate: returns from the enclosing function, or jumps to its `out:` label with `st` set. */
+#define TIER_TRY(call)                                                                             \
+    do {                                                                                           \
+        enum tier_status tier_try_ = (call);                                                       \
+        if (tier_try_ != TIER_OK)                                                                  \
+            return tier_try_;                                                                      \
+    } while (0)
+#define TIER_TRY_OUT(call)                                                                         \
+    do {                                                                                           \
+        st = (call);                                                                               \
+        if (st != TIER_OK)                                                                         \
+            goto out;                                                                              \
+    } while (0)
+
+#endif

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Every bound of the federation library in one place. A number that comes from outside (a peer, a
+ * file, a person) is compared with one of these before anything is allocated for it.
+ */
+#ifndef CONSILIUM_TIER_LIMITS_H
+#define CONSILIUM_TIER_LIMITS_H
+
+#include <stdint.h>
+
+/* Names: nodes, tensors, runs. Bytes, without the terminator. */
+#define TIER_NAME_LEN_MAX 63
+#define TIER_TENSOR_NAME_LEN_MAX 255
+
+/* Models. 2^36 elements is 256 GiB of f32: larger than any hospital's GPU, small enough for int64 offsets. */
+#define TIER_TENSORS_MAX 65536
+#define TIER_DIMS_MAX 8
+#define TIER_ELEMENTS_MAX (UINT64_C(1) << 36)
+#define TIER_MANIFEST_BYTES_MAX (32u << 20)
+#define TIER_GRAPH_BYTES_MAX (2147483647u) /* protobuf's own limit */
+
+/* Updates: 64 KiB Merkle leaves, 16 to a 1 MiB transfer chunk; a segment is one chunk of f32. */
+#define TIER_LEAF_BYTES (64u << 10)
+#define TIER_CHUNK_BYTES (1u << 20)
+#define TIER_SEGMENT_ELEMENTS (256u << 10)
+#define TIER_BLOCK_ELEMENTS 256u
+#define TIER_UPDATE_HEADER_BYTES_MAX (256u << 10)
+#define TIER_METRICS_MAX 256
+#define TIER_METRIC_BINS_MAX (1u << 20)
+
+/* Exact arithmetic (DESIGN 2.2): |q| <= 2^30, weights below 2^31, total weight at most 2^32. */
+#define TIER_Q_MAX (INT32_C(1) << 30)
+#define TIER_WEIGHT_MAX ((UINT64_C(1) << 31) - 1)
+#define TIER_WEIGHT_TOTAL_MAX (UINT64_C(1) << 32)
+#define TIER_FRAC_BITS_MIN (-100)
+#define TIER_FRAC_BITS_MAX 100
+
+/* The tree. */
+#define TIER_CHILDREN_MAX 16384
+#define TIER_PLAN_BYTES_MAX (1u << 20)
+#define TIER_MESSAGE_BYTES_MAX (TIER_CHUNK_BYTES + TIER_UPDATE_HEADER_BYTES_MAX + 4096u)
+#define TIER_ROUNDS_MAX 1000000
+
+/* Receive credit: chunks in flight over all streams of a node. */
+#define TIER_CREDIT_CHUNKS 24
+
+#endif
