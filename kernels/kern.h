@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Compute, and nothing else: no network, no files, no protobuf. A backend is one table of operations
- * on one kind of device; the CPU backend is always there, the CUDA backend is a plugin that is
- * dlopened where a driver is found. Callers take a device, put arrays on it and call kern_*();
- * every call is checked here once (handles, sizes, aliasing), so that backends need not.
+ * Compute, and nothing else: no network, no files, no protobuf. A backend is one table of
+ * operations on one kind of device; the CPU backend is always there, the CUDA backend is a plugin
+ * that is dlopened where a driver is found. Callers take a device, put arrays on it and call
+ * kern_*(); every call is checked here once (handles, sizes, aliasing), so that backends need not.
  *
  * Arrays are dense and row-major; `rows x cols` says so. float is IEEE binary32.
  *
  * Threads: a device belongs to one thread at a time; different devices may be used by different
  * threads at once. Work on a device is ordered; kern_download and kern_sync wait for it, other
- * calls may return earlier. The kern_fold_* functions take host memory, no device, and may be called by any
- * thread at any time.
+ * calls may return earlier. The kern_fold_* functions take host memory, no device, and may be
+ * called by any thread at any time.
  *
  * Errors: enum kern_status; kern_device_error() gives the last one of a device in words.
  */
@@ -37,8 +37,9 @@ const char *kern_status_text(enum kern_status status);
 /* ---- backends and devices ------------------------------------------------------------------ */
 
 /*
- * Finds the backends: the CPU always, CUDA where libcuda.so.1 and the plugin load. `plugin_dir` may be NULL (beside the
- * executable in ../lib/consilium, then ../lib). Idempotent; call before the first kern_device_open, from one thread.
+ * Finds the backends: the CPU always, CUDA where libcuda.so.1 and the plugin load. `plugin_dir` may
+ * be NULL (beside the executable in ../lib/consilium, then ../lib). Idempotent; call before the
+ * first kern_device_open, from one thread.
  */
 void kern_init(const char *plugin_dir);
 /* "cuda: no NVIDIA driver on this machine (libcuda.so.1: ...)", or "" when it loaded. */
@@ -73,21 +74,25 @@ struct kern_vec {
 
 /* ---- neural network operations ------------------------------------------------------------- */
 
-/* y[m x n] = alpha * op(a) * op(b) + beta * y; op transposes where asked. a is m x k (or k x m), b k x n (or n x k). */
-enum kern_status kern_gemm(struct kern_vec y, struct kern_vec a, struct kern_vec b, size_t m, size_t n,
-                           size_t k, bool trans_a, bool trans_b, float alpha, float beta);
+/* y[m x n] = alpha * op(a) * op(b) + beta * y; op transposes where asked. a is m x k (or k x m), b
+ * k x n (or n x k). */
+enum kern_status kern_gemm(struct kern_vec y, struct kern_vec a, struct kern_vec b, size_t m,
+                           size_t n, size_t k, bool trans_a, bool trans_b, float alpha, float beta);
 /* y[rows x cols] += bias[cols], the same row added to every row. */
 enum kern_status kern_bias_add(struct kern_vec y, struct kern_vec bias, size_t rows, size_t cols);
 /* dbias[cols] += sum over rows of dy, rows in ascending order. */
-enum kern_status kern_bias_grad(struct kern_vec dbias, struct kern_vec dy, size_t rows, size_t cols);
+enum kern_status kern_bias_grad(struct kern_vec dbias, struct kern_vec dy, size_t rows,
+                                size_t cols);
 /* y = a + b, element by element. y may alias either. */
 enum kern_status kern_add(struct kern_vec y, struct kern_vec a, struct kern_vec b, size_t n);
 enum kern_status kern_relu(struct kern_vec y, struct kern_vec x, size_t n);
 /* dx = dy where y > 0, else 0. dx may alias dy. */
-enum kern_status kern_relu_grad(struct kern_vec dx, struct kern_vec dy, struct kern_vec y, size_t n);
+enum kern_status kern_relu_grad(struct kern_vec dx, struct kern_vec dy, struct kern_vec y,
+                                size_t n);
 enum kern_status kern_sigmoid(struct kern_vec y, struct kern_vec x, size_t n);
 /* dx = dy * y * (1 - y). dx may alias dy. */
-enum kern_status kern_sigmoid_grad(struct kern_vec dx, struct kern_vec dy, struct kern_vec y, size_t n);
+enum kern_status kern_sigmoid_grad(struct kern_vec dx, struct kern_vec dy, struct kern_vec y,
+                                   size_t n);
 /* Over each row, shifted by its maximum. y may alias x. */
 enum kern_status kern_softmax(struct kern_vec y, struct kern_vec x, size_t rows, size_t cols);
 /* dx = y * (dy - sum_j dy_j y_j) per row. */
@@ -101,21 +106,24 @@ enum kern_status kern_bce_logits(struct kern_vec loss, struct kern_vec dz, struc
                                  struct kern_vec t, size_t n);
 /*
  * Cross-entropy of softmax(z): label is int32[rows], 0 <= label < cols (checked where uploaded, not
- * here; outside it the row counts nothing). loss[0] += mean over rows; dz = (softmax(z) - onehot) / rows.
+ * here; outside it the row counts nothing). loss[0] += mean over rows; dz = (softmax(z) - onehot) /
+ * rows.
  */
 enum kern_status kern_softmax_ce(struct kern_vec loss, struct kern_vec dz, struct kern_vec z,
                                  struct kern_vec label, size_t rows, size_t cols);
 
 /* ---- optimisers ---------------------------------------------------------------------------- */
 
-/* g' = g + weight_decay * w; v = momentum * v + g'; w -= lr * (nesterov ? g' + momentum * v : v). v.buf NULL when momentum is 0. */
+/* g' = g + weight_decay * w; v = momentum * v + g'; w -= lr * (nesterov ? g' + momentum * v : v).
+ * v.buf NULL when momentum is 0. */
 struct kern_sgd {
     float lr, momentum, weight_decay;
     bool nesterov;
 };
 enum kern_status kern_sgd_step(struct kern_vec w, struct kern_vec g, struct kern_vec v, size_t n,
                                const struct kern_sgd *opt);
-/* Kingma & Ba 2015, algorithm 1, with eps outside the root; step counts from 1; weight_decay is added to the gradient. */
+/* Kingma & Ba 2015, algorithm 1, with eps outside the root; step counts from 1; weight_decay is
+ * added to the gradient. */
 struct kern_adam {
     float lr, beta1, beta2, eps, weight_decay;
     uint64_t step;
@@ -150,16 +158,20 @@ uint64_t kern_fold_f32(int64_t *acc, const float *x, size_t n, int frac_bits, ui
  */
 uint64_t kern_fold_f32_wide(int64_t *hi, int64_t *lo, const float *x, size_t n, int frac_bits,
                             uint32_t w, size_t *first_out);
-/* acc += s, refused unless |s| <= weight * 2^30 (a child's sum of that total weight, 1 <= weight <= 2^32). */
-uint64_t kern_fold_i64(int64_t *acc, const int64_t *s, size_t n, uint64_t weight, size_t *first_out);
+/* acc += s, refused unless |s| <= weight * 2^30 (a child's sum of that total weight, 1 <= weight <=
+ * 2^32). */
+uint64_t kern_fold_i64(int64_t *acc, const int64_t *s, size_t n, uint64_t weight,
+                       size_t *first_out);
 /*
- * delta[i] = (double)s[i] / (double)weight * 2^-f; y = (float)((double)x + delta). s == NULL is not allowed; lo may be
- * NULL (narrow), else s is ((__int128)hi << 30) + lo at f + 30. Plain IEEE double operations: one result on every machine.
+ * delta[i] = (double)s[i] / (double)weight * 2^-f; y = (float)((double)x + delta). s == NULL is not
+ * allowed; lo may be NULL (narrow), else s is ((__int128)hi << 30) + lo at f + 30. Plain IEEE
+ * double operations: one result on every machine.
  */
 void kern_apply_mean(float *y, const float *x, const int64_t *hi, const int64_t *lo, size_t n,
                      int frac_bits, uint64_t weight);
 
-/* The same fold on a device; acc is int64[n], x float[n], refused is uint64[1] on the device, added to. */
+/* The same fold on a device; acc is int64[n], x float[n], refused is uint64[1] on the device, added
+ * to. */
 enum kern_status kern_fold_f32_dev(struct kern_vec acc, struct kern_vec x, struct kern_vec refused,
                                    size_t n, int frac_bits, uint32_t w);
 

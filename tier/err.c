@@ -62,7 +62,8 @@ enum tier_status tier_fail(struct tier_err *err, enum tier_status status, const 
     return status;
 }
 
-enum tier_status tier_fail_errno(struct tier_err *err, enum tier_status status, const char *fmt, ...)
+enum tier_status tier_fail_errno(struct tier_err *err, enum tier_status status, const char *fmt,
+                                 ...)
 {
     int saved = errno;
 

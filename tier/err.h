@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The error law. Every fallible function of tier, hub and spoke returns `enum tier_status` and takes
- * a `struct tier_err *` as its last argument; the function that first decides an error fills it
- * through tier_fail() with a sentence for a person: what was wrong, where, what would be right.
- * Propagators stay silent. Whoever acts on the error (retries, drops the child, stops) logs it once.
+ * The error law. Every fallible function of tier, hub and spoke returns `enum tier_status` and
+ * takes a `struct tier_err *` as its last argument; the function that first decides an error fills
+ * it through tier_fail() with a sentence for a person: what was wrong, where, what would be right.
+ * Propagators stay silent. Whoever acts on the error (retries, drops the child, stops) logs it
+ * once.
  *
  * The scope of a status says how far the damage reaches, and so what the response is:
  * CALL (refuse this request), PEER (drop this peer), DEVICE (fall back to the CPU), PROCESS (stop).
@@ -61,16 +62,18 @@ struct tier_err {
 /* "bad update"; "unknown status" outside the list. */
 const char *tier_status_text(enum tier_status status);
 enum tier_scope tier_status_scope(enum tier_status status);
-/* The gRPC status code a refusal of this kind travels as, and back (best effort, never OK for an error). */
+/* The gRPC status code a refusal of this kind travels as, and back (best effort, never OK for an
+ * error). */
 int tier_status_grpc(enum tier_status status);
 enum tier_status tier_status_from_grpc(int code);
 
 /* Fills err (if not NULL) and returns status, so that `return tier_fail(...)` reads well. */
 enum tier_status tier_fail(struct tier_err *err, enum tier_status status, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
-/* As tier_fail, with ": " and the text of errno appended. ENOSPC and EDQUOT become TIER_EFULL, ENOMEM TIER_ENOMEM. */
-enum tier_status tier_fail_errno(struct tier_err *err, enum tier_status status, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
+/* As tier_fail, with ": " and the text of errno appended. ENOSPC and EDQUOT become TIER_EFULL,
+ * ENOMEM TIER_ENOMEM. */
+enum tier_status tier_fail_errno(struct tier_err *err, enum tier_status status, const char *fmt,
+                                 ...) __attribute__((format(printf, 3, 4)));
 /* Puts "where: " in front of a message already there; returns err->status. */
 enum tier_status tier_err_prefix(struct tier_err *err, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));

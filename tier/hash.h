@@ -2,8 +2,8 @@
 /*
  * SHA-256 (FIPS 180-4, through libcrypto) and the Merkle tree over an update's payload.
  *
- * The tree: leaves are SHA-256(0x00 || 64 KiB of payload), the last leaf possibly shorter; a node is
- * SHA-256(0x01 || left || right); an odd node at the end of a level moves up unchanged (RFC 6962
+ * The tree: leaves are SHA-256(0x00 || 64 KiB of payload), the last leaf possibly shorter; a node
+ * is SHA-256(0x01 || left || right); an odd node at the end of a level moves up unchanged (RFC 6962
  * hashes the same tree). The root of an empty payload is SHA-256 of the empty string.
  *
  * Threads: no shared state; an object belongs to one thread at a time.

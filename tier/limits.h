@@ -12,7 +12,8 @@
 #define TIER_NAME_LEN_MAX 63
 #define TIER_TENSOR_NAME_LEN_MAX 255
 
-/* Models. 2^36 elements is 256 GiB of f32: larger than any hospital's GPU, small enough for int64 offsets. */
+/* Models. 2^36 elements is 256 GiB of f32: larger than any hospital's GPU, small enough for int64
+ * offsets. */
 #define TIER_TENSORS_MAX 65536
 #define TIER_DIMS_MAX 8
 #define TIER_ELEMENTS_MAX (UINT64_C(1) << 36)
