@@ -15,28 +15,23 @@ static const struct {
 #undef X
 };
 
-static bool status_known(enum tier_status status)
-{
+static bool status_known(enum tier_status status) {
     return (unsigned)status < TIER_STATUS_COUNT;
 }
 
-const char *tier_status_text(enum tier_status status)
-{
+const char *tier_status_text(enum tier_status status) {
     return status_known(status) ? status_table[status].text : "unknown status";
 }
 
-enum tier_scope tier_status_scope(enum tier_status status)
-{
+enum tier_scope tier_status_scope(enum tier_status status) {
     return status_known(status) ? status_table[status].scope : TIER_SCOPE_PROCESS;
 }
 
-int tier_status_grpc(enum tier_status status)
-{
+int tier_status_grpc(enum tier_status status) {
     return status_known(status) ? status_table[status].grpc : 2;
 }
 
-enum tier_status tier_status_from_grpc(int code)
-{
+enum tier_status tier_status_from_grpc(int code) {
     if (code == 0)
         return TIER_OK;
     for (int i = 1; i < TIER_STATUS_COUNT; i++)
@@ -45,14 +40,12 @@ enum tier_status tier_status_from_grpc(int code)
     return TIER_EUNAVAILABLE;
 }
 
-static void fill(struct tier_err *err, enum tier_status status, const char *fmt, va_list args)
-{
+static void fill(struct tier_err *err, enum tier_status status, const char *fmt, va_list args) {
     err->status = status;
     vsnprintf(err->text, sizeof err->text, fmt, args);
 }
 
-enum tier_status tier_fail(struct tier_err *err, enum tier_status status, const char *fmt, ...)
-{
+enum tier_status tier_fail(struct tier_err *err, enum tier_status status, const char *fmt, ...) {
     if (err) {
         va_list args;
         va_start(args, fmt);
@@ -63,8 +56,7 @@ enum tier_status tier_fail(struct tier_err *err, enum tier_status status, const 
 }
 
 enum tier_status tier_fail_errno(struct tier_err *err, enum tier_status status, const char *fmt,
-                                 ...)
-{
+                                 ...) {
     int saved = errno;
 
     if (saved == ENOSPC || saved == EDQUOT)
@@ -85,8 +77,7 @@ enum tier_status tier_fail_errno(struct tier_err *err, enum tier_status status, 
     return status;
 }
 
-enum tier_status tier_err_prefix(struct tier_err *err, const char *fmt, ...)
-{
+enum tier_status tier_err_prefix(struct tier_err *err, const char *fmt, ...) {
     if (!err)
         return TIER_EINTERNAL;
     char old[sizeof err->text];

@@ -10,14 +10,12 @@
 static char log_node[64] = "-";
 static enum tier_log_level log_level = TIER_LOG_INFO;
 
-void tier_log_init(const char *node, enum tier_log_level level)
-{
+void tier_log_init(const char *node, enum tier_log_level level) {
     snprintf(log_node, sizeof log_node, "%s", node);
     log_level = level;
 }
 
-void tier_log(enum tier_log_level level, const char *fmt, ...)
-{
+void tier_log(enum tier_log_level level, const char *fmt, ...) {
     static const char *const names[] = {"debug", "info", "warn", "error"};
     char line[1400];
     struct timespec now;
