@@ -11,6 +11,7 @@
 
 #include "tier/err.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #define TIER_YAML_BYTES_MAX (256u << 10)
