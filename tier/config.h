@@ -73,9 +73,9 @@ struct tier_config {
     char name[TIER_NAME_LEN_MAX + 1];
     int role; /* enum tier_role; resolved from the parent where it was not given */
     char data_dir[TIER_CONFIG_PATH_BYTES];
-    int log_level;    /* enum tier_log_level */
-    uint64_t threads; /* 0: one for each core */
-    bool tls;
+    int log_level;                                  /* enum tier_log_level */
+    uint64_t threads;                               /* 0: one for each core */
+    int tls;                                        /* 0: off, 1: on */
     char parent_address[TIER_CONFIG_ADDRESS_BYTES]; /* "" for the top */
     char parent_name[TIER_NAME_LEN_MAX + 1];        /* the name its certificate must carry */
     uint64_t keepalive_ms, keepalive_timeout_ms;
@@ -87,7 +87,6 @@ struct tier_config {
         enum tier_config_source source;
         int line; /* in the file */
     } origin[TIER_KEYS_MAX];
-    int tls_choice; /* as read: 0 off, 1 on */
 };
 
 /*
