@@ -47,7 +47,7 @@ struct tier_update_header {
 };
 
 /* Fixed part of the encoding: enough to know how long the rest is. */
-#define TIER_UPDATE_HEADER_BYTES_MIN 216u
+#define TIER_UPDATE_HEADER_BYTES_MIN 184u
 
 /*
  * Encodes h; *bytes_out is malloc'd. TIER_EARG for values no update may have, TIER_ELIMIT when it
