@@ -14,6 +14,7 @@
 #ifndef CONSILIUM_TIER_CONFIG_H
 #define CONSILIUM_TIER_CONFIG_H
 
+#include "tier/identity.h"
 #include "tier/keys.h"
 #include "tier/log.h"
 
@@ -25,7 +26,6 @@
 /* Which table: keys of the other program are unknown. */
 enum tier_config_kind { TIER_CONFIG_HUB, TIER_CONFIG_SPOKE };
 
-enum tier_role { TIER_ROLE_TOP, TIER_ROLE_HUB, TIER_ROLE_SPOKE };
 enum tier_retain { TIER_RETAIN_SUMS, TIER_RETAIN_UPDATES };
 enum tier_durability { TIER_DURABILITY_NORMAL, TIER_DURABILITY_STRICT };
 enum tier_accept { TIER_ACCEPT_NONE, TIER_ACCEPT_ALL };
