@@ -42,8 +42,8 @@ struct tier_plan {
     uint64_t model_bytes;
     char contract[TIER_NAME_LEN_MAX + 1]; /* the name a spoke's data schema must carry */
 
-    int loss; /* enum tier_plan_loss */
-    struct {
+    int loss;                              /* enum tier_plan_loss */
+    struct {                               /* what the kind does not have is NAN, or false */
         int kind;                          /* enum tier_plan_optimiser */
         double lr, momentum, weight_decay; /* momentum: SGD only */
         bool nesterov;                     /* SGD only */
@@ -98,7 +98,7 @@ enum tier_status tier_plan_canonical(const struct tier_plan *plan, char **text_o
 enum tier_status tier_plan_parse(const void *text, size_t bytes, struct tier_plan *out,
                                  struct tier_err *err);
 
-/* 30 - ceil(log2 clip), for a clip in the plan's bounds (2^-70 to 2^127). */
+/* 30 - ceil(log2 clip), for a clip in the plan's bounds (1e-20 to 1e30). */
 int tier_plan_frac_bits(double clip);
 
 /*
