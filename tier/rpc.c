@@ -268,8 +268,8 @@ static void on_send(struct tier_tag *tag, bool ok) {
     c->sending = false;
     if (ok && !c->ended) {
         pump(c);
-        if (!c->sending && !c->finish_wanted && !c->half_close_wanted && c->handler->drained)
-            c->handler->drained(c);
+        if (!c->finish_wanted && !c->half_close_wanted && c->handler->sent)
+            c->handler->sent(c);
     }
     call_unref(c);
 }
@@ -361,6 +361,10 @@ bool tier_rpc_send_payload(struct tier_rpc_call *c, const void *prefix, size_t p
     return enqueue(c, s, 2);
 }
 
+size_t tier_rpc_waiting(const struct tier_rpc_call *c) {
+    return c->queue_len;
+}
+
 void tier_rpc_half_close(struct tier_rpc_call *c) {
     c->half_close_wanted = true;
     pump(c);
@@ -373,6 +377,15 @@ void tier_rpc_finish(struct tier_rpc_call *c, enum tier_status status, const cha
     c->finish_status = status;
     snprintf(c->finish_text, sizeof c->finish_text, "%s", text ? text : "");
     pump(c);
+}
+
+void tier_rpc_end(struct tier_rpc_call *c, enum tier_status status, const char *text) {
+    if (c->server)
+        tier_rpc_finish(c, status, text);
+    else if (status == TIER_OK)
+        tier_rpc_half_close(c);
+    else
+        tier_rpc_cancel(c);
 }
 
 void tier_rpc_cancel(struct tier_rpc_call *c) {

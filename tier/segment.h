@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An update's payload, one segment (TIER_SEGMENT_ELEMENTS elements) at a time: the one place that
+ * knows how F32 and SUM payloads are laid out. Folding, verifying and publishing are all loops over
+ * segments in bounded memory.
+ *
+ * F32 payload: the concatenation as little-endian float32. SUM payload: for each segment the hi
+ * limbs of its elements, then the lo limbs of its wide elements, both packed (tier/codec.h); then a
+ * directory of u32 packed lengths, one for each segment.
+ *
+ * Threads: a cursor and a scratch belong to one thread at a time; tier_segment_add may run in many
+ * threads on the same update.
+ */
+#ifndef CONSILIUM_TIER_SEGMENT_H
+#define CONSILIUM_TIER_SEGMENT_H
+
+#include "tier/update.h"
+
+/* Where the segments of one update lie. Directory entries are read a few at a time, so a cursor's
+ * size does not depend on the model's. */
+#define TIER_SEGMENT_WINDOW 32
+struct tier_segment_cursor {
+    const struct tier_update *update;
+    const struct tier_manifest *manifest;
+    uint64_t segment;   /* the next one */
+    uint64_t offset;    /* of the next one, in the payload */
+    uint64_t directory; /* offset of the directory; the payload's end for F32 */
+    uint32_t window[TIER_SEGMENT_WINDOW];
+};
+struct tier_extent {
+    uint64_t offset;
+    size_t bytes;
+};
+/* Checks the header against the manifest. Borrows both for the cursor's life. */
+enum tier_status tier_segment_cursor_init(struct tier_segment_cursor *c,
+                                          const struct tier_update *update,
+                                          const struct tier_manifest *manifest,
+                                          struct tier_err *err);
+/* The next segment's extent; call once for each segment. The last call also checks that segments
+ * and directory fill the payload exactly. */
+enum tier_status tier_segment_cursor_next(struct tier_segment_cursor *c, struct tier_extent *out,
+                                          struct tier_err *err);
+
+/* Most payload bytes of one segment of that manifest, in either encoding. */
+size_t tier_segment_bytes_max(const struct tier_manifest *manifest);
+/* Elements, and wide elements, of the largest segment. */
+size_t tier_segment_elements_max(const struct tier_manifest *manifest);
+size_t tier_segment_wide_max(const struct tier_manifest *manifest);
+
+/*
+ * Reads one segment into scratch[tier_segment_bytes_max] and adds weight * q (F32) or S (SUM) of
+ * each element to hi, and the lo limbs of the wide ones to lo. Every element is checked;
+ * TIER_EUPDATE names the update, the tensor and the element, and then hi and lo are spoilt.
+ */
+enum tier_status tier_segment_add(const struct tier_update *update,
+                                  const struct tier_manifest *manifest, uint64_t segment,
+                                  struct tier_extent extent, uint8_t *scratch, int64_t *hi,
+                                  int64_t *lo, struct tier_err *err);
+
+/* Packs the sums of one segment into out[tier_segment_bytes_max]; returns the bytes. */
+size_t tier_segment_pack(const int64_t *hi, size_t n, const int64_t *lo, size_t wide_n,
+                         uint8_t *out);
+
+#endif

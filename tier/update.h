@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An update: what a child pushes to its parent, once per round. A header that says what it is and a
+ * payload, sealed by the payload's Merkle root in the header; the SHA-256 of the encoded header is
+ * the update's id, so an id names content, not a place. A spoke's update is raw float32 deltas, a
+ * hub's is exact integer sums (DESIGN 2.2); a parent cannot tell who sent it and need not.
+ *
+ * Encoded header, little-endian, no padding: "consupd1", u32 version, u32 header bytes, run[32],
+ * u64 round, manifest[32], base_model[32], u64 weight, u32 encoding, u64 saturated, u64
+ * payload_bytes, root[32], u32 metrics bytes, metrics (tier/metric.h). It is canonical: what
+ * decodes encodes again to the same bytes.
+ *
+ * Threads: no shared state; an object belongs to one thread at a time, but a struct tier_update
+ * (an opened sealed file) is immutable and may be read by many.
+ */
+#ifndef CONSILIUM_TIER_UPDATE_H
+#define CONSILIUM_TIER_UPDATE_H
+
+#include "tier/err.h"
+#include "tier/hash.h"
+#include "tier/limits.h"
+#include "tier/manifest.h"
+#include "tier/metric.h"
+
+struct tier_spool;
+struct tier_update;
+
+enum tier_encoding {
+    TIER_ENC_F32 = 1, /* float32 deltas in manifest order */
+    TIER_ENC_SUM = 2, /* packed int64 sums (tier/segment.h) */
+};
+const char *tier_encoding_text(enum tier_encoding encoding); /* "f32", "sum" */
+
+struct tier_update_header {
+    struct tier_hash run;
+    uint64_t round;
+    struct tier_hash manifest;
+    struct tier_hash base_model; /* the model the deltas are relative to */
+    /* 1..TIER_WEIGHT_MAX for F32, 1..TIER_WEIGHT_TOTAL_MAX for SUM; 0 exactly when the payload is
+     * empty: evaluation only. */
+    uint64_t weight;
+    enum tier_encoding encoding;
+    uint64_t saturated; /* elements clamped to the clip before sealing */
+    uint64_t payload_bytes;
+    struct tier_hash root;        /* Merkle root of the payload (tier/hash.h) */
+    struct tier_metrics *metrics; /* owned where _decode gave it, else borrowed; NULL is none */
+};
+
+/* Fixed part of the encoding: enough to know how long the rest is. */
+#define TIER_UPDATE_HEADER_BYTES_MIN 184u
+
+/*
+ * Encodes h; *bytes_out is malloc'd. TIER_EARG for values no update may have, TIER_ELIMIT when it
+ * would pass TIER_UPDATE_HEADER_BYTES_MAX (too many metrics).
+ */
+enum tier_status tier_update_header_encode(const struct tier_update_header *h, uint8_t **bytes_out,
+                                           size_t *len_out, struct tier_err *err);
+/* Decodes exactly len bytes; TIER_EUPDATE says what is wrong. Release with _header_release. */
+enum tier_status tier_update_header_decode(const uint8_t *bytes, size_t len,
+                                           struct tier_update_header *out, struct tier_err *err);
+/* Total length of the header that begins with these TIER_UPDATE_HEADER_BYTES_MIN bytes. */
+enum tier_status tier_update_header_length(const uint8_t *bytes, size_t len, size_t *len_out,
+                                           struct tier_err *err);
+void tier_update_header_release(struct tier_update_header *h); /* frees metrics, zeroes */
+
+/*
+ * Is this header one of that manifest, with a payload length that such an update can have (exact
+ * for F32, within the packing's bounds for SUM)? Check before a byte of payload is spooled.
+ */
+enum tier_status tier_update_header_check(const struct tier_update_header *h,
+                                          const struct tier_manifest *manifest,
+                                          struct tier_err *err);
+
+/*
+ * Seals float deltas, in manifest order, into the spool. `tmpl` gives run, round, base_model,
+ * weight and metrics; the rest is filled in. An element that is NaN, infinite or rounds beyond
+ * 2^30 is refused (TIER_EUPDATE with the tensor's name, the index and the value); with `saturate`
+ * it becomes +-clip and is counted, except NaN, which has no direction to clamp in and is always
+ * refused. Borrows the manifest until the end; _finish and _abort end the sealer.
+ */
+struct tier_sealer;
+enum tier_status tier_sealer_begin(struct tier_spool *spool, const struct tier_update_header *tmpl,
+                                   const struct tier_manifest *manifest, bool saturate,
+                                   struct tier_sealer **out, struct tier_err *err);
+/* The next n elements of the concatenation, pieces of any size. After an error only _abort. */
+enum tier_status tier_sealer_append(struct tier_sealer *s, const float *delta, size_t n,
+                                    struct tier_err *err);
+/* TIER_EARG unless exactly manifest->elements were appended (none at all when weight is 0). */
+enum tier_status tier_sealer_finish(struct tier_sealer *s, struct tier_hash *id_out,
+                                    struct tier_err *err);
+void tier_sealer_abort(struct tier_sealer *s);
+
+/* All at once: delta[manifest->elements], or NULL with weight 0 for evaluation only. */
+enum tier_status tier_update_seal_f32(struct tier_spool *spool,
+                                      const struct tier_update_header *tmpl,
+                                      const struct tier_manifest *manifest, const float *delta,
+                                      bool saturate, struct tier_hash *id_out,
+                                      struct tier_err *err);
+
+/*
+ * Reads the whole payload of a sealed update and checks every element: |q| <= 2^30, or |S| <=
+ * weight * 2^30; the payload's exact length and its packing. TIER_EUPDATE names the update, the
+ * tensor and the element. Needs some 7 MB of memory (11 MB with wide tensors), whatever the size.
+ */
+enum tier_status tier_update_verify(const struct tier_update *u,
+                                    const struct tier_manifest *manifest, struct tier_err *err);
+
+#endif
