@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Element-by-element kernels: one thread an element, grid-strided, each moving its operands once.
+ * The expressions are those of cpu/elementwise.c, operation for operation.
+ */
+#include "kernels/cuda/launch.cuh"
+
+#include <math.h>
+
+__global__ static void add_kernel(float *y, const float *a, const float *b, size_t n) {
+    KERN_EACH(i, n) {
+        y[i] = a[i] + b[i];
+    }
+}
+
+__global__ static void relu_kernel(float *y, const float *x, size_t n) {
+    KERN_EACH(i, n) {
+        float v = x[i];
+        y[i] = v < 0 ? 0 : v; /* NaN is not below 0 and stays */
+    }
+}
+
+__global__ static void relu_grad_kernel(float *dx, const float *dy, const float *y, size_t n) {
+    KERN_EACH(i, n) {
+        dx[i] = y[i] > 0 ? dy[i] : 0;
+    }
+}
+
+__global__ static void sigmoid_kernel(float *y, const float *x, size_t n) {
+    KERN_EACH(i, n) {
+        y[i] = 1.0f / (1.0f + expf(-x[i]));
+    }
+}
+
+__global__ static void sigmoid_grad_kernel(float *dx, const float *dy, const float *y, size_t n) {
+    KERN_EACH(i, n) {
+        float v = y[i];
+        dx[i] = dy[i] * (v * (1.0f - v));
+    }
+}
+
+__global__ static void bias_add_kernel(float *y, const float *bias, size_t n, size_t cols) {
+    KERN_EACH(i, n) {
+        y[i] += bias[i % cols];
+    }
+}
+
+__global__ static void standardise_kernel(float *x, const float *mean, const float *inv_std,
+                                          size_t n, size_t cols) {
+    KERN_EACH(i, n) {
+        size_t c = i % cols;
+        x[i] = (x[i] - mean[c]) * inv_std[c];
+    }
+}
+
+__global__ static void gather_kernel(float *y, const float *x, const int32_t *index, size_t n,
+                                     size_t cols, size_t x_rows) {
+    KERN_EACH(i, n) {
+        int32_t from = index[i / cols];
+        bool fits = from >= 0 && (size_t)from < x_rows;
+        y[i] = fits ? x[(size_t)from * cols + i % cols] : NAN;
+    }
+}
+
+__global__ static void sgd_kernel(float *w, const float *g, float *v, size_t n,
+                                  struct kern_sgd opt) {
+    KERN_EACH(i, n) {
+        float gi = g[i] + opt.weight_decay * w[i];
+        float step = gi;
+        if (v != nullptr) {
+            float vi = opt.momentum * v[i] + gi;
+            v[i] = vi;
+            step = opt.nesterov ? gi + opt.momentum * vi : vi;
+        }
+        w[i] -= opt.lr * step;
+    }
+}
+
+__global__ static void adam_kernel(float *w, const float *g, float *m, float *v, size_t n,
+                                   struct kern_adam opt, struct kern_adam_terms terms) {
+    KERN_EACH(i, n) {
+        float gi = g[i] + opt.weight_decay * w[i];
+        float mi = opt.beta1 * m[i] + (1.0f - opt.beta1) * gi;
+        float vi = opt.beta2 * v[i] + (1.0f - opt.beta2) * (gi * gi);
+        m[i] = mi;
+        v[i] = vi;
+        w[i] -= opt.lr * (mi * terms.scale_m) / (sqrtf(vi * terms.scale_v) + opt.eps);
+    }
+}
+
+static unsigned each_grid(size_t n) {
+    return kern_grid(n, KERN_BLOCK, KERN_GRID_MAX);
+}
+
+int kern_cu_bias_add(float *y, const float *bias, size_t rows, size_t cols, cudaStream_t stream) {
+    size_t n = rows * cols;
+    return KERN_LAUNCH(bias_add_kernel, each_grid(n), KERN_BLOCK, stream, y, bias, n, cols);
+}
+
+int kern_cu_add(float *y, const float *a, const float *b, size_t n, cudaStream_t stream) {
+    return KERN_LAUNCH(add_kernel, each_grid(n), KERN_BLOCK, stream, y, a, b, n);
+}
+
+int kern_cu_relu(float *y, const float *x, size_t n, cudaStream_t stream) {
+    return KERN_LAUNCH(relu_kernel, each_grid(n), KERN_BLOCK, stream, y, x, n);
+}
+
+int kern_cu_relu_grad(float *dx, const float *dy, const float *y, size_t n, cudaStream_t stream) {
+    return KERN_LAUNCH(relu_grad_kernel, each_grid(n), KERN_BLOCK, stream, dx, dy, y, n);
+}
+
+int kern_cu_sigmoid(float *y, const float *x, size_t n, cudaStream_t stream) {
+    return KERN_LAUNCH(sigmoid_kernel, each_grid(n), KERN_BLOCK, stream, y, x, n);
+}
+
+int kern_cu_sigmoid_grad(float *dx, const float *dy, const float *y, size_t n,
+                         cudaStream_t stream) {
+    return KERN_LAUNCH(sigmoid_grad_kernel, each_grid(n), KERN_BLOCK, stream, dx, dy, y, n);
+}
+
+int kern_cu_standardise(float *x, const float *mean, const float *inv_std, size_t rows, size_t cols,
+                        cudaStream_t stream) {
+    size_t n = rows * cols;
+    return KERN_LAUNCH(standardise_kernel, each_grid(n), KERN_BLOCK, stream, x, mean, inv_std, n,
+                       cols);
+}
+
+int kern_cu_gather_rows(float *y, const float *x, const int32_t *index, size_t rows, size_t cols,
+                        size_t x_rows, cudaStream_t stream) {
+    size_t n = rows * cols;
+    return KERN_LAUNCH(gather_kernel, each_grid(n), KERN_BLOCK, stream, y, x, index, n, cols,
+                       x_rows);
+}
+
+int kern_cu_sgd_step(float *w, const float *g, float *v, size_t n, const struct kern_sgd *opt,
+                     cudaStream_t stream) {
+    return KERN_LAUNCH(sgd_kernel, each_grid(n), KERN_BLOCK, stream, w, g, v, n, *opt);
+}
+
+int kern_cu_adam_step(float *w, const float *g, float *m, float *v, size_t n,
+                      const struct kern_adam *opt, cudaStream_t stream) {
+    return KERN_LAUNCH(adam_kernel, each_grid(n), KERN_BLOCK, stream, w, g, m, v, n, *opt,
+                       kern_adam_terms(opt));
+}
