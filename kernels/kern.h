@@ -5,7 +5,10 @@
  * that is dlopened where a driver is found. Callers take a device, put arrays on it and call
  * kern_*(); every call is checked here once (handles, sizes, aliasing), so that backends need not.
  *
- * Arrays are dense and row-major; `rows x cols` says so. float is IEEE binary32.
+ * Arrays are dense and row-major; `rows x cols` says so. float is IEEE binary32. An operation's
+ * arrays lie on one device; an output may overlap no other array unless it says so, and then only
+ * as the very same array. Sizes are at least 1. The same call on the same device gives the same
+ * bits, on the CPU for every number of threads too.
  *
  * Threads: a device belongs to one thread at a time; different devices may be used by different
  * threads at once. Work on a device is ordered; kern_download and kern_sync wait for it, other
@@ -13,6 +16,7 @@
  * called by any thread at any time.
  *
  * Errors: enum kern_status; kern_device_error() gives the last one of a device in words.
+ * After KERN_EDEVICE every call on that device but its close fails in the same way.
  */
 #ifndef CONSILIUM_KERN_H
 #define CONSILIUM_KERN_H
@@ -48,11 +52,13 @@ const char *kern_cuda_absent_reason(void);
 struct kern_device; /* one device and its ordered queue of work */
 struct kern_buf;    /* one array on one device */
 
-/* `spec` is "cpu", "cuda", "cuda:1" or "auto" (cuda:0 where there is one, else the CPU). */
+/* `spec` is "cpu", "cuda", "cuda:1" or "auto" (cuda:0 where there is one, else the CPU). `threads`
+ * is what the CPU backend may use, the caller included; 0 is one for each core. */
 enum kern_status kern_device_open(const char *spec, int threads, struct kern_device **out);
 void kern_device_close(struct kern_device *dev); /* frees its buffers too; NULL is fine */
-const char *kern_device_name(const struct kern_device *dev);  /* "cpu", "cuda:0 NVIDIA H200" */
-const char *kern_device_error(const struct kern_device *dev); /* last failure in words, or "" */
+const char *kern_device_name(const struct kern_device *dev); /* "cpu", "cuda:0 NVIDIA H200" */
+/* The last failure in words, or "". NULL: why this thread's last kern_device_open failed. */
+const char *kern_device_error(const struct kern_device *dev);
 int kern_cuda_device_count(void);
 
 /* Zeroed. `bytes` > 0. */
@@ -80,34 +86,37 @@ enum kern_status kern_gemm(struct kern_vec y, struct kern_vec a, struct kern_vec
                            size_t n, size_t k, bool trans_a, bool trans_b, float alpha, float beta);
 /* y[rows x cols] += bias[cols], the same row added to every row. */
 enum kern_status kern_bias_add(struct kern_vec y, struct kern_vec bias, size_t rows, size_t cols);
-/* dbias[cols] += sum over rows of dy, rows in ascending order. */
+/* dbias[cols] += sum over rows of dy, in an order that follows from the sizes alone. */
 enum kern_status kern_bias_grad(struct kern_vec dbias, struct kern_vec dy, size_t rows,
                                 size_t cols);
 /* y = a + b, element by element. y may alias either. */
 enum kern_status kern_add(struct kern_vec y, struct kern_vec a, struct kern_vec b, size_t n);
+/* y = x where x > 0, 0 below; NaN stays NaN. y may alias x. */
 enum kern_status kern_relu(struct kern_vec y, struct kern_vec x, size_t n);
-/* dx = dy where y > 0, else 0. dx may alias dy. */
+/* dx = dy where y > 0, else 0. dx may alias either. */
 enum kern_status kern_relu_grad(struct kern_vec dx, struct kern_vec dy, struct kern_vec y,
                                 size_t n);
+/* y = 1 / (1 + exp(-x)). y may alias x. */
 enum kern_status kern_sigmoid(struct kern_vec y, struct kern_vec x, size_t n);
-/* dx = dy * y * (1 - y). dx may alias dy. */
+/* dx = dy * y * (1 - y). dx may alias either. */
 enum kern_status kern_sigmoid_grad(struct kern_vec dx, struct kern_vec dy, struct kern_vec y,
                                    size_t n);
 /* Over each row, shifted by its maximum. y may alias x. */
 enum kern_status kern_softmax(struct kern_vec y, struct kern_vec x, size_t rows, size_t cols);
-/* dx = y * (dy - sum_j dy_j y_j) per row. */
+/* dx = y * (dy - sum_j dy_j y_j) per row. dx may alias either. */
 enum kern_status kern_softmax_grad(struct kern_vec dx, struct kern_vec dy, struct kern_vec y,
                                    size_t rows, size_t cols);
 /*
  * Binary cross-entropy on logits, z and t (targets 0..1) of n elements: loss[0] += mean of
- * max(z,0) - z t + log(1 + exp(-|z|)); dz = (sigmoid(z) - t) / n. dz.buf may be NULL (loss only).
+ * max(z,0) - z t + log(1 + exp(-|z|)); dz = (sigmoid(z) - t) / n. dz.buf may be NULL (loss only);
+ * dz may alias z or t.
  */
 enum kern_status kern_bce_logits(struct kern_vec loss, struct kern_vec dz, struct kern_vec z,
                                  struct kern_vec t, size_t n);
 /*
  * Cross-entropy of softmax(z): label is int32[rows], 0 <= label < cols (checked where uploaded, not
  * here; outside it the row counts nothing). loss[0] += mean over rows; dz = (softmax(z) - onehot) /
- * rows.
+ * rows. dz.buf may be NULL (loss only); dz may alias z.
  */
 enum kern_status kern_softmax_ce(struct kern_vec loss, struct kern_vec dz, struct kern_vec z,
                                  struct kern_vec label, size_t rows, size_t cols);
@@ -136,7 +145,8 @@ enum kern_status kern_adam_step(struct kern_vec w, struct kern_vec g, struct ker
 /* x[r][c] = (x[r][c] - mean[c]) * inv_std[c]. */
 enum kern_status kern_standardise(struct kern_vec x, struct kern_vec mean, struct kern_vec inv_std,
                                   size_t rows, size_t cols);
-/* y[i][:] = x[index[i]][:], index int32, every one below x_rows (checked where uploaded). */
+/* y[i][:] = x[index[i]][:], index int32, every one below x_rows (checked where uploaded; a row of
+ * NaN for any other, so that none passes unseen). */
 enum kern_status kern_gather_rows(struct kern_vec y, struct kern_vec x, struct kern_vec index,
                                   size_t rows, size_t cols, size_t x_rows);
 
@@ -146,7 +156,8 @@ enum kern_status kern_gather_rows(struct kern_vec y, struct kern_vec x, struct k
  * The one arithmetic of the federation: q = round_half_even(x * 2^f), refused unless |q| <= 2^30,
  * then acc += (int64)w * q. Integers from there on, so every backend, order and thread count gives
  * the same bits. x * 2^f is taken in double, where it is exact for every float32.
- * -100 <= frac_bits <= 100, 1 <= w < 2^31. n may be 0. acc, x need no alignment beyond their type.
+ * -100 <= frac_bits <= 100, 1 <= w < 2^31: beyond them every element is refused. n may be 0. acc, x
+ * need no alignment beyond their type. Rounding is the thread's, which must be to nearest.
  *
  * Return the number of refused elements (NaN, infinite, or beyond the clip); those add nothing.
  * *first_out (may be NULL) is set to the index of the first one when the count is not 0.
@@ -171,7 +182,7 @@ void kern_apply_mean(float *y, const float *x, const int64_t *hi, const int64_t 
                      int frac_bits, uint64_t weight);
 
 /* The same fold on a device; acc is int64[n], x float[n], refused is uint64[1] on the device, added
- * to. */
+ * to; both `at` count 8-byte elements. Same bits and same count as kern_fold_f32. */
 enum kern_status kern_fold_f32_dev(struct kern_vec acc, struct kern_vec x, struct kern_vec refused,
                                    size_t n, int frac_bits, uint32_t w);
 
@@ -179,7 +190,8 @@ enum kern_status kern_fold_f32_dev(struct kern_vec acc, struct kern_vec x, struc
 
 /*
  * Sums int64[n] across devices of one backend, in place, so that each holds the total: NCCL on CUDA
- * devices, a plain loop on the CPU. Same bits in any order. `count` >= 1 devices, all different.
+ * devices, a plain loop on the CPU. Same bits in any order. 1 to 64 devices, all different, all
+ * belonging to the calling thread for the time of the call.
  */
 enum kern_status kern_allreduce_i64(struct kern_vec *parts, size_t count, size_t n);
 

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a backend is, seen from inside kernels/: one table of operations over raw addresses of one
+ * kind of device. The dispatch of kern.c has checked every handle, extent, alias and value before
+ * an entry is called, so entries check nothing again; they fail only for memory or for the device.
+ * Operations mean what the function of the same name in kern.h says.
+ *
+ * The table crosses a dlopen, so it opens with its ABI number and its size: a plugin built from
+ * other sources is refused and never called.
+ *
+ * Threads: a context belongs to one thread at a time, as its device does. Entries may share no
+ * state between contexts that is not locked.
+ * Ownership: open makes a context, close frees it and whatever device memory is left on it.
+ */
+#ifndef CONSILIUM_KERN_BACKEND_H
+#define CONSILIUM_KERN_BACKEND_H
+
+#include "kernels/kern.h"
+
+#define KERN_BACKEND_ABI 1u
+#define KERN_TEXT_BYTES 256
+
+/* The head of every backend's own context. An entry that fails writes here, in words, why. */
+struct kern_ctx {
+    char error[KERN_TEXT_BYTES];
+    char name[KERN_TEXT_BYTES]; /* "cpu", "cuda:0 NVIDIA H200" */
+};
+
+struct kern_ops {
+    uint32_t abi;
+    uint32_t bytes; /* sizeof(struct kern_ops) where the backend was compiled */
+    const char *name;
+
+    /* Counts the devices that can be opened; KERN_ENODEV with a reason in `why` where there are
+     * none. */
+    enum kern_status (*probe)(int *count_out, char *why, size_t why_bytes);
+    enum kern_status (*open)(int index, int threads, struct kern_ctx **out, char *why,
+                             size_t why_bytes);
+    void (*close)(struct kern_ctx *ctx);
+
+    enum kern_status (*alloc)(struct kern_ctx *ctx, size_t bytes, void **out); /* zeroed */
+    void (*free)(struct kern_ctx *ctx, void *p);
+    enum kern_status (*upload)(struct kern_ctx *ctx, void *dst, const void *src, size_t bytes);
+    enum kern_status (*download)(struct kern_ctx *ctx, void *dst, const void *src, size_t bytes);
+    /* Ranges may overlap. */
+    enum kern_status (*copy)(struct kern_ctx *ctx, void *dst, const void *src, size_t bytes);
+    enum kern_status (*zero)(struct kern_ctx *ctx, void *dst, size_t bytes);
+    enum kern_status (*sync)(struct kern_ctx *ctx);
+
+    enum kern_status (*gemm)(struct kern_ctx *ctx, float *y, const float *a, const float *b,
+                             size_t m, size_t n, size_t k, bool trans_a, bool trans_b, float alpha,
+                             float beta);
+    enum kern_status (*bias_add)(struct kern_ctx *ctx, float *y, const float *bias, size_t rows,
+                                 size_t cols);
+    enum kern_status (*bias_grad)(struct kern_ctx *ctx, float *dbias, const float *dy, size_t rows,
+                                  size_t cols);
+    enum kern_status (*add)(struct kern_ctx *ctx, float *y, const float *a, const float *b,
+                            size_t n);
+    enum kern_status (*relu)(struct kern_ctx *ctx, float *y, const float *x, size_t n);
+    enum kern_status (*relu_grad)(struct kern_ctx *ctx, float *dx, const float *dy, const float *y,
+                                  size_t n);
+    enum kern_status (*sigmoid)(struct kern_ctx *ctx, float *y, const float *x, size_t n);
+    enum kern_status (*sigmoid_grad)(struct kern_ctx *ctx, float *dx, const float *dy,
+                                     const float *y, size_t n);
+    enum kern_status (*softmax)(struct kern_ctx *ctx, float *y, const float *x, size_t rows,
+                                size_t cols);
+    enum kern_status (*softmax_grad)(struct kern_ctx *ctx, float *dx, const float *dy,
+                                     const float *y, size_t rows, size_t cols);
+    /* dz may be NULL. */
+    enum kern_status (*bce_logits)(struct kern_ctx *ctx, float *loss, float *dz, const float *z,
+                                   const float *t, size_t n);
+    enum kern_status (*softmax_ce)(struct kern_ctx *ctx, float *loss, float *dz, const float *z,
+                                   const int32_t *label, size_t rows, size_t cols);
+    /* v may be NULL where momentum is 0. */
+    enum kern_status (*sgd_step)(struct kern_ctx *ctx, float *w, const float *g, float *v, size_t n,
+                                 const struct kern_sgd *opt);
+    enum kern_status (*adam_step)(struct kern_ctx *ctx, float *w, const float *g, float *m,
+                                  float *v, size_t n, const struct kern_adam *opt);
+    enum kern_status (*standardise)(struct kern_ctx *ctx, float *x, const float *mean,
+                                    const float *inv_std, size_t rows, size_t cols);
+    enum kern_status (*gather_rows)(struct kern_ctx *ctx, float *y, const float *x,
+                                    const int32_t *index, size_t rows, size_t cols, size_t x_rows);
+    enum kern_status (*fold_f32)(struct kern_ctx *ctx, int64_t *acc, const float *x,
+                                 uint64_t *refused, size_t n, int frac_bits, uint32_t w);
+    /* Contexts of this backend, all different, count >= 2. On failure the error stands in ctx[0].
+     */
+    enum kern_status (*allreduce_i64)(struct kern_ctx *const *ctx, int64_t *const *parts,
+                                      size_t count, size_t n);
+};
+
+/* The CPU backend, always linked in. */
+extern const struct kern_ops kern_cpu_ops;
+
+/*
+ * The CUDA backend as the registry sees it: cuda_loader.c finds the plugin, cuda_stub.c is linked
+ * in its place where no CUDA toolkit was there at build time. NULL with the reason in `why`.
+ */
+const struct kern_ops *kern_cuda_load(const char *plugin_dir, char *why, size_t why_bytes);
+
+/* The one symbol a plugin exports. NULL where it does not speak this ABI. */
+#define KERN_PLUGIN_SYMBOL "kern_plugin_ops_v1"
+typedef const struct kern_ops *(*kern_plugin_fn)(uint32_t abi);
+
+/* ---- registry.c ---------------------------------------------------------------------------- */
+
+/* Finds "cpu", "cuda", "cuda:N" or "auto"; *ops_out and *index_out say what to open. */
+enum kern_status kern_registry_find(const char *spec, const struct kern_ops **ops_out,
+                                    int *index_out);
+/* Puts a backend in the place of CUDA, as a loaded plugin would be: for tests that bring their own.
+ */
+void kern_registry_set_cuda(const struct kern_ops *ops);
+/* True where a table of this ABI and size came from sources like ours. */
+bool kern_ops_fit(const struct kern_ops *ops);
+
+#endif

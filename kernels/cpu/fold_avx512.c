@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The fold with AVX-512 F, DQ and VL: sixteen elements a step, eight where doubles are needed.
+ *
+ * The narrow fold works in float32: x * 2^f overflows to infinity, which is refused, or falls below
+ * the smallest float, where q is 0 either way, or is exact; so float and double give the same q.
+ * |q| and w fit int32, and VPMULDQ gives the 64-bit product at once. The rounding mode is in the
+ * instruction, whatever the thread's is. Refused lanes are masked out of the sum.
+ */
+#include "kernels/cpu/fold.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#define TARGET __attribute__((target("avx512f,avx512dq,avx512vl")))
+#define NEAREST (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+
+/* acc[i..i+8) += q * w where `ok`. */
+TARGET static inline void add8(int64_t *acc, __m256i q, __m512i w, __mmask8 ok) {
+    __m512i sum = _mm512_loadu_si512(acc);
+    __m512i add = _mm512_mul_epi32(_mm512_cvtepi32_epi64(q), w);
+    _mm512_storeu_si512(acc, _mm512_mask_add_epi64(sum, ok, sum, add));
+}
+
+TARGET static void f32(int64_t *acc, const float *x, size_t begin, size_t n, double scale,
+                       uint32_t w, struct kern_refusal *refusal) {
+    const __m512 vscale = _mm512_set1_ps((float)scale), limit = _mm512_set1_ps(KERN_Q_MAX);
+    const __m512i vw = _mm512_set1_epi64(w);
+    size_t i = begin;
+    for (; i + 16 <= n; i += 16) {
+        __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + i), vscale);
+        __mmask16 ok = _mm512_cmp_ps_mask(_mm512_abs_ps(v), limit, _CMP_LE_OQ);
+        __m512i q = _mm512_cvt_roundps_epi32(v, NEAREST);
+        if (__builtin_expect(ok != 0xffff, 0)) {
+            unsigned bad = (unsigned)ok ^ 0xffffu;
+            kern_refusal_add(refusal, (uint64_t)__builtin_popcount(bad),
+                             i + (size_t)__builtin_ctz(bad));
+        }
+        add8(acc + i, _mm512_castsi512_si256(q), vw, (__mmask8)ok);
+        add8(acc + i + 8, _mm512_extracti64x4_epi64(q, 1), vw, (__mmask8)(ok >> 8));
+    }
+    kern_fold_scalar.f32(acc, x, i, n, scale, w, refusal);
+}
+
+/* Doubles here: v - q needs the bits below 2^-149 * 2^30 that a float scale could lose. */
+TARGET static void f32_wide(int64_t *hi, int64_t *lo, const float *x, size_t begin, size_t n,
+                            double scale, uint32_t w, struct kern_refusal *refusal) {
+    const __m512d vscale = _mm512_set1_pd(scale), limit = _mm512_set1_pd(KERN_Q_MAX);
+    const __m512i vw = _mm512_set1_epi64(w);
+    size_t i = begin;
+    for (; i + 8 <= n; i += 8) {
+        __m512d v = _mm512_mul_pd(_mm512_cvtps_pd(_mm256_loadu_ps(x + i)), vscale);
+        __m512d q = _mm512_roundscale_pd(v, NEAREST);
+        __mmask8 ok = _mm512_cmp_pd_mask(_mm512_abs_pd(q), limit, _CMP_LE_OQ);
+        __m512d r = _mm512_mul_pd(_mm512_sub_pd(v, q), limit);
+        if (__builtin_expect(ok != 0xff, 0)) {
+            unsigned bad = (unsigned)ok ^ 0xffu;
+            kern_refusal_add(refusal, (uint64_t)__builtin_popcount(bad),
+                             i + (size_t)__builtin_ctz(bad));
+        }
+        add8(hi + i, _mm512_cvt_roundpd_epi32(q, NEAREST), vw, ok);
+        add8(lo + i, _mm512_cvt_roundpd_epi32(r, NEAREST), vw, ok);
+    }
+    kern_fold_scalar.f32_wide(hi, lo, x, i, n, scale, w, refusal);
+}
+
+TARGET static void i64(int64_t *acc, const int64_t *s, size_t begin, size_t n, int64_t limit,
+                       struct kern_refusal *refusal) {
+    const __m512i top = _mm512_set1_epi64(limit), bottom = _mm512_set1_epi64(-limit);
+    size_t i = begin;
+    for (; i + 8 <= n; i += 8) {
+        __m512i v = _mm512_loadu_si512(s + i), sum = _mm512_loadu_si512(acc + i);
+        __mmask8 ok = _mm512_cmple_epi64_mask(v, top) & _mm512_cmpge_epi64_mask(v, bottom);
+        if (__builtin_expect(ok != 0xff, 0)) {
+            unsigned bad = (unsigned)ok ^ 0xffu;
+            kern_refusal_add(refusal, (uint64_t)__builtin_popcount(bad),
+                             i + (size_t)__builtin_ctz(bad));
+        }
+        _mm512_storeu_si512(acc + i, _mm512_mask_add_epi64(sum, ok, sum, v));
+    }
+    kern_fold_scalar.i64(acc, s, i, n, limit, refusal);
+}
+
+const struct kern_fold_ops kern_fold_avx512 = {f32, f32_wide, i64};
+
+#endif

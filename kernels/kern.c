@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Devices, buffers and the way every operation takes: name the arrays it touches in one small
+ * table, have the table checked, call the backend with plain addresses. Everything that can be
+ * wrong with a call is decided here and in ops.c, so that a backend holds arithmetic only and two
+ * backends cannot differ in what they refuse.
+ */
+#include "kernels/dispatch.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define THREADS_MAX 1024
+
+struct kern_buf {
+    struct kern_device *dev;
+    void *data;
+    size_t bytes;
+    struct kern_buf *prev, *next;
+};
+
+static _Thread_local char open_error[KERN_TEXT_BYTES];
+
+const char *kern_status_text(enum kern_status status) {
+    switch (status) {
+    case KERN_OK:
+        return "ok";
+    case KERN_EARG:
+        return "bad argument";
+    case KERN_ENOMEM:
+        return "out of memory";
+    case KERN_ENODEV:
+        return "no such device";
+    case KERN_EDEVICE:
+        return "device failed";
+    }
+    return "unknown status";
+}
+
+static enum kern_status fail_open(enum kern_status st, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(open_error, sizeof open_error, fmt, ap);
+    va_end(ap);
+    return st;
+}
+
+enum kern_status kern_refuse(struct kern_device *dev, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(dev->ctx->error, sizeof dev->ctx->error, fmt, ap);
+    va_end(ap);
+    return KERN_EARG;
+}
+
+enum kern_status kern_done(struct kern_device *dev, enum kern_status st) {
+    if (st == KERN_EDEVICE) {
+        dev->failed = true;
+    }
+    return st;
+}
+
+enum kern_status kern_device_open(const char *spec, int threads, struct kern_device **out) {
+    const struct kern_ops *ops = NULL;
+    int index = 0;
+    if (spec == NULL || out == NULL || threads < 0 || threads > THREADS_MAX) {
+        return fail_open(KERN_EARG, "kern_device_open: threads is 0 (all cores) to %d",
+                         THREADS_MAX);
+    }
+    enum kern_status st = kern_registry_find(spec, &ops, &index);
+    if (st == KERN_EARG) {
+        return fail_open(st, "device \"%.40s\" is not one of cpu, cuda, cuda:N, auto", spec);
+    }
+    if (st != KERN_OK) {
+        const char *why = kern_cuda_absent_reason();
+        return fail_open(st, "device \"%.40s\": %.200s", spec,
+                         why[0] != '\0' ? why : "this machine has fewer CUDA devices");
+    }
+    struct kern_device *dev = calloc(1, sizeof *dev);
+    if (dev == NULL) {
+        return fail_open(KERN_ENOMEM, "out of host memory");
+    }
+    char why[KERN_TEXT_BYTES] = "";
+    st = ops->open(index, threads, &dev->ctx, why, sizeof why);
+    if (st != KERN_OK) {
+        free(dev);
+        return fail_open(st, "device \"%.40s\": %.200s", spec, why);
+    }
+    dev->ops = ops;
+    *out = dev;
+    return KERN_OK;
+}
+
+static void release(struct kern_buf *buf) {
+    buf->dev->ops->free(buf->dev->ctx, buf->data);
+    free(buf);
+}
+
+void kern_device_close(struct kern_device *dev) {
+    if (dev == NULL) {
+        return;
+    }
+    while (dev->bufs != NULL) {
+        struct kern_buf *next = dev->bufs->next;
+        release(dev->bufs);
+        dev->bufs = next;
+    }
+    dev->ops->close(dev->ctx);
+    free(dev);
+}
+
+const char *kern_device_name(const struct kern_device *dev) {
+    return dev->ctx->name;
+}
+
+const char *kern_device_error(const struct kern_device *dev) {
+    return dev == NULL ? open_error : dev->ctx->error;
+}
+
+/* ---- buffers ------------------------------------------------------------------------------- */
+
+enum kern_status kern_buf_new(struct kern_device *dev, size_t bytes, struct kern_buf **out) {
+    if (dev == NULL || out == NULL) {
+        return KERN_EARG;
+    }
+    if (bytes == 0 || bytes > SIZE_MAX / 4) {
+        return kern_refuse(dev, "kern_buf_new: %zu bytes; a buffer holds at least one", bytes);
+    }
+    if (dev->failed) {
+        return KERN_EDEVICE;
+    }
+    struct kern_buf *buf = calloc(1, sizeof *buf);
+    if (buf == NULL) {
+        return KERN_ENOMEM;
+    }
+    enum kern_status st = kern_done(dev, dev->ops->alloc(dev->ctx, bytes, &buf->data));
+    if (st != KERN_OK) {
+        free(buf);
+        return st;
+    }
+    buf->dev = dev;
+    buf->bytes = bytes;
+    buf->next = dev->bufs;
+    if (dev->bufs != NULL) {
+        dev->bufs->prev = buf;
+    }
+    dev->bufs = buf;
+    *out = buf;
+    return KERN_OK;
+}
+
+void kern_buf_free(struct kern_buf *buf) {
+    if (buf == NULL) {
+        return;
+    }
+    if (buf->prev != NULL) {
+        buf->prev->next = buf->next;
+    } else {
+        buf->dev->bufs = buf->next;
+    }
+    if (buf->next != NULL) {
+        buf->next->prev = buf->prev;
+    }
+    release(buf);
+}
+
+size_t kern_buf_bytes(const struct kern_buf *buf) {
+    return buf->bytes;
+}
+
+static bool inside(const struct kern_buf *buf, size_t offset, size_t bytes) {
+    return offset <= buf->bytes && bytes <= buf->bytes - offset;
+}
+
+static enum kern_status check_range(const char *op, const struct kern_buf *buf, size_t offset,
+                                    size_t bytes) {
+    if (!inside(buf, offset, bytes)) {
+        return kern_refuse(buf->dev, "%s: %zu bytes at %zu of a buffer of %zu", op, bytes, offset,
+                           buf->bytes);
+    }
+    return buf->dev->failed ? KERN_EDEVICE : KERN_OK;
+}
+
+enum kern_status kern_upload(struct kern_buf *dst, size_t offset, const void *src, size_t bytes) {
+    if (dst == NULL || (src == NULL && bytes != 0)) {
+        return KERN_EARG;
+    }
+    enum kern_status st = check_range("kern_upload", dst, offset, bytes);
+    if (st != KERN_OK || bytes == 0) {
+        return st;
+    }
+    return kern_done(dst->dev,
+                     dst->dev->ops->upload(dst->dev->ctx, (char *)dst->data + offset, src, bytes));
+}
+
+enum kern_status kern_download(void *dst, const struct kern_buf *src, size_t offset, size_t bytes) {
+    if (src == NULL || (dst == NULL && bytes != 0)) {
+        return KERN_EARG;
+    }
+    enum kern_status st = check_range("kern_download", src, offset, bytes);
+    if (st != KERN_OK || bytes == 0) {
+        return st;
+    }
+    return kern_done(src->dev, src->dev->ops->download(src->dev->ctx, dst,
+                                                       (const char *)src->data + offset, bytes));
+}
+
+enum kern_status kern_copy(struct kern_buf *dst, size_t dst_offset, const struct kern_buf *src,
+                           size_t src_offset, size_t bytes) {
+    if (dst == NULL || src == NULL) {
+        return KERN_EARG;
+    }
+    if (dst->dev != src->dev) {
+        return kern_refuse(dst->dev, "kern_copy: the buffers are on two devices");
+    }
+    enum kern_status st = check_range("kern_copy", dst, dst_offset, bytes);
+    if (st == KERN_OK) {
+        st = check_range("kern_copy", src, src_offset, bytes);
+    }
+    if (st != KERN_OK || bytes == 0) {
+        return st;
+    }
+    return kern_done(dst->dev, dst->dev->ops->copy(dst->dev->ctx, (char *)dst->data + dst_offset,
+                                                   (const char *)src->data + src_offset, bytes));
+}
+
+enum kern_status kern_zero(struct kern_buf *buf, size_t offset, size_t bytes) {
+    if (buf == NULL) {
+        return KERN_EARG;
+    }
+    enum kern_status st = check_range("kern_zero", buf, offset, bytes);
+    if (st != KERN_OK || bytes == 0) {
+        return st;
+    }
+    return kern_done(buf->dev,
+                     buf->dev->ops->zero(buf->dev->ctx, (char *)buf->data + offset, bytes));
+}
+
+enum kern_status kern_sync(struct kern_device *dev) {
+    if (dev == NULL) {
+        return KERN_EARG;
+    }
+    return dev->failed ? KERN_EDEVICE : kern_done(dev, dev->ops->sync(dev->ctx));
+}
+
+/* ---- the check of an operation's arrays ------------------------------------------------------ */
+
+/* An output meets another array: only as the very same one, read, and where the operation says so.
+ */
+static bool alias_fits(const struct kern_arg *out, const struct kern_arg *other, size_t out_bytes,
+                       size_t other_bytes) {
+    const char *a = out->p, *b = other->p;
+    if (a == NULL || b == NULL || a + out_bytes <= b || b + other_bytes <= a) {
+        return true;
+    }
+    return a == b && out_bytes == other_bytes && (out->flags & KERN_ARG_ALIAS) != 0 &&
+           (other->flags & KERN_ARG_OUT) == 0;
+}
+
+static enum kern_status place(const char *op, struct kern_device *dev, struct kern_arg *arg) {
+    const struct kern_buf *buf = arg->v.buf;
+    if (buf == NULL) {
+        arg->p = NULL;
+        return (arg->flags & KERN_ARG_OPTIONAL) != 0
+                   ? KERN_OK
+                   : kern_refuse(dev, "%s: %s has no buffer", op, arg->name);
+    }
+    if (buf->dev != dev) {
+        return kern_refuse(dev, "%s: %s is on another device", op, arg->name);
+    }
+    size_t held = buf->bytes / arg->elem_bytes;
+    if (arg->v.at > held || arg->n > held - arg->v.at) {
+        return kern_refuse(dev, "%s: %s needs %zu elements at %zu of a buffer of %zu", op,
+                           arg->name, arg->n, arg->v.at, held);
+    }
+    arg->p = (char *)buf->data + arg->v.at * arg->elem_bytes;
+    return KERN_OK;
+}
+
+enum kern_status kern_args_check(const char *op, struct kern_arg *args, size_t count,
+                                 struct kern_device **dev_out) {
+    if (args[0].v.buf == NULL) {
+        return KERN_EARG;
+    }
+    struct kern_device *dev = args[0].v.buf->dev;
+    for (size_t i = 0; i < count; i++) {
+        if (args[i].n == 0) {
+            return kern_refuse(dev, "%s: %s has no elements, or too many to count", op,
+                               args[i].name);
+        }
+        enum kern_status st = place(op, dev, &args[i]);
+        if (st != KERN_OK) {
+            return st;
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        for (size_t j = 0; (args[i].flags & KERN_ARG_OUT) != 0 && j < count; j++) {
+            if (i != j && !alias_fits(&args[i], &args[j], args[i].n * args[i].elem_bytes,
+                                      args[j].n * args[j].elem_bytes)) {
+                return kern_refuse(dev, "%s: %s overlaps %s", op, args[i].name, args[j].name);
+            }
+        }
+    }
+    if (dev->failed) {
+        return KERN_EDEVICE;
+    }
+    *dev_out = dev;
+    return KERN_OK;
+}
+
+size_t kern_area(size_t rows, size_t cols) {
+    size_t n = 0;
+    return __builtin_mul_overflow(rows, cols, &n) || n > SIZE_MAX / 16 ? 0 : n;
+}
+
+struct kern_device *kern_buf_device(const struct kern_buf *buf) {
+    return buf->dev;
+}

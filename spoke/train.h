@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Local training: minibatches of the training rows in a seeded shuffle, one optimiser step each.
+ * An epoch is a permutation of all training rows; steps walk through epoch after epoch, the last
+ * batch of an epoch holding what is left. Every number drawn is a function of (seed, epoch,
+ * position), so the same binary, device model and thread count give the same parameters, bit for
+ * bit. Optimiser state starts at zero at each call.
+ *
+ * Threads: the net's. Ownership: borrows all.
+ */
+#ifndef CONSILIUM_SPOKE_TRAIN_H
+#define CONSILIUM_SPOKE_TRAIN_H
+
+#include "spoke/data.h"
+#include "spoke/net.h"
+
+#define SPOKE_STEPS_MAX (UINT64_C(1) << 40)
+
+enum spoke_optimiser { SPOKE_OPT_SGD, SPOKE_OPT_ADAM };
+
+struct spoke_recipe {
+    enum spoke_optimiser optimiser;
+    float lr;                /* finite, > 0 */
+    float momentum;          /* SGD; 0 <= momentum < 1 */
+    bool nesterov;           /* SGD; needs momentum */
+    float beta1, beta2, eps; /* Adam; 0 <= beta < 1, eps > 0 */
+    float weight_decay;      /* >= 0, added to the gradient */
+    uint32_t batch;          /* rows a step, <= the net's batch_max */
+    uint64_t steps, epochs;  /* exactly one is not 0 */
+};
+
+struct spoke_train_stats {
+    uint64_t steps;
+    uint64_t rows;    /* seen, with repetitions */
+    double loss_mean; /* over the steps, each before its update */
+};
+
+/* TIER_EPLAN: the first value of a recipe outside its range, by name. */
+enum tier_status spoke_recipe_check(const struct spoke_recipe *recipe, struct tier_err *err);
+
+/* The stream of random numbers of one node in one round of one run: SHA-256 of the three. */
+uint64_t spoke_train_seed(const char *run, uint64_t round, const char *node);
+
+/*
+ * Trains the net in place. TIER_EDATA where there are no training rows or they do not fit the net,
+ * TIER_EPLAN for the recipe, or where the loss is no longer finite (the learning rate is too high).
+ */
+enum tier_status spoke_train(struct spoke_net *net, const struct spoke_data *data,
+                             const struct spoke_recipe *recipe, uint64_t seed,
+                             struct spoke_train_stats *stats_out, struct tier_err *err);
+
+/*
+ * Writes epoch `epoch`'s permutation of 0..n-1 into index (Fisher and Yates; n < 2^31).
+ */
+void spoke_train_shuffle(uint64_t seed, uint64_t epoch, int32_t *index, size_t n);
+
+#endif

@@ -1,0 +1,419 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Two tables share their common part as a macro, so that a key means the same for a hub and a
+ * spoke. Sources are applied from the weakest to the strongest onto one struct; only then is it
+ * checked as a whole, so that an option may mend what the file left out.
+ */
+#include "tier/config.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define FIELD(member)                                                                              \
+    offsetof(struct tier_config, member), sizeof(((struct tier_config *)0)->member)
+
+static const char *const role_choices[] = {"top", "hub", "spoke", NULL};
+static const char *const level_choices[] = {"debug", "info", "warn", "error", NULL};
+static const char *const switch_choices[] = {"off", "on", NULL};
+static const char *const retain_choices[] = {"sums", "updates", NULL};
+static const char *const durability_choices[] = {"normal", "strict", NULL};
+static const char *const accept_choices[] = {"none", "all", NULL};
+
+/* clang-format off */
+#define COMMON_KEYS(parent_default)                                                                \
+    {"name", TIER_KEY_NAME, FIELD(name), NULL, 0, 0, NULL,                                         \
+     "the node's name, as its certificate carries it", 0},                                         \
+    {"role", TIER_KEY_CHOICE, FIELD(role), "", 0, 0, role_choices,                                 \
+     "follows from the program and the parent; where given it must agree", 0},                     \
+    {"data_dir", TIER_KEY_PATH, FIELD(data_dir), NULL, 0, 0, NULL,                                 \
+     "everything durable lies here; moving the folder moves the node", 0},                         \
+    {"log_level", TIER_KEY_CHOICE, FIELD(log_level), "info", 0, 0, level_choices,                  \
+     "least important line that is logged", 0},                                                    \
+    {"threads", TIER_KEY_INT, FIELD(threads), "0", 0, 1024, NULL,                                  \
+     "threads for compute; 0 is one for each core", 0},                                            \
+    {"tls", TIER_KEY_CHOICE, FIELD(tls), "on", 0, 0, switch_choices,                               \
+     "off sends everything in the clear and trusts every caller: for measuring only", 0},          \
+    {"keepalive_ms", TIER_KEY_INT, FIELD(keepalive_ms), "3000", 100, 3600000, NULL,                \
+     "silence after which a connection is probed, in milliseconds", 0},                            \
+    {"keepalive_timeout_ms", TIER_KEY_INT, FIELD(keepalive_timeout_ms), "1500", 100, 3600000,      \
+     NULL, "wait for the answer to a probe before the connection counts as lost", 0},              \
+    {"parent.address", TIER_KEY_ADDRESS, FIELD(parent_address), parent_default, 1, 0, NULL,        \
+     "host:port of the parent", 0},                                                                \
+    {"parent.name", TIER_KEY_NAME, FIELD(parent_name), parent_default, 0, 0, NULL,                 \
+     "the name the parent's certificate must carry", 0}
+
+static const struct tier_key hub_keys[] = {
+    COMMON_KEYS(""),
+    {"listen", TIER_KEY_ADDRESS, FIELD(hub.listen), NULL, 0, 0, NULL,
+     "address:port where children attend", 0},
+    {"advertise", TIER_KEY_ADDRESS, FIELD(hub.advertise), "", 1, 0, NULL,
+     "host:port by which children reach it, where that is not the listen address", 0},
+    {"enroll_listen", TIER_KEY_ADDRESS, FIELD(hub.enroll_listen), "", 0, 0, NULL,
+     "address:port where new nodes enroll by token; top only, with authority_dir", 0},
+    {"authority_dir", TIER_KEY_PATH, FIELD(hub.authority_dir), "", 0, 0, NULL,
+     "folder of the certificate authority; top only, with enroll_listen", 0},
+    {"console_listen", TIER_KEY_ADDRESS, FIELD(hub.console_listen), "", 0, 0, NULL,
+     "address:port for operators, where it is not the listen address", 0},
+    {"children", TIER_KEY_LIST, FIELD(hub.children), "", 0, 0, NULL,
+     "shell patterns of the names that may attend; none: every name the authority certified", 0},
+    {"children_min", TIER_KEY_INT, FIELD(hub.children_min), "1", 1, TIER_CHILDREN_MAX, NULL,
+     "children to wait for before the first round opens", 0},
+    {"max_uploaders", TIER_KEY_INT, FIELD(hub.max_uploaders), "64", 1, TIER_CHILDREN_MAX, NULL,
+     "children that may push at the same time; the others wait", 0},
+    {"memory_budget_mb", TIER_KEY_INT, FIELD(hub.memory_budget_mb), "64", 32, 1048576, NULL,
+     "buffers for receiving and folding, in MiB", 0},
+    {"retain", TIER_KEY_CHOICE, FIELD(hub.retain), "sums", 0, 0, retain_choices,
+     "keep each update until the commit, or only their sums", 0},
+    {"durability", TIER_KEY_CHOICE, FIELD(hub.durability), "normal", 0, 0, durability_choices,
+     "strict syncs each update to disk before its receipt", 0},
+};
+
+static const struct tier_key spoke_keys[] = {
+    COMMON_KEYS(NULL),
+    {"data.csv", TIER_KEY_PATH, FIELD(spoke.csv), NULL, 0, 0, NULL,
+     "the patients' table", 0},
+    {"data.schema", TIER_KEY_PATH, FIELD(spoke.schema), NULL, 0, 0, NULL,
+     "what the table's columns mean, and the contract they fulfil", 0},
+    {"data.split_fold", TIER_KEY_INT, FIELD(spoke.split_fold), "0", 0, 999, NULL,
+     "which fixed split of the rows is held out for evaluation", 0},
+    {"device", TIER_KEY_DEVICE, FIELD(spoke.device), "auto", 0, 0, NULL,
+     "auto, cpu, cuda or cuda:N", 0},
+    {"policy.accept", TIER_KEY_CHOICE, FIELD(spoke.accept), "none", 0, 0, accept_choices,
+     "which plans the data steward accepts", 0},
+};
+/* clang-format on */
+
+_Static_assert(sizeof hub_keys / sizeof hub_keys[0] <= TIER_KEYS_MAX, "origin[] is too small");
+
+const struct tier_key *tier_config_keys(enum tier_config_kind kind, size_t *count_out) {
+    *count_out = kind == TIER_CONFIG_HUB ? sizeof hub_keys / sizeof hub_keys[0]
+                                         : sizeof spoke_keys / sizeof spoke_keys[0];
+    return kind == TIER_CONFIG_HUB ? hub_keys : spoke_keys;
+}
+
+static const char *derived_name(const char *prefix, const char *path, bool upper, char *buf,
+                                size_t bytes) {
+    size_t used = (size_t)snprintf(buf, bytes, "%s", prefix);
+
+    for (const char *p = path; *p && used + 1 < bytes; p++) {
+        char c = *p;
+        if (c == '.' || c == '_')
+            c = upper ? '_' : '-';
+        else if (upper && c >= 'a' && c <= 'z')
+            c = (char)(c - 'a' + 'A');
+        buf[used++] = c;
+        buf[used] = 0;
+    }
+    return buf;
+}
+
+const char *tier_config_env_name(const char *path, char *buf, size_t bytes) {
+    return derived_name("CONSILIUM_", path, true, buf, bytes);
+}
+
+const char *tier_config_option_name(const char *path, char *buf, size_t bytes) {
+    return derived_name("--", path, false, buf, bytes);
+}
+
+/* One load in progress. */
+struct loading {
+    const struct tier_key *keys;
+    size_t count;
+    struct tier_config *config;
+    struct tier_problems *problems;
+    char *const *envp;
+    const char *options[TIER_KEYS_MAX]; /* values given on the command line */
+    const char *file;                   /* from --config, else the environment; or NULL */
+};
+
+static const char *env_value(char *const *envp, const char *name) {
+    size_t length = strlen(name);
+
+    for (char *const *e = envp; e && *e; e++)
+        if (strncmp(*e, name, length) == 0 && (*e)[length] == '=')
+            return *e + length + 1;
+    return NULL;
+}
+
+static void unknown_option(const struct loading *ld, const char *option) {
+    char name[128], best_name[128] = "";
+    unsigned best = (unsigned)strlen(option) / 4 + 1;
+
+    for (size_t i = 0; i < ld->count; i++) {
+        unsigned away = tier_text_distance(
+            option, tier_config_option_name(ld->keys[i].path, name, sizeof name));
+        if (away < best) {
+            best = away;
+            memcpy(best_name, name, sizeof name);
+        }
+    }
+    if (*best_name)
+        tier_problems_add(ld->problems, "command line", 0,
+                          "unknown option '%.80s'; did you mean '%s'?", option, best_name);
+    else
+        tier_problems_add(ld->problems, "command line", 0, "unknown option '%.80s'; see --help",
+                          option);
+}
+
+static int find_option(const struct loading *ld, const char *name) {
+    char known[128];
+
+    for (size_t i = 0; i < ld->count; i++)
+        if (strcmp(tier_config_option_name(ld->keys[i].path, known, sizeof known), name) == 0)
+            return (int)i;
+    return -1;
+}
+
+/* "--key value" and "--key=value"; the last one of a key counts. */
+static void read_options(struct loading *ld, int argc, char *const *argv) {
+    for (int i = 1; i < argc; i++) {
+        char name[128];
+        const char *equals = strchr(argv[i], '=');
+        const char *value = equals ? equals + 1 : NULL;
+        snprintf(name, sizeof name, "%.*s",
+                 (int)(equals ? equals - argv[i] : (ptrdiff_t)strnlen(argv[i], 120)), argv[i]);
+        if (strncmp(name, "--", 2) != 0) {
+            tier_problems_add(ld->problems, "command line", 0,
+                              "'%.80s' is not an option; keys are given as --key value", argv[i]);
+            continue;
+        }
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "--version") == 0 ||
+            strcmp(argv[i], "--print-config") == 0) {
+            ld->config->action = argv[i][2] == 'h'   ? TIER_CONFIG_HELP
+                                 : argv[i][2] == 'v' ? TIER_CONFIG_VERSION
+                                                     : TIER_CONFIG_PRINT;
+            if (ld->config->action != TIER_CONFIG_PRINT)
+                return;
+            continue;
+        }
+        int key = find_option(ld, name);
+        bool is_config = strcmp(name, "--config") == 0;
+        if (key < 0 && !is_config) {
+            unknown_option(ld, name);
+            continue;
+        }
+        if (!value && i + 1 < argc)
+            value = argv[++i];
+        if (!value)
+            tier_problems_add(ld->problems, "command line", 0, "%s needs a value", name);
+        else if (is_config)
+            ld->file = value;
+        else
+            ld->options[key] = value;
+    }
+}
+
+/* A path in the file is relative to the file, so that the two may move together. */
+static void resolve_path(const struct loading *ld, size_t i, int line) {
+    char *path = (char *)ld->config + ld->keys[i].offset;
+    const char *slash = strrchr(ld->file, '/');
+    char joined[TIER_CONFIG_PATH_BYTES * 2];
+
+    if (!*path || *path == '/' || !slash)
+        return;
+    int n = snprintf(joined, sizeof joined, "%.*s%s", (int)(slash - ld->file + 1), ld->file, path);
+    if (n < 0 || (size_t)n >= ld->keys[i].size)
+        tier_problems_add(ld->problems, ld->file, line,
+                          "%s is too long as a path: at most %zu "
+                          "bytes",
+                          ld->keys[i].path, ld->keys[i].size - 1);
+    else
+        memcpy(path, joined, (size_t)n + 1);
+}
+
+static enum tier_status read_file(struct loading *ld, struct tier_err *err) {
+    struct tier_yaml *doc = NULL;
+    int lines[TIER_KEYS_MAX] = {0};
+
+    if (strlen(ld->file) >= sizeof ld->config->file)
+        return tier_fail(err, TIER_ECONFIG, "the path of the configuration file is too long");
+    enum tier_status st = tier_yaml_load(ld->file, &doc, err);
+    if (st != TIER_OK) {
+        if (err && st != TIER_ENOMEM)
+            err->status = TIER_ECONFIG;
+        return st == TIER_ENOMEM ? st : TIER_ECONFIG;
+    }
+    memcpy(ld->config->file, ld->file, strlen(ld->file) + 1);
+    tier_keys_read(ld->keys, ld->count, doc, ld->config, lines, ld->problems);
+    for (size_t i = 0; i < ld->count; i++) {
+        if (!lines[i])
+            continue;
+        ld->config->origin[i].source = TIER_CONFIG_FROM_FILE;
+        ld->config->origin[i].line = lines[i];
+        if (ld->keys[i].type == TIER_KEY_PATH)
+            resolve_path(ld, i, lines[i]);
+    }
+    tier_yaml_free(doc);
+    return TIER_OK;
+}
+
+static void apply(struct loading *ld, size_t i, enum tier_config_source source, const char *name,
+                  const char *value) {
+    char why[300];
+
+    ld->config->origin[i].source = source;
+    ld->config->origin[i].line = 0;
+    if (!tier_key_set(&ld->keys[i], ld->config, value, why, sizeof why))
+        tier_problems_add(ld->problems,
+                          source == TIER_CONFIG_FROM_ENV ? "environment" : "command line", 0,
+                          "%s %s", name, why);
+}
+
+static void apply_environment_and_options(struct loading *ld) {
+    char name[128];
+
+    for (size_t i = 0; i < ld->count; i++) {
+        const char *value =
+            env_value(ld->envp, tier_config_env_name(ld->keys[i].path, name, sizeof name));
+        if (value && !ld->options[i])
+            apply(ld, i, TIER_CONFIG_FROM_ENV, name, value);
+        if (ld->options[i])
+            apply(ld, i, TIER_CONFIG_FROM_OPTION,
+                  tier_config_option_name(ld->keys[i].path, name, sizeof name), ld->options[i]);
+    }
+}
+
+/* Our prefix is not ours alone: Kubernetes sets CONSILIUM_HUB_PORT for a service consilium-hub. */
+static void warn_of_misspelt_variables(const struct loading *ld) {
+    for (char *const *e = ld->envp; e && *e; e++) {
+        char given[64], name[128];
+        const char *equals = strchr(*e, '=');
+        if (strncmp(*e, "CONSILIUM_", 10) != 0 || !equals || equals - *e >= (int)sizeof given)
+            continue;
+        memcpy(given, *e, (size_t)(equals - *e));
+        given[equals - *e] = 0;
+        const struct tier_key *near = NULL;
+        bool known = strcmp(given, "CONSILIUM_CONFIG") == 0;
+        for (int kind = 0; kind < 2 && !known; kind++) {
+            size_t count;
+            const struct tier_key *keys = tier_config_keys((enum tier_config_kind)kind, &count);
+            for (size_t i = 0; i < count && !known; i++) {
+                unsigned away = tier_text_distance(
+                    given, tier_config_env_name(keys[i].path, name, sizeof name));
+                known = away == 0;
+                if (away <= 2 && keys == ld->keys)
+                    near = &keys[i];
+            }
+        }
+        if (!known && near)
+            tier_log_warn("environment: %s is no key and is ignored; did you mean %s?", given,
+                          tier_config_env_name(near->path, name, sizeof name));
+    }
+}
+
+static void check_required(const struct loading *ld) {
+    char option[128], env[128];
+
+    for (size_t i = 0; i < ld->count; i++)
+        if (!ld->keys[i].value && ld->config->origin[i].source == TIER_CONFIG_FROM_DEFAULT)
+            tier_problems_add(ld->problems, ld->file ? ld->file : "configuration", 0,
+                              "%s is missing: %s; write it there, or give %s or %s",
+                              ld->keys[i].path, ld->keys[i].help,
+                              tier_config_option_name(ld->keys[i].path, option, sizeof option),
+                              tier_config_env_name(ld->keys[i].path, env, sizeof env));
+}
+
+/* A problem about a key, at the line that last set it. */
+static void complain(const struct loading *ld, const char *path, const char *reason) {
+    static const char *const places[] = {"configuration", NULL, "environment", "command line"};
+    int i = tier_keys_find(ld->keys, ld->count, path);
+    enum tier_config_source source = ld->config->origin[i].source;
+
+    tier_problems_add(ld->problems,
+                      source == TIER_CONFIG_FROM_FILE ? ld->config->file : places[source],
+                      ld->config->origin[i].line, "%s %s", path, reason);
+}
+
+static bool fixed_port(const char *address) {
+    const char *colon = strrchr(address, ':');
+    return colon && strcmp(colon, ":0") != 0;
+}
+
+static void check_hub(struct loading *ld) {
+    struct tier_config *c = ld->config;
+    bool has_parent = *c->parent_address;
+
+    if (has_parent != (*c->parent_name != 0))
+        complain(ld, has_parent ? "parent.address" : "parent.name",
+                 "must be set together with its partner: parent.address and parent.name, or "
+                 "neither for the top");
+    if (c->role == TIER_ROLE_SPOKE)
+        complain(ld, "role", "must be top or hub here; a spoke is run by consilium-spoke");
+    else if (c->role == TIER_ROLE_TOP && has_parent)
+        complain(ld, "role", "is top, and the top has no parent: leave out parent, or make it hub");
+    else if (c->role == TIER_ROLE_HUB && !has_parent)
+        complain(ld, "role", "is hub, and a hub has a parent: set parent.address and parent.name");
+    if (c->role < 0)
+        c->role = has_parent ? TIER_ROLE_HUB : TIER_ROLE_TOP;
+    bool enrolls = *c->hub.enroll_listen;
+    if (enrolls != (*c->hub.authority_dir != 0))
+        complain(ld, enrolls ? "enroll_listen" : "authority_dir",
+                 "must be set together with its partner: enroll_listen and authority_dir, or "
+                 "neither");
+    if (enrolls && has_parent)
+        complain(ld, "enroll_listen", "is for the top only, where the authority is");
+    if (enrolls && fixed_port(c->hub.listen) && strcmp(c->hub.enroll_listen, c->hub.listen) == 0)
+        complain(ld, "enroll_listen",
+                 "must differ from listen: enrollment takes callers without a certificate");
+    if (*c->hub.console_listen && fixed_port(c->hub.listen) &&
+        strcmp(c->hub.console_listen, c->hub.listen) == 0)
+        complain(ld, "console_listen", "is the same as listen; leave it out to share the port");
+}
+
+static void check_whole(struct loading *ld) {
+    struct tier_config *c = ld->config;
+
+    check_required(ld);
+    if (c->kind == TIER_CONFIG_HUB)
+        check_hub(ld);
+    else if (c->role >= 0 && c->role != TIER_ROLE_SPOKE)
+        complain(ld, "role", "must be spoke here; the others are run by consilium-hub");
+    else
+        c->role = TIER_ROLE_SPOKE;
+    if (*c->parent_name && strcmp(c->parent_name, c->name) == 0)
+        complain(ld, "parent.name", "is the node's own name; a node cannot be its own parent");
+}
+
+enum tier_status tier_config_load(enum tier_config_kind kind, int argc, char *const *argv,
+                                  char *const *envp, struct tier_config *out,
+                                  struct tier_problems *problems, struct tier_err *err) {
+    enum tier_status st = TIER_OK;
+    struct tier_config *config = calloc(1, sizeof *config);
+    struct tier_problems *own = calloc(1, sizeof *own);
+    struct loading ld = {.config = config, .problems = own, .envp = envp};
+
+    if (!config || !own) {
+        st = tier_fail(err, TIER_ENOMEM, "out of memory reading the configuration");
+        goto out;
+    }
+    ld.keys = tier_config_keys(kind, &ld.count);
+    config->kind = kind;
+    tier_keys_defaults(ld.keys, ld.count, config);
+    read_options(&ld, argc, argv);
+    if (config->action == TIER_CONFIG_HELP || config->action == TIER_CONFIG_VERSION) {
+        *out = *config;
+        goto out;
+    }
+    TIER_TRY_OUT(tier_problems_status(own, TIER_EARG, err));
+    if (!ld.file)
+        ld.file = env_value(envp, "CONSILIUM_CONFIG");
+    if (ld.file)
+        TIER_TRY_OUT(read_file(&ld, err));
+    apply_environment_and_options(&ld);
+    check_whole(&ld);
+    tier_problems_sort(own);
+    TIER_TRY_OUT(tier_problems_status(own, TIER_ECONFIG, err));
+    warn_of_misspelt_variables(&ld);
+    if (!config->tls)
+        tier_log_warn("tls is off: nothing is encrypted and every caller is believed");
+    *out = *config;
+out:
+    if (problems && own) {
+        if (st != TIER_OK && own->count == 0 && err)
+            tier_problems_add(own, "configuration", 0, "%s", err->text);
+        *problems = *own;
+    }
+    free(own);
+    free(config);
+    return st;
+}

@@ -1,0 +1,739 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The unpacked protobuf message stays for the life of the graph: names and weights point into it,
+ * so a model is held once, and writing it back with other weights keeps whatever this reader does
+ * not know. Unpacking runs on an allocator with a budget in proportion to the file, because a few
+ * bytes on the wire can ask for a hundred in memory. Everything that has a name is then put in one
+ * sorted table; a node may read only what stands before it, so order, cycles and undefined names
+ * are one check.
+ */
+#include "tier/graph.h"
+
+#include "onnx.pb-c.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "raw_data is little-endian float");
+
+#define OPSET_MIN 7
+#define OPSET_MAX 22
+
+typedef Consilium__Onnx__ModelProto model_proto;
+typedef Consilium__Onnx__GraphProto graph_proto;
+typedef Consilium__Onnx__NodeProto node_proto;
+typedef Consilium__Onnx__TensorProto tensor_proto;
+typedef Consilium__Onnx__AttributeProto attr_proto;
+typedef Consilium__Onnx__ValueInfoProto value_proto;
+
+struct budget {
+    uint64_t left;
+    bool over;
+};
+
+enum def_kind { DEF_INPUT, DEF_PARAM, DEF_NODE };
+struct def {
+    const char *name;
+    enum def_kind kind;
+    size_t index;
+};
+
+struct tier_graph {
+    model_proto *model;
+    const char *input_name, *output_name;
+    uint64_t *cols;       /* of each activation */
+    uint32_t *uses;       /* of each activation */
+    uint32_t *param_uses; /* of each parameter */
+    struct def *defs;     /* by name; only while parsing */
+    size_t defs_count;
+    struct tier_graph_node *nodes;
+    size_t node_count;
+    struct tier_graph_param *params;
+    size_t param_count;
+    uint64_t elements;
+};
+
+/* Attributes an operator may have; anything else is refused by name. */
+static const struct op_rule {
+    const char *text;
+    enum tier_op op;
+    size_t inputs_min, inputs_max;
+    const char *floats[2];
+    const char *ints[2];
+} op_rules[] = {
+    {"Gemm", TIER_OP_GEMM, 2, 3, {"alpha", "beta"}, {"transA", "transB"}},
+    {"MatMul", TIER_OP_MATMUL, 2, 2, {NULL}, {NULL}},
+    {"Add", TIER_OP_ADD_BIAS, 2, 2, {NULL}, {NULL}},
+    {"Relu", TIER_OP_RELU, 1, 1, {NULL}, {NULL}},
+    {"Sigmoid", TIER_OP_SIGMOID, 1, 1, {NULL}, {NULL}},
+    {"Softmax", TIER_OP_SOFTMAX, 1, 1, {NULL}, {"axis", NULL}},
+    {"Identity", TIER_OP_IDENTITY, 1, 1, {NULL}, {NULL}},
+    {"Flatten", TIER_OP_IDENTITY, 1, 1, {NULL}, {"axis", NULL}},
+};
+#define OP_RULES (sizeof op_rules / sizeof op_rules[0])
+
+static void *budget_alloc(void *data, size_t size) {
+    struct budget *b = data;
+    uint64_t cost = (uint64_t)size + 16;
+    if (cost > b->left) {
+        b->over = true;
+        return NULL;
+    }
+    b->left -= cost;
+    return malloc(size);
+}
+
+static void budget_free(void *data, void *p) {
+    (void)data;
+    free(p);
+}
+
+/* Names stand in messages and manifests: printable ASCII, bounded, not empty. */
+static bool name_ok(const char *name) {
+    if (!name || !*name)
+        return false;
+    size_t n = 0;
+    for (; name[n]; n++)
+        if (n >= TIER_TENSOR_NAME_LEN_MAX || name[n] < 0x20 || name[n] > 0x7e)
+            return false;
+    return true;
+}
+
+static enum tier_status name_fail(struct tier_err *err, const char *what, size_t index) {
+    return tier_fail(err, TIER_EMODEL,
+                     "%s %zu has no usable name: 1 to %d printable ASCII characters are needed",
+                     what, index, TIER_TENSOR_NAME_LEN_MAX);
+}
+
+static int def_compare(const void *a, const void *b) {
+    return strcmp(((const struct def *)a)->name, ((const struct def *)b)->name);
+}
+
+static const struct def *def_find(const struct tier_graph *g, const char *name) {
+    struct def key = {.name = name};
+    return bsearch(&key, g->defs, g->defs_count, sizeof key, def_compare);
+}
+
+/* ---- the file ------------------------------------------------------------------------------ */
+
+static enum tier_status unpack(const void *bytes, size_t len, model_proto **out,
+                               struct tier_err *err) {
+    struct budget budget = {.left = 2 * (uint64_t)len + (UINT64_C(64) << 20)};
+    ProtobufCAllocator allocator = {budget_alloc, budget_free, &budget};
+
+    if (len == 0 || len > TIER_GRAPH_BYTES_MAX)
+        return tier_fail(err, TIER_ELIMIT, "an ONNX file of %zu bytes: 1 to %u are read", len,
+                         TIER_GRAPH_BYTES_MAX);
+    model_proto *model = consilium__onnx__model_proto__unpack(&allocator, len, bytes);
+    if (!model && budget.over)
+        return tier_fail(err, TIER_ELIMIT,
+                         "the ONNX file asks for far more memory than its %zu bytes: it is not a "
+                         "model",
+                         len);
+    if (!model)
+        return tier_fail(err, TIER_EMODEL, "this is not an ONNX file, or it is cut short");
+    *out = model;
+    return TIER_OK;
+}
+
+static bool domain_is_default(const char *domain) {
+    return !domain || !*domain || strcmp(domain, "ai.onnx") == 0;
+}
+
+static enum tier_status check_model(const model_proto *m, struct tier_err *err) {
+    const Consilium__Onnx__OperatorSetIdProto *opset = NULL;
+
+    if (!m->graph)
+        return tier_fail(err, TIER_EMODEL, "the ONNX file holds no graph");
+    if (m->n_functions || m->n_training_info)
+        return tier_fail(err, TIER_EMODEL,
+                         "the ONNX file holds %s, which are not read: export the plain graph",
+                         m->n_functions ? "functions" : "training graphs");
+    for (size_t i = 0; i < m->n_opset_import; i++)
+        if (domain_is_default(m->opset_import[i]->domain))
+            opset = m->opset_import[i];
+    if (!opset || opset->version < OPSET_MIN || opset->version > OPSET_MAX)
+        return tier_fail(err, TIER_EMODEL,
+                         "the ONNX file uses operator set %" PRId64 ": %d to %d are read",
+                         opset ? opset->version : 0, OPSET_MIN, OPSET_MAX);
+    const graph_proto *g = m->graph;
+    if (g->n_sparse_initializer)
+        return tier_fail(err, TIER_EMODEL, "sparse initialisers are not read: store them dense");
+    if (g->n_node == 0 || g->n_node > TIER_GRAPH_NODES_MAX)
+        return tier_fail(err, TIER_ELIMIT, "the graph has %zu nodes: 1 to %d are read", g->n_node,
+                         TIER_GRAPH_NODES_MAX);
+    if (g->n_initializer == 0 || g->n_initializer > TIER_TENSORS_MAX)
+        return tier_fail(err, TIER_ELIMIT, "the graph has %zu initialisers: 1 to %d are read",
+                         g->n_initializer, TIER_TENSORS_MAX);
+    return TIER_OK;
+}
+
+/* ---- parameters ---------------------------------------------------------------------------- */
+
+static enum tier_status read_values(const tensor_proto *t, struct tier_graph_param *p,
+                                    struct tier_err *err) {
+    uint64_t have = t->has_raw_data ? t->raw_data.len / sizeof(float) : t->n_float_data;
+
+    if ((t->has_raw_data && t->n_float_data) ||
+        (t->has_raw_data && t->raw_data.len % sizeof(float) != 0) || have != p->elements)
+        return tier_fail(err, TIER_EMODEL,
+                         "initialiser '%s' holds %" PRIu64 " floats where its shape says %" PRIu64,
+                         p->name, have, p->elements);
+    p->data = t->has_raw_data ? (const float *)(const void *)t->raw_data.data : t->float_data;
+    for (uint64_t i = 0; i < p->elements; i++)
+        if (!isfinite(p->data[i]))
+            return tier_fail(err, TIER_EMODEL, "initialiser '%s' is not finite at element %" PRIu64,
+                             p->name, i);
+    return TIER_OK;
+}
+
+static enum tier_status read_param(struct tier_graph *g, size_t index, struct tier_err *err) {
+    const tensor_proto *t = g->model->graph->initializer[index];
+    struct tier_graph_param *p = &g->params[index];
+
+    if (!name_ok(t->name))
+        return name_fail(err, "initialiser", index);
+    p->name = t->name;
+    if (t->n_external_data || (t->has_data_location && t->data_location != 0))
+        return tier_fail(err, TIER_EMODEL,
+                         "initialiser '%s' lies outside the file: store weights in it", p->name);
+    if (t->data_type != CONSILIUM__ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT)
+        return tier_fail(err, TIER_EMODEL,
+                         "initialiser '%s' has element type %d: only float (1) is read", p->name,
+                         t->data_type);
+    if (t->n_dims != 1 && t->n_dims != 2)
+        return tier_fail(err, TIER_EMODEL, "initialiser '%s' has %zu dimensions: 1 or 2 are read",
+                         p->name, t->n_dims);
+    p->elements = 1;
+    p->dims_count = t->n_dims;
+    for (size_t d = 0; d < t->n_dims; d++) {
+        if (t->dims[d] < 1 ||
+            __builtin_mul_overflow(p->elements, (uint64_t)t->dims[d], &p->elements) ||
+            p->elements > TIER_ELEMENTS_MAX)
+            return tier_fail(err, TIER_EMODEL, "initialiser '%s' has an impossible shape", p->name);
+        p->dims[d] = (uint64_t)t->dims[d];
+    }
+    TIER_TRY(read_values(t, p, err));
+    p->at = g->elements;
+    g->elements += p->elements; /* the file's size bounds the sum */
+    return TIER_OK;
+}
+
+/* ---- names, input and output --------------------------------------------------------------- */
+
+static enum tier_status find_input(struct tier_graph *g, struct tier_err *err) {
+    const graph_proto *gp = g->model->graph;
+    const value_proto *input = NULL;
+
+    for (size_t i = 0; i < gp->n_input; i++) {
+        if (!name_ok(gp->input[i]->name))
+            return name_fail(err, "input", i);
+        const struct def *def = def_find(g, gp->input[i]->name);
+        if (def && def->kind == DEF_PARAM)
+            continue; /* files of IR version 3 list initialisers among the inputs */
+        if (input)
+            return tier_fail(err, TIER_EMODEL,
+                             "the graph has the inputs '%s' and '%s': one is read", input->name,
+                             gp->input[i]->name);
+        input = gp->input[i];
+    }
+    if (!input)
+        return tier_fail(err, TIER_EMODEL, "the graph has no input");
+    g->input_name = input->name;
+    const Consilium__Onnx__TypeProto__Tensor *t = input->type ? input->type->tensor_type : NULL;
+    if (!t || t->elem_type != CONSILIUM__ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT || !t->shape ||
+        t->shape->n_dim != 2)
+        return tier_fail(err, TIER_EMODEL, "input '%s' must be float [N, features]", input->name);
+    if (t->shape->dim[0]->has_dim_value)
+        return tier_fail(err, TIER_EMODEL,
+                         "input '%s' fixes the batch at %" PRId64
+                         ": export it with a symbolic first dimension",
+                         input->name, t->shape->dim[0]->dim_value);
+    int64_t features = t->shape->dim[1]->has_dim_value ? t->shape->dim[1]->dim_value : 0;
+    if (features < 1 || (uint64_t)features > TIER_GRAPH_COLS_MAX)
+        return tier_fail(err, TIER_EMODEL,
+                         "input '%s' must say its number of features, 1 to %" PRIu64, input->name,
+                         TIER_GRAPH_COLS_MAX);
+    g->cols[0] = (uint64_t)features;
+    return TIER_OK;
+}
+
+/* Every name that nodes may read: parameters and node outputs, then the input, sorted. */
+static enum tier_status index_names(struct tier_graph *g, struct tier_err *err) {
+    const graph_proto *gp = g->model->graph;
+
+    for (size_t i = 0; i < g->param_count; i++)
+        g->defs[g->defs_count++] = (struct def){g->params[i].name, DEF_PARAM, i};
+    for (size_t i = 0; i < gp->n_node; i++) {
+        if (gp->node[i]->n_output != 1 || !name_ok(gp->node[i]->output[0]))
+            return tier_fail(err, TIER_EMODEL, "node %zu must have one named output", i);
+        g->defs[g->defs_count++] = (struct def){gp->node[i]->output[0], DEF_NODE, i};
+    }
+    qsort(g->defs, g->defs_count, sizeof *g->defs, def_compare);
+    TIER_TRY(find_input(g, err));
+    if (def_find(g, g->input_name))
+        return tier_fail(err, TIER_EMODEL, "'%s' is both the input and made by a node",
+                         g->input_name);
+    g->defs[g->defs_count++] = (struct def){g->input_name, DEF_INPUT, 0};
+    qsort(g->defs, g->defs_count, sizeof *g->defs, def_compare);
+    for (size_t i = 1; i < g->defs_count; i++)
+        if (strcmp(g->defs[i - 1].name, g->defs[i].name) == 0)
+            return tier_fail(err, TIER_EMODEL, "the name '%s' is given twice", g->defs[i].name);
+    return TIER_OK;
+}
+
+static enum tier_status check_output(struct tier_graph *g, struct tier_err *err) {
+    const graph_proto *gp = g->model->graph;
+
+    if (gp->n_output != 1 || !name_ok(gp->output[0]->name))
+        return tier_fail(err, TIER_EMODEL, "the graph has %zu outputs: one named output is read",
+                         gp->n_output);
+    const value_proto *output = gp->output[0];
+    const struct def *def = def_find(g, output->name);
+    if (!def || def->kind != DEF_NODE)
+        return tier_fail(err, TIER_EMODEL, "output '%s' is made by no node", output->name);
+    g->output_name = output->name;
+    g->uses[def->index + 1]++;
+    for (size_t i = 0; i < g->node_count; i++)
+        if (g->uses[i + 1] == 0)
+            return tier_fail(err, TIER_EMODEL, "nothing uses the output of node '%s'",
+                             g->nodes[i].name);
+    for (size_t i = 0; i < g->param_count; i++)
+        if (g->param_uses[i] == 0)
+            return tier_fail(err, TIER_EMODEL, "nothing uses the initialiser '%s'",
+                             g->params[i].name);
+    const Consilium__Onnx__TypeProto__Tensor *t = output->type ? output->type->tensor_type : NULL;
+    if (!t || !t->shape)
+        return TIER_OK;
+    if (t->shape->n_dim != 2 || (t->shape->dim[1]->has_dim_value &&
+                                 (uint64_t)t->shape->dim[1]->dim_value != g->cols[g->node_count]))
+        return tier_fail(err, TIER_EMODEL,
+                         "output '%s' is declared with another shape than the graph gives it, "
+                         "[N, %" PRIu64 "]",
+                         output->name, g->cols[g->node_count]);
+    return TIER_OK;
+}
+
+/* ---- nodes --------------------------------------------------------------------------------- */
+
+static bool listed(const char *const names[2], const char *name) {
+    return (names[0] && strcmp(names[0], name) == 0) || (names[1] && strcmp(names[1], name) == 0);
+}
+
+static enum tier_status check_attributes(const node_proto *np, const struct op_rule *rule,
+                                         const char *name, struct tier_err *err) {
+    for (size_t i = 0; i < np->n_attribute; i++) {
+        const attr_proto *a = np->attribute[i];
+        if (!name_ok(a->name))
+            return tier_fail(err, TIER_EMODEL, "node '%s' (%s) has an attribute without a name",
+                             name, rule->text);
+        bool is_float = a->type == CONSILIUM__ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__FLOAT;
+        bool is_int = a->type == CONSILIUM__ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INT;
+        if (!(is_float && a->has_f && isfinite(a->f) && listed(rule->floats, a->name)) &&
+            !(is_int && listed(rule->ints, a->name)))
+            return tier_fail(err, TIER_EMODEL,
+                             "node '%s' (%s) has the attribute '%.64s', which is not allowed "
+                             "there or has the wrong type",
+                             name, rule->text, a->name);
+    }
+    return TIER_OK;
+}
+
+static const attr_proto *attr(const node_proto *np, const char *name) {
+    for (size_t i = 0; i < np->n_attribute; i++)
+        if (strcmp(np->attribute[i]->name, name) == 0)
+            return np->attribute[i];
+    return NULL;
+}
+
+static float attr_float(const node_proto *np, const char *name, float otherwise) {
+    const attr_proto *a = attr(np, name);
+    return a ? a->f : otherwise;
+}
+
+static int64_t attr_int(const node_proto *np, const char *name, int64_t otherwise) {
+    const attr_proto *a = attr(np, name);
+    return a ? a->i : otherwise;
+}
+
+/* What input `i` of a node is; refused unless it stands before the node. */
+static enum tier_status resolve(const struct tier_graph *g, size_t node, size_t i,
+                                const struct def **def_out, struct tier_err *err) {
+    const node_proto *np = g->model->graph->node[node];
+
+    if (!name_ok(np->input[i]))
+        return tier_fail(err, TIER_EMODEL, "node '%s': input %zu has no name", g->nodes[node].name,
+                         i);
+    const struct def *def = def_find(g, np->input[i]);
+    if (!def)
+        return tier_fail(err, TIER_EMODEL, "node '%s' reads '%s', which nothing makes",
+                         g->nodes[node].name, np->input[i]);
+    if (def->kind == DEF_NODE && def->index >= node)
+        return tier_fail(err, TIER_EMODEL,
+                         "node '%s' reads '%s', which is made later: nodes must stand in order",
+                         g->nodes[node].name, np->input[i]);
+    *def_out = def;
+    return TIER_OK;
+}
+
+static void use_activation(struct tier_graph *g, struct tier_graph_node *node, int slot,
+                           const struct def *def) {
+    size_t v = def->kind == DEF_INPUT ? 0 : def->index + 1;
+    node->x[slot] = (int32_t)v;
+    g->uses[v]++;
+}
+
+static int32_t use_param(struct tier_graph *g, const struct def *def) {
+    g->param_uses[def->index]++;
+    return (int32_t)def->index;
+}
+
+/* A bias is [cols] or [1, cols]: one row, added to every row. */
+static enum tier_status check_bias(const struct tier_graph *g, const struct tier_graph_node *node,
+                                   const struct def *def, uint64_t cols, struct tier_err *err) {
+    if (def->kind == DEF_PARAM) {
+        const struct tier_graph_param *p = &g->params[def->index];
+        if (p->dims[p->dims_count - 1] == cols && (p->dims_count == 1 || p->dims[0] == 1))
+            return TIER_OK;
+    }
+    return tier_fail(err, TIER_EMODEL,
+                     "node '%s' adds '%s', which must be an initialiser of shape [%" PRIu64 "]",
+                     node->name, def->name, cols);
+}
+
+static enum tier_status read_gemm(struct tier_graph *g, size_t index, const struct op_rule *rule,
+                                  struct tier_err *err) {
+    const node_proto *np = g->model->graph->node[index];
+    struct tier_graph_node *node = &g->nodes[index];
+    const struct def *x, *w, *c;
+
+    TIER_TRY(resolve(g, index, 0, &x, err));
+    TIER_TRY(resolve(g, index, 1, &w, err));
+    int64_t trans_a = attr_int(np, "transA", 0), trans_b = attr_int(np, "transB", 0);
+    if (trans_a != 0 || trans_b < 0 || trans_b > 1)
+        return tier_fail(err, TIER_EMODEL, "node '%s' (%s): transA must be 0 and transB 0 or 1",
+                         node->name, rule->text);
+    if (x->kind == DEF_PARAM || w->kind != DEF_PARAM || g->params[w->index].dims_count != 2)
+        return tier_fail(err, TIER_EMODEL,
+                         "node '%s' (%s) must multiply an activation by a two-dimensional "
+                         "initialiser, in this order",
+                         node->name, rule->text);
+    use_activation(g, node, 0, x);
+    node->weight = use_param(g, w);
+    node->trans_b = trans_b == 1;
+    node->alpha = attr_float(np, "alpha", 1.0f);
+    node->beta = attr_float(np, "beta", 1.0f);
+    node->cols_in = g->cols[node->x[0]];
+    const struct tier_graph_param *p = &g->params[node->weight];
+    uint64_t rows = p->dims[node->trans_b ? 1 : 0];
+    node->cols_out = p->dims[node->trans_b ? 0 : 1];
+    if (rows != node->cols_in)
+        return tier_fail(err, TIER_EMODEL,
+                         "node '%s' (%s) multiplies %" PRIu64 " columns by '%s', which takes "
+                         "%" PRIu64,
+                         node->name, rule->text, node->cols_in, p->name, rows);
+    if (np->n_input == 3 && np->input[2] && *np->input[2]) {
+        TIER_TRY(resolve(g, index, 2, &c, err));
+        TIER_TRY(check_bias(g, node, c, node->cols_out, err));
+        node->bias = use_param(g, c);
+    }
+    return TIER_OK;
+}
+
+static enum tier_status read_add(struct tier_graph *g, size_t index, struct tier_err *err) {
+    struct tier_graph_node *node = &g->nodes[index];
+    const struct def *a, *b;
+
+    TIER_TRY(resolve(g, index, 0, &a, err));
+    TIER_TRY(resolve(g, index, 1, &b, err));
+    if (a->kind == DEF_PARAM) {
+        const struct def *swap = a;
+        a = b;
+        b = swap;
+    }
+    if (a->kind == DEF_PARAM)
+        return tier_fail(err, TIER_EMODEL, "node '%s' (Add) adds two initialisers", node->name);
+    use_activation(g, node, 0, a);
+    node->cols_in = node->cols_out = g->cols[node->x[0]];
+    if (b->kind == DEF_PARAM) {
+        TIER_TRY(check_bias(g, node, b, node->cols_out, err));
+        node->bias = use_param(g, b);
+        return TIER_OK;
+    }
+    node->op = TIER_OP_ADD;
+    use_activation(g, node, 1, b);
+    if (g->cols[node->x[1]] != node->cols_in)
+        return tier_fail(err, TIER_EMODEL, "node '%s' (Add) adds %" PRIu64 " columns to %" PRIu64,
+                         node->name, g->cols[node->x[1]], node->cols_in);
+    return TIER_OK;
+}
+
+static enum tier_status read_unary(struct tier_graph *g, size_t index, const struct op_rule *rule,
+                                   struct tier_err *err) {
+    const node_proto *np = g->model->graph->node[index];
+    struct tier_graph_node *node = &g->nodes[index];
+    const struct def *x;
+
+    TIER_TRY(resolve(g, index, 0, &x, err));
+    if (x->kind == DEF_PARAM)
+        return tier_fail(err, TIER_EMODEL, "node '%s' (%s) reads an initialiser, not an activation",
+                         node->name, rule->text);
+    /* In two dimensions axis 1 is the last one, the default of both operators in every set. */
+    int64_t axis = attr_int(np, "axis", 1);
+    if (axis != 1 && axis != -1)
+        return tier_fail(err, TIER_EMODEL,
+                         "node '%s' (%s) works along axis %" PRId64 ": only the last is read",
+                         node->name, rule->text, axis);
+    use_activation(g, node, 0, x);
+    node->cols_in = node->cols_out = g->cols[node->x[0]];
+    return TIER_OK;
+}
+
+static enum tier_status read_node(struct tier_graph *g, size_t index, struct tier_err *err) {
+    const node_proto *np = g->model->graph->node[index];
+    struct tier_graph_node *node = &g->nodes[index];
+    const struct op_rule *rule = NULL;
+    enum tier_status st;
+
+    node->name = np->name && *np->name ? np->name : np->output[0];
+    node->x[0] = node->x[1] = node->weight = node->bias = TIER_GRAPH_NONE;
+    node->alpha = node->beta = 1.0f;
+    if (!name_ok(node->name))
+        return name_fail(err, "node", index);
+    if (!name_ok(np->op_type))
+        return tier_fail(err, TIER_EMODEL, "node '%s' names no operator", node->name);
+    for (size_t i = 0; i < OP_RULES; i++)
+        if (strcmp(op_rules[i].text, np->op_type) == 0)
+            rule = &op_rules[i];
+    if (!rule || !domain_is_default(np->domain))
+        return tier_fail(err, TIER_EMODEL,
+                         "node '%s' uses the operator %.64s%s, which is not allowed: Gemm, MatMul, "
+                         "Add, Relu, Sigmoid, Softmax, Identity and Flatten are",
+                         node->name, np->op_type, rule ? " of a domain of its own" : "");
+    if (np->n_input < rule->inputs_min || np->n_input > rule->inputs_max)
+        return tier_fail(err, TIER_EMODEL, "node '%s' (%s) has %zu inputs: %zu to %zu are needed",
+                         node->name, rule->text, np->n_input, rule->inputs_min, rule->inputs_max);
+    TIER_TRY(check_attributes(np, rule, node->name, err));
+    node->op = rule->op;
+    if (node->op == TIER_OP_GEMM || node->op == TIER_OP_MATMUL)
+        st = read_gemm(g, index, rule, err);
+    else if (node->op == TIER_OP_ADD_BIAS)
+        st = read_add(g, index, err);
+    else
+        st = read_unary(g, index, rule, err);
+    if (st != TIER_OK)
+        return st;
+    if (node->cols_out > TIER_GRAPH_COLS_MAX)
+        return tier_fail(err, TIER_ELIMIT,
+                         "node '%s' makes %" PRIu64 " columns: %" PRIu64 " are the most",
+                         node->name, node->cols_out, TIER_GRAPH_COLS_MAX);
+    g->cols[index + 1] = node->cols_out;
+    return TIER_OK;
+}
+
+/* ---- public -------------------------------------------------------------------------------- */
+
+static enum tier_status allocate(struct tier_graph *g, struct tier_err *err) {
+    const graph_proto *gp = g->model->graph;
+
+    g->node_count = gp->n_node;
+    g->param_count = gp->n_initializer;
+    g->nodes = calloc(g->node_count, sizeof *g->nodes);
+    g->params = calloc(g->param_count, sizeof *g->params);
+    g->cols = calloc(g->node_count + 1, sizeof *g->cols);
+    g->uses = calloc(g->node_count + 1, sizeof *g->uses);
+    g->param_uses = calloc(g->param_count, sizeof *g->param_uses);
+    g->defs = calloc(g->node_count + g->param_count + 1, sizeof *g->defs);
+    if (!g->nodes || !g->params || !g->cols || !g->uses || !g->param_uses || !g->defs)
+        return tier_fail(err, TIER_ENOMEM, "no memory for a graph of %zu nodes", g->node_count);
+    return TIER_OK;
+}
+
+enum tier_status tier_graph_parse(const void *bytes, size_t len, struct tier_graph **graph_out,
+                                  struct tier_err *err) {
+    enum tier_status st;
+    struct tier_graph *g = calloc(1, sizeof *g);
+
+    if (!g)
+        return tier_fail(err, TIER_ENOMEM, "no memory for a graph");
+    TIER_TRY_OUT(unpack(bytes, len, &g->model, err));
+    TIER_TRY_OUT(check_model(g->model, err));
+    TIER_TRY_OUT(allocate(g, err));
+    for (size_t i = 0; i < g->param_count; i++)
+        TIER_TRY_OUT(read_param(g, i, err));
+    TIER_TRY_OUT(index_names(g, err));
+    for (size_t i = 0; i < g->node_count; i++)
+        TIER_TRY_OUT(read_node(g, i, err));
+    TIER_TRY_OUT(check_output(g, err));
+    free(g->defs);
+    g->defs = NULL;
+    *graph_out = g;
+    return TIER_OK;
+out:
+    tier_graph_free(g);
+    return st;
+}
+
+static enum tier_status read_file(const char *path, uint8_t **bytes_out, size_t *len_out,
+                                  struct tier_err *err) {
+    enum tier_status st = TIER_OK;
+    struct stat info;
+    uint8_t *bytes = NULL;
+    FILE *f = fopen(path, "rb");
+
+    if (!f)
+        return tier_fail_errno(err, errno == ENOENT ? TIER_ENOTFOUND : TIER_EIO,
+                               "%s: cannot be read", path);
+    if (fstat(fileno(f), &info) != 0 || !S_ISREG(info.st_mode) || info.st_size < 1 ||
+        (uint64_t)info.st_size > TIER_GRAPH_BYTES_MAX) {
+        st = tier_fail(err, TIER_EMODEL, "%s: not a file of 1 to %u bytes", path,
+                       TIER_GRAPH_BYTES_MAX);
+        goto out;
+    }
+    size_t len = (size_t)info.st_size;
+    bytes = malloc(len);
+    if (!bytes) {
+        st = tier_fail(err, TIER_ENOMEM, "%s: no memory for %zu bytes", path, len);
+        goto out;
+    }
+    if (fread(bytes, 1, len, f) != len) {
+        st = tier_fail(err, TIER_EIO, "%s: cut short while it was read", path);
+        goto out;
+    }
+    *bytes_out = bytes;
+    *len_out = len;
+    bytes = NULL;
+out:
+    free(bytes);
+    fclose(f);
+    return st;
+}
+
+enum tier_status tier_graph_open(const char *path, struct tier_graph **graph_out,
+                                 struct tier_err *err) {
+    uint8_t *bytes = NULL;
+    size_t len = 0;
+
+    TIER_TRY(read_file(path, &bytes, &len, err));
+    enum tier_status st = tier_graph_parse(bytes, len, graph_out, err);
+    free(bytes);
+    if (st != TIER_OK)
+        tier_err_prefix(err, "%s", path);
+    return st;
+}
+
+void tier_graph_free(struct tier_graph *g) {
+    if (!g)
+        return;
+    if (g->model) {
+        ProtobufCAllocator allocator = {budget_alloc, budget_free, NULL};
+        consilium__onnx__model_proto__free_unpacked(g->model, &allocator);
+    }
+    free(g->nodes);
+    free(g->params);
+    free(g->cols);
+    free(g->uses);
+    free(g->param_uses);
+    free(g->defs);
+    free(g);
+}
+
+const char *tier_graph_input_name(const struct tier_graph *g) {
+    return g->input_name;
+}
+
+const char *tier_graph_output_name(const struct tier_graph *g) {
+    return g->output_name;
+}
+
+uint64_t tier_graph_features(const struct tier_graph *g) {
+    return g->cols[0];
+}
+
+uint64_t tier_graph_outputs(const struct tier_graph *g) {
+    return g->cols[g->node_count];
+}
+
+size_t tier_graph_node_count(const struct tier_graph *g) {
+    return g->node_count;
+}
+
+const struct tier_graph_node *tier_graph_node(const struct tier_graph *g, size_t i) {
+    return &g->nodes[i];
+}
+
+size_t tier_graph_param_count(const struct tier_graph *g) {
+    return g->param_count;
+}
+
+const struct tier_graph_param *tier_graph_param(const struct tier_graph *g, size_t i) {
+    return &g->params[i];
+}
+
+uint64_t tier_graph_elements(const struct tier_graph *g) {
+    return g->elements;
+}
+
+void tier_graph_values(const struct tier_graph *g, float *values) {
+    for (size_t i = 0; i < g->param_count; i++)
+        memcpy(values + g->params[i].at, g->params[i].data, g->params[i].elements * sizeof(float));
+}
+
+const char *tier_op_text(enum tier_op op) {
+    if (op == TIER_OP_ADD)
+        return "Add";
+    for (size_t i = 0; i < OP_RULES; i++)
+        if (op_rules[i].op == op)
+            return op_rules[i].text;
+    return "unknown operator";
+}
+
+enum tier_status tier_graph_write(const struct tier_graph *g, const float *values,
+                                  uint8_t **bytes_out, size_t *len_out, struct tier_err *err) {
+    enum tier_status st = TIER_OK;
+    model_proto model = *g->model; /* shallow: the graph itself is shared and stays as it is */
+    graph_proto graph = *g->model->graph;
+    tensor_proto *tensors = calloc(g->param_count, sizeof *tensors);
+    tensor_proto **list = calloc(g->param_count, sizeof *list);
+    uint8_t *bytes = NULL;
+
+    if (!tensors || !list) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory to write a graph");
+        goto out;
+    }
+    for (size_t i = 0; i < g->param_count; i++) {
+        const struct tier_graph_param *p = &g->params[i];
+        tensors[i] = *g->model->graph->initializer[i];
+        tensors[i].n_float_data = 0;
+        tensors[i].float_data = NULL;
+        tensors[i].has_raw_data = 1;
+        /* protobuf-c has no const in its messages; packing only reads. */
+        tensors[i].raw_data.data = (uint8_t *)(uintptr_t)(const void *)(values + p->at);
+        tensors[i].raw_data.len = p->elements * sizeof(float);
+        list[i] = &tensors[i];
+    }
+    graph.initializer = list;
+    model.graph = &graph;
+    size_t len = consilium__onnx__model_proto__get_packed_size(&model);
+    if (len > TIER_GRAPH_BYTES_MAX) {
+        st = tier_fail(err, TIER_ELIMIT, "the ONNX file would have %zu bytes: %u are the most", len,
+                       TIER_GRAPH_BYTES_MAX);
+        goto out;
+    }
+    bytes = malloc(len);
+    if (!bytes) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory for an ONNX file of %zu bytes", len);
+        goto out;
+    }
+    *len_out = consilium__onnx__model_proto__pack(&model, bytes);
+    *bytes_out = bytes;
+out:
+    free(tensors);
+    free(list);
+    return st;
+}

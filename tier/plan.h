@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A plan: what a researcher asks the federation to compute, as data that a steward can read and
+ * refuse. It is written in YAML (`plan: 1`), resolved once where it is submitted (defaults filled
+ * in, the model's file replaced by its SHA-256), and travels as one canonical text, sorted compact
+ * JSON, whose SHA-256 is the plan's identity. Loading checks everything that can be known without
+ * the data, and proves that the sums of the run cannot overflow.
+ *
+ * Threads: no shared state. A plan owns nothing and may be copied; it is large (about 20 KiB).
+ */
+#ifndef CONSILIUM_TIER_PLAN_H
+#define CONSILIUM_TIER_PLAN_H
+
+#include "tier/hash.h"
+#include "tier/keys.h"
+
+#define TIER_PLAN_VERSION 1
+#define TIER_PLAN_PURPOSE_BYTES 512
+#define TIER_PLAN_PATH_BYTES 1024
+
+enum tier_plan_loss { TIER_PLAN_BCE, TIER_PLAN_CROSS_ENTROPY };
+enum tier_plan_optimiser { TIER_PLAN_SGD, TIER_PLAN_ADAM };
+enum tier_plan_weights { TIER_PLAN_SAMPLES, TIER_PLAN_UNIFORM };
+enum tier_plan_metric {
+    TIER_PLAN_METRIC_NONE,
+    TIER_PLAN_ACCURACY,
+    TIER_PLAN_AUC,
+    TIER_PLAN_LOSS,
+};
+enum tier_plan_server { TIER_PLAN_SERVER_NONE };
+
+struct tier_plan_tier {
+    struct tier_quorum quorum;
+    uint64_t deadline_s; /* 0: none */
+};
+
+struct tier_plan {
+    uint64_t version;
+    char name[TIER_NAME_LEN_MAX + 1];
+    char purpose[TIER_PLAN_PURPOSE_BYTES];
+    char model_sha256[TIER_HASH_HEX]; /* of the ONNX file, lower-case hex */
+    uint64_t model_bytes;
+    char contract[TIER_NAME_LEN_MAX + 1]; /* the name a spoke's data schema must carry */
+
+    int loss;                              /* enum tier_plan_loss */
+    struct {                               /* what the kind does not have is NAN, or false */
+        int kind;                          /* enum tier_plan_optimiser */
+        double lr, momentum, weight_decay; /* momentum: SGD only */
+        bool nesterov;                     /* SGD only */
+        double beta1, beta2, eps;          /* Adam only */
+    } optimiser;
+    uint64_t batch;
+    uint64_t steps, epochs; /* exactly one is not 0 */
+    uint64_t seed;          /* below 2^53 */
+
+    int weights; /* enum tier_plan_weights: how a child's update counts */
+
+    double clip;               /* |x| beyond it is refused, or saturated */
+    int frac_bits;             /* f = 30 - ceil(log2 clip): derived, does not travel */
+    struct tier_key_list wide; /* tensor name patterns that carry a second limb */
+    bool saturate;
+    uint64_t weight_total_max;
+
+    struct tier_plan_tier top, hub; /* the round at the top; at every hub below it */
+    uint64_t rounds;
+    uint64_t evaluate_every; /* rounds; 0: never */
+    struct {
+        int metric;        /* enum tier_plan_metric */
+        double target;     /* NAN: none */
+        uint64_t patience; /* evaluations without improvement; 0: no limit */
+    } stop;
+    int server_optimiser; /* enum tier_plan_server */
+};
+
+/*
+ * Reads the plan a person wrote, and hashes the model it names (a path relative to the plan's
+ * folder, which goes to model_path_out of TIER_PLAN_PATH_BYTES; NULL where it is not wanted).
+ * Every problem found goes into `problems` (may be NULL), as "file:line: reason"; err has the first
+ * and the count. Errors: TIER_EPLAN; TIER_EIO, TIER_ENOTFOUND where the plan itself cannot be read.
+ */
+enum tier_status tier_plan_load(const char *path, struct tier_plan *out, char *model_path_out,
+                                struct tier_problems *problems, struct tier_err *err);
+
+/*
+ * The text that travels: JSON, compact, keys sorted, every number exact. Takes a plan from
+ * tier_plan_load or tier_plan_parse. The caller frees *text_out with free(3); it is terminated.
+ * hash_out (may be NULL) is its SHA-256.
+ */
+enum tier_status tier_plan_canonical(const struct tier_plan *plan, char **text_out,
+                                     size_t *bytes_out, struct tier_hash *hash_out,
+                                     struct tier_err *err);
+
+/*
+ * The receiving side, which trusts nothing: at most TIER_PLAN_BYTES_MAX, every key present, known,
+ * in bounds and consistent, and the text byte for byte the canonical text of what it says, so that
+ * one plan has one hash. Errors: TIER_EPLAN, TIER_ELIMIT.
+ */
+enum tier_status tier_plan_parse(const void *text, size_t bytes, struct tier_plan *out,
+                                 struct tier_err *err);
+
+/* 30 - ceil(log2 clip), for a clip in the plan's bounds (1e-20 to 1e30). */
+int tier_plan_frac_bits(double clip);
+
+/*
+ * Why the sums of this plan cannot overflow, as one sentence with its numbers; returns buf.
+ * Loading and parsing refuse every plan for which it does not hold.
+ */
+const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t bytes);
+
+/* The settings of a round at a hub: its own tier's, by whether it has a parent. Borrowed. */
+const struct tier_plan_tier *tier_plan_tier_of(const struct tier_plan *plan, bool is_top);
+
+/* The table of keys as they travel, for documentation and `plan show`. */
+const struct tier_key *tier_plan_keys(size_t *count_out);
+
+#endif

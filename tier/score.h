@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * How a model's quality is read out of exact sums. Every node adds integers only (counts, losses
+ * in fixed point, histograms of scores), so the totals are the same for every order and tree shape;
+ * the divisions below are done once, by whoever shows the figure.
+ *
+ * The area under the ROC curve comes from two histograms of the score, of the positive and of the
+ * negative rows: with TIER_SCORE_BINS bins it differs from the exact one only by the order of rows
+ * whose scores share a bin, which count as ties (one half), by at most half the share of such
+ * pairs.
+ *
+ * Threads: pure functions.
+ */
+#ifndef CONSILIUM_TIER_SCORE_H
+#define CONSILIUM_TIER_SCORE_H
+
+#include "tier/err.h"
+
+#include <stdint.h>
+
+#define TIER_SCORE_BINS 4096
+#define TIER_SCORE_LOSS_BITS 20   /* a loss travels as round(loss * 2^20) */
+#define TIER_SCORE_LOSS_MAX 65536 /* one row's loss counts at most this, so that 2^27 rows fit */
+
+/* Names of the sums in a set of metrics. */
+#define TIER_SCORE_COUNT "count"
+#define TIER_SCORE_CORRECT "correct"
+#define TIER_SCORE_LOSS "loss"
+#define TIER_SCORE_HIST_POS "score_hist_pos"
+#define TIER_SCORE_HIST_NEG "score_hist_neg"
+
+/* The bin of a score in [0, 1]; values outside and NaN go to the nearest bin, NaN to bin 0. */
+unsigned tier_score_bin(double score);
+/* One row's loss in fixed point: 0 <= loss, capped at TIER_SCORE_LOSS_MAX; NaN counts as the cap.
+ */
+int64_t tier_score_loss_fixed(double loss);
+
+/* correct / count and loss / count; NaN where count is not positive. */
+double tier_score_accuracy(int64_t correct, int64_t count);
+double tier_score_loss(int64_t loss_fixed, int64_t count);
+/*
+ * P(score of a positive > score of a negative) + P(equal) / 2, over the pairs (Mann and Whitney
+ * 1947). Sums are exact, one division. NaN where either class is absent or a bin is negative.
+ */
+double tier_score_auc(const int64_t *hist_pos, const int64_t *hist_neg, size_t bins);
+
+#endif

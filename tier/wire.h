@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The messages of the edge as plain structs, and their protobuf bytes (proto/tier.proto). Generated
+ * code is included by wire.c and console_wire.c and nowhere else. Decoding checks every length and
+ * number against tier/limits.h and refuses (TIER_EPROTO) what is missing or out of bounds, by field
+ * name.
+ *
+ * Ownership: encoders borrow the struct and give heap bytes; decoders copy nothing large: pointers
+ * in a decoded struct live until tier_wire_release.
+ *
+ * Threads: no shared state.
+ */
+#ifndef CONSILIUM_TIER_WIRE_H
+#define CONSILIUM_TIER_WIRE_H
+
+#include "tier/err.h"
+#include "tier/hash.h"
+#include "tier/limits.h"
+
+#include <stdint.h>
+
+#define TIER_PROTOCOL 1
+#define TIER_REASON_LEN_MAX 400
+
+#define TIER_PATH_ATTEND "/consilium.Tier/Attend"
+#define TIER_PATH_FETCH "/consilium.Tier/Fetch"
+#define TIER_PATH_PUSH "/consilium.Tier/Push"
+#define TIER_PATH_ENROLL "/consilium.Enrollment/Enroll"
+
+struct tier_bytes {
+    uint8_t *data;
+    size_t n;
+};
+
+/* ---- child to parent ---- */
+
+enum tier_from_child_type {
+    TIER_FROM_HELLO = 1,
+    TIER_FROM_ANSWER,
+    TIER_FROM_OFFER,
+    TIER_FROM_DECLINE,
+    TIER_FROM_PROGRESS
+};
+
+struct tier_from_child {
+    enum tier_from_child_type type;
+    struct tier_hash run;                 /* answer, decline, progress */
+    uint64_t round;                       /* decline, progress */
+    char name[TIER_NAME_LEN_MAX + 1];     /* hello */
+    char software[TIER_NAME_LEN_MAX + 1]; /* hello */
+    uint32_t protocol;                    /* hello */
+    bool accepted;                        /* answer */
+    char reason[TIER_REASON_LEN_MAX + 1]; /* answer, decline; progress: the phase */
+    const uint8_t *header;                /* offer */
+    size_t header_bytes;                  /* offer */
+    uint32_t done, total;                 /* progress */
+    void *owner;
+};
+
+/* ---- parent to child ---- */
+
+enum tier_to_child_type {
+    TIER_TO_WELCOME = 1,
+    TIER_TO_PLAN,
+    TIER_TO_ROUND,
+    TIER_TO_GRANT,
+    TIER_TO_RECEIPT,
+    TIER_TO_REFUSAL,
+    TIER_TO_COMMIT,
+    TIER_TO_END
+};
+
+struct tier_receipt {
+    struct tier_hash run;
+    uint64_t round;
+    struct tier_hash update;
+    char child[TIER_NAME_LEN_MAX + 1];
+    char parent[TIER_NAME_LEN_MAX + 1];
+    uint64_t weight;
+    int64_t time_ms;
+    uint8_t signature[80]; /* ECDSA P-256 in DER; empty without TLS */
+    size_t signature_bytes;
+};
+
+struct tier_to_child {
+    enum tier_to_child_type type;
+    struct tier_hash run;
+    uint64_t round;
+    struct tier_hash model;               /* round: the base; end: the last published */
+    struct tier_hash update;              /* grant, refusal */
+    uint64_t offset;                      /* grant */
+    uint64_t deadline_ms;                 /* round */
+    uint32_t protocol;                    /* welcome */
+    char name[TIER_NAME_LEN_MAX + 1];     /* welcome */
+    char reason[TIER_REASON_LEN_MAX + 1]; /* refusal, end */
+    bool completed;                       /* end */
+    const uint8_t *plan;                  /* plan */
+    size_t plan_bytes;                    /* plan */
+    struct tier_receipt receipt;          /* receipt */
+    void *owner;
+};
+
+enum tier_status tier_wire_from_child(const uint8_t *bytes, size_t n, struct tier_from_child *out,
+                                      struct tier_err *err);
+struct tier_bytes tier_wire_from_child_bytes(const struct tier_from_child *m);
+void tier_wire_from_child_release(struct tier_from_child *m);
+enum tier_status tier_wire_to_child(const uint8_t *bytes, size_t n, struct tier_to_child *out,
+                                    struct tier_err *err);
+struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m);
+void tier_wire_to_child_release(struct tier_to_child *m);
+
+enum tier_status tier_wire_receipt(const uint8_t *bytes, size_t n, struct tier_receipt *out,
+                                   struct tier_err *err);
+struct tier_bytes tier_wire_receipt_bytes(const struct tier_receipt *r);
+/* What the signature covers: a fixed text, one field a line, so that anyone can check it. Returns
+ * its length. */
+size_t tier_receipt_text(const struct tier_receipt *r, char *text, size_t size);
+
+/* ---- pieces ---- */
+
+#define TIER_PIECE_PREFIX_MAX 64
+
+struct tier_piece {
+    struct tier_hash id; /* zero when absent */
+    uint64_t offset;
+    uint64_t total;
+    size_t data_bytes;
+};
+/* The encoding of a piece up to its data; returns its length (at most TIER_PIECE_PREFIX_MAX). */
+size_t tier_wire_piece_prefix(const struct tier_piece *piece, uint8_t *prefix);
+/*
+ * Reads a piece from the first bytes of a message of message_bytes. Needs at least
+ * min(message_bytes, TIER_PIECE_PREFIX_MAX) bytes. *data_at_out is where the data begins.
+ */
+enum tier_status tier_wire_piece(const uint8_t *head, size_t head_bytes, size_t message_bytes,
+                                 struct tier_piece *out, size_t *data_at_out, struct tier_err *err);
+
+struct tier_fetch_request {
+    struct tier_hash sha256;
+    uint64_t offset;
+};
+enum tier_status tier_wire_fetch_request(const uint8_t *bytes, size_t n,
+                                         struct tier_fetch_request *out, struct tier_err *err);
+struct tier_bytes tier_wire_fetch_request_bytes(const struct tier_fetch_request *m);
+
+/* ---- enrollment: heap strings, the caller's to free ---- */
+
+enum tier_status tier_wire_enroll_request(const uint8_t *bytes, size_t n, char **token_out,
+                                          char **csr_out, struct tier_err *err);
+struct tier_bytes tier_wire_enroll_request_bytes(const char *token, const char *csr_pem);
+enum tier_status tier_wire_enroll_reply(const uint8_t *bytes, size_t n, char **cert_out,
+                                        char **ca_out, struct tier_err *err);
+struct tier_bytes tier_wire_enroll_reply_bytes(const char *cert_pem, const char *ca_pem);
+
+#endif
