@@ -22,7 +22,7 @@
 #define TIER_STATUS_LIST(X)                                                                        \
     X(OK, "ok", CALL, 0)                                                                           \
     X(EARG, "bad argument", CALL, 3)                                                               \
-    X(ECONFIG, "bad configuration", PROCESS, 9)                                                    \
+    X(ECONFIG, "bad configuration", PROCESS, 2)                                                    \
     X(EPLAN, "bad plan", CALL, 3)                                                                  \
     X(EDATA, "bad data", CALL, 3)                                                                  \
     X(EMODEL, "bad model", CALL, 3)                                                                \

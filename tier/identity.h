@@ -22,8 +22,8 @@
 enum tier_role { TIER_ROLE_TOP, TIER_ROLE_HUB, TIER_ROLE_SPOKE, TIER_ROLE_OPERATOR };
 #define TIER_ROLE_COUNT 4
 
-/* "spiffe://" + authority + "/operator/" + name, with the terminator. */
-#define TIER_SPIFFE_SIZE (9 + TIER_NAME_LEN_MAX + 10 + TIER_NAME_LEN_MAX + 1)
+/* "spiffe://" + authority + "/" + role + "/" + name, with the terminator. */
+#define TIER_SPIFFE_SIZE (9 + TIER_NAME_LEN_MAX + 14 + TIER_NAME_LEN_MAX + 1)
 
 /* What a certificate says. */
 struct tier_identity {

@@ -42,8 +42,8 @@ struct tier_plan {
     uint64_t model_bytes;
     char contract[TIER_NAME_LEN_MAX + 1]; /* the name a spoke's data schema must carry */
 
-    int loss; /* enum tier_plan_loss */
-    struct {
+    int loss;                              /* enum tier_plan_loss */
+    struct {                               /* what the kind does not have is NAN, or false */
         int kind;                          /* enum tier_plan_optimiser */
         double lr, momentum, weight_decay; /* momentum: SGD only */
         bool nesterov;                     /* SGD only */
@@ -55,9 +55,9 @@ struct tier_plan {
 
     int weights; /* enum tier_plan_weights: how a child's update counts */
 
-    double clip;               /* |x| beyond it is refused, or saturated */
-    int frac_bits;             /* f = 30 - ceil(log2 clip): derived, does not travel */
-    struct tier_key_list wide; /* tensor name patterns that carry a second limb */
+    double clip;                /* |x| beyond it is refused, or saturated */
+    int frac_bits;              /* f = 30 - ceil(log2 clip): derived, does not travel */
+    struct tier_keys_list wide; /* tensor name patterns that carry a second limb */
     bool saturate;
     uint64_t weight_total_max;
 
@@ -98,7 +98,7 @@ enum tier_status tier_plan_canonical(const struct tier_plan *plan, char **text_o
 enum tier_status tier_plan_parse(const void *text, size_t bytes, struct tier_plan *out,
                                  struct tier_err *err);
 
-/* 30 - ceil(log2 clip), for a clip in the plan's bounds (2^-70 to 2^127). */
+/* 30 - ceil(log2 clip), for a clip in the plan's bounds (1e-20 to 1e30). */
 int tier_plan_frac_bits(double clip);
 
 /*
@@ -111,6 +111,6 @@ const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t byte
 const struct tier_plan_tier *tier_plan_tier_of(const struct tier_plan *plan, bool is_top);
 
 /* The table of keys as they travel, for documentation and `plan show`. */
-const struct tier_key *tier_plan_keys(size_t *count_out);
+const struct tier_keys_item *tier_plan_keys(size_t *count_out);
 
 #endif

@@ -30,6 +30,12 @@ struct tier_rpc_tls {
     const char *cert_pem; /* NULL on a client that has none yet (enrollment) */
     const char *key_pem;
     bool client_cert_optional; /* server of the enrollment port only */
+    /*
+     * Client without a CA yet (enrollment): ca_pem is NULL and this decides on the chain that the
+     * server sent, leaf first. Called on any thread. TIER_OK lets the connection go on.
+     */
+    enum tier_status (*verify_chain)(void *arg, const char *chain_pem, struct tier_err *err);
+    void *verify_arg;
 };
 
 struct tier_rpc_keepalive {
@@ -48,8 +54,8 @@ struct tier_rpc_handler {
     void (*message)(struct tier_rpc_call *call, struct tier_rpc_message *message);
     /* Server: the client will send no more, or it is gone; `closed` follows and tells which. */
     void (*half_closed)(struct tier_rpc_call *call);
-    /* The queue of messages to send ran empty: room for the next piece. */
-    void (*drained)(struct tier_rpc_call *call);
+    /* A queued message went out: room for another. */
+    void (*sent)(struct tier_rpc_call *call);
     /* Last callback: status and a text for a person. Server: TIER_ECANCELLED when the peer went
      * away. */
     void (*closed)(struct tier_rpc_call *call, enum tier_status status, const char *text);
@@ -113,10 +119,14 @@ bool tier_rpc_send(struct tier_rpc_call *call, const void *bytes, size_t n);
 bool tier_rpc_send_payload(struct tier_rpc_call *call, const void *prefix, size_t prefix_bytes,
                            const void *payload, size_t payload_bytes, void (*release)(void *arg),
                            void *arg);
+/* Messages that wait to be sent. */
+size_t tier_rpc_waiting(const struct tier_rpc_call *call);
 /* Client: no more to send. */
 void tier_rpc_half_close(struct tier_rpc_call *call);
 /* Server: the final status, after what is queued. */
 void tier_rpc_finish(struct tier_rpc_call *call, enum tier_status status, const char *text);
+/* Either side: no more to send. A server finishes; a client half-closes, or cancels on an error. */
+void tier_rpc_end(struct tier_rpc_call *call, enum tier_status status, const char *text);
 /* Either side, at once. `closed` still comes. */
 void tier_rpc_cancel(struct tier_rpc_call *call);
 

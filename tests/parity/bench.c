@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/parity/bench.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GUARD 8
+#define GUARD_BYTE 0x5b
+
+void bench_begin(struct bench *b, struct kern_device *dev, char *why, size_t why_bytes) {
+    memset(b, 0, sizeof *b);
+    b->dev = dev;
+    b->why = why;
+    b->why_bytes = why_bytes;
+    b->seed = 42;
+}
+
+void bench_fail(struct bench *b, const char *fmt, ...) {
+    if (b->failed) {
+        return;
+    }
+    b->failed = true;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(b->why, b->why_bytes, fmt, ap);
+    va_end(ap);
+}
+
+void bench_status(struct bench *b, const char *call, enum kern_status got, enum kern_status want) {
+    if (got != want) {
+        bench_fail(b, "%.60s gave \"%s\" instead of \"%s\" (%s)", call, kern_status_text(got),
+                   kern_status_text(want), kern_device_error(b->dev));
+    }
+}
+
+void *bench_host(struct bench *b, size_t n, size_t elem_bytes) {
+    void *p = b->hosts < BENCH_ARRAYS_MAX ? calloc(n, elem_bytes) : NULL;
+    if (p == NULL) {
+        fprintf(stderr, "parity: no host memory for %zu elements\n", n);
+        abort();
+    }
+    b->host[b->hosts++] = p;
+    return p;
+}
+
+float *bench_random(struct bench *b, size_t n, float low, float high) {
+    float *x = bench_host(b, n, sizeof *x);
+    for (size_t i = 0; i < n; i++) {
+        float unit = (float)(parity_next(&b->seed) >> 40) * 0x1p-24f;
+        x[i] = low + (high - low) * unit;
+    }
+    return x;
+}
+
+struct kern_vec bench_put(struct bench *b, const void *data, size_t n, size_t elem_bytes) {
+    size_t at = GUARD + parity_next(&b->seed) % 5, total = at + n + GUARD;
+    struct bench_array *a = &b->array[b->arrays];
+    if (b->arrays == BENCH_ARRAYS_MAX) {
+        fprintf(stderr, "parity: a case with more than %d arrays\n", BENCH_ARRAYS_MAX);
+        abort();
+    }
+    if (kern_buf_new(b->dev, total * elem_bytes, &a->buf) != KERN_OK) {
+        bench_fail(b, "no device memory: %s", kern_device_error(b->dev));
+        return (struct kern_vec){NULL, 0};
+    }
+    b->arrays++;
+    a->at = at;
+    a->n = n;
+    a->total = total;
+    a->elem_bytes = elem_bytes;
+    char *all = bench_host(b, total, elem_bytes);
+    memset(all, GUARD_BYTE, total * elem_bytes);
+    memcpy(all + at * elem_bytes, data, n * elem_bytes);
+    BENCH_OK(b, kern_upload(a->buf, 0, all, total * elem_bytes));
+    return (struct kern_vec){a->buf, at};
+}
+
+void *bench_get(struct bench *b, struct kern_vec v, size_t n, size_t elem_bytes) {
+    void *out = bench_host(b, n, elem_bytes);
+    if (v.buf != NULL) {
+        BENCH_OK(b, kern_download(out, v.buf, v.at * elem_bytes, n * elem_bytes));
+    }
+    return out;
+}
+
+void bench_near(struct bench *b, const char *what, const float *got, const double *want, size_t n,
+                double tol) {
+    for (size_t i = 0; i < n; i++) {
+        bool same = isnan(want[i]) ? isnan(got[i]) != 0
+                                   : fabs((double)got[i] - want[i]) <= tol * (1 + fabs(want[i]));
+        if (!same) {
+            bench_fail(b, "%s: element %zu of %zu is %.9g instead of %.9g", what, i, n,
+                       (double)got[i], want[i]);
+            return;
+        }
+    }
+}
+
+static void check_guards(struct bench *b, const struct bench_array *a) {
+    unsigned char *all = bench_host(b, a->total, a->elem_bytes);
+    BENCH_OK(b, kern_download(all, a->buf, 0, a->total * a->elem_bytes));
+    size_t begin = a->at * a->elem_bytes, end = (a->at + a->n) * a->elem_bytes;
+    for (size_t i = 0; !b->failed && i < a->total * a->elem_bytes; i++) {
+        if ((i < begin || i >= end) && all[i] != GUARD_BYTE) {
+            bench_fail(b, "a guard byte %s an array of %zu elements was overwritten",
+                       i < begin ? "before" : "behind", a->n);
+        }
+    }
+}
+
+bool bench_end(struct bench *b) {
+    for (size_t i = 0; i < b->arrays && !b->failed && b->hosts < BENCH_ARRAYS_MAX; i++) {
+        check_guards(b, &b->array[i]);
+        free(b->host[--b->hosts]);
+    }
+    for (size_t i = 0; i < b->arrays; i++) {
+        kern_buf_free(b->array[i].buf);
+    }
+    for (size_t i = 0; i < b->hosts; i++) {
+        free(b->host[i]);
+    }
+    return !b->failed;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a parity case works on: arrays placed on the device between guard elements and at odd
+ * offsets, so that a kernel that assumes alignment or runs over an edge shows. The first failure is
+ * kept, with where it was; later steps of the case then do nothing that matters.
+ *
+ * Ownership: a bench owns every host and device array made through it; bench_end frees them and
+ * checks the guards.
+ */
+#ifndef CONSILIUM_PARITY_BENCH_H
+#define CONSILIUM_PARITY_BENCH_H
+
+#include "tests/parity/parity.h"
+
+#define BENCH_ARRAYS_MAX 64
+
+struct bench_array {
+    struct kern_buf *buf;
+    size_t at, n, total, elem_bytes;
+};
+
+struct bench {
+    struct kern_device *dev;
+    char *why;
+    size_t why_bytes;
+    bool failed;
+    uint64_t seed;
+    struct bench_array array[BENCH_ARRAYS_MAX];
+    size_t arrays;
+    void *host[BENCH_ARRAYS_MAX];
+    size_t hosts;
+};
+
+void bench_begin(struct bench *b, struct kern_device *dev, char *why, size_t why_bytes);
+/* True where nothing failed and no guard was touched. */
+bool bench_end(struct bench *b);
+void bench_fail(struct bench *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Fails unless the call gave `want`. */
+void bench_status(struct bench *b, const char *call, enum kern_status got, enum kern_status want);
+#define BENCH_OK(b, call) bench_status(b, #call, call, KERN_OK)
+
+/* Host memory, zeroed. */
+void *bench_host(struct bench *b, size_t n, size_t elem_bytes);
+/* n floats between low and high. */
+float *bench_random(struct bench *b, size_t n, float low, float high);
+/* On the device, guarded. */
+struct kern_vec bench_put(struct bench *b, const void *data, size_t n, size_t elem_bytes);
+/* Back to the host. */
+void *bench_get(struct bench *b, struct kern_vec v, size_t n, size_t elem_bytes);
+/* |got - want| <= tol * (1 + |want|) for all; NaN equals NaN. */
+void bench_near(struct bench *b, const char *what, const float *got, const double *want, size_t n,
+                double tol);
+
+#endif

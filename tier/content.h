@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Files known by their SHA-256 in a node's models directory: ONNX graphs (<hash>.onnx) and
+ * published models (<hash>.safetensors). Receiving is resumable and verified before the file gets
+ * its name, so whatever carries a name is whole.
+ *
+ * Threads: an object belongs to one thread at a time; calls block on the disk.
+ */
+#ifndef CONSILIUM_TIER_CONTENT_H
+#define CONSILIUM_TIER_CONTENT_H
+
+#include "tier/err.h"
+#include "tier/hash.h"
+
+#include <stdint.h>
+
+#define TIER_CONTENT_GRAPH ".onnx"
+#define TIER_CONTENT_MODEL ".safetensors"
+
+/* "<dir>/<hash><suffix>", the caller's to free. */
+char *tier_content_path(const char *dir, const struct tier_hash *hash, const char *suffix);
+bool tier_content_has(const char *dir, const struct tier_hash *hash, const char *suffix);
+
+/* An open file, by either suffix. */
+struct tier_content {
+    int fd; /* -1 when closed */
+    uint64_t bytes;
+};
+enum tier_status tier_content_open(const char *dir, const struct tier_hash *hash,
+                                   struct tier_content *out, struct tier_err *err);
+void tier_content_close(struct tier_content *c);
+/* A tier_sender_read over a struct tier_content. */
+enum tier_status tier_content_read(void *content, uint64_t offset, void *out, size_t n,
+                                   struct tier_err *err);
+
+/* Receiving one file into "<dir>/<hash>.part". */
+struct tier_content_rx;
+enum tier_status tier_content_rx_open(const char *dir, const struct tier_hash *hash,
+                                      const char *suffix, struct tier_content_rx **out,
+                                      struct tier_err *err);
+/* Bytes that are here already: the next write begins there. */
+uint64_t tier_content_rx_offset(const struct tier_content_rx *rx);
+enum tier_status tier_content_rx_write(struct tier_content_rx *rx, const void *data, size_t n,
+                                       struct tier_err *err);
+/* Names the file if its hash is right (TIER_ECORRUPT and deletes it if not). Ends rx either way. */
+enum tier_status tier_content_rx_finish(struct tier_content_rx *rx, struct tier_err *err);
+/* Keeps the partial file. NULL is fine. */
+void tier_content_rx_close(struct tier_content_rx *rx);
+
+/* Stores bytes held in memory under their hash, synced; a file that is there already is kept. */
+enum tier_status tier_content_store(const char *dir, const char *suffix, const void *data,
+                                    size_t bytes, struct tier_hash *hash_out, struct tier_err *err);
+
+#endif

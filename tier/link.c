@@ -1,0 +1,499 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Losing the parent is normal: a stream that ends for whatever reason is opened again after a delay
+ * that doubles up to five seconds. Pushes and fetches run as calls of their own beside the stream
+ * and resume by offset, so a cut costs at most the chunks that were on the wire.
+ */
+#include "tier/link.h"
+#include "tier/content.h"
+#include "tier/identity.h"
+#include "tier/log.h"
+#include "tier/sender.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define RETRY_MS_MIN 100
+#define RETRY_MS_MAX 5000
+#define REOFFER_MS 1000
+
+struct push {
+    struct tier_link *link;
+    struct tier_hash id;
+    struct tier_update *update;
+    struct tier_rpc_call *call;
+    struct tier_sender *sender;
+    struct tier_receipt receipt;
+    bool have_receipt;
+    struct tier_timer *again;
+    struct push *next;
+};
+
+struct fetch {
+    struct tier_link *link;
+    struct tier_hash sha256;
+    char suffix[16];
+    struct tier_content_rx *rx;
+    struct tier_rpc_call *call;
+    struct tier_timer *again;
+    unsigned retry_ms;
+    struct tier_err failure; /* ours, which the call's own end does not know */
+    struct waiter {
+        tier_fetched done;
+        void *arg;
+        struct waiter *next;
+    } * waiters;
+    struct fetch *next;
+};
+
+struct tier_link {
+    struct tier_loop *loop;
+    struct tier_rpc_channel *channel;
+    struct tier_rpc_call *stream;
+    struct tier_spool *spool;
+    const struct tier_link_events *events;
+    void *owner;
+    char name[TIER_NAME_LEN_MAX + 1], parent_name[TIER_NAME_LEN_MAX + 1];
+    char *models_dir, *parent_cert;
+    bool tls, up, closing;
+    unsigned retry_ms;
+    struct tier_timer *retry;
+    char last_reason[256]; /* a reason is logged once, not at every attempt */
+    struct push *pushes;
+    struct fetch *fetches;
+    struct tier_link_traffic traffic;
+};
+
+static void *need(void *p) {
+    if (!p)
+        abort();
+    return p;
+}
+
+/* ---- pushing ---- */
+
+static void push_free(struct push *p) {
+    for (struct push **at = &p->link->pushes; *at; at = &(*at)->next) {
+        if (*at == p) {
+            *at = p->next;
+            break;
+        }
+    }
+    tier_sender_free(p->sender);
+    tier_spool_update_close(p->update);
+    tier_timer_free(p->again);
+    free(p);
+}
+
+static void push_message(struct tier_rpc_call *call, struct tier_rpc_message *m) {
+    struct push *p = tier_rpc_user(call);
+    struct tier_err err = {0};
+    size_t n = tier_rpc_message_bytes(m);
+    const uint8_t *bytes = tier_rpc_message_flat(m, 4096);
+
+    if (!bytes || tier_wire_receipt(bytes, n, &p->receipt, &err) != TIER_OK)
+        tier_log_warn("parent's receipt cannot be read: %s", bytes ? err.text : "too long");
+    else
+        p->have_receipt = true;
+    tier_rpc_read(call);
+}
+
+static void push_sent(struct tier_rpc_call *call) {
+    struct push *p = tier_rpc_user(call);
+    tier_sender_fill(p->sender);
+}
+
+static void push_offer_again(void *arg) {
+    struct push *p = arg;
+    struct tier_link *link = p->link;
+    struct tier_hash id = p->id;
+    struct tier_err err = {0};
+
+    push_free(p);
+    if (tier_link_offer(link, &id, &err) != TIER_OK)
+        tier_log_warn("cannot offer again: %s", err.text);
+}
+
+static void push_closed(struct tier_rpc_call *call, enum tier_status status, const char *text) {
+    struct push *p = tier_rpc_user(call);
+    struct tier_link *link = p->link;
+
+    p->call = NULL;
+    if (link->closing || (status == TIER_OK && p->have_receipt)) {
+        struct tier_to_child m = {.type = TIER_TO_RECEIPT, .receipt = p->receipt};
+        push_free(p);
+        if (!link->closing)
+            link->events->message(link->owner, &m);
+        return;
+    }
+    bool for_good = status == TIER_EARG || status == TIER_EPOLICY || status == TIER_ECONFLICT ||
+                    status == TIER_ELATE;
+    link->events->push_failed(link->owner, &p->id, for_good, text);
+    if (for_good) {
+        push_free(p);
+        return;
+    }
+    /* With the stream down, `up` makes the owner offer again; this is for a stream that holds. */
+    p->again = tier_timer_new(link->loop, push_offer_again, p);
+    tier_timer_set(p->again, REOFFER_MS);
+}
+
+static const struct tier_rpc_handler push_handler = {
+    .message = push_message,
+    .sent = push_sent,
+    .closed = push_closed,
+};
+
+static enum tier_status read_update(void *source, uint64_t offset, void *out, size_t n,
+                                    struct tier_err *err) {
+    struct push *p = source;
+    TIER_TRY(tier_spool_update_read(p->update, offset, out, n, err));
+    p->link->traffic.pushed_bytes += n;
+    return TIER_OK;
+}
+
+static void granted(struct tier_link *link, const struct tier_hash *id, uint64_t offset) {
+    struct tier_err err = {0};
+    struct push *p;
+
+    for (p = link->pushes; p; p = p->next)
+        if (tier_hash_equal(&p->id, id))
+            break;
+    if (p && p->call)
+        return; /* it is on its way */
+    if (p)
+        push_free(p);
+    p = need(calloc(1, sizeof *p));
+    p->link = link;
+    p->id = *id;
+    p->next = link->pushes;
+    link->pushes = p;
+    if (tier_spool_update_open(link->spool, id, &p->update, &err) != TIER_OK) {
+        link->events->push_failed(link->owner, id, true, err.text);
+        push_free(p);
+        return;
+    }
+    uint64_t total = tier_spool_update_header(p->update)->payload_bytes;
+    if (offset > total)
+        offset = 0;
+    p->call = tier_rpc_call_new(link->channel, TIER_PATH_PUSH, &push_handler, p, 0);
+    p->sender = tier_sender_new(p->call, id, read_update, p, total, offset);
+    tier_rpc_read(p->call);
+    tier_sender_fill(p->sender);
+}
+
+enum tier_status tier_link_offer(struct tier_link *link, const struct tier_hash *id,
+                                 struct tier_err *err) {
+    struct tier_update *u;
+    struct tier_from_child m = {.type = TIER_FROM_OFFER};
+
+    TIER_TRY(tier_spool_update_open(link->spool, id, &u, err));
+    m.header = tier_spool_update_header_bytes(u, &m.header_bytes);
+    if (tier_link_send(link, &m))
+        link->traffic.header_bytes += m.header_bytes;
+    tier_spool_update_close(u);
+    return TIER_OK;
+}
+
+/* ---- fetching ---- */
+
+static void fetch_finish(struct fetch *f, enum tier_status st, const char *text) {
+    struct tier_link *link = f->link;
+
+    for (struct fetch **at = &link->fetches; *at; at = &(*at)->next) {
+        if (*at == f) {
+            *at = f->next;
+            break;
+        }
+    }
+    tier_content_rx_close(f->rx);
+    tier_timer_free(f->again);
+    while (f->waiters) {
+        struct waiter *w = f->waiters;
+        f->waiters = w->next;
+        if (!link->closing)
+            w->done(w->arg, st, text);
+        free(w);
+    }
+    free(f);
+}
+
+static enum tier_status fetch_take(struct fetch *f, struct tier_rpc_message *m,
+                                   struct tier_err *err) {
+    uint8_t head[TIER_PIECE_PREFIX_MAX];
+    size_t head_n = 0, data_at, n = 0;
+    const uint8_t *at = NULL;
+    struct tier_piece piece;
+
+    while (head_n < sizeof head && tier_rpc_message_next(m, &at, &n)) {
+        size_t take = n < sizeof head - head_n ? n : sizeof head - head_n;
+        memcpy(head + head_n, at, take);
+        head_n += take;
+        at += take;
+        n -= take;
+    }
+    TIER_TRY(tier_wire_piece(head, head_n, tier_rpc_message_bytes(m), &piece, &data_at, err));
+    if (piece.offset != tier_content_rx_offset(f->rx))
+        return tier_fail(err, TIER_EPROTO, "a piece at an offset nobody asked for");
+    f->link->traffic.fetched_bytes += piece.data_bytes;
+    TIER_TRY(tier_content_rx_write(f->rx, head + data_at, head_n - data_at, err));
+    do {
+        if (n)
+            TIER_TRY(tier_content_rx_write(f->rx, at, n, err));
+    } while (tier_rpc_message_next(m, &at, &n));
+    return TIER_OK;
+}
+
+static void fetch_message(struct tier_rpc_call *call, struct tier_rpc_message *m) {
+    struct fetch *f = tier_rpc_user(call);
+    if (fetch_take(f, m, &f->failure) != TIER_OK)
+        tier_rpc_cancel(call);
+    else
+        tier_rpc_read(call);
+}
+
+static void fetch_start(void *arg);
+
+static void fetch_closed(struct tier_rpc_call *call, enum tier_status status, const char *text) {
+    struct fetch *f = tier_rpc_user(call);
+    struct tier_err err = f->failure;
+    (void)call;
+
+    f->call = NULL;
+    if (f->link->closing) {
+        fetch_finish(f, TIER_ECANCELLED, "the node stops");
+        return;
+    }
+    if (status == TIER_OK && err.status == TIER_OK) {
+        status = tier_content_rx_finish(f->rx, &err);
+        f->rx = NULL;
+        if (status == TIER_OK) {
+            fetch_finish(f, TIER_OK, "");
+            return;
+        }
+        text = err.text;
+    } else if (err.status != TIER_OK) {
+        text = err.text;
+    }
+    if (status == TIER_ENOTFOUND || err.status == TIER_EFULL) {
+        fetch_finish(f, err.status == TIER_EFULL ? TIER_EFULL : status, text);
+        return;
+    }
+    tier_log_info("fetch interrupted, will go on: %s", text);
+    tier_content_rx_close(f->rx);
+    f->rx = NULL;
+    f->retry_ms = f->retry_ms ? f->retry_ms * 2 : RETRY_MS_MIN;
+    if (f->retry_ms > RETRY_MS_MAX)
+        f->retry_ms = RETRY_MS_MAX;
+    tier_timer_set(f->again, f->retry_ms);
+}
+
+static const struct tier_rpc_handler fetch_handler = {
+    .message = fetch_message,
+    .closed = fetch_closed,
+};
+
+static void fetch_start(void *arg) {
+    struct fetch *f = arg;
+    struct tier_err err = {0};
+
+    f->failure = (struct tier_err){0};
+    if (tier_content_rx_open(f->link->models_dir, &f->sha256, f->suffix, &f->rx, &err) != TIER_OK) {
+        fetch_finish(f, err.status, err.text);
+        return;
+    }
+    struct tier_fetch_request request = {.sha256 = f->sha256,
+                                         .offset = tier_content_rx_offset(f->rx)};
+    struct tier_bytes b = tier_wire_fetch_request_bytes(&request);
+    f->link->traffic.fetches++;
+    f->call = tier_rpc_call_new(f->link->channel, TIER_PATH_FETCH, &fetch_handler, f, 0);
+    tier_rpc_send(f->call, b.data, b.n);
+    tier_rpc_half_close(f->call);
+    tier_rpc_read(f->call);
+    free(b.data);
+}
+
+static void fetch_nothing_to_do(void *arg) {
+    fetch_finish(arg, TIER_OK, "");
+}
+
+void tier_link_fetch(struct tier_link *link, const struct tier_hash *sha256, const char *suffix,
+                     tier_fetched done, void *arg) {
+    struct waiter *w = need(calloc(1, sizeof *w));
+    struct fetch *f;
+
+    for (f = link->fetches; f; f = f->next)
+        if (tier_hash_equal(&f->sha256, sha256))
+            break;
+    *w = (struct waiter){.done = done, .arg = arg, .next = f ? f->waiters : NULL};
+    if (f) {
+        f->waiters = w;
+        return;
+    }
+    f = need(calloc(1, sizeof *f));
+    f->link = link;
+    f->sha256 = *sha256;
+    f->waiters = w;
+    snprintf(f->suffix, sizeof f->suffix, "%s", suffix);
+    f->next = link->fetches;
+    link->fetches = f;
+    bool has = tier_content_has(link->models_dir, sha256, suffix);
+    f->again = tier_timer_new(link->loop, has ? fetch_nothing_to_do : fetch_start, f);
+    tier_timer_set(f->again, 0);
+}
+
+/* ---- attending ---- */
+
+static void connect_now(void *arg);
+
+static void lost(struct tier_link *link, const char *reason) {
+    bool was_up = link->up;
+    link->up = false;
+    link->stream = NULL;
+    if (link->closing)
+        return;
+    if (was_up || strcmp(reason, link->last_reason) != 0)
+        tier_log_warn("no stream to parent %s: %s", link->parent_name, reason);
+    snprintf(link->last_reason, sizeof link->last_reason, "%s", reason);
+    if (was_up) {
+        link->retry_ms = RETRY_MS_MIN;
+        link->events->down(link->owner, reason);
+    }
+    tier_timer_set(link->retry, link->retry_ms);
+    link->retry_ms = link->retry_ms * 2 > RETRY_MS_MAX ? RETRY_MS_MAX : link->retry_ms * 2;
+}
+
+static void stream_opened(struct tier_rpc_call *call) {
+    struct tier_link *link = tier_rpc_user(call);
+    struct tier_from_child hello = {.type = TIER_FROM_HELLO, .protocol = TIER_PROTOCOL};
+    struct tier_identity id;
+    struct tier_err err = {0};
+
+    if (link->tls && (tier_identity_parse_spiffe(tier_rpc_peer_uri(call), &id, &err) != TIER_OK ||
+                      strcmp(id.name, link->parent_name) != 0)) {
+        tier_log_error("the parent's certificate is not that of '%s'", link->parent_name);
+        tier_rpc_cancel(call);
+        return;
+    }
+    free(link->parent_cert);
+    link->parent_cert = need(strdup(tier_rpc_peer_cert(call)));
+    snprintf(hello.name, sizeof hello.name, "%s", link->name);
+    snprintf(hello.software, sizeof hello.software, "consilium %s", CONSILIUM_VERSION);
+    struct tier_bytes b = tier_wire_from_child_bytes(&hello);
+    tier_rpc_send(call, b.data, b.n);
+    free(b.data);
+    tier_rpc_read(call);
+}
+
+static void stream_message(struct tier_rpc_call *call, struct tier_rpc_message *message) {
+    struct tier_link *link = tier_rpc_user(call);
+    struct tier_to_child m = {0};
+    struct tier_err err = {0};
+    size_t n = tier_rpc_message_bytes(message);
+    const uint8_t *bytes = tier_rpc_message_flat(message, TIER_PLAN_BYTES_MAX + 4096);
+    enum tier_status st = bytes ? tier_wire_to_child(bytes, n, &m, &err)
+                                : tier_fail(&err, TIER_ELIMIT, "a control message of %zu bytes", n);
+
+    if (st == TIER_OK && m.type == TIER_TO_WELCOME && m.protocol != TIER_PROTOCOL)
+        st = tier_fail(&err, TIER_EPROTO, "the parent speaks protocol %u, this child %d",
+                       m.protocol, TIER_PROTOCOL);
+    if (st != TIER_OK) {
+        tier_log_error("parent %s: %s", link->parent_name, err.text);
+        tier_wire_to_child_release(&m);
+        tier_rpc_cancel(call);
+        return;
+    }
+    if (m.type == TIER_TO_WELCOME) {
+        link->up = true;
+        link->retry_ms = RETRY_MS_MIN;
+        link->last_reason[0] = '\0';
+        tier_log_info("attending parent %s", link->parent_name);
+        link->events->up(link->owner, link->parent_name);
+    } else if (m.type == TIER_TO_GRANT) {
+        granted(link, &m.update, m.offset);
+    } else {
+        link->events->message(link->owner, &m);
+    }
+    tier_wire_to_child_release(&m);
+    tier_rpc_read(call);
+}
+
+static void stream_closed(struct tier_rpc_call *call, enum tier_status status, const char *text) {
+    struct tier_link *link = tier_rpc_user(call);
+    (void)call;
+    lost(link, *text ? text : tier_status_text(status));
+}
+
+static const struct tier_rpc_handler stream_handler = {
+    .opened = stream_opened,
+    .message = stream_message,
+    .closed = stream_closed,
+};
+
+static void connect_now(void *arg) {
+    struct tier_link *link = arg;
+    link->stream = tier_rpc_call_new(link->channel, TIER_PATH_ATTEND, &stream_handler, link, 0);
+}
+
+enum tier_status tier_link_new(struct tier_loop *loop, const struct tier_link_options *o,
+                               struct tier_spool *spool, const struct tier_link_events *events,
+                               void *owner, struct tier_link **out, struct tier_err *err) {
+    struct tier_link *link = need(calloc(1, sizeof *link));
+
+    link->loop = loop;
+    link->spool = spool;
+    link->events = events;
+    link->owner = owner;
+    link->tls = o->tls != NULL;
+    link->retry_ms = RETRY_MS_MIN;
+    snprintf(link->name, sizeof link->name, "%s", o->name);
+    snprintf(link->parent_name, sizeof link->parent_name, "%s", o->parent_name);
+    link->models_dir = need(strdup(o->models_dir));
+    link->retry = tier_timer_new(loop, connect_now, link);
+    enum tier_status st = tier_rpc_channel_new(loop, o->parent_address, o->parent_name, o->name,
+                                               o->tls, o->keepalive, &link->channel, err);
+    if (st != TIER_OK) {
+        tier_link_free(link);
+        return st;
+    }
+    tier_timer_set(link->retry, 0);
+    *out = link;
+    return TIER_OK;
+}
+
+void tier_link_free(struct tier_link *link) {
+    if (!link)
+        return;
+    link->closing = true;
+    tier_timer_free(link->retry);
+    tier_rpc_channel_free(link->channel); /* ends every call, which frees what hangs on it */
+    while (link->pushes)
+        push_free(link->pushes);
+    while (link->fetches)
+        fetch_finish(link->fetches, TIER_ECANCELLED, "the node stops");
+    free(link->parent_cert);
+    free(link->models_dir);
+    free(link);
+}
+
+bool tier_link_up(const struct tier_link *link) {
+    return link->up;
+}
+
+bool tier_link_send(struct tier_link *link, const struct tier_from_child *m) {
+    if (!link->up || !link->stream)
+        return false;
+    struct tier_bytes b = tier_wire_from_child_bytes(m);
+    bool sent = tier_rpc_send(link->stream, b.data, b.n);
+    free(b.data);
+    return sent;
+}
+
+struct tier_link_traffic tier_link_traffic(const struct tier_link *link) {
+    return link->traffic;
+}
+
+const char *tier_link_parent_cert(const struct tier_link *link) {
+    return link->parent_cert ? link->parent_cert : "";
+}

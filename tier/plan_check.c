@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The tables of a plan, and what must hold between its keys. A plan is checked twice with the same
+ * code: where it is written, to help the researcher, and wherever it arrives, because the sender
+ * may be anyone.
+ */
+#include "tier/plan_keys.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define EXACT_INT_MAX 9007199254740991.0 /* 2^53 - 1: exact in every JSON reader */
+
+#define FIELD(member)                                                                              \
+    offsetof(struct tier_plan_draft, member), sizeof(((struct tier_plan_draft *)0)->member)
+
+static const char *const loss_choices[] = {"bce", "cross_entropy", NULL};
+static const char *const optimiser_choices[] = {"sgd", "adam", NULL};
+static const char *const weights_choices[] = {"samples", "uniform", NULL};
+static const char *const metric_choices[] = {"none", "accuracy", "auc", "loss", NULL};
+static const char *const server_choices[] = {"none", NULL};
+
+/*
+ * Bounds of learning rates and the like are those of float32, in which spokes compute: 0.999999 is
+ * the last decay that is still below one there. A clip within its bounds has -100 <= f <= 100.
+ */
+/* clang-format off */
+#define SHARED_KEYS                                                                                \
+    {"plan", TIER_KEYS_INT, FIELD(plan.version), NULL, 1, EXACT_INT_MAX, NULL,                      \
+     "version of this format: 1", 0},                                                              \
+    {"name", TIER_KEYS_NAME, FIELD(plan.name), NULL, 0, 0, NULL, "the plan's name", 0},             \
+    {"purpose", TIER_KEYS_TEXT, FIELD(plan.purpose), NULL, 0, 0, NULL,                              \
+     "what the model is for, in words a data steward can decide on", 0},                           \
+    {"data.contract", TIER_KEYS_NAME, FIELD(plan.contract), NULL, 0, 0, NULL,                       \
+     "the name a spoke's data schema must carry", 0},                                              \
+    {"local.loss", TIER_KEYS_CHOICE, FIELD(plan.loss), NULL, 0, 0, loss_choices,                    \
+     "what training minimises", 0},                                                                \
+    {"local.optimiser.name", TIER_KEYS_CHOICE, FIELD(plan.optimiser.kind), NULL, 0, 0,              \
+     optimiser_choices, "the optimiser spokes train with", 0},                                     \
+    {"local.optimiser.lr", TIER_KEYS_REAL, FIELD(plan.optimiser.lr), NULL, 1e-12, 1000, NULL,       \
+     "learning rate", 0},                                                                          \
+    {"local.optimiser.momentum", TIER_KEYS_REAL, FIELD(plan.optimiser.momentum), "", 0, 0.999999,   \
+     NULL, "for sgd; 0 where it is left out", 0},                                                  \
+    {"local.optimiser.weight_decay", TIER_KEYS_REAL, FIELD(plan.optimiser.weight_decay), "0.0", 0,  \
+     1000, NULL, "added to the gradient, times the weight", 0},                                    \
+    {"local.optimiser.nesterov", TIER_KEYS_BOOL, FIELD(plan.optimiser.nesterov), "false", 0, 0,     \
+     NULL, "for sgd with momentum", 0},                                                            \
+    {"local.optimiser.beta1", TIER_KEYS_REAL, FIELD(plan.optimiser.beta1), "", 0, 0.999999, NULL,   \
+     "for adam; 0.9 where it is left out", 0},                                                     \
+    {"local.optimiser.beta2", TIER_KEYS_REAL, FIELD(plan.optimiser.beta2), "", 0, 0.999999, NULL,   \
+     "for adam; 0.999 where it is left out", 0},                                                   \
+    {"local.optimiser.eps", TIER_KEYS_REAL, FIELD(plan.optimiser.eps), "", 1e-12, 1, NULL,          \
+     "for adam; 1e-8 where it is left out", 0},                                                    \
+    {"local.batch", TIER_KEYS_INT, FIELD(plan.batch), NULL, 1, 1048576, NULL,                       \
+     "rows in a step", 0},                                                                         \
+    {"local.steps", TIER_KEYS_INT, FIELD(plan.steps), "0", 0, 1000000000, NULL,                      \
+     "optimiser steps in a round; either this or epochs", 0},                                      \
+    {"local.epochs", TIER_KEYS_INT, FIELD(plan.epochs), "0", 0, 100000, NULL,                        \
+     "passes over the data in a round; either this or steps", 0},                                  \
+    {"local.seed", TIER_KEYS_INT, FIELD(plan.seed), "1", 0, EXACT_INT_MAX, NULL,                    \
+     "decides the order of rows", 0},                                                              \
+    {"weights", TIER_KEYS_CHOICE, FIELD(plan.weights), "samples", 0, 0, weights_choices,            \
+     "how much an update counts: by its rows, or all the same", 0},                                \
+    {"exact.clip", TIER_KEYS_REAL, FIELD(plan.clip), "8.0", 1e-20, 1e30, NULL,                      \
+     "largest change of a parameter in a round; sets the resolution, 2^-30 of it", 0},             \
+    {"exact.wide", TIER_KEYS_LIST, FIELD(plan.wide), "", 0, 0, NULL,                                \
+     "patterns of tensor names that carry a second limb", 0},                                      \
+    {"exact.saturate", TIER_KEYS_BOOL, FIELD(plan.saturate), "false", 0, 0, NULL,                   \
+     "cut changes beyond the clip, and count them, instead of refusing the update", 0},            \
+    {"exact.weight_total_max", TIER_KEYS_INT, FIELD(plan.weight_total_max), "4294967296", 1,        \
+     EXACT_INT_MAX, NULL, "largest sum of all weights, at most 2^32", 0},                          \
+    {"rounds", TIER_KEYS_INT, FIELD(plan.rounds), NULL, 1, TIER_ROUNDS_MAX, NULL,                   \
+     "rounds at most", 0},                                                                         \
+    {"evaluate.every", TIER_KEYS_INT, FIELD(plan.evaluate_every), "1", 0, TIER_ROUNDS_MAX, NULL,    \
+     "rounds between evaluations; 0 is never", 0},                                                 \
+    {"stop.metric", TIER_KEYS_CHOICE, FIELD(plan.stop.metric), "none", 0, 0, metric_choices,        \
+     "what decides an early stop", 0},                                                             \
+    {"stop.target", TIER_KEYS_REAL, FIELD(plan.stop.target), "", 0, 1e30, NULL,                     \
+     "stop once the metric is as good as this", 0},                                                \
+    {"stop.patience", TIER_KEYS_INT, FIELD(plan.stop.patience), "0", 0, TIER_ROUNDS_MAX, NULL,       \
+     "stop after so many evaluations without improvement", 0},                                     \
+    {"server.optimiser", TIER_KEYS_CHOICE, FIELD(plan.server_optimiser), "none", 0, 0,              \
+     server_choices, "what the top does with the mean", 0}
+
+#define ROUND_KEYS(path, member, quorum_default, deadline_default)                                  \
+    {path ".quorum", TIER_KEYS_QUORUM, FIELD(member.quorum), quorum_default, 0, 0, NULL,            \
+     "children that must answer: all, a number, or a fraction", 0},                                \
+    {path ".deadline_s", TIER_KEYS_INT, FIELD(member.deadline_s), deadline_default, 0, 2592000,     \
+     NULL, "seconds after which a round closes with what it has; 0 is none", 0}
+
+static const struct tier_keys_item written_keys[] = {
+    SHARED_KEYS,
+    {"model", TIER_KEYS_PATH, FIELD(model), NULL, 0, 0, NULL,
+     "path of the ONNX file, relative to the plan", 0},
+    ROUND_KEYS("tiers.default", fallback, "all", "0"),
+    ROUND_KEYS("tiers.top", top, "all", "0"),
+    ROUND_KEYS("tiers.hub", hub, "all", "0"),
+};
+
+static const struct tier_keys_item travelling_keys[] = {
+    SHARED_KEYS,
+    {"model.sha256", TIER_KEYS_HASH, FIELD(plan.model_sha256), NULL, 0, 0, NULL,
+     "SHA-256 of the ONNX file", 0},
+    {"model.bytes", TIER_KEYS_INT, FIELD(plan.model_bytes), NULL, 1, TIER_GRAPH_BYTES_MAX, NULL,
+     "size of the ONNX file", 0},
+    ROUND_KEYS("tiers.top", plan.top, NULL, NULL),
+    ROUND_KEYS("tiers.hub", plan.hub, NULL, NULL),
+};
+/* clang-format on */
+
+_Static_assert(offsetof(struct tier_plan_draft, plan) == 0, "one table serves plan and draft");
+_Static_assert(sizeof written_keys / sizeof written_keys[0] <= TIER_KEYS_MAX, "too many keys");
+_Static_assert(sizeof travelling_keys / sizeof travelling_keys[0] <= TIER_KEYS_MAX,
+               "too many keys");
+
+const struct tier_keys_item *tier_plan_written_keys(size_t *count_out) {
+    *count_out = sizeof written_keys / sizeof written_keys[0];
+    return written_keys;
+}
+
+const struct tier_keys_item *tier_plan_keys(size_t *count_out) {
+    *count_out = sizeof travelling_keys / sizeof travelling_keys[0];
+    return travelling_keys;
+}
+
+int tier_plan_frac_bits(double clip) {
+    int exponent;
+    /* clip = m * 2^exponent, 0.5 <= m < 1: ceil(log2) exactly, with no logarithm rounding */
+    double m = frexp(clip, &exponent);
+
+    return 30 - (m == 0.5 ? exponent - 1 : exponent);
+}
+
+static void complain(const struct tier_plan_checker *c, const char *path, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+static void complain(const struct tier_plan_checker *c, const char *path, const char *fmt, ...) {
+    char reason[300];
+    int key = tier_keys_find(c->keys, c->count, path);
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(reason, sizeof reason, fmt, args);
+    va_end(args);
+    tier_problems_add(c->problems, c->name, c->lines && key >= 0 ? c->lines[key] : 0, "%s %s", path,
+                      reason);
+}
+
+static bool is_written(const struct tier_plan_checker *c, const char *path) {
+    int key = tier_keys_find(c->keys, c->count, path);
+    return c->lines && key >= 0 && c->lines[key] > 0;
+}
+
+static void check_local(const struct tier_plan_checker *c) {
+    const struct tier_plan *p = c->plan;
+    bool sgd = p->optimiser.kind == TIER_PLAN_SGD, adam = p->optimiser.kind == TIER_PLAN_ADAM;
+
+    if (p->steps && p->epochs)
+        complain(c, "local.steps", "and local.epochs exclude each other: keep one");
+    if (!p->steps && !p->epochs)
+        complain(c, is_written(c, "local.epochs") ? "local.epochs" : "local.steps",
+                 "must be above 0: either local.steps or local.epochs says how long a spoke trains "
+                 "in a round");
+    if (sgd && isnan(p->optimiser.momentum))
+        complain(c, "local.optimiser.momentum", "must be a number for sgd");
+    if (adam && (isnan(p->optimiser.beta1) || isnan(p->optimiser.beta2) || isnan(p->optimiser.eps)))
+        complain(c, "local.optimiser.beta1", "and beta2 and eps must be numbers for adam");
+    if (adam && !isnan(p->optimiser.momentum))
+        complain(c, "local.optimiser.momentum", "is for sgd; adam has beta1");
+    if (adam && p->optimiser.nesterov)
+        complain(c, "local.optimiser.nesterov", "is for sgd");
+    if (sgd && p->optimiser.nesterov && !(p->optimiser.momentum > 0))
+        complain(c, "local.optimiser.nesterov", "needs a momentum above 0");
+    if (sgd && !isnan(p->optimiser.beta1))
+        complain(c, "local.optimiser.beta1", "is for adam; sgd has momentum");
+    if (sgd && !isnan(p->optimiser.beta2))
+        complain(c, "local.optimiser.beta2", "is for adam");
+    if (sgd && !isnan(p->optimiser.eps))
+        complain(c, "local.optimiser.eps", "is for adam");
+}
+
+static void check_exact(const struct tier_plan_checker *c) {
+    struct tier_plan *p = c->plan;
+
+    if (p->clip > 0)
+        p->frac_bits = tier_plan_frac_bits(p->clip);
+    /* |S| <= sum of w * |q| <= weight_total_max * 2^30, and int64 holds that up to 2^62 with room
+     * for a sign and one more addition. */
+    if (p->weight_total_max > TIER_WEIGHT_TOTAL_MAX)
+        complain(c, "exact.weight_total_max",
+                 "must be at most 4294967296 (2^32): with |q| <= 2^30 the sums would pass 2^62 and "
+                 "might overflow 64 bits, and it is %" PRIu64,
+                 p->weight_total_max);
+    for (size_t i = 0; i < p->wide.count; i++)
+        for (size_t j = 0; j < i; j++)
+            if (strcmp(p->wide.item[i], p->wide.item[j]) == 0)
+                complain(c, "exact.wide", "lists '%.80s' twice", p->wide.item[i]);
+}
+
+static void check_stop(const struct tier_plan_checker *c) {
+    const struct tier_plan *p = c->plan;
+    bool has_target = !isnan(p->stop.target);
+
+    if (p->rounds && p->evaluate_every > p->rounds)
+        complain(c, "evaluate.every", "is %" PRIu64 " but there are only %" PRIu64 " rounds",
+                 p->evaluate_every, p->rounds);
+    if (p->stop.metric <= TIER_PLAN_METRIC_NONE) {
+        if (has_target)
+            complain(c, "stop.target", "needs stop.metric: accuracy, auc or loss");
+        if (p->stop.patience)
+            complain(c, "stop.patience", "needs stop.metric: accuracy, auc or loss");
+        return;
+    }
+    if (!has_target && !p->stop.patience)
+        complain(c, "stop.metric", "needs stop.target or stop.patience");
+    if (p->evaluate_every == 0)
+        complain(c, "stop.metric", "needs evaluations, and evaluate.every is 0");
+    if (p->stop.metric != TIER_PLAN_LOSS && has_target && p->stop.target > 1)
+        complain(c, "stop.target", "must be at most 1.0 for %s", metric_choices[p->stop.metric]);
+    if (p->stop.metric == TIER_PLAN_AUC && p->loss == TIER_PLAN_CROSS_ENTROPY)
+        complain(c, "stop.metric", "auc is defined for two classes: it needs local.loss: bce");
+}
+
+void tier_plan_check(const struct tier_plan_checker *c) {
+    /* Where it is missing or refused, that has been said. */
+    if (c->plan->version != TIER_PLAN_VERSION && (!c->lines || c->plan->version != 0))
+        complain(c, "plan", "must be %d, the version of the format read here", TIER_PLAN_VERSION);
+    check_local(c);
+    check_exact(c);
+    check_stop(c);
+}
+
+const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t bytes) {
+    char clip[32];
+
+    snprintf(
+        buf, bytes,
+        "no sum can overflow: |x| <= clip = %s and f = %d give |q| = |round(x * 2^f)| <= 2^30; "
+        "all weights together are at most %" PRIu64 " <= 2^32; so |S| = |sum of w * q| <= "
+        "%" PRIu64 " * 2^30 <= 2^62 < 2^63",
+        tier_real_text(plan->clip, clip, sizeof clip), plan->frac_bits, plan->weight_total_max,
+        plan->weight_total_max);
+    return buf;
+}
+
+const struct tier_plan_tier *tier_plan_tier_of(const struct tier_plan *plan, bool is_top) {
+    return is_top ? &plan->top : &plan->hub;
+}

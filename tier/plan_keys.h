@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Private to tier/plan*.c: the two tables of a plan, as it is written and as it travels, and the
+ * checks both share.
+ *
+ * Threads: tables are constant; a checker belongs to one thread.
+ */
+#ifndef CONSILIUM_TIER_PLAN_KEYS_H
+#define CONSILIUM_TIER_PLAN_KEYS_H
+
+#include "tier/plan.h"
+
+/* A plan while it is read. The plan comes first, so that both tables count offsets from its start.
+ */
+struct tier_plan_draft {
+    struct tier_plan plan;
+    struct tier_plan_tier fallback, top, hub; /* as written; top and hub where they say anything */
+    char model[TIER_PLAN_PATH_BYTES];
+};
+
+/* As a person writes it; offsets into struct tier_plan_draft. */
+const struct tier_keys_item *tier_plan_written_keys(size_t *count_out);
+
+struct tier_plan_checker {
+    struct tier_plan *plan;
+    const struct tier_keys_item *keys;
+    size_t count;
+    const char *name; /* of the file, for messages */
+    const int *lines; /* by key, or NULL */
+    struct tier_problems *problems;
+};
+
+/* Everything that must hold between keys; derives frac_bits. A key that is still absent because it
+ * was refused is passed over. */
+void tier_plan_check(const struct tier_plan_checker *c);
+
+#endif

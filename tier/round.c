@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tier/round.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+void tier_round_init(struct tier_round *r, uint64_t number, const struct tier_round_rules *rules) {
+    *r = (struct tier_round){.number = number, .state = TIER_ROUND_OPEN, .rules = *rules};
+}
+
+void tier_round_release(struct tier_round *r) {
+    free(r->children);
+    *r = (struct tier_round){0};
+}
+
+static struct tier_round_child *child_at(struct tier_round *r, uint32_t child) {
+    if (child >= r->room) {
+        size_t room = r->room ? r->room : 8;
+        while (room <= child)
+            room *= 2;
+        struct tier_round_child *more = realloc(r->children, room * sizeof *more);
+        if (!more)
+            abort(); /* bounded by TIER_CHILDREN_MAX: a few hundred KiB */
+        memset(more + r->room, 0, (room - r->room) * sizeof *more);
+        r->children = more;
+        r->room = room;
+    }
+    if (child >= r->count)
+        r->count = (size_t)child + 1;
+    return &r->children[child];
+}
+
+const struct tier_round_child *tier_round_child(const struct tier_round *r, uint32_t child) {
+    static const struct tier_round_child none = {0};
+    return child < r->count ? &r->children[child] : &none;
+}
+
+struct tier_round_tally tier_round_tally(const struct tier_round *r) {
+    struct tier_round_tally t = {0};
+    for (size_t i = 0; i < r->count; i++) {
+        enum tier_round_child_state s = r->children[i].state;
+        t.active += s == TIER_CHILD_EXPECTED || s == TIER_CHILD_PUSHING || s == TIER_CHILD_SEALED;
+        t.sealed += s == TIER_CHILD_SEALED;
+        t.pushing += s == TIER_CHILD_PUSHING;
+        t.declined += s == TIER_CHILD_DECLINED;
+        t.refused += s == TIER_CHILD_REFUSED;
+    }
+    return t;
+}
+
+static void act(struct tier_round_actions *out, enum tier_round_action_type type, uint32_t child,
+                const struct tier_hash *update) {
+    assert(out->count < TIER_ROUND_ACTIONS_MAX);
+    struct tier_round_action *a = &out->at[out->count++];
+    *a = (struct tier_round_action){.type = type, .child = child};
+    if (update)
+        a->update = *update;
+}
+
+static void refuse(struct tier_round_actions *out, const struct tier_round_event *e,
+                   enum tier_status status, const char *reason) {
+    act(out, TIER_ACTION_REFUSE, e->child, &e->update);
+    out->at[out->count - 1].status = status;
+    out->at[out->count - 1].reason = reason;
+}
+
+/* Closes the round if it is time. */
+static void close_if_due(struct tier_round *r, struct tier_round_actions *out) {
+    if (r->state != TIER_ROUND_OPEN)
+        return;
+    struct tier_round_tally t = tier_round_tally(r);
+    bool nobody_left = t.active == 0 && t.declined + t.refused > 0;
+    bool quorum = t.sealed > 0 && t.sealed >= tier_quorum_needed(&r->rules.quorum, t.active);
+
+    if (quorum || (r->overdue && t.sealed > 0)) {
+        r->state = TIER_ROUND_FOLDING;
+        act(out, TIER_ACTION_FOLD, 0, NULL);
+    } else if (nobody_left || (r->overdue && !r->rules.wait_when_empty)) {
+        r->state = TIER_ROUND_EMPTY;
+        act(out, TIER_ACTION_EMPTY, 0, NULL);
+    }
+}
+
+static void on_join(struct tier_round *r, uint32_t child, struct tier_round_actions *out) {
+    struct tier_round_child *c = child_at(r, child);
+    c->attending = true;
+    if (r->state != TIER_ROUND_OPEN)
+        return;
+    if (c->state == TIER_CHILD_NONE)
+        c->state = TIER_CHILD_EXPECTED;
+    /* One that has delivered is told too: it may have lost everything but its sealed update. */
+    if (c->state == TIER_CHILD_EXPECTED || c->state == TIER_CHILD_SEALED)
+        act(out, TIER_ACTION_START, child, NULL);
+}
+
+static void on_leave(struct tier_round *r, uint32_t child) {
+    struct tier_round_child *c = child_at(r, child);
+    c->attending = false;
+    if (c->state == TIER_CHILD_PUSHING)
+        c->state = TIER_CHILD_EXPECTED; /* what has arrived stays in the spool and is resumed */
+}
+
+static void on_offer(struct tier_round *r, const struct tier_round_event *e,
+                     struct tier_round_actions *out) {
+    struct tier_round_child *c = child_at(r, e->child);
+    bool same = tier_hash_equal(&c->update, &e->update);
+
+    if (c->state == TIER_CHILD_SEALED && same) {
+        act(out, TIER_ACTION_RECEIPT, e->child, &e->update);
+    } else if (c->state == TIER_CHILD_SEALED) {
+        refuse(out, e, TIER_ECONFLICT, "another update of this child is sealed for this round");
+    } else if (r->state != TIER_ROUND_OPEN) {
+        refuse(out, e, TIER_ELATE, "the round is closed");
+    } else if (c->state == TIER_CHILD_REFUSED) {
+        refuse(out, e, TIER_EPOLICY, "an update of this child was refused in this round");
+    } else if (c->state == TIER_CHILD_NONE || c->state == TIER_CHILD_DECLINED) {
+        refuse(out, e, TIER_EPOLICY, "this child does not take part in this round");
+    } else if (e->weight > r->rules.weight_total_max - r->weight) {
+        refuse(out, e, TIER_ELIMIT, "the total weight would pass the plan's weight_total_max");
+    } else {
+        /* A partial of another id never counted: the child lost it before sealing was journalled.
+         */
+        if (c->state == TIER_CHILD_PUSHING && !same)
+            act(out, TIER_ACTION_DISCARD, e->child, &c->update);
+        c->state = TIER_CHILD_PUSHING;
+        c->update = e->update;
+        c->weight = e->weight;
+        act(out, TIER_ACTION_GRANT, e->child, &e->update);
+    }
+}
+
+static void on_sealed(struct tier_round *r, const struct tier_round_event *e,
+                      struct tier_round_actions *out) {
+    struct tier_round_child *c = child_at(r, e->child);
+    bool same = tier_hash_equal(&c->update, &e->update);
+
+    if (c->state == TIER_CHILD_SEALED) {
+        if (same)
+            act(out, TIER_ACTION_RECEIPT, e->child, &e->update);
+        else
+            refuse(out, e, TIER_ECONFLICT, "another update of this child is sealed for this round");
+        return;
+    }
+    /* A child whose stream was lost while its last bytes were checked has still delivered. */
+    bool wanted = c->state == TIER_CHILD_PUSHING || c->state == TIER_CHILD_EXPECTED;
+    if (r->state != TIER_ROUND_OPEN || !wanted || !same ||
+        e->weight > r->rules.weight_total_max - r->weight) {
+        refuse(out, e, TIER_ELATE, "the round is closed");
+        act(out, TIER_ACTION_DISCARD, e->child, &e->update);
+        return;
+    }
+    c->state = TIER_CHILD_SEALED;
+    c->weight = e->weight;
+    r->weight += e->weight;
+    act(out, TIER_ACTION_RECEIPT, e->child, &e->update);
+    close_if_due(r, out);
+}
+
+static void on_bad(struct tier_round *r, const struct tier_round_event *e,
+                   struct tier_round_actions *out) {
+    struct tier_round_child *c = child_at(r, e->child);
+
+    if (!tier_hash_equal(&c->update, &e->update))
+        return;
+    if (c->state == TIER_CHILD_SEALED)
+        r->weight -= c->weight;
+    c->state = TIER_CHILD_REFUSED;
+    refuse(out, e, TIER_EUPDATE, "the update holds elements out of range");
+    act(out, TIER_ACTION_DISCARD, e->child, &e->update);
+    if (r->state == TIER_ROUND_FOLDING)
+        r->state = TIER_ROUND_OPEN;
+    close_if_due(r, out);
+}
+
+static void on_lost(struct tier_round *r, const struct tier_round_event *e,
+                    struct tier_round_actions *out) {
+    struct tier_round_child *c = child_at(r, e->child);
+
+    if (c->state != TIER_CHILD_SEALED || r->state == TIER_ROUND_FOLDED ||
+        r->state == TIER_ROUND_COMMITTED)
+        return;
+    r->weight -= c->weight;
+    c->state = TIER_CHILD_EXPECTED;
+    r->state = TIER_ROUND_OPEN;
+    act(out, TIER_ACTION_DISCARD, e->child, &e->update);
+    if (c->attending)
+        act(out, TIER_ACTION_START, e->child, NULL); /* it offers again what it keeps */
+}
+
+void tier_round_step(struct tier_round *r, const struct tier_round_event *e,
+                     struct tier_round_actions *out) {
+    out->count = 0;
+    switch (e->type) {
+    case TIER_EVENT_JOIN:
+        on_join(r, e->child, out);
+        break;
+    case TIER_EVENT_LEAVE:
+        on_leave(r, e->child);
+        break;
+    case TIER_EVENT_DECLINE:
+        if (r->state == TIER_ROUND_OPEN && child_at(r, e->child)->state != TIER_CHILD_SEALED &&
+            child_at(r, e->child)->state != TIER_CHILD_REFUSED) {
+            child_at(r, e->child)->state = TIER_CHILD_DECLINED;
+            close_if_due(r, out);
+        }
+        break;
+    case TIER_EVENT_OFFER:
+        on_offer(r, e, out);
+        break;
+    case TIER_EVENT_SEALED:
+        on_sealed(r, e, out);
+        break;
+    case TIER_EVENT_BAD:
+        on_bad(r, e, out);
+        break;
+    case TIER_EVENT_LOST:
+        on_lost(r, e, out);
+        break;
+    case TIER_EVENT_DEADLINE:
+        r->overdue = true;
+        close_if_due(r, out);
+        break;
+    case TIER_EVENT_FOLDED:
+        if (r->state == TIER_ROUND_FOLDING) {
+            r->state = TIER_ROUND_FOLDED;
+            r->own_update = e->update;
+            act(out, TIER_ACTION_DELIVER, 0, &r->own_update);
+        }
+        break;
+    case TIER_EVENT_COMMIT:
+        r->state = TIER_ROUND_COMMITTED;
+        break;
+    }
+}
+
+void tier_round_restore_child(struct tier_round *r, uint32_t child,
+                              enum tier_round_child_state state, const struct tier_hash *update,
+                              uint64_t weight) {
+    struct tier_round_child *c = child_at(r, child);
+    *c = (struct tier_round_child){
+        .state = state == TIER_CHILD_PUSHING ? TIER_CHILD_EXPECTED : state, .weight = weight};
+    if (update)
+        c->update = *update;
+    if (c->state == TIER_CHILD_SEALED)
+        r->weight += weight;
+}
+
+void tier_round_restore(struct tier_round *r, enum tier_round_state state,
+                        const struct tier_hash *own_update) {
+    r->state = state;
+    if (own_update)
+        r->own_update = *own_update;
+}
+
+void tier_round_resume(struct tier_round *r, struct tier_round_actions *out) {
+    out->count = 0;
+    if (r->state == TIER_ROUND_FOLDING)
+        act(out, TIER_ACTION_FOLD, 0, NULL);
+    else if (r->state == TIER_ROUND_FOLDED)
+        act(out, TIER_ACTION_DELIVER, 0, &r->own_update);
+    else if (r->state == TIER_ROUND_EMPTY)
+        act(out, TIER_ACTION_EMPTY, 0, NULL);
+    else
+        close_if_due(r, out);
+}
+
+const char *tier_round_state_text(enum tier_round_state state) {
+    static const char *const text[] = {"open", "folding", "folded", "committed", "empty"};
+    return (unsigned)state < sizeof text / sizeof *text ? text[state] : "unknown";
+}
+
+const char *tier_round_child_state_text(enum tier_round_child_state state) {
+    static const char *const text[] = {"absent",    "training", "pushing",
+                                       "delivered", "declined", "refused"};
+    return (unsigned)state < sizeof text / sizeof *text ? text[state] : "unknown";
+}

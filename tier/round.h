@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One round of one run at one parent, as a pure state machine: events in, actions out; no clock, no
+ * I/O, no randomness. The owner journals the state after each event and then carries the actions
+ * out, so that a restart can put the machine together again from the journal and go on.
+ *
+ *   OPEN ----quorum or deadline----> FOLDING ----folded----> FOLDED ----commit----> COMMITTED
+ *     |                                 \____ bad update ____/ (back to OPEN)
+ *     +--- nobody left, or deadline with nothing ---> EMPTY
+ *
+ * Quorum closes a round as soon as enough children have delivered; `all` means all that have not
+ * declined, were not refused. A deadline closes it with what has arrived. A child's first sealed
+ * update is the one that counts: the same again gets the same receipt, another one is refused.
+ *
+ * Threads: none of its own; an object belongs to one thread. Children are small numbers that the
+ * owner gives out, stable for the run.
+ */
+#ifndef CONSILIUM_TIER_ROUND_H
+#define CONSILIUM_TIER_ROUND_H
+
+#include "tier/err.h"
+#include "tier/hash.h"
+#include "tier/keys.h"
+
+#include <stdint.h>
+
+enum tier_round_state {
+    TIER_ROUND_OPEN,
+    TIER_ROUND_FOLDING,
+    TIER_ROUND_FOLDED,
+    TIER_ROUND_COMMITTED,
+    TIER_ROUND_EMPTY, /* closed without a single update */
+};
+
+enum tier_round_child_state {
+    TIER_CHILD_NONE,     /* does not take part */
+    TIER_CHILD_EXPECTED, /* its update is wanted */
+    TIER_CHILD_PUSHING,  /* it was granted a push */
+    TIER_CHILD_SEALED,   /* its update is here, checked, and counts */
+    TIER_CHILD_DECLINED,
+    TIER_CHILD_REFUSED, /* its update was bad */
+};
+
+struct tier_round_rules {
+    struct tier_quorum quorum;
+    uint64_t weight_total_max; /* the plan's overflow proof holds up to here */
+    bool wait_when_empty;      /* the top: a deadline with nothing waits for the first update */
+};
+
+enum tier_round_event_type {
+    TIER_EVENT_JOIN,     /* a child that takes part attends */
+    TIER_EVENT_LEAVE,    /* its stream is lost */
+    TIER_EVENT_DECLINE,  /* it will not deliver this round, or left the run */
+    TIER_EVENT_OFFER,    /* it holds update `update` of weight `weight` */
+    TIER_EVENT_SEALED,   /* that update arrived and every element of it is in range */
+    TIER_EVENT_BAD,      /* that update arrived and is not */
+    TIER_EVENT_LOST,     /* a sealed update is no longer (whole) in the spool */
+    TIER_EVENT_DEADLINE, /* the time is up */
+    TIER_EVENT_FOLDED,   /* the fold gave `update` */
+    TIER_EVENT_COMMIT,   /* the result of the round is published */
+};
+
+struct tier_round_event {
+    enum tier_round_event_type type;
+    uint32_t child;
+    struct tier_hash update;
+    uint64_t weight;
+};
+
+enum tier_round_action_type {
+    TIER_ACTION_START,   /* tell the child of the round */
+    TIER_ACTION_GRANT,   /* let the child push `update` */
+    TIER_ACTION_RECEIPT, /* give the child its receipt for `update` */
+    TIER_ACTION_REFUSE,  /* tell the child that `update` is refused: status and reason */
+    TIER_ACTION_DISCARD, /* delete `update` from the spool */
+    TIER_ACTION_FOLD,    /* fold every sealed update */
+    TIER_ACTION_DELIVER, /* `update` is this node's own: push it up, or publish it */
+    TIER_ACTION_EMPTY,   /* nothing to deliver: decline upward, or fail the run */
+};
+
+struct tier_round_action {
+    enum tier_round_action_type type;
+    uint32_t child;
+    struct tier_hash update;
+    enum tier_status status;
+    const char *reason; /* static */
+};
+
+/* What one event leads to; an event never leads to more than this. */
+#define TIER_ROUND_ACTIONS_MAX 4
+struct tier_round_actions {
+    size_t count;
+    struct tier_round_action at[TIER_ROUND_ACTIONS_MAX];
+};
+
+struct tier_round_child {
+    enum tier_round_child_state state;
+    bool attending;
+    struct tier_hash update; /* while PUSHING, SEALED, REFUSED */
+    uint64_t weight;
+};
+
+struct tier_round {
+    uint64_t number;
+    enum tier_round_state state;
+    struct tier_round_rules rules;
+    bool overdue;    /* the deadline has passed */
+    uint64_t weight; /* of the sealed updates */
+    struct tier_hash own_update;
+    struct tier_round_child *children;
+    size_t count, room;
+};
+
+/* A round that is open and has no children yet. */
+void tier_round_init(struct tier_round *r, uint64_t number, const struct tier_round_rules *rules);
+void tier_round_release(struct tier_round *r);
+
+/*
+ * Puts back what the journal says, before any event: a child's state (PUSHING becomes EXPECTED), or
+ * the state of the round itself with its own update.
+ */
+void tier_round_restore_child(struct tier_round *r, uint32_t child,
+                              enum tier_round_child_state state, const struct tier_hash *update,
+                              uint64_t weight);
+void tier_round_restore(struct tier_round *r, enum tier_round_state state,
+                        const struct tier_hash *own_update);
+/* After restoring: what has to be done now (a fold that was cut short, a delivery). */
+void tier_round_resume(struct tier_round *r, struct tier_round_actions *out);
+
+void tier_round_step(struct tier_round *r, const struct tier_round_event *event,
+                     struct tier_round_actions *out);
+
+/* Children whose update is sealed, declined or refused do not count as active; sealed ones do. */
+struct tier_round_tally {
+    size_t active, sealed, pushing, declined, refused;
+};
+struct tier_round_tally tier_round_tally(const struct tier_round *r);
+const struct tier_round_child *tier_round_child(const struct tier_round *r, uint32_t child);
+const char *tier_round_state_text(enum tier_round_state state);
+const char *tier_round_child_state_text(enum tier_round_child_state state);
+
+#endif

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The parent's side of the edge: serves Tier to children. It knows who attends, moves bytes (models
+ * down, updates up into the spool) and turns messages into events for its owner, who decides. At
+ * most max_uploaders children push at a time; further grants wait for their turn.
+ *
+ * Threads: the loop's. Events are called from loop callbacks and may call back into this module.
+ */
+#ifndef CONSILIUM_TIER_SERVE_H
+#define CONSILIUM_TIER_SERVE_H
+
+#include "tier/rpc.h"
+#include "tier/spool.h"
+#include "tier/wire.h"
+
+struct tier_serve;
+
+/* Names are borrowed for the call. */
+struct tier_serve_events {
+    /* May refuse: any status but OK ends the child's stream with err's text. */
+    enum tier_status (*attending)(void *owner, const char *child, struct tier_err *err);
+    void (*left)(void *owner, const char *child);
+    void (*answered)(void *owner, const char *child, const struct tier_hash *run, bool accepted,
+                     const char *reason);
+    /* A child holds this update. Answer with tier_serve_grant or by sending a receipt or refusal.
+     */
+    void (*offered)(void *owner, const char *child, const struct tier_hash *id,
+                    const struct tier_update_header *header);
+    void (*declined)(void *owner, const char *child, const struct tier_hash *run, uint64_t round,
+                     const char *reason);
+    void (*progressed)(void *owner, const char *child, const struct tier_hash *run, uint64_t round,
+                       const char *phase, uint32_t done, uint32_t total);
+    /*
+     * An update arrived whole and is sealed in the spool; its elements are not checked yet. The
+     * push stays open until tier_serve_pushed.
+     */
+    void (*arrived)(void *owner, const char *child, const struct tier_hash *id,
+                    const struct tier_update_header *header);
+};
+
+struct tier_serve_options {
+    const char *name;               /* this node's */
+    const char *address;            /* host:port to listen on */
+    const struct tier_rpc_tls *tls; /* NULL: plain text */
+    const struct tier_rpc_keepalive *keepalive;
+    const char *models_dir; /* what Fetch may give: <sha256>.onnx and <sha256>.safetensors */
+    unsigned max_uploaders;
+    const struct tier_rpc_method *more; /* other services on this port; their calls get `owner` */
+    size_t more_count;
+};
+
+enum tier_status tier_serve_new(struct tier_loop *loop, const struct tier_serve_options *options,
+                                struct tier_spool *spool, const struct tier_serve_events *events,
+                                void *owner, struct tier_serve **out, struct tier_err *err);
+void tier_serve_free(struct tier_serve *serve);
+int tier_serve_port(const struct tier_serve *serve);
+enum tier_status tier_serve_reload(struct tier_serve *serve, const struct tier_rpc_tls *tls,
+                                   struct tier_err *err);
+/* The owner given to _new; what `more` methods find behind tier_rpc_user is the serve. */
+void *tier_serve_owner(const struct tier_serve *serve);
+
+/* False when that child is not attending. */
+bool tier_serve_send(struct tier_serve *serve, const char *child, const struct tier_to_child *m);
+/* Lets a child push an update it offered, now or when an uploader's place is free. */
+void tier_serve_grant(struct tier_serve *serve, const char *child, const struct tier_hash *id);
+/* Ends the push of an arrived update: with its receipt, or with the reason why not. False when there is none. */
+bool tier_serve_pushed(struct tier_serve *serve, const char *child, const struct tier_hash *id,
+                       const struct tier_receipt *receipt, const struct tier_err *refusal);
+
+struct tier_serve_child_info {
+    const char *name;
+    const char *address;
+    const char *software;
+    int64_t since_ms;
+};
+/* Calls fn for every attending child. */
+void tier_serve_each(const struct tier_serve *serve,
+                     void (*fn)(void *arg, const struct tier_serve_child_info *info), void *arg);
+size_t tier_serve_count(const struct tier_serve *serve);
+
+struct tier_serve_traffic {
+    uint64_t pushed_bytes;  /* payload received */
+    uint64_t resumed_bytes; /* payload not sent again thanks to an offset above 0 */
+    uint64_t fetched_bytes; /* content sent */
+    uint64_t fetches;
+};
+struct tier_serve_traffic tier_serve_traffic(const struct tier_serve *serve);
+
+/* The name a call's certificate carries (or its claim, without TLS); TIER_EIDENTITY if none. */
+enum tier_status tier_rpc_peer_name(const struct tier_rpc_call *call, bool tls,
+                                    char name[TIER_NAME_LEN_MAX + 1], struct tier_err *err);
+
+#endif
