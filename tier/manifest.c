@@ -283,7 +283,8 @@ enum tier_status tier_frac_bits_for_clip(double clip, int *out, struct tier_err 
     int exponent;
 
     if (!(clip > 0) || !isfinite(clip))
-        return tier_fail(err, TIER_EARG, "clip is %g; a finite number above 0 would be right", clip);
+        return tier_fail(err, TIER_EARG, "clip is %g; a finite number above 0 would be right",
+                         clip);
     /* clip = m * 2^exponent with 1/2 <= m < 1: its log2 rounded up is exponent, or one less for a
      * power of two. */
     if (frexp(clip, &exponent) == 0.5)

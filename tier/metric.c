@@ -323,8 +323,8 @@ static enum tier_status bad(const struct source *s, const char *what, struct tie
 }
 
 /* Shortest varints only, at most `max`. */
-static enum tier_status get_varint(struct source *s, uint64_t max, const char *what,
-                                   uint64_t *out, struct tier_err *err) {
+static enum tier_status get_varint(struct source *s, uint64_t max, const char *what, uint64_t *out,
+                                   struct tier_err *err) {
     uint64_t v = 0;
 
     for (unsigned shift = 0; shift < 64; shift += 7) {
