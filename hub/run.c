@@ -45,6 +45,12 @@ static uint32_t child_number(struct hub_run *run, const char *name) {
     return (uint32_t)run->child_count++;
 }
 
+/* Valid until the next new child. */
+static struct hub_child *child_of(struct hub_run *run, const char *name) {
+    uint32_t number = child_number(run, name); /* may move the array */
+    return &run->children[number];
+}
+
 static void tell_end(struct hub_run *run, const char *child) {
     struct tier_to_child m = {.type = TIER_TO_END,
                               .run = run->id,
@@ -290,6 +296,10 @@ static void graph_fetched(void *arg, enum tier_status st, const char *text) {
     open_if_ready(run);
 }
 
+static void tell_attending(void *arg, const struct tier_serve_child_info *info) {
+    hub_run_attending(arg, info->name);
+}
+
 enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id, const void *plan,
                                size_t plan_bytes, struct hub_run **out, struct tier_err *err) {
     struct {
@@ -325,6 +335,7 @@ enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id, cons
     hub_audit(hub, "run.begun", "h:run", id, "s:name", run->plan.name, "s:model",
               run->plan.model_sha256);
     tier_log_info("run %.12s: '%s' begins", run->hex, run->plan.name);
+    tier_serve_each(hub->serve, tell_attending, run);
     if (out)
         *out = run;
     return TIER_OK;
@@ -337,7 +348,7 @@ void hub_run_attending(struct hub_run *run, const char *child) {
         tell_end(run, child);
         return;
     }
-    run->children[child_number(run, child)].attending = true;
+    child_of(run, child)->attending = true;
     tell_plan(run, child);
     hub_console_changed(run->hub, run);
 }
@@ -422,7 +433,7 @@ void hub_run_declined(struct hub_run *run, const char *child, uint64_t round, co
 
 void hub_run_progressed(struct hub_run *run, const char *child, uint64_t round, const char *phase,
                         uint32_t done, uint32_t total) {
-    struct hub_child *c = &run->children[child_number(run, child)];
+    struct hub_child *c = child_of(run, child);
     if (round != run->round.number)
         return;
     snprintf(c->phase, sizeof c->phase, "%s", phase);
