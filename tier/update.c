@@ -164,7 +164,7 @@ static void get_hash(const uint8_t *p, struct tier_hash *out) {
 enum tier_status tier_update_header_decode(const uint8_t *bytes, size_t len,
                                            struct tier_update_header *out, struct tier_err *err) {
     struct tier_update_header h = {.round = 0};
-    size_t length;
+    size_t length = 0;
 
     TIER_TRY(tier_update_header_length(bytes, len, &length, err));
     if (length != len)
