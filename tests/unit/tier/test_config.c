@@ -4,6 +4,7 @@
 
 #include "tier/config.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
