@@ -266,12 +266,6 @@ static void answer_parent(struct hub_run *run, bool accepted, const char *reason
         tier_link_send(run->hub->link, &m);
 }
 
-static void join(struct hub_run *run, uint32_t child) {
-    struct tier_round_event e = {.type = TIER_EVENT_JOIN, .child = child};
-    if (run->round.number && run->round.state != TIER_ROUND_COMMITTED)
-        hub_work_step(run, &e);
-}
-
 static void graph_fetched(void *arg, enum tier_status st, const char *text) {
     struct hub_run *run = arg;
     struct tier_err err = {0};
@@ -290,8 +284,8 @@ static void graph_fetched(void *arg, enum tier_status st, const char *text) {
     }
     answer_parent(run, true, "");
     for (uint32_t i = 0; i < run->child_count; i++)
-        if (run->children[i].accepted && run->children[i].attending)
-            join(run, i);
+        if (run->children[i].attending)
+            tell_plan(run, run->children[i].name);
     hub_work_resume(run);
     open_if_ready(run);
 }
@@ -349,7 +343,8 @@ void hub_run_attending(struct hub_run *run, const char *child) {
         return;
     }
     child_of(run, child)->attending = true;
-    tell_plan(run, child);
+    if (run->manifest) /* children fetch the graph from here: else when it has come */
+        tell_plan(run, child);
     hub_console_changed(run->hub, run);
 }
 
@@ -361,7 +356,7 @@ void hub_run_left(struct hub_run *run, const char *child) {
 }
 
 void hub_run_answered(struct hub_run *run, const char *child, bool accepted, const char *reason) {
-    struct tier_round_event e = {.type = TIER_EVENT_DECLINE, .child = child_number(run, child)};
+    struct tier_round_event e = {.child = child_number(run, child)};
     struct hub_child *c = &run->children[e.child];
 
     if (run->state != HUB_RUN_OPEN)
@@ -374,10 +369,9 @@ void hub_run_answered(struct hub_run *run, const char *child, bool accepted, con
     c->attending = true;
     if (!accepted)
         tier_log_warn("run %.12s: %s declines: %s", run->hex, child, reason);
-    if (!accepted)
+    e.type = accepted ? TIER_EVENT_JOIN : TIER_EVENT_DECLINE;
+    if (run->round.number && run->round.state != TIER_ROUND_COMMITTED)
         hub_work_step(run, &e);
-    else if (run->manifest) /* else when the graph is here */
-        join(run, e.child);
     open_if_ready(run);
     hub_console_changed(run->hub, run);
 }

@@ -213,7 +213,7 @@ struct job {
     uint64_t round;
     enum job_kind kind;
     uint32_t child;
-    struct tier_hash update, base, result;
+    struct tier_hash update, base, plan, result;
     uint64_t weight;
     const struct tier_manifest *manifest; /* the run's: runs outlive the worker */
     struct tier_hash *inputs;
@@ -267,10 +267,11 @@ static enum tier_status fold_job(struct job *job) {
 static enum tier_status publish_job(struct job *job) {
     struct tier_update *u = NULL;
     struct tier_model *base = NULL;
-    char round[24], run[TIER_HASH_HEX];
+    char round[24], plan[TIER_HASH_HEX];
+    /* The plan, not the run: the same plan on the same data publishes the same file again. */
     const struct tier_kv metadata[] = {{"format", "pt"},
                                        {"consilium.round", round},
-                                       {"consilium.run", tier_hash_hex(&job->run_id, run)}};
+                                       {"consilium.plan", tier_hash_hex(&job->plan, plan)}};
     enum tier_status st;
 
     snprintf(round, sizeof round, "%" PRIu64, job->round);
@@ -426,6 +427,7 @@ static void start_publish(struct hub_run *run) {
         return;
     struct job *job = job_new(run, JOB_PUBLISH);
     job->update = run->round.own_update;
+    tier_hash_data(run->plan_text, run->plan_bytes, &job->plan);
     run->publishing = true;
     tier_worker_submit(run->hub->worker, job_work, job_done, job);
 }
