@@ -395,7 +395,7 @@ static char *canonical(struct tier_hash *hash) {
     const char *more[] = {"exact: {clip: 0.125, wide: [\"bn*.running_*\", \"\xc3\xa9\"]}",
                           "tiers: {default: {quorum: 1.0}, top: {quorum: 2}}",
                           "stop: {metric: auc, target: 0.85, patience: 5}",
-                          "local.optimiser.momentum: 0.9",
+                          "local.optimiser.momentum: 0.5",
                           "local.seed: 9007199254740991",
                           NULL};
     char *text;
@@ -476,7 +476,7 @@ Test(tier_plan, the_wire_is_not_trusted) {
         {"\"momentum\":0.5", "\"momentum\":null", "must be a number for sgd"},
         {"\"steps\":0", "\"steps\":7", "exclude each other"},
         {"\"plan\":1", "\"plan\":2", "plan must be 1"},
-        {"\"name\":\"sgd\"", "\"name\":\"adam\"", "momentum is for sgd"},
+        {"\"name\":\"sgd\"", "\"name\":\"adam\"", "must be numbers for adam"},
         {"\"wide\":[", "\"wide\":[1,", "exact.wide is of the wrong type"},
         {"\"wide\":[", "\"wide\":[\"a,b\",", "not the canonical text"},
         {"\"wide\":[", "\"wide\":[\"\\u0000\",", "not a JSON object"},
