@@ -201,6 +201,6 @@ static void adam_range(const struct map *map, size_t begin, size_t end) {
 
 enum kern_status kern_cpu_adam_step(struct kern_ctx *ctx, float *w, const float *g, float *m,
                                     float *v, size_t n, const struct kern_adam *opt) {
-    struct map map = {.y = w, .a = g, .m = m, .v = v, .opt = opt, .terms = kern_adam_terms(opt)};
+    struct map map = {.y = w, .a = g, .m = m, .v = v, .opt = opt, .terms = kern_adam_terms_of(opt)};
     return run(ctx, &map, adam_range, n, 1);
 }

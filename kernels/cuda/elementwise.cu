@@ -140,5 +140,5 @@ int kern_cu_sgd_step(float *w, const float *g, float *v, size_t n, const struct 
 int kern_cu_adam_step(float *w, const float *g, float *m, float *v, size_t n,
                       const struct kern_adam *opt, cudaStream_t stream) {
     return KERN_LAUNCH(adam_kernel, each_grid(n), KERN_BLOCK, stream, w, g, m, v, n, *opt,
-                       kern_adam_terms(opt));
+                       kern_adam_terms_of(opt));
 }

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * simt_parity SEED [no-nccl]: the CUDA backend, its own sources unchanged, over the engine: the
+ * parity list, sums across 1, 2 and 4 devices, and every failure a call may have. Any finding of
+ * the engine, any leak, and a run in which no kernel ran, fail.
+ */
+#include "kernels/backend.h"
+#include "tests/parity/parity.h"
+#include "tests/simt/engine/control.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const struct kern_ops *kern_plugin_ops_v1(uint32_t abi);
+
+static int bad;
+
+static void expect(bool ok, const char *what) {
+    if (!ok) {
+        fprintf(stderr, "simt_parity: FAILED %s\n", what);
+        bad++;
+    }
+}
+
+static void run_parity(void) {
+    struct kern_device *dev = NULL;
+    expect(kern_device_open("cuda:1", 1, &dev) == KERN_OK, "opening a device");
+    if (dev != NULL) {
+        expect(strcmp(kern_device_name(dev), "cuda:1 emulated device") == 0, "the device's name");
+        bad += parity_run(dev, stdout);
+    }
+    kern_device_close(dev);
+}
+
+static void run_allreduce(bool nccl) {
+    struct kern_device *dev[4] = {NULL};
+    char name[32], why[512] = "";
+    bool open = true;
+    for (int i = 0; i < 4; i++) {
+        snprintf(name, sizeof name, "cuda:%d", i);
+        open = kern_device_open(name, 1, &dev[i]) == KERN_OK && open;
+    }
+    expect(open, "opening four devices");
+    for (size_t count = 1; open && count <= 4; count *= 2) {
+        uint64_t before = simt_nccl_sums();
+        if (!parity_allreduce(dev, count, why, sizeof why)) {
+            fprintf(stderr, "simt_parity: FAILED allreduce over %zu: %s\n", count, why);
+            bad++;
+        }
+        expect((simt_nccl_sums() > before) == (nccl && count > 1), "the way a sum goes");
+    }
+    for (int i = 0; i < 4; i++) {
+        kern_device_close(dev[i]);
+    }
+}
+
+/* Two devices on one GPU are no ranks of NCCL: the sum goes by copies. */
+static void run_one_gpu_twice(void) {
+    struct kern_device *dev[2] = {NULL, NULL};
+    char why[512] = "";
+    bool open = kern_device_open("cuda:0", 1, &dev[0]) == KERN_OK &&
+                kern_device_open("cuda:0", 1, &dev[1]) == KERN_OK;
+    expect(open && parity_allreduce(dev, 2, why, sizeof why), "a sum over one GPU opened twice");
+    kern_device_close(dev[0]);
+    kern_device_close(dev[1]);
+}
+
+static void run_open_failures(void) {
+    static const struct {
+        const char *call;
+        enum kern_status want;
+    } at_open[] = {{"cudaStreamCreateWithFlags", KERN_ENOMEM},
+                   {"cudaMalloc", KERN_ENOMEM},
+                   {"cublasCreate", KERN_ENOMEM},
+                   {"old device", KERN_ENODEV}};
+    for (size_t i = 0; i < sizeof at_open / sizeof at_open[0]; i++) {
+        struct kern_device *dev = NULL;
+        simt_fail_at(at_open[i].call, 1);
+        expect(kern_device_open("cuda", 1, &dev) == at_open[i].want, at_open[i].call);
+        expect(dev == NULL && kern_device_error(NULL)[0] != '\0', "a failed open says why");
+    }
+    struct kern_device *none = NULL;
+    expect(kern_device_open("cuda:4", 1, &none) == KERN_ENODEV, "a fifth device");
+}
+
+static enum kern_status one_step(struct kern_device *dev, struct kern_buf *buf) {
+    struct kern_vec y = {buf, 0}, a = {buf, 16}, b = {buf, 32};
+    float host[16];
+    enum kern_status st = kern_relu(y, a, 16);
+    st = st == KERN_OK ? kern_gemm(y, a, b, 4, 4, 4, false, false, 1, 0) : st;
+    st = st == KERN_OK ? kern_zero(buf, 0, 8) : st;
+    st = st == KERN_OK ? kern_download(host, buf, 0, sizeof host) : st;
+    return st == KERN_OK ? kern_sync(dev) : st;
+}
+
+/* Whichever call fails, the operation says so and the device is finished. */
+static void run_call_failures(void) {
+    static const char *const calls[] = {"launch", "cublasSgemm", "cudaMemsetAsync",
+                                        "cudaMemcpyAsync", "cudaStreamSynchronize"};
+    for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
+        struct kern_device *dev = NULL;
+        struct kern_buf *buf = NULL;
+        bool open = kern_device_open("cuda", 1, &dev) == KERN_OK &&
+                    kern_buf_new(dev, 64 * 4, &buf) == KERN_OK;
+        expect(open && one_step(dev, buf) == KERN_OK, "a step without a failure");
+        simt_fail_at(calls[i], 1);
+        expect(open && one_step(dev, buf) == KERN_EDEVICE, calls[i]);
+        expect(open && kern_device_error(dev)[0] != '\0', "a failed call says why");
+        expect(open && kern_sync(dev) == KERN_EDEVICE, "a failed device stays failed");
+        kern_device_close(dev);
+    }
+    struct kern_device *dev = NULL;
+    struct kern_buf *buf = NULL;
+    expect(kern_device_open("cuda", 1, &dev) == KERN_OK, "opening a device");
+    simt_fail_at("cudaMalloc", 1);
+    expect(kern_buf_new(dev, 64, &buf) == KERN_ENOMEM, "no memory");
+    expect(kern_buf_new(dev, 64, &buf) == KERN_OK, "memory again");
+    kern_device_close(dev);
+}
+
+static void run_nccl_failure(const char *call) {
+    struct kern_device *dev[2] = {NULL, NULL};
+    struct kern_vec part[2] = {{NULL, 0}, {NULL, 0}};
+    for (int i = 0; i < 2; i++) {
+        expect(kern_device_open(i == 0 ? "cuda:2" : "cuda:3", 1, &dev[i]) == KERN_OK &&
+                   kern_buf_new(dev[i], 80, &part[i].buf) == KERN_OK,
+               "opening two devices");
+    }
+    simt_fail_at(call, 1);
+    expect(kern_allreduce_i64(part, 2, 10) == KERN_EDEVICE, call);
+    expect(kern_sync(dev[0]) == KERN_EDEVICE && kern_sync(dev[1]) == KERN_EDEVICE,
+           "a failed sum finishes every device of it");
+    kern_device_close(dev[0]);
+    kern_device_close(dev[1]);
+}
+
+int main(int argc, char **argv) {
+    uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
+    bool nccl = argc < 3 || strcmp(argv[2], "no-nccl") != 0;
+    simt_begin(seed, 4, false);
+    if (!nccl) {
+        simt_without_nccl();
+    }
+    kern_registry_set_cuda(kern_plugin_ops_v1(KERN_BACKEND_ABI));
+    expect(kern_plugin_ops_v1(KERN_BACKEND_ABI + 1) == NULL, "another ABI is refused");
+    expect(kern_cuda_device_count() == 4, "four devices");
+    run_parity();
+    run_allreduce(nccl);
+    run_one_gpu_twice();
+    expect(simt_findings() == 0, "no finding before failures are injected");
+    run_open_failures();
+    run_call_failures();
+    if (nccl) {
+        run_nccl_failure("ncclCommInitAll");
+        run_nccl_failure("ncclAllReduce");
+    }
+    expect(simt_live_bytes() == 0, "all device memory is freed");
+    expect(simt_findings_of("use-after-free") == 0 && simt_findings_of("bad-free") == 0,
+           "nothing is freed in use");
+    expect(simt_kernels_run() > 100, "kernels ran");
+    printf("simt_parity: seed %llu, %llu kernels, %llu threads, %zu findings, %d failed\n",
+           (unsigned long long)seed, (unsigned long long)simt_kernels_run(),
+           (unsigned long long)simt_threads_run(), simt_findings(), bad);
+    return bad == 0 ? 0 : 1;
+}
