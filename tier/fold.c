@@ -11,7 +11,6 @@
  */
 #include "tier/fold.h"
 
-#include "kernels/kern.h"
 #include "tier/bytes.h"
 #include "tier/segment.h"
 
