@@ -8,6 +8,7 @@
  */
 #include "tier/yaml.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -27,6 +28,7 @@ struct tier_yaml {
 
 struct level {
     struct tier_yaml_node *node, *last;
+    bool is_map;
     const char *key; /* read, its value still to come */
     int key_line;
 };
@@ -101,7 +103,8 @@ static struct tier_yaml_node *add_node(struct builder *b, const yaml_event_t *ev
     node->text = "";
     if (b->depth > 0) {
         struct level *top = &b->stack[b->depth - 1];
-        if (top->node->kind == TIER_YAML_MAP) {
+        assert(top->node);
+        if (top->is_map) {
             node->key = top->key;
             node->line = top->key_line;
             top->key = NULL;
@@ -125,7 +128,7 @@ static enum tier_status open_node(struct builder *b, const yaml_event_t *event,
     struct tier_yaml_node *node = add_node(b, event, kind, &st);
     if (!node)
         return st;
-    b->stack[b->depth++] = (struct level){.node = node};
+    b->stack[b->depth++] = (struct level){.node = node, .is_map = kind == TIER_YAML_MAP};
     return TIER_OK;
 }
 
@@ -164,7 +167,7 @@ static enum tier_status refuse_decorations(struct builder *b, const yaml_event_t
 static bool in_map_without_key(const struct builder *b) {
     const struct level *top = b->depth > 0 ? &b->stack[b->depth - 1] : NULL;
 
-    return top && top->node && top->node->kind == TIER_YAML_MAP && !top->key;
+    return top && top->is_map && !top->key;
 }
 
 static enum tier_status take_event(struct builder *b, const yaml_event_t *event) {
