@@ -75,8 +75,6 @@ static const struct tier_keys_item spoke_keys[] = {
      "the patients' table"},
     {"data.schema", TIER_KEYS_PATH, FIELD(spoke.schema), NULL, 0, 0, NULL,
      "what the table's columns mean, and the contract they fulfil"},
-    {"data.split_fold", TIER_KEYS_INT, FIELD(spoke.split_fold), "0", 0, 999, NULL,
-     "which fixed split of the rows is held out for evaluation"},
     {"device", TIER_KEYS_DEVICE, FIELD(spoke.device), "auto", 0, 0, NULL,
      "auto, cpu, cuda or cuda:N"},
     {"policy.accept", TIER_KEYS_CHOICE, FIELD(spoke.accept), "none", 0, 0, accept_choices,

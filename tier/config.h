@@ -62,7 +62,6 @@ struct tier_config_hub {
 struct tier_config_spoke {
     char csv[TIER_CONFIG_PATH_BYTES];
     char schema[TIER_CONFIG_PATH_BYTES];
-    uint64_t split_fold;
     char device[16]; /* as kern_device_open takes it */
     int accept;      /* enum tier_accept */
 };

@@ -41,6 +41,7 @@ struct tier_plan {
     char model_sha256[TIER_HASH_HEX]; /* of the ONNX file, lower-case hex */
     uint64_t model_bytes;
     char contract[TIER_NAME_LEN_MAX + 1]; /* the name a spoke's data schema must carry */
+    uint64_t fold;                        /* which of the schema's hashed splits */
 
     int loss;                              /* enum tier_plan_loss */
     struct {                               /* what the kind does not have is NAN, or false */

@@ -90,12 +90,11 @@ Test(tier_config, a_spoke_file_is_read) {
     cr_assert(eq(int,
                  load(TIER_CONFIG_SPOKE,
                       "name: s1\ndata_dir: /d\nparent: {address: \"[::1]:7400\", name: n}\n"
-                      "data: {csv: a.csv, schema: /s.yaml, split_fold: 3}\ndevice: cuda:1\n"
+                      "data: {csv: a.csv, schema: /s.yaml}\ndevice: cuda:1\n"
                       "policy: {accept: all}\n",
                       NULL, NULL),
                  TIER_OK),
               "%s", err.text);
-    cr_assert(eq(u64, config.spoke.split_fold, 3));
     cr_assert(eq(str, config.spoke.device, "cuda:1"));
     cr_assert(eq(str, config.spoke.schema, "/s.yaml"));
     cr_assert(eq(int, config.spoke.accept, TIER_ACCEPT_ALL));
