@@ -22,63 +22,63 @@ static const char *const accept_choices[] = {"none", "all", NULL};
 
 /* clang-format off */
 #define COMMON_KEYS(parent_default)                                                                \
-    {"name", TIER_KEYS_NAME, FIELD(name), NULL, 0, 0, NULL,                                         \
-     "the node's name, as its certificate carries it", 0},                                         \
-    {"role", TIER_KEYS_CHOICE, FIELD(role), "", 0, 0, role_choices,                                 \
-     "follows from the program and the parent; where given it must agree", 0},                     \
-    {"data_dir", TIER_KEYS_PATH, FIELD(data_dir), NULL, 0, 0, NULL,                                 \
-     "everything durable lies here; moving the folder moves the node", 0},                         \
-    {"log_level", TIER_KEYS_CHOICE, FIELD(log_level), "info", 0, 0, level_choices,                  \
-     "least important line that is logged", 0},                                                    \
-    {"threads", TIER_KEYS_INT, FIELD(threads), "0", 0, 1024, NULL,                                  \
-     "threads for compute; 0 is one for each core", 0},                                            \
-    {"tls", TIER_KEYS_CHOICE, FIELD(tls), "on", 0, 0, switch_choices,                               \
-     "off sends everything in the clear and trusts every caller: for measuring only", 0},          \
-    {"keepalive_ms", TIER_KEYS_INT, FIELD(keepalive_ms), "3000", 100, 3600000, NULL,                \
-     "silence after which a connection is probed, in milliseconds", 0},                            \
-    {"keepalive_timeout_ms", TIER_KEYS_INT, FIELD(keepalive_timeout_ms), "1500", 100, 3600000,      \
-     NULL, "wait for the answer to a probe before the connection counts as lost", 0},              \
-    {"parent.address", TIER_KEYS_ADDRESS, FIELD(parent_address), parent_default, 1, 0, NULL,        \
-     "host:port of the parent", 0},                                                                \
-    {"parent.name", TIER_KEYS_NAME, FIELD(parent_name), parent_default, 0, 0, NULL,                 \
-     "the name the parent's certificate must carry", 0}
+    {"name", TIER_KEYS_NAME, FIELD(name), NULL, 0, 0, NULL,                                        \
+     "the node's name, as its certificate carries it"},                                            \
+    {"role", TIER_KEYS_CHOICE, FIELD(role), "", 0, 0, role_choices,                                \
+     "follows from the program and the parent; where given it must agree"},                        \
+    {"data_dir", TIER_KEYS_PATH, FIELD(data_dir), NULL, 0, 0, NULL,                                \
+     "everything durable lies here; moving the folder moves the node"},                            \
+    {"log_level", TIER_KEYS_CHOICE, FIELD(log_level), "info", 0, 0, level_choices,                 \
+     "least important line that is logged"},                                                       \
+    {"threads", TIER_KEYS_INT, FIELD(threads), "0", 0, 1024, NULL,                                 \
+     "threads for compute; 0 is one for each core"},                                               \
+    {"tls", TIER_KEYS_CHOICE, FIELD(tls), "on", 0, 0, switch_choices,                              \
+     "off sends everything in the clear and trusts every caller: for measuring only"},             \
+    {"keepalive_ms", TIER_KEYS_INT, FIELD(keepalive_ms), "3000", 100, 3600000, NULL,               \
+     "silence after which a connection is probed, in milliseconds"},                               \
+    {"keepalive_timeout_ms", TIER_KEYS_INT, FIELD(keepalive_timeout_ms), "1500", 100, 3600000,     \
+     NULL, "wait for the answer to a probe before the connection counts as lost"},                 \
+    {"parent.address", TIER_KEYS_ADDRESS, FIELD(parent_address), parent_default, 1, 0, NULL,       \
+     "host:port of the parent"},                                                                   \
+    {"parent.name", TIER_KEYS_NAME, FIELD(parent_name), parent_default, 0, 0, NULL,                \
+     "the name the parent's certificate must carry"}
 
 static const struct tier_keys_item hub_keys[] = {
     COMMON_KEYS(""),
     {"listen", TIER_KEYS_ADDRESS, FIELD(hub.listen), NULL, 0, 0, NULL,
-     "address:port where children attend", 0},
+     "address:port where children attend"},
     {"advertise", TIER_KEYS_ADDRESS, FIELD(hub.advertise), "", 1, 0, NULL,
-     "host:port by which children reach it, where that is not the listen address", 0},
+     "host:port by which children reach it, where that is not the listen address"},
     {"enroll_listen", TIER_KEYS_ADDRESS, FIELD(hub.enroll_listen), "", 0, 0, NULL,
-     "address:port where new nodes enroll by token; top only, with authority_dir", 0},
+     "address:port where new nodes enroll by token; top only, with authority_dir"},
     {"authority_dir", TIER_KEYS_PATH, FIELD(hub.authority_dir), "", 0, 0, NULL,
-     "folder of the certificate authority; top only, with enroll_listen", 0},
+     "folder of the certificate authority; top only, with enroll_listen"},
     {"console_listen", TIER_KEYS_ADDRESS, FIELD(hub.console_listen), "", 0, 0, NULL,
-     "address:port for operators, where it is not the listen address", 0},
+     "address:port for operators, where it is not the listen address"},
     {"children", TIER_KEYS_LIST, FIELD(hub.children), "", 0, 0, NULL,
-     "shell patterns of the names that may attend; none: every name the authority certified", 0},
+     "shell patterns of the names that may attend; none: every name the authority certified"},
     {"children_min", TIER_KEYS_INT, FIELD(hub.children_min), "1", 1, TIER_CHILDREN_MAX, NULL,
-     "children to wait for before the first round opens", 0},
+     "children to wait for before the first round opens"},
     {"max_uploaders", TIER_KEYS_INT, FIELD(hub.max_uploaders), "64", 1, TIER_CHILDREN_MAX, NULL,
-     "children that may push at the same time; the others wait", 0},
+     "children that may push at the same time; the others wait"},
     {"memory_budget_mb", TIER_KEYS_INT, FIELD(hub.memory_budget_mb), "64", 32, 1048576, NULL,
-     "buffers for receiving and folding, in MiB", 0},
+     "buffers for receiving and folding, in MiB"},
     {"retain", TIER_KEYS_CHOICE, FIELD(hub.retain), "sums", 0, 0, retain_choices,
-     "keep each update until the commit, or only their sums", 0},
+     "keep each update until the commit, or only their sums"},
     {"durability", TIER_KEYS_CHOICE, FIELD(hub.durability), "normal", 0, 0, durability_choices,
-     "strict syncs each update to disk before its receipt", 0},
+     "strict syncs each update to disk before its receipt"},
 };
 
 static const struct tier_keys_item spoke_keys[] = {
     COMMON_KEYS(NULL),
     {"data.csv", TIER_KEYS_PATH, FIELD(spoke.csv), NULL, 0, 0, NULL,
-     "the patients' table", 0},
+     "the patients' table"},
     {"data.schema", TIER_KEYS_PATH, FIELD(spoke.schema), NULL, 0, 0, NULL,
-     "what the table's columns mean, and the contract they fulfil", 0},
+     "what the table's columns mean, and the contract they fulfil"},
     {"device", TIER_KEYS_DEVICE, FIELD(spoke.device), "auto", 0, 0, NULL,
-     "auto, cpu, cuda or cuda:N", 0},
+     "auto, cpu, cuda or cuda:N"},
     {"policy.accept", TIER_KEYS_CHOICE, FIELD(spoke.accept), "none", 0, 0, accept_choices,
-     "which plans the data steward accepts", 0},
+     "which plans the data steward accepts"},
 };
 /* clang-format on */
 

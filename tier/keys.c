@@ -163,7 +163,7 @@ static bool set_text(const struct tier_keys_item *key, char *field, const char *
             return refuse(why, bytes, "must be 64 lower-case hex digits, not '%.70s'", text);
     }
     memset(field, 0, key->size);
-    memcpy(field, text, strlen(text));
+    memcpy(field, text, strlen(text) + 1);
     return true;
 }
 

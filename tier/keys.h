@@ -82,7 +82,6 @@ struct tier_keys_item {
     double min, max;     /* INT, REAL; for ADDRESS min 0 allows port 0 */
     const char *const *choices;
     const char *help;
-    unsigned flags; /* the caller's own */
 };
 
 /*

@@ -24,7 +24,7 @@ static char work[64];
 
 static void set_up(void) {
     char command[1024];
-    tier_log_init("test", TIER_LOG_ERROR);
+    tier_log_init("test", getenv("T_LOG") ? TIER_LOG_INFO : TIER_LOG_ERROR);
     snprintf(work, sizeof work, "/tmp/consilium-tree-XXXXXX");
     cr_assert(mkdtemp(work) != NULL);
     snprintf(command, sizeof command,

@@ -211,6 +211,7 @@ Test(tier_plan, every_key_refuses_what_it_cannot_take) {
         {"model", "model: absent.onnx", "cannot be read: No such file"},
         {"model", "model: /", "must be a regular file"},
         {"data", "data: {contract: 'a b'}", "data.contract must be letters"},
+        {"data", "data: {contract: a, fold: 1000}", "data.fold must be a whole number from 0"},
         {"data", "data: [a]", "data must be a map of keys"},
         {"local.loss", "local.loss: mse", "local.loss must be one of: bce, cross_entropy"},
         {"local.optimiser.name", "local.optimiser.name: lamb", "must be one of: sgd, adam"},
