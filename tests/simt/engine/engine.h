@@ -8,8 +8,8 @@
  *   runtime.cpp   the stand-in for the CUDA runtime; streams run nothing until somebody waits
  *   libraries.cpp the stand-ins for cuBLAS and NCCL
  *
- * Kernels are compiled with -fsanitize=thread and -fsanitize=bounds but linked with neither
- * library: the hooks those call are memory.cpp's.
+ * Kernels are compiled with -fsanitize=thread,bounds,alignment but linked with none of their
+ * libraries: the hooks those call are memory.cpp's.
  *
  * Threads: one. Nothing here is locked, and a second thread would be a bug of the test.
  */

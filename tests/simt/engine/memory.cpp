@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Device memory is one reserved arena; allocations never touch and are never reused, so a stray or
- * late access lands on nothing. Beside it, and beside the shared-memory section, lies a shadow: a
+ * late access lands on nothing. Beside it, and beside shared memory, lies a shadow: a
  * cell for each four bytes that knows which bytes exist, which were written, and who wrote and read
  * them last. An access is judged against its cell:
  *
@@ -16,19 +16,16 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <link.h>
 #include <map>
 #include <sys/mman.h>
 
-/* The linker's names for the ends of the section simt.h puts __shared__ into. */
+/* The linker's names for the ends of the program. */
 extern "C" {
-extern char __start_simt_shared[], __stop_simt_shared[];
 extern char __executable_start[], _end[];
 }
 
 namespace simt {
-
-/* The section must exist even where no kernel has shared memory. */
-static __attribute__((section("simt_shared"), used)) int shared_anchor;
 
 struct Access {
     uint32_t launch = 0, block = 0; /* launch 0: none yet */
@@ -59,6 +56,8 @@ static Cell *arena_shadow;
 static size_t arena_used, live_bytes;
 static std::map<const char *, Allocation> allocations;
 static std::vector<Cell> shared_shadow;
+static char *shared_low;
+static size_t shared_bytes;
 
 static void *reserve(size_t bytes) {
     void *p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
@@ -157,10 +156,22 @@ bool device_touch(const void *p, size_t bytes, bool write, int device, const cha
     return true;
 }
 
+/* The program's own thread-local memory; the first object listed is the program. */
+static int find_shared(dl_phdr_info *info, size_t, void *) {
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        if (info->dlpi_phdr[i].p_type == PT_TLS) {
+            shared_low = (char *)info->dlpi_tls_data;
+            shared_bytes = info->dlpi_phdr[i].p_memsz;
+        }
+    }
+    return 1;
+}
+
 void shared_clear() {
-    size_t bytes = (size_t)(__stop_simt_shared - __start_simt_shared);
-    memset(__start_simt_shared, 0xff, bytes);
-    shared_shadow.assign(bytes / WORD + 2, Cell{});
+    if (shared_low == nullptr) {
+        dl_iterate_phdr(find_shared, nullptr);
+    }
+    shared_shadow.assign(shared_bytes / WORD + 2, Cell{});
 }
 
 static bool ordered(const Access &before) {
@@ -239,7 +250,7 @@ static void judge(const void *address, size_t bytes, bool write, bool atomic, co
     if (!place.inside || (size_t)(p - place.stack_low) < place.stack_bytes) {
         return;
     }
-    bool shared = p >= __start_simt_shared && p < __stop_simt_shared;
+    bool shared = (size_t)(p - shared_low) < shared_bytes;
     if (!shared && !is_device(p)) {
         /* The built-in variables and constants of the program. */
         if (write || p < __executable_start || p >= _end) {
@@ -251,7 +262,7 @@ static void judge(const void *address, size_t bytes, bool write, bool atomic, co
         report("misaligned", pc, "%zu bytes at %p", bytes, address);
     }
     if (shared) {
-        uintptr_t first = (uintptr_t)__start_simt_shared / WORD * WORD;
+        uintptr_t first = (uintptr_t)shared_low / WORD * WORD;
         judge_words(shared_shadow.data(), first, p, bytes, write, atomic, true, pc);
     } else {
         judge_words(arena_shadow, (uintptr_t)arena, p, bytes, write, atomic, false, pc);
@@ -268,7 +279,8 @@ size_t simt_live_bytes(void) {
     return simt::live_bytes;
 }
 
-/* What -fsanitize=thread calls before each access, and -fsanitize=bounds for a wrong index. */
+/* What -fsanitize=thread calls before each access, and -fsanitize=bounds and =alignment for a wrong
+ * index and a wrong address. */
 #define CALLER __builtin_return_address(0)
 #define HOOKS(n)                                                                                   \
     void __tsan_read##n(void *p) {                                                                 \
@@ -309,5 +321,8 @@ void __tsan_vptr_update(void **, void *) {}
 void __tsan_vptr_read(void **) {}
 void __ubsan_handle_out_of_bounds(void *, void *index) {
     simt::report("out-of-bounds", CALLER, "index %zu of an array", (size_t)index);
+}
+void __ubsan_handle_type_mismatch_v1(void *, void *p) {
+    simt::report("misaligned", CALLER, "%p is not aligned for its type", p);
 }
 }

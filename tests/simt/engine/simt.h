@@ -28,8 +28,9 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
-/* One section for all of them: the engine clears and shadows it for each block. */
-#define __shared__ static __attribute__((section("simt_shared")))
+/* One block runs at a time, on one thread: its thread-local memory is the block's shared memory. (A
+ * section of its own would do too, but g++ forgets the attribute inside templates.) */
+#define __shared__ static thread_local
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
