@@ -422,7 +422,7 @@ enum tier_status tier_graph_write(const struct tier_graph *g, const float *value
     model_proto model = *g->model; /* shallow: the graph itself is shared and stays as it is */
     graph_proto graph = *g->model->graph;
     tensor_proto *tensors = calloc(g->param_count, sizeof *tensors);
-    tensor_proto **list = calloc(g->param_count, sizeof *list);
+    tensor_proto **list = calloc(g->param_count, sizeof(tensor_proto *));
     uint8_t *bytes = NULL;
 
     if (!tensors || !list) {
