@@ -99,6 +99,11 @@ static enum tier_status line_fail(struct tier_err *err, uint64_t seq, const char
     return tier_fail(err, TIER_ECORRUPT, "line %llu: %s", (unsigned long long)seq, what);
 }
 
+/* The hash of a line does not cover itself, so its digits too must have one form only. */
+static bool parse_lower(const char *hex, struct tier_hash *out) {
+    return !strpbrk(hex, "ABCDEF") && tier_hash_parse(hex, out);
+}
+
 /* The members, in the order in which a sorted line has them. */
 static const char *check_members(const json_t *record, uint64_t seq, const struct tier_hash *prev,
                                  struct tier_hash *hash) {
@@ -110,7 +115,7 @@ static const char *check_members(const json_t *record, uint64_t seq, const struc
     if (json_object_size(record) != 6 || !json_is_object(json_object_get(record, "data")) ||
         !json_is_integer(json_object_get(record, "time_ms")) || !json_is_integer(seq_value) ||
         !event_valid(json_string_value(json_object_get(record, "event"))) || !prev_text ||
-        !hash_text || !tier_hash_parse(prev_text, &said) || !tier_hash_parse(hash_text, hash))
+        !hash_text || !parse_lower(prev_text, &said) || !parse_lower(hash_text, hash))
         return "not a record of data, event, hash, prev, seq and time_ms";
     if (json_integer_value(seq_value) < 0 || (uint64_t)json_integer_value(seq_value) != seq)
         return "its number does not follow the line before";

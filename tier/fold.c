@@ -11,7 +11,6 @@
  */
 #include "tier/fold.h"
 
-#include "kernels/kern.h"
 #include "tier/bytes.h"
 #include "tier/segment.h"
 
@@ -185,7 +184,7 @@ static bool worker_init(struct fold_worker *w, struct fold_job *job) {
     w->packed = malloc(tier_segment_bytes_max(m));
     w->hi = malloc(tier_segment_elements_max(m) * sizeof *w->hi);
     w->lo = malloc((tier_segment_wide_max(m) + 1) * sizeof *w->lo);
-    w->extents = malloc(job->count * sizeof *w->extents);
+    w->extents = calloc(job->count, sizeof *w->extents);
     return w->scratch && w->packed && w->hi && w->lo && w->extents;
 }
 

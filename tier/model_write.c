@@ -84,8 +84,7 @@ static json_t *tensor_json(const struct tier_tensor *t) {
             return NULL;
         }
     return json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", shape, "data_offsets",
-                     (json_int_t)(t->at * sizeof(float)),
-                     (json_int_t)((t->at + t->count) * sizeof(float)));
+                     (json_int_t)t->at * 4, (json_int_t)(t->at + t->count) * 4);
 }
 
 /* The compact JSON text; jansson writes an object in the order in which it was filled. */
@@ -238,7 +237,7 @@ out:
 void tier_model_writer_abort(struct tier_model_writer *w) {
     if (!w)
         return;
-    if (w->fd >= 0) {
+    if (w->fd >= 0 && w->temp) {
         close(w->fd);
         unlink(w->temp);
     }

@@ -9,6 +9,7 @@
 #include "tier/segment.h"
 #include "tier/spool.h"
 
+#include <assert.h>
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
@@ -92,6 +93,7 @@ static enum tier_status admit(struct tier_sealer *s, const struct tier_span *spa
 
 enum tier_status tier_sealer_append(struct tier_sealer *s, const float *delta, size_t n,
                                     struct tier_err *err) {
+    assert(s);
     if (n > 0 && (s->empty || n > s->manifest->elements - s->next))
         return tier_fail(err, TIER_EARG, "more deltas than the %" PRIu64 " of the manifest",
                          s->empty ? 0 : s->manifest->elements);
@@ -115,6 +117,7 @@ enum tier_status tier_sealer_finish(struct tier_sealer *s, struct tier_hash *id_
                                     struct tier_err *err) {
     enum tier_status st;
 
+    assert(s);
     if (!s->empty && s->next != s->manifest->elements) {
         st = tier_fail(err, TIER_EARG, "%" PRIu64 " of %" PRIu64 " deltas were given to seal",
                        s->next, s->manifest->elements);

@@ -103,6 +103,22 @@ Test(tier_audit, every_changed_byte_breaks_the_chain) {
     cr_assert(tier_audit_verify(path, &count, &head, &err) == TIER_OK);
 }
 
+Test(tier_audit, a_hash_in_capitals_is_no_canonical_line) {
+    char text[4096] = {0};
+    uint64_t count;
+    struct tier_hash head;
+    open_it();
+    tier_audit_close(lg);
+    lg = NULL;
+    int fd = open(path, O_RDONLY);
+    cr_assert(read(fd, text, sizeof text - 1) > 0);
+    close(fd);
+    char *digit = strpbrk(strstr(text, "\"hash\":\"") + 8, "abcdef");
+    char capital = (char)(*digit - 'a' + 'A');
+    patch(digit - text, &capital, 1);
+    cr_assert(tier_audit_verify(path, &count, &head, &err) == TIER_ECORRUPT);
+}
+
 Test(tier_audit, a_broken_chain_is_refused_with_its_line) {
     open_it();
     for (int i = 0; i < 3; i++)
