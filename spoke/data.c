@@ -358,6 +358,9 @@ static enum tier_status set_stats(struct loader *l, const struct spoke_data_opti
                 if (!isfinite(o->mean[f]) || !isfinite(o->std[f]) || o->std[f] < 0.0)
                     return tier_fail(l->err, TIER_EARG,
                                      "the given statistics of column '%s' are not finite", c->name);
+            } else if (c->mean) {
+                d->mean[f] = *c->mean;
+                d->std[f] = *c->std;
             } else if (d->parts[SPOKE_TRAIN].rows < 2) {
                 return tier_fail(l->err, TIER_EDATA,
                                  "%s: column '%s' is standardised, which takes at least 2 training "

@@ -7,8 +7,8 @@
  * The split never depends on the order of rows: it is a column of the file, or a keyed hash of the
  * patient's id, so that all rows of a patient fall on one side, at every hospital that uses the
  * key. `fold` gives further independent splits. Standardisation uses the training rows of this site
- * only (mean, and standard deviation with n - 1, plus 1e-9), or statistics given from outside; a
- * feature that is constant in the training rows is centred and not scaled.
+ * only (mean, and standard deviation with n - 1, plus 1e-9), the schema's values, or statistics
+ * given from outside; a feature that is constant in the training rows is centred and not scaled.
  *
  * Messages name file, line and column and never hold a value out of the file: they may travel.
  *

@@ -89,12 +89,13 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
     float *values = malloc(run->manifest->elements * sizeof *values);
     uint64_t rows = spoke_data_rows(run->data, SPOKE_TRAIN);
     bool trains = tier_task_trains(&run->plan, round) && rows > 0;
-    struct tier_update_header header = {
-        .run = run->id,
-        .round = round,
-        .base_model = *base,
-        .metrics = metrics,
-        .weight = !trains ? 0 : run->plan.weights == TIER_PLAN_UNIFORM ? 1 : rows};
+    struct tier_update_header header = {.run = run->id,
+                                        .round = round,
+                                        .base_model = *base,
+                                        .metrics = metrics,
+                                        .weight = !trains                                  ? 0
+                                                  : run->plan.weights == TIER_PLAN_UNIFORM ? 1
+                                                                                           : rows};
     enum tier_status st = TIER_OK;
 
     if (!metrics || !values) {

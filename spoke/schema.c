@@ -42,6 +42,8 @@ static const cyaml_schema_field_t column_fields[] = {
     CYAML_FIELD_ENUM("encode", OPT_ENUM, struct spoke_column, encode, encodes, 2),
     CYAML_FIELD_FLOAT_PTR("min", OPT_PTR, struct spoke_column, min),
     CYAML_FIELD_FLOAT_PTR("max", OPT_PTR, struct spoke_column, max),
+    CYAML_FIELD_FLOAT_PTR("mean", OPT_PTR, struct spoke_column, mean),
+    CYAML_FIELD_FLOAT_PTR("std", OPT_PTR, struct spoke_column, std),
     CYAML_FIELD_BOOL("standardise", OPT, struct spoke_column, standardise),
     CYAML_FIELD_BOOL("drop_first", OPT, struct spoke_column, drop_first),
     CYAML_FIELD_SEQUENCE("categories", OPT_PTR, struct spoke_column, categories, &text_value, 1,
@@ -189,8 +191,8 @@ static const char *yaml_hint(const struct yaml_fault *fault) {
 
     if (strstr(fault->text, "nexpected key")) {
         if (strncmp(fault->outer, "columns'", 8) == 0)
-            return "; keys of a column: name, type, min, max, standardise, categories, encode, "
-                   "drop_first, positive_above";
+            return "; keys of a column: name, type, min, max, standardise, mean, std, categories, "
+                   "encode, drop_first, positive_above";
         if (strncmp(fault->outer, "file'", 5) == 0)
             return "; keys of file: delimiter, header, missing";
         if (strncmp(fault->outer, "split'", 6) == 0)
@@ -210,8 +212,12 @@ static enum tier_status yaml_fail(const char *path, const uint8_t *bytes, size_t
     const char *mark = strstr(fault->where, "(line: "), *key = "";
     size_t line = 0, column = 0;
 
-    if (!mark || sscanf(mark, "(line: %zu, column: %zu)", &line, &column) != 2)
-        line = column = 0;
+    if (mark) {
+        char *end;
+        line = strtoul(mark + strlen("(line: "), &end, 10);
+        if (strncmp(end, ", column: ", 10) == 0)
+            column = strtoul(end + 10, NULL, 10);
+    }
     if (strstr(text, "key: "))
         key = strstr(text, "key: ") + strlen("key: ");
     else if (strstr(text, "already seen: "))
@@ -332,6 +338,10 @@ static enum tier_status check_keys(const char *path, const struct spoke_column *
 
     if ((c->min || c->max) && !number)
         extra = "min and max belong to numbers";
+    else if ((c->mean || c->std) && (!number || !c->standardise || !c->mean || !c->std))
+        extra = "mean and std go together, with standardise: true, and belong to numbers";
+    else if (c->mean && (!isfinite(*c->mean) || !isfinite(*c->std) || !(*c->std > 0.0)))
+        extra = "mean must be finite, and std finite and above 0";
     else if (c->standardise && !number && !category)
         extra = "standardise belongs to numbers and categories";
     else if ((c->drop_first || c->encode != SPOKE_ENCODE_ONE_HOT) && !category)
@@ -564,6 +574,8 @@ static void hash_column(struct tier_hasher *h, const struct spoke_column *c) {
     hash_number(h, c->encode);
     hash_number(h, c->drop_first);
     hash_number(h, c->standardise);
+    hash_number(h, c->mean ? *c->mean : 0.0);
+    hash_number(h, c->std ? *c->std : 0.0);
     hash_number(h, c->categories_count);
     for (uint32_t j = 0; j < c->categories_count; j++)
         hash_text(h, c->categories[j]);

@@ -22,6 +22,10 @@
  * category (`encode: one_hot`, the default; `drop_first` leaves out the first) or its place in the
  * list (`encode: index`). Features stand in column order.
  *
+ * `standardise` takes mean and deviation of the training rows here, or, where the column gives
+ * `mean` and `std`, those: hospitals whose patients differ lose what sets them apart when each
+ * standardises by itself.
+ *
  * Threads: a schema is immutable once open. Ownership: it owns its strings.
  */
 #ifndef CONSILIUM_SPOKE_SCHEMA_H
@@ -53,7 +57,8 @@ struct spoke_column {
     enum spoke_encode encode;
     double *min, *max; /* inclusive; NULL: unbounded */
     bool standardise, drop_first;
-    char **categories; /* of a category, or of a target that is not positive_above */
+    double *mean, *std; /* agreed by all sites, both or neither; NULL: of the training rows here */
+    char **categories;  /* of a category, or of a target that is not positive_above */
     uint32_t categories_count;
     double *positive_above; /* target: class 1 where the value is greater, else class 0 */
 };

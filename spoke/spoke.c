@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a spoke does when its parent speaks. Everything it has promised is in the journal: a plan
- * before it is answered, a sealed update before it is offered. After a restart the parent says again
- * what is going on, and what was sealed is offered, not trained again.
+ * before it is answered, a sealed update before it is offered. After a restart the parent says
+ * again what is going on, and what was sealed is offered, not trained again.
  */
 #include "spoke/spoke.h"
 #include "tier/cert.h"
@@ -53,11 +53,8 @@ static void journal_run(struct spoke_run *run) {
 }
 
 static void progress(struct spoke_run *run, const char *phase, uint32_t done) {
-    struct tier_from_child m = {.type = TIER_FROM_PROGRESS,
-                                .run = run->id,
-                                .round = run->round,
-                                .done = done,
-                                .total = 1};
+    struct tier_from_child m = {
+        .type = TIER_FROM_PROGRESS, .run = run->id, .round = run->round, .done = done, .total = 1};
     snprintf(m.reason, sizeof m.reason, "%s", phase);
     tier_link_send(run->spoke->link, &m);
 }
@@ -538,8 +535,7 @@ static enum tier_status open_device(struct spoke *spoke, struct tier_err *err) {
     const char *spec = spoke->config->spoke.device;
 
     kern_init(NULL);
-    enum kern_status st =
-        kern_device_open(spec, (int)spoke->config->threads, &spoke->device);
+    enum kern_status st = kern_device_open(spec, (int)spoke->config->threads, &spoke->device);
     if (st != KERN_OK)
         return tier_fail(err, TIER_EDEVICE, "device '%s': %s%s%s", spec, kern_status_text(st),
                          *kern_cuda_absent_reason() ? ": " : "", kern_cuda_absent_reason());
@@ -563,8 +559,7 @@ enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *
                                             .tls = tier_home_tls(&out->home),
                                             .keepalive = &out->home.keepalive,
                                             .models_dir = out->home.models_dir};
-    TIER_TRY_OUT(
-        tier_link_new(loop, &above, out->home.spool, &link_events, out, &out->link, err));
+    TIER_TRY_OUT(tier_link_new(loop, &above, out->home.spool, &link_events, out, &out->link, err));
     audit(out, "node.started", "s:software", CONSILIUM_VERSION);
 out:
     if (st != TIER_OK)

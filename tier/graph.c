@@ -7,9 +7,7 @@
  * sorted table; a node may read only what stands before it, so order, cycles and undefined names
  * are one check.
  */
-#include "tier/graph.h"
-
-#include "onnx.pb-c.h"
+#include "tier/graph_priv.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -24,58 +22,10 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "raw_data is little-en
 #define OPSET_MIN 7
 #define OPSET_MAX 22
 
-typedef Consilium__Onnx__ModelProto model_proto;
-typedef Consilium__Onnx__GraphProto graph_proto;
-typedef Consilium__Onnx__NodeProto node_proto;
-typedef Consilium__Onnx__TensorProto tensor_proto;
-typedef Consilium__Onnx__AttributeProto attr_proto;
-typedef Consilium__Onnx__ValueInfoProto value_proto;
-
 struct budget {
     uint64_t left;
     bool over;
 };
-
-enum def_kind { DEF_INPUT, DEF_PARAM, DEF_NODE };
-struct def {
-    const char *name;
-    enum def_kind kind;
-    size_t index;
-};
-
-struct tier_graph {
-    model_proto *model;
-    const char *input_name, *output_name;
-    uint64_t *cols;       /* of each activation */
-    uint32_t *uses;       /* of each activation */
-    uint32_t *param_uses; /* of each parameter */
-    struct def *defs;     /* by name; only while parsing */
-    size_t defs_count;
-    struct tier_graph_node *nodes;
-    size_t node_count;
-    struct tier_graph_param *params;
-    size_t param_count;
-    uint64_t elements;
-};
-
-/* Attributes an operator may have; anything else is refused by name. */
-static const struct op_rule {
-    const char *text;
-    enum tier_op op;
-    size_t inputs_min, inputs_max;
-    const char *floats[2];
-    const char *ints[2];
-} op_rules[] = {
-    {"Gemm", TIER_OP_GEMM, 2, 3, {"alpha", "beta"}, {"transA", "transB"}},
-    {"MatMul", TIER_OP_MATMUL, 2, 2, {NULL}, {NULL}},
-    {"Add", TIER_OP_ADD_BIAS, 2, 2, {NULL}, {NULL}},
-    {"Relu", TIER_OP_RELU, 1, 1, {NULL}, {NULL}},
-    {"Sigmoid", TIER_OP_SIGMOID, 1, 1, {NULL}, {NULL}},
-    {"Softmax", TIER_OP_SOFTMAX, 1, 1, {NULL}, {"axis", NULL}},
-    {"Identity", TIER_OP_IDENTITY, 1, 1, {NULL}, {NULL}},
-    {"Flatten", TIER_OP_IDENTITY, 1, 1, {NULL}, {"axis", NULL}},
-};
-#define OP_RULES (sizeof op_rules / sizeof op_rules[0])
 
 static void *budget_alloc(void *data, size_t size) {
     struct budget *b = data;
@@ -93,8 +43,7 @@ static void budget_free(void *data, void *p) {
     free(p);
 }
 
-/* Names stand in messages and manifests: printable ASCII, bounded, not empty. */
-static bool name_ok(const char *name) {
+bool tier_graph_name_ok(const char *name) {
     if (!name || !*name)
         return false;
     size_t n = 0;
@@ -104,7 +53,7 @@ static bool name_ok(const char *name) {
     return true;
 }
 
-static enum tier_status name_fail(struct tier_err *err, const char *what, size_t index) {
+enum tier_status tier_graph_name_fail(struct tier_err *err, const char *what, size_t index) {
     return tier_fail(err, TIER_EMODEL,
                      "%s %zu has no usable name: 1 to %d printable ASCII characters are needed",
                      what, index, TIER_TENSOR_NAME_LEN_MAX);
@@ -114,7 +63,7 @@ static int def_compare(const void *a, const void *b) {
     return strcmp(((const struct def *)a)->name, ((const struct def *)b)->name);
 }
 
-static const struct def *def_find(const struct tier_graph *g, const char *name) {
+const struct def *tier_graph_def(const struct tier_graph *g, const char *name) {
     struct def key = {.name = name};
     return bsearch(&key, g->defs, g->defs_count, sizeof key, def_compare);
 }
@@ -141,7 +90,7 @@ static enum tier_status unpack(const void *bytes, size_t len, model_proto **out,
     return TIER_OK;
 }
 
-static bool domain_is_default(const char *domain) {
+bool tier_graph_domain_ok(const char *domain) {
     return !domain || !*domain || strcmp(domain, "ai.onnx") == 0;
 }
 
@@ -155,7 +104,7 @@ static enum tier_status check_model(const model_proto *m, struct tier_err *err) 
                          "the ONNX file holds %s, which are not read: export the plain graph",
                          m->n_functions ? "functions" : "training graphs");
     for (size_t i = 0; i < m->n_opset_import; i++)
-        if (domain_is_default(m->opset_import[i]->domain))
+        if (tier_graph_domain_ok(m->opset_import[i]->domain))
             opset = m->opset_import[i];
     if (!opset || opset->version < OPSET_MIN || opset->version > OPSET_MAX)
         return tier_fail(err, TIER_EMODEL,
@@ -196,8 +145,8 @@ static enum tier_status read_param(struct tier_graph *g, size_t index, struct ti
     const tensor_proto *t = g->model->graph->initializer[index];
     struct tier_graph_param *p = &g->params[index];
 
-    if (!name_ok(t->name))
-        return name_fail(err, "initialiser", index);
+    if (!tier_graph_name_ok(t->name))
+        return tier_graph_name_fail(err, "initialiser", index);
     p->name = t->name;
     if (t->n_external_data || (t->has_data_location && t->data_location != 0))
         return tier_fail(err, TIER_EMODEL,
@@ -231,9 +180,9 @@ static enum tier_status find_input(struct tier_graph *g, struct tier_err *err) {
     const value_proto *input = NULL;
 
     for (size_t i = 0; i < gp->n_input; i++) {
-        if (!name_ok(gp->input[i]->name))
-            return name_fail(err, "input", i);
-        const struct def *def = def_find(g, gp->input[i]->name);
+        if (!tier_graph_name_ok(gp->input[i]->name))
+            return tier_graph_name_fail(err, "input", i);
+        const struct def *def = tier_graph_def(g, gp->input[i]->name);
         if (def && def->kind == DEF_PARAM)
             continue; /* files of IR version 3 list initialisers among the inputs */
         if (input)
@@ -270,13 +219,13 @@ static enum tier_status index_names(struct tier_graph *g, struct tier_err *err) 
     for (size_t i = 0; i < g->param_count; i++)
         g->defs[g->defs_count++] = (struct def){g->params[i].name, DEF_PARAM, i};
     for (size_t i = 0; i < gp->n_node; i++) {
-        if (gp->node[i]->n_output != 1 || !name_ok(gp->node[i]->output[0]))
+        if (gp->node[i]->n_output != 1 || !tier_graph_name_ok(gp->node[i]->output[0]))
             return tier_fail(err, TIER_EMODEL, "node %zu must have one named output", i);
         g->defs[g->defs_count++] = (struct def){gp->node[i]->output[0], DEF_NODE, i};
     }
     qsort(g->defs, g->defs_count, sizeof *g->defs, def_compare);
     TIER_TRY(find_input(g, err));
-    if (def_find(g, g->input_name))
+    if (tier_graph_def(g, g->input_name))
         return tier_fail(err, TIER_EMODEL, "'%s' is both the input and made by a node",
                          g->input_name);
     g->defs[g->defs_count++] = (struct def){g->input_name, DEF_INPUT, 0};
@@ -290,11 +239,11 @@ static enum tier_status index_names(struct tier_graph *g, struct tier_err *err) 
 static enum tier_status check_output(struct tier_graph *g, struct tier_err *err) {
     const graph_proto *gp = g->model->graph;
 
-    if (gp->n_output != 1 || !name_ok(gp->output[0]->name))
+    if (gp->n_output != 1 || !tier_graph_name_ok(gp->output[0]->name))
         return tier_fail(err, TIER_EMODEL, "the graph has %zu outputs: one named output is read",
                          gp->n_output);
     const value_proto *output = gp->output[0];
-    const struct def *def = def_find(g, output->name);
+    const struct def *def = tier_graph_def(g, output->name);
     if (!def || def->kind != DEF_NODE)
         return tier_fail(err, TIER_EMODEL, "output '%s' is made by no node", output->name);
     g->output_name = output->name;
@@ -316,223 +265,6 @@ static enum tier_status check_output(struct tier_graph *g, struct tier_err *err)
                          "output '%s' is declared with another shape than the graph gives it, "
                          "[N, %" PRIu64 "]",
                          output->name, g->cols[g->node_count]);
-    return TIER_OK;
-}
-
-/* ---- nodes --------------------------------------------------------------------------------- */
-
-static bool listed(const char *const names[2], const char *name) {
-    return (names[0] && strcmp(names[0], name) == 0) || (names[1] && strcmp(names[1], name) == 0);
-}
-
-static enum tier_status check_attributes(const node_proto *np, const struct op_rule *rule,
-                                         const char *name, struct tier_err *err) {
-    for (size_t i = 0; i < np->n_attribute; i++) {
-        const attr_proto *a = np->attribute[i];
-        if (!name_ok(a->name))
-            return tier_fail(err, TIER_EMODEL, "node '%s' (%s) has an attribute without a name",
-                             name, rule->text);
-        bool is_float = a->type == CONSILIUM__ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__FLOAT;
-        bool is_int = a->type == CONSILIUM__ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INT;
-        if (!(is_float && a->has_f && isfinite(a->f) && listed(rule->floats, a->name)) &&
-            !(is_int && listed(rule->ints, a->name)))
-            return tier_fail(err, TIER_EMODEL,
-                             "node '%s' (%s) has the attribute '%.64s', which is not allowed "
-                             "there or has the wrong type",
-                             name, rule->text, a->name);
-    }
-    return TIER_OK;
-}
-
-static const attr_proto *attr(const node_proto *np, const char *name) {
-    for (size_t i = 0; i < np->n_attribute; i++)
-        if (strcmp(np->attribute[i]->name, name) == 0)
-            return np->attribute[i];
-    return NULL;
-}
-
-static float attr_float(const node_proto *np, const char *name, float otherwise) {
-    const attr_proto *a = attr(np, name);
-    return a ? a->f : otherwise;
-}
-
-static int64_t attr_int(const node_proto *np, const char *name, int64_t otherwise) {
-    const attr_proto *a = attr(np, name);
-    return a ? a->i : otherwise;
-}
-
-/* What input `i` of a node is; refused unless it stands before the node. */
-static enum tier_status resolve(const struct tier_graph *g, size_t node, size_t i,
-                                const struct def **def_out, struct tier_err *err) {
-    const node_proto *np = g->model->graph->node[node];
-
-    if (!name_ok(np->input[i]))
-        return tier_fail(err, TIER_EMODEL, "node '%s': input %zu has no name", g->nodes[node].name,
-                         i);
-    const struct def *def = def_find(g, np->input[i]);
-    if (!def)
-        return tier_fail(err, TIER_EMODEL, "node '%s' reads '%s', which nothing makes",
-                         g->nodes[node].name, np->input[i]);
-    if (def->kind == DEF_NODE && def->index >= node)
-        return tier_fail(err, TIER_EMODEL,
-                         "node '%s' reads '%s', which is made later: nodes must stand in order",
-                         g->nodes[node].name, np->input[i]);
-    *def_out = def;
-    return TIER_OK;
-}
-
-static void use_activation(struct tier_graph *g, struct tier_graph_node *node, int slot,
-                           const struct def *def) {
-    size_t v = def->kind == DEF_INPUT ? 0 : def->index + 1;
-    node->x[slot] = (int32_t)v;
-    g->uses[v]++;
-}
-
-static int32_t use_param(struct tier_graph *g, const struct def *def) {
-    g->param_uses[def->index]++;
-    return (int32_t)def->index;
-}
-
-/* A bias is [cols] or [1, cols]: one row, added to every row. */
-static enum tier_status check_bias(const struct tier_graph *g, const struct tier_graph_node *node,
-                                   const struct def *def, uint64_t cols, struct tier_err *err) {
-    if (def->kind == DEF_PARAM) {
-        const struct tier_graph_param *p = &g->params[def->index];
-        if (p->dims[p->dims_count - 1] == cols && (p->dims_count == 1 || p->dims[0] == 1))
-            return TIER_OK;
-    }
-    return tier_fail(err, TIER_EMODEL,
-                     "node '%s' adds '%s', which must be an initialiser of shape [%" PRIu64 "]",
-                     node->name, def->name, cols);
-}
-
-static enum tier_status read_gemm(struct tier_graph *g, size_t index, const struct op_rule *rule,
-                                  struct tier_err *err) {
-    const node_proto *np = g->model->graph->node[index];
-    struct tier_graph_node *node = &g->nodes[index];
-    const struct def *x, *w, *c;
-
-    TIER_TRY(resolve(g, index, 0, &x, err));
-    TIER_TRY(resolve(g, index, 1, &w, err));
-    int64_t trans_a = attr_int(np, "transA", 0), trans_b = attr_int(np, "transB", 0);
-    if (trans_a != 0 || trans_b < 0 || trans_b > 1)
-        return tier_fail(err, TIER_EMODEL, "node '%s' (%s): transA must be 0 and transB 0 or 1",
-                         node->name, rule->text);
-    if (x->kind == DEF_PARAM || w->kind != DEF_PARAM || g->params[w->index].dims_count != 2)
-        return tier_fail(err, TIER_EMODEL,
-                         "node '%s' (%s) must multiply an activation by a two-dimensional "
-                         "initialiser, in this order",
-                         node->name, rule->text);
-    use_activation(g, node, 0, x);
-    node->weight = use_param(g, w);
-    node->trans_b = trans_b == 1;
-    node->alpha = attr_float(np, "alpha", 1.0f);
-    node->beta = attr_float(np, "beta", 1.0f);
-    node->cols_in = g->cols[node->x[0]];
-    const struct tier_graph_param *p = &g->params[node->weight];
-    uint64_t rows = p->dims[node->trans_b ? 1 : 0];
-    node->cols_out = p->dims[node->trans_b ? 0 : 1];
-    if (rows != node->cols_in)
-        return tier_fail(err, TIER_EMODEL,
-                         "node '%s' (%s) multiplies %" PRIu64 " columns by '%s', which takes "
-                         "%" PRIu64,
-                         node->name, rule->text, node->cols_in, p->name, rows);
-    if (np->n_input == 3 && np->input[2] && *np->input[2]) {
-        TIER_TRY(resolve(g, index, 2, &c, err));
-        TIER_TRY(check_bias(g, node, c, node->cols_out, err));
-        node->bias = use_param(g, c);
-    }
-    return TIER_OK;
-}
-
-static enum tier_status read_add(struct tier_graph *g, size_t index, struct tier_err *err) {
-    struct tier_graph_node *node = &g->nodes[index];
-    const struct def *a, *b;
-
-    TIER_TRY(resolve(g, index, 0, &a, err));
-    TIER_TRY(resolve(g, index, 1, &b, err));
-    if (a->kind == DEF_PARAM) {
-        const struct def *swap = a;
-        a = b;
-        b = swap;
-    }
-    if (a->kind == DEF_PARAM)
-        return tier_fail(err, TIER_EMODEL, "node '%s' (Add) adds two initialisers", node->name);
-    use_activation(g, node, 0, a);
-    node->cols_in = node->cols_out = g->cols[node->x[0]];
-    if (b->kind == DEF_PARAM) {
-        TIER_TRY(check_bias(g, node, b, node->cols_out, err));
-        node->bias = use_param(g, b);
-        return TIER_OK;
-    }
-    node->op = TIER_OP_ADD;
-    use_activation(g, node, 1, b);
-    if (g->cols[node->x[1]] != node->cols_in)
-        return tier_fail(err, TIER_EMODEL, "node '%s' (Add) adds %" PRIu64 " columns to %" PRIu64,
-                         node->name, g->cols[node->x[1]], node->cols_in);
-    return TIER_OK;
-}
-
-static enum tier_status read_unary(struct tier_graph *g, size_t index, const struct op_rule *rule,
-                                   struct tier_err *err) {
-    const node_proto *np = g->model->graph->node[index];
-    struct tier_graph_node *node = &g->nodes[index];
-    const struct def *x;
-
-    TIER_TRY(resolve(g, index, 0, &x, err));
-    if (x->kind == DEF_PARAM)
-        return tier_fail(err, TIER_EMODEL, "node '%s' (%s) reads an initialiser, not an activation",
-                         node->name, rule->text);
-    /* In two dimensions axis 1 is the last one, the default of both operators in every set. */
-    int64_t axis = attr_int(np, "axis", 1);
-    if (axis != 1 && axis != -1)
-        return tier_fail(err, TIER_EMODEL,
-                         "node '%s' (%s) works along axis %" PRId64 ": only the last is read",
-                         node->name, rule->text, axis);
-    use_activation(g, node, 0, x);
-    node->cols_in = node->cols_out = g->cols[node->x[0]];
-    return TIER_OK;
-}
-
-static enum tier_status read_node(struct tier_graph *g, size_t index, struct tier_err *err) {
-    const node_proto *np = g->model->graph->node[index];
-    struct tier_graph_node *node = &g->nodes[index];
-    const struct op_rule *rule = NULL;
-    enum tier_status st;
-
-    node->name = np->name && *np->name ? np->name : np->output[0];
-    node->x[0] = node->x[1] = node->weight = node->bias = TIER_GRAPH_NONE;
-    node->alpha = node->beta = 1.0f;
-    if (!name_ok(node->name))
-        return name_fail(err, "node", index);
-    if (!name_ok(np->op_type))
-        return tier_fail(err, TIER_EMODEL, "node '%s' names no operator", node->name);
-    for (size_t i = 0; i < OP_RULES; i++)
-        if (strcmp(op_rules[i].text, np->op_type) == 0)
-            rule = &op_rules[i];
-    if (!rule || !domain_is_default(np->domain))
-        return tier_fail(err, TIER_EMODEL,
-                         "node '%s' uses the operator %.64s%s, which is not allowed: Gemm, MatMul, "
-                         "Add, Relu, Sigmoid, Softmax, Identity and Flatten are",
-                         node->name, np->op_type, rule ? " of a domain of its own" : "");
-    if (np->n_input < rule->inputs_min || np->n_input > rule->inputs_max)
-        return tier_fail(err, TIER_EMODEL, "node '%s' (%s) has %zu inputs: %zu to %zu are needed",
-                         node->name, rule->text, np->n_input, rule->inputs_min, rule->inputs_max);
-    TIER_TRY(check_attributes(np, rule, node->name, err));
-    node->op = rule->op;
-    if (node->op == TIER_OP_GEMM || node->op == TIER_OP_MATMUL)
-        st = read_gemm(g, index, rule, err);
-    else if (node->op == TIER_OP_ADD_BIAS)
-        st = read_add(g, index, err);
-    else
-        st = read_unary(g, index, rule, err);
-    if (st != TIER_OK)
-        return st;
-    if (node->cols_out > TIER_GRAPH_COLS_MAX)
-        return tier_fail(err, TIER_ELIMIT,
-                         "node '%s' makes %" PRIu64 " columns: %" PRIu64 " are the most",
-                         node->name, node->cols_out, TIER_GRAPH_COLS_MAX);
-    g->cols[index + 1] = node->cols_out;
     return TIER_OK;
 }
 
@@ -568,7 +300,7 @@ enum tier_status tier_graph_parse(const void *bytes, size_t len, struct tier_gra
         TIER_TRY_OUT(read_param(g, i, err));
     TIER_TRY_OUT(index_names(g, err));
     for (size_t i = 0; i < g->node_count; i++)
-        TIER_TRY_OUT(read_node(g, i, err));
+        TIER_TRY_OUT(tier_graph_read_node(g, i, err));
     TIER_TRY_OUT(check_output(g, err));
     free(g->defs);
     g->defs = NULL;
@@ -684,22 +416,13 @@ void tier_graph_values(const struct tier_graph *g, float *values) {
         memcpy(values + g->params[i].at, g->params[i].data, g->params[i].elements * sizeof(float));
 }
 
-const char *tier_op_text(enum tier_op op) {
-    if (op == TIER_OP_ADD)
-        return "Add";
-    for (size_t i = 0; i < OP_RULES; i++)
-        if (op_rules[i].op == op)
-            return op_rules[i].text;
-    return "unknown operator";
-}
-
 enum tier_status tier_graph_write(const struct tier_graph *g, const float *values,
                                   uint8_t **bytes_out, size_t *len_out, struct tier_err *err) {
     enum tier_status st = TIER_OK;
     model_proto model = *g->model; /* shallow: the graph itself is shared and stays as it is */
     graph_proto graph = *g->model->graph;
     tensor_proto *tensors = calloc(g->param_count, sizeof *tensors);
-    tensor_proto **list = calloc(g->param_count, sizeof *list);
+    tensor_proto **list = calloc(g->param_count, sizeof(tensor_proto *));
     uint8_t *bytes = NULL;
 
     if (!tensors || !list) {

@@ -148,6 +148,15 @@ Test(spoke_data, statistics_from_outside_replace_the_local_ones) {
     cr_expect(eq(int, open_with(schema, HEAD ROWS, &o, &d), TIER_EARG));
 }
 
+Test(spoke_data, statistics_in_the_schema_serve_all_sites) {
+    char agreed[1024];
+    const char *at = strstr(schema, "standardise: true");
+    snprintf(agreed, sizeof agreed, "%.*smean: 40, std: 5, %s", (int)(at - schema), schema, at);
+    struct spoke_data *d = opened(agreed, HEAD "50,1,n,0,test\n");
+    cr_expect(epsilon_eq(flt, spoke_data_x(d, SPOKE_TEST)[0], 2.0f, 1e-6f));
+    spoke_data_free(d);
+}
+
 /* ---- the split by hash --------------------------------------------------------------------- */
 
 static const char hashed[] = "columns:\n"

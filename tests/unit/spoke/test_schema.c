@@ -79,6 +79,10 @@ Test(spoke_schema, an_unknown_key_is_refused_with_its_line_and_the_known_ones) {
 Test(spoke_schema, what_does_not_belong_to_a_type_is_refused_by_column) {
 #define END "  - {name: t, type: target, positive_above: 0}\nsplit: {by: column}\n"
     refused("columns:\n  - {name: q, type: id, min: 3}\n" END, "'q'");
+    refused("columns:\n  - {name: q, type: number, standardise: true, mean: 3}\n" END,
+            "go together");
+    refused("columns:\n  - {name: q, type: number, standardise: true, mean: 3, std: 0}\n" END,
+            "above 0");
     refused("columns:\n  - {name: q, type: category}\n" END, "needs its list");
     refused("columns:\n  - {name: q, type: number, min: 3, max: 2}\n" END, "min at most max");
     refused("columns:\n  - {name: q, type: category, categories: [a, a]}\n" END, "listed twice");
