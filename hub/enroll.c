@@ -21,8 +21,8 @@ static enum tier_status redeem(struct hub *hub, const uint8_t *bytes, size_t n,
     char *token = NULL, *csr = NULL, *cert = NULL, *ca = NULL;
 
     TIER_TRY(tier_wire_enroll_request(bytes, n, &token, &csr, err));
-    enum tier_status st = tier_authority_enroll(hub->authority, token, csr, tier_wall_ms() / 1000,
-                                                &cert, &ca, err);
+    enum tier_status st =
+        tier_authority_enroll(hub->authority, token, csr, tier_wall_ms() / 1000, &cert, &ca, err);
     if (st == TIER_OK)
         *reply = tier_wire_enroll_reply_bytes(cert, ca);
     explicit_bzero(token, strlen(token));
@@ -39,9 +39,9 @@ static void enroll_message(struct tier_rpc_call *call, struct tier_rpc_message *
     struct tier_err err = {0};
     size_t n = tier_rpc_message_bytes(m);
     const uint8_t *bytes = tier_rpc_message_flat(m, REQUEST_BYTES_MAX);
-    enum tier_status st = bytes
-                              ? redeem(hub, bytes, n, &reply, &err)
-                              : tier_fail(&err, TIER_ELIMIT, "an enrollment request of %zu bytes", n);
+    enum tier_status st =
+        bytes ? redeem(hub, bytes, n, &reply, &err)
+              : tier_fail(&err, TIER_ELIMIT, "an enrollment request of %zu bytes", n);
 
     if (st != TIER_OK) {
         tier_log_warn("enrollment from %s refused: %s", tier_rpc_peer_address(call), err.text);

@@ -199,16 +199,16 @@ static enum tier_status open_edges(struct hub *hub, struct tier_err *err) {
                                             .keepalive = &hub->home.keepalive,
                                             .models_dir = hub->home.models_dir};
 
-    TIER_TRY(tier_serve_new(hub->loop, &below, hub->home.spool, &serve_events, hub, &hub->serve,
-                            err));
+    TIER_TRY(
+        tier_serve_new(hub->loop, &below, hub->home.spool, &serve_events, hub, &hub->serve, err));
     if (c->parent_address[0])
-        TIER_TRY(tier_link_new(hub->loop, &above, hub->home.spool, &link_events, hub, &hub->link,
-                               err));
+        TIER_TRY(
+            tier_link_new(hub->loop, &above, hub->home.spool, &link_events, hub, &hub->link, err));
     return hub_enroll_open(hub, err);
 }
 
-enum tier_status hub_open(const struct tier_config *config, struct tier_loop *loop,
-                          struct hub *out, struct tier_err *err) {
+enum tier_status hub_open(const struct tier_config *config, struct tier_loop *loop, struct hub *out,
+                          struct tier_err *err) {
     enum tier_status st;
 
     *out = (struct hub){.config = config, .loop = loop};

@@ -52,7 +52,7 @@ struct hub_run {
     struct tier_hash wanted_base; /* */
     uint64_t deadline_at_ms;      /* monotonic; 0: none */
     struct tier_timer *deadline, *retry;
-    bool folding, publishing;     /* a job is on the worker */
+    bool folding, publishing; /* a job is on the worker */
     struct tier_task_stop stop;
 };
 
@@ -71,8 +71,8 @@ struct hub {
 };
 
 /* Opens the home, restores runs, serves. The loop must be run afterwards. */
-enum tier_status hub_open(const struct tier_config *config, struct tier_loop *loop,
-                          struct hub *out, struct tier_err *err);
+enum tier_status hub_open(const struct tier_config *config, struct tier_loop *loop, struct hub *out,
+                          struct tier_err *err);
 void hub_close(struct hub *hub);
 bool hub_is_top(const struct hub *hub);
 /* By id; NULL if there is none. */
@@ -90,7 +90,8 @@ void hub_stop_on(struct hub *hub, const struct tier_err *err);
 
 /* ---- run.c ---- */
 
-/* A new run of a plan (its canonical text), whose graph is in the models directory at the top. `id` NULL: make one. */
+/* A new run of a plan (its canonical text), whose graph is in the models directory at the top. `id`
+ * NULL: make one. */
 enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id, const void *plan,
                                size_t plan_bytes, struct hub_run **out, struct tier_err *err);
 /* The top: opens round 1 when enough children take part. */

@@ -37,8 +37,7 @@ static uint32_t child_number(struct hub_run *run, const char *name) {
     for (size_t i = 0; i < run->child_count; i++)
         if (strcmp(run->children[i].name, name) == 0)
             return (uint32_t)i;
-    run->children =
-        need(realloc(run->children, (run->child_count + 1) * sizeof *run->children));
+    run->children = need(realloc(run->children, (run->child_count + 1) * sizeof *run->children));
     struct hub_child *c = &run->children[run->child_count];
     *c = (struct hub_child){0};
     snprintf(c->name, sizeof c->name, "%s", name);
@@ -144,7 +143,8 @@ static void open_if_ready(struct hub_run *run) {
         return;
     for (size_t i = 0; i < run->child_count; i++)
         ready += run->children[i].accepted && run->children[i].attending;
-    if (ready >= run->hub->config->hub.children_min)
+    /* Later rounds wait for their members by quorum and deadline, not here. */
+    if (run->round.number || ready >= run->hub->config->hub.children_min)
         open_round(run);
 }
 
@@ -157,8 +157,7 @@ static void want_round(struct hub_run *run, uint64_t round, const struct tier_ha
 /* The round of this number is over: its result is published. */
 static void commit_round(struct hub_run *run) {
     struct tier_round_event e = {.type = TIER_EVENT_COMMIT};
-    struct tier_to_child m = {
-        .type = TIER_TO_COMMIT, .run = run->id, .round = run->round.number};
+    struct tier_to_child m = {.type = TIER_TO_COMMIT, .run = run->id, .round = run->round.number};
 
     if (run->round.state == TIER_ROUND_COMMITTED)
         return;
@@ -531,8 +530,8 @@ static enum tier_status restore_round(struct hub_run *run, uint64_t number, stru
     TIER_TRY(tier_journal_round_get(j, run->hex, number, &row, err));
     tier_round_init(&run->round, number, &rules);
     run->base_model = row.base_model;
-    TIER_TRY(
-        tier_journal_update_each(j, run->hex, number, TIER_UPDATE_STATE_ANY, restore_child, run, err));
+    TIER_TRY(tier_journal_update_each(j, run->hex, number, TIER_UPDATE_STATE_ANY, restore_child,
+                                      run, err));
     enum tier_round_state state = (enum tier_round_state)row.state;
     struct tier_round_tally t = tier_round_tally(&run->round);
     if (state == TIER_ROUND_FOLDED && !tier_spool_has(run->hub->home.spool, &row.own_update))
@@ -543,8 +542,7 @@ static enum tier_status restore_round(struct hub_run *run, uint64_t number, stru
     tier_round_restore(&run->round, state, &row.own_update);
     if (state == TIER_ROUND_COMMITTED && !tier_hash_is_zero(&row.result_model))
         run->model = row.result_model;
-    uint64_t deadline_ms =
-        tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->deadline_s * 1000;
+    uint64_t deadline_ms = tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->deadline_s * 1000;
     if (state == TIER_ROUND_OPEN && deadline_ms) {
         int64_t left = row.opened_ms + (int64_t)deadline_ms - tier_wall_ms();
         set_deadline(run, left > 0 ? (uint64_t)left : 1);

@@ -170,10 +170,8 @@ static void give_receipt(struct hub_run *run, const struct tier_round_action *a)
 
 static void give_refusal(struct hub_run *run, const struct tier_round_action *a) {
     const char *child = run->children[a->child].name;
-    struct tier_to_child m = {.type = TIER_TO_REFUSAL,
-                              .run = run->id,
-                              .round = run->round.number,
-                              .update = a->update};
+    struct tier_to_child m = {
+        .type = TIER_TO_REFUSAL, .run = run->id, .round = run->round.number, .update = a->update};
     struct tier_err refusal = {.status = a->status};
 
     snprintf(m.reason, sizeof m.reason, "%s", a->reason);
@@ -439,8 +437,7 @@ static void record_figures(struct hub_run *run, const struct tier_metrics *sums)
     const struct {
         const char *name;
         double value;
-    } figures[] = {
-        {"accuracy", f.accuracy}, {"auc", f.auc}, {"count", f.count}, {"loss", f.loss}};
+    } figures[] = {{"accuracy", f.accuracy}, {"auc", f.auc}, {"count", f.count}, {"loss", f.loss}};
     struct tier_err err = {0};
 
     for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++)

@@ -125,8 +125,7 @@ enum tier_status tier_enroll(const char *address, const char *token, const char 
     TIER_TRY_OUT(tier_csr_new(key, name, role, &csr_pem, err));
     TIER_TRY_OUT(exchange(&a, address, csr_pem, timeout_ms, err));
     TIER_TRY_OUT(tier_token_check_ca(token, a.ca_pem, err));
-    TIER_TRY_OUT(
-        tier_identity_store(data_dir, a.cert_pem, a.ca_pem, tier_wall_ms() / 1000, err));
+    TIER_TRY_OUT(tier_identity_store(data_dir, a.cert_pem, a.ca_pem, tier_wall_ms() / 1000, err));
 out:
     tier_key_free(key);
     free(csr_pem);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Becoming a node, seen from the node: a key is born here, a request for it travels with a one-time
- * token, a certificate comes back. The token pins the authority, so nothing is trusted on first use.
+ * token, a certificate comes back. The token pins the authority, so nothing is trusted on first
+ * use.
  *
  * Threads: blocks the caller, on a loop of its own.
  */

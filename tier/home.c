@@ -27,9 +27,8 @@ static enum tier_status open_identity(struct tier_home *h, struct tier_err *err)
                          "the configuration names this node '%s', but its certificate in "
                          "%s/identity is for '%s'",
                          c->name, c->data_dir, h->node.id.name);
-    h->tls = (struct tier_rpc_tls){.ca_pem = h->node.ca_pem,
-                                   .cert_pem = h->node.cert_pem,
-                                   .key_pem = h->node.key_pem};
+    h->tls = (struct tier_rpc_tls){
+        .ca_pem = h->node.ca_pem, .cert_pem = h->node.cert_pem, .key_pem = h->node.key_pem};
     return TIER_OK;
 }
 

@@ -377,8 +377,7 @@ enum tier_status tier_journal_run_each(struct tier_journal *j, tier_journal_run_
     return tier_query_end(&q);
 }
 
-static enum tier_status delete_rows(struct tier_journal *j, const char *run,
-                                    struct tier_err *err) {
+static enum tier_status delete_rows(struct tier_journal *j, const char *run, struct tier_err *err) {
     struct tier_query q;
 
     for (int sql = SQL_RUN_DELETE_ROUNDS; sql <= SQL_RUN_DELETE_MODELS; sql++) {

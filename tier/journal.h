@@ -75,8 +75,8 @@ enum tier_status tier_journal_kv_delete(struct tier_journal *j, const char *key,
 
 struct tier_journal_run {
     char run[TIER_HASH_HEX]; /* hex id */
-    int state;                       /* the round state machine's own number */
-    uint64_t round;                  /* the round it is in */
+    int state;               /* the round state machine's own number */
+    uint64_t round;          /* the round it is in */
     int64_t created_ms;
     struct tier_hash model;                       /* latest committed; zero: none yet */
     char detail[TIER_JOURNAL_DETAIL_LEN_MAX + 1]; /* a line for a person: why it stopped */

@@ -12,8 +12,8 @@
 #include "tier/loop.h"
 
 /*
- * Loads the configuration, starts logging. True: go on. False: leave with *exit_out (help was shown, or what was wrong
- * was said).
+ * Loads the configuration, starts logging. True: go on. False: leave with *exit_out (help was
+ * shown, or what was wrong was said).
  */
 bool tier_node_begin(enum tier_config_kind kind, const char *program, int argc, char **argv,
                      struct tier_config *config, int *exit_out);

@@ -740,8 +740,8 @@ enum tier_status tier_rpc_channel_new(struct tier_loop *loop, const char *addres
         if (tls->verify_chain)
             credentials = pin_credentials(tls);
         else
-            credentials = grpc_ssl_credentials_create_ex(
-                tls->ca_pem, tls->cert_pem ? &pair : NULL, NULL, NULL);
+            credentials = grpc_ssl_credentials_create_ex(tls->ca_pem, tls->cert_pem ? &pair : NULL,
+                                                         NULL, NULL);
         if (!credentials)
             return tier_fail(err, TIER_EIDENTITY, "the TLS certificate or key cannot be used");
         a[n] =

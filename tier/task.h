@@ -4,8 +4,8 @@
  * how each tensor is summed, the first model, and which rounds train and evaluate.
  *
  * Rounds 1..plan.rounds train; where the plan evaluates at all, one more round evaluates the last
- * model and trains nothing. Metrics that arrive in round r are of that round's base model, the model
- * after round r - 1.
+ * model and trains nothing. Metrics that arrive in round r are of that round's base model, the
+ * model after round r - 1.
  *
  * Threads: no shared state.
  */
@@ -17,7 +17,8 @@
 #include "tier/metric.h"
 #include "tier/plan.h"
 
-/* Every parameter of the graph, in file order; wide where a pattern of the plan matches its name. */
+/* Every parameter of the graph, in file order; wide where a pattern of the plan matches its name.
+ */
 enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct tier_graph *graph,
                                     struct tier_manifest **out, struct tier_err *err);
 /* Writes the graph's own values as the model that round 1 starts from. */

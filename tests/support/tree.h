@@ -14,7 +14,8 @@
 struct tree;
 struct tree_node;
 
-/* Works below `dir` (made; must not exist). With `tls` an authority is made and all nodes enroll. */
+/* Works below `dir` (made; must not exist). With `tls` an authority is made and all nodes enroll.
+ */
 struct tree *tree_new(const char *dir, bool tls);
 void tree_free(struct tree *tree); /* stops every node that runs */
 
