@@ -12,6 +12,7 @@
 
 #include "spoke/data.h"
 #include "spoke/net.h"
+#include "tier/metric.h"
 #include "tier/score.h"
 
 struct spoke_sums {
@@ -29,5 +30,13 @@ struct spoke_sums {
 enum tier_status spoke_evaluate(struct spoke_net *net, const struct spoke_data *data,
                                 enum spoke_part part, struct spoke_sums *sums_out,
                                 struct tier_err *err);
+
+/* Adds the sums under their names (tier/score.h). Errors are tier_metrics_add's. */
+enum tier_status spoke_sums_add(const struct spoke_sums *sums, struct tier_metrics *metrics,
+                                struct tier_err *err);
+
+/* TIER_EDATA unless the table has the features and classes that the net takes. */
+enum tier_status spoke_eval_fits(const struct spoke_net *net, const struct spoke_data *data,
+                                 struct tier_err *err);
 
 #endif

@@ -132,29 +132,48 @@ static void yaml_log(cyaml_log_t level, void *ctx, const char *fmt, va_list args
     }
 }
 
-/* Where libyaml stops: true when it does, with its reason and place. */
-static bool yaml_broken(const uint8_t *bytes, size_t len, const char **problem, size_t *line,
-                        size_t *column) {
+struct yaml_place {
+    const char *problem; /* a constant of libyaml's; NULL where the text is YAML */
+    size_t line, column; /* from 1; of the problem, or of the key looked for; 0: not found */
+};
+
+static bool is_key(const yaml_event_t *event, const char *key) {
+    return event->type == YAML_SCALAR_EVENT && event->data.scalar.length == strlen(key) &&
+           memcmp(event->data.scalar.value, key, event->data.scalar.length) == 0;
+}
+
+/*
+ * Scans the text as libyaml sees it, up to its end or problem, for the first scalar `key` that
+ * stands after the given position: libcyaml knows only where the value before an unknown key
+ * stands.
+ */
+static struct yaml_place yaml_scan(const uint8_t *bytes, size_t len, const char *key, size_t line,
+                                   size_t column) {
+    struct yaml_place place = {0};
     yaml_parser_t parser;
     yaml_event_t event;
-    bool broken = false, end = false;
+    bool end = false;
 
     if (!yaml_parser_initialize(&parser))
-        return false;
+        return place;
     yaml_parser_set_input_string(&parser, bytes, len);
-    while (!broken && !end) {
+    while (!end) {
         if (!yaml_parser_parse(&parser, &event)) {
-            broken = true;
-            *problem = parser.problem ? parser.problem : "not YAML"; /* a constant of libyaml's */
-            *line = parser.problem_mark.line + 1;
-            *column = parser.problem_mark.column + 1;
-        } else {
-            end = event.type == YAML_STREAM_END_EVENT;
-            yaml_event_delete(&event);
+            place.problem = parser.problem ? parser.problem : "it cannot be read";
+            place.line = parser.problem_mark.line + 1;
+            place.column = parser.problem_mark.column + 1;
+            break;
         }
+        size_t at = event.start_mark.line + 1, across = event.start_mark.column + 1;
+        if (!place.line && is_key(&event, key) && (at > line || (at == line && across > column))) {
+            place.line = at;
+            place.column = across;
+        }
+        end = event.type == YAML_STREAM_END_EVENT;
+        yaml_event_delete(&event);
     }
     yaml_parser_delete(&parser);
-    return broken;
+    return place;
 }
 
 /* What would be right, for the field or mapping a fault is in. */
@@ -187,15 +206,25 @@ static const char *yaml_hint(const struct yaml_fault *fault) {
 static enum tier_status yaml_fail(const char *path, const uint8_t *bytes, size_t len,
                                   const struct yaml_fault *fault, cyaml_err_t code,
                                   struct tier_err *err) {
-    const char *problem = NULL;
+    const char *text = fault->text[0] ? fault->text : cyaml_strerror(code);
+    const char *mark = strstr(fault->where, "(line: "), *key = "";
     size_t line = 0, column = 0;
 
-    if (yaml_broken(bytes, len, &problem, &line, &column))
-        return tier_fail(err, TIER_ECONFIG, "%s:%zu:%zu: this is not YAML: %s", path, line, column,
-                         problem);
-    const char *text = fault->text[0] ? fault->text : cyaml_strerror(code);
-    const char *mark = strstr(fault->where, "(line: ");
-    if (mark && sscanf(mark, "(line: %zu, column: %zu)", &line, &column) == 2)
+    if (!mark || sscanf(mark, "(line: %zu, column: %zu)", &line, &column) != 2)
+        line = column = 0;
+    if (strstr(text, "key: "))
+        key = strstr(text, "key: ") + strlen("key: ");
+    else if (strstr(text, "already seen: "))
+        key = strstr(text, "already seen: ") + strlen("already seen: ");
+    struct yaml_place place = yaml_scan(bytes, len, key, line, column);
+    if (place.problem)
+        return tier_fail(err, TIER_ECONFIG, "%s:%zu:%zu: this is not YAML: %s", path, place.line,
+                         place.column, place.problem);
+    if (*key && place.line) {
+        line = place.line;
+        column = place.column;
+    }
+    if (line)
         return tier_fail(err, TIER_ECONFIG, "%s:%zu:%zu: %s%s", path, line, column, text,
                          yaml_hint(fault));
     return tier_fail(err, TIER_ECONFIG, "%s: %s%s", path, text, yaml_hint(fault));

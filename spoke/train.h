@@ -15,6 +15,7 @@
 #include "spoke/net.h"
 
 #define SPOKE_STEPS_MAX (UINT64_C(1) << 40)
+#define SPOKE_EPOCHS_MAX (UINT64_C(1) << 20)
 
 enum spoke_optimiser { SPOKE_OPT_SGD, SPOKE_OPT_ADAM };
 

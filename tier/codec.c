@@ -94,8 +94,8 @@ enum tier_status tier_unpack_block(const uint8_t *in, size_t len, int64_t *v, si
         return tier_fail(err, TIER_EUPDATE, "the packed sums end before their last block");
     unsigned width = in[0];
     if (width > 64)
-        return tier_fail(err, TIER_EUPDATE, "a block of packed sums is %u bits wide, the most is 64",
-                         width);
+        return tier_fail(err, TIER_EUPDATE,
+                         "a block of packed sums is %u bits wide, the most is 64", width);
     if (width == 0) {
         memset(v, 0, n * sizeof *v);
         *used_out = 1;

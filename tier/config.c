@@ -12,6 +12,7 @@
 #define FIELD(member)                                                                              \
     offsetof(struct tier_config, member), sizeof(((struct tier_config *)0)->member)
 
+/* In the order of enum tier_role, which ends with the operator: no node is one. */
 static const char *const role_choices[] = {"top", "hub", "spoke", NULL};
 static const char *const level_choices[] = {"debug", "info", "warn", "error", NULL};
 static const char *const switch_choices[] = {"off", "on", NULL};
@@ -21,71 +22,69 @@ static const char *const accept_choices[] = {"none", "all", NULL};
 
 /* clang-format off */
 #define COMMON_KEYS(parent_default)                                                                \
-    {"name", TIER_KEY_NAME, FIELD(name), NULL, 0, 0, NULL,                                         \
-     "the node's name, as its certificate carries it", 0},                                         \
-    {"role", TIER_KEY_CHOICE, FIELD(role), "", 0, 0, role_choices,                                 \
-     "follows from the program and the parent; where given it must agree", 0},                     \
-    {"data_dir", TIER_KEY_PATH, FIELD(data_dir), NULL, 0, 0, NULL,                                 \
-     "everything durable lies here; moving the folder moves the node", 0},                         \
-    {"log_level", TIER_KEY_CHOICE, FIELD(log_level), "info", 0, 0, level_choices,                  \
-     "least important line that is logged", 0},                                                    \
-    {"threads", TIER_KEY_INT, FIELD(threads), "0", 0, 1024, NULL,                                  \
-     "threads for compute; 0 is one for each core", 0},                                            \
-    {"tls", TIER_KEY_CHOICE, FIELD(tls), "on", 0, 0, switch_choices,                               \
-     "off sends everything in the clear and trusts every caller: for measuring only", 0},          \
-    {"keepalive_ms", TIER_KEY_INT, FIELD(keepalive_ms), "3000", 100, 3600000, NULL,                \
-     "silence after which a connection is probed, in milliseconds", 0},                            \
-    {"keepalive_timeout_ms", TIER_KEY_INT, FIELD(keepalive_timeout_ms), "1500", 100, 3600000,      \
-     NULL, "wait for the answer to a probe before the connection counts as lost", 0},              \
-    {"parent.address", TIER_KEY_ADDRESS, FIELD(parent_address), parent_default, 1, 0, NULL,        \
-     "host:port of the parent", 0},                                                                \
-    {"parent.name", TIER_KEY_NAME, FIELD(parent_name), parent_default, 0, 0, NULL,                 \
-     "the name the parent's certificate must carry", 0}
+    {"name", TIER_KEYS_NAME, FIELD(name), NULL, 0, 0, NULL,                                        \
+     "the node's name, as its certificate carries it"},                                            \
+    {"role", TIER_KEYS_CHOICE, FIELD(role), "", 0, 0, role_choices,                                \
+     "follows from the program and the parent; where given it must agree"},                        \
+    {"data_dir", TIER_KEYS_PATH, FIELD(data_dir), NULL, 0, 0, NULL,                                \
+     "everything durable lies here; moving the folder moves the node"},                            \
+    {"log_level", TIER_KEYS_CHOICE, FIELD(log_level), "info", 0, 0, level_choices,                 \
+     "least important line that is logged"},                                                       \
+    {"threads", TIER_KEYS_INT, FIELD(threads), "0", 0, 1024, NULL,                                 \
+     "threads for compute; 0 is one for each core"},                                               \
+    {"tls", TIER_KEYS_CHOICE, FIELD(tls), "on", 0, 0, switch_choices,                              \
+     "off sends everything in the clear and trusts every caller: for measuring only"},             \
+    {"keepalive_ms", TIER_KEYS_INT, FIELD(keepalive_ms), "3000", 100, 3600000, NULL,               \
+     "silence after which a connection is probed, in milliseconds"},                               \
+    {"keepalive_timeout_ms", TIER_KEYS_INT, FIELD(keepalive_timeout_ms), "1500", 100, 3600000,     \
+     NULL, "wait for the answer to a probe before the connection counts as lost"},                 \
+    {"parent.address", TIER_KEYS_ADDRESS, FIELD(parent_address), parent_default, 1, 0, NULL,       \
+     "host:port of the parent"},                                                                   \
+    {"parent.name", TIER_KEYS_NAME, FIELD(parent_name), parent_default, 0, 0, NULL,                \
+     "the name the parent's certificate must carry"}
 
-static const struct tier_key hub_keys[] = {
+static const struct tier_keys_item hub_keys[] = {
     COMMON_KEYS(""),
-    {"listen", TIER_KEY_ADDRESS, FIELD(hub.listen), NULL, 0, 0, NULL,
-     "address:port where children attend", 0},
-    {"advertise", TIER_KEY_ADDRESS, FIELD(hub.advertise), "", 1, 0, NULL,
-     "host:port by which children reach it, where that is not the listen address", 0},
-    {"enroll_listen", TIER_KEY_ADDRESS, FIELD(hub.enroll_listen), "", 0, 0, NULL,
-     "address:port where new nodes enroll by token; top only, with authority_dir", 0},
-    {"authority_dir", TIER_KEY_PATH, FIELD(hub.authority_dir), "", 0, 0, NULL,
-     "folder of the certificate authority; top only, with enroll_listen", 0},
-    {"console_listen", TIER_KEY_ADDRESS, FIELD(hub.console_listen), "", 0, 0, NULL,
-     "address:port for operators, where it is not the listen address", 0},
-    {"children", TIER_KEY_LIST, FIELD(hub.children), "", 0, 0, NULL,
-     "shell patterns of the names that may attend; none: every name the authority certified", 0},
-    {"children_min", TIER_KEY_INT, FIELD(hub.children_min), "1", 1, TIER_CHILDREN_MAX, NULL,
-     "children to wait for before the first round opens", 0},
-    {"max_uploaders", TIER_KEY_INT, FIELD(hub.max_uploaders), "64", 1, TIER_CHILDREN_MAX, NULL,
-     "children that may push at the same time; the others wait", 0},
-    {"memory_budget_mb", TIER_KEY_INT, FIELD(hub.memory_budget_mb), "64", 32, 1048576, NULL,
-     "buffers for receiving and folding, in MiB", 0},
-    {"retain", TIER_KEY_CHOICE, FIELD(hub.retain), "sums", 0, 0, retain_choices,
-     "keep each update until the commit, or only their sums", 0},
-    {"durability", TIER_KEY_CHOICE, FIELD(hub.durability), "normal", 0, 0, durability_choices,
-     "strict syncs each update to disk before its receipt", 0},
+    {"listen", TIER_KEYS_ADDRESS, FIELD(hub.listen), NULL, 0, 0, NULL,
+     "address:port where children attend"},
+    {"advertise", TIER_KEYS_ADDRESS, FIELD(hub.advertise), "", 1, 0, NULL,
+     "host:port by which children reach it, where that is not the listen address"},
+    {"enroll_listen", TIER_KEYS_ADDRESS, FIELD(hub.enroll_listen), "", 0, 0, NULL,
+     "address:port where new nodes enroll by token; top only, with authority_dir"},
+    {"authority_dir", TIER_KEYS_PATH, FIELD(hub.authority_dir), "", 0, 0, NULL,
+     "folder of the certificate authority; top only, with enroll_listen"},
+    {"console_listen", TIER_KEYS_ADDRESS, FIELD(hub.console_listen), "", 0, 0, NULL,
+     "address:port for operators, where it is not the listen address"},
+    {"children", TIER_KEYS_LIST, FIELD(hub.children), "", 0, 0, NULL,
+     "shell patterns of the names that may attend; none: every name the authority certified"},
+    {"children_min", TIER_KEYS_INT, FIELD(hub.children_min), "1", 1, TIER_CHILDREN_MAX, NULL,
+     "children to wait for before the first round opens"},
+    {"max_uploaders", TIER_KEYS_INT, FIELD(hub.max_uploaders), "64", 1, TIER_CHILDREN_MAX, NULL,
+     "children that may push at the same time; the others wait"},
+    {"memory_budget_mb", TIER_KEYS_INT, FIELD(hub.memory_budget_mb), "64", 32, 1048576, NULL,
+     "buffers for receiving and folding, in MiB"},
+    {"retain", TIER_KEYS_CHOICE, FIELD(hub.retain), "sums", 0, 0, retain_choices,
+     "keep each update until the commit, or only their sums"},
+    {"durability", TIER_KEYS_CHOICE, FIELD(hub.durability), "normal", 0, 0, durability_choices,
+     "strict syncs each update to disk before its receipt"},
 };
 
-static const struct tier_key spoke_keys[] = {
+static const struct tier_keys_item spoke_keys[] = {
     COMMON_KEYS(NULL),
-    {"data.csv", TIER_KEY_PATH, FIELD(spoke.csv), NULL, 0, 0, NULL,
-     "the patients' table", 0},
-    {"data.schema", TIER_KEY_PATH, FIELD(spoke.schema), NULL, 0, 0, NULL,
-     "what the table's columns mean, and the contract they fulfil", 0},
-    {"data.split_fold", TIER_KEY_INT, FIELD(spoke.split_fold), "0", 0, 999, NULL,
-     "which fixed split of the rows is held out for evaluation", 0},
-    {"device", TIER_KEY_DEVICE, FIELD(spoke.device), "auto", 0, 0, NULL,
-     "auto, cpu, cuda or cuda:N", 0},
-    {"policy.accept", TIER_KEY_CHOICE, FIELD(spoke.accept), "none", 0, 0, accept_choices,
-     "which plans the data steward accepts", 0},
+    {"data.csv", TIER_KEYS_PATH, FIELD(spoke.csv), NULL, 0, 0, NULL,
+     "the patients' table"},
+    {"data.schema", TIER_KEYS_PATH, FIELD(spoke.schema), NULL, 0, 0, NULL,
+     "what the table's columns mean, and the contract they fulfil"},
+    {"device", TIER_KEYS_DEVICE, FIELD(spoke.device), "auto", 0, 0, NULL,
+     "auto, cpu, cuda or cuda:N"},
+    {"policy.accept", TIER_KEYS_CHOICE, FIELD(spoke.accept), "none", 0, 0, accept_choices,
+     "which plans the data steward accepts"},
 };
 /* clang-format on */
 
 _Static_assert(sizeof hub_keys / sizeof hub_keys[0] <= TIER_KEYS_MAX, "origin[] is too small");
 
-const struct tier_key *tier_config_keys(enum tier_config_kind kind, size_t *count_out) {
+const struct tier_keys_item *tier_config_keys(enum tier_config_kind kind, size_t *count_out) {
     *count_out = kind == TIER_CONFIG_HUB ? sizeof hub_keys / sizeof hub_keys[0]
                                          : sizeof spoke_keys / sizeof spoke_keys[0];
     return kind == TIER_CONFIG_HUB ? hub_keys : spoke_keys;
@@ -117,7 +116,7 @@ const char *tier_config_option_name(const char *path, char *buf, size_t bytes) {
 
 /* One load in progress. */
 struct loading {
-    const struct tier_key *keys;
+    const struct tier_keys_item *keys;
     size_t count;
     struct tier_config *config;
     struct tier_problems *problems;
@@ -240,7 +239,7 @@ static enum tier_status read_file(struct loading *ld, struct tier_err *err) {
             continue;
         ld->config->origin[i].source = TIER_CONFIG_FROM_FILE;
         ld->config->origin[i].line = lines[i];
-        if (ld->keys[i].type == TIER_KEY_PATH)
+        if (ld->keys[i].type == TIER_KEYS_PATH)
             resolve_path(ld, i, lines[i]);
     }
     tier_yaml_free(doc);
@@ -253,7 +252,7 @@ static void apply(struct loading *ld, size_t i, enum tier_config_source source, 
 
     ld->config->origin[i].source = source;
     ld->config->origin[i].line = 0;
-    if (!tier_key_set(&ld->keys[i], ld->config, value, why, sizeof why))
+    if (!tier_keys_set(&ld->keys[i], ld->config, value, why, sizeof why))
         tier_problems_add(ld->problems,
                           source == TIER_CONFIG_FROM_ENV ? "environment" : "command line", 0,
                           "%s %s", name, why);
@@ -282,11 +281,12 @@ static void warn_of_misspelt_variables(const struct loading *ld) {
             continue;
         memcpy(given, *e, (size_t)(equals - *e));
         given[equals - *e] = 0;
-        const struct tier_key *near = NULL;
+        const struct tier_keys_item *near = NULL;
         bool known = strcmp(given, "CONSILIUM_CONFIG") == 0;
         for (int kind = 0; kind < 2 && !known; kind++) {
             size_t count;
-            const struct tier_key *keys = tier_config_keys((enum tier_config_kind)kind, &count);
+            const struct tier_keys_item *keys =
+                tier_config_keys((enum tier_config_kind)kind, &count);
             for (size_t i = 0; i < count && !known; i++) {
                 unsigned away = tier_text_distance(
                     given, tier_config_env_name(keys[i].path, name, sizeof name));
@@ -370,6 +370,11 @@ static void check_whole(struct loading *ld) {
         complain(ld, "role", "must be spoke here; the others are run by consilium-hub");
     else
         c->role = TIER_ROLE_SPOKE;
+    if (*c->name && !tier_name_valid(c->name))
+        complain(ld, "name", "must be lower-case letters, digits and '-', as in a certificate");
+    if (*c->parent_name && !tier_name_valid(c->parent_name))
+        complain(ld, "parent.name",
+                 "must be lower-case letters, digits and '-', as in a certificate");
     if (*c->parent_name && strcmp(c->parent_name, c->name) == 0)
         complain(ld, "parent.name", "is the node's own name; a node cannot be its own parent");
 }

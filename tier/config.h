@@ -51,7 +51,7 @@ struct tier_config_hub {
     char enroll_listen[TIER_CONFIG_ADDRESS_BYTES];  /* "" where enrollment is not served */
     char authority_dir[TIER_CONFIG_PATH_BYTES];     /* set together with enroll_listen */
     char console_listen[TIER_CONFIG_ADDRESS_BYTES]; /* "" where it shares listen */
-    struct tier_key_list
+    struct tier_keys_list
         children;          /* shell patterns of allowed names; empty: any with a certificate */
     uint64_t children_min; /* children to wait for before the first round opens */
     uint64_t max_uploaders, memory_budget_mb;
@@ -62,7 +62,6 @@ struct tier_config_hub {
 struct tier_config_spoke {
     char csv[TIER_CONFIG_PATH_BYTES];
     char schema[TIER_CONFIG_PATH_BYTES];
-    uint64_t split_fold;
     char device[16]; /* as kern_device_open takes it */
     int accept;      /* enum tier_accept */
 };
@@ -106,7 +105,7 @@ void tier_config_help(enum tier_config_kind kind, const char *program, FILE *to)
 void tier_config_print(const struct tier_config *config, FILE *to);
 
 /* The table itself, for tests and documentation. */
-const struct tier_key *tier_config_keys(enum tier_config_kind kind, size_t *count_out);
+const struct tier_keys_item *tier_config_keys(enum tier_config_kind kind, size_t *count_out);
 /* "parent.address" -> "CONSILIUM_PARENT_ADDRESS", "--parent-address". Return buf. */
 const char *tier_config_env_name(const char *path, char *buf, size_t bytes);
 const char *tier_config_option_name(const char *path, char *buf, size_t bytes);

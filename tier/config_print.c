@@ -4,29 +4,29 @@
 
 #include <string.h>
 
-static const char *bounds_of(const struct tier_key *key, char *buf, size_t bytes) {
+static const char *bounds_of(const struct tier_keys_item *key, char *buf, size_t bytes) {
     size_t used = 0;
 
     buf[0] = 0;
-    if (key->type == TIER_KEY_INT)
+    if (key->type == TIER_KEYS_INT)
         snprintf(buf, bytes, "%.0f to %.0f", key->min, key->max);
-    for (int i = 0; key->type == TIER_KEY_CHOICE && key->choices[i] && used < bytes; i++)
+    for (int i = 0; key->type == TIER_KEYS_CHOICE && key->choices[i] && used < bytes; i++)
         used += (size_t)snprintf(buf + used, bytes - used, "%s%s", i ? " | " : "", key->choices[i]);
     return buf;
 }
 
-static const char *placeholder_of(const struct tier_key *key) {
+static const char *placeholder_of(const struct tier_keys_item *key) {
     switch (key->type) {
-    case TIER_KEY_NAME:
+    case TIER_KEYS_NAME:
         return "NAME";
-    case TIER_KEY_PATH:
+    case TIER_KEYS_PATH:
         return "PATH";
-    case TIER_KEY_ADDRESS:
+    case TIER_KEYS_ADDRESS:
         return "HOST:PORT";
-    case TIER_KEY_INT:
-    case TIER_KEY_REAL:
+    case TIER_KEYS_INT:
+    case TIER_KEYS_REAL:
         return "NUMBER";
-    case TIER_KEY_LIST:
+    case TIER_KEYS_LIST:
         return "A,B,...";
     default:
         return "VALUE";
@@ -35,7 +35,7 @@ static const char *placeholder_of(const struct tier_key *key) {
 
 void tier_config_help(enum tier_config_kind kind, const char *program, FILE *to) {
     size_t count;
-    const struct tier_key *keys = tier_config_keys(kind, &count);
+    const struct tier_keys_item *keys = tier_config_keys(kind, &count);
 
     fprintf(to,
             "Usage: %s [--config FILE] [--KEY VALUE]...\n\n"
@@ -48,7 +48,7 @@ void tier_config_help(enum tier_config_kind kind, const char *program, FILE *to)
             "  --help                  print this and stop\n\n",
             program);
     for (size_t i = 0; i < count; i++) {
-        const struct tier_key *key = &keys[i];
+        const struct tier_keys_item *key = &keys[i];
         char option[128], env[128], bounds[128];
         fprintf(to, "  %s %s\n      %s", tier_config_option_name(key->path, option, sizeof option),
                 placeholder_of(key), key->help);
@@ -74,12 +74,13 @@ static void print_quoted(const char *text, FILE *to) {
     fputc('"', to);
 }
 
-static void print_value(const struct tier_key *key, const struct tier_config *config, FILE *to) {
-    char buf[TIER_KEY_TEXT_MAX];
+static void print_value(const struct tier_keys_item *key, const struct tier_config *config,
+                        FILE *to) {
+    char buf[TIER_KEYS_TEXT_MAX];
 
-    if (key->type == TIER_KEY_LIST) {
-        const struct tier_key_list *list =
-            (const struct tier_key_list *)((const char *)config + key->offset);
+    if (key->type == TIER_KEYS_LIST) {
+        const struct tier_keys_list *list =
+            (const struct tier_keys_list *)((const char *)config + key->offset);
         fputc('[', to);
         for (size_t i = 0; i < list->count; i++) {
             fputs(i ? ", " : "", to);
@@ -88,8 +89,8 @@ static void print_value(const struct tier_key *key, const struct tier_config *co
         fputc(']', to);
         return;
     }
-    tier_key_text(key, config, buf, sizeof buf);
-    if (key->type == TIER_KEY_INT || key->type == TIER_KEY_CHOICE)
+    tier_keys_text(key, config, buf, sizeof buf);
+    if (key->type == TIER_KEYS_INT || key->type == TIER_KEYS_CHOICE)
         fputs(buf, to);
     else
         print_quoted(buf, to);
@@ -106,14 +107,14 @@ static void print_origin(const struct tier_config *config, size_t i, FILE *to) {
 
 void tier_config_print(const struct tier_config *config, FILE *to) {
     size_t count;
-    const struct tier_key *keys = tier_config_keys(config->kind, &count);
-    char section[64] = "", text[TIER_KEY_TEXT_MAX];
+    const struct tier_keys_item *keys = tier_config_keys(config->kind, &count);
+    char section[64] = "", text[TIER_KEYS_TEXT_MAX];
 
     if (*config->file)
         fprintf(to, "# file: %s\n", config->file);
     for (size_t i = 0; i < count; i++) {
         const char *dot = strchr(keys[i].path, '.');
-        if (!*tier_key_text(&keys[i], config, text, sizeof text))
+        if (!*tier_keys_text(&keys[i], config, text, sizeof text))
             continue; /* absent */
         if (dot && (strncmp(section, keys[i].path, (size_t)(dot - keys[i].path)) != 0 ||
                     section[dot - keys[i].path])) {

@@ -73,7 +73,7 @@ enum tier_status tier_identity_parse_spiffe(const char *uri, struct tier_identit
     static const char scheme[] = "spiffe://";
     size_t bytes = uri ? strnlen(uri, TIER_SPIFFE_SIZE) : 0;
     char role_text[16];
-    enum tier_role role;
+    enum tier_role role = TIER_ROLE_SPOKE;
 
     if (bytes == 0 || bytes >= TIER_SPIFFE_SIZE || strncmp(uri, scheme, sizeof scheme - 1) != 0)
         goto refuse;

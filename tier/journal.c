@@ -191,7 +191,7 @@ void tier_journal_rollback(struct tier_journal *j) {
 /* ---- shared helpers ------------------------------------------------------------------------- */
 
 static void bind_run(struct tier_query *q, const char *run) {
-    tier_query_name(q, "run", run, TIER_NAME_LEN_MAX);
+    tier_query_name(q, "run", run, TIER_HASH_HEX - 1);
 }
 
 /* NULL: every run. */

@@ -74,7 +74,7 @@ enum tier_status tier_journal_kv_delete(struct tier_journal *j, const char *key,
 /* ---- runs ----------------------------------------------------------------------------------- */
 
 struct tier_journal_run {
-    char run[TIER_NAME_LEN_MAX + 1]; /* hex id */
+    char run[TIER_HASH_HEX]; /* hex id */
     int state;                       /* the round state machine's own number */
     uint64_t round;                  /* the round it is in */
     int64_t created_ms;
@@ -108,7 +108,7 @@ enum tier_status tier_journal_run_delete(struct tier_journal *j, const char *run
 /* ---- rounds --------------------------------------------------------------------------------- */
 
 struct tier_journal_round {
-    char run[TIER_NAME_LEN_MAX + 1];
+    char run[TIER_HASH_HEX];
     uint64_t round;
     int state;
     struct tier_hash base_model;
@@ -141,7 +141,7 @@ enum tier_update_state {
 #define TIER_UPDATE_STATE_ANY (-1)
 
 struct tier_journal_update {
-    char run[TIER_NAME_LEN_MAX + 1];
+    char run[TIER_HASH_HEX];
     uint64_t round;
     char child[TIER_NAME_LEN_MAX + 1];
     struct tier_hash update_id; /* content hash; zero while wanted */
@@ -195,7 +195,7 @@ enum tier_sent_state {
 #define TIER_SENT_STATE_ANY (-1)
 
 struct tier_journal_sent {
-    char run[TIER_NAME_LEN_MAX + 1];
+    char run[TIER_HASH_HEX];
     uint64_t round;
     struct tier_hash update_id;
     const uint8_t *header; /* at most TIER_UPDATE_HEADER_BYTES_MAX; borrowed */
@@ -223,7 +223,7 @@ enum tier_status tier_journal_sent_each(struct tier_journal *j, const char *run,
 struct tier_journal_model {
     struct tier_hash hash;
     char path[TIER_JOURNAL_PATH_LEN_MAX + 1]; /* below the data directory; "": not held here */
-    char run[TIER_NAME_LEN_MAX + 1];
+    char run[TIER_HASH_HEX];
     uint64_t round; /* the round that produced it; 0: the initial one */
 };
 

@@ -137,11 +137,11 @@ static bool has_control(const char *text) {
 }
 
 /* The types whose field is a char array. */
-static bool is_text(enum tier_key_type type) {
-    return type <= TIER_KEY_HASH;
+static bool is_text(enum tier_keys_type type) {
+    return type <= TIER_KEYS_HASH;
 }
 
-static bool set_text(const struct tier_key *key, char *field, const char *text, char *why,
+static bool set_text(const struct tier_keys_item *key, char *field, const char *text, char *why,
                      size_t bytes) {
     if (strlen(text) >= key->size)
         return refuse(why, bytes, "must be at most %zu bytes long, not %zu", key->size - 1,
@@ -149,25 +149,25 @@ static bool set_text(const struct tier_key *key, char *field, const char *text, 
     if (has_control(text))
         return refuse(why, bytes, "must not contain line breaks, tabs or control characters");
     if (*text) {
-        if (key->type == TIER_KEY_NAME && !valid_name(text))
+        if (key->type == TIER_KEYS_NAME && !valid_name(text))
             return refuse(why, bytes,
                           "must be letters, digits, '.', '_' and '-', beginning with a letter or "
                           "digit, not '%.60s'",
                           text);
-        if (key->type == TIER_KEY_ADDRESS && !valid_address(text, key->min == 0))
+        if (key->type == TIER_KEYS_ADDRESS && !valid_address(text, key->min == 0))
             return refuse(why, bytes, "must be an address like hub.example:7400, not '%.60s'",
                           text);
-        if (key->type == TIER_KEY_DEVICE && !valid_device(text))
+        if (key->type == TIER_KEYS_DEVICE && !valid_device(text))
             return refuse(why, bytes, "must be auto, cpu, cuda or cuda:N, not '%.60s'", text);
-        if (key->type == TIER_KEY_HASH && !valid_hash(text))
+        if (key->type == TIER_KEYS_HASH && !valid_hash(text))
             return refuse(why, bytes, "must be 64 lower-case hex digits, not '%.70s'", text);
     }
     memset(field, 0, key->size);
-    memcpy(field, text, strlen(text));
+    memcpy(field, text, strlen(text) + 1);
     return true;
 }
 
-static bool set_int(const struct tier_key *key, uint64_t *field, const char *text, char *why,
+static bool set_int(const struct tier_keys_item *key, uint64_t *field, const char *text, char *why,
                     size_t bytes) {
     uint64_t value;
 
@@ -182,7 +182,7 @@ static bool set_int(const struct tier_key *key, uint64_t *field, const char *tex
     return true;
 }
 
-static bool set_real(const struct tier_key *key, double *field, const char *text, char *why,
+static bool set_real(const struct tier_keys_item *key, double *field, const char *text, char *why,
                      size_t bytes) {
     double value;
     char low[32], high[32];
@@ -209,7 +209,7 @@ static bool set_bool(bool *field, const char *text, char *why, size_t bytes) {
     return true;
 }
 
-static bool set_choice(const struct tier_key *key, int *field, const char *text, char *why,
+static bool set_choice(const struct tier_keys_item *key, int *field, const char *text, char *why,
                        size_t bytes) {
     char known[200];
     size_t used = 0;
@@ -230,7 +230,7 @@ static bool set_choice(const struct tier_key *key, int *field, const char *text,
     return refuse(why, bytes, "must be one of: %s; not '%.60s'", known, text);
 }
 
-static bool set_list(struct tier_key_list *field, const char *text, char *why, size_t bytes) {
+static bool set_list(struct tier_keys_list *field, const char *text, char *why, size_t bytes) {
     size_t count = 0;
 
     for (const char *p = text; *p;) { /* check all before storing any */
@@ -238,8 +238,8 @@ static bool set_list(struct tier_key_list *field, const char *text, char *why, s
         if (length == 0 || length > TIER_TENSOR_NAME_LEN_MAX)
             return refuse(why, bytes, "every entry must be 1 to %d bytes long",
                           TIER_TENSOR_NAME_LEN_MAX);
-        if (++count > TIER_KEY_LIST_MAX)
-            return refuse(why, bytes, "must have at most %d entries", TIER_KEY_LIST_MAX);
+        if (++count > TIER_KEYS_LIST_MAX)
+            return refuse(why, bytes, "must have at most %d entries", TIER_KEYS_LIST_MAX);
         p += length;
         if (*p == ',' && !*++p)
             return refuse(why, bytes, "must not end with a comma");
@@ -275,54 +275,55 @@ static bool set_quorum(struct tier_quorum *field, const char *text, char *why, s
     return true;
 }
 
-bool tier_key_set(const struct tier_key *key, void *base, const char *text, char *why,
-                  size_t why_bytes) {
+bool tier_keys_set(const struct tier_keys_item *key, void *base, const char *text, char *why,
+                   size_t why_bytes) {
     void *field = (char *)base + key->offset;
 
-    if (!*text && (!key->value || (*key->value && key->type != TIER_KEY_LIST)))
+    if (!*text && (!key->value || (*key->value && key->type != TIER_KEYS_LIST)))
         return refuse(why, why_bytes, "must have a value");
     if (is_text(key->type))
         return set_text(key, field, text, why, why_bytes);
     switch (key->type) {
-    case TIER_KEY_INT:
+    case TIER_KEYS_INT:
         return set_int(key, field, text, why, why_bytes);
-    case TIER_KEY_REAL:
+    case TIER_KEYS_REAL:
         return set_real(key, field, text, why, why_bytes);
-    case TIER_KEY_BOOL:
+    case TIER_KEYS_BOOL:
         return set_bool(field, text, why, why_bytes);
-    case TIER_KEY_CHOICE:
+    case TIER_KEYS_CHOICE:
         return set_choice(key, field, text, why, why_bytes);
-    case TIER_KEY_LIST:
+    case TIER_KEYS_LIST:
         return set_list(field, text, why, why_bytes);
     default:
         return set_quorum(field, text, why, why_bytes);
     }
 }
 
-static void list_text(const struct tier_key_list *list, char *buf, size_t bytes) {
+static void list_text(const struct tier_keys_list *list, char *buf, size_t bytes) {
     size_t used = 0;
 
     for (size_t i = 0; i < list->count && used < bytes; i++)
         used += (size_t)snprintf(buf + used, bytes - used, "%s%s", i ? "," : "", list->item[i]);
 }
 
-const char *tier_key_text(const struct tier_key *key, const void *base, char *buf, size_t bytes) {
+const char *tier_keys_text(const struct tier_keys_item *key, const void *base, char *buf,
+                           size_t bytes) {
     const void *field = (const char *)base + key->offset;
 
     buf[0] = 0;
     if (is_text(key->type)) {
         snprintf(buf, bytes, "%s", (const char *)field);
-    } else if (key->type == TIER_KEY_INT) {
+    } else if (key->type == TIER_KEYS_INT) {
         snprintf(buf, bytes, "%" PRIu64, *(const uint64_t *)field);
-    } else if (key->type == TIER_KEY_REAL) {
+    } else if (key->type == TIER_KEYS_REAL) {
         if (!isnan(*(const double *)field))
             tier_real_text(*(const double *)field, buf, bytes);
-    } else if (key->type == TIER_KEY_BOOL) {
+    } else if (key->type == TIER_KEYS_BOOL) {
         snprintf(buf, bytes, "%s", *(const bool *)field ? "true" : "false");
-    } else if (key->type == TIER_KEY_CHOICE) {
+    } else if (key->type == TIER_KEYS_CHOICE) {
         if (*(const int *)field >= 0)
             snprintf(buf, bytes, "%s", key->choices[*(const int *)field]);
-    } else if (key->type == TIER_KEY_LIST) {
+    } else if (key->type == TIER_KEYS_LIST) {
         list_text(field, buf, bytes);
     } else {
         const struct tier_quorum *q = field;
@@ -348,23 +349,23 @@ uint64_t tier_quorum_needed(const struct tier_quorum *q, uint64_t children) {
     return needed > 0 ? needed : 1;
 }
 
-int tier_keys_find(const struct tier_key *keys, size_t count, const char *path) {
+int tier_keys_find(const struct tier_keys_item *keys, size_t count, const char *path) {
     for (size_t i = 0; i < count; i++)
         if (strcmp(keys[i].path, path) == 0)
             return (int)i;
     return -1;
 }
 
-void tier_keys_defaults(const struct tier_key *keys, size_t count, void *base) {
+void tier_keys_defaults(const struct tier_keys_item *keys, size_t count, void *base) {
     char why[200];
 
     for (size_t i = 0; i < count; i++) {
-        struct tier_key key = keys[i];
+        struct tier_keys_item key = keys[i];
         if (!key.value)
             key.value = ""; /* required: starts absent */
-        if (key.type == TIER_KEY_QUORUM && !*key.value)
+        if (key.type == TIER_KEYS_QUORUM && !*key.value)
             key.value = "all";
-        if (!tier_key_set(&key, base, key.value, why, sizeof why))
+        if (!tier_keys_set(&key, base, key.value, why, sizeof why))
             abort(); /* a default outside its own bounds is a bug in the table */
     }
 }

@@ -21,8 +21,8 @@
 #include <stdint.h>
 
 #define TIER_KEYS_MAX 64 /* keys in one table */
-#define TIER_KEY_LIST_MAX 64
-#define TIER_KEY_TEXT_MAX 1024 /* bytes of one value, terminator included */
+#define TIER_KEYS_LIST_MAX 64
+#define TIER_KEYS_TEXT_MAX 1024 /* bytes of one value, terminator included */
 
 struct tier_problem {
     int line;       /* 0: about the file as a whole */
@@ -45,24 +45,24 @@ enum tier_status tier_problems_status(const struct tier_problems *p, enum tier_s
                                       struct tier_err *err);
 
 /* The type of a key is the type of the field at its offset. */
-enum tier_key_type {
-    TIER_KEY_TEXT,    /* char[size]: UTF-8 without control characters */
-    TIER_KEY_NAME,    /* char[size]: letters, digits, '.', '_', '-'; begins with letter or digit */
-    TIER_KEY_PATH,    /* char[size] */
-    TIER_KEY_ADDRESS, /* char[size]: host:port, [v6]:port; port 0 only where min is 0 */
-    TIER_KEY_DEVICE,  /* char[size]: auto, cpu, cuda or cuda:N */
-    TIER_KEY_HASH,    /* char[TIER_HASH_HEX]: SHA-256 in lower-case hex */
-    TIER_KEY_INT,     /* uint64_t in [min, max], max at most 2^53 */
-    TIER_KEY_REAL,    /* double in [min, max]; NAN stands for absent */
-    TIER_KEY_BOOL,    /* bool */
-    TIER_KEY_CHOICE,  /* int, the index in choices; -1 for absent */
-    TIER_KEY_LIST,    /* struct tier_key_list */
-    TIER_KEY_QUORUM,  /* struct tier_quorum */
+enum tier_keys_type {
+    TIER_KEYS_TEXT,    /* char[size]: UTF-8 without control characters */
+    TIER_KEYS_NAME,    /* char[size]: letters, digits, '.', '_', '-'; begins with letter or digit */
+    TIER_KEYS_PATH,    /* char[size] */
+    TIER_KEYS_ADDRESS, /* char[size]: host:port, [v6]:port; port 0 only where min is 0 */
+    TIER_KEYS_DEVICE,  /* char[size]: auto, cpu, cuda or cuda:N */
+    TIER_KEYS_HASH,    /* char[TIER_HASH_HEX]: SHA-256 in lower-case hex */
+    TIER_KEYS_INT,     /* uint64_t in [min, max], max at most 2^53 */
+    TIER_KEYS_REAL,    /* double in [min, max]; NAN stands for absent */
+    TIER_KEYS_BOOL,    /* bool */
+    TIER_KEYS_CHOICE,  /* int, the index in choices; -1 for absent */
+    TIER_KEYS_LIST,    /* struct tier_keys_list */
+    TIER_KEYS_QUORUM,  /* struct tier_quorum */
 };
 
-struct tier_key_list {
+struct tier_keys_list {
     size_t count;
-    char item[TIER_KEY_LIST_MAX][TIER_TENSOR_NAME_LEN_MAX + 1];
+    char item[TIER_KEYS_LIST_MAX][TIER_TENSOR_NAME_LEN_MAX + 1];
 };
 
 enum tier_quorum_kind { TIER_QUORUM_ALL, TIER_QUORUM_COUNT, TIER_QUORUM_FRACTION };
@@ -74,15 +74,14 @@ struct tier_quorum {
 /* How many of `children` must answer: at least 1, at most children (a count above it is all). */
 uint64_t tier_quorum_needed(const struct tier_quorum *q, uint64_t children);
 
-struct tier_key {
+struct tier_keys_item {
     const char *path; /* "parent.address" */
-    enum tier_key_type type;
+    enum tier_keys_type type;
     size_t offset, size; /* of the field */
     const char *value;   /* default, written as in YAML; NULL: required; "": may be absent */
     double min, max;     /* INT, REAL; for ADDRESS min 0 allows port 0 */
     const char *const *choices;
     const char *help;
-    unsigned flags; /* the caller's own */
 };
 
 /*
@@ -90,27 +89,28 @@ struct tier_key {
  * the key allows that. On a refusal nothing is stored, false is returned, and `why` says what would
  * be right ("must be a whole number from 1 to 65536, not 'many'").
  */
-bool tier_key_set(const struct tier_key *key, void *base, const char *text, char *why,
-                  size_t why_bytes);
-/* The value at base as tier_key_set would take it again; a list with commas. Returns buf. */
-const char *tier_key_text(const struct tier_key *key, const void *base, char *buf, size_t bytes);
+bool tier_keys_set(const struct tier_keys_item *key, void *base, const char *text, char *why,
+                   size_t why_bytes);
+/* The value at base as tier_keys_set would take it again; a list with commas. Returns buf. */
+const char *tier_keys_text(const struct tier_keys_item *key, const void *base, char *buf,
+                           size_t bytes);
 /* "0.001": the shortest decimal that reads back as the same double, with '.' or 'e' in it. */
 const char *tier_real_text(double value, char *buf, size_t bytes);
 
 /* Index of the key with this path, or -1. */
-int tier_keys_find(const struct tier_key *keys, size_t count, const char *path);
+int tier_keys_find(const struct tier_keys_item *keys, size_t count, const char *path);
 /* Stores every default; keys without one become absent (zero, "", NAN, -1). */
-void tier_keys_defaults(const struct tier_key *keys, size_t count, void *base);
+void tier_keys_defaults(const struct tier_keys_item *keys, size_t count, void *base);
 /*
  * Stores what the document says over what is there. lines[i] becomes the line of key i where the
  * document has it. Unknown keys, wrong types and values out of bounds become problems; those keys
  * keep their old value, but their line is set.
  */
-void tier_keys_read(const struct tier_key *keys, size_t count, const struct tier_yaml *doc,
+void tier_keys_read(const struct tier_keys_item *keys, size_t count, const struct tier_yaml *doc,
                     void *base, int *lines, struct tier_problems *problems);
 /* The known path most like this one ("local.lerning_rate"), or NULL where none is near. The answer
  * lies in buf. */
-const char *tier_keys_nearest(const struct tier_key *keys, size_t count, const char *path,
+const char *tier_keys_nearest(const struct tier_keys_item *keys, size_t count, const char *path,
                               char *buf, size_t bytes);
 /* Edits (insert, delete, replace, swap of neighbours) between two short texts; over 63 bytes counts
  * as far away. */

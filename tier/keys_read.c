@@ -79,7 +79,7 @@ static size_t prefix_of(const char *path, size_t length) {
     return length > 0 ? length - 1 : 0;
 }
 
-const char *tier_keys_nearest(const struct tier_key *keys, size_t count, const char *path,
+const char *tier_keys_nearest(const struct tier_keys_item *keys, size_t count, const char *path,
                               char *buf, size_t bytes) {
     size_t here = prefix_of(path, strlen(path));
     const char *leaf = path + here + (here > 0);
@@ -112,7 +112,7 @@ const char *tier_keys_nearest(const struct tier_key *keys, size_t count, const c
 }
 
 struct walk {
-    const struct tier_key *keys;
+    const struct tier_keys_item *keys;
     size_t count;
     void *base;
     int *lines;
@@ -135,9 +135,9 @@ static bool is_null(const struct tier_yaml_node *node) {
 }
 
 /* A list is checked entry by entry and stored at once. */
-static bool read_list(const struct walk *w, const struct tier_key *key,
+static bool read_list(const struct walk *w, const struct tier_keys_item *key,
                       const struct tier_yaml_node *node, char *why, size_t why_bytes) {
-    struct tier_key_list *list = (struct tier_key_list *)((char *)w->base + key->offset);
+    struct tier_keys_list *list = (struct tier_keys_list *)((char *)w->base + key->offset);
     size_t count = 0;
 
     for (const struct tier_yaml_node *n = node->child; n; n = n->next) {
@@ -147,8 +147,8 @@ static bool read_list(const struct walk *w, const struct tier_key *key,
                      TIER_TENSOR_NAME_LEN_MAX);
             return false;
         }
-        if (++count > TIER_KEY_LIST_MAX) {
-            snprintf(why, why_bytes, "must have at most %d entries", TIER_KEY_LIST_MAX);
+        if (++count > TIER_KEYS_LIST_MAX) {
+            snprintf(why, why_bytes, "must have at most %d entries", TIER_KEYS_LIST_MAX);
             return false;
         }
     }
@@ -158,11 +158,11 @@ static bool read_list(const struct walk *w, const struct tier_key *key,
     return true;
 }
 
-static bool read_value(const struct walk *w, const struct tier_key *key,
+static bool read_value(const struct walk *w, const struct tier_keys_item *key,
                        const struct tier_yaml_node *node, char *why, size_t why_bytes) {
-    if (key->type == TIER_KEY_LIST && node->kind == TIER_YAML_LIST)
+    if (key->type == TIER_KEYS_LIST && node->kind == TIER_YAML_LIST)
         return read_list(w, key, node, why, why_bytes);
-    if (key->type == TIER_KEY_LIST && !is_null(node)) {
+    if (key->type == TIER_KEYS_LIST && !is_null(node)) {
         snprintf(why, why_bytes, "must be a list, like [\"a\", \"b*\"]");
         return false;
     }
@@ -171,14 +171,15 @@ static bool read_value(const struct walk *w, const struct tier_key *key,
                  node->kind == TIER_YAML_MAP ? "map" : "list");
         return false;
     }
-    bool quoted_number = !node->plain && (key->type == TIER_KEY_INT || key->type == TIER_KEY_REAL ||
-                                          key->type == TIER_KEY_BOOL);
+    bool quoted_number =
+        !node->plain &&
+        (key->type == TIER_KEYS_INT || key->type == TIER_KEYS_REAL || key->type == TIER_KEYS_BOOL);
     if (quoted_number) {
         snprintf(why, why_bytes, "must be written without quotes: '%.60s' in quotes is text",
                  node->text);
         return false;
     }
-    return tier_key_set(key, w->base, is_null(node) ? "" : node->text, why, why_bytes);
+    return tier_keys_set(key, w->base, is_null(node) ? "" : node->text, why, why_bytes);
 }
 
 static void unknown_key(const struct walk *w, const char *path, int line) {
@@ -217,7 +218,7 @@ static void read_map(const struct walk *w, const char *above, const struct tier_
     }
 }
 
-void tier_keys_read(const struct tier_key *keys, size_t count, const struct tier_yaml *doc,
+void tier_keys_read(const struct tier_keys_item *keys, size_t count, const struct tier_yaml *doc,
                     void *base, int *lines, struct tier_problems *problems) {
     struct walk w = {keys, count, base, lines, tier_yaml_name(doc), problems};
 

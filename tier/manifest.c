@@ -6,6 +6,7 @@
  */
 #include "tier/manifest.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -42,24 +43,24 @@ bool tier_tensor_count(struct tier_tensor *t) {
 }
 
 static int by_name(const void *a, const void *b) {
-    const struct tier_tensor *const *x = a, *const *y = b;
-    return strcmp((*x)->name, (*y)->name);
+    const char *const *x = a, *const *y = b;
+    return strcmp(*x, *y);
 }
 
 static enum tier_status names_differ(const struct tier_manifest *m, struct tier_err *err) {
-    const struct tier_tensor **sorted = calloc(m->count, sizeof(*sorted));
+    const char **sorted = malloc((m->count + 1) * sizeof *sorted);
     enum tier_status st = TIER_OK;
 
     if (!sorted)
         return tier_fail(err, TIER_ENOMEM, "no memory for a manifest of %zu tensors", m->count);
     for (size_t i = 0; i < m->count; i++)
-        sorted[i] = &m->tensors[i];
-    qsort(sorted, m->count, sizeof(*sorted), by_name);
+        sorted[i] = m->tensors[i].name;
+    qsort(sorted, m->count, sizeof *sorted, by_name);
     for (size_t i = 1; i < m->count && st == TIER_OK; i++)
-        if (strcmp(sorted[i - 1]->name, sorted[i]->name) == 0)
+        if (strcmp(sorted[i - 1], sorted[i]) == 0)
             st = tier_fail(err, TIER_EARG,
                            "tensor %s is in the manifest twice; each name must be there once",
-                           sorted[i]->name);
+                           sorted[i]);
     free(sorted);
     return st;
 }
@@ -151,6 +152,7 @@ enum tier_status tier_manifest_text(const struct tier_manifest *m, char **text_o
     char line[LINE_BYTES_MAX];
     size_t bytes = strlen(FIRST_LINE);
 
+    assert(m);
     for (size_t i = 0; i < m->count; i++)
         bytes += write_line(&m->tensors[i], line);
     if (bytes > TIER_MANIFEST_BYTES_MAX)
@@ -249,8 +251,8 @@ enum tier_status tier_manifest_parse(const char *text, size_t bytes, struct tier
                          "and end with a newline would be right");
     for (size_t i = head; i < bytes; i++)
         count += text[i] == '\n';
-    if (count > TIER_TENSORS_MAX)
-        return tier_fail(err, TIER_ELIMIT, "a manifest of %zu tensors, the most is %d", count,
+    if (count == 0 || count > TIER_TENSORS_MAX)
+        return tier_fail(err, TIER_ELIMIT, "a manifest of %zu tensors; 1 to %d are possible", count,
                          TIER_TENSORS_MAX);
     copy = malloc(bytes - head + 1);
     tensors = calloc(count, sizeof *tensors);
@@ -283,7 +285,8 @@ enum tier_status tier_frac_bits_for_clip(double clip, int *out, struct tier_err 
     int exponent;
 
     if (!(clip > 0) || !isfinite(clip))
-        return tier_fail(err, TIER_EARG, "clip is %g; a finite number above 0 would be right", clip);
+        return tier_fail(err, TIER_EARG, "clip is %g; a finite number above 0 would be right",
+                         clip);
     /* clip = m * 2^exponent with 1/2 <= m < 1: its log2 rounded up is exponent, or one less for a
      * power of two. */
     if (frexp(clip, &exponent) == 0.5)

@@ -10,6 +10,7 @@
  */
 #include "tier/metric.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -121,6 +122,7 @@ static void insert(struct tier_metrics *m, const char *name, size_t bins, int64_
     bool found;
     size_t at = find(m, name, &found);
 
+    assert(m->room > m->count && m->vectors);
     memmove(m->vectors + at + 1, m->vectors + at, (m->count - at) * sizeof *m->vectors);
     struct vector *v = &m->vectors[at];
     memset(v, 0, sizeof *v);
@@ -323,8 +325,8 @@ static enum tier_status bad(const struct source *s, const char *what, struct tie
 }
 
 /* Shortest varints only, at most `max`. */
-static enum tier_status get_varint(struct source *s, uint64_t max, const char *what,
-                                   uint64_t *out, struct tier_err *err) {
+static enum tier_status get_varint(struct source *s, uint64_t max, const char *what, uint64_t *out,
+                                   struct tier_err *err) {
     uint64_t v = 0;
 
     for (unsigned shift = 0; shift < 64; shift += 7) {
@@ -347,7 +349,7 @@ static enum tier_status get_varint(struct source *s, uint64_t max, const char *w
 static enum tier_status get_values(struct source *s, int64_t *values, size_t bins,
                                    struct tier_err *err) {
     for (size_t i = 0; i < bins;) {
-        uint64_t zeros, run, v;
+        uint64_t zeros = 0, run = 0, v = 0;
         TIER_TRY(get_varint(s, bins - i, "a run of zeros past the last bin", &zeros, err));
         if (zeros == 0 && i > 0)
             return bad(s, "an empty run of zeros", err);
@@ -369,7 +371,7 @@ static enum tier_status get_values(struct source *s, int64_t *values, size_t bin
 
 static enum tier_status get_vector(struct source *s, struct tier_metrics *m, struct tier_err *err) {
     char name[TIER_NAME_LEN_MAX + 1] = "";
-    uint64_t length, bins;
+    uint64_t length = 0, bins = 0;
 
     TIER_TRY(get_varint(s, TIER_NAME_LEN_MAX, "a name that is too long", &length, err));
     if (length > s->len - s->used)
@@ -401,7 +403,7 @@ enum tier_status tier_metrics_decode(const uint8_t *bytes, size_t len, struct ti
     enum tier_status st = TIER_OK;
     struct source s = {bytes, len, 0};
     struct tier_metrics *m = tier_metrics_new();
-    uint64_t count;
+    uint64_t count = 0;
 
     if (!m)
         return tier_fail(err, TIER_ENOMEM, "no memory for metrics");

@@ -81,7 +81,7 @@ out:
 /* Fills in what depends on other keys. What does not apply stays absent. */
 static void resolve(struct tier_plan_draft *d, const int *lines) {
     size_t count;
-    const struct tier_key *keys = tier_plan_written_keys(&count);
+    const struct tier_keys_item *keys = tier_plan_written_keys(&count);
     struct tier_plan *p = &d->plan;
 
     p->top = d->fallback;
@@ -106,7 +106,7 @@ static void resolve(struct tier_plan_draft *d, const int *lines) {
 static void check_written(const char *path, struct tier_plan_draft *d, const int *lines,
                           char *model_path, struct tier_problems *problems) {
     size_t count;
-    const struct tier_key *keys = tier_plan_written_keys(&count);
+    const struct tier_keys_item *keys = tier_plan_written_keys(&count);
     struct tier_plan_checker checker = {&d->plan, keys, count, path, lines, problems};
     int model_line = lines[tier_keys_find(keys, count, "model")];
     char why[200];
@@ -133,7 +133,7 @@ enum tier_status tier_plan_load(const char *path, struct tier_plan *out, char *m
     char model_path[TIER_PLAN_PATH_BYTES];
     struct tier_err local = {0};
     size_t count;
-    const struct tier_key *keys = tier_plan_written_keys(&count);
+    const struct tier_keys_item *keys = tier_plan_written_keys(&count);
     int lines[TIER_KEYS_MAX] = {0};
 
     if (!draft || !own) {
@@ -166,7 +166,7 @@ out:
     return st;
 }
 
-static json_t *list_json(const struct tier_key_list *list) {
+static json_t *list_json(const struct tier_keys_list *list) {
     json_t *array = json_array();
 
     for (size_t i = 0; array && i < list->count; i++)
@@ -178,23 +178,23 @@ static json_t *list_json(const struct tier_key_list *list) {
 }
 
 /* NULL where jansson refuses it: no memory, or text that is not UTF-8. */
-static json_t *value_json(const struct tier_key *key, const void *base) {
+static json_t *value_json(const struct tier_keys_item *key, const void *base) {
     const void *field = (const char *)base + key->offset;
     const struct tier_quorum *q = field;
 
     switch (key->type) {
-    case TIER_KEY_INT:
+    case TIER_KEYS_INT:
         return json_integer((json_int_t) * (const uint64_t *)field);
-    case TIER_KEY_REAL:
+    case TIER_KEYS_REAL:
         return isnan(*(const double *)field) ? json_null() : json_real(*(const double *)field);
-    case TIER_KEY_BOOL:
+    case TIER_KEYS_BOOL:
         return json_boolean(*(const bool *)field);
-    case TIER_KEY_CHOICE:
+    case TIER_KEYS_CHOICE:
         return *(const int *)field < 0 ? json_null()
                                        : json_string(key->choices[*(const int *)field]);
-    case TIER_KEY_LIST:
+    case TIER_KEYS_LIST:
         return list_json(field);
-    case TIER_KEY_QUORUM:
+    case TIER_KEYS_QUORUM:
         return q->kind == TIER_QUORUM_ALL     ? json_string("all")
                : q->kind == TIER_QUORUM_COUNT ? json_integer((json_int_t)q->count)
                                               : json_real(q->fraction);
@@ -229,7 +229,7 @@ enum tier_status tier_plan_canonical(const struct tier_plan *plan, char **text_o
                                      struct tier_err *err) {
     enum tier_status st = TIER_OK;
     size_t count;
-    const struct tier_key *keys = tier_plan_keys(&count);
+    const struct tier_keys_item *keys = tier_plan_keys(&count);
     json_t *root = json_object();
     char *text = NULL;
 
@@ -255,7 +255,8 @@ out:
     return st;
 }
 
-/* A JSON list as the text tier_key_set takes; false where an entry is no text or it is too long. */
+/* A JSON list as the text tier_keys_set takes; false where an entry is no text or it is too long.
+ */
 static bool list_text(const json_t *array, char *buf, size_t bytes) {
     size_t used = 0;
 
@@ -271,24 +272,25 @@ static bool list_text(const json_t *array, char *buf, size_t bytes) {
     return true;
 }
 
-/* A JSON value as the text tier_key_set takes; false where it is of another type. */
-static bool json_text(const struct tier_key *key, const json_t *value, char *buf, size_t bytes) {
+/* A JSON value as the text tier_keys_set takes; false where it is of another type. */
+static bool json_text(const struct tier_keys_item *key, const json_t *value, char *buf,
+                      size_t bytes) {
     bool number =
-        key->type == TIER_KEY_INT || key->type == TIER_KEY_REAL || key->type == TIER_KEY_QUORUM;
+        key->type == TIER_KEYS_INT || key->type == TIER_KEYS_REAL || key->type == TIER_KEYS_QUORUM;
 
     buf[0] = 0;
-    if (key->type == TIER_KEY_LIST)
+    if (key->type == TIER_KEYS_LIST)
         return list_text(value, buf, bytes);
     if (json_is_null(value))
         return true;
-    if (key->type == TIER_KEY_BOOL && json_is_boolean(value))
+    if (key->type == TIER_KEYS_BOOL && json_is_boolean(value))
         snprintf(buf, bytes, "%s", json_is_true(value) ? "true" : "false");
     else if (number && json_is_integer(value))
         snprintf(buf, bytes, "%lld", (long long)json_integer_value(value));
     else if (number && json_is_real(value))
         tier_real_text(json_real_value(value), buf, bytes);
-    else if (json_is_string(value) && key->type != TIER_KEY_BOOL && key->type != TIER_KEY_INT &&
-             key->type != TIER_KEY_REAL && json_string_length(value) < bytes)
+    else if (json_is_string(value) && key->type != TIER_KEYS_BOOL && key->type != TIER_KEYS_INT &&
+             key->type != TIER_KEYS_REAL && json_string_length(value) < bytes)
         memcpy(buf, json_string_value(value), json_string_length(value) + 1);
     else
         return false;
@@ -309,8 +311,8 @@ static const json_t *find_json(const json_t *at, const char *path) {
 static void read_json(const json_t *root, struct tier_plan *plan, struct tier_problems *problems) {
     static const char where[] = "plan";
     size_t count;
-    const struct tier_key *keys = tier_plan_keys(&count);
-    char text[TIER_KEY_LIST_MAX * (TIER_TENSOR_NAME_LEN_MAX + 1) + 1], why[300];
+    const struct tier_keys_item *keys = tier_plan_keys(&count);
+    char text[TIER_KEYS_LIST_MAX * (TIER_TENSOR_NAME_LEN_MAX + 1) + 1], why[300];
 
     for (size_t i = 0; i < count; i++) {
         const json_t *value = find_json(root, keys[i].path);
@@ -318,7 +320,7 @@ static void read_json(const json_t *root, struct tier_plan *plan, struct tier_pr
             tier_problems_add(problems, where, 0, "%s is missing", keys[i].path);
         else if (!json_text(&keys[i], value, text, sizeof text))
             tier_problems_add(problems, where, 0, "%s is of the wrong type", keys[i].path);
-        else if (!tier_key_set(&keys[i], plan, text, why, sizeof why))
+        else if (!tier_keys_set(&keys[i], plan, text, why, sizeof why))
             tier_problems_add(problems, where, 0, "%s %s", keys[i].path, why);
     }
 }

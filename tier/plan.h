@@ -41,6 +41,7 @@ struct tier_plan {
     char model_sha256[TIER_HASH_HEX]; /* of the ONNX file, lower-case hex */
     uint64_t model_bytes;
     char contract[TIER_NAME_LEN_MAX + 1]; /* the name a spoke's data schema must carry */
+    uint64_t fold;                        /* which of the schema's hashed splits */
 
     int loss;                              /* enum tier_plan_loss */
     struct {                               /* what the kind does not have is NAN, or false */
@@ -55,9 +56,9 @@ struct tier_plan {
 
     int weights; /* enum tier_plan_weights: how a child's update counts */
 
-    double clip;               /* |x| beyond it is refused, or saturated */
-    int frac_bits;             /* f = 30 - ceil(log2 clip): derived, does not travel */
-    struct tier_key_list wide; /* tensor name patterns that carry a second limb */
+    double clip;                /* |x| beyond it is refused, or saturated */
+    int frac_bits;              /* f = 30 - ceil(log2 clip): derived, does not travel */
+    struct tier_keys_list wide; /* tensor name patterns that carry a second limb */
     bool saturate;
     uint64_t weight_total_max;
 
@@ -111,6 +112,6 @@ const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t byte
 const struct tier_plan_tier *tier_plan_tier_of(const struct tier_plan *plan, bool is_top);
 
 /* The table of keys as they travel, for documentation and `plan show`. */
-const struct tier_key *tier_plan_keys(size_t *count_out);
+const struct tier_keys_item *tier_plan_keys(size_t *count_out);
 
 #endif

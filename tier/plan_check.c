@@ -28,85 +28,89 @@ static const char *const server_choices[] = {"none", NULL};
  */
 /* clang-format off */
 #define SHARED_KEYS                                                                                \
-    {"plan", TIER_KEY_INT, FIELD(plan.version), NULL, 1, EXACT_INT_MAX, NULL,                      \
-     "version of this format: 1", 0},                                                              \
-    {"name", TIER_KEY_NAME, FIELD(plan.name), NULL, 0, 0, NULL, "the plan's name", 0},             \
-    {"purpose", TIER_KEY_TEXT, FIELD(plan.purpose), NULL, 0, 0, NULL,                              \
-     "what the model is for, in words a data steward can decide on", 0},                           \
-    {"data.contract", TIER_KEY_NAME, FIELD(plan.contract), NULL, 0, 0, NULL,                       \
-     "the name a spoke's data schema must carry", 0},                                              \
-    {"local.loss", TIER_KEY_CHOICE, FIELD(plan.loss), NULL, 0, 0, loss_choices,                    \
-     "what training minimises", 0},                                                                \
-    {"local.optimiser.name", TIER_KEY_CHOICE, FIELD(plan.optimiser.kind), NULL, 0, 0,              \
-     optimiser_choices, "the optimiser spokes train with", 0},                                     \
-    {"local.optimiser.lr", TIER_KEY_REAL, FIELD(plan.optimiser.lr), NULL, 1e-12, 1000, NULL,       \
-     "learning rate", 0},                                                                          \
-    {"local.optimiser.momentum", TIER_KEY_REAL, FIELD(plan.optimiser.momentum), "", 0, 0.999999,   \
-     NULL, "for sgd; 0 where it is left out", 0},                                                  \
-    {"local.optimiser.weight_decay", TIER_KEY_REAL, FIELD(plan.optimiser.weight_decay), "0.0", 0,  \
-     1000, NULL, "added to the gradient, times the weight", 0},                                    \
-    {"local.optimiser.nesterov", TIER_KEY_BOOL, FIELD(plan.optimiser.nesterov), "false", 0, 0,     \
-     NULL, "for sgd with momentum", 0},                                                            \
-    {"local.optimiser.beta1", TIER_KEY_REAL, FIELD(plan.optimiser.beta1), "", 0, 0.999999, NULL,   \
-     "for adam; 0.9 where it is left out", 0},                                                     \
-    {"local.optimiser.beta2", TIER_KEY_REAL, FIELD(plan.optimiser.beta2), "", 0, 0.999999, NULL,   \
-     "for adam; 0.999 where it is left out", 0},                                                   \
-    {"local.optimiser.eps", TIER_KEY_REAL, FIELD(plan.optimiser.eps), "", 1e-12, 1, NULL,          \
-     "for adam; 1e-8 where it is left out", 0},                                                    \
-    {"local.batch", TIER_KEY_INT, FIELD(plan.batch), NULL, 1, 1048576, NULL,                       \
-     "rows in a step", 0},                                                                         \
-    {"local.steps", TIER_KEY_INT, FIELD(plan.steps), "0", 0, 1000000000, NULL,                      \
-     "optimiser steps in a round; either this or epochs", 0},                                      \
-    {"local.epochs", TIER_KEY_INT, FIELD(plan.epochs), "0", 0, 100000, NULL,                        \
-     "passes over the data in a round; either this or steps", 0},                                  \
-    {"local.seed", TIER_KEY_INT, FIELD(plan.seed), "1", 0, EXACT_INT_MAX, NULL,                    \
-     "decides the order of rows", 0},                                                              \
-    {"weights", TIER_KEY_CHOICE, FIELD(plan.weights), "samples", 0, 0, weights_choices,            \
-     "how much an update counts: by its rows, or all the same", 0},                                \
-    {"exact.clip", TIER_KEY_REAL, FIELD(plan.clip), "8.0", 1e-20, 1e30, NULL,                      \
-     "largest change of a parameter in a round; sets the resolution, 2^-30 of it", 0},             \
-    {"exact.wide", TIER_KEY_LIST, FIELD(plan.wide), "", 0, 0, NULL,                                \
-     "patterns of tensor names that carry a second limb", 0},                                      \
-    {"exact.saturate", TIER_KEY_BOOL, FIELD(plan.saturate), "false", 0, 0, NULL,                   \
-     "cut changes beyond the clip, and count them, instead of refusing the update", 0},            \
-    {"exact.weight_total_max", TIER_KEY_INT, FIELD(plan.weight_total_max), "4294967296", 1,        \
-     EXACT_INT_MAX, NULL, "largest sum of all weights, at most 2^32", 0},                          \
-    {"rounds", TIER_KEY_INT, FIELD(plan.rounds), NULL, 1, TIER_ROUNDS_MAX, NULL,                   \
-     "rounds at most", 0},                                                                         \
-    {"evaluate.every", TIER_KEY_INT, FIELD(plan.evaluate_every), "1", 0, TIER_ROUNDS_MAX, NULL,    \
-     "rounds between evaluations; 0 is never", 0},                                                 \
-    {"stop.metric", TIER_KEY_CHOICE, FIELD(plan.stop.metric), "none", 0, 0, metric_choices,        \
-     "what decides an early stop", 0},                                                             \
-    {"stop.target", TIER_KEY_REAL, FIELD(plan.stop.target), "", 0, 1e30, NULL,                     \
-     "stop once the metric is as good as this", 0},                                                \
-    {"stop.patience", TIER_KEY_INT, FIELD(plan.stop.patience), "0", 0, TIER_ROUNDS_MAX, NULL,       \
-     "stop after so many evaluations without improvement", 0},                                     \
-    {"server.optimiser", TIER_KEY_CHOICE, FIELD(plan.server_optimiser), "none", 0, 0,              \
-     server_choices, "what the top does with the mean", 0}
+    {"plan", TIER_KEYS_INT, FIELD(plan.version), NULL, 1, EXACT_INT_MAX, NULL,                     \
+     "version of this format: 1"},                                                                 \
+    {"name", TIER_KEYS_NAME, FIELD(plan.name), NULL, 0, 0, NULL, "the plan's name"},               \
+    {"purpose", TIER_KEYS_TEXT, FIELD(plan.purpose), NULL, 0, 0, NULL,                             \
+     "what the model is for, in words a data steward can decide on"},                              \
+    {"data.contract", TIER_KEYS_NAME, FIELD(plan.contract), NULL, 0, 0, NULL,                      \
+     "the name a spoke's data schema must carry"},                                                 \
+    {"data.fold", TIER_KEYS_INT, FIELD(plan.fold), "0", 0, 999, NULL,                              \
+     "which of the schema's hashed train/test splits to use"},                                     \
+    {"data.fold", TIER_KEYS_INT, FIELD(plan.fold), "0", 0, 999, NULL,                              \
+     "which of the schema's hashed train/test splits to use"},                                     \
+    {"local.loss", TIER_KEYS_CHOICE, FIELD(plan.loss), NULL, 0, 0, loss_choices,                   \
+     "what training minimises"},                                                                   \
+    {"local.optimiser.name", TIER_KEYS_CHOICE, FIELD(plan.optimiser.kind), NULL, 0, 0,             \
+     optimiser_choices, "the optimiser spokes train with"},                                        \
+    {"local.optimiser.lr", TIER_KEYS_REAL, FIELD(plan.optimiser.lr), NULL, 1e-12, 1000, NULL,      \
+     "learning rate"},                                                                             \
+    {"local.optimiser.momentum", TIER_KEYS_REAL, FIELD(plan.optimiser.momentum), "", 0, 0.999999,  \
+     NULL, "for sgd; 0 where it is left out"},                                                     \
+    {"local.optimiser.weight_decay", TIER_KEYS_REAL, FIELD(plan.optimiser.weight_decay), "0.0", 0, \
+     1000, NULL, "added to the gradient, times the weight"},                                       \
+    {"local.optimiser.nesterov", TIER_KEYS_BOOL, FIELD(plan.optimiser.nesterov), "false", 0, 0,    \
+     NULL, "for sgd with momentum"},                                                               \
+    {"local.optimiser.beta1", TIER_KEYS_REAL, FIELD(plan.optimiser.beta1), "", 0, 0.999999, NULL,  \
+     "for adam; 0.9 where it is left out"},                                                        \
+    {"local.optimiser.beta2", TIER_KEYS_REAL, FIELD(plan.optimiser.beta2), "", 0, 0.999999, NULL,  \
+     "for adam; 0.999 where it is left out"},                                                      \
+    {"local.optimiser.eps", TIER_KEYS_REAL, FIELD(plan.optimiser.eps), "", 1e-12, 1, NULL,         \
+     "for adam; 1e-8 where it is left out"},                                                       \
+    {"local.batch", TIER_KEYS_INT, FIELD(plan.batch), NULL, 1, 1048576, NULL,                      \
+     "rows in a step"},                                                                            \
+    {"local.steps", TIER_KEYS_INT, FIELD(plan.steps), "0", 0, 1000000000, NULL,                    \
+     "optimiser steps in a round; either this or epochs"},                                         \
+    {"local.epochs", TIER_KEYS_INT, FIELD(plan.epochs), "0", 0, 100000, NULL,                      \
+     "passes over the data in a round; either this or steps"},                                     \
+    {"local.seed", TIER_KEYS_INT, FIELD(plan.seed), "1", 0, EXACT_INT_MAX, NULL,                   \
+     "decides the order of rows"},                                                                 \
+    {"weights", TIER_KEYS_CHOICE, FIELD(plan.weights), "samples", 0, 0, weights_choices,           \
+     "how much an update counts: by its rows, or all the same"},                                   \
+    {"exact.clip", TIER_KEYS_REAL, FIELD(plan.clip), "8.0", 1e-20, 1e30, NULL,                     \
+     "largest change of a parameter in a round; sets the resolution, 2^-30 of it"},                \
+    {"exact.wide", TIER_KEYS_LIST, FIELD(plan.wide), "", 0, 0, NULL,                               \
+     "patterns of tensor names that carry a second limb"},                                         \
+    {"exact.saturate", TIER_KEYS_BOOL, FIELD(plan.saturate), "false", 0, 0, NULL,                  \
+     "cut changes beyond the clip, and count them, instead of refusing the update"},               \
+    {"exact.weight_total_max", TIER_KEYS_INT, FIELD(plan.weight_total_max), "4294967296", 1,       \
+     EXACT_INT_MAX, NULL, "largest sum of all weights, at most 2^32"},                             \
+    {"rounds", TIER_KEYS_INT, FIELD(plan.rounds), NULL, 1, TIER_ROUNDS_MAX, NULL,                  \
+     "rounds at most"},                                                                            \
+    {"evaluate.every", TIER_KEYS_INT, FIELD(plan.evaluate_every), "1", 0, TIER_ROUNDS_MAX, NULL,   \
+     "rounds between evaluations; 0 is never"},                                                    \
+    {"stop.metric", TIER_KEYS_CHOICE, FIELD(plan.stop.metric), "none", 0, 0, metric_choices,       \
+     "what decides an early stop"},                                                                \
+    {"stop.target", TIER_KEYS_REAL, FIELD(plan.stop.target), "", 0, 1e30, NULL,                    \
+     "stop once the metric is as good as this"},                                                   \
+    {"stop.patience", TIER_KEYS_INT, FIELD(plan.stop.patience), "0", 0, TIER_ROUNDS_MAX, NULL,     \
+     "stop after so many evaluations without improvement"},                                        \
+    {"server.optimiser", TIER_KEYS_CHOICE, FIELD(plan.server_optimiser), "none", 0, 0,             \
+     server_choices, "what the top does with the mean"}
 
-#define TIER_KEYS(path, member, quorum_default, deadline_default)                                  \
-    {path ".quorum", TIER_KEY_QUORUM, FIELD(member.quorum), quorum_default, 0, 0, NULL,            \
-     "children that must answer: all, a number, or a fraction", 0},                                \
-    {path ".deadline_s", TIER_KEY_INT, FIELD(member.deadline_s), deadline_default, 0, 2592000,     \
-     NULL, "seconds after which a round closes with what it has; 0 is none", 0}
+#define ROUND_KEYS(path, member, quorum_default, deadline_default)                                 \
+    {path ".quorum", TIER_KEYS_QUORUM, FIELD(member.quorum), quorum_default, 0, 0, NULL,           \
+     "children that must answer: all, a number, or a fraction"},                                   \
+    {path ".deadline_s", TIER_KEYS_INT, FIELD(member.deadline_s), deadline_default, 0, 2592000,    \
+     NULL, "seconds after which a round closes with what it has; 0 is none"}
 
-static const struct tier_key written_keys[] = {
+static const struct tier_keys_item written_keys[] = {
     SHARED_KEYS,
-    {"model", TIER_KEY_PATH, FIELD(model), NULL, 0, 0, NULL,
-     "path of the ONNX file, relative to the plan", 0},
-    TIER_KEYS("tiers.default", fallback, "all", "0"),
-    TIER_KEYS("tiers.top", top, "all", "0"),
-    TIER_KEYS("tiers.hub", hub, "all", "0"),
+    {"model", TIER_KEYS_PATH, FIELD(model), NULL, 0, 0, NULL,
+     "path of the ONNX file, relative to the plan"},
+    ROUND_KEYS("tiers.default", fallback, "all", "0"),
+    ROUND_KEYS("tiers.top", top, "all", "0"),
+    ROUND_KEYS("tiers.hub", hub, "all", "0"),
 };
 
-static const struct tier_key travelling_keys[] = {
+static const struct tier_keys_item travelling_keys[] = {
     SHARED_KEYS,
-    {"model.sha256", TIER_KEY_HASH, FIELD(plan.model_sha256), NULL, 0, 0, NULL,
-     "SHA-256 of the ONNX file", 0},
-    {"model.bytes", TIER_KEY_INT, FIELD(plan.model_bytes), NULL, 1, TIER_GRAPH_BYTES_MAX, NULL,
-     "size of the ONNX file", 0},
-    TIER_KEYS("tiers.top", plan.top, NULL, NULL),
-    TIER_KEYS("tiers.hub", plan.hub, NULL, NULL),
+    {"model.sha256", TIER_KEYS_HASH, FIELD(plan.model_sha256), NULL, 0, 0, NULL,
+     "SHA-256 of the ONNX file"},
+    {"model.bytes", TIER_KEYS_INT, FIELD(plan.model_bytes), NULL, 1, TIER_GRAPH_BYTES_MAX, NULL,
+     "size of the ONNX file"},
+    ROUND_KEYS("tiers.top", plan.top, NULL, NULL),
+    ROUND_KEYS("tiers.hub", plan.hub, NULL, NULL),
 };
 /* clang-format on */
 
@@ -115,12 +119,12 @@ _Static_assert(sizeof written_keys / sizeof written_keys[0] <= TIER_KEYS_MAX, "t
 _Static_assert(sizeof travelling_keys / sizeof travelling_keys[0] <= TIER_KEYS_MAX,
                "too many keys");
 
-const struct tier_key *tier_plan_written_keys(size_t *count_out) {
+const struct tier_keys_item *tier_plan_written_keys(size_t *count_out) {
     *count_out = sizeof written_keys / sizeof written_keys[0];
     return written_keys;
 }
 
-const struct tier_key *tier_plan_keys(size_t *count_out) {
+const struct tier_keys_item *tier_plan_keys(size_t *count_out) {
     *count_out = sizeof travelling_keys / sizeof travelling_keys[0];
     return travelling_keys;
 }

@@ -19,11 +19,11 @@ struct tier_plan_draft {
 };
 
 /* As a person writes it; offsets into struct tier_plan_draft. */
-const struct tier_key *tier_plan_written_keys(size_t *count_out);
+const struct tier_keys_item *tier_plan_written_keys(size_t *count_out);
 
 struct tier_plan_checker {
     struct tier_plan *plan;
-    const struct tier_key *keys;
+    const struct tier_keys_item *keys;
     size_t count;
     const char *name; /* of the file, for messages */
     const int *lines; /* by key, or NULL */

@@ -15,6 +15,7 @@
 #include <grpc/slice.h>
 #include <grpc/support/alloc.h>
 #include <grpc/support/log.h>
+#include <grpc/support/string_util.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
@@ -673,6 +674,53 @@ void tier_rpc_server_free(struct tier_rpc_server *s) {
 
 /* ---- client ---- */
 
+/* ---- a client that pins its authority instead of holding its certificate ---- */
+
+struct pin {
+    grpc_tls_certificate_verifier_external external;
+    enum tier_status (*verify)(void *arg, const char *chain_pem, struct tier_err *err);
+    void *arg;
+};
+
+static int pin_verify(void *user, grpc_tls_custom_verification_check_request *request,
+                      grpc_tls_on_custom_verification_check_done_cb callback, void *callback_arg,
+                      grpc_status_code *status, char **details) {
+    struct pin *pin = user;
+    struct tier_err err = {0};
+    const char *chain = request->peer_info.peer_cert_full_chain;
+    (void)callback;
+    (void)callback_arg;
+
+    *status = GRPC_STATUS_OK;
+    if (pin->verify(pin->arg, chain ? chain : "", &err) != TIER_OK) {
+        *status = GRPC_STATUS_UNAUTHENTICATED;
+        *details = gpr_strdup(err.text);
+    }
+    return 1; /* decided at once */
+}
+
+static void pin_cancel(void *user, grpc_tls_custom_verification_check_request *request) {
+    (void)user;
+    (void)request;
+}
+
+static grpc_channel_credentials *pin_credentials(const struct tier_rpc_tls *tls) {
+    struct pin *pin = calloc(1, sizeof *pin);
+    if (!pin)
+        abort();
+    pin->external = (grpc_tls_certificate_verifier_external){pin, pin_verify, pin_cancel, free};
+    pin->verify = tls->verify_chain;
+    pin->arg = tls->verify_arg;
+    grpc_tls_certificate_verifier *verifier =
+        grpc_tls_certificate_verifier_external_create(&pin->external);
+    grpc_tls_credentials_options *options = grpc_tls_credentials_options_create();
+    grpc_tls_credentials_options_set_verify_server_cert(options, 0);
+    grpc_tls_credentials_options_set_check_call_host(options, 0);
+    grpc_tls_credentials_options_set_certificate_verifier(options, verifier);
+    grpc_tls_certificate_verifier_release(verifier);
+    return grpc_tls_credentials_create(options);
+}
+
 enum tier_status tier_rpc_channel_new(struct tier_loop *loop, const char *address,
                                       const char *peer_name, const char *own_name,
                                       const struct tier_rpc_tls *tls,
@@ -689,8 +737,11 @@ enum tier_status tier_rpc_channel_new(struct tier_loop *loop, const char *addres
     a[n++] = int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000); /* time allowed to one attempt */
     if (tls) {
         grpc_ssl_pem_key_cert_pair pair = {tls->key_pem, tls->cert_pem};
-        credentials =
-            grpc_ssl_credentials_create_ex(tls->ca_pem, tls->cert_pem ? &pair : NULL, NULL, NULL);
+        if (tls->verify_chain)
+            credentials = pin_credentials(tls);
+        else
+            credentials = grpc_ssl_credentials_create_ex(
+                tls->ca_pem, tls->cert_pem ? &pair : NULL, NULL, NULL);
         if (!credentials)
             return tier_fail(err, TIER_EIDENTITY, "the TLS certificate or key cannot be used");
         a[n] =

@@ -30,6 +30,12 @@ struct tier_rpc_tls {
     const char *cert_pem; /* NULL on a client that has none yet (enrollment) */
     const char *key_pem;
     bool client_cert_optional; /* server of the enrollment port only */
+    /*
+     * Client without a CA yet (enrollment): ca_pem is NULL and this decides on the chain that the
+     * server sent, leaf first. Called on any thread. TIER_OK lets the connection go on.
+     */
+    enum tier_status (*verify_chain)(void *arg, const char *chain_pem, struct tier_err *err);
+    void *verify_arg;
 };
 
 struct tier_rpc_keepalive {

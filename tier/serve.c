@@ -524,7 +524,7 @@ static const struct tier_rpc_handler push_handler = {
     .closed = push_closed,
 };
 
-void tier_serve_pushed(struct tier_serve *s, const char *child, const struct tier_hash *id,
+bool tier_serve_pushed(struct tier_serve *s, const char *child, const struct tier_hash *id,
                        const struct tier_receipt *receipt, const struct tier_err *refusal) {
     for (struct push *p = s->pushes; p; p = p->next) {
         if (!p->arrived || strcmp(p->child, child) != 0 || !tier_hash_equal(&p->id, id))
@@ -537,8 +537,9 @@ void tier_serve_pushed(struct tier_serve *s, const char *child, const struct tie
         } else {
             tier_rpc_finish(p->call, refusal->status, refusal->text);
         }
-        return;
+        return true;
     }
+    return false;
 }
 
 /* ---- Fetch ---- */

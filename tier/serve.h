@@ -63,8 +63,8 @@ void *tier_serve_owner(const struct tier_serve *serve);
 bool tier_serve_send(struct tier_serve *serve, const char *child, const struct tier_to_child *m);
 /* Lets a child push an update it offered, now or when an uploader's place is free. */
 void tier_serve_grant(struct tier_serve *serve, const char *child, const struct tier_hash *id);
-/* Ends the push of an arrived update: with its receipt, or with the reason why not. */
-void tier_serve_pushed(struct tier_serve *serve, const char *child, const struct tier_hash *id,
+/* Ends the push of an arrived update: with its receipt, or with the reason why not. False when there is none. */
+bool tier_serve_pushed(struct tier_serve *serve, const char *child, const struct tier_hash *id,
                        const struct tier_receipt *receipt, const struct tier_err *refusal);
 
 struct tier_serve_child_info {

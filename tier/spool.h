@@ -117,8 +117,9 @@ enum tier_status tier_spool_update_read(const struct tier_update *u, uint64_t of
                                         size_t n, struct tier_err *err);
 /* Reads the payload through and compares its Merkle root: TIER_ECORRUPT where it differs. */
 enum tier_status tier_spool_update_check(const struct tier_update *u, struct tier_err *err);
-/* Gives up what only the header needs and the file descriptor; reads open the file again each
- * time. For folds over more updates than a process may have files open. */
-void tier_spool_update_park(struct tier_update *u);
+/* Gives up the encoded header and the metrics, and with keep_file false the file descriptor too:
+ * reads then open the file again each time. For folds over more updates than a process may have
+ * files open. */
+void tier_spool_update_trim(struct tier_update *u, bool keep_file);
 
 #endif

@@ -63,8 +63,7 @@ static enum tier_status header_sane(const struct tier_update_header *h, enum tie
     if (h->encoding != TIER_ENC_F32 && h->encoding != TIER_ENC_SUM)
         return tier_fail(err, as, "the update has encoding %u; 1 (f32) or 2 (sum) would be right",
                          (unsigned)h->encoding);
-    uint64_t weight_max =
-        h->encoding == TIER_ENC_F32 ? TIER_WEIGHT_MAX : TIER_WEIGHT_TOTAL_MAX;
+    uint64_t weight_max = h->encoding == TIER_ENC_F32 ? TIER_WEIGHT_MAX : TIER_WEIGHT_TOTAL_MAX;
     if (h->weight > weight_max)
         return tier_fail(err, as,
                          "the update has weight %" PRIu64 "; an update of encoding %s has at most "
@@ -85,9 +84,11 @@ static enum tier_status header_sane(const struct tier_update_header *h, enum tie
     if (h->encoding == TIER_ENC_F32 && h->payload_bytes % 4 != 0)
         return tier_fail(err, as, "the update has %" PRIu64 " payload bytes, no whole float32s",
                          h->payload_bytes);
-    if (h->saturated > TIER_ELEMENTS_MAX * TIER_CHILDREN_MAX)
-        return tier_fail(err, as, "the update counts %" PRIu64 " saturated elements, more than any "
-                         "federation has", h->saturated);
+    if (h->saturated > TIER_SATURATED_MAX)
+        return tier_fail(err, as,
+                         "the update counts %" PRIu64 " saturated elements, more than any "
+                         "federation has",
+                         h->saturated);
     return TIER_OK;
 }
 
@@ -163,7 +164,7 @@ static void get_hash(const uint8_t *p, struct tier_hash *out) {
 enum tier_status tier_update_header_decode(const uint8_t *bytes, size_t len,
                                            struct tier_update_header *out, struct tier_err *err) {
     struct tier_update_header h = {.round = 0};
-    size_t length;
+    size_t length = 0;
 
     TIER_TRY(tier_update_header_length(bytes, len, &length, err));
     if (length != len)
@@ -175,9 +176,8 @@ enum tier_status tier_update_header_decode(const uint8_t *bytes, size_t len,
     get_hash(bytes + AT_BASE, &h.base_model);
     h.weight = tier_get_u64(bytes + AT_WEIGHT);
     uint32_t encoding = tier_get_u32(bytes + AT_ENCODING);
-    h.encoding = encoding == TIER_ENC_F32 || encoding == TIER_ENC_SUM
-                     ? (enum tier_encoding)encoding
-                     : (enum tier_encoding)0;
+    h.encoding = encoding == TIER_ENC_F32 || encoding == TIER_ENC_SUM ? (enum tier_encoding)encoding
+                                                                      : (enum tier_encoding)0;
     h.saturated = tier_get_u64(bytes + AT_SATURATED);
     h.payload_bytes = tier_get_u64(bytes + AT_PAYLOAD);
     get_hash(bytes + AT_ROOT, &h.root);
@@ -210,13 +210,11 @@ enum tier_status tier_update_header_check(const struct tier_update_header *h,
     if (!tier_hash_equal(&h->manifest, &manifest->hash))
         return tier_fail(err, TIER_EUPDATE,
                          "the update is of manifest %.16s..., the run has %.16s...",
-                         tier_hash_hex(&h->manifest, theirs),
-                         tier_hash_hex(&manifest->hash, ours));
+                         tier_hash_hex(&h->manifest, theirs), tier_hash_hex(&manifest->hash, ours));
     if (h->weight == 0)
         return TIER_OK;
     uint64_t least = payload_min(h->encoding, manifest->elements, segments);
-    uint64_t most =
-        payload_max(h->encoding, manifest->elements, manifest->wide_elements, segments);
+    uint64_t most = payload_max(h->encoding, manifest->elements, manifest->wide_elements, segments);
     if (h->payload_bytes < least || h->payload_bytes > most)
         return tier_fail(err, TIER_EUPDATE,
                          "the update has %" PRIu64 " payload bytes; encoding %s of this manifest "

@@ -49,6 +49,8 @@ struct tier_update_header {
 /* Fixed part of the encoding: enough to know how long the rest is. */
 #define TIER_UPDATE_HEADER_BYTES_MIN 184u
 
+#define TIER_SATURATED_MAX (TIER_ELEMENTS_MAX * TIER_CHILDREN_MAX)
+
 /*
  * Encodes h; *bytes_out is malloc'd. TIER_EARG for values no update may have, TIER_ELIMIT when it
  * would pass TIER_UPDATE_HEADER_BYTES_MAX (too many metrics).

@@ -20,7 +20,7 @@
 #include <stdint.h>
 
 #define TIER_PROTOCOL 1
-#define TIER_REASON_LEN_MAX 400
+#define TIER_REASON_LEN_MAX 511
 
 #define TIER_PATH_ATTEND "/consilium.Tier/Attend"
 #define TIER_PATH_FETCH "/consilium.Tier/Fetch"

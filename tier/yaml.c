@@ -8,6 +8,7 @@
  */
 #include "tier/yaml.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -27,6 +28,7 @@ struct tier_yaml {
 
 struct level {
     struct tier_yaml_node *node, *last;
+    bool is_map;
     const char *key; /* read, its value still to come */
     int key_line;
 };
@@ -79,24 +81,30 @@ static enum tier_status take_key(struct builder *b, const yaml_event_t *event) {
     return TIER_OK;
 }
 
-/* Appends a node under the innermost open map or list, or makes it the root. */
-static enum tier_status add_node(struct builder *b, const yaml_event_t *event,
-                                 enum tier_yaml_kind kind, struct tier_yaml_node **out) {
+/* Appends a node under the innermost open map or list, or makes it the root. NULL with *st set
+ * where it may not. */
+static struct tier_yaml_node *add_node(struct builder *b, const yaml_event_t *event,
+                                       enum tier_yaml_kind kind, enum tier_status *st) {
     struct tier_yaml *doc = b->doc;
 
-    if (doc->nodes_count == TIER_YAML_NODES_MAX)
-        return tier_fail(b->err, TIER_ELIMIT, "%s:%d: more than %d keys and values", doc->name,
-                         line_of(event), TIER_YAML_NODES_MAX);
-    if (b->depth == 0 && kind != TIER_YAML_MAP)
-        return tier_fail(b->err, TIER_EARG, "%s:%d: must be a map of keys, like 'name: value'",
-                         doc->name, line_of(event));
+    if (doc->nodes_count == TIER_YAML_NODES_MAX) {
+        *st = tier_fail(b->err, TIER_ELIMIT, "%s:%d: more than %d keys and values", doc->name,
+                        line_of(event), TIER_YAML_NODES_MAX);
+        return NULL;
+    }
+    if (b->depth == 0 && kind != TIER_YAML_MAP) {
+        *st = tier_fail(b->err, TIER_EARG, "%s:%d: must be a map of keys, like 'name: value'",
+                        doc->name, line_of(event));
+        return NULL;
+    }
     struct tier_yaml_node *node = &doc->nodes[doc->nodes_count++];
     node->kind = kind;
     node->line = line_of(event);
     node->text = "";
     if (b->depth > 0) {
         struct level *top = &b->stack[b->depth - 1];
-        if (top->node->kind == TIER_YAML_MAP) {
+        assert(top->node);
+        if (top->is_map) {
             node->key = top->key;
             node->line = top->key_line;
             top->key = NULL;
@@ -107,19 +115,20 @@ static enum tier_status add_node(struct builder *b, const yaml_event_t *event,
             top->node->child = node;
         top->last = node;
     }
-    *out = node;
-    return TIER_OK;
+    return node;
 }
 
 static enum tier_status open_node(struct builder *b, const yaml_event_t *event,
                                   enum tier_yaml_kind kind) {
-    struct tier_yaml_node *node;
+    enum tier_status st = TIER_OK;
 
     if (b->depth == TIER_YAML_DEPTH_MAX)
         return tier_fail(b->err, TIER_ELIMIT, "%s:%d: nested deeper than %d", b->doc->name,
                          line_of(event), TIER_YAML_DEPTH_MAX);
-    TIER_TRY(add_node(b, event, kind, &node));
-    b->stack[b->depth++] = (struct level){.node = node};
+    struct tier_yaml_node *node = add_node(b, event, kind, &st);
+    if (!node)
+        return st;
+    b->stack[b->depth++] = (struct level){.node = node, .is_map = kind == TIER_YAML_MAP};
     return TIER_OK;
 }
 
@@ -155,10 +164,15 @@ static enum tier_status refuse_decorations(struct builder *b, const yaml_event_t
     return TIER_OK;
 }
 
+static bool in_map_without_key(const struct builder *b) {
+    const struct level *top = b->depth > 0 ? &b->stack[b->depth - 1] : NULL;
+
+    return top && top->is_map && !top->key;
+}
+
 static enum tier_status take_event(struct builder *b, const yaml_event_t *event) {
     TIER_TRY(refuse_decorations(b, event));
-    bool wants_key = b->depth > 0 && b->stack[b->depth - 1].node->kind == TIER_YAML_MAP &&
-                     !b->stack[b->depth - 1].key;
+    bool wants_key = in_map_without_key(b);
     switch (event->type) {
     case YAML_DOCUMENT_START_EVENT:
         if (b->begun)
@@ -178,8 +192,10 @@ static enum tier_status take_event(struct builder *b, const yaml_event_t *event)
         /* "---" or a file of comments has one empty value for a document */
         if (b->depth == 0 && event->data.scalar.length == 0)
             return TIER_OK;
-        struct tier_yaml_node *node;
-        TIER_TRY(add_node(b, event, TIER_YAML_TEXT, &node));
+        enum tier_status st = TIER_OK;
+        struct tier_yaml_node *node = add_node(b, event, TIER_YAML_TEXT, &st);
+        if (!node)
+            return st;
         node->plain = event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
         return keep_text(b, event, &node->text);
     case YAML_MAPPING_START_EVENT:

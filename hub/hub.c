@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The two sides of the edge, meeting: what children say goes to the run it is about, what the
+ * parent says too. A hub without a parent is the top; nothing else differs here.
+ */
+#include "hub/hub.h"
+#include "tier/log.h"
+
+#include <fnmatch.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool hub_is_top(const struct hub *hub) {
+    return hub->link == NULL;
+}
+
+struct hub_run *hub_run_find(const struct hub *hub, const struct tier_hash *id) {
+    for (struct hub_run *run = hub->runs; run; run = run->next)
+        if (tier_hash_equal(&run->id, id))
+            return run;
+    return NULL;
+}
+
+void hub_stop_on(struct hub *hub, const struct tier_err *err) {
+    if (!hub->failed)
+        tier_log_error("stopping: %s", err->text);
+    hub->failed = true;
+    tier_loop_stop(hub->loop);
+}
+
+/* ---- from children ---- */
+
+static enum tier_status child_attending(void *owner, const char *child, struct tier_err *err) {
+    struct hub *hub = owner;
+    const struct tier_keys_list *allowed = &hub->config->hub.children;
+    bool ok = allowed->count == 0;
+
+    for (size_t i = 0; i < allowed->count && !ok; i++)
+        ok = fnmatch(allowed->item[i], child, 0) == 0;
+    if (!ok)
+        return tier_fail(err, TIER_EPOLICY,
+                         "'%s' is not among the children this hub is configured to take", child);
+    tier_log_info("child %s attends", child);
+    hub_audit(hub, "child.attends", "s:child", child);
+    for (struct hub_run *run = hub->runs; run; run = run->next)
+        hub_run_attending(run, child);
+    return TIER_OK;
+}
+
+static void child_left(void *owner, const char *child) {
+    struct hub *hub = owner;
+    tier_log_info("child %s left", child);
+    hub_audit(hub, "child.left", "s:child", child);
+    for (struct hub_run *run = hub->runs; run; run = run->next)
+        if (run->state == HUB_RUN_OPEN)
+            hub_run_left(run, child);
+}
+
+static void child_answered(void *owner, const char *child, const struct tier_hash *id,
+                           bool accepted, const char *reason) {
+    struct hub_run *run = hub_run_find(owner, id);
+    if (run)
+        hub_run_answered(run, child, accepted, reason);
+}
+
+static void child_offered(void *owner, const char *child, const struct tier_hash *id,
+                          const struct tier_update_header *header) {
+    struct hub *hub = owner;
+    struct hub_run *run = hub_run_find(hub, &header->run);
+    struct tier_to_child unknown = {.type = TIER_TO_REFUSAL,
+                                    .run = header->run,
+                                    .round = header->round,
+                                    .update = *id,
+                                    .reason = "this parent does not know that run"};
+    if (run)
+        hub_run_offered(run, child, id, header);
+    else
+        tier_serve_send(hub->serve, child, &unknown);
+}
+
+static void child_declined(void *owner, const char *child, const struct tier_hash *id,
+                           uint64_t round, const char *reason) {
+    struct hub_run *run = hub_run_find(owner, id);
+    if (run)
+        hub_run_declined(run, child, round, reason);
+}
+
+static void child_progressed(void *owner, const char *child, const struct tier_hash *id,
+                             uint64_t round, const char *phase, uint32_t done, uint32_t total) {
+    struct hub_run *run = hub_run_find(owner, id);
+    if (run)
+        hub_run_progressed(run, child, round, phase, done, total);
+}
+
+static void update_arrived(void *owner, const char *child, const struct tier_hash *id,
+                           const struct tier_update_header *header) {
+    struct hub_run *run = hub_run_find(owner, &header->run);
+    if (run)
+        hub_run_arrived(run, child, id, header);
+}
+
+static const struct tier_serve_events serve_events = {
+    .attending = child_attending,
+    .left = child_left,
+    .answered = child_answered,
+    .offered = child_offered,
+    .declined = child_declined,
+    .progressed = child_progressed,
+    .arrived = update_arrived,
+};
+
+/* ---- from the parent ---- */
+
+static void link_up(void *owner, const char *parent) {
+    hub_audit((struct hub *)owner, "parent.attended", "s:parent", parent);
+}
+
+static void link_down(void *owner, const char *reason) {
+    hub_audit((struct hub *)owner, "parent.lost", "s:reason", reason);
+}
+
+static void plan_came(struct hub *hub, const struct tier_to_child *m) {
+    struct hub_run *run = hub_run_find(hub, &m->run);
+    struct tier_err err = {0};
+
+    if (!run && hub_run_begin(hub, &m->run, m->plan, m->plan_bytes, &run, &err) != TIER_OK) {
+        struct tier_from_child answer = {.type = TIER_FROM_ANSWER, .run = m->run};
+        snprintf(answer.reason, sizeof answer.reason, "%s", err.text);
+        tier_log_error("plan refused: %s", err.text);
+        tier_link_send(hub->link, &answer);
+        return;
+    }
+    hub_run_want_graph(run);
+}
+
+static void link_message(void *owner, const struct tier_to_child *m) {
+    struct hub *hub = owner;
+    const struct tier_hash *id = m->type == TIER_TO_RECEIPT ? &m->receipt.run : &m->run;
+    struct hub_run *run = hub_run_find(hub, id);
+
+    if (m->type == TIER_TO_PLAN)
+        plan_came(hub, m);
+    if (!run)
+        return;
+    switch (m->type) {
+    case TIER_TO_ROUND:
+        hub_run_round(run, m->round, &m->model, m->deadline_ms);
+        break;
+    case TIER_TO_RECEIPT:
+        hub_run_receipt(run, &m->receipt);
+        break;
+    case TIER_TO_REFUSAL:
+        hub_run_refused(run, m->round, m->reason);
+        break;
+    case TIER_TO_COMMIT:
+        hub_run_committed(run, m->round);
+        break;
+    case TIER_TO_END:
+        run->model = m->model;
+        hub_run_finish(run, m->completed ? HUB_RUN_COMPLETED : HUB_RUN_STOPPED, m->reason);
+        break;
+    default:
+        break;
+    }
+}
+
+static void push_failed(void *owner, const struct tier_hash *update, bool for_good,
+                        const char *reason) {
+    struct hub *hub = owner;
+    tier_log_warn("push to the parent failed%s: %s", for_good ? " for good" : "", reason);
+    hub_audit(hub, "push.failed", "h:update", update, "b:for_good", (int)for_good, "s:reason",
+              reason);
+}
+
+static const struct tier_link_events link_events = {
+    .up = link_up,
+    .down = link_down,
+    .message = link_message,
+    .push_failed = push_failed,
+};
+
+/* ---- life cycle ---- */
+
+static enum tier_status open_edges(struct hub *hub, struct tier_err *err) {
+    const struct tier_config *c = hub->config;
+    const struct tier_serve_options below = {.name = c->name,
+                                             .address = c->hub.listen,
+                                             .tls = tier_home_tls(&hub->home),
+                                             .keepalive = &hub->home.keepalive,
+                                             .models_dir = hub->home.models_dir,
+                                             .max_uploaders = (unsigned)c->hub.max_uploaders,
+                                             .more = hub_console_methods,
+                                             .more_count = hub_console_method_count};
+    const struct tier_link_options above = {.name = c->name,
+                                            .parent_name = c->parent_name,
+                                            .parent_address = c->parent_address,
+                                            .tls = tier_home_tls(&hub->home),
+                                            .keepalive = &hub->home.keepalive,
+                                            .models_dir = hub->home.models_dir};
+
+    TIER_TRY(tier_serve_new(hub->loop, &below, hub->home.spool, &serve_events, hub, &hub->serve,
+                            err));
+    if (c->parent_address[0])
+        TIER_TRY(tier_link_new(hub->loop, &above, hub->home.spool, &link_events, hub, &hub->link,
+                               err));
+    return hub_enroll_open(hub, err);
+}
+
+enum tier_status hub_open(const struct tier_config *config, struct tier_loop *loop,
+                          struct hub *out, struct tier_err *err) {
+    enum tier_status st;
+
+    *out = (struct hub){.config = config, .loop = loop};
+    TIER_TRY_OUT(tier_home_open(config, &out->home, err));
+    TIER_TRY_OUT(tier_worker_new(loop, &out->worker, err));
+    TIER_TRY_OUT(open_edges(out, err));
+    TIER_TRY_OUT(hub_run_restore_all(out, err));
+    hub_audit(out, "node.started", "s:software", CONSILIUM_VERSION);
+out:
+    if (st != TIER_OK)
+        hub_close(out);
+    return st;
+}
+
+void hub_close(struct hub *hub) {
+    tier_worker_free(hub->worker);
+    hub_console_close(hub);
+    hub_enroll_close(hub);
+    tier_serve_free(hub->serve);
+    tier_link_free(hub->link);
+    while (hub->runs) {
+        struct hub_run *run = hub->runs;
+        hub->runs = run->next;
+        hub_run_free(run);
+    }
+    tier_home_close(&hub->home);
+    hub->serve = NULL;
+    hub->link = NULL;
+    hub->worker = NULL;
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A hub: parent to its children, and, unless it is the top, child to its own parent, whose
+ * "training" is to run a round among its children. hub.c wires the two sides of the edge to runs,
+ * run.c is one run, console.c answers operators.
+ *
+ * Threads: the loop's; long work (checking, folding, publishing) goes to the worker.
+ */
+#ifndef CONSILIUM_HUB_H
+#define CONSILIUM_HUB_H
+
+#include "tier/authority.h"
+#include "tier/home.h"
+#include "tier/link.h"
+#include "tier/loop.h"
+#include "tier/round.h"
+#include "tier/serve.h"
+#include "tier/task.h"
+
+struct hub;
+
+enum hub_run_state { HUB_RUN_OPEN, HUB_RUN_COMPLETED, HUB_RUN_STOPPED, HUB_RUN_FAILED };
+const char *hub_run_state_text(enum hub_run_state state);
+
+struct hub_child {
+    char name[TIER_NAME_LEN_MAX + 1];
+    bool accepted, declined, attending;
+    char phase[64]; /* as it last reported, for people */
+    uint32_t done, total;
+};
+
+struct hub_run {
+    struct hub *hub;
+    struct hub_run *next;
+    struct tier_hash id;
+    char hex[TIER_HASH_HEX];
+    enum hub_run_state state;
+    char reason[TIER_REASON_LEN_MAX + 1];
+    int64_t created_ms;
+    struct tier_plan plan;
+    char *plan_text;
+    size_t plan_bytes;
+    struct tier_manifest *manifest; /* NULL until the graph is here */
+
+    struct hub_child *children; /* index = the round's child number */
+    size_t child_count;
+
+    struct tier_hash model;       /* last published, or the first */
+    struct tier_round round;      /* number 0: none yet */
+    struct tier_hash base_model;  /* of the round */
+    uint64_t wanted_round;        /* the parent asked for it; not open yet */
+    struct tier_hash wanted_base; /* */
+    uint64_t deadline_at_ms;      /* monotonic; 0: none */
+    struct tier_timer *deadline, *retry;
+    bool folding, publishing;     /* a job is on the worker */
+    struct tier_task_stop stop;
+};
+
+struct hub {
+    const struct tier_config *config;
+    struct tier_home home;
+    struct tier_loop *loop;
+    struct tier_worker *worker;
+    struct tier_serve *serve;
+    struct tier_link *link; /* NULL at the top */
+    struct tier_authority *authority;
+    struct tier_rpc_server *enrollment;
+    struct hub_run *runs; /* newest first */
+    struct hub_watch *watches;
+    bool failed; /* stopped on an error of its own */
+};
+
+/* Opens the home, restores runs, serves. The loop must be run afterwards. */
+enum tier_status hub_open(const struct tier_config *config, struct tier_loop *loop,
+                          struct hub *out, struct tier_err *err);
+void hub_close(struct hub *hub);
+bool hub_is_top(const struct hub *hub);
+/* By id; NULL if there is none. */
+struct hub_run *hub_run_find(const struct hub *hub, const struct tier_hash *id);
+/* A failure of the node itself (its journal, its disk) that it cannot go on with. */
+void hub_stop_on(struct hub *hub, const struct tier_err *err);
+/* Appends to the audit log; a log that cannot be written stops the node. */
+#define hub_audit(hub, event, ...)                                                                 \
+    do {                                                                                           \
+        struct tier_err audit_err_ = {0};                                                          \
+        if (tier_audit_note((hub)->home.audit, tier_wall_ms(), event, &audit_err_, __VA_ARGS__,    \
+                            NULL) != TIER_OK)                                                      \
+            hub_stop_on(hub, &audit_err_);                                                         \
+    } while (0)
+
+/* ---- run.c ---- */
+
+/* A new run of a plan (its canonical text), whose graph is in the models directory at the top. `id` NULL: make one. */
+enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id, const void *plan,
+                               size_t plan_bytes, struct hub_run **out, struct tier_err *err);
+/* The top: opens round 1 when enough children take part. */
+void hub_run_first_round(struct hub_run *run);
+/* A hub: gets the graph from its parent, then answers the plan. */
+void hub_run_want_graph(struct hub_run *run);
+/* Every run in the journal, with its open round. */
+enum tier_status hub_run_restore_all(struct hub *hub, struct tier_err *err);
+void hub_run_free(struct hub_run *run);
+void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *reason);
+
+/* From children. */
+void hub_run_attending(struct hub_run *run, const char *child);
+void hub_run_left(struct hub_run *run, const char *child);
+void hub_run_answered(struct hub_run *run, const char *child, bool accepted, const char *reason);
+void hub_run_offered(struct hub_run *run, const char *child, const struct tier_hash *id,
+                     const struct tier_update_header *header);
+void hub_run_declined(struct hub_run *run, const char *child, uint64_t round, const char *reason);
+void hub_run_progressed(struct hub_run *run, const char *child, uint64_t round, const char *phase,
+                        uint32_t done, uint32_t total);
+void hub_run_arrived(struct hub_run *run, const char *child, const struct tier_hash *id,
+                     const struct tier_update_header *header);
+
+/* From the parent. */
+void hub_run_round(struct hub_run *run, uint64_t round, const struct tier_hash *base,
+                   uint64_t deadline_ms);
+void hub_run_receipt(struct hub_run *run, const struct tier_receipt *receipt);
+void hub_run_refused(struct hub_run *run, uint64_t round, const char *reason);
+void hub_run_committed(struct hub_run *run, uint64_t round);
+
+/* ---- console.c ---- */
+
+extern const struct tier_rpc_method hub_console_methods[];
+extern const size_t hub_console_method_count;
+void hub_console_changed(struct hub *hub, struct hub_run *run);
+void hub_console_close(struct hub *hub);
+
+/* ---- enroll.c ---- */
+
+enum tier_status hub_enroll_open(struct hub *hub, struct tier_err *err);
+void hub_enroll_close(struct hub *hub);
+
+#endif

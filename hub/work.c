@@ -1,0 +1,595 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The order that makes a kill harmless: an event changes the machine in memory, the change is
+ * journalled in one transaction, and only then do its actions leave the process. What is lost with
+ * the process was promised to nobody.
+ */
+#include "hub/work.h"
+#include "tier/content.h"
+#include "tier/fold.h"
+#include "tier/log.h"
+#include "tier/metric.h"
+#include "tier/model.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define RETRY_MS 2000
+
+static void *need(void *p) {
+    if (!p)
+        abort();
+    return p;
+}
+
+/* ---- the journal ---- */
+
+void hub_work_journal_run(struct hub_run *run) {
+    struct tier_err err = {0};
+    struct tier_journal_run row = {.state = run->state,
+                                   .round = run->round.number,
+                                   .created_ms = run->created_ms,
+                                   .model = run->model};
+    memcpy(row.run, run->hex, sizeof row.run);
+    snprintf(row.detail, sizeof row.detail, "%s", run->reason);
+    if (tier_journal_run_set(run->hub->home.journal, &row, &err) != TIER_OK)
+        hub_stop_on(run->hub, &err);
+}
+
+static enum tier_status put_round(struct hub_run *run, struct tier_err *err) {
+    struct tier_journal_round row;
+    struct tier_journal *j = run->hub->home.journal;
+
+    if (tier_journal_round_get(j, run->hex, run->round.number, &row, NULL) != TIER_OK) {
+        row = (struct tier_journal_round){.round = run->round.number, .opened_ms = tier_wall_ms()};
+        memcpy(row.run, run->hex, sizeof row.run);
+    }
+    row.state = run->round.state;
+    row.base_model = run->base_model;
+    row.own_update = run->round.own_update;
+    if (run->round.state == TIER_ROUND_COMMITTED && !row.closed_ms) {
+        row.closed_ms = tier_wall_ms();
+        row.result_model = run->model;
+    }
+    return tier_journal_round_put(j, &row, err);
+}
+
+/* DECLINED is a REFUSED row without an update: the journal knows no child's reasons. */
+static enum tier_update_state row_state(const struct tier_round_child *c) {
+    switch (c->state) {
+    case TIER_CHILD_SEALED:
+        return TIER_UPDATE_SEALED;
+    case TIER_CHILD_DECLINED:
+    case TIER_CHILD_REFUSED:
+        return TIER_UPDATE_REFUSED;
+    default:
+        return TIER_UPDATE_WANTED;
+    }
+}
+
+static enum tier_status put_child(struct hub_run *run, uint32_t child, struct tier_err *err) {
+    const struct tier_round_child *c = tier_round_child(&run->round, child);
+    const struct hub_child *who = &run->children[child];
+    struct tier_journal_update row = {.round = run->round.number, .state = row_state(c)};
+
+    memcpy(row.run, run->hex, sizeof row.run);
+    memcpy(row.child, who->name, sizeof who->name);
+    if (c->state == TIER_CHILD_SEALED || c->state == TIER_CHILD_REFUSED) {
+        row.update_id = c->update;
+        row.weight = c->weight;
+    }
+    return tier_journal_update_put(run->hub->home.journal, &row, err);
+}
+
+void hub_work_open_round(struct hub_run *run) {
+    struct tier_journal *j = run->hub->home.journal;
+    struct tier_err err = {0};
+    enum tier_status st = tier_journal_begin(j, &err);
+
+    if (st == TIER_OK)
+        st = put_round(run, &err);
+    for (uint32_t i = 0; i < run->child_count && st == TIER_OK; i++)
+        if (tier_round_child(&run->round, i)->state != TIER_CHILD_NONE)
+            st = put_child(run, i, &err);
+    if (st == TIER_OK)
+        st = tier_journal_commit(j, &err);
+    if (st != TIER_OK)
+        hub_stop_on(run->hub, &err);
+}
+
+static void journal_step(struct hub_run *run, const struct tier_round_event *e,
+                         enum tier_round_child_state child_before,
+                         enum tier_round_state state_before) {
+    struct tier_journal *j = run->hub->home.journal;
+    struct tier_err err = {0};
+    enum tier_round_child_state now = tier_round_child(&run->round, e->child)->state;
+    bool about_child = e->type <= TIER_EVENT_LOST;
+    /* A push under way is not worth a row: after a restart it is wanted again. */
+    bool child_changed = about_child && now != child_before && now != TIER_CHILD_PUSHING &&
+                         !(now == TIER_CHILD_EXPECTED && child_before == TIER_CHILD_PUSHING);
+
+    if (!child_changed && run->round.state == state_before)
+        return;
+    enum tier_status st = tier_journal_begin(j, &err);
+    if (st == TIER_OK && child_changed)
+        st = put_child(run, e->child, &err);
+    if (st == TIER_OK)
+        st = put_round(run, &err);
+    if (st == TIER_OK)
+        st = tier_journal_commit(j, &err);
+    if (st != TIER_OK)
+        hub_stop_on(run->hub, &err);
+}
+
+/* ---- receipts and refusals ---- */
+
+static enum tier_status make_receipt(struct hub_run *run, uint32_t child,
+                                     const struct tier_hash *update, struct tier_receipt *r,
+                                     struct tier_err *err) {
+    struct tier_journal *j = run->hub->home.journal;
+    struct tier_journal_update row;
+
+    TIER_TRY(tier_journal_update_get(j, run->hex, run->round.number, run->children[child].name,
+                                     &row, err));
+    if (row.receipt_bytes)
+        return tier_wire_receipt(row.receipt, row.receipt_bytes, r, err);
+    *r = (struct tier_receipt){.run = run->id,
+                               .round = run->round.number,
+                               .update = *update,
+                               .weight = row.weight,
+                               .time_ms = tier_wall_ms()};
+    memcpy(r->child, run->children[child].name, sizeof r->child);
+    memcpy(r->parent, run->hub->config->name, sizeof r->parent);
+    TIER_TRY(tier_home_sign(&run->hub->home, r, err));
+    struct tier_bytes b = tier_wire_receipt_bytes(r);
+    if (b.n <= sizeof row.receipt) {
+        memcpy(row.receipt, b.data, b.n);
+        row.receipt_bytes = b.n;
+    }
+    free(b.data);
+    TIER_TRY(tier_journal_update_put(j, &row, err));
+    hub_audit(run->hub, "update.counted", "h:run", &run->id, "u:round", run->round.number,
+              "s:child", r->child, "h:update", update, "u:weight", r->weight);
+    return TIER_OK;
+}
+
+static void give_receipt(struct hub_run *run, const struct tier_round_action *a) {
+    struct tier_to_child m = {.type = TIER_TO_RECEIPT};
+    struct tier_err err = {0};
+    const char *child = run->children[a->child].name;
+
+    if (make_receipt(run, a->child, &a->update, &m.receipt, &err) != TIER_OK)
+        hub_stop_on(run->hub, &err);
+    else if (!tier_serve_pushed(run->hub->serve, child, &a->update, &m.receipt, NULL))
+        tier_serve_send(run->hub->serve, child, &m);
+}
+
+static void give_refusal(struct hub_run *run, const struct tier_round_action *a) {
+    const char *child = run->children[a->child].name;
+    struct tier_to_child m = {.type = TIER_TO_REFUSAL,
+                              .run = run->id,
+                              .round = run->round.number,
+                              .update = a->update};
+    struct tier_err refusal = {.status = a->status};
+
+    snprintf(m.reason, sizeof m.reason, "%s", a->reason);
+    snprintf(refusal.text, sizeof refusal.text, "%s", a->reason);
+    tier_log_warn("run %.12s round %" PRIu64 ": update %.12s of %s refused: %s", run->hex,
+                  run->round.number, tier_hash_hex(&a->update, (char[TIER_HASH_HEX]){0}), child,
+                  a->reason);
+    hub_audit(run->hub, "update.refused", "h:run", &run->id, "u:round", run->round.number,
+              "s:child", child, "h:update", &a->update, "s:reason", a->reason);
+    if (!tier_serve_pushed(run->hub->serve, child, &a->update, NULL, &refusal))
+        tier_serve_send(run->hub->serve, child, &m);
+}
+
+static uint64_t time_left_ms(const struct hub_run *run) {
+    uint64_t now = tier_clock_ms();
+    if (!run->deadline_at_ms)
+        return 0;
+    return run->deadline_at_ms > now ? run->deadline_at_ms - now : 1;
+}
+
+static void tell_round(struct hub_run *run, uint32_t child) {
+    struct tier_to_child m = {.type = TIER_TO_ROUND,
+                              .run = run->id,
+                              .round = run->round.number,
+                              .model = run->base_model,
+                              .deadline_ms = time_left_ms(run)};
+    tier_serve_send(run->hub->serve, run->children[child].name, &m);
+}
+
+/* ---- jobs ---- */
+
+enum job_kind { JOB_CHECK, JOB_FOLD, JOB_PUBLISH };
+
+struct job {
+    struct hub *hub;
+    struct tier_hash run_id;
+    uint64_t round;
+    enum job_kind kind;
+    uint32_t child;
+    struct tier_hash update, base, plan, result;
+    uint64_t weight;
+    const struct tier_manifest *manifest; /* the run's: runs outlive the worker */
+    struct tier_hash *inputs;
+    size_t count;
+    unsigned threads;
+    size_t memory_bytes;
+    bool *damaged; /* of inputs, after a fold that failed */
+    struct tier_task_figures figures;
+    enum tier_status st;
+    struct tier_err err;
+};
+
+static void job_free(struct job *job) {
+    free(job->inputs);
+    free(job->damaged);
+    free(job);
+}
+
+static enum tier_status check_update(struct tier_spool *spool, const struct tier_hash *id,
+                                     const struct tier_manifest *manifest, bool whole,
+                                     struct tier_err *err) {
+    struct tier_update *u;
+    TIER_TRY(tier_spool_update_open(spool, id, &u, err));
+    enum tier_status st = whole ? tier_spool_update_check(u, err) : TIER_OK;
+    if (st == TIER_OK)
+        st = tier_update_verify(u, manifest, err);
+    tier_spool_update_close(u);
+    return st;
+}
+
+static enum tier_status fold_job(struct job *job) {
+    struct tier_fold fold = {.spool = job->hub->home.spool,
+                             .manifest = job->manifest,
+                             .run = job->run_id,
+                             .round = job->round,
+                             .base_model = job->base,
+                             .inputs = job->inputs,
+                             .count = job->count,
+                             .threads = job->threads,
+                             .memory_bytes = job->memory_bytes};
+    enum tier_status st = tier_fold_run(&fold, &job->result, &job->err);
+
+    if (st == TIER_EUPDATE || st == TIER_ECORRUPT || st == TIER_ENOTFOUND)
+        for (size_t i = 0; i < job->count; i++)
+            job->damaged[i] = check_update(job->hub->home.spool, &job->inputs[i], job->manifest,
+                                           true, NULL) != TIER_OK;
+    return st;
+}
+
+/* The root's one division; a round without weight (evaluation only) keeps its base model. */
+static enum tier_status publish_job(struct job *job) {
+    struct tier_update *u = NULL;
+    struct tier_model *base = NULL;
+    char round[24], plan[TIER_HASH_HEX];
+    /* The plan, not the run: the same plan on the same data publishes the same file again. */
+    const struct tier_kv metadata[] = {{"format", "pt"},
+                                       {"consilium.round", round},
+                                       {"consilium.plan", tier_hash_hex(&job->plan, plan)}};
+    enum tier_status st;
+
+    snprintf(round, sizeof round, "%" PRIu64, job->round);
+    TIER_TRY(tier_spool_update_open(job->hub->home.spool, &job->update, &u, &job->err));
+    const struct tier_update_header *h = tier_spool_update_header(u);
+    job->figures = tier_task_figures(h->metrics);
+    job->weight = h->weight;
+    job->result = job->base;
+    if (h->weight == 0) {
+        tier_spool_update_close(u);
+        return TIER_OK;
+    }
+    char *path = tier_content_path(job->hub->home.models_dir, &job->base, TIER_CONTENT_MODEL);
+    TIER_TRY_OUT(tier_model_open(path, &base, &job->err));
+    TIER_TRY_OUT(tier_fold_publish(u, job->manifest, base, job->hub->home.models_dir, metadata, 3,
+                                   &job->result, &job->err));
+out:
+    free(path);
+    tier_model_close(base);
+    tier_spool_update_close(u);
+    return st;
+}
+
+static void job_work(void *arg) {
+    struct job *job = arg;
+    switch (job->kind) {
+    case JOB_CHECK:
+        job->st = check_update(job->hub->home.spool, &job->update, job->manifest, false, &job->err);
+        break;
+    case JOB_FOLD:
+        job->st = fold_job(job);
+        break;
+    case JOB_PUBLISH:
+        job->st = publish_job(job);
+        break;
+    }
+}
+
+static void check_done(struct hub_run *run, struct job *job) {
+    struct tier_round_event e = {.type = TIER_EVENT_SEALED,
+                                 .child = job->child,
+                                 .update = job->update,
+                                 .weight = job->weight};
+    if (job->st != TIER_OK) {
+        tier_log_warn("run %.12s: update of %s: %s", run->hex, run->children[job->child].name,
+                      job->err.text);
+        e.type = TIER_EVENT_BAD;
+    }
+    hub_work_step(run, &e);
+}
+
+static void retry_fold(struct hub_run *run, const struct tier_err *err) {
+    tier_log_error("run %.12s round %" PRIu64 ": %s; trying again in %d s", run->hex,
+                   run->round.number, err->text, RETRY_MS / 1000);
+    tier_timer_set(run->retry, RETRY_MS);
+}
+
+static void fold_done(struct hub_run *run, struct job *job) {
+    bool any_lost = false;
+
+    run->folding = false;
+    if (job->st == TIER_OK) {
+        struct tier_round_event e = {.type = TIER_EVENT_FOLDED, .update = job->result};
+        hub_audit(run->hub, "round.folded", "h:run", &run->id, "u:round", job->round, "u:updates",
+                  (uint64_t)job->count, "h:update", &job->result);
+        hub_work_step(run, &e);
+        return;
+    }
+    for (uint32_t i = 0; i < run->child_count; i++) {
+        const struct tier_round_child *c = tier_round_child(&run->round, i);
+        for (size_t k = 0; k < job->count; k++) {
+            if (!job->damaged[k] || c->state != TIER_CHILD_SEALED ||
+                !tier_hash_equal(&c->update, &job->inputs[k]))
+                continue;
+            struct tier_round_event e = {
+                .type = TIER_EVENT_LOST, .child = i, .update = job->inputs[k]};
+            any_lost = true;
+            tier_log_warn("run %.12s: the update of %s was damaged here and is wanted again",
+                          run->hex, run->children[i].name);
+            hub_work_step(run, &e);
+        }
+    }
+    if (!any_lost)
+        retry_fold(run, &job->err);
+}
+
+static void job_done(void *arg) {
+    struct job *job = arg;
+    struct hub_run *run = hub_run_find(job->hub, &job->run_id);
+
+    if (run && run->state == HUB_RUN_OPEN && run->round.number == job->round) {
+        if (job->kind == JOB_CHECK) {
+            check_done(run, job);
+        } else if (job->kind == JOB_FOLD) {
+            fold_done(run, job);
+        } else {
+            run->publishing = false;
+            if (job->st == TIER_OK)
+                hub_run_published(run, &job->result, &job->figures);
+            else if (job->st == TIER_EMODEL)
+                hub_run_finish(run, HUB_RUN_FAILED, job->err.text);
+            else
+                retry_fold(run, &job->err);
+        }
+    }
+    job_free(job);
+}
+
+static struct job *job_new(struct hub_run *run, enum job_kind kind) {
+    struct job *job = need(calloc(1, sizeof *job));
+    job->hub = run->hub;
+    job->run_id = run->id;
+    job->round = run->round.number;
+    job->kind = kind;
+    job->base = run->base_model;
+    job->manifest = run->manifest;
+    return job;
+}
+
+void hub_work_check(struct hub_run *run, uint32_t child, const struct tier_hash *id,
+                    uint64_t weight) {
+    struct job *job = job_new(run, JOB_CHECK);
+    job->child = child;
+    job->update = *id;
+    job->weight = weight;
+    tier_worker_submit(run->hub->worker, job_work, job_done, job);
+}
+
+static void start_fold(struct hub_run *run) {
+    const struct tier_config *c = run->hub->config;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+
+    if (run->folding)
+        return;
+    struct job *job = job_new(run, JOB_FOLD);
+    job->inputs = need(calloc(run->round.count + 1, sizeof *job->inputs));
+    job->damaged = need(calloc(run->round.count + 1, sizeof *job->damaged));
+    for (uint32_t i = 0; i < run->round.count; i++)
+        if (tier_round_child(&run->round, i)->state == TIER_CHILD_SEALED)
+            job->inputs[job->count++] = tier_round_child(&run->round, i)->update;
+    job->threads = (unsigned)(c->threads ? c->threads : cores > 0 ? (uint64_t)cores : 1);
+    /* The other half of the budget is the network's. */
+    job->memory_bytes = (size_t)(c->hub.memory_budget_mb << 20) / 2;
+    size_t least = tier_fold_memory_min(run->manifest, job->count);
+    if (job->memory_bytes < least)
+        job->memory_bytes = least;
+    run->folding = true;
+    tier_worker_submit(run->hub->worker, job_work, job_done, job);
+}
+
+static void start_publish(struct hub_run *run) {
+    if (run->publishing)
+        return;
+    struct job *job = job_new(run, JOB_PUBLISH);
+    job->update = run->round.own_update;
+    tier_hash_data(run->plan_text, run->plan_bytes, &job->plan);
+    run->publishing = true;
+    tier_worker_submit(run->hub->worker, job_work, job_done, job);
+}
+
+/* ---- delivering ---- */
+
+static void record_figures(struct hub_run *run, const struct tier_metrics *sums) {
+    struct tier_task_figures f = tier_task_figures(sums);
+    const struct {
+        const char *name;
+        double value;
+    } figures[] = {
+        {"accuracy", f.accuracy}, {"auc", f.auc}, {"count", f.count}, {"loss", f.loss}};
+    struct tier_err err = {0};
+
+    for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++)
+        if (!isnan(figures[i].value) &&
+            tier_journal_metric_put(run->hub->home.journal, run->hex, run->round.number - 1,
+                                    figures[i].name, figures[i].value, &err) != TIER_OK)
+            hub_stop_on(run->hub, &err);
+}
+
+static void deliver(struct hub_run *run) {
+    struct hub *hub = run->hub;
+    struct tier_update *u = NULL;
+    struct tier_err err = {0};
+
+    if (tier_spool_update_open(hub->home.spool, &run->round.own_update, &u, &err) != TIER_OK) {
+        /* Lost with the volume; its inputs may be here still. */
+        run->round.state = TIER_ROUND_FOLDING;
+        start_fold(run);
+        return;
+    }
+    record_figures(run, tier_spool_update_header(u)->metrics);
+    if (hub->link) {
+        struct tier_journal_sent sent = {.round = run->round.number,
+                                         .update_id = run->round.own_update,
+                                         .state = TIER_SENT_PENDING};
+        memcpy(sent.run, run->hex, sizeof sent.run);
+        sent.header = tier_spool_update_header_bytes(u, &sent.header_bytes);
+        if (tier_journal_sent_put(hub->home.journal, &sent, &err) != TIER_OK ||
+            tier_link_offer(hub->link, &run->round.own_update, &err) != TIER_OK)
+            hub_stop_on(hub, &err);
+    }
+    tier_spool_update_close(u);
+    if (!hub->link)
+        start_publish(run);
+}
+
+static void nothing_came(struct hub_run *run) {
+    static const char reason[] = "no child delivered an update for this round";
+    if (!run->hub->link) {
+        hub_run_finish(run, HUB_RUN_FAILED, reason);
+        return;
+    }
+    struct tier_from_child m = {
+        .type = TIER_FROM_DECLINE, .run = run->id, .round = run->round.number};
+    snprintf(m.reason, sizeof m.reason, "%s", reason);
+    hub_audit(run->hub, "round.empty", "h:run", &run->id, "u:round", run->round.number);
+    tier_link_send(run->hub->link, &m);
+}
+
+static void perform(struct hub_run *run, const struct tier_round_actions *actions) {
+    struct tier_err err = {0};
+
+    for (size_t i = 0; i < actions->count; i++) {
+        const struct tier_round_action *a = &actions->at[i];
+        switch (a->type) {
+        case TIER_ACTION_START:
+            tell_round(run, a->child);
+            break;
+        case TIER_ACTION_GRANT:
+            tier_serve_grant(run->hub->serve, run->children[a->child].name, &a->update);
+            break;
+        case TIER_ACTION_RECEIPT:
+            give_receipt(run, a);
+            break;
+        case TIER_ACTION_REFUSE:
+            give_refusal(run, a);
+            break;
+        case TIER_ACTION_DISCARD:
+            if (tier_spool_delete(run->hub->home.spool, &a->update, &err) != TIER_OK)
+                tier_log_warn("%s", err.text);
+            break;
+        case TIER_ACTION_FOLD:
+            tier_timer_cancel(run->deadline);
+            start_fold(run);
+            break;
+        case TIER_ACTION_DELIVER:
+            deliver(run);
+            break;
+        case TIER_ACTION_EMPTY:
+            nothing_came(run);
+            break;
+        }
+    }
+}
+
+void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
+    struct tier_round_actions actions = {0};
+    enum tier_round_child_state child_before = tier_round_child(&run->round, e->child)->state;
+    enum tier_round_state state_before = run->round.state;
+
+    if (run->state != HUB_RUN_OPEN || run->round.number == 0)
+        return;
+    tier_round_step(&run->round, e, &actions);
+    journal_step(run, e, child_before, state_before);
+    if (run->round.state != state_before)
+        tier_log_info("run %.12s round %" PRIu64 ": %s", run->hex, run->round.number,
+                      tier_round_state_text(run->round.state));
+    perform(run, &actions);
+    hub_console_changed(run->hub, run);
+}
+
+void hub_work_resume(struct hub_run *run) {
+    struct tier_round_actions actions = {0};
+    if (run->state != HUB_RUN_OPEN || run->round.number == 0 || !run->manifest)
+        return;
+    tier_round_resume(&run->round, &actions);
+    perform(run, &actions);
+}
+
+/* ---- releasing ---- */
+
+struct release {
+    struct hub_run *run;
+    struct tier_hash *ids;
+    size_t count, room;
+};
+
+static enum tier_status collect(void *arg, const struct tier_journal_update *row,
+                                struct tier_err *err) {
+    struct release *r = arg;
+    (void)err;
+    if (tier_hash_is_zero(&row->update_id))
+        return TIER_OK;
+    if (r->count == r->room) {
+        r->room = r->room ? r->room * 2 : 16;
+        r->ids = need(realloc(r->ids, r->room * sizeof *r->ids));
+    }
+    r->ids[r->count++] = row->update_id;
+    return TIER_OK;
+}
+
+void hub_work_release(struct hub_run *run, uint64_t round) {
+    struct tier_home *home = &run->hub->home;
+    struct tier_journal_round row;
+    struct release r = {.run = run};
+    struct tier_err err = {0};
+
+    if (tier_journal_round_get(home->journal, run->hex, round, &row, NULL) != TIER_OK)
+        return;
+    enum tier_status st = tier_journal_update_each(home->journal, run->hex, round,
+                                                   TIER_UPDATE_STATE_ANY, collect, &r, &err);
+    for (size_t i = 0; i < r.count && st == TIER_OK; i++)
+        st = tier_spool_delete(home->spool, &r.ids[i], &err);
+    if (st == TIER_OK && !tier_hash_is_zero(&row.own_update)) {
+        st = tier_spool_delete(home->spool, &row.own_update, &err);
+        if (st == TIER_OK)
+            st = tier_journal_sent_delete(home->journal, run->hex, round, &row.own_update, &err);
+    }
+    free(r.ids);
+    if (st != TIER_OK)
+        tier_log_warn("cannot clear round %" PRIu64 ": %s", round, err.text);
+}

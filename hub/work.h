@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a round's actions do: journal, audit, messages to children, and the long jobs (checking an
+ * arrived update, folding, publishing) on the worker. Between run.c, which turns what happens into
+ * events, and tier/round.h, which decides.
+ *
+ * Threads: the loop's.
+ */
+#ifndef CONSILIUM_HUB_WORK_H
+#define CONSILIUM_HUB_WORK_H
+
+#include "hub/hub.h"
+
+/* Feeds one event, journals what it changed, carries its actions out. */
+void hub_work_step(struct hub_run *run, const struct tier_round_event *event);
+/* After a restart: carries on with what the restored round has to do. */
+void hub_work_resume(struct hub_run *run);
+/* Checks every element of an arrived update; leads to SEALED or BAD. */
+void hub_work_check(struct hub_run *run, uint32_t child, const struct tier_hash *id,
+                    uint64_t weight);
+/* Writes the round's row, and a WANTED row for each child that takes part, before any is told. */
+void hub_work_open_round(struct hub_run *run);
+/* The round is over everywhere: its files go, its rows say so. */
+void hub_work_release(struct hub_run *run, uint64_t round);
+/* The run's row. */
+void hub_work_journal_run(struct hub_run *run);
+
+/* A fold or a publication gave its result; run.c goes on from there. */
+void hub_run_published(struct hub_run *run, const struct tier_hash *model,
+                       const struct tier_task_figures *figures);
+
+#endif

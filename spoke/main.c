@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "spoke/spoke.h"
+#include "tier/log.h"
+#include "tier/node_main.h"
+
+int main(int argc, char **argv) {
+    static struct tier_config config;
+    static struct spoke spoke;
+    struct tier_loop *loop = NULL;
+    struct tier_err err = {0};
+    int code;
+
+    if (!tier_node_begin(TIER_CONFIG_SPOKE, "consilium-spoke", argc, argv, &config, &code))
+        return code;
+    tier_node_block_signals();
+    if (tier_loop_new(&loop, &err) != TIER_OK ||
+        spoke_open(&config, loop, &spoke, &err) != TIER_OK) {
+        tier_log_error("cannot start: %s", err.text);
+        tier_loop_free(loop);
+        return 1;
+    }
+    tier_node_stop_on_signals(loop);
+    tier_loop_run(loop);
+    bool failed = spoke.failed;
+    spoke_close(&spoke);
+    tier_loop_free(loop);
+    return failed;
+}

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "spoke/eval.h"
+#include "spoke/spoke.h"
+#include "spoke/train.h"
+#include "tier/content.h"
+#include "tier/log.h"
+#include "tier/metric.h"
+#include "tier/model.h"
+#include "tier/update.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+void spoke_round_recipe(const struct tier_plan *plan, struct spoke_recipe *out) {
+    *out = (struct spoke_recipe){
+        .optimiser = plan->optimiser.kind == TIER_PLAN_ADAM ? SPOKE_OPT_ADAM : SPOKE_OPT_SGD,
+        .lr = (float)plan->optimiser.lr,
+        .momentum = (float)plan->optimiser.momentum,
+        .nesterov = plan->optimiser.nesterov,
+        .beta1 = (float)plan->optimiser.beta1,
+        .beta2 = (float)plan->optimiser.beta2,
+        .eps = (float)plan->optimiser.eps,
+        .weight_decay = (float)plan->optimiser.weight_decay,
+        .batch = (uint32_t)plan->batch,
+        .steps = plan->steps,
+        .epochs = plan->epochs};
+}
+
+static enum tier_status read_base(struct spoke_run *run, const struct tier_hash *base, float *out,
+                                  struct tier_err *err) {
+    struct tier_model *model = NULL;
+    char *path = tier_content_path(run->spoke->home.models_dir, base, TIER_CONTENT_MODEL);
+    enum tier_status st;
+
+    TIER_TRY_OUT(tier_model_open(path, &model, err));
+    TIER_TRY_OUT(tier_model_matches(model, run->manifest, err));
+    TIER_TRY_OUT(tier_model_read(model, 0, run->manifest->elements, out, err));
+out:
+    tier_model_close(model);
+    free(path);
+    return st;
+}
+
+static enum tier_status evaluate(struct spoke_run *run, struct tier_metrics *metrics,
+                                 struct tier_err *err) {
+    struct spoke_sums *sums = malloc(sizeof *sums);
+    if (!sums)
+        return tier_fail(err, TIER_ENOMEM, "no memory to evaluate");
+    enum tier_status st = spoke_evaluate(run->net, run->data, SPOKE_TEST, sums, err);
+    if (st == TIER_OK)
+        st = spoke_sums_add(sums, metrics, err);
+    free(sums);
+    return st;
+}
+
+static enum tier_status train(struct spoke_run *run, uint64_t round, float *base_then_delta,
+                              struct tier_err *err) {
+    struct spoke_recipe recipe;
+    struct spoke_train_stats stats;
+    char stream[32];
+    size_t n = run->manifest->elements;
+
+    spoke_round_recipe(&run->plan, &recipe);
+    /* From the plan, not the run: the same plan on the same data gives the same model again. */
+    snprintf(stream, sizeof stream, "%" PRIu64, run->plan.seed);
+    TIER_TRY(spoke_train(run->net, run->data, &recipe,
+                         spoke_train_seed(stream, round, run->spoke->config->name), &stats, err));
+    float *after = malloc(n * sizeof *after);
+    if (!after)
+        return tier_fail(err, TIER_ENOMEM, "no memory for an update of %zu elements", n);
+    enum tier_status st = spoke_net_get(run->net, after, err);
+    for (size_t i = 0; i < n && st == TIER_OK; i++)
+        base_then_delta[i] = after[i] - base_then_delta[i];
+    free(after);
+    tier_log_info("run %.12s round %" PRIu64 ": %" PRIu64 " steps, mean loss %.4f", run->hex, round,
+                  stats.steps, stats.loss_mean);
+    return st;
+}
+
+static enum spoke_loss loss_of(const struct tier_plan *plan) {
+    return plan->loss == TIER_PLAN_BCE ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE;
+}
+
+enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
+                                 const struct tier_hash *base, struct tier_hash *id_out,
+                                 struct tier_err *err) {
+    struct tier_metrics *metrics = tier_metrics_new();
+    float *values = malloc(run->manifest->elements * sizeof *values);
+    uint64_t rows = spoke_data_rows(run->data, SPOKE_TRAIN);
+    bool trains = tier_task_trains(&run->plan, round) && rows > 0;
+    struct tier_update_header header = {
+        .run = run->id,
+        .round = round,
+        .base_model = *base,
+        .metrics = metrics,
+        .weight = !trains ? 0 : run->plan.weights == TIER_PLAN_UNIFORM ? 1 : rows};
+    enum tier_status st = TIER_OK;
+
+    if (!metrics || !values) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory for a model of %" PRIu64 " elements",
+                       run->manifest->elements);
+        goto out;
+    }
+    if (!run->net) {
+        TIER_TRY_OUT(spoke_net_new(run->spoke->device, run->graph, loss_of(&run->plan),
+                                   run->plan.batch, &run->net, err));
+        TIER_TRY_OUT(spoke_eval_fits(run->net, run->data, err));
+    }
+    TIER_TRY_OUT(read_base(run, base, values, err));
+    TIER_TRY_OUT(spoke_net_set(run->net, values, err));
+    if (tier_task_evaluates(&run->plan, round))
+        TIER_TRY_OUT(evaluate(run, metrics, err));
+    if (trains)
+        TIER_TRY_OUT(train(run, round, values, err));
+    TIER_TRY_OUT(tier_update_seal_f32(run->spoke->home.spool, &header, run->manifest,
+                                      trains ? values : NULL, run->plan.saturate, id_out, err));
+out:
+    tier_metrics_free(metrics);
+    free(values);
+    return st;
+}

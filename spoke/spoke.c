@@ -1,0 +1,588 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a spoke does when its parent speaks. Everything it has promised is in the journal: a plan
+ * before it is answered, a sealed update before it is offered. After a restart the parent says again
+ * what is going on, and what was sealed is offered, not trained again.
+ */
+#include "spoke/spoke.h"
+#include "tier/cert.h"
+#include "tier/content.h"
+#include "tier/log.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void *need(void *p) {
+    if (!p)
+        abort();
+    return p;
+}
+
+static void stop_on(struct spoke *spoke, const struct tier_err *err) {
+    if (!spoke->failed)
+        tier_log_error("stopping: %s", err->text);
+    spoke->failed = true;
+    tier_loop_stop(spoke->loop);
+}
+
+/* Appends to the audit log; a log that cannot be written stops the node. */
+#define audit(spoke, event, ...)                                                                   \
+    do {                                                                                           \
+        struct tier_err audit_err_ = {0};                                                          \
+        if (tier_audit_note((spoke)->home.audit, tier_wall_ms(), event, &audit_err_, __VA_ARGS__,  \
+                            NULL) != TIER_OK)                                                      \
+            stop_on(spoke, &audit_err_);                                                           \
+    } while (0)
+
+static struct spoke_run *run_find(struct spoke *spoke, const struct tier_hash *id) {
+    for (struct spoke_run *run = spoke->runs; run; run = run->next)
+        if (tier_hash_equal(&run->id, id))
+            return run;
+    return NULL;
+}
+
+static void journal_run(struct spoke_run *run) {
+    struct tier_journal_run row = {.state = run->state, .round = run->round};
+    struct tier_err err = {0};
+    memcpy(row.run, run->hex, sizeof row.run);
+    row.model = run->base_model;
+    if (tier_journal_run_set(run->spoke->home.journal, &row, &err) != TIER_OK)
+        stop_on(run->spoke, &err);
+}
+
+static void progress(struct spoke_run *run, const char *phase, uint32_t done) {
+    struct tier_from_child m = {.type = TIER_FROM_PROGRESS,
+                                .run = run->id,
+                                .round = run->round,
+                                .done = done,
+                                .total = 1};
+    snprintf(m.reason, sizeof m.reason, "%s", phase);
+    tier_link_send(run->spoke->link, &m);
+}
+
+/* ---- plans ---- */
+
+static void answer(struct spoke_run *run, bool accepted, const char *reason) {
+    struct tier_from_child m = {.type = TIER_FROM_ANSWER, .run = run->id, .accepted = accepted};
+    snprintf(m.reason, sizeof m.reason, "%s", reason);
+    tier_link_send(run->spoke->link, &m);
+}
+
+static void decline_run(struct spoke_run *run, const char *reason) {
+    tier_log_warn("run %.12s declined: %s", run->hex, reason);
+    audit(run->spoke, "plan.declined", "h:run", &run->id, "s:reason", reason);
+    run->state = SPOKE_RUN_DECLINED;
+    journal_run(run);
+    answer(run, false, reason);
+}
+
+/* With the graph here: everything a round needs but its base model. */
+static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
+    struct spoke *spoke = run->spoke;
+    const struct tier_config_spoke *c = &spoke->config->spoke;
+    struct spoke_data_options options = {0};
+    struct tier_hash graph_hash;
+    enum tier_status st;
+
+    if (run->data)
+        return TIER_OK;
+    tier_hash_parse(run->plan.model_sha256, &graph_hash);
+    char *path = tier_content_path(spoke->home.models_dir, &graph_hash, TIER_CONTENT_GRAPH);
+    if (!run->graph)
+        TIER_TRY_OUT(tier_graph_open(path, &run->graph, err));
+    if (!run->manifest)
+        TIER_TRY_OUT(tier_task_manifest(&run->plan, run->graph, &run->manifest, err));
+    options.fold_set = run->plan.fold != 0;
+    options.fold = (uint32_t)run->plan.fold;
+    TIER_TRY_OUT(spoke_data_open(c->schema, c->csv, &options, &run->data, err));
+    if (strcmp(spoke_data_schema(run->data)->name, run->plan.contract) != 0)
+        st = tier_fail(err, TIER_EPOLICY, "the plan wants data '%s', this site holds '%s'",
+                       run->plan.contract, spoke_data_schema(run->data)->name);
+    else if (spoke_data_features(run->data) != tier_graph_features(run->graph))
+        st = tier_fail(err, TIER_EMODEL,
+                       "the model takes %" PRIu64 " features, the schema gives %zu",
+                       tier_graph_features(run->graph), spoke_data_features(run->data));
+    if (st == TIER_OK) {
+        audit(spoke, "data.opened", "h:run", &run->id, "s:contract", run->plan.contract,
+              "s:purpose", run->plan.purpose, "u:train_rows",
+              (uint64_t)spoke_data_rows(run->data, SPOKE_TRAIN), "u:test_rows",
+              (uint64_t)spoke_data_rows(run->data, SPOKE_TEST));
+    } else {
+        spoke_data_free(run->data);
+        run->data = NULL;
+    }
+out:
+    free(path);
+    return st;
+}
+
+static void graph_fetched(void *arg, enum tier_status st, const char *text) {
+    struct spoke_run *run = arg;
+    struct tier_err err = {0};
+
+    if (run->state != SPOKE_RUN_OPEN)
+        return;
+    if (st != TIER_OK)
+        tier_fail(&err, st, "%s", text);
+    else
+        st = prepare(run, &err);
+    if (st != TIER_OK)
+        decline_run(run, err.text);
+    else
+        answer(run, true, "");
+}
+
+static struct spoke_run *run_new(struct spoke *spoke, const struct tier_hash *id) {
+    struct spoke_run *run = need(calloc(1, sizeof *run));
+    run->spoke = spoke;
+    run->id = *id;
+    tier_hash_hex(id, run->hex);
+    run->next = spoke->runs;
+    spoke->runs = run;
+    return run;
+}
+
+static void run_free(struct spoke_run *run) {
+    spoke_net_free(run->net);
+    spoke_data_free(run->data);
+    tier_manifest_free(run->manifest);
+    tier_graph_free(run->graph);
+    free(run);
+}
+
+static void plan_came(struct spoke *spoke, const struct tier_to_child *m) {
+    struct spoke_run *run = run_find(spoke, &m->run);
+    struct tier_err err = {0};
+    struct tier_hash graph;
+
+    if (!run) {
+        struct tier_journal_run row = {.created_ms = tier_wall_ms()};
+        run = run_new(spoke, &m->run);
+        memcpy(row.run, run->hex, sizeof row.run);
+        if (tier_journal_run_add(spoke->home.journal, &row, m->plan, m->plan_bytes, "", 0, &err) !=
+            TIER_OK) {
+            stop_on(spoke, &err);
+            return;
+        }
+        if (tier_plan_parse(m->plan, m->plan_bytes, &run->plan, &err) != TIER_OK) {
+            decline_run(run, err.text);
+            return;
+        }
+        if (spoke->config->spoke.accept == TIER_ACCEPT_NONE) {
+            decline_run(run, "this site's policy accepts no plans (policy.accept: none)");
+            return;
+        }
+        audit(spoke, "plan.accepted", "h:run", &run->id, "s:name", run->plan.name, "s:purpose",
+              run->plan.purpose);
+        tier_log_info("run %.12s: '%s' accepted", run->hex, run->plan.name);
+    }
+    if (run->state == SPOKE_RUN_DECLINED) {
+        answer(run, false, "declined before");
+        return;
+    }
+    if (run->state != SPOKE_RUN_OPEN)
+        return;
+    tier_hash_parse(run->plan.model_sha256, &graph);
+    tier_link_fetch(spoke->link, &graph, TIER_CONTENT_GRAPH, graph_fetched, run);
+}
+
+/* ---- rounds ---- */
+
+struct sent_search {
+    uint64_t round;
+    bool found;
+    struct tier_hash id;
+};
+
+static enum tier_status see_sent(void *arg, const struct tier_journal_sent *row,
+                                 struct tier_err *err) {
+    struct sent_search *s = arg;
+    (void)err;
+    if (row->round == s->round && row->state != TIER_SENT_COMMITTED) {
+        s->found = true;
+        s->id = row->update_id;
+    }
+    return TIER_OK;
+}
+
+/* The update that was sealed for this round, if its file is here. */
+static bool sealed_before(struct spoke_run *run, uint64_t round, struct tier_hash *id) {
+    struct tier_home *home = &run->spoke->home;
+    struct sent_search s = {.round = round};
+    struct tier_err err = {0};
+
+    if (tier_journal_sent_each(home->journal, run->hex, TIER_SENT_STATE_ANY, see_sent, &s, &err) !=
+        TIER_OK)
+        stop_on(run->spoke, &err);
+    *id = s.id;
+    return s.found && tier_spool_has(home->spool, &s.id);
+}
+
+static void offer(struct spoke_run *run, const struct tier_hash *id) {
+    struct tier_err err = {0};
+    if (tier_link_offer(run->spoke->link, id, &err) != TIER_OK)
+        tier_log_error("run %.12s: cannot offer the update: %s", run->hex, err.text);
+    else
+        progress(run, "pushing", 0);
+}
+
+static void decline_round(struct spoke_run *run, const char *reason) {
+    struct tier_from_child m = {.type = TIER_FROM_DECLINE, .run = run->id, .round = run->round};
+    snprintf(m.reason, sizeof m.reason, "%s", reason);
+    tier_log_error("run %.12s round %" PRIu64 ": %s", run->hex, run->round, reason);
+    audit(run->spoke, "round.declined", "h:run", &run->id, "u:round", run->round, "s:reason",
+          reason);
+    tier_link_send(run->spoke->link, &m);
+}
+
+struct job {
+    struct spoke_run *run;
+    uint64_t round;
+    struct tier_hash base, id;
+    enum tier_status st;
+    struct tier_err err;
+};
+
+static void train_round(struct spoke_run *run);
+
+static void job_work(void *arg) {
+    struct job *job = arg;
+    job->st = spoke_round_run(job->run, job->round, &job->base, &job->id, &job->err);
+}
+
+static enum tier_status journal_sealed(struct spoke_run *run, const struct job *job,
+                                       struct tier_err *err) {
+    struct tier_home *home = &run->spoke->home;
+    struct tier_journal_sent row = {
+        .round = job->round, .update_id = job->id, .state = TIER_SENT_PENDING};
+    struct tier_update *u;
+
+    TIER_TRY(tier_spool_update_open(home->spool, &job->id, &u, err));
+    memcpy(row.run, run->hex, sizeof row.run);
+    row.header = tier_spool_update_header_bytes(u, &row.header_bytes);
+    enum tier_status st = tier_journal_sent_put(home->journal, &row, err);
+    if (st == TIER_OK)
+        audit(run->spoke, "update.sealed", "h:run", &run->id, "u:round", job->round, "h:update",
+              &job->id, "u:weight", tier_spool_update_header(u)->weight);
+    tier_spool_update_close(u);
+    return st;
+}
+
+static void job_done(void *arg) {
+    struct job *job = arg;
+    struct spoke_run *run = job->run;
+    struct tier_err err = {0};
+
+    run->training = false;
+    if (run->state == SPOKE_RUN_OPEN && run->round == job->round) {
+        if (job->st != TIER_OK)
+            decline_round(run, job->err.text);
+        else if (journal_sealed(run, job, &err) != TIER_OK)
+            stop_on(run->spoke, &err);
+        else
+            offer(run, &job->id);
+    } else {
+        if (job->st == TIER_OK)
+            tier_spool_delete(run->spoke->home.spool, &job->id, NULL);
+        if (run->state == SPOKE_RUN_OPEN)
+            train_round(run); /* the parent has gone on to another round meanwhile */
+    }
+    free(job);
+}
+
+static void train_round(struct spoke_run *run) {
+    struct tier_hash id;
+
+    if (run->training || !run->data)
+        return;
+    if (sealed_before(run, run->round, &id)) {
+        offer(run, &id);
+        return;
+    }
+    struct job *job = need(calloc(1, sizeof *job));
+    *job = (struct job){.run = run, .round = run->round, .base = run->base_model};
+    run->training = true;
+    progress(run, "training", 0);
+    audit(run->spoke, "data.read", "h:run", &run->id, "u:round", run->round, "s:purpose",
+          run->plan.purpose);
+    tier_worker_submit(run->spoke->worker, job_work, job_done, job);
+}
+
+static void base_fetched(void *arg, enum tier_status st, const char *text) {
+    struct spoke_run *run = arg;
+    if (run->state != SPOKE_RUN_OPEN || !run->round)
+        return;
+    if (st != TIER_OK)
+        decline_round(run, text);
+    else
+        train_round(run);
+}
+
+/* ---- what a commit frees ---- */
+
+struct release {
+    struct spoke_run *run;
+    uint64_t below;
+};
+
+static enum tier_status release_one(void *arg, const struct tier_journal_sent *row,
+                                    struct tier_err *err) {
+    struct release *r = arg;
+    (void)err;
+    if (row->round < r->below)
+        tier_spool_delete(r->run->spoke->home.spool, &row->update_id, NULL);
+    return TIER_OK;
+}
+
+struct doomed {
+    size_t count;
+    struct {
+        uint64_t round;
+        struct tier_hash id;
+    } at[64];
+    uint64_t below;
+};
+
+static enum tier_status see_doomed(void *arg, const struct tier_journal_sent *row,
+                                   struct tier_err *err) {
+    struct doomed *d = arg;
+    (void)err;
+    if (row->round < d->below && d->count < sizeof d->at / sizeof d->at[0]) {
+        d->at[d->count].round = row->round;
+        d->at[d->count++].id = row->update_id;
+    }
+    return TIER_OK;
+}
+
+/* Every round below this one is committed: its updates have done their work. */
+static void release_below(struct spoke_run *run, uint64_t below) {
+    struct tier_journal *j = run->spoke->home.journal;
+    struct release r = {run, below};
+    struct doomed d = {.below = below};
+    struct tier_err err = {0};
+
+    tier_journal_sent_each(j, run->hex, TIER_SENT_STATE_ANY, release_one, &r, &err);
+    tier_journal_sent_each(j, run->hex, TIER_SENT_STATE_ANY, see_doomed, &d, &err);
+    for (size_t i = 0; i < d.count; i++)
+        if (tier_journal_sent_delete(j, run->hex, d.at[i].round, &d.at[i].id, &err) != TIER_OK)
+            stop_on(run->spoke, &err);
+}
+
+static void delete_model(struct spoke *spoke, const struct tier_hash *model) {
+    char *path = tier_content_path(spoke->home.models_dir, model, TIER_CONTENT_MODEL);
+    remove(path);
+    free(path);
+}
+
+static void round_came(struct spoke_run *run, const struct tier_to_child *m) {
+    if (run->state != SPOKE_RUN_OPEN || m->round < run->round)
+        return;
+    if (m->round > run->round) {
+        release_below(run, m->round);
+        if (run->round && !tier_hash_equal(&run->base_model, &m->model) && !run->training)
+            delete_model(run->spoke, &run->base_model);
+        run->round = m->round;
+        run->base_model = m->model;
+        journal_run(run);
+    }
+    tier_link_fetch(run->spoke->link, &m->model, TIER_CONTENT_MODEL, base_fetched, run);
+}
+
+static void end_came(struct spoke_run *run, const struct tier_to_child *m) {
+    if (run->state == SPOKE_RUN_ENDED)
+        return;
+    tier_log_info("run %.12s has ended: %s", run->hex, m->reason);
+    audit(run->spoke, "run.ended", "h:run", &run->id, "b:completed", (int)m->completed, "s:reason",
+          m->reason, "h:model", &m->model);
+    run->state = SPOKE_RUN_ENDED;
+    release_below(run, UINT64_MAX);
+    if (run->round && !run->training && !tier_hash_equal(&run->base_model, &m->model))
+        delete_model(run->spoke, &run->base_model);
+    journal_run(run);
+}
+
+/* A receipt counts only if the parent's own key signed it. */
+static void receipt_came(struct spoke_run *run, const struct tier_receipt *r) {
+    struct spoke *spoke = run->spoke;
+    struct tier_err err = {0};
+    char text[512];
+    struct tier_cert *cert = NULL;
+
+    if (spoke->config->tls) {
+        size_t n = tier_receipt_text(r, text, sizeof text);
+        if (tier_cert_from_pem(tier_link_parent_cert(spoke->link), &cert, &err) != TIER_OK ||
+            tier_cert_check_signature(cert, text, n, r->signature, r->signature_bytes, &err) !=
+                TIER_OK) {
+            tier_log_error("the parent's receipt is not valid: %s", err.text);
+            audit(spoke, "receipt.invalid", "h:run", &run->id, "u:round", r->round, "s:reason",
+                  err.text);
+            tier_cert_free(cert);
+            return;
+        }
+        tier_cert_free(cert);
+    }
+    if (tier_journal_sent_set_state(spoke->home.journal, run->hex, r->round, &r->update,
+                                    TIER_SENT_RECEIVED, &err) != TIER_OK &&
+        err.status != TIER_ENOTFOUND)
+        stop_on(spoke, &err);
+    audit(spoke, "receipt", "h:run", &run->id, "u:round", r->round, "h:update", &r->update,
+          "s:parent", r->parent, "u:weight", r->weight, "i:time_ms", r->time_ms);
+    progress(run, "delivered", 1);
+}
+
+/* ---- the link ---- */
+
+static void link_up(void *owner, const char *parent) {
+    audit((struct spoke *)owner, "parent.attended", "s:parent", parent);
+}
+
+static void link_down(void *owner, const char *reason) {
+    audit((struct spoke *)owner, "parent.lost", "s:reason", reason);
+}
+
+static void push_failed(void *owner, const struct tier_hash *update, bool for_good,
+                        const char *reason) {
+    struct spoke *spoke = owner;
+    tier_log_warn("push failed%s: %s", for_good ? " for good" : "", reason);
+    audit(spoke, "push.failed", "h:update", update, "b:for_good", (int)for_good, "s:reason",
+          reason);
+}
+
+static void link_message(void *owner, const struct tier_to_child *m) {
+    struct spoke *spoke = owner;
+    const struct tier_hash *id = m->type == TIER_TO_RECEIPT ? &m->receipt.run : &m->run;
+    struct spoke_run *run = run_find(spoke, id);
+
+    if (m->type == TIER_TO_PLAN)
+        plan_came(spoke, m);
+    if (!run)
+        return;
+    switch (m->type) {
+    case TIER_TO_ROUND:
+        round_came(run, m);
+        break;
+    case TIER_TO_RECEIPT:
+        receipt_came(run, &m->receipt);
+        break;
+    case TIER_TO_REFUSAL:
+        tier_log_warn("run %.12s round %" PRIu64 ": the parent refuses the update: %s", run->hex,
+                      m->round, m->reason);
+        audit(spoke, "refused", "h:run", &run->id, "u:round", m->round, "h:update", &m->update,
+              "s:reason", m->reason);
+        break;
+    case TIER_TO_COMMIT:
+        release_below(run, m->round + 1);
+        break;
+    case TIER_TO_END:
+        end_came(run, m);
+        break;
+    default:
+        break;
+    }
+}
+
+static const struct tier_link_events link_events = {
+    .up = link_up,
+    .down = link_down,
+    .message = link_message,
+    .push_failed = push_failed,
+};
+
+/* ---- life cycle ---- */
+
+static enum tier_status restore_run(void *arg, const struct tier_journal_run *row,
+                                    struct tier_err *err) {
+    struct spoke *spoke = arg;
+    struct tier_journal_blob plan = {0}, sig = {0};
+    struct tier_hash id;
+
+    if (!tier_hash_parse(row->run, &id))
+        return tier_fail(err, TIER_ECORRUPT, "the journal names a run '%s'", row->run);
+    struct spoke_run *run = run_new(spoke, &id);
+    run->state = (enum spoke_run_state)row->state;
+    run->round = row->round;
+    run->base_model = row->model;
+    if (run->state != SPOKE_RUN_OPEN)
+        return TIER_OK;
+    TIER_TRY(tier_journal_run_plan(spoke->home.journal, row->run, &plan, &sig, err));
+    enum tier_status st = tier_plan_parse(plan.data, plan.bytes, &run->plan, err);
+    tier_journal_blob_release(&plan);
+    tier_journal_blob_release(&sig);
+    return st;
+}
+
+struct keep {
+    struct spoke *spoke;
+    const struct tier_hash *id;
+    bool found;
+};
+
+static enum tier_status see_kept(void *arg, const struct tier_journal_sent *row,
+                                 struct tier_err *err) {
+    struct keep *k = arg;
+    (void)err;
+    k->found = k->found || tier_hash_equal(&row->update_id, k->id);
+    return TIER_OK;
+}
+
+static bool keep_file(void *arg, const struct tier_hash *id, bool sealed) {
+    struct spoke *spoke = arg;
+    struct keep k = {spoke, id, false};
+    tier_journal_sent_each(spoke->home.journal, NULL, TIER_SENT_STATE_ANY, see_kept, &k, NULL);
+    return sealed && k.found;
+}
+
+static enum tier_status open_device(struct spoke *spoke, struct tier_err *err) {
+    const char *spec = spoke->config->spoke.device;
+
+    kern_init(NULL);
+    enum kern_status st =
+        kern_device_open(spec, (int)spoke->config->threads, &spoke->device);
+    if (st != KERN_OK)
+        return tier_fail(err, TIER_EDEVICE, "device '%s': %s%s%s", spec, kern_status_text(st),
+                         *kern_cuda_absent_reason() ? ": " : "", kern_cuda_absent_reason());
+    tier_log_info("training on %s", kern_device_name(spoke->device));
+    return TIER_OK;
+}
+
+enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *loop,
+                            struct spoke *out, struct tier_err *err) {
+    enum tier_status st;
+
+    *out = (struct spoke){.config = config, .loop = loop};
+    TIER_TRY_OUT(tier_home_open(config, &out->home, err));
+    TIER_TRY_OUT(tier_journal_run_each(out->home.journal, restore_run, out, err));
+    TIER_TRY_OUT(tier_spool_sweep(out->home.spool, keep_file, out, err));
+    TIER_TRY_OUT(open_device(out, err));
+    TIER_TRY_OUT(tier_worker_new(loop, &out->worker, err));
+    const struct tier_link_options above = {.name = config->name,
+                                            .parent_name = config->parent_name,
+                                            .parent_address = config->parent_address,
+                                            .tls = tier_home_tls(&out->home),
+                                            .keepalive = &out->home.keepalive,
+                                            .models_dir = out->home.models_dir};
+    TIER_TRY_OUT(
+        tier_link_new(loop, &above, out->home.spool, &link_events, out, &out->link, err));
+    audit(out, "node.started", "s:software", CONSILIUM_VERSION);
+out:
+    if (st != TIER_OK)
+        spoke_close(out);
+    return st;
+}
+
+void spoke_close(struct spoke *spoke) {
+    tier_worker_free(spoke->worker);
+    tier_link_free(spoke->link);
+    while (spoke->runs) {
+        struct spoke_run *run = spoke->runs;
+        spoke->runs = run->next;
+        run_free(run);
+    }
+    kern_device_close(spoke->device);
+    tier_home_close(&spoke->home);
+    spoke->worker = NULL;
+    spoke->link = NULL;
+    spoke->device = NULL;
+}

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A spoke: a child that trains on what its hospital holds. It attends its parent, lets its policy
+ * decide on each plan, trains rounds on the worker, seals its updates and keeps each until the
+ * round is committed. Patient data never leaves data.c and its device; what leaves the process is
+ * sealed updates, sums of metrics, and messages that name columns and lines but no values.
+ *
+ * Threads: the loop's; training runs on the worker, which owns the device.
+ */
+#ifndef CONSILIUM_SPOKE_H
+#define CONSILIUM_SPOKE_H
+
+#include "spoke/data.h"
+#include "spoke/net.h"
+#include "spoke/train.h"
+#include "tier/home.h"
+#include "tier/link.h"
+#include "tier/loop.h"
+#include "tier/task.h"
+
+struct spoke;
+
+enum spoke_run_state { SPOKE_RUN_OPEN, SPOKE_RUN_DECLINED, SPOKE_RUN_ENDED };
+
+struct spoke_run {
+    struct spoke *spoke;
+    struct spoke_run *next;
+    struct tier_hash id;
+    char hex[TIER_HASH_HEX];
+    enum spoke_run_state state;
+    struct tier_plan plan;
+    struct tier_graph *graph; /* these three are here once the graph is */
+    struct tier_manifest *manifest;
+    struct spoke_data *data;
+    struct spoke_net *net; /* the worker's; made for the first round */
+    uint64_t round;        /* asked for last; 0: none */
+    struct tier_hash base_model;
+    bool training; /* a job is on the worker */
+};
+
+struct spoke {
+    const struct tier_config *config;
+    struct tier_home home;
+    struct tier_loop *loop;
+    struct tier_worker *worker;
+    struct tier_link *link;
+    struct kern_device *device; /* the worker's */
+    struct spoke_run *runs;
+    bool failed;
+};
+
+/* Opens the home and the device, restores runs, attends. The loop must be run afterwards. */
+enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *loop,
+                            struct spoke *out, struct tier_err *err);
+void spoke_close(struct spoke *spoke);
+
+/* ---- round.c: what the worker does ---- */
+
+/*
+ * One round of one run: evaluates the base model, trains from it, seals the difference into the
+ * spool. Blocks; the worker's thread only. *id_out is the sealed update.
+ */
+enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
+                                 const struct tier_hash *base, struct tier_hash *id_out,
+                                 struct tier_err *err);
+/* The plan's local recipe in the trainer's terms. */
+void spoke_round_recipe(const struct tier_plan *plan, struct spoke_recipe *out);
+
+#endif

@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Gradients against central differences of a second implementation: the same graph walked here in
+ * double, one row at a time. A float gradient then differs by rounding only, so 1e-4 of its size
+ * (and 1e-6 around zero) is generous for these widths, and far below any wrong term.
+ */
+#include "spoke/net.h"
+#include "tests/support/onnx_writer.h"
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <math.h>
+
+#define ROWS 5
+#define COLS_MAX 8
+
+static struct onnx_msg graph, model, node;
+static struct tier_err err;
+static struct kern_device *dev;
+
+static void open_cpu(void) {
+    kern_init(NULL);
+    cr_assert(eq(int, kern_device_open("cpu", 1, &dev), KERN_OK));
+}
+
+static void close_cpu(void) {
+    kern_device_close(dev);
+}
+
+TestSuite(spoke_net, .init = open_cpu, .fini = close_cpu);
+
+static struct tier_graph *parse(void) {
+    struct tier_graph *g = NULL;
+    onnx_model(&model, &graph, 13);
+    cr_assert(eq(int, tier_graph_parse(model.b, model.n, &g, &err), TIER_OK), "%s", err.text);
+    return g;
+}
+
+/* Small, different everywhere, and away from the kink of Relu. */
+static float wave(int i) {
+    return 0.6f * sinf(1.7f * (float)i + 0.3f);
+}
+
+static void tensor(const char *name, int rows, int cols) {
+    float v[64];
+    static int phase;
+    for (int i = 0; i < rows * (cols ? cols : 1); i++)
+        v[i] = wave(++phase);
+    onnx_add_tensor(&graph, name, rows, cols, v);
+}
+
+/* Every operator, both ways to multiply, a scaled Gemm, an Identity, a residual and a tied weight.
+ */
+static void begin_everything(int outputs) {
+    graph.n = 0;
+    onnx_add_value(&graph, 11, "x", 0, 3);
+    onnx_add_value(&graph, 12, "y", 0, outputs);
+    tensor("w1", 4, 3);
+    tensor("b1", 4, 0);
+    tensor("w2", 4, 4);
+    tensor("b2", 1, 4);
+    tensor("w3", 4, outputs);
+    tensor("b3", outputs, 0);
+    onnx_node(&node, "Gemm", "x w1 b1", "h");
+    onnx_attr_int(&node, "transB", 1);
+    onnx_attr_float(&node, "alpha", 0.7f);
+    onnx_attr_float(&node, "beta", 1.3f);
+    onnx_sub(&graph, 1, &node);
+    onnx_add_node(&graph, "Relu", "h", "r");
+    onnx_add_node(&graph, "Identity", "r", "i");
+    onnx_add_node(&graph, "MatMul", "i w2", "m");
+    onnx_add_node(&graph, "Add", "m b2", "a");
+    onnx_add_node(&graph, "Sigmoid", "a", "s");
+    onnx_add_node(&graph, "Softmax", "r", "p");
+    onnx_add_node(&graph, "MatMul", "s w2", "t");
+    onnx_add_node(&graph, "Add", "t p", "u");
+    onnx_add_node(&graph, "Add", "u r", "v");
+    onnx_add_node(&graph, "Add", "v v", "vv");
+    onnx_add_node(&graph, "Gemm", "vv w3 b3", "z");
+}
+
+/* ---- the second implementation ------------------------------------------------------------- */
+
+static double one(double v[][COLS_MAX], const struct tier_graph *g, size_t i, const double *w,
+                  int c) {
+    const struct tier_graph_node *n = tier_graph_node(g, i);
+    const double *x = v[n->x[0]];
+    const double *weight = n->weight >= 0 ? w + tier_graph_param(g, n->weight)->at : NULL;
+    const double *bias = n->bias >= 0 ? w + tier_graph_param(g, n->bias)->at : NULL;
+    double sum = 0;
+
+    switch (n->op) {
+    case TIER_OP_GEMM:
+    case TIER_OP_MATMUL:
+        for (size_t k = 0; k < n->cols_in; k++)
+            sum += x[k] * weight[n->trans_b ? c * n->cols_in + k : k * n->cols_out + c];
+        return (double)n->alpha * sum + (bias ? (double)n->beta * bias[c] : 0);
+    case TIER_OP_ADD_BIAS:
+        return x[c] + bias[c];
+    case TIER_OP_ADD:
+        return x[c] + v[n->x[1]][c];
+    case TIER_OP_RELU:
+        return x[c] > 0 ? x[c] : 0;
+    case TIER_OP_SIGMOID:
+        return 1 / (1 + exp(-x[c]));
+    case TIER_OP_SOFTMAX:
+        for (size_t k = 0; k < n->cols_in; k++)
+            sum += exp(x[k]);
+        return exp(x[c]) / sum;
+    default:
+        return x[c];
+    }
+}
+
+/* Mean over the rows of -log of the probability that the graph gives the right class. */
+static double loss_of(const struct tier_graph *g, enum spoke_loss kind, const double *w,
+                      const float *x, const int32_t *label) {
+    double v[32][COLS_MAX], total = 0;
+    size_t last = tier_graph_node_count(g);
+
+    for (int r = 0; r < ROWS; r++) {
+        for (size_t k = 0; k < tier_graph_features(g); k++)
+            v[0][k] = (double)x[r * tier_graph_features(g) + k];
+        for (size_t i = 0; i < last; i++)
+            for (size_t c = 0; c < tier_graph_node(g, i)->cols_out; c++)
+                v[i + 1][c] = one(v, g, i, w, (int)c);
+        if (kind == SPOKE_LOSS_BCE)
+            total -= log(label[r] ? v[last][0] : 1 - v[last][0]);
+        else
+            total -= log(v[last][label[r]]);
+    }
+    return total / ROWS;
+}
+
+/* ---- the comparison ------------------------------------------------------------------------ */
+
+static void check_gradients(struct tier_graph *g, enum spoke_loss kind, const int32_t *label) {
+    struct spoke_net *net;
+    struct kern_buf *x_buf, *t_buf, *loss_buf;
+    float x[ROWS * 3], target[ROWS], values[128], grads[128], loss;
+    double w[128] = {0};
+    size_t n = tier_graph_elements(g);
+
+    cr_assert(eq(int, spoke_net_new(dev, g, kind, ROWS + 2, &net, &err), TIER_OK), "%s", err.text);
+    for (int i = 0; i < ROWS * 3; i++)
+        x[i] = 2 * wave(1000 + i);
+    for (int i = 0; i < ROWS; i++)
+        target[i] = (float)label[i];
+    cr_assert(eq(int, kern_buf_new(dev, sizeof x, &x_buf), KERN_OK));
+    cr_assert(eq(int, kern_buf_new(dev, sizeof target, &t_buf), KERN_OK));
+    cr_assert(eq(int, kern_buf_new(dev, sizeof loss, &loss_buf), KERN_OK));
+    kern_upload(x_buf, 0, x, sizeof x);
+    kern_upload(t_buf, 0, kind == SPOKE_LOSS_BCE ? (void *)target : (void *)label, sizeof target);
+    /* Twice: the second must not remember the first. */
+    for (int i = 0; i < 2; i++) {
+        kern_zero(loss_buf, 0, sizeof loss);
+        cr_assert(
+            eq(int,
+               spoke_net_backward(net, (struct kern_vec){x_buf, 0}, (struct kern_vec){t_buf, 0},
+                                  ROWS, (struct kern_vec){loss_buf, 0}, &err),
+               TIER_OK),
+            "%s", err.text);
+    }
+    kern_download(&loss, loss_buf, 0, sizeof loss);
+    struct kern_vec gv = spoke_net_grads(net);
+    kern_download(grads, gv.buf, gv.at * sizeof(float), n * sizeof(float));
+    cr_assert(eq(int, spoke_net_get(net, values, &err), TIER_OK));
+    for (size_t i = 0; i < n; i++)
+        w[i] = (double)values[i];
+    cr_expect(epsilon_eq(dbl, (double)loss, loss_of(g, kind, w, x, label), 1e-5));
+    for (size_t i = 0; i < n; i++) {
+        const double h = 1e-5;
+        w[i] += h;
+        double up = loss_of(g, kind, w, x, label);
+        w[i] -= 2 * h;
+        double down = loss_of(g, kind, w, x, label);
+        w[i] += h;
+        double slope = (up - down) / (2 * h);
+        cr_expect(fabs(slope - (double)grads[i]) <= 1e-6 + 1e-4 * fabs(slope),
+                  "parameter %zu: gradient %.9g, difference quotient %.9g", i, (double)grads[i],
+                  slope);
+    }
+    kern_buf_free(x_buf);
+    kern_buf_free(t_buf);
+    kern_buf_free(loss_buf);
+    spoke_net_free(net);
+    tier_graph_free(g);
+}
+
+Test(spoke_net, gradients_of_every_operator_match_differences_under_binary_cross_entropy) {
+    static const int32_t label[ROWS] = {1, 0, 0, 1, 1};
+    begin_everything(1);
+    onnx_add_node(&graph, "Sigmoid", "z", "y");
+    check_gradients(parse(), SPOKE_LOSS_BCE, label);
+}
+
+Test(spoke_net, gradients_of_every_operator_match_differences_under_cross_entropy) {
+    static const int32_t label[ROWS] = {2, 0, 1, 1, 2};
+    begin_everything(3);
+    onnx_add_node(&graph, "Softmax", "z", "q");
+    onnx_add_node(&graph, "Identity", "q", "y");
+    check_gradients(parse(), SPOKE_LOSS_CE, label);
+}
+
+/* ---- what is refused ----------------------------------------------------------------------- */
+
+static void small(int outputs, const char *last) {
+    graph.n = 0;
+    onnx_add_value(&graph, 11, "x", 0, 3);
+    onnx_add_value(&graph, 12, "y", 0, outputs);
+    tensor("w", 3, outputs);
+    onnx_add_node(&graph, "MatMul", "x w", last ? "z" : "y");
+    if (last)
+        onnx_add_node(&graph, last, "z", "y");
+}
+
+static void fits(int outputs, const char *last, enum spoke_loss loss, enum tier_status expected) {
+    struct spoke_net *net = NULL;
+    small(outputs, last);
+    struct tier_graph *g = parse();
+    cr_expect(eq(int, spoke_net_new(dev, g, loss, 4, &net, &err), expected), "%s", err.text);
+    spoke_net_free(net);
+    tier_graph_free(g);
+}
+
+Test(spoke_net, the_last_operator_must_go_with_the_loss) {
+    fits(1, "Sigmoid", SPOKE_LOSS_BCE, TIER_OK);
+    fits(1, NULL, SPOKE_LOSS_BCE, TIER_OK);
+    fits(2, "Softmax", SPOKE_LOSS_CE, TIER_OK);
+    fits(2, NULL, SPOKE_LOSS_CE, TIER_OK);
+    fits(2, "Softmax", SPOKE_LOSS_BCE, TIER_EMODEL);
+    fits(2, "Sigmoid", SPOKE_LOSS_CE, TIER_EMODEL);
+    fits(2, "Sigmoid", SPOKE_LOSS_BCE, TIER_EMODEL);
+    fits(1, "Softmax", SPOKE_LOSS_CE, TIER_EMODEL);
+}
+
+Test(spoke_net, batches_outside_the_bound_are_refused) {
+    struct spoke_net *net = NULL;
+    struct kern_buf *x;
+    small(1, "Sigmoid");
+    struct tier_graph *g = parse();
+    cr_expect(eq(int, spoke_net_new(dev, g, SPOKE_LOSS_BCE, 0, &net, &err), TIER_EARG));
+    cr_expect(
+        eq(int, spoke_net_new(dev, g, SPOKE_LOSS_BCE, SPOKE_BATCH_MAX + 1, &net, &err), TIER_EARG));
+    cr_assert(eq(int, spoke_net_new(dev, g, SPOKE_LOSS_BCE, 4, &net, &err), TIER_OK));
+    cr_assert(eq(int, kern_buf_new(dev, 5 * 3 * sizeof(float), &x), KERN_OK));
+    struct kern_vec view = {x, 0};
+    cr_expect(eq(int, spoke_net_forward(net, view, 4, NULL, &err), TIER_OK));
+    cr_expect(eq(int, spoke_net_forward(net, view, 5, NULL, &err), TIER_EARG));
+    cr_expect(eq(int, spoke_net_forward(net, view, 0, NULL, &err), TIER_EARG));
+    kern_buf_free(x);
+    spoke_net_free(net);
+    tier_graph_free(g);
+}
+
+Test(spoke_net, parameters_go_in_and_come_out_in_the_order_of_the_file) {
+    struct spoke_net *net = NULL;
+    float in[128], out[128];
+    begin_everything(1);
+    onnx_add_node(&graph, "Sigmoid", "z", "y");
+    struct tier_graph *g = parse();
+    cr_assert(eq(int, spoke_net_new(dev, g, SPOKE_LOSS_BCE, 4, &net, &err), TIER_OK));
+    size_t n = spoke_net_elements(net);
+    tier_graph_values(g, in);
+    spoke_net_get(net, out, &err);
+    cr_expect(memcmp(in, out, n * sizeof *in) == 0);
+    for (size_t i = 0; i < n; i++)
+        in[i] = (float)i;
+    spoke_net_set(net, in, &err);
+    spoke_net_get(net, out, &err);
+    cr_expect(memcmp(in, out, n * sizeof *in) == 0);
+    spoke_net_free(net);
+    tier_graph_free(g);
+}

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "spoke/schema.h"
+#include "tests/support/data_path.h"
+#include "tests/support/temp_file.h"
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+
+static struct tier_err err;
+
+TestSuite(spoke_schema, .fini = temp_release);
+
+static const char good[] = "name: t\n"
+                           "columns:\n"
+                           "  - {name: p, type: id}\n"
+                           "  - {name: a, type: number, min: 0, max: 9, standardise: true}\n"
+                           "  - {name: c, type: category, categories: [x, y, z]}\n"
+                           "  - {name: t, type: target, positive_above: 0}\n"
+                           "split: {by: hash, key: secret-key, fraction: 0.25, fold: 3}\n";
+
+static void refused(const char *text, const char *piece) {
+    struct spoke_schema *s = NULL;
+    const char *path = temp_file("schema.yaml", text);
+    cr_expect(eq(int, spoke_schema_open(path, &s, &err), TIER_ECONFIG));
+    cr_expect(s == NULL);
+    cr_expect(strncmp(err.text, path, strlen(path)) == 0, "no path in: %s", err.text);
+    cr_expect(strstr(err.text, piece) != NULL, "'%s' is not in: %s", piece, err.text);
+}
+
+static struct spoke_schema *opened(const char *text) {
+    struct spoke_schema *s = NULL;
+    cr_assert(eq(int, spoke_schema_open(temp_file("schema.yaml", text), &s, &err), TIER_OK), "%s",
+              err.text);
+    return s;
+}
+
+Test(spoke_schema, a_schema_is_read_with_its_features_in_order) {
+    struct spoke_schema *s = opened(good);
+    char name[64];
+    cr_expect(eq(sz, spoke_schema_features(s), 4));
+    cr_expect(eq(sz, spoke_schema_classes(s), 2));
+    spoke_schema_feature_name(s, 0, name, sizeof name);
+    cr_expect(eq(str, name, "a"));
+    spoke_schema_feature_name(s, 3, name, sizeof name);
+    cr_expect(eq(str, name, "c=z"));
+    cr_expect(eq(chr, spoke_schema_delimiter(s), ','));
+    cr_expect(eq(u32, s->split->fold, 3));
+    spoke_schema_free(s);
+}
+
+Test(spoke_schema, the_shipped_examples_are_read) {
+    static const char *const paths[] = {"deploy/examples/heart-disease/schema.yaml",
+                                        "deploy/examples/breast-cancer/schema.yaml"};
+    static const size_t features[] = {13, 30};
+    for (int i = 0; i < 2; i++) {
+        struct spoke_schema *s = NULL;
+        char path[2048];
+        source_path(paths[i], path, sizeof path);
+        cr_assert(eq(int, spoke_schema_open(path, &s, &err), TIER_OK), "%s", err.text);
+        cr_expect(eq(sz, spoke_schema_features(s), features[i]));
+        spoke_schema_free(s);
+    }
+}
+
+Test(spoke_schema, malformed_yaml_is_refused_with_its_line) {
+    refused("name: t\ncolumns:\n  - {name: p, type: id\nsplit: x\n", "schema.yaml:4:");
+    refused("name: t\ncolumns:\n\t- {name: p}\n", "schema.yaml:3:1: this is not YAML");
+    refused("", "empty");
+}
+
+Test(spoke_schema, an_unknown_key_is_refused_with_its_line_and_the_known_ones) {
+    refused("name: t\nbanana: 3\n", "schema.yaml:2:");
+    refused("columns:\n  - {name: p, tpye: id}\n", "schema.yaml:2:");
+    refused("columns:\n  - {name: p, tpye: id}\n", "tpye; keys of a column: name, type");
+    refused("columns:\n  - {name: p, type: identifier}\n", "one of number, category, target");
+    refused("columns:\n  - {name: p, type: number, min: low}\n", "schema.yaml:2:");
+}
+
+Test(spoke_schema, what_does_not_belong_to_a_type_is_refused_by_column) {
+#define END "  - {name: t, type: target, positive_above: 0}\nsplit: {by: column}\n"
+    refused("columns:\n  - {name: q, type: id, min: 3}\n" END, "'q'");
+    refused("columns:\n  - {name: q, type: category}\n" END, "needs its list");
+    refused("columns:\n  - {name: q, type: number, min: 3, max: 2}\n" END, "min at most max");
+    refused("columns:\n  - {name: q, type: category, categories: [a, a]}\n" END, "listed twice");
+    refused("columns:\n  - {name: q, type: number}\n  - {name: q, type: number}\n" END, "twice");
+    refused("columns:\n  - {name: q, type: ignore}\n" END, "0 features");
+    refused("columns:\n  - {name: q, type: number}\n" END, "column of type split");
+    refused("columns:\n  - {name: q, type: number}\nsplit: {by: column}\n", "exactly one");
+    refused("columns:\n  - {name: q, type: number}\n  - {name: t, type: target}\n"
+            "split: {by: column}\n",
+            "either positive_above or categories");
+    refused("file: {delimiter: x}\ncolumns:\n  - {name: q, type: number}\n" END, "delimiter");
+}
+
+Test(spoke_schema, a_split_by_hash_needs_key_fraction_and_id) {
+#define COLS                                                                                       \
+    "columns:\n  - {name: q, type: number}\n  - {name: t, type: target, positive_above: 0}\n"
+#define ID "  - {name: p, type: id}\n"
+    refused(COLS ID "split: {by: hash, fraction: 0.2}\n", "key and fraction");
+    refused(COLS ID "split: {by: hash, key: long-enough, fraction: 1.0}\n", "between 0 and 1");
+    refused(COLS ID "split: {by: hash, key: short, fraction: 0.2}\n", "at least 8");
+    refused(COLS "split: {by: hash, key: long-enough, fraction: 0.2}\n", "type id");
+}
+
+Test(spoke_schema, aliases_are_refused) {
+    refused("name: &a t\ncodebook: *a\n", "schema.yaml");
+}
+
+Test(spoke_schema, a_codebook_gives_the_lists_that_the_schema_leaves_out) {
+    static const char with_book[] =
+        "codebook: book.yaml\ncolumns:\n  - {name: c, type: category}\n"
+        "  - {name: t, type: target, categories: [no, yes]}\n  - {name: s, type: split}\n"
+        "split: {by: column}\n";
+    temp_file("book.yaml", "columns:\n  - {name: c, categories: [a, b, d]}\n");
+    struct spoke_schema *s = opened(with_book);
+    cr_expect(eq(sz, spoke_schema_features(s), 3));
+    spoke_schema_free(s);
+    s = NULL;
+    temp_file("book.yaml", "columns:\n  - {name: t, categories: [a, b]}\n");
+    cr_expect(
+        eq(int, spoke_schema_open(temp_file("schema.yaml", with_book), &s, &err), TIER_ECONFIG));
+    cr_expect(strstr(err.text, "one place") != NULL, "%s", err.text);
+    temp_file("book.yaml", "rows:\n  - {name: t, categories: [a, b]}\n");
+    cr_expect(
+        eq(int, spoke_schema_open(temp_file("schema.yaml", with_book), &s, &err), TIER_ECONFIG));
+    cr_expect(strstr(err.text, "book.yaml:1:") != NULL, "%s", err.text);
+}
+
+Test(spoke_schema, the_hash_covers_what_the_model_sees_and_nothing_else) {
+    struct tier_hash a, b, c;
+    char text[1024];
+    struct spoke_schema *s = opened(good);
+    spoke_schema_hash(s, &a);
+    spoke_schema_free(s);
+    snprintf(text, sizeof text, "file: {delimiter: ';', missing: NA}\n%s", good);
+    s = opened(text);
+    spoke_schema_hash(s, &b);
+    spoke_schema_free(s);
+    snprintf(text, sizeof text, "%s", good);
+    memcpy(strstr(text, "[x, y, z]"), "[x, z, y]", 9);
+    s = opened(text);
+    spoke_schema_hash(s, &c);
+    spoke_schema_free(s);
+    cr_expect(tier_hash_equal(&a, &b));
+    cr_expect(not(tier_hash_equal(&a, &c)));
+}

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "spoke/eval.h"
+#include "spoke/train.h"
+#include "tests/support/onnx_writer.h"
+#include "tests/support/temp_file.h"
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <math.h>
+
+static struct tier_err err;
+static struct kern_device *dev;
+static struct tier_graph *graph;
+static struct spoke_net *net;
+static struct spoke_data *data;
+
+static const struct spoke_recipe sgd = {
+    .optimiser = SPOKE_OPT_SGD, .lr = 0.1f, .batch = 8, .epochs = 1};
+
+/* Two features; the class is the sign of the first, or one of three by thirds of it. */
+static void set_up(int outputs) {
+    static struct onnx_msg g, m;
+    static const float zeros[8];
+    char csv[8192], schema[512];
+    size_t at = 0;
+
+    g.n = 0;
+    onnx_add_value(&g, 11, "x", 0, 2);
+    onnx_add_value(&g, 12, "y", 0, outputs);
+    onnx_add_tensor(&g, "w", 2, outputs, zeros);
+    onnx_add_tensor(&g, "b", outputs, 0, zeros);
+    onnx_add_node(&g, "Gemm", "x w b", "z");
+    onnx_add_node(&g, outputs == 1 ? "Sigmoid" : "Softmax", "z", "y");
+    onnx_model(&m, &g, 13);
+    snprintf(schema, sizeof schema,
+             "columns:\n  - {name: a, type: number}\n  - {name: b, type: number}\n"
+             "  - {name: t, type: target, categories: %s}\n  - {name: s, type: split}\n"
+             "split: {by: column}\n",
+             outputs == 1 ? "[lo, hi]" : "[lo, mid, hi]");
+    at += (size_t)snprintf(csv, sizeof csv, "a,b,t,s\n");
+    for (int i = 0; i < 101; i++) {
+        double a = sin(i * 1.3), b = cos(i * 2.1);
+        const char *t = outputs == 1 ? (a > 0 ? "hi" : "lo")
+                                     : (a > 0.33    ? "hi"
+                                        : a < -0.33 ? "lo"
+                                                    : "mid");
+        at += (size_t)snprintf(csv + at, sizeof csv - at, "%.6f,%.6f,%s,%s\n", a, b, t,
+                               i % 4 ? "train" : "test");
+    }
+    kern_init(NULL);
+    cr_assert(eq(int, kern_device_open("cpu", 1, &dev), KERN_OK));
+    cr_assert(eq(int, tier_graph_parse(m.b, m.n, &graph, &err), TIER_OK), "%s", err.text);
+    cr_assert(
+        eq(int,
+           spoke_net_new(dev, graph, outputs == 1 ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE, 16, &net, &err),
+           TIER_OK));
+    cr_assert(
+        eq(int,
+           spoke_data_open(temp_file("s.yaml", schema), temp_file("t.csv", csv), NULL, &data, &err),
+           TIER_OK),
+        "%s", err.text);
+}
+
+static void tear_down(void) {
+    spoke_data_free(data);
+    spoke_net_free(net);
+    tier_graph_free(graph);
+    kern_device_close(dev);
+    temp_release();
+}
+
+TestSuite(spoke_train, .fini = tear_down);
+
+static struct spoke_train_stats train(struct spoke_recipe r) {
+    struct spoke_train_stats stats;
+    cr_assert(eq(int, spoke_train(net, data, &r, 1, &stats, &err), TIER_OK), "%s", err.text);
+    return stats;
+}
+
+Test(spoke_train, an_epoch_sees_every_row_once_and_ends_in_a_smaller_batch) {
+    int32_t seen[75] = {0}, order[75];
+    set_up(1);
+    struct spoke_train_stats stats = train(sgd);
+    cr_expect(eq(u64, stats.steps, 10)); /* 75 rows in batches of 8 */
+    cr_expect(eq(u64, stats.rows, 75));
+    spoke_train_shuffle(1, 0, order, 75);
+    for (int i = 0; i < 75; i++)
+        seen[order[i]]++;
+    for (int i = 0; i < 75; i++)
+        cr_expect(eq(int, seen[i], 1));
+}
+
+Test(spoke_train, steps_go_on_through_epochs) {
+    float a[3], b[3], start[3] = {0};
+    struct spoke_recipe steps = sgd, epochs = sgd;
+    set_up(1);
+    steps.epochs = 0;
+    steps.steps = 20;
+    epochs.epochs = 2;
+    train(steps);
+    spoke_net_get(net, a, &err);
+    spoke_net_set(net, start, &err);
+    train(epochs);
+    spoke_net_get(net, b, &err);
+    cr_expect(memcmp(a, b, sizeof a) == 0);
+}
+
+static double accuracy_after(struct spoke_recipe r) {
+    static struct spoke_sums sums;
+    train(r);
+    cr_assert(eq(int, spoke_evaluate(net, data, SPOKE_TEST, &sums, &err), TIER_OK), "%s", err.text);
+    cr_expect(eq(i64, sums.count, 26));
+    return tier_score_accuracy(sums.correct, sums.count);
+}
+
+Test(spoke_train, sgd_with_momentum_learns_two_classes) {
+    struct spoke_recipe r = sgd;
+    set_up(1);
+    r.momentum = 0.9f;
+    r.nesterov = true;
+    r.epochs = 20;
+    cr_expect(ge(dbl, accuracy_after(r), 0.95));
+}
+
+Test(spoke_train, adam_learns_three_classes) {
+    struct spoke_recipe r = {.optimiser = SPOKE_OPT_ADAM,
+                             .lr = 0.05f,
+                             .beta1 = 0.9f,
+                             .beta2 = 0.999f,
+                             .eps = 1e-8f,
+                             .batch = 8,
+                             .epochs = 60};
+    set_up(3);
+    cr_expect(ge(dbl, accuracy_after(r), 0.9));
+}
+
+Test(spoke_train, an_untrained_model_scores_as_arithmetic_says) {
+    static struct spoke_sums sums;
+    struct tier_metrics *m = tier_metrics_new();
+    size_t bins = 0;
+    set_up(1);
+    cr_assert(eq(int, spoke_evaluate(net, data, SPOKE_TRAIN, &sums, &err), TIER_OK));
+    cr_expect(eq(i64, sums.count, 75));
+    /* Every logit is 0: loss log 2, score 1/2, predicted negative. */
+    cr_expect(eq(i64, sums.loss, 75 * tier_score_loss_fixed(log(2.0))));
+    int64_t pos = sums.hist_pos[TIER_SCORE_BINS / 2], neg = sums.hist_neg[TIER_SCORE_BINS / 2];
+    cr_expect(eq(i64, pos + neg, 75));
+    cr_expect(eq(i64, sums.correct, neg));
+    cr_assert(eq(int, spoke_sums_add(&sums, m, &err), TIER_OK), "%s", err.text);
+    cr_assert(eq(int, spoke_sums_add(&sums, m, &err), TIER_OK), "%s", err.text);
+    cr_expect(eq(i64, tier_metrics_scalar(m, TIER_SCORE_COUNT), 150));
+    const int64_t *hist = tier_metrics_get(m, TIER_SCORE_HIST_POS, &bins);
+    cr_expect(eq(sz, bins, TIER_SCORE_BINS));
+    cr_expect(eq(i64, hist[TIER_SCORE_BINS / 2], 2 * pos));
+    tier_metrics_free(m);
+}
+
+Test(spoke_train, evaluation_in_small_batches_gives_the_same_sums) {
+    static struct spoke_sums a, b;
+    struct spoke_net *narrow = NULL;
+    float values[3];
+    set_up(1);
+    train(sgd);
+    spoke_net_get(net, values, &err);
+    cr_assert(eq(int, spoke_net_new(dev, graph, SPOKE_LOSS_BCE, 3, &narrow, &err), TIER_OK));
+    spoke_net_set(narrow, values, &err);
+    cr_assert(eq(int, spoke_evaluate(net, data, SPOKE_TRAIN, &a, &err), TIER_OK));
+    cr_assert(eq(int, spoke_evaluate(narrow, data, SPOKE_TRAIN, &b, &err), TIER_OK));
+    cr_expect(a.count == b.count && a.correct == b.correct && llabs(a.loss - b.loss) <= 75);
+    spoke_net_free(narrow);
+}
+
+Test(spoke_train, a_training_that_diverges_is_stopped_with_the_reason) {
+    struct spoke_recipe r = sgd;
+    struct spoke_train_stats stats;
+    set_up(1);
+    r.lr = 3e38f;
+    r.epochs = 50;
+    cr_expect(eq(int, spoke_train(net, data, &r, 1, &stats, &err), TIER_EPLAN));
+    cr_expect(strstr(err.text, "diverged") != NULL, "%s", err.text);
+}
+
+static void wrong(struct spoke_recipe r, const char *piece) {
+    cr_expect(eq(int, spoke_recipe_check(&r, &err), TIER_EPLAN));
+    cr_expect(strstr(err.text, piece) != NULL, "'%s' is not in: %s", piece, err.text);
+}
+
+Test(spoke_recipe, values_outside_their_range_are_refused_by_name) {
+    struct spoke_recipe adam = {.optimiser = SPOKE_OPT_ADAM,
+                                .lr = 0.1f,
+                                .beta1 = 0.9f,
+                                .beta2 = 0.999f,
+                                .eps = 1e-8f,
+                                .batch = 8,
+                                .steps = 1};
+    cr_expect(eq(int, spoke_recipe_check(&sgd, &err), TIER_OK));
+    cr_expect(eq(int, spoke_recipe_check(&adam, &err), TIER_OK));
+#define WRONG(base, field, value, piece)                                                           \
+    do {                                                                                           \
+        struct spoke_recipe r = base;                                                              \
+        r.field = value;                                                                           \
+        wrong(r, piece);                                                                           \
+    } while (0)
+    WRONG(sgd, lr, 0, "lr");
+    WRONG(sgd, lr, NAN, "lr");
+    WRONG(sgd, lr, INFINITY, "lr");
+    WRONG(sgd, momentum, 1, "momentum");
+    WRONG(sgd, nesterov, true, "nesterov");
+    WRONG(sgd, weight_decay, -1, "weight_decay");
+    WRONG(sgd, batch, 0, "batch");
+    WRONG(sgd, epochs, 0, "steps or epochs");
+    WRONG(sgd, steps, 3, "steps or epochs");
+    WRONG(sgd, epochs, SPOKE_EPOCHS_MAX + 1, "epochs");
+    WRONG(adam, beta2, 1, "beta");
+    WRONG(adam, eps, 0, "eps");
+}
+
+Test(spoke_train, a_table_that_does_not_fit_the_model_is_refused) {
+    struct spoke_train_stats stats;
+    struct spoke_net *other = NULL;
+    struct spoke_recipe wide = sgd;
+    set_up(1);
+    wide.batch = 17;
+    cr_expect(eq(int, spoke_train(net, data, &wide, 1, &stats, &err), TIER_EPLAN));
+    struct spoke_data *three = data;
+    struct spoke_net *binary = net;
+    struct tier_graph *first = graph;
+    struct kern_device *cpu = dev;
+    set_up(3);
+    other = net;
+    cr_expect(eq(int, spoke_train(other, three, &sgd, 1, &stats, &err), TIER_EDATA));
+    cr_expect(strstr(err.text, "classes") != NULL, "%s", err.text);
+    spoke_data_free(three);
+    spoke_net_free(binary);
+    tier_graph_free(first);
+    kern_device_close(cpu);
+}
+
+Test(spoke_train, the_seed_depends_on_run_round_and_node) {
+    set_up(1);
+    uint64_t s = spoke_train_seed("run", 1, "node");
+    cr_expect(s == spoke_train_seed("run", 1, "node"));
+    cr_expect(s != spoke_train_seed("run", 2, "node"));
+    cr_expect(s != spoke_train_seed("run2", 1, "node"));
+    cr_expect(s != spoke_train_seed("run", 1, "other"));
+}

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tier/authority.h"
+#include "tier/cert.h"
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define NOW INT64_C(1800000000)
+#define DAY INT64_C(86400)
+
+static char dir[64];
+static struct tier_authority *a;
+static struct tier_err err;
+static char token[TIER_TOKEN_SIZE];
+
+static int remove_one(const char *name, const struct stat *info, int type, struct FTW *at) {
+    (void)info, (void)type, (void)at;
+    return remove(name);
+}
+
+static void setup(void) {
+    snprintf(dir, sizeof dir, "/tmp/consilium-authority-XXXXXX");
+    cr_assert(mkdtemp(dir) != NULL);
+    cr_assert(tier_authority_init(dir, "nhs", 3650, NOW, &err) == TIER_OK, "%s", err.text);
+}
+
+static void teardown(void) {
+    tier_authority_close(a);
+    a = NULL;
+    nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+static void open_it(void) {
+    cr_assert(tier_authority_open(dir, &a, &err) == TIER_OK, "%s", err.text);
+}
+
+static void make_token(const char *name, bool replace) {
+    cr_assert(tier_authority_token_create(a, name, TIER_ROLE_SPOKE, 3600, replace, NOW, token,
+                                          &err) == TIER_OK,
+              "%s", err.text);
+}
+
+static enum tier_status enroll_as(const char *name, enum tier_role role, int64_t now_s,
+                                  struct tier_identity *id) {
+    struct tier_key *key = NULL;
+    struct tier_cert *cert = NULL;
+    char *csr = NULL, *cert_pem = NULL, *ca_pem = NULL;
+    cr_assert(tier_key_generate(&key, NULL) == TIER_OK);
+    cr_assert(tier_csr_new(key, name, role, &csr, NULL) == TIER_OK);
+    enum tier_status st = tier_authority_enroll(a, token, csr, now_s, &cert_pem, &ca_pem, &err);
+    if (st == TIER_OK) {
+        cr_assert(tier_token_check_ca(token, ca_pem, &err) == TIER_OK);
+        cr_assert(tier_cert_from_pem(cert_pem, &cert, &err) == TIER_OK);
+        cr_assert(tier_cert_matches(cert, key));
+        cr_assert(tier_cert_identity(cert, id, &err) == TIER_OK);
+    }
+    tier_cert_free(cert);
+    tier_key_free(key);
+    free(csr);
+    free(cert_pem);
+    free(ca_pem);
+    return st;
+}
+
+TestSuite(tier_authority, .init = setup, .fini = teardown);
+
+Test(tier_authority, an_authority_is_made_once) {
+    struct stat info;
+    char path[128];
+    cr_assert(tier_authority_init(dir, "nhs", 10, NOW, &err) == TIER_ECONFLICT);
+    snprintf(path, sizeof path, "%s/ca.key", dir);
+    cr_assert(stat(path, &info) == 0 && (info.st_mode & 07777) == 0600);
+    open_it();
+    cr_assert(eq(str, (char *)tier_authority_name(a), "nhs"));
+    tier_authority_close(a);
+    a = NULL;
+    cr_assert(chmod(path, 0644) == 0);
+    cr_assert(tier_authority_open(dir, &a, &err) == TIER_EIDENTITY);
+    cr_assert(tier_authority_open("/nonexistent", &a, &err) == TIER_ENOTFOUND);
+}
+
+Test(tier_authority, a_token_is_redeemed_once) {
+    struct tier_identity id;
+    open_it();
+    make_token("spoke-1", false);
+    cr_assert(enroll_as("spoke-1", TIER_ROLE_SPOKE, NOW + 10, &id) == TIER_OK, "%s", err.text);
+    cr_assert(strcmp(id.name, "spoke-1") == 0 && strcmp(id.authority, "nhs") == 0);
+    cr_assert(id.not_after_s == NOW + 10 + TIER_NODE_CERT_DAYS * DAY);
+    cr_assert(tier_authority_check(a, &id.fingerprint, &err) == TIER_OK);
+    cr_assert(enroll_as("spoke-1", TIER_ROLE_SPOKE, NOW + 11, &id) == TIER_EIDENTITY);
+    cr_assert(strstr(err.text, "used already") != NULL, "%s", err.text);
+}
+
+Test(tier_authority, a_token_fits_its_name_role_and_time_and_a_refusal_does_not_use_it_up) {
+    struct tier_identity id;
+    open_it();
+    make_token("spoke-1", false);
+    cr_assert(enroll_as("spoke-2", TIER_ROLE_SPOKE, NOW, &id) == TIER_EIDENTITY);
+    cr_assert(strstr(err.text, "spoke-2") != NULL, "%s", err.text);
+    cr_assert(enroll_as("spoke-1", TIER_ROLE_HUB, NOW, &id) == TIER_EIDENTITY);
+    cr_assert(strstr(err.text, "role") != NULL, "%s", err.text);
+    cr_assert(enroll_as("spoke-1", TIER_ROLE_SPOKE, NOW + 3600, &id) == TIER_EIDENTITY);
+    cr_assert(strstr(err.text, "expired") != NULL, "%s", err.text);
+    cr_assert(enroll_as("spoke-1", TIER_ROLE_SPOKE, NOW + 3599, &id) == TIER_OK, "%s", err.text);
+}
+
+Test(tier_authority, an_unknown_foreign_or_malformed_token_is_refused) {
+    struct tier_identity id;
+    struct tier_token parsed;
+    char kept;
+    open_it();
+    make_token("spoke-1", false);
+    cr_assert(tier_token_parse(token, &parsed, &err) == TIER_OK);
+    kept = token[11];
+    token[11] = kept == 'a' ? 'b' : 'a';
+    cr_assert(enroll_as("spoke-1", TIER_ROLE_SPOKE, NOW, &id) == TIER_EIDENTITY);
+    cr_assert(strstr(err.text, "never gave out") != NULL, "%s", err.text);
+    token[11] = '1';
+    cr_assert(tier_token_parse(token, &parsed, &err) == TIER_EARG);
+    cr_assert(enroll_as("spoke-1", TIER_ROLE_SPOKE, NOW, &id) == TIER_EIDENTITY);
+    token[11] = kept;
+    token[TIER_TOKEN_SIZE - 2] = token[TIER_TOKEN_SIZE - 2] == '0' ? '1' : '0';
+    cr_assert(enroll_as("spoke-1", TIER_ROLE_SPOKE, NOW, &id) == TIER_EIDENTITY);
+    cr_assert(strstr(err.text, "another authority") != NULL, "%s", err.text);
+    cr_assert(tier_token_check_ca(token, tier_authority_ca_pem(a), &err) == TIER_EIDENTITY);
+    cr_assert(tier_token_parse("", &parsed, &err) == TIER_EARG);
+}
+
+Test(tier_authority, a_name_in_use_is_given_anew_only_when_replacing) {
+    struct tier_identity first, second;
+    open_it();
+    make_token("spoke-1", false);
+    cr_assert(enroll_as("spoke-1", TIER_ROLE_SPOKE, NOW, &first) == TIER_OK);
+    cr_assert(tier_authority_token_create(a, "spoke-1", TIER_ROLE_SPOKE, 60, false, NOW, token,
+                                          &err) == TIER_ECONFLICT);
+    make_token("spoke-1", true);
+    cr_assert(tier_authority_check(a, &first.fingerprint, &err) == TIER_OK);
+    cr_assert(enroll_as("spoke-1", TIER_ROLE_SPOKE, NOW, &second) == TIER_OK);
+    cr_assert(tier_authority_check(a, &first.fingerprint, &err) == TIER_EIDENTITY);
+    cr_assert(tier_authority_check(a, &second.fingerprint, &err) == TIER_OK);
+    cr_assert(tier_authority_token_create(a, "spoke-1", TIER_ROLE_SPOKE, 60, false, NOW + 400 * DAY,
+                                          token, &err) == TIER_OK,
+              "an expired certificate holds no name");
+}
+
+Test(tier_authority, a_newer_token_or_a_revocation_makes_the_old_one_void) {
+    struct tier_identity id;
+    char old[TIER_TOKEN_SIZE];
+    open_it();
+    make_token("spoke-1", false);
+    memcpy(old, token, sizeof old);
+    make_token("spoke-1", false);
+    char newer[TIER_TOKEN_SIZE];
+    memcpy(newer, token, sizeof newer);
+    memcpy(token, old, sizeof token);
+    cr_assert(enroll_as("spoke-1", TIER_ROLE_SPOKE, NOW, &id) == TIER_EIDENTITY);
+    cr_assert(strstr(err.text, "void") != NULL, "%s", err.text);
+    memcpy(token, newer, sizeof token);
+    cr_assert(enroll_as("spoke-1", TIER_ROLE_SPOKE, NOW, &id) == TIER_OK);
+    cr_assert(tier_authority_revoke(a, "spoke-1", NOW + 5, &err) == TIER_OK);
+    cr_assert(tier_authority_check(a, &id.fingerprint, &err) == TIER_EIDENTITY);
+    cr_assert(tier_authority_revoke(a, "spoke-1", NOW + 6, &err) == TIER_ENOTFOUND);
+}
+
+static enum tier_status count_entry(void *arg, const struct tier_authority_entry *entry,
+                                    struct tier_err *e) {
+    (void)e;
+    cr_assert(strncmp(entry->id.name, "spoke-", 6) == 0 && entry->revoked_s == 0);
+    ++*(int *)arg;
+    return TIER_OK;
+}
+
+Test(tier_authority, the_list_holds_every_certificate_and_stops_when_told) {
+    struct tier_identity id;
+    int seen = 0;
+    open_it();
+    make_token("spoke-1", false);
+    cr_assert(enroll_as("spoke-1", TIER_ROLE_SPOKE, NOW, &id) == TIER_OK);
+    make_token("spoke-2", false);
+    cr_assert(enroll_as("spoke-2", TIER_ROLE_SPOKE, NOW, &id) == TIER_OK);
+    cr_assert(tier_authority_list(a, count_entry, &seen, &err) == TIER_OK);
+    cr_assert(seen == 2);
+}
+
+/* A process of its own: waits for the start, then redeems; exits 0 on success, 3 when told that the
+ * token was used, else 4. */
+static void racer(int start) {
+    char byte;
+    struct tier_identity id;
+    if (tier_authority_open(dir, &a, NULL) != TIER_OK || read(start, &byte, 1) != 0)
+        _exit(4);
+    enum tier_status st = enroll_as("spoke-1", TIER_ROLE_SPOKE, NOW, &id);
+    _exit(st == TIER_OK ? 0 : st == TIER_EIDENTITY && strstr(err.text, "used already") ? 3 : 4);
+}
+
+Test(tier_authority, of_processes_that_race_for_a_token_one_wins) {
+    enum { RACERS = 4 };
+    pid_t pids[RACERS];
+    int start[2], won = 0, told = 0;
+    /* The token comes from another process, so that none forks with SQLite open. */
+    int text[2];
+    cr_assert(pipe(text) == 0 && pipe(start) == 0);
+    pid_t maker = fork();
+    if (maker == 0) {
+        open_it();
+        make_token("spoke-1", false);
+        _exit(write(text[1], token, sizeof token) == sizeof token ? 0 : 1);
+    }
+    cr_assert(read(text[0], token, sizeof token) == sizeof token);
+    cr_assert(waitpid(maker, NULL, 0) == maker);
+    for (int i = 0; i < RACERS; i++) {
+        pids[i] = fork();
+        if (pids[i] == 0) {
+            close(start[1]);
+            racer(start[0]);
+        }
+    }
+    close(start[1]); /* end of file for all at once */
+    for (int i = 0; i < RACERS; i++) {
+        int status = 0;
+        cr_assert(waitpid(pids[i], &status, 0) == pids[i]);
+        won += WIFEXITED(status) && WEXITSTATUS(status) == 0;
+        told += WIFEXITED(status) && WEXITSTATUS(status) == 3;
+    }
+    cr_assert(won == 1 && told == RACERS - 1, "won %d told %d", won, told);
+}

@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/support/data_path.h"
+#include "tests/support/onnx_writer.h"
+#include "tier/graph.h"
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <math.h>
+
+static const float zeros[64];
+static struct onnx_msg graph, model, node;
+static struct tier_err err;
+
+/* x[N,3] -> Gemm(w1[4,3] transB, b1[4]) -> Relu -> MatMul(w2[4,2]) -> Add(b2) -> Softmax -> y */
+static void start(void) {
+    graph.n = 0;
+    onnx_add_value(&graph, 11, "x", 0, 3);
+    onnx_add_value(&graph, 12, "y", 0, 2);
+    onnx_add_tensor(&graph, "w1", 4, 3, zeros);
+    onnx_add_tensor(&graph, "b1", 4, 0, zeros);
+    onnx_add_tensor(&graph, "w2", 4, 2, zeros);
+    onnx_add_tensor(&graph, "b2", 1, 2, zeros);
+}
+
+static void gemm(const char *inputs, const char *output) {
+    onnx_node(&node, "Gemm", inputs, output);
+    onnx_attr_int(&node, "transB", 1);
+    onnx_sub(&graph, 1, &node);
+}
+
+static void finish(void) {
+    onnx_add_node(&graph, "Relu", "h", "r");
+    onnx_add_node(&graph, "MatMul", "r w2", "m");
+    onnx_add_node(&graph, "Add", "b2 m", "z");
+    onnx_add_node(&graph, "Softmax", "z", "y");
+}
+
+static struct tier_graph *parse(int64_t opset, enum tier_status expected) {
+    struct tier_graph *g = NULL;
+    err.text[0] = '\0';
+    onnx_model(&model, &graph, opset);
+    enum tier_status st = tier_graph_parse(model.b, model.n, &g, &err);
+    cr_assert(eq(int, st, expected), "%s", err.text);
+    return g;
+}
+
+/* The status, and a piece of the sentence: the name of what is wrong. */
+static void refused(const char *piece) {
+    struct tier_graph *g = parse(13, TIER_EMODEL);
+    cr_expect(g == NULL);
+    cr_expect(strstr(err.text, piece) != NULL, "'%s' is not in: %s", piece, err.text);
+}
+
+Test(tier_graph, a_perceptron_is_read_with_its_shapes_and_parameters) {
+    start();
+    gemm("x w1 b1", "h");
+    finish();
+    struct tier_graph *g = parse(13, TIER_OK);
+    cr_expect(eq(u64, tier_graph_features(g), 3));
+    cr_expect(eq(u64, tier_graph_outputs(g), 2));
+    cr_expect(eq(str, (char *)tier_graph_input_name(g), "x"));
+    cr_expect(eq(str, (char *)tier_graph_output_name(g), "y"));
+    cr_assert(eq(sz, tier_graph_node_count(g), 5));
+    const struct tier_graph_node *n = tier_graph_node(g, 0);
+    cr_expect(n->op == TIER_OP_GEMM && n->trans_b && n->weight == 0 && n->bias == 1);
+    cr_expect(eq(u64, n->cols_out, 4));
+    n = tier_graph_node(g, 3);
+    cr_expect(n->op == TIER_OP_ADD_BIAS && n->x[0] == 3 && n->bias == 3);
+    cr_assert(eq(sz, tier_graph_param_count(g), 4));
+    cr_expect(eq(u64, tier_graph_param(g, 2)->at, 16));
+    cr_expect(eq(u64, tier_graph_elements(g), 26));
+    tier_graph_free(g);
+}
+
+Test(tier_graph, the_shipped_examples_are_read) {
+    static const struct {
+        const char *path;
+        uint64_t features, elements;
+    } files[] = {{"deploy/examples/heart-disease/model.onnx", 13, 14},
+                 {"deploy/examples/breast-cancer/model.onnx", 30, 24449}};
+    for (int i = 0; i < 2; i++) {
+        char path[2048];
+        struct tier_graph *g;
+        source_path(files[i].path, path, sizeof path);
+        cr_assert(eq(int, tier_graph_open(path, &g, &err), TIER_OK), "%s", err.text);
+        cr_expect(eq(u64, tier_graph_features(g), files[i].features));
+        cr_expect(eq(u64, tier_graph_elements(g), files[i].elements));
+        tier_graph_free(g);
+    }
+}
+
+Test(tier_graph, a_file_that_is_absent_is_named) {
+    struct tier_graph *g;
+    cr_expect(eq(int, tier_graph_open("/nonexistent/m.onnx", &g, &err), TIER_ENOTFOUND));
+    cr_expect(strstr(err.text, "/nonexistent/m.onnx") != NULL);
+}
+
+Test(tier_graph, writing_puts_new_values_in_place_and_keeps_the_rest) {
+    float values[26], back[26];
+    uint8_t *bytes = NULL;
+    size_t len = 0;
+    struct tier_graph *again = NULL;
+    start();
+    onnx_text(&graph, 10, "a doc string this reader does not know");
+    gemm("x w1 b1", "h");
+    finish();
+    struct tier_graph *g = parse(13, TIER_OK);
+    for (int i = 0; i < 26; i++)
+        values[i] = (float)i;
+    cr_assert(eq(int, tier_graph_write(g, values, &bytes, &len, &err), TIER_OK));
+    cr_expect(memmem(bytes, len, "a doc string", 12) != NULL);
+    cr_assert(eq(int, tier_graph_parse(bytes, len, &again, &err), TIER_OK));
+    tier_graph_values(again, back);
+    cr_expect(memcmp(values, back, sizeof values) == 0);
+    tier_graph_values(g, back);
+    cr_expect(eq(flt, back[5], 0.0f), "the first graph must not change");
+    free(bytes);
+    tier_graph_free(again);
+    tier_graph_free(g);
+}
+
+Test(tier_graph, an_operator_that_is_not_allowed_is_named_with_its_node) {
+    start();
+    gemm("x w1 b1", "h");
+    onnx_node(&node, "Loop", "h", "r");
+    onnx_text(&node, 3, "evil");
+    onnx_sub(&graph, 1, &node);
+    refused("'evil' uses the operator Loop");
+}
+
+Test(tier_graph, an_operator_of_another_domain_is_refused) {
+    start();
+    onnx_node(&node, "Gemm", "x w1 b1", "h");
+    onnx_text(&node, 7, "com.example");
+    onnx_sub(&graph, 1, &node);
+    refused("domain");
+}
+
+Test(tier_graph, an_attribute_that_is_not_allowed_is_refused) {
+    start();
+    onnx_node(&node, "Relu", "x", "h");
+    onnx_attr_int(&node, "surprise", 1);
+    onnx_sub(&graph, 1, &node);
+    refused("surprise");
+    start();
+    onnx_node(&node, "Gemm", "x w1 b1", "h");
+    onnx_attr_float(&node, "transB", 1.0f);
+    onnx_sub(&graph, 1, &node);
+    refused("transB");
+    start();
+    onnx_node(&node, "Gemm", "x w1 b1", "h");
+    onnx_attr_float(&node, "alpha", NAN);
+    onnx_sub(&graph, 1, &node);
+    refused("alpha");
+}
+
+Test(tier_graph, nodes_out_of_order_or_in_a_circle_are_refused) {
+    start();
+    onnx_add_node(&graph, "Relu", "h", "r");
+    gemm("x w1 b1", "h");
+    refused("made later");
+    start();
+    onnx_add_node(&graph, "Relu", "h", "h");
+    refused("made later");
+    start();
+    onnx_add_node(&graph, "Relu", "ghost", "y");
+    refused("nothing makes");
+}
+
+Test(tier_graph, a_name_given_twice_is_refused) {
+    start();
+    onnx_add_node(&graph, "Relu", "x", "h");
+    onnx_add_node(&graph, "Relu", "x", "h");
+    refused("twice");
+    start();
+    onnx_add_node(&graph, "Relu", "x", "w1");
+    refused("twice");
+}
+
+Test(tier_graph, shapes_that_do_not_meet_are_refused) {
+    start();
+    onnx_add_node(&graph, "Gemm", "x w1 b1", "h"); /* without transB */
+    refused("columns");
+    start();
+    gemm("x w1 b2", "h");
+    refused("'b2'");
+    start();
+    onnx_add_node(&graph, "Add", "x b1", "h");
+    refused("'b1'");
+    start();
+    gemm("x w1 b1", "h");
+    onnx_add_node(&graph, "Add", "x h", "s");
+    refused("adds");
+}
+
+Test(tier_graph, what_leads_nowhere_is_refused) {
+    start();
+    onnx_add_tensor(&graph, "spare", 4, 0, zeros);
+    gemm("x w1 b1", "h");
+    finish();
+    refused("'spare'");
+    start();
+    gemm("x w1 b1", "h");
+    onnx_add_node(&graph, "Relu", "h", "dead");
+    finish();
+    refused("'dead'");
+}
+
+Test(tier_graph, a_fixed_batch_is_refused) {
+    graph.n = 0;
+    onnx_add_value(&graph, 11, "x", 8, 3);
+    onnx_add_value(&graph, 12, "y", 0, 3);
+    onnx_add_tensor(&graph, "b", 3, 0, zeros);
+    onnx_add_node(&graph, "Add", "x b", "y");
+    refused("fixes the batch");
+}
+
+Test(tier_graph, operator_sets_outside_the_known_range_are_refused) {
+    start();
+    gemm("x w1 b1", "h");
+    finish();
+    tier_graph_free(parse(7, TIER_OK));
+    tier_graph_free(parse(22, TIER_OK));
+    parse(6, TIER_EMODEL);
+    parse(23, TIER_EMODEL);
+}
+
+Test(tier_graph, weights_outside_the_file_or_not_finite_are_refused) {
+    static struct onnx_msg t;
+    const float nan_values[2] = {1.0f, NAN};
+    start();
+    onnx_add_tensor(&graph, "bad", 2, 0, nan_values);
+    gemm("x w1 b1", "h");
+    finish();
+    refused("'bad' is not finite at element 1");
+    start();
+    t.n = 0;
+    onnx_int(&t, 1, 2);
+    onnx_int(&t, 2, 1);
+    onnx_text(&t, 8, "far");
+    onnx_int(&t, 14, 1);
+    onnx_sub(&graph, 5, &t);
+    gemm("x w1 b1", "h");
+    refused("'far' lies outside");
+}
+
+Test(tier_graph, a_shape_that_the_bytes_do_not_fill_is_refused) {
+    static struct onnx_msg t;
+    static const int64_t dims[] = {3, -1, 0, INT64_MAX};
+    for (int i = 0; i < 4; i++) {
+        start();
+        t.n = 0;
+        onnx_int(&t, 1, dims[i]);
+        onnx_int(&t, 1, INT64_C(1) << 40);
+        onnx_int(&t, 2, 1);
+        onnx_text(&t, 8, "odd");
+        onnx_bytes(&t, 9, zeros, 8);
+        onnx_sub(&graph, 5, &t);
+        gemm("x w1 b1", "h");
+        refused("'odd'");
+    }
+}
+
+Test(tier_graph, every_cut_and_every_flipped_byte_is_survived) {
+    struct tier_graph *g;
+    start();
+    gemm("x w1 b1", "h");
+    finish();
+    tier_graph_free(parse(13, TIER_OK));
+    for (size_t n = 0; n < model.n; n++) {
+        g = NULL;
+        if (tier_graph_parse(model.b, n, &g, &err) == TIER_OK)
+            tier_graph_free(g);
+    }
+    for (size_t i = 0; i < model.n; i++) {
+        model.b[i] ^= 0xff;
+        g = NULL;
+        if (tier_graph_parse(model.b, model.n, &g, &err) == TIER_OK)
+            tier_graph_free(g);
+        model.b[i] ^= 0xff;
+    }
+}
+
+Test(tier_graph, a_file_of_empty_nodes_is_refused_before_memory_runs_out) {
+    size_t n = 4u << 20;
+    uint8_t *bytes = malloc(n + 16);
+    struct tier_graph *g = NULL;
+    size_t at = 0;
+
+    bytes[at++] = 0x3a; /* graph, of n bytes: n / 2 empty nodes */
+    for (size_t v = n; v; v >>= 7)
+        bytes[at++] = (uint8_t)((v & 0x7f) | (v >> 7 ? 0x80 : 0));
+    for (size_t i = 0; i < n; i += 2) {
+        bytes[at + i] = 0x0a;
+        bytes[at + i + 1] = 0;
+    }
+    cr_expect(eq(int, tier_graph_parse(bytes, at + n, &g, &err), TIER_ELIMIT), "%s", err.text);
+    cr_expect(eq(int, tier_graph_parse(bytes, 0, &g, &err), TIER_ELIMIT));
+    free(bytes);
+}

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "support/tier_fixture.h"
+
+#include <signal.h>
+#include <sys/resource.h>
+
+#define BIG_ELEMENTS 700001 /* 2.67 MiB: two whole chunks and a part of one */
+
+static struct tier_manifest *manifest_big(void) {
+    struct tier_tensor t = tensor_of("w", BIG_ELEMENTS, 0, 30, false);
+    return manifest_of(&t, 1);
+}
+
+/* A child's spool holds one update; the parent's is where it is received. */
+struct edge {
+    struct tier_spool *child, *parent;
+    struct tier_manifest *manifest;
+    struct tier_hash id;
+    struct wire_bytes wire;
+};
+static struct edge edge_up(struct tier_manifest *m, bool strict) {
+    uint64_t seed = 6;
+    struct edge e = {.manifest = m, .child = spool_up(strict)};
+    MUST(tier_spool_open(fixture_path("parent"), strict, &e.parent, err));
+    e.id = sealed_random(e.child, m, 9, &seed);
+    e.wire = wire_of(e.child, &e.id);
+    return e;
+}
+static void edge_down(struct edge *e) {
+    wire_free(&e->wire);
+    tier_manifest_free(e->manifest);
+    tier_spool_close(e->child);
+    tier_spool_close(e->parent);
+    fixture_down();
+}
+static struct tier_spool_rx *receive(struct edge *e) {
+    struct tier_spool_rx *rx = NULL;
+    MUST(tier_spool_receive(e->parent, e->wire.header, e->wire.header_len, &rx, err));
+    return rx;
+}
+/* Writes payload from the receiver's offset up to `end`, in pieces of `piece`. */
+static void push(struct edge *e, struct tier_spool_rx *rx, size_t end, size_t piece) {
+    for (size_t at = tier_spool_rx_offset(rx); at < end;) {
+        size_t n = piece < end - at ? piece : end - at;
+        MUST(tier_spool_rx_write(rx, at, e->wire.payload + at, n, err));
+        at += n;
+    }
+}
+static void seal_and_check(struct edge *e, struct tier_spool_rx *rx) {
+    struct tier_hash id;
+    MUST(tier_spool_rx_seal(rx, &id, err));
+    CHECK(tier_hash_equal(&id, &e->id));
+    tier_spool_rx_close(rx);
+    struct tier_update *u = update_open(e->parent, &id);
+    MUST(tier_spool_update_check(u, err));
+    MUST(tier_update_verify(u, e->manifest, err));
+    tier_spool_update_close(u);
+}
+
+Test(tier_spool, what_was_pushed_is_what_is_sealed) {
+    for (int strict = 0; strict < 2; strict++) {
+        struct edge e = edge_up(manifest_big(), strict);
+        struct tier_spool_rx *rx = receive(&e);
+        push(&e, rx, e.wire.payload_len, 8191);
+        seal_and_check(&e, rx);
+        cr_assert(eq(sz, files_in(fixture_path("parent")), 1));
+        edge_down(&e);
+    }
+}
+
+Test(tier_spool, many_slices_go_in_as_one_write) {
+    struct edge e = edge_up(manifest_big(), false);
+    struct iovec slices[200];
+    size_t at = 0, count = 0, step = e.wire.payload_len / 199;
+    for (; at < e.wire.payload_len; count++) {
+        size_t n = count % 7 == 0 ? 0 : step + count;
+        n = n < e.wire.payload_len - at ? n : e.wire.payload_len - at;
+        if (count == 199)
+            n = e.wire.payload_len - at;
+        slices[count] = (struct iovec){e.wire.payload + at, n};
+        at += n;
+    }
+    struct tier_spool_rx *rx = receive(&e);
+    MUST(tier_spool_rx_writev(rx, 0, slices, count, err));
+    seal_and_check(&e, rx);
+    edge_down(&e);
+}
+
+Test(tier_spool, a_cut_at_any_kind_of_place_resumes_at_a_whole_chunk) {
+    static const size_t cuts[] = {0,
+                                  1,
+                                  4095,
+                                  65536,
+                                  TIER_CHUNK_BYTES - 1,
+                                  TIER_CHUNK_BYTES,
+                                  TIER_CHUNK_BYTES + 1,
+                                  2 * TIER_CHUNK_BYTES + 777,
+                                  BIG_ELEMENTS * 4 - 1,
+                                  BIG_ELEMENTS * 4};
+    struct edge e = edge_up(manifest_big(), false);
+    for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
+        struct tier_spool_rx *rx = receive(&e);
+        push(&e, rx, cuts[i], 100000);
+        tier_spool_rx_close(rx);
+        rx = receive(&e);
+        cr_assert(eq(u64, tier_spool_rx_offset(rx), cuts[i] / TIER_CHUNK_BYTES * TIER_CHUNK_BYTES));
+        push(&e, rx, e.wire.payload_len, 300000);
+        seal_and_check(&e, rx);
+        MUST(tier_spool_delete(e.parent, &e.id, err));
+    }
+    edge_down(&e);
+}
+
+Test(tier_spool, a_partial_with_a_damaged_or_short_header_starts_again) {
+    struct edge e = edge_up(manifest_big(), false);
+    char name[160], hex[TIER_HASH_HEX];
+    snprintf(name, sizeof name, "parent/%s.part", tier_hash_hex(&e.id, hex));
+    for (int damage = 0; damage < 2; damage++) {
+        struct tier_spool_rx *rx = receive(&e);
+        push(&e, rx, 2 * TIER_CHUNK_BYTES, TIER_CHUNK_BYTES);
+        tier_spool_rx_close(rx);
+        int fd = open(fixture_path(name), O_RDWR);
+        CHECK(damage ? pwrite(fd, "?", 1, 40) == 1 : ftruncate(fd, 100) == 0);
+        close(fd);
+        rx = receive(&e);
+        cr_assert(eq(u64, tier_spool_rx_offset(rx), 0));
+        push(&e, rx, e.wire.payload_len, TIER_CHUNK_BYTES);
+        seal_and_check(&e, rx);
+        MUST(tier_spool_delete(e.parent, &e.id, err));
+    }
+    edge_down(&e);
+}
+
+Test(tier_spool, a_repeated_push_is_harmless) {
+    struct edge e = edge_up(manifest_small(), false);
+    struct tier_hash id;
+    struct tier_spool_rx *rx = receive(&e);
+    CHECK(!tier_spool_rx_sealed(rx));
+    push(&e, rx, e.wire.payload_len, 7);
+    seal_and_check(&e, rx);
+    rx = receive(&e);
+    CHECK(tier_spool_rx_sealed(rx) && tier_spool_rx_offset(rx) == e.wire.payload_len);
+    REFUSED(TIER_EPROTO, "next", tier_spool_rx_write(rx, 0, "x", 1, err));
+    MUST(tier_spool_rx_seal(rx, &id, err));
+    CHECK(tier_hash_equal(&id, &e.id));
+    tier_spool_rx_close(rx);
+    edge_down(&e);
+}
+
+Test(tier_spool, bytes_out_of_order_or_too_many_are_refused) {
+    struct edge e = edge_up(manifest_small(), false);
+    struct tier_hash id;
+    struct tier_spool_rx *rx = receive(&e), *second = NULL;
+    REFUSED(TIER_EPROTO, "next", tier_spool_rx_write(rx, 4, e.wire.payload, 4, err));
+    REFUSED(TIER_EPROTO, "more bytes",
+            tier_spool_rx_write(rx, 0, e.wire.payload, e.wire.payload_len + 1, err));
+    REFUSED(TIER_ECONFLICT, "already",
+            tier_spool_receive(e.parent, e.wire.header, e.wire.header_len, &second, err));
+    push(&e, rx, e.wire.payload_len - 1, 10);
+    REFUSED(TIER_EUPDATE, "cut short", tier_spool_rx_seal(rx, &id, err));
+    push(&e, rx, e.wire.payload_len, 10);
+    seal_and_check(&e, rx);
+    edge_down(&e);
+}
+
+Test(tier_spool, a_flipped_bit_in_the_payload_is_refused_and_nothing_stays) {
+    struct edge e = edge_up(manifest_small(), false);
+    for (size_t bit = 0; bit < e.wire.payload_len * 8; bit += 37) {
+        struct tier_hash id;
+        struct tier_spool_rx *rx = receive(&e);
+        e.wire.payload[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        push(&e, rx, e.wire.payload_len, 1000);
+        REFUSED(TIER_EUPDATE, "Merkle", tier_spool_rx_seal(rx, &id, err));
+        REFUSED(TIER_EUPDATE, "refused", tier_spool_rx_seal(rx, &id, err));
+        tier_spool_rx_close(rx);
+        e.wire.payload[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        cr_assert(eq(sz, files_in(fixture_path("parent")), 0));
+    }
+    struct tier_spool_rx *rx = receive(&e);
+    push(&e, rx, e.wire.payload_len, 1000);
+    seal_and_check(&e, rx);
+    edge_down(&e);
+}
+
+Test(tier_spool, a_full_disk_is_refused_and_nothing_is_lost) {
+    struct edge e = edge_up(manifest_big(), false);
+    struct rlimit limit = {2 * TIER_CHUNK_BYTES, RLIM_INFINITY},
+                  none = {RLIM_INFINITY, RLIM_INFINITY};
+    struct tier_spool_rx *rx = receive(&e);
+    uint64_t seed = 8;
+    signal(SIGXFSZ, SIG_IGN);
+    push(&e, rx, TIER_CHUNK_BYTES, TIER_CHUNK_BYTES);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    REFUSED(TIER_EFULL, "cannot write",
+            tier_spool_rx_write(rx, TIER_CHUNK_BYTES, e.wire.payload + TIER_CHUNK_BYTES,
+                                TIER_CHUNK_BYTES, err));
+    cr_assert(eq(u64, tier_spool_rx_offset(rx), TIER_CHUNK_BYTES));
+    struct tier_update_header h = header_for(e.manifest, 3);
+    struct tier_hash id;
+    float *x = deltas_random(e.manifest, 0.1, &seed);
+    REFUSED(TIER_EFULL, "cannot write",
+            tier_update_seal_f32(e.parent, &h, e.manifest, x, false, &id, err));
+    free(x);
+    cr_assert(eq(sz, files_in(fixture_path("parent")), 1)); /* the partial alone */
+    setrlimit(RLIMIT_FSIZE, &none);
+    push(&e, rx, e.wire.payload_len, TIER_CHUNK_BYTES);
+    seal_and_check(&e, rx);
+    edge_down(&e);
+}
+
+Test(tier_spool, a_sealed_file_that_changed_is_found) {
+    struct edge e = edge_up(manifest_small(), false);
+    char name[160], hex[TIER_HASH_HEX];
+    struct tier_update *u = NULL;
+    snprintf(name, sizeof name, "spool/%s.upd", tier_hash_hex(&e.id, hex));
+    int fd = open(fixture_path(name), O_RDWR);
+    CHECK(pwrite(fd, "?", 1, 4096 + 5) == 1);
+    u = update_open(e.child, &e.id);
+    REFUSED(TIER_ECORRUPT, "payload", tier_spool_update_check(u, err));
+    tier_spool_update_close(u);
+    CHECK(ftruncate(fd, 4096 + 18 * 4 - 1) == 0);
+    REFUSED(TIER_ECORRUPT, "bytes", tier_spool_update_open(e.child, &e.id, &u, err));
+    CHECK(pwrite(fd, "?", 1, 50) == 1);
+    REFUSED(TIER_ECORRUPT, "header", tier_spool_update_open(e.child, &e.id, &u, err));
+    CHECK(pwrite(fd, "?", 1, 0) == 1);
+    REFUSED(TIER_ECORRUPT, "header", tier_spool_update_open(e.child, &e.id, &u, err));
+    close(fd);
+    REFUSED(TIER_ENOTFOUND, "no update", tier_spool_update_open(e.parent, &e.id, &u, err));
+    edge_down(&e);
+}
+
+static bool keep_one(void *arg, const struct tier_hash *id, bool sealed) {
+    return sealed && tier_hash_equal(id, arg);
+}
+
+Test(tier_spool, a_sweep_keeps_what_is_named_and_what_is_not_ours) {
+    struct edge e = edge_up(manifest_small(), false);
+    uint64_t seed = 77, bytes = 0;
+    struct tier_hash other = sealed_random(e.child, e.manifest, 2, &seed);
+    struct tier_spool_writer *w = NULL;
+    struct tier_update_header h = header_for(e.manifest, 1);
+    MUST(tier_spool_writer_begin(e.child, &h, &w, err));
+    close(open(fixture_path("spool/notes.txt"), O_CREAT | O_WRONLY, 0600));
+    cr_assert(eq(sz, files_in(fixture_path("spool")), 4));
+    MUST(tier_spool_bytes(e.child, &bytes, err));
+    cr_assert(eq(u64, bytes, 2 * (4096 + 72)));
+    MUST(tier_spool_sweep(e.child, keep_one, &e.id, err));
+    CHECK(tier_spool_has(e.child, &e.id) && !tier_spool_has(e.child, &other));
+    cr_assert(eq(sz, files_in(fixture_path("spool")), 2));
+    tier_spool_writer_abort(w);
+    edge_down(&e);
+}
+
+Test(tier_spool, reads_past_the_payload_are_refused_parked_or_not) {
+    struct edge e = edge_up(manifest_small(), false);
+    struct tier_update *u = update_open(e.child, &e.id);
+    uint8_t a[72], b[72];
+    MUST(tier_spool_update_read(u, 0, a, 72, err));
+    tier_spool_update_trim(u, false);
+    MUST(tier_spool_update_read(u, 0, b, 72, err));
+    CHECK(memcmp(a, b, 72) == 0);
+    REFUSED(TIER_EARG, "payload", tier_spool_update_read(u, 1, b, 72, err));
+    REFUSED(TIER_EARG, "payload", tier_spool_update_read(u, UINT64_MAX, b, 2, err));
+    tier_spool_update_close(u);
+    edge_down(&e);
+}

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Becoming a node, seen from the node: a key is born here, a request for it travels with a one-time
+ * token, a certificate comes back. The token pins the authority, so nothing is trusted on first use.
+ *
+ * Threads: blocks the caller, on a loop of its own.
+ */
+#ifndef CONSILIUM_TIER_ENROLL_H
+#define CONSILIUM_TIER_ENROLL_H
+
+#include "tier/identity.h"
+
+/* address: host:port of the authority's enrollment service. Gives up after timeout_ms. */
+enum tier_status tier_enroll(const char *address, const char *token, const char *name,
+                             enum tier_role role, const char *data_dir, uint64_t timeout_ms,
+                             struct tier_err *err);
+
+#endif

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tier/home.h"
+#include "tier/cert.h"
+#include "tier/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static enum tier_status make_dir(const char *path, struct tier_err *err) {
+    if (mkdir(path, 0700) != 0 && errno != EEXIST)
+        return tier_fail_errno(err, TIER_EIO, "cannot make the directory %s", path);
+    return TIER_OK;
+}
+
+static enum tier_status open_identity(struct tier_home *h, struct tier_err *err) {
+    const struct tier_config *c = h->config;
+
+    if (!c->tls)
+        return TIER_OK;
+    TIER_TRY(tier_identity_load(c->data_dir, tier_wall_ms() / 1000, &h->node, err));
+    if (strcmp(h->node.id.name, c->name) != 0)
+        return tier_fail(err, TIER_EIDENTITY,
+                         "the configuration names this node '%s', but its certificate in "
+                         "%s/identity is for '%s'",
+                         c->name, c->data_dir, h->node.id.name);
+    h->tls = (struct tier_rpc_tls){.ca_pem = h->node.ca_pem,
+                                   .cert_pem = h->node.cert_pem,
+                                   .key_pem = h->node.key_pem};
+    return TIER_OK;
+}
+
+static enum tier_status open_all(struct tier_home *h, struct tier_err *err) {
+    const struct tier_config *c = h->config;
+    char path[TIER_CONFIG_PATH_BYTES + 16];
+    bool strict = c->kind == TIER_CONFIG_HUB && c->hub.durability == TIER_DURABILITY_STRICT;
+
+    TIER_TRY(make_dir(c->data_dir, err));
+    TIER_TRY(open_identity(h, err));
+    snprintf(h->models_dir, sizeof h->models_dir, "%s/models", c->data_dir);
+    TIER_TRY(make_dir(h->models_dir, err));
+    snprintf(path, sizeof path, "%s/journal.db", c->data_dir);
+    TIER_TRY(tier_journal_open(path, &h->journal, err));
+    TIER_TRY(tier_audit_open(c->data_dir, c->name, TIER_AUDIT_SYNC_NEVER, tier_wall_ms(), &h->audit,
+                             err));
+    snprintf(path, sizeof path, "%s/spool", c->data_dir);
+    return tier_spool_open(path, strict, &h->spool, err);
+}
+
+enum tier_status tier_home_open(const struct tier_config *config, struct tier_home *out,
+                                struct tier_err *err) {
+    memset(out, 0, sizeof *out);
+    out->config = config;
+    out->keepalive = (struct tier_rpc_keepalive){(uint32_t)config->keepalive_ms,
+                                                 (uint32_t)config->keepalive_timeout_ms};
+    enum tier_status st = open_all(out, err);
+    if (st != TIER_OK)
+        tier_home_close(out);
+    return st;
+}
+
+void tier_home_close(struct tier_home *h) {
+    tier_spool_close(h->spool);
+    tier_audit_close(h->audit);
+    tier_journal_close(h->journal);
+    tier_identity_release(&h->node);
+    memset(h, 0, sizeof *h);
+}
+
+const struct tier_rpc_tls *tier_home_tls(const struct tier_home *h) {
+    return h->tls.cert_pem ? &h->tls : NULL;
+}
+
+enum tier_status tier_home_sign(const struct tier_home *h, struct tier_receipt *r,
+                                struct tier_err *err) {
+    char text[512];
+
+    r->signature_bytes = 0;
+    if (!h->node.key)
+        return TIER_OK;
+    static_assert(sizeof r->signature >= TIER_SIGNATURE_BYTES_MAX, "a receipt holds a signature");
+    size_t n = tier_receipt_text(r, text, sizeof text);
+    return tier_key_sign(h->node.key, text, n, r->signature, &r->signature_bytes, err);
+}

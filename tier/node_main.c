@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tier/node_main.h"
+#include "tier/log.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+extern char **environ;
+
+bool tier_node_begin(enum tier_config_kind kind, const char *program, int argc, char **argv,
+                     struct tier_config *config, int *exit_out) {
+    static struct tier_problems problems;
+    struct tier_err err = {0};
+    enum tier_status st = tier_config_load(kind, argc, argv, environ, config, &problems, &err);
+
+    if (st != TIER_OK) {
+        for (size_t i = 0; i < problems.count; i++)
+            fprintf(stderr, "%s: %s\n", program, problems.item[i].text);
+        if (!problems.count)
+            fprintf(stderr, "%s: %s\n", program, err.text);
+        *exit_out = st == TIER_EARG ? 2 : 1;
+        return false;
+    }
+    *exit_out = 0;
+    if (config->action == TIER_CONFIG_HELP)
+        tier_config_help(kind, program, stdout);
+    else if (config->action == TIER_CONFIG_VERSION)
+        printf("%s %s\n", program, CONSILIUM_VERSION);
+    else if (config->action == TIER_CONFIG_PRINT)
+        tier_config_print(config, stdout);
+    if (config->action != TIER_CONFIG_RUN)
+        return false;
+    tier_log_init(config->name, (enum tier_log_level)config->log_level);
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = files.rlim_max; /* every child is a descriptor */
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+    return true;
+}
+
+static sigset_t stop_signals(void) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    return set;
+}
+
+void tier_node_block_signals(void) {
+    sigset_t set = stop_signals();
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+static void *wait_for_signal(void *arg) {
+    sigset_t set = stop_signals();
+    int number = 0;
+    sigwait(&set, &number);
+    tier_log_info("stopping on %s", strsignal(number));
+    tier_loop_stop(arg);
+    return NULL;
+}
+
+void tier_node_stop_on_signals(struct tier_loop *loop) {
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, wait_for_signal, loop) == 0)
+        pthread_detach(thread);
+}

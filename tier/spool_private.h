@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the spool's two halves share: the directory and its sealed files (spool.c), and files that
+ * are still growing (spool_write.c). Threads: as in spool.h.
+ */
+#ifndef CONSILIUM_TIER_SPOOL_PRIVATE_H
+#define CONSILIUM_TIER_SPOOL_PRIVATE_H
+
+#include "tier/spool.h"
+
+#include <stdatomic.h>
+
+#define TIER_SPOOL_ALIGN 4096u
+#define TIER_SPOOL_NAME (TIER_HASH_HEX + 8) /* "<id>.part" and "N.tmp", terminated */
+
+struct tier_spool {
+    char *dir; /* for messages */
+    int dirfd;
+    bool strict;
+    atomic_uint_fast64_t next_tmp;
+};
+
+enum tier_spool_kind { TIER_SPOOL_SEALED, TIER_SPOOL_PART };
+
+/* "<id>.upd" or "<id>.part" into name[TIER_SPOOL_NAME]; returns it. */
+const char *tier_spool_name(const struct tier_hash *id, enum tier_spool_kind kind, char *name);
+/* Where the payload begins behind a header of that length. */
+uint64_t tier_spool_payload_at(size_t header_len);
+/* Exactly n bytes, or TIER_EIO; TIER_ECORRUPT where the file ends before. `name` is for messages.
+ */
+enum tier_status tier_spool_pread(const struct tier_spool *spool, int fd, const char *name,
+                                  void *out, size_t n, uint64_t offset, struct tier_err *err);
+
+#endif

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Files that are still growing: those received from a child and those we write ourselves. Either
+ * way a file gets its final name only once its payload's Merkle root is known to be the header's,
+ * so what bears a sealed name is complete.
+ *
+ * A partial is locked by whoever receives into it (flock, so the lock goes with the process). After
+ * taking the lock the name is looked up again: another receiver may have sealed the file between
+ * our opening and our locking it, and a sealed file must never be written to.
+ */
+#include "tier/spool_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SLICES_MAX 64
+#define LOCK_TRIES 8
+
+struct tier_spool_rx {
+    struct tier_spool *spool;
+    struct tier_hash id;
+    struct tier_update_header header;
+    uint64_t payload_at, offset;
+    struct tier_merkle *merkle;
+    int fd;
+    bool sealed, root_checked;
+    char part[TIER_SPOOL_NAME];
+};
+
+struct tier_spool_writer {
+    struct tier_spool *spool;
+    uint8_t *bytes; /* the header as far as it is known; its length is final */
+    size_t len;
+    uint64_t payload_at, offset;
+    struct tier_merkle *merkle;
+    int fd;
+    char name[TIER_SPOOL_NAME];
+};
+
+/* A file size limit is a full disk to us; tier_fail_errno knows the other ways of being full. */
+static enum tier_status write_failed(const struct tier_spool *spool, const char *name,
+                                     struct tier_err *err) {
+    return tier_fail_errno(err, errno == EFBIG ? TIER_EFULL : TIER_EIO, "cannot write %s/%s",
+                           spool->dir, name);
+}
+
+static enum tier_status write_all(const struct tier_spool *spool, int fd, const char *name,
+                                  const void *data, size_t n, uint64_t offset,
+                                  struct tier_err *err) {
+    const uint8_t *p = data;
+
+    while (n > 0) {
+        ssize_t put = pwrite(fd, p, n, (off_t)offset);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
+            return write_failed(spool, name, err);
+        p += put;
+        offset += (uint64_t)put;
+        n -= (size_t)put;
+    }
+    return TIER_OK;
+}
+
+/* The last step for both kinds: `name` becomes "<id>.upd". */
+static enum tier_status publish(struct tier_spool *spool, int fd, const char *name,
+                                const struct tier_hash *id, struct tier_err *err) {
+    char sealed[TIER_SPOOL_NAME];
+
+    tier_spool_name(id, TIER_SPOOL_SEALED, sealed);
+    if (spool->strict && fdatasync(fd) != 0)
+        return tier_fail_errno(err, TIER_EIO, "cannot sync %s/%s", spool->dir, name);
+    if (renameat(spool->dirfd, name, spool->dirfd, sealed) != 0)
+        return tier_fail_errno(err, TIER_EIO, "cannot rename %s/%s to %s", spool->dir, name,
+                               sealed);
+    if (spool->strict && fsync(spool->dirfd) != 0)
+        return tier_fail_errno(err, TIER_EIO, "cannot sync the spool %s", spool->dir);
+    return TIER_OK;
+}
+
+/* ---- receiving ------------------------------------------------------------------------------ */
+
+/* Opens and locks the partial, or finds that the update is sealed. */
+static enum tier_status rx_lock(struct tier_spool_rx *rx, struct tier_err *err) {
+    const struct tier_spool *spool = rx->spool;
+
+    for (int i = 0; i < LOCK_TRIES; i++) {
+        struct stat ours, named;
+        rx->fd = openat(spool->dirfd, rx->part, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (rx->fd < 0)
+            return tier_fail_errno(err, TIER_EIO, "cannot open %s/%s", spool->dir, rx->part);
+        if (flock(rx->fd, LOCK_EX | LOCK_NB) != 0) {
+            if (errno == EWOULDBLOCK)
+                break;
+            return tier_fail_errno(err, TIER_EIO, "cannot lock %s/%s", spool->dir, rx->part);
+        }
+        if (fstat(rx->fd, &ours) != 0)
+            return tier_fail_errno(err, TIER_EIO, "cannot look at %s/%s", spool->dir, rx->part);
+        if (fstatat(spool->dirfd, rx->part, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+            ours.st_ino == named.st_ino && ours.st_dev == named.st_dev) {
+            if (!tier_spool_has(spool, &rx->id))
+                return TIER_OK;
+            unlinkat(spool->dirfd, rx->part, 0); /* sealed meanwhile: the partial is needless */
+        }
+        close(rx->fd);
+        rx->fd = -1;
+        if (tier_spool_has(spool, &rx->id)) {
+            rx->sealed = true;
+            return TIER_OK;
+        }
+    }
+    return tier_fail(err, TIER_ECONFLICT,
+                     "%s is being received already; pushing again later would be right", rx->part);
+}
+
+/* Does the partial begin with this header? Then how much of the payload is worth keeping? */
+static uint64_t rx_kept(const struct tier_spool_rx *rx, const uint8_t *header, size_t len) {
+    struct stat info;
+    uint64_t kept = 0;
+    uint8_t *there = malloc(len);
+
+    if (there && fstat(rx->fd, &info) == 0 && (uint64_t)info.st_size >= rx->payload_at &&
+        tier_spool_pread(rx->spool, rx->fd, rx->part, there, len, 0, NULL) == TIER_OK &&
+        memcmp(there, header, len) == 0) {
+        kept = (uint64_t)info.st_size - rx->payload_at;
+        if (kept > rx->header.payload_bytes)
+            kept = rx->header.payload_bytes;
+        kept -= kept % TIER_CHUNK_BYTES;
+    }
+    free(there);
+    return kept;
+}
+
+static enum tier_status rx_rebuild(struct tier_spool_rx *rx, uint64_t kept, struct tier_err *err) {
+    uint8_t *buffer = malloc(TIER_LEAF_BYTES);
+    enum tier_status st = TIER_OK;
+
+    if (!buffer)
+        return tier_fail(err, TIER_ENOMEM, "no memory to resume %s", rx->part);
+    for (; rx->offset < kept; rx->offset += TIER_LEAF_BYTES) {
+        TIER_TRY_OUT(tier_spool_pread(rx->spool, rx->fd, rx->part, buffer, TIER_LEAF_BYTES,
+                                      rx->payload_at + rx->offset, err));
+        tier_merkle_add(rx->merkle, buffer, TIER_LEAF_BYTES);
+    }
+    if (ftruncate(rx->fd, (off_t)(rx->payload_at + kept)) != 0)
+        st = write_failed(rx->spool, rx->part, err);
+out:
+    free(buffer);
+    return st;
+}
+
+static enum tier_status rx_begin(struct tier_spool_rx *rx, const uint8_t *header, size_t len,
+                                 struct tier_err *err) {
+    enum tier_status st;
+    uint64_t kept = rx_kept(rx, header, len);
+
+    if (kept > 0)
+        return rx_rebuild(rx, kept, err);
+    st = ftruncate(rx->fd, 0) != 0 ? write_failed(rx->spool, rx->part, err)
+                                   : write_all(rx->spool, rx->fd, rx->part, header, len, 0, err);
+    if (st == TIER_OK && ftruncate(rx->fd, (off_t)rx->payload_at) != 0)
+        st = write_failed(rx->spool, rx->part, err);
+    if (st != TIER_OK) /* nothing of the payload is lost with it */
+        unlinkat(rx->spool->dirfd, rx->part, 0);
+    return st;
+}
+
+/* A sealed file with a damaged header or length is as good as none: the child pushes it again. */
+static enum tier_status rx_look_for_sealed(struct tier_spool_rx *rx, struct tier_err *err) {
+    struct tier_update *u = NULL;
+    enum tier_status st = tier_spool_update_open(rx->spool, &rx->id, &u, err);
+
+    tier_spool_update_close(u);
+    rx->sealed = st == TIER_OK;
+    if (st == TIER_ECORRUPT)
+        return tier_spool_delete(rx->spool, &rx->id, err);
+    return st == TIER_ENOTFOUND ? TIER_OK : st;
+}
+
+enum tier_status tier_spool_receive(struct tier_spool *spool, const uint8_t *header, size_t len,
+                                    struct tier_spool_rx **out, struct tier_err *err) {
+    enum tier_status st = TIER_OK;
+    struct tier_spool_rx *rx = calloc(1, sizeof *rx);
+
+    if (!rx)
+        return tier_fail(err, TIER_ENOMEM, "no memory to receive an update");
+    rx->spool = spool;
+    rx->fd = -1;
+    TIER_TRY_OUT(tier_update_header_decode(header, len, &rx->header, err));
+    tier_hash_data(header, len, &rx->id);
+    tier_spool_name(&rx->id, TIER_SPOOL_PART, rx->part);
+    rx->payload_at = tier_spool_payload_at(len);
+    rx->merkle = tier_merkle_new();
+    if (!rx->merkle) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory to receive an update");
+        goto out;
+    }
+    TIER_TRY_OUT(rx_look_for_sealed(rx, err));
+    if (!rx->sealed)
+        TIER_TRY_OUT(rx_lock(rx, err));
+    if (rx->sealed)
+        rx->offset = rx->header.payload_bytes;
+    else
+        TIER_TRY_OUT(rx_begin(rx, header, len, err));
+    *out = rx;
+    rx = NULL;
+out:
+    tier_spool_rx_close(rx);
+    return st;
+}
+
+bool tier_spool_rx_sealed(const struct tier_spool_rx *rx) {
+    return rx->sealed;
+}
+
+const struct tier_hash *tier_spool_rx_id(const struct tier_spool_rx *rx) {
+    return &rx->id;
+}
+
+uint64_t tier_spool_rx_offset(const struct tier_spool_rx *rx) {
+    return rx->offset;
+}
+
+const struct tier_update_header *tier_spool_rx_header(const struct tier_spool_rx *rx) {
+    return &rx->header;
+}
+
+enum tier_status tier_spool_rx_write(struct tier_spool_rx *rx, uint64_t offset, const void *data,
+                                     size_t n, struct tier_err *err) {
+    struct iovec slice = {(void *)data, n};
+
+    return tier_spool_rx_writev(rx, offset, &slice, 1, err);
+}
+
+/* Writes up to SLICES_MAX slices at `at`, however often the system stops half-way. */
+static enum tier_status write_slices(const struct tier_spool_rx *rx, uint64_t at,
+                                     const struct iovec *slices, size_t count,
+                                     struct tier_err *err) {
+    struct iovec left[SLICES_MAX];
+    size_t first = 0;
+
+    memcpy(left, slices, count * sizeof *left);
+    for (;;) {
+        while (first < count && left[first].iov_len == 0)
+            first++;
+        if (first == count)
+            return TIER_OK;
+        ssize_t put = pwritev(rx->fd, left + first, (int)(count - first), (off_t)at);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
+            return write_failed(rx->spool, rx->part, err);
+        at += (uint64_t)put;
+        for (size_t done = (size_t)put; done > 0;) {
+            size_t n = done < left[first].iov_len ? done : left[first].iov_len;
+            left[first].iov_base = (uint8_t *)left[first].iov_base + n;
+            left[first].iov_len -= n;
+            done -= n;
+            if (left[first].iov_len == 0)
+                first++;
+        }
+    }
+}
+
+enum tier_status tier_spool_rx_writev(struct tier_spool_rx *rx, uint64_t offset,
+                                      const struct iovec *slices, size_t count,
+                                      struct tier_err *err) {
+    uint64_t total = 0, left = rx->header.payload_bytes - rx->offset;
+
+    if (rx->sealed || offset != rx->offset)
+        return tier_fail(err, TIER_EPROTO,
+                         "%s: bytes for offset %" PRIu64 " came where %" PRIu64 " is next",
+                         rx->part, offset, rx->offset);
+    for (size_t i = 0; i < count; i++) {
+        if (slices[i].iov_len > left - total)
+            return tier_fail(err, TIER_EPROTO, "%s: more bytes than the %" PRIu64 " of its payload",
+                             rx->part, rx->header.payload_bytes);
+        total += slices[i].iov_len;
+    }
+    for (size_t i = 0; i < count; i += SLICES_MAX) {
+        size_t n = count - i < SLICES_MAX ? count - i : SLICES_MAX;
+        TIER_TRY(write_slices(rx, rx->payload_at + offset, slices + i, n, err));
+        for (size_t j = i; j < i + n; j++)
+            offset += slices[j].iov_len;
+    }
+    for (size_t i = 0; i < count; i++)
+        tier_merkle_add(rx->merkle, slices[i].iov_base, slices[i].iov_len);
+    rx->offset += total;
+    return TIER_OK;
+}
+
+enum tier_status tier_spool_rx_seal(struct tier_spool_rx *rx, struct tier_hash *id_out,
+                                    struct tier_err *err) {
+    struct tier_hash root;
+
+    if (rx->sealed) {
+        *id_out = rx->id;
+        return TIER_OK;
+    }
+    if (rx->fd < 0)
+        return tier_fail(err, TIER_EUPDATE, "%s was refused already", rx->part);
+    if (rx->offset != rx->header.payload_bytes)
+        return tier_fail(err, TIER_EUPDATE,
+                         "%s is cut short: %" PRIu64 " of %" PRIu64 " payload bytes are here",
+                         rx->part, rx->offset, rx->header.payload_bytes);
+    if (!rx->root_checked) {
+        tier_merkle_finish(rx->merkle, &root);
+        if (!tier_hash_equal(&root, &rx->header.root)) {
+            unlinkat(rx->spool->dirfd, rx->part, 0);
+            close(rx->fd);
+            rx->fd = -1;
+            return tier_fail(err, TIER_EUPDATE,
+                             "%s: the payload's Merkle root is not the one in its header; it was "
+                             "damaged on the way and must be pushed again",
+                             rx->part);
+        }
+        rx->root_checked = true; /* so that a seal that fails on the disk can be tried again */
+    }
+    TIER_TRY(publish(rx->spool, rx->fd, rx->part, &rx->id, err));
+    rx->sealed = true;
+    *id_out = rx->id;
+    return TIER_OK;
+}
+
+void tier_spool_rx_close(struct tier_spool_rx *rx) {
+    if (!rx)
+        return;
+    if (rx->fd >= 0)
+        close(rx->fd);
+    tier_merkle_free(rx->merkle);
+    tier_update_header_release(&rx->header);
+    free(rx);
+}
+
+/* ---- writing our own ------------------------------------------------------------------------ */
+
+static enum tier_status writer_create(struct tier_spool_writer *w, struct tier_err *err) {
+    do {
+        snprintf(w->name, sizeof w->name, "%" PRIuFAST64 ".tmp",
+                 atomic_fetch_add(&w->spool->next_tmp, 1));
+        w->fd = openat(w->spool->dirfd, w->name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    } while (w->fd < 0 && errno == EEXIST); /* left from a crash, until the next sweep */
+    if (w->fd < 0)
+        return tier_fail_errno(err, TIER_EIO, "cannot make %s/%s", w->spool->dir, w->name);
+    return TIER_OK;
+}
+
+enum tier_status tier_spool_writer_begin(struct tier_spool *spool,
+                                         const struct tier_update_header *tmpl,
+                                         struct tier_spool_writer **out, struct tier_err *err) {
+    enum tier_status st = TIER_OK;
+    struct tier_update_header h = *tmpl;
+    struct tier_spool_writer *w = calloc(1, sizeof *w);
+
+    if (!w)
+        return tier_fail(err, TIER_ENOMEM, "no memory to write an update");
+    w->spool = spool;
+    w->fd = -1;
+    h.payload_bytes = h.weight == 0 ? 0 : 4; /* any length its kind may have, until it is known */
+    h.saturated = 0;
+    TIER_TRY_OUT(tier_update_header_encode(&h, &w->bytes, &w->len, err));
+    w->payload_at = tier_spool_payload_at(w->len);
+    w->merkle = tier_merkle_new();
+    if (!w->merkle) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory to write an update");
+        goto out;
+    }
+    TIER_TRY_OUT(writer_create(w, err));
+    *out = w;
+    w = NULL;
+out:
+    tier_spool_writer_abort(w);
+    return st;
+}
+
+enum tier_status tier_spool_writer_append(struct tier_spool_writer *w, const void *data, size_t n,
+                                          struct tier_err *err) {
+    TIER_TRY(write_all(w->spool, w->fd, w->name, data, n, w->payload_at + w->offset, err));
+    tier_merkle_add(w->merkle, data, n);
+    w->offset += n;
+    return TIER_OK;
+}
+
+static void writer_free(struct tier_spool_writer *w) {
+    if (w->fd >= 0)
+        close(w->fd);
+    tier_merkle_free(w->merkle);
+    free(w->bytes);
+    free(w);
+}
+
+enum tier_status tier_spool_writer_seal(struct tier_spool_writer *w, uint64_t saturated,
+                                        struct tier_hash *id_out, struct tier_err *err) {
+    enum tier_status st = TIER_OK;
+    struct tier_update_header h = {.round = 0};
+    uint8_t *bytes = NULL;
+    size_t len = 0;
+    struct tier_hash id;
+
+    TIER_TRY_OUT(tier_update_header_decode(w->bytes, w->len, &h, err));
+    h.payload_bytes = w->offset;
+    h.saturated = saturated;
+    tier_merkle_finish(w->merkle, &h.root);
+    TIER_TRY_OUT(tier_update_header_encode(&h, &bytes, &len, err));
+    TIER_TRY_OUT(write_all(w->spool, w->fd, w->name, bytes, len, 0, err));
+    /* With no payload the zeros behind the header are still to be made. */
+    if (w->offset == 0 && ftruncate(w->fd, (off_t)w->payload_at) != 0) {
+        st = write_failed(w->spool, w->name, err);
+        goto out;
+    }
+    tier_hash_data(bytes, len, &id);
+    TIER_TRY_OUT(publish(w->spool, w->fd, w->name, &id, err));
+    *id_out = id;
+out:
+    if (st != TIER_OK)
+        unlinkat(w->spool->dirfd, w->name, 0);
+    tier_update_header_release(&h);
+    free(bytes);
+    writer_free(w);
+    return st;
+}
+
+void tier_spool_writer_abort(struct tier_spool_writer *w) {
+    if (!w)
+        return;
+    if (w->fd >= 0)
+        unlinkat(w->spool->dirfd, w->name, 0);
+    writer_free(w);
+}

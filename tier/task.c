@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tier/task.h"
+#include "tier/model.h"
+#include "tier/score.h"
+
+#include <fnmatch.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool is_wide(const struct tier_plan *plan, const char *name) {
+    for (size_t i = 0; i < plan->wide.count; i++)
+        if (fnmatch(plan->wide.item[i], name, 0) == 0)
+            return true;
+    return false;
+}
+
+enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct tier_graph *graph,
+                                    struct tier_manifest **out, struct tier_err *err) {
+    size_t n = tier_graph_param_count(graph);
+    struct tier_tensor *tensors = calloc(n ? n : 1, sizeof *tensors);
+    enum tier_status st = TIER_OK;
+
+    if (!tensors)
+        return tier_fail(err, TIER_ENOMEM, "no memory for a manifest of %zu tensors", n);
+    for (size_t i = 0; i < n && st == TIER_OK; i++) {
+        const struct tier_graph_param *p = tier_graph_param(graph, i);
+        if (strlen(p->name) > TIER_TENSOR_NAME_LEN_MAX) {
+            st = tier_fail(err, TIER_EMODEL, "parameter %zu has a name of %zu bytes, at most %d", i,
+                           strlen(p->name), TIER_TENSOR_NAME_LEN_MAX);
+            break;
+        }
+        snprintf(tensors[i].name, sizeof tensors[i].name, "%s", p->name);
+        tensors[i].ndim = (unsigned)p->dims_count;
+        memcpy(tensors[i].dims, p->dims, p->dims_count * sizeof p->dims[0]);
+        tensors[i].frac_bits = plan->frac_bits;
+        tensors[i].wide = is_wide(plan, p->name);
+    }
+    if (st == TIER_OK)
+        st = tier_manifest_new(tensors, n, out, err);
+    free(tensors);
+    return st;
+}
+
+enum tier_status tier_task_first_model(const struct tier_graph *graph,
+                                       const struct tier_manifest *manifest, const char *models_dir,
+                                       struct tier_hash *model_out, struct tier_err *err) {
+    struct tier_model_writer *w = NULL;
+    const struct tier_kv metadata[] = {{"format", "pt"}, {"consilium.round", "0"}};
+
+    TIER_TRY(tier_model_writer_begin(models_dir, manifest, metadata, 2, &w, err));
+    for (size_t i = 0; i < tier_graph_param_count(graph); i++) {
+        const struct tier_graph_param *p = tier_graph_param(graph, i);
+        enum tier_status st = tier_model_writer_append(w, p->data, p->elements, err);
+        if (st != TIER_OK) {
+            tier_model_writer_abort(w);
+            return st;
+        }
+    }
+    return tier_model_writer_finish(w, model_out, err);
+}
+
+uint64_t tier_task_rounds(const struct tier_plan *plan) {
+    return plan->rounds + (plan->evaluate_every ? 1 : 0);
+}
+
+bool tier_task_trains(const struct tier_plan *plan, uint64_t round) {
+    return round <= plan->rounds;
+}
+
+bool tier_task_evaluates(const struct tier_plan *plan, uint64_t round) {
+    return plan->evaluate_every &&
+           ((round - 1) % plan->evaluate_every == 0 || round > plan->rounds);
+}
+
+struct tier_task_figures tier_task_figures(const struct tier_metrics *sums) {
+    struct tier_task_figures f = {NAN, NAN, NAN, NAN};
+    size_t pos_bins = 0, neg_bins = 0;
+
+    if (!sums || !tier_metrics_get(sums, TIER_SCORE_COUNT, NULL))
+        return f;
+    int64_t count = tier_metrics_scalar(sums, TIER_SCORE_COUNT);
+    const int64_t *pos = tier_metrics_get(sums, TIER_SCORE_HIST_POS, &pos_bins);
+    const int64_t *neg = tier_metrics_get(sums, TIER_SCORE_HIST_NEG, &neg_bins);
+    f.count = (double)count;
+    f.accuracy = tier_score_accuracy(tier_metrics_scalar(sums, TIER_SCORE_CORRECT), count);
+    f.loss = tier_score_loss(tier_metrics_scalar(sums, TIER_SCORE_LOSS), count);
+    if (pos && neg && pos_bins == neg_bins)
+        f.auc = tier_score_auc(pos, neg, pos_bins);
+    return f;
+}
+
+const char *tier_task_stop(const struct tier_plan *plan, struct tier_task_stop *stop,
+                           const struct tier_task_figures *figures) {
+    double v;
+
+    switch ((enum tier_plan_metric)plan->stop.metric) {
+    case TIER_PLAN_ACCURACY:
+        v = figures->accuracy;
+        break;
+    case TIER_PLAN_AUC:
+        v = figures->auc;
+        break;
+    case TIER_PLAN_LOSS:
+        v = -figures->loss; /* so that more is better */
+        break;
+    default:
+        return NULL;
+    }
+    if (isnan(v))
+        return NULL;
+    double target = plan->stop.metric == TIER_PLAN_LOSS ? -plan->stop.target : plan->stop.target;
+    if (!isnan(target) && v >= target)
+        return "the target is reached";
+    if (!stop->any || v > stop->best) {
+        *stop = (struct tier_task_stop){.any = true, .best = v};
+        return NULL;
+    }
+    stop->since_best++;
+    if (plan->stop.patience && stop->since_best >= plan->stop.patience)
+        return "no improvement for as long as the plan's patience";
+    return NULL;
+}

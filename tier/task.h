@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a plan and its graph mean together, worked out alike at every node: the manifest that says
+ * how each tensor is summed, the first model, and which rounds train and evaluate.
+ *
+ * Rounds 1..plan.rounds train; where the plan evaluates at all, one more round evaluates the last
+ * model and trains nothing. Metrics that arrive in round r are of that round's base model, the model
+ * after round r - 1.
+ *
+ * Threads: no shared state.
+ */
+#ifndef CONSILIUM_TIER_TASK_H
+#define CONSILIUM_TIER_TASK_H
+
+#include "tier/graph.h"
+#include "tier/manifest.h"
+#include "tier/metric.h"
+#include "tier/plan.h"
+
+/* Every parameter of the graph, in file order; wide where a pattern of the plan matches its name. */
+enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct tier_graph *graph,
+                                    struct tier_manifest **out, struct tier_err *err);
+/* Writes the graph's own values as the model that round 1 starts from. */
+enum tier_status tier_task_first_model(const struct tier_graph *graph,
+                                       const struct tier_manifest *manifest, const char *models_dir,
+                                       struct tier_hash *model_out, struct tier_err *err);
+
+uint64_t tier_task_rounds(const struct tier_plan *plan); /* with the evaluation at the end */
+bool tier_task_trains(const struct tier_plan *plan, uint64_t round);
+bool tier_task_evaluates(const struct tier_plan *plan, uint64_t round);
+
+/* Figures out of exact sums: NaN where the sums do not hold them. */
+struct tier_task_figures {
+    double accuracy, loss, auc, count;
+};
+struct tier_task_figures tier_task_figures(const struct tier_metrics *sums);
+
+/* The stop criterion, fed with each evaluated model in turn. Zero-initialise. */
+struct tier_task_stop {
+    bool any;
+    double best;
+    uint64_t since_best;
+};
+/* NULL to go on, or the reason to stop with the model these figures are of. */
+const char *tier_task_stop(const struct tier_plan *plan, struct tier_task_stop *stop,
+                           const struct tier_task_figures *figures);
+
+#endif
