@@ -198,7 +198,7 @@ const size_t parity_exact_count = COUNT(parity_exact_cases);
 
 bool parity_allreduce(struct kern_device **devs, size_t count, char *why, size_t why_bytes) {
     struct bench b[DEVICES_MAX];
-    struct kern_vec part[DEVICES_MAX];
+    struct kern_vec part[DEVICES_MAX] = {{NULL, 0}};
     bool ok = count <= DEVICES_MAX;
     size_t n = 1501;
     int64_t *sum = NULL;
