@@ -315,7 +315,7 @@ static bool text_ok(const char *s) {
 
 static enum tier_status check_categories(const char *path, const struct spoke_column *c,
                                          struct tier_err *err) {
-    for (uint32_t i = 0; i < c->categories_count; i++) {
+    for (uint32_t i = 0; c->categories && i < c->categories_count; i++) {
         if (!text_ok(c->categories[i]))
             return tier_fail(err, TIER_ECONFIG,
                              "%s: column '%s': category %u holds a control character", path,
