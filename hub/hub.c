@@ -46,10 +46,9 @@ static enum tier_status child_attending(void *owner, const char *child, struct t
     tier_log_info("child %s attends", child);
     hub_audit(hub, "child.attends", "s:child", child);
     unsigned ended = 0; /* only the newest are worth telling: a child is not away for years */
-    for (struct hub_run *run = hub->runs; run && ended < ENDED_RUNS_TOLD; run = run->next) {
-        ended += run->state != HUB_RUN_OPEN;
-        hub_run_attending(run, child);
-    }
+    for (struct hub_run *run = hub->runs; run; run = run->next)
+        if (run->state == HUB_RUN_OPEN || ended++ < ENDED_RUNS_TOLD)
+            hub_run_attending(run, child);
     return TIER_OK;
 }
 
