@@ -283,7 +283,7 @@ static enum tier_status fill_from_entry(const char *book_path, int line,
                                         struct tier_err *err) {
     for (uint32_t i = 0; i < s->columns_count; i++) {
         struct spoke_column *c = &s->columns[i];
-        if (strcmp(c->name, e->name) != 0 ||
+        if (!c->name || !e->name || strcmp(c->name, e->name) != 0 ||
             (c->type != SPOKE_COLUMN_CATEGORY && c->type != SPOKE_COLUMN_TARGET))
             continue;
         if (c->categories)
