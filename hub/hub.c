@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define ENDED_RUNS_TOLD 64
+
 bool hub_is_top(const struct hub *hub) {
     return hub->link == NULL;
 }
@@ -43,8 +45,10 @@ static enum tier_status child_attending(void *owner, const char *child, struct t
                          "'%s' is not among the children this hub is configured to take", child);
     tier_log_info("child %s attends", child);
     hub_audit(hub, "child.attends", "s:child", child);
+    unsigned ended = 0; /* only the newest are worth telling: a child is not away for years */
     for (struct hub_run *run = hub->runs; run; run = run->next)
-        hub_run_attending(run, child);
+        if (run->state == HUB_RUN_OPEN || ended++ < ENDED_RUNS_TOLD)
+            hub_run_attending(run, child);
     return TIER_OK;
 }
 

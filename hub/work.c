@@ -523,15 +523,31 @@ static void perform(struct hub_run *run, const struct tier_round_actions *action
     }
 }
 
+/* For people watching further up: how many of our children have delivered. */
+static void report_progress(struct hub_run *run) {
+    struct tier_round_tally t = tier_round_tally(&run->round);
+    struct tier_from_child m = {.type = TIER_FROM_PROGRESS,
+                                .run = run->id,
+                                .round = run->round.number,
+                                .done = (uint32_t)t.sealed,
+                                .total = (uint32_t)t.active};
+    snprintf(m.reason, sizeof m.reason, "%s", tier_round_state_text(run->round.state));
+    if (run->hub->link)
+        tier_link_send(run->hub->link, &m);
+}
+
 void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
     struct tier_round_actions actions = {0};
     enum tier_round_child_state child_before = tier_round_child(&run->round, e->child)->state;
     enum tier_round_state state_before = run->round.state;
+    size_t sealed_before = tier_round_tally(&run->round).sealed;
 
     if (run->state != HUB_RUN_OPEN || run->round.number == 0)
         return;
     tier_round_step(&run->round, e, &actions);
     journal_step(run, e, child_before, state_before);
+    if (run->round.state != state_before || tier_round_tally(&run->round).sealed != sealed_before)
+        report_progress(run);
     if (run->round.state != state_before)
         tier_log_info("run %.12s round %" PRIu64 ": %s", run->hex, run->round.number,
                       tier_round_state_text(run->round.state));

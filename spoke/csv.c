@@ -78,7 +78,7 @@ uint64_t spoke_csv_line(const struct spoke_csv *csv) {
 
 static enum tier_status put(struct spoke_csv *csv, int c, struct tier_err *err) {
     if (csv->text_len == csv->text_cap) {
-        size_t cap = csv->text_cap * 2;
+        size_t cap = csv->text_cap ? csv->text_cap * 2 : 4096;
         char *text = cap <= SPOKE_CSV_RECORD_BYTES_MAX ? realloc(csv->text, cap) : NULL;
         if (!text)
             return tier_fail(err, TIER_ELIMIT,

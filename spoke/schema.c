@@ -1,308 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * libcyaml maps the file onto struct spoke_schema and refuses unknown keys; its log callback is the
- * only place where it says where, so the first message and the innermost position are taken from
- * there. Malformed YAML has no position there, and is scanned once more by libyaml, which has.
- */
-#include "spoke/schema.h"
+/* What a schema means and may not say; reading the file itself is schema_read.c. */
+#include "spoke/schema_read.h"
 
-#include <cyaml/cyaml.h>
-#include <errno.h>
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <yaml.h>
-
-/* ---- the shape of the file ----------------------------------------------------------------- */
-
-#define OPT CYAML_FLAG_OPTIONAL
-#define OPT_PTR (CYAML_FLAG_OPTIONAL | CYAML_FLAG_POINTER)
-#define OPT_ENUM (CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT)
-
-static const cyaml_strval_t column_types[] = {
-    {"number", SPOKE_COLUMN_NUMBER}, {"category", SPOKE_COLUMN_CATEGORY},
-    {"target", SPOKE_COLUMN_TARGET}, {"id", SPOKE_COLUMN_ID},
-    {"split", SPOKE_COLUMN_SPLIT},   {"ignore", SPOKE_COLUMN_IGNORE},
-};
-static const cyaml_strval_t encodes[] = {{"one_hot", SPOKE_ENCODE_ONE_HOT},
-                                         {"index", SPOKE_ENCODE_INDEX}};
-static const cyaml_strval_t missings[] = {{"error", SPOKE_MISSING_ERROR},
-                                          {"drop", SPOKE_MISSING_DROP}};
-static const cyaml_strval_t split_bys[] = {{"hash", SPOKE_SPLIT_HASH},
-                                           {"column", SPOKE_SPLIT_COLUMN}};
-
-static const cyaml_schema_value_t text_value = {
-    CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char, 1, SPOKE_TEXT_LEN_MAX)};
-
-static const cyaml_schema_field_t column_fields[] = {
-    CYAML_FIELD_STRING_PTR("name", CYAML_FLAG_POINTER, struct spoke_column, name, 1, 63),
-    CYAML_FIELD_ENUM("type", CYAML_FLAG_STRICT, struct spoke_column, type, column_types, 6),
-    CYAML_FIELD_ENUM("encode", OPT_ENUM, struct spoke_column, encode, encodes, 2),
-    CYAML_FIELD_FLOAT_PTR("min", OPT_PTR, struct spoke_column, min),
-    CYAML_FIELD_FLOAT_PTR("max", OPT_PTR, struct spoke_column, max),
-    CYAML_FIELD_FLOAT_PTR("mean", OPT_PTR, struct spoke_column, mean),
-    CYAML_FIELD_FLOAT_PTR("std", OPT_PTR, struct spoke_column, std),
-    CYAML_FIELD_BOOL("standardise", OPT, struct spoke_column, standardise),
-    CYAML_FIELD_BOOL("drop_first", OPT, struct spoke_column, drop_first),
-    CYAML_FIELD_SEQUENCE("categories", OPT_PTR, struct spoke_column, categories, &text_value, 1,
-                         SPOKE_CATEGORIES_MAX),
-    CYAML_FIELD_FLOAT_PTR("positive_above", OPT_PTR, struct spoke_column, positive_above),
-    CYAML_FIELD_END};
-static const cyaml_schema_value_t column_value = {
-    CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct spoke_column, column_fields)};
-
-static const cyaml_schema_field_t file_fields[] = {
-    CYAML_FIELD_STRING_PTR("delimiter", OPT_PTR, struct spoke_file_format, delimiter, 1, 3),
-    CYAML_FIELD_BOOL_PTR("header", OPT_PTR, struct spoke_file_format, header),
-    CYAML_FIELD_STRING_PTR("missing", OPT_PTR, struct spoke_file_format, missing, 1, 63),
-    CYAML_FIELD_END};
-static const cyaml_schema_field_t split_fields[] = {
-    CYAML_FIELD_ENUM("by", CYAML_FLAG_STRICT, struct spoke_split_rule, by, split_bys, 2),
-    CYAML_FIELD_STRING_PTR("key", OPT_PTR, struct spoke_split_rule, key, 0, SPOKE_TEXT_LEN_MAX),
-    CYAML_FIELD_FLOAT_PTR("fraction", OPT_PTR, struct spoke_split_rule, fraction),
-    CYAML_FIELD_UINT("fold", OPT, struct spoke_split_rule, fold), CYAML_FIELD_END};
-
-static const cyaml_schema_field_t schema_fields[] = {
-    CYAML_FIELD_STRING_PTR("name", OPT_PTR, struct spoke_schema, name, 1, 63),
-    CYAML_FIELD_MAPPING_PTR("file", OPT_PTR, struct spoke_schema, file, file_fields),
-    CYAML_FIELD_ENUM("missing_rows", OPT_ENUM, struct spoke_schema, missing_rows, missings, 2),
-    CYAML_FIELD_STRING_PTR("codebook", OPT_PTR, struct spoke_schema, codebook, 1, 1023),
-    CYAML_FIELD_SEQUENCE("columns", CYAML_FLAG_POINTER, struct spoke_schema, columns, &column_value,
-                         1, SPOKE_COLUMNS_MAX),
-    CYAML_FIELD_MAPPING_PTR("split", CYAML_FLAG_POINTER, struct spoke_schema, split, split_fields),
-    CYAML_FIELD_END};
-static const cyaml_schema_value_t schema_value = {
-    CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct spoke_schema, schema_fields)};
-
-/* A code-book: category lists by column, in a file that sites share as it is. */
-struct book_entry {
-    char *name;
-    char **categories;
-    uint32_t categories_count;
-};
-struct book {
-    struct book_entry *columns;
-    uint32_t columns_count;
-};
-static const cyaml_schema_field_t book_entry_fields[] = {
-    CYAML_FIELD_STRING_PTR("name", CYAML_FLAG_POINTER, struct book_entry, name, 1, 63),
-    CYAML_FIELD_SEQUENCE("categories", CYAML_FLAG_POINTER, struct book_entry, categories,
-                         &text_value, 1, SPOKE_CATEGORIES_MAX),
-    CYAML_FIELD_END};
-static const cyaml_schema_value_t book_entry_value = {
-    CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct book_entry, book_entry_fields)};
-static const cyaml_schema_field_t book_fields[] = {
-    CYAML_FIELD_SEQUENCE("columns", CYAML_FLAG_POINTER, struct book, columns, &book_entry_value, 1,
-                         SPOKE_COLUMNS_MAX),
-    CYAML_FIELD_END};
-static const cyaml_schema_value_t book_value = {
-    CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct book, book_fields)};
-
-/* ---- reading YAML -------------------------------------------------------------------------- */
-
-struct yaml_fault {
-    char text[160];  /* libcyaml's first message */
-    char where[160]; /* the innermost position, "in mapping field 'min' (line: 3, column: 19)" */
-    char outer[64];  /* the outermost field */
-    bool in_trace;
-};
-
-static void yaml_log(cyaml_log_t level, void *ctx, const char *fmt, va_list args) {
-    struct yaml_fault *fault = ctx;
-    char line[256];
-
-    if (level < CYAML_LOG_ERROR)
-        return;
-    vsnprintf(line, sizeof line, fmt, args);
-    line[strcspn(line, "\r\n")] = '\0';
-    const char *text = line;
-    if (strncmp(text, "Load: ", 6) == 0)
-        text += 6;
-    if (strncmp(text, "Backtrace", 9) == 0) {
-        fault->in_trace = true;
-    } else if (!fault->in_trace) {
-        if (!fault->text[0])
-            snprintf(fault->text, sizeof fault->text, "%.150s", text);
-    } else {
-        if (!fault->where[0])
-            snprintf(fault->where, sizeof fault->where, "%.150s", text);
-        const char *quote = strstr(text, "field '");
-        if (quote)
-            snprintf(fault->outer, sizeof fault->outer, "%.60s", quote + strlen("field '"));
-    }
-}
-
-struct yaml_place {
-    const char *problem; /* a constant of libyaml's; NULL where the text is YAML */
-    size_t line, column; /* from 1; of the problem, or of the key looked for; 0: not found */
-};
-
-static bool is_key(const yaml_event_t *event, const char *key) {
-    return event->type == YAML_SCALAR_EVENT && event->data.scalar.length == strlen(key) &&
-           memcmp(event->data.scalar.value, key, event->data.scalar.length) == 0;
-}
-
-/*
- * Scans the text as libyaml sees it, up to its end or problem, for the first scalar `key` that
- * stands after the given position: libcyaml knows only where the value before an unknown key
- * stands.
- */
-static struct yaml_place yaml_scan(const uint8_t *bytes, size_t len, const char *key, size_t line,
-                                   size_t column) {
-    struct yaml_place place = {0};
-    yaml_parser_t parser;
-    yaml_event_t event;
-    bool end = false;
-
-    if (!yaml_parser_initialize(&parser))
-        return place;
-    yaml_parser_set_input_string(&parser, bytes, len);
-    while (!end) {
-        if (!yaml_parser_parse(&parser, &event)) {
-            place.problem = parser.problem ? parser.problem : "it cannot be read";
-            place.line = parser.problem_mark.line + 1;
-            place.column = parser.problem_mark.column + 1;
-            break;
-        }
-        size_t at = event.start_mark.line + 1, across = event.start_mark.column + 1;
-        if (!place.line && is_key(&event, key) && (at > line || (at == line && across > column))) {
-            place.line = at;
-            place.column = across;
-        }
-        end = event.type == YAML_STREAM_END_EVENT;
-        yaml_event_delete(&event);
-    }
-    yaml_parser_delete(&parser);
-    return place;
-}
-
-/* What would be right, for the field or mapping a fault is in. */
-static const char *yaml_hint(const struct yaml_fault *fault) {
-    static const struct {
-        const char *field, *hint;
-    } words[] = {
-        {"'type'", "; one of number, category, target, id, split, ignore"},
-        {"'by'", "; hash or column"},
-        {"'encode'", "; one_hot or index"},
-        {"'missing_rows'", "; error or drop"},
-    };
-
-    if (strstr(fault->text, "nexpected key")) {
-        if (strncmp(fault->outer, "columns'", 8) == 0)
-            return "; keys of a column: name, type, min, max, standardise, mean, std, categories, "
-                   "encode, drop_first, positive_above";
-        if (strncmp(fault->outer, "file'", 5) == 0)
-            return "; keys of file: delimiter, header, missing";
-        if (strncmp(fault->outer, "split'", 6) == 0)
-            return "; keys of split: by, key, fraction, fold";
-        return "; keys: name, file, missing_rows, codebook, columns, split";
-    }
-    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
-        if (strstr(fault->text, "nvalid") && strstr(fault->where, words[i].field))
-            return words[i].hint;
-    return "";
-}
-
-static enum tier_status yaml_fail(const char *path, const uint8_t *bytes, size_t len,
-                                  const struct yaml_fault *fault, cyaml_err_t code,
-                                  struct tier_err *err) {
-    const char *text = fault->text[0] ? fault->text : cyaml_strerror(code);
-    const char *mark = strstr(fault->where, "(line: "), *key = "";
-    size_t line = 0, column = 0;
-
-    if (mark) {
-        char *end;
-        line = strtoul(mark + strlen("(line: "), &end, 10);
-        if (strncmp(end, ", column: ", 10) == 0)
-            column = strtoul(end + 10, NULL, 10);
-    }
-    if (strstr(text, "key: "))
-        key = strstr(text, "key: ") + strlen("key: ");
-    else if (strstr(text, "already seen: "))
-        key = strstr(text, "already seen: ") + strlen("already seen: ");
-    struct yaml_place place = yaml_scan(bytes, len, key, line, column);
-    if (place.problem)
-        return tier_fail(err, TIER_ECONFIG, "%s:%zu:%zu: this is not YAML: %s", path, place.line,
-                         place.column, place.problem);
-    if (*key && place.line) {
-        line = place.line;
-        column = place.column;
-    }
-    if (line)
-        return tier_fail(err, TIER_ECONFIG, "%s:%zu:%zu: %s%s", path, line, column, text,
-                         yaml_hint(fault));
-    return tier_fail(err, TIER_ECONFIG, "%s: %s%s", path, text, yaml_hint(fault));
-}
-
-static enum tier_status read_text(const char *path, uint8_t **bytes_out, size_t *len_out,
-                                  struct tier_err *err) {
-    enum tier_status st = TIER_OK;
-    FILE *f = fopen(path, "rb");
-    uint8_t *bytes = NULL;
-
-    if (!f)
-        return tier_fail_errno(err, errno == ENOENT ? TIER_ENOTFOUND : TIER_EIO,
-                               "%s: cannot be read", path);
-    bytes = malloc(SPOKE_SCHEMA_BYTES_MAX + 1);
-    if (!bytes) {
-        st = tier_fail(err, TIER_ENOMEM, "%s: no memory to read it", path);
-        goto out;
-    }
-    size_t len = fread(bytes, 1, SPOKE_SCHEMA_BYTES_MAX + 1, f);
-    if (ferror(f)) {
-        st = tier_fail_errno(err, TIER_EIO, "%s: cannot be read", path);
-        goto out;
-    }
-    if (len > SPOKE_SCHEMA_BYTES_MAX) {
-        st = tier_fail(err, TIER_ELIMIT, "%s: longer than %u bytes", path, SPOKE_SCHEMA_BYTES_MAX);
-        goto out;
-    }
-    *bytes_out = bytes;
-    *len_out = len;
-    bytes = NULL;
-out:
-    free(bytes);
-    fclose(f);
-    return st;
-}
-
-static cyaml_config_t yaml_config(struct yaml_fault *fault) {
-    return (cyaml_config_t){.log_fn = yaml_log,
-                            .log_ctx = fault,
-                            .log_level = CYAML_LOG_ERROR,
-                            .mem_fn = cyaml_mem,
-                            .flags = CYAML_CFG_NO_ALIAS}; /* aliases can grow without bound */
-}
-
-static enum tier_status yaml_load(const char *path, const cyaml_schema_value_t *shape, void **out,
-                                  struct tier_err *err) {
-    struct yaml_fault fault = {0};
-    cyaml_config_t config = yaml_config(&fault);
-    uint8_t *bytes = NULL;
-    size_t len = 0;
-    enum tier_status st = TIER_OK;
-    cyaml_data_t *data = NULL;
-
-    TIER_TRY(read_text(path, &bytes, &len, err));
-    cyaml_err_t code = cyaml_load_data(bytes, len, &config, shape, &data, NULL);
-    if (code != CYAML_OK)
-        st = yaml_fail(path, bytes, len, &fault, code, err);
-    else if (!data)
-        st = tier_fail(err, TIER_ECONFIG, "%s: the file is empty", path);
-    else
-        *out = data;
-    free(bytes);
-    return st;
-}
-
-static void yaml_free(const cyaml_schema_value_t *shape, void *data) {
-    struct yaml_fault fault = {0};
-    cyaml_config_t config = yaml_config(&fault);
-    if (data)
-        cyaml_free(&config, shape, data, 0);
-}
 
 /* ---- what YAML cannot say ------------------------------------------------------------------ */
 
@@ -315,16 +18,16 @@ static bool text_ok(const char *s) {
 
 static enum tier_status check_categories(const char *path, const struct spoke_column *c,
                                          struct tier_err *err) {
-    for (uint32_t i = 0; i < c->categories_count; i++) {
+    for (uint32_t i = 0; c->categories && i < c->categories_count; i++) {
         if (!text_ok(c->categories[i]))
             return tier_fail(err, TIER_ECONFIG,
-                             "%s: column '%s': category %u holds a control character", path,
-                             c->name, i + 1);
+                             "%s:%d: column '%s': category %u holds a control character", path,
+                             c->line, c->name, i + 1);
         for (uint32_t j = 0; j < i; j++)
             if (strcmp(c->categories[i], c->categories[j]) == 0)
                 return tier_fail(err, TIER_ECONFIG,
-                                 "%s: column '%s': category '%.64s' is listed twice", path, c->name,
-                                 c->categories[i]);
+                                 "%s:%d: column '%s': category '%.64s' is listed twice", path,
+                                 c->line, c->name, c->categories[i]);
     }
     return TIER_OK;
 }
@@ -366,7 +69,8 @@ static enum tier_status check_keys(const char *path, const struct spoke_column *
     else if (target && c->positive_above && !isfinite(*c->positive_above))
         extra = "positive_above must be finite";
     if (extra)
-        return tier_fail(err, TIER_ECONFIG, "%s: column '%s': %s", path, c->name, extra);
+        return tier_fail(err, TIER_ECONFIG, "%s:%d: column '%s': %s", path, c->line, c->name,
+                         extra);
     return check_categories(path, c, err);
 }
 
@@ -377,12 +81,13 @@ static enum tier_status check_columns(const char *path, const struct spoke_schem
     for (uint32_t i = 0; i < s->columns_count; i++) {
         const struct spoke_column *c = &s->columns[i];
         if (!text_ok(c->name))
-            return tier_fail(err, TIER_ECONFIG, "%s: column %u: the name holds a control character",
-                             path, i + 1);
+            return tier_fail(err, TIER_ECONFIG,
+                             "%s:%d: column %u: the name holds a control character", path, c->line,
+                             i + 1);
         for (uint32_t j = 0; j < i; j++)
             if (strcmp(c->name, s->columns[j].name) == 0)
-                return tier_fail(err, TIER_ECONFIG, "%s: column '%s' is listed twice", path,
-                                 c->name);
+                return tier_fail(err, TIER_ECONFIG, "%s:%d: column '%s' is listed twice", path,
+                                 c->line, c->name);
         TIER_TRY(check_keys(path, c, err));
         count[c->type]++;
     }
@@ -432,64 +137,14 @@ static enum tier_status check_split(const char *path, const struct spoke_schema 
     return TIER_OK;
 }
 
-/* ---- the code-book ------------------------------------------------------------------------- */
-
-/* Moves the book's list into the column it is for; lists in the schema itself stay. */
-static enum tier_status fill_from_book(const char *book_path, const struct spoke_schema *s,
-                                       struct book *book, struct tier_err *err) {
-    for (uint32_t b = 0; b < book->columns_count; b++) {
-        struct book_entry *e = &book->columns[b];
-        for (uint32_t i = 0; i < s->columns_count; i++) {
-            struct spoke_column *c = &s->columns[i];
-            if (strcmp(c->name, e->name) != 0 ||
-                (c->type != SPOKE_COLUMN_CATEGORY && c->type != SPOKE_COLUMN_TARGET))
-                continue;
-            if (c->categories)
-                return tier_fail(err, TIER_ECONFIG,
-                                 "%s: column '%s' has its categories in the schema or in an "
-                                 "earlier entry already: one place may list them",
-                                 book_path, c->name);
-            c->categories = e->categories;
-            c->categories_count = e->categories_count;
-            e->categories = NULL;
-            e->categories_count = 0;
-        }
-    }
-    return TIER_OK;
-}
-
-static enum tier_status read_book(const char *path, const struct spoke_schema *s,
-                                  struct tier_err *err) {
-    char book_path[2048];
-    struct book *book = NULL;
-    void *loaded = NULL;
-
-    if (!s->codebook)
-        return TIER_OK;
-    /* Relative to the schema, so that the two files can be moved together. */
-    const char *slash = s->codebook[0] == '/' ? NULL : strrchr(path, '/');
-    int dir = slash ? (int)(slash - path + 1) : 0;
-    int n = snprintf(book_path, sizeof book_path, "%.*s%s", dir, path, s->codebook);
-    if (n < 0 || (size_t)n >= sizeof book_path)
-        return tier_fail(err, TIER_ECONFIG, "%s: codebook: the path is too long", path);
-    TIER_TRY(yaml_load(book_path, &book_value, &loaded, err));
-    book = loaded;
-    enum tier_status st = fill_from_book(book_path, s, book, err);
-    yaml_free(&book_value, book);
-    return st;
-}
-
 /* ---- public -------------------------------------------------------------------------------- */
 
 enum tier_status spoke_schema_open(const char *path, struct spoke_schema **schema_out,
                                    struct tier_err *err) {
-    enum tier_status st;
-    void *loaded = NULL;
     struct spoke_schema *s = NULL;
+    enum tier_status st;
 
-    TIER_TRY(yaml_load(path, &schema_value, &loaded, err));
-    s = loaded;
-    TIER_TRY_OUT(read_book(path, s, err));
+    TIER_TRY(spoke_schema_read(path, &s, err));
     TIER_TRY_OUT(check_file(path, s, err));
     TIER_TRY_OUT(check_columns(path, s, err));
     TIER_TRY_OUT(check_split(path, s, err));
@@ -498,10 +153,6 @@ enum tier_status spoke_schema_open(const char *path, struct spoke_schema **schem
 out:
     spoke_schema_free(s);
     return st;
-}
-
-void spoke_schema_free(struct spoke_schema *schema) {
-    yaml_free(&schema_value, schema);
 }
 
 size_t spoke_column_features(const struct spoke_column *c) {

@@ -53,6 +53,7 @@ enum spoke_split_by { SPOKE_SPLIT_HASH, SPOKE_SPLIT_COLUMN };
 
 struct spoke_column {
     char *name;
+    int line; /* in the schema */
     enum spoke_column_type type;
     enum spoke_encode encode;
     double *min, *max; /* inclusive; NULL: unbounded */
@@ -87,7 +88,7 @@ struct spoke_schema {
 };
 
 /*
- * Reads and checks a schema. TIER_ECONFIG with "path:line:column: what, and what would be right";
+ * Reads and checks a schema. TIER_ECONFIG with "path:line: what, and what would be right";
  * TIER_ENOTFOUND or TIER_EIO where the file cannot be read.
  */
 enum tier_status spoke_schema_open(const char *path, struct spoke_schema **schema_out,

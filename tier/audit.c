@@ -524,7 +524,7 @@ static enum tier_status make_line(const struct tier_audit *log, int64_t now_ms, 
 
     json_t *record = json_pack("{s:O,s:s,s:s,s:I,s:I}", "data", (json_t *)data, "event", event,
                                "prev", tier_hash_hex(&log->head, hex), "seq",
-                               (json_int_t)(log->seq + 1), "time_ms", (json_int_t)now_ms);
+                               (json_int_t)log->seq + 1, "time_ms", (json_int_t)now_ms);
     text = record ? json_dumps(record, AUDIT_DUMP_FLAGS) : NULL;
     if (!text || !record_hash(&log->head, text, strlen(text), &hash)) {
         st = tier_fail(err, TIER_ENOMEM, "no memory for audit event %s", event);

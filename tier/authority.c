@@ -342,6 +342,7 @@ static enum tier_status find_token(struct tier_authority *a, const struct tier_h
                                    int64_t now_s, struct token_row *row, struct tier_err *err) {
     struct tier_query q;
 
+    memset(row, 0, sizeof *row);
     tier_query_start(&q, a->db, SQL_TOKEN_GET, err);
     tier_query_hash(&q, hash);
     if (tier_query_next(&q)) {

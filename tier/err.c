@@ -45,7 +45,7 @@ static void fill(struct tier_err *err, enum tier_status status, const char *fmt,
     vsnprintf(err->text, sizeof err->text, fmt, args);
 }
 
-enum tier_status tier_fail(struct tier_err *err, enum tier_status status, const char *fmt, ...) {
+enum tier_status(tier_fail)(struct tier_err *err, enum tier_status status, const char *fmt, ...) {
     if (err) {
         va_list args;
         va_start(args, fmt);
@@ -55,8 +55,8 @@ enum tier_status tier_fail(struct tier_err *err, enum tier_status status, const 
     return status;
 }
 
-enum tier_status tier_fail_errno(struct tier_err *err, enum tier_status status, const char *fmt,
-                                 ...) {
+enum tier_status(tier_fail_errno)(struct tier_err *err, enum tier_status status, const char *fmt,
+                                  ...) {
     int saved = errno;
 
     if (saved == ENOSPC || saved == EDQUOT)

@@ -78,6 +78,13 @@ enum tier_status tier_fail_errno(struct tier_err *err, enum tier_status status, 
 enum tier_status tier_err_prefix(struct tier_err *err, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
+#ifdef __clang_analyzer__
+/* The analyser sees one file at a time: it must be told that what was asked for is returned. */
+#define tier_fail(err, status, ...) ((void)tier_fail(err, status, __VA_ARGS__), (status))
+#define tier_fail_errno(err, status, ...)                                                          \
+    ((void)tier_fail_errno(err, status, __VA_ARGS__), (status))
+#endif
+
 /* Propagate: returns from the enclosing function, or jumps to its `out:` label with `st` set. */
 #define TIER_TRY(call)                                                                             \
     do {                                                                                           \

@@ -73,6 +73,13 @@ static void *need(void *p) {
 
 /* ---- pushing ---- */
 
+static void push_release(struct push *p) {
+    tier_sender_free(p->sender);
+    tier_spool_update_close(p->update);
+    tier_timer_free(p->again);
+    free(p);
+}
+
 static void push_free(struct push *p) {
     for (struct push **at = &p->link->pushes; *at; at = &(*at)->next) {
         if (*at == p) {
@@ -80,10 +87,7 @@ static void push_free(struct push *p) {
             break;
         }
     }
-    tier_sender_free(p->sender);
-    tier_spool_update_close(p->update);
-    tier_timer_free(p->again);
-    free(p);
+    push_release(p);
 }
 
 static void push_message(struct tier_rpc_call *call, struct tier_rpc_message *m) {
@@ -198,15 +202,9 @@ enum tier_status tier_link_offer(struct tier_link *link, const struct tier_hash 
 
 /* ---- fetching ---- */
 
-static void fetch_finish(struct fetch *f, enum tier_status st, const char *text) {
+static void fetch_release(struct fetch *f, enum tier_status st, const char *text) {
     struct tier_link *link = f->link;
 
-    for (struct fetch **at = &link->fetches; *at; at = &(*at)->next) {
-        if (*at == f) {
-            *at = f->next;
-            break;
-        }
-    }
     tier_content_rx_close(f->rx);
     tier_timer_free(f->again);
     while (f->waiters) {
@@ -217,6 +215,16 @@ static void fetch_finish(struct fetch *f, enum tier_status st, const char *text)
         free(w);
     }
     free(f);
+}
+
+static void fetch_finish(struct fetch *f, enum tier_status st, const char *text) {
+    for (struct fetch **at = &f->link->fetches; *at; at = &(*at)->next) {
+        if (*at == f) {
+            *at = f->next;
+            break;
+        }
+    }
+    fetch_release(f, st, text);
 }
 
 static enum tier_status fetch_take(struct fetch *f, struct tier_rpc_message *m,
@@ -468,10 +476,16 @@ void tier_link_free(struct tier_link *link) {
     link->closing = true;
     tier_timer_free(link->retry);
     tier_rpc_channel_free(link->channel); /* ends every call, which frees what hangs on it */
-    while (link->pushes)
-        push_free(link->pushes);
-    while (link->fetches)
-        fetch_finish(link->fetches, TIER_ECANCELLED, "the node stops");
+    while (link->pushes) {
+        struct push *p = link->pushes;
+        link->pushes = p->next;
+        push_release(p);
+    }
+    while (link->fetches) {
+        struct fetch *f = link->fetches;
+        link->fetches = f->next;
+        fetch_release(f, TIER_ECANCELLED, "the node stops");
+    }
     free(link->parent_cert);
     free(link->models_dir);
     free(link);

@@ -14,8 +14,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define TIER_YAML_BYTES_MAX (256u << 10)
-#define TIER_YAML_NODES_MAX 4096
+#define TIER_YAML_BYTES_MAX (1u << 20)
+#define TIER_YAML_NODES_MAX 65536
 #define TIER_YAML_DEPTH_MAX 12
 
 enum tier_yaml_kind { TIER_YAML_TEXT, TIER_YAML_MAP, TIER_YAML_LIST };

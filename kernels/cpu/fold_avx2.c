@@ -31,6 +31,7 @@ TARGET static void f32(int64_t *acc, const float *x, size_t begin, size_t n, dou
     const __m256i vw = _mm256_set1_epi64x(w);
     size_t i = begin;
     for (; i + 8 <= n; i += 8) {
+        kern_fold_ahead(x + i);
         __m256 v = _mm256_mul_ps(_mm256_loadu_ps(x + i), vscale);
         __m256 ok = _mm256_cmp_ps(_mm256_andnot_ps(sign, v), limit, _CMP_LE_OQ);
         unsigned bad = (unsigned)_mm256_movemask_ps(ok) ^ 0xffu;
@@ -51,6 +52,7 @@ TARGET static void f32_wide(int64_t *hi, int64_t *lo, const float *x, size_t beg
     const __m256i vw = _mm256_set1_epi64x(w);
     size_t i = begin;
     for (; i + 4 <= n; i += 4) {
+        kern_fold_ahead(x + i);
         __m256d v = _mm256_mul_pd(_mm256_cvtps_pd(_mm_loadu_ps(x + i)), vscale);
         __m256d q = _mm256_round_pd(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
         __m256d ok = _mm256_cmp_pd(_mm256_andnot_pd(sign, q), limit, _CMP_LE_OQ);
@@ -71,6 +73,7 @@ TARGET static void i64(int64_t *acc, const int64_t *s, size_t begin, size_t n, i
     const __m256i top = _mm256_set1_epi64x(limit), bottom = _mm256_set1_epi64x(-limit);
     size_t i = begin;
     for (; i + 4 <= n; i += 4) {
+        kern_fold_ahead(s + i);
         __m256i v = _mm256_loadu_si256((const __m256i *)(s + i));
         __m256i out = _mm256_or_si256(_mm256_cmpgt_epi64(v, top), _mm256_cmpgt_epi64(bottom, v));
         unsigned bad = (unsigned)_mm256_movemask_pd(_mm256_castsi256_pd(out));

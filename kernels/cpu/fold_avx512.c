@@ -29,6 +29,7 @@ TARGET static void f32(int64_t *acc, const float *x, size_t begin, size_t n, dou
     const __m512i vw = _mm512_set1_epi64(w);
     size_t i = begin;
     for (; i + 16 <= n; i += 16) {
+        kern_fold_ahead(x + i);
         __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + i), vscale);
         __mmask16 ok = _mm512_cmp_ps_mask(_mm512_abs_ps(v), limit, _CMP_LE_OQ);
         __m512i q = _mm512_cvt_roundps_epi32(v, NEAREST);
@@ -50,6 +51,7 @@ TARGET static void f32_wide(int64_t *hi, int64_t *lo, const float *x, size_t beg
     const __m512i vw = _mm512_set1_epi64(w);
     size_t i = begin;
     for (; i + 8 <= n; i += 8) {
+        kern_fold_ahead(x + i);
         __m512d v = _mm512_mul_pd(_mm512_cvtps_pd(_mm256_loadu_ps(x + i)), vscale);
         __m512d q = _mm512_roundscale_pd(v, NEAREST);
         __mmask8 ok = _mm512_cmp_pd_mask(_mm512_abs_pd(q), limit, _CMP_LE_OQ);
@@ -70,6 +72,7 @@ TARGET static void i64(int64_t *acc, const int64_t *s, size_t begin, size_t n, i
     const __m512i top = _mm512_set1_epi64(limit), bottom = _mm512_set1_epi64(-limit);
     size_t i = begin;
     for (; i + 8 <= n; i += 8) {
+        kern_fold_ahead(s + i);
         __m512i v = _mm512_loadu_si512(s + i), sum = _mm512_loadu_si512(acc + i);
         __mmask8 ok = _mm512_cmple_epi64_mask(v, top) & _mm512_cmpge_epi64_mask(v, bottom);
         if (__builtin_expect(ok != 0xff, 0)) {

@@ -57,7 +57,7 @@ target_compile_options(consilium-cuda PRIVATE
   $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wconversion -Wshadow -Wvla -Wno-sign-conversion>
   $<$<AND:$<COMPILE_LANGUAGE:C>,$<BOOL:${CONSILIUM_WERROR}>>:-Werror>
   # No fused multiply-add: optimisers and the fold then round as the CPU does.
-  "$<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;-Xfatbin=-compress-all;--threads=2;-Xcompiler=-Wall,-Wextra>"
+  "$<$<COMPILE_LANGUAGE:CUDA>:--fmad=false;-Xptxas=--warn-on-spills;-Xfatbin=-compress-all;--threads=2;-Xcompiler=-Wall,-Wextra>"
   "$<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${CONSILIUM_WERROR}>>:-Werror=all-warnings;-Xcompiler=-Werror>")
 set_target_properties(consilium-cuda PROPERTIES
   C_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden CUDA_RUNTIME_LIBRARY Static

@@ -17,15 +17,18 @@ void bench_begin(struct bench *b, struct kern_device *dev, char *why, size_t why
     b->seed = 42;
 }
 
-void bench_fail(struct bench *b, const char *fmt, ...) {
-    if (b->failed) {
-        return;
+static void keep(struct bench *b, const char *fmt, va_list args) {
+    if (!b->failed) {
+        b->failed = true;
+        vsnprintf(b->why, b->why_bytes, fmt, args);
     }
-    b->failed = true;
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(b->why, b->why_bytes, fmt, ap);
-    va_end(ap);
+}
+
+void bench_fail(struct bench *b, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    keep(b, fmt, args);
+    va_end(args);
 }
 
 void bench_status(struct bench *b, const char *call, enum kern_status got, enum kern_status want) {

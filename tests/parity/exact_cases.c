@@ -198,11 +198,15 @@ const size_t parity_exact_count = COUNT(parity_exact_cases);
 
 bool parity_allreduce(struct kern_device **devs, size_t count, char *why, size_t why_bytes) {
     struct bench b[DEVICES_MAX];
-    struct kern_vec part[DEVICES_MAX];
-    bool ok = count <= DEVICES_MAX;
+    struct kern_vec part[DEVICES_MAX] = {{NULL, 0}};
+    bool ok = true;
     size_t n = 1501;
     int64_t *sum = NULL;
-    for (size_t d = 0; ok && d < count; d++) {
+    if (count < 1 || count > DEVICES_MAX) {
+        snprintf(why, why_bytes, "%zu devices; 1 to %d", count, DEVICES_MAX);
+        return false;
+    }
+    for (size_t d = 0; d < count; d++) {
         bench_begin(&b[d], devs[d], why, why_bytes);
         b[d].seed += d;
         int64_t *x = bench_host(&b[d], n, sizeof *x);
@@ -213,15 +217,13 @@ bool parity_allreduce(struct kern_device **devs, size_t count, char *why, size_t
         }
         part[d] = bench_put(&b[d], x, n, 8);
     }
-    if (ok) {
-        BENCH_OK(&b[0], kern_allreduce_i64(part, count, n));
-    }
-    for (size_t d = 0; d < count && d < DEVICES_MAX; d++) {
+    BENCH_OK(&b[0], kern_allreduce_i64(part, count, n));
+    for (size_t d = 0; d < count; d++) {
         if (memcmp(bench_get(&b[d], part[d], n, 8), sum, n * 8) != 0) {
             bench_fail(&b[d], "device %zu of %zu does not hold the sum", d, count);
         }
     }
-    for (size_t d = count; ok && d-- > 0;) {
+    for (size_t d = count; d-- > 0;) {
         ok = bench_end(&b[d]) && ok;
     }
     return ok;

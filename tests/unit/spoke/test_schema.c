@@ -64,8 +64,8 @@ Test(spoke_schema, the_shipped_examples_are_read) {
 
 Test(spoke_schema, malformed_yaml_is_refused_with_its_line) {
     refused("name: t\ncolumns:\n  - {name: p, type: id\nsplit: x\n", "schema.yaml:4:");
-    refused("name: t\ncolumns:\n\t- {name: p}\n", "schema.yaml:3:1: this is not YAML");
-    refused("", "empty");
+    refused("name: t\ncolumns:\n\t- {name: p}\n", "schema.yaml:3: not valid YAML");
+    refused("", "no 'columns'");
 }
 
 Test(spoke_schema, an_unknown_key_is_refused_with_its_line_and_the_known_ones) {

@@ -299,9 +299,8 @@ Test(tier_round, invariants_hold_under_any_sequence_of_events) {
     for (uint64_t seed = 1; seed <= 2000; seed++) {
         uint64_t s = seed;
         struct tier_round_rules rules = {.weight_total_max = 40, .wait_when_empty = seed % 2};
-        rules.quorum = (struct tier_quorum){.kind = (enum tier_quorum_kind)(seed % 3),
-                                            .count = 1 + seed % 4,
-                                            .fraction = 0.5};
+        rules.quorum = (struct tier_quorum){
+            .kind = (enum tier_quorum_kind)(seed % 3), .count = 1 + seed % 4, .fraction = 0.5};
         struct tier_round r;
         tier_round_init(&r, 1, &rules);
         for (int i = 0; i < 200; i++) {
