@@ -551,6 +551,10 @@ void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
     if (run->round.state != state_before)
         tier_log_info("run %.12s round %" PRIu64 ": %s", run->hex, run->round.number,
                       tier_round_state_text(run->round.state));
+    if (run->round.state != state_before && run->round.state == TIER_ROUND_FOLDING)
+        hub_audit(run->hub, "round.closed", "h:run", &run->id, "u:round", run->round.number,
+                  "s:by", run->round.overdue ? "deadline" : "quorum", "u:updates",
+                  (uint64_t)tier_round_tally(&run->round).sealed, "u:weight", run->round.weight);
     perform(run, &actions);
     hub_console_changed(run->hub, run);
 }
