@@ -552,8 +552,8 @@ void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
         tier_log_info("run %.12s round %" PRIu64 ": %s", run->hex, run->round.number,
                       tier_round_state_text(run->round.state));
     if (run->round.state != state_before && run->round.state == TIER_ROUND_FOLDING)
-        hub_audit(run->hub, "round.closed", "h:run", &run->id, "u:round", run->round.number,
-                  "s:by", run->round.overdue ? "deadline" : "quorum", "u:updates",
+        hub_audit(run->hub, "round.closed", "h:run", &run->id, "u:round", run->round.number, "s:by",
+                  run->round.overdue ? "deadline" : "quorum", "u:updates",
                   (uint64_t)tier_round_tally(&run->round).sealed, "u:weight", run->round.weight);
     perform(run, &actions);
     hub_console_changed(run->hub, run);
@@ -589,12 +589,36 @@ static enum tier_status collect(void *arg, const struct tier_journal_update *row
     return TIER_OK;
 }
 
+static bool model_in_use(const struct hub *hub, const struct tier_hash *model) {
+    for (const struct hub_run *run = hub->runs; run; run = run->next)
+        if (tier_hash_equal(model, &run->model) || tier_hash_equal(model, &run->base_model) ||
+            tier_hash_equal(model, &run->wanted_base))
+            return true;
+    return false;
+}
+
+/* Two models of a run are kept, its latest and the one that came from; disk must not grow by
+ * rounds. */
+static void drop_old_model(struct hub_run *run, uint64_t round) {
+    struct tier_journal_round row;
+
+    if (round < 2 ||
+        tier_journal_round_get(run->hub->home.journal, run->hex, round - 1, &row, NULL) != TIER_OK)
+        return;
+    if (model_in_use(run->hub, &row.base_model))
+        return;
+    char *path = tier_content_path(run->hub->home.models_dir, &row.base_model, TIER_CONTENT_MODEL);
+    unlink(path);
+    free(path);
+}
+
 void hub_work_release(struct hub_run *run, uint64_t round) {
     struct tier_home *home = &run->hub->home;
     struct tier_journal_round row;
     struct release r = {.run = run};
     struct tier_err err = {0};
 
+    drop_old_model(run, round);
     if (tier_journal_round_get(home->journal, run->hex, round, &row, NULL) != TIER_OK)
         return;
     enum tier_status st = tier_journal_update_each(home->journal, run->hex, round,
