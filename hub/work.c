@@ -308,6 +308,8 @@ static void job_work(void *arg) {
     }
 }
 
+static void drop_result(struct hub_run *run, const struct job *job);
+
 static void check_done(struct hub_run *run, struct job *job) {
     struct tier_round_event e = {.type = TIER_EVENT_SEALED,
                                  .child = job->child,
@@ -330,7 +332,10 @@ static void retry_fold(struct hub_run *run, const struct tier_err *err) {
 static void fold_done(struct hub_run *run, struct job *job) {
     bool any_lost = false;
 
-    run->folding = false;
+    if (run->round.state != TIER_ROUND_FOLDING) {
+        drop_result(run, job);
+        return;
+    }
     if (job->st == TIER_OK) {
         struct tier_round_event e = {.type = TIER_EVENT_FOLDED, .update = job->result};
         hub_audit(run->hub, "round.folded", "h:run", &run->id, "u:round", job->round, "u:updates",
@@ -356,24 +361,44 @@ static void fold_done(struct hub_run *run, struct job *job) {
         retry_fold(run, &job->err);
 }
 
+/* The round went on, or the run ended, while the job was at work: what it made serves nobody. */
+static void drop_result(struct hub_run *run, const struct job *job) {
+    static const struct tier_err late = {.status = TIER_ELATE, .text = "the round is closed"};
+    struct tier_spool *spool = job->hub->home.spool;
+
+    if (job->kind == JOB_FOLD && job->st == TIER_OK)
+        tier_spool_delete(spool, &job->result, NULL);
+    if (job->kind != JOB_CHECK)
+        return;
+    tier_spool_delete(spool, &job->update, NULL);
+    if (run)
+        tier_serve_pushed(job->hub->serve, run->children[job->child].name, &job->update, NULL,
+                          &late);
+}
+
 static void job_done(void *arg) {
     struct job *job = arg;
     struct hub_run *run = hub_run_find(job->hub, &job->run_id);
+    bool current = run && run->state == HUB_RUN_OPEN && run->round.number == job->round;
 
-    if (run && run->state == HUB_RUN_OPEN && run->round.number == job->round) {
-        if (job->kind == JOB_CHECK) {
-            check_done(run, job);
-        } else if (job->kind == JOB_FOLD) {
-            fold_done(run, job);
-        } else {
-            run->publishing = false;
-            if (job->st == TIER_OK)
-                hub_run_published(run, &job->result, &job->figures);
-            else if (job->st == TIER_EMODEL)
-                hub_run_finish(run, HUB_RUN_FAILED, job->err.text);
-            else
-                retry_fold(run, &job->err);
-        }
+    if (run && job->kind == JOB_FOLD)
+        run->folding = false;
+    if (run && job->kind == JOB_PUBLISH)
+        run->publishing = false;
+    if (!current) {
+        drop_result(run, job);
+        if (run)
+            hub_work_resume(run); /* the round that is open now may have waited for the worker */
+    } else if (job->kind == JOB_CHECK) {
+        check_done(run, job);
+    } else if (job->kind == JOB_FOLD) {
+        fold_done(run, job);
+    } else if (job->st == TIER_OK) {
+        hub_run_published(run, &job->result, &job->figures);
+    } else if (job->st == TIER_EMODEL) {
+        hub_run_finish(run, HUB_RUN_FAILED, job->err.text);
+    } else {
+        retry_fold(run, &job->err);
     }
     job_free(job);
 }
