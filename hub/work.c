@@ -366,7 +366,8 @@ static void drop_result(struct hub_run *run, const struct job *job) {
     static const struct tier_err late = {.status = TIER_ELATE, .text = "the round is closed"};
     struct tier_spool *spool = job->hub->home.spool;
 
-    if (job->kind == JOB_FOLD && job->st == TIER_OK)
+    bool kept = run && tier_hash_equal(&run->round.own_update, &job->result);
+    if (job->kind == JOB_FOLD && job->st == TIER_OK && !kept)
         tier_spool_delete(spool, &job->result, NULL);
     if (job->kind != JOB_CHECK)
         return;
