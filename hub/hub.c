@@ -188,6 +188,7 @@ static const struct tier_link_events link_events = {
 
 static enum tier_status open_edges(struct hub *hub, struct tier_err *err) {
     const struct tier_config *c = hub->config;
+    bool shares = !c->hub.console_listen[0]; /* operators call on this port too */
     const struct tier_serve_options below = {.name = c->name,
                                              .address = c->hub.listen,
                                              .tls = tier_home_tls(&hub->home),
@@ -195,7 +196,7 @@ static enum tier_status open_edges(struct hub *hub, struct tier_err *err) {
                                              .models_dir = hub->home.models_dir,
                                              .max_uploaders = (unsigned)c->hub.max_uploaders,
                                              .more = hub_console_methods,
-                                             .more_count = hub_console_method_count};
+                                             .more_count = shares ? hub_console_method_count : 0};
     const struct tier_link_options above = {.name = c->name,
                                             .parent_name = c->parent_name,
                                             .parent_address = c->parent_address,
@@ -208,6 +209,7 @@ static enum tier_status open_edges(struct hub *hub, struct tier_err *err) {
     if (c->parent_address[0])
         TIER_TRY(
             tier_link_new(hub->loop, &above, hub->home.spool, &link_events, hub, &hub->link, err));
+    TIER_TRY(hub_console_open(hub, err));
     return hub_enroll_open(hub, err);
 }
 

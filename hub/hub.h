@@ -65,8 +65,10 @@ struct hub {
     struct tier_link *link; /* NULL at the top */
     struct tier_authority *authority;
     struct tier_rpc_server *enrollment;
-    struct hub_run *runs; /* newest first */
-    struct hub_watch *watches;
+    struct hub_run *runs;            /* newest first */
+    struct tier_rpc_server *console; /* NULL where operators call on Tier's port */
+    struct hub_console_call *console_calls;
+    bool console_closed;
     bool failed; /* stopped on an error of its own */
 };
 
@@ -126,7 +128,11 @@ void hub_run_committed(struct hub_run *run, uint64_t round);
 
 extern const struct tier_rpc_method hub_console_methods[];
 extern const size_t hub_console_method_count;
+/* Serves operators on a port of their own, where one is configured. */
+enum tier_status hub_console_open(struct hub *hub, struct tier_err *err);
+/* Watchers of the run are told, soon. */
 void hub_console_changed(struct hub *hub, struct hub_run *run);
+/* Ends the calls; those on Tier's port are released with its server. */
 void hub_console_close(struct hub *hub);
 
 /* ---- enroll.c ---- */
