@@ -11,6 +11,7 @@
 #include "tier/piece.h"
 #include "tier/sender.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -422,6 +423,10 @@ static enum tier_status push_begin(struct push *p, const struct tier_piece *piec
     p->id = piece->id;
     o->push = p;
     p->serve->traffic.resumed_bytes += tier_spool_rx_offset(p->rx);
+    char hex[TIER_HASH_HEX];
+    tier_log_info("push of %s: update %.12s, from byte %" PRIu64 " of %" PRIu64, p->child,
+                  tier_hash_hex(&p->id, hex), tier_spool_rx_offset(p->rx),
+                  tier_spool_rx_header(p->rx)->payload_bytes);
     return TIER_OK;
 }
 

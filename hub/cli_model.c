@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "hub/cli.h"
+#include "tier/content.h"
+#include "tier/model.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define COUNT(a) (sizeof(a) / sizeof((a)[0]))
+
+/* ---- pull ---- */
+
+/* A file on its way: written beside its place, hashed, and moved there when it is whole. */
+struct pull {
+    const char *path;
+    char part[4200];
+    int fd;
+    uint64_t offset, total;
+    struct tier_hash id; /* as the first piece says */
+    struct tier_hasher *hasher;
+    bool begun;
+};
+
+static enum tier_status pull_write(struct pull *p, const uint8_t *data, size_t n,
+                                   struct tier_err *err) {
+    tier_hasher_add(p->hasher, data, n);
+    for (size_t done = 0; done < n;) {
+        ssize_t k = write(p->fd, data + done, n - done);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k < 0)
+            return tier_fail_errno(err, TIER_EIO, "cannot write %s", p->part);
+        done += (size_t)k;
+    }
+    p->offset += n;
+    return TIER_OK;
+}
+
+static enum tier_status pull_message(void *arg, struct tier_rpc_message *m, struct tier_err *err) {
+    struct pull *p = arg;
+    struct tier_piece piece;
+    size_t n = tier_rpc_message_bytes(m), at;
+    const uint8_t *bytes = tier_rpc_message_flat(m, TIER_MESSAGE_BYTES_MAX);
+
+    if (!bytes)
+        return tier_fail(err, TIER_ELIMIT, "the hub sent a piece of %zu bytes", n);
+    size_t head = n < TIER_PIECE_PREFIX_MAX ? n : TIER_PIECE_PREFIX_MAX;
+    TIER_TRY(tier_wire_piece(bytes, head, n, &piece, &at, err));
+    if (!p->begun) {
+        p->begun = true;
+        p->id = piece.id;
+        p->total = piece.total;
+    }
+    if (piece.offset != p->offset || piece.data_bytes > p->total - p->offset)
+        return tier_fail(err, TIER_EPROTO, "the hub sent a piece that does not follow the last");
+    return pull_write(p, bytes + at, piece.data_bytes, err);
+}
+
+static enum tier_status pull_finish(struct pull *p, const struct tier_hash *wanted,
+                                    struct tier_err *err) {
+    struct tier_hash got;
+
+    tier_hasher_finish(p->hasher, &got);
+    if (!p->begun || p->offset != p->total || !tier_hash_equal(&got, &p->id) ||
+        (!tier_hash_is_zero(wanted) && !tier_hash_equal(&got, wanted)))
+        return tier_fail(err, TIER_ECORRUPT,
+                         "what the hub sent is not what it said it would send: nothing was kept");
+    if (fsync(p->fd) != 0 || rename(p->part, p->path) != 0)
+        return tier_fail_errno(err, TIER_EIO, "cannot write %s", p->path);
+    return TIER_OK;
+}
+
+static enum tier_status pull(const struct cli_connection *c, const struct tier_console_pull *what,
+                             struct pull *p, struct tier_err *err) {
+    struct cli_hub *hub = NULL;
+    enum tier_status st;
+
+    p->fd = -1;
+    p->hasher = tier_hasher_new();
+    int n = snprintf(p->part, sizeof p->part, "%s.part", p->path);
+    if (!p->hasher || n < 0 || (size_t)n >= sizeof p->part) {
+        st = tier_fail(err, TIER_EARG, "the path of --out is too long");
+        goto out;
+    }
+    TIER_TRY_OUT(cli_hub_open(c, &hub, err));
+    p->fd = open(p->part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (p->fd < 0) {
+        st = tier_fail_errno(err, TIER_EIO, "cannot write %s", p->part);
+        goto out;
+    }
+    TIER_TRY_OUT(cli_hub_ask(hub, TIER_PATH_CONSOLE_PULL, tier_console_pull_bytes(what), 0,
+                             pull_message, p, err));
+    TIER_TRY_OUT(pull_finish(p, &what->file, err));
+out:
+    if (p->fd >= 0) {
+        close(p->fd);
+        if (st != TIER_OK)
+            unlink(p->part);
+    }
+    tier_hasher_free(p->hasher);
+    cli_hub_close(hub);
+    return st;
+}
+
+int cli_model_pull(int argc, char **argv) {
+    struct cli_connection c = {0};
+    const char *which, *out = NULL;
+    bool graph = false, json = false;
+    const struct cli_option options[] = {
+        {"out", CLI_TEXT, &out, "FILE", "where to put it", NULL, true, 0, 0},
+        {"graph", CLI_FLAG, &graph, NULL, "the run's ONNX graph instead of its model", NULL, false,
+         0, 0},
+        {"json", CLI_FLAG, &json, NULL, "one JSON object", NULL, false, 0, 0},
+        CLI_CONNECTION_OPTIONS(c),
+    };
+    const struct cli_usage usage = {
+        "model pull", "[RUN|SHA256]",
+        "Fetches the last published model of a run (the newest one's where none is named), or any "
+        "model or graph by its hash, and prints its SHA-256"};
+    struct tier_console_pull what = {.graph = false};
+    struct tier_err err = {0};
+    struct pull p = {0};
+    char hex[TIER_HASH_HEX];
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, &which, 0, 1);
+
+    if (code != CLI_GO)
+        return code;
+    what.graph = graph;
+    p.path = out;
+    enum tier_status st = cli_run_prefix(which, what.run, &err);
+    if (st == TIER_OK)
+        st = pull(&c, &what, &p, &err);
+    /* 64 digits may name a file as well as a run. */
+    if (st == TIER_ENOTFOUND && !graph && tier_hash_parse(what.run, &what.file)) {
+        what.run[0] = '\0';
+        p = (struct pull){.path = out};
+        st = pull(&c, &what, &p, &err);
+    }
+    if (st != TIER_OK)
+        return cli_failed(&err);
+    tier_hash_hex(&p.id, hex);
+    if (json)
+        return cli_print_json(
+            json_pack("{s:s, s:s, s:I}", "file", out, "sha256", hex, "bytes", (json_int_t)p.total));
+    puts(hex);
+    return cli_done();
+}
+
+/* ---- info ---- */
+
+static void shape_text(const struct tier_tensor *t, char *buf, size_t bytes) {
+    size_t used = (size_t)snprintf(buf, bytes, "%s", t->ndim ? "" : "scalar");
+    for (unsigned i = 0; i < t->ndim && used < bytes; i++)
+        used += (size_t)snprintf(buf + used, bytes - used, "%s%" PRIu64, i ? "x" : "", t->dims[i]);
+}
+
+static json_t *info_json(const struct tier_model *m, const char *hex) {
+    json_t *tensors = json_array(), *metadata = json_object();
+    size_t count;
+    const struct tier_tensor *t = tier_model_tensors(m, &count);
+    const struct tier_kv *kv;
+
+    for (size_t i = 0; i < count; i++) {
+        json_t *shape = json_array();
+        for (unsigned d = 0; d < t[i].ndim; d++)
+            json_array_append_new(shape, json_integer((json_int_t)t[i].dims[d]));
+        json_array_append_new(tensors, json_pack("{s:s, s:o, s:I}", "name", t[i].name, "shape",
+                                                 shape, "elements", (json_int_t)t[i].count));
+    }
+    for (size_t i = 0; (kv = tier_model_metadata_at(m, i)); i++)
+        json_object_set_new(metadata, kv->key, json_string(kv->value));
+    return json_pack("{s:s, s:I, s:o, s:o}", "sha256", hex, "elements",
+                     (json_int_t)tier_model_elements(m), "metadata", metadata, "tensors", tensors);
+}
+
+static void print_info(const struct tier_model *m, const char *hex) {
+    size_t count;
+    const struct tier_tensor *t = tier_model_tensors(m, &count);
+    const struct tier_kv *kv;
+    char shape[200];
+
+    printf("sha256    %s\n", hex);
+    printf("tensors   %zu\nelements  %" PRIu64 "\n", count, tier_model_elements(m));
+    for (size_t i = 0; (kv = tier_model_metadata_at(m, i)); i++)
+        printf("%-18s %s\n", kv->key, kv->value);
+    for (size_t i = 0; i < count; i++) {
+        shape_text(&t[i], shape, sizeof shape);
+        printf("  %-32s %-16s %" PRIu64 "\n", t[i].name, shape, t[i].count);
+    }
+}
+
+int cli_model_info(int argc, char **argv) {
+    const char *path;
+    bool json = false;
+    const struct cli_option options[] = {
+        {"json", CLI_FLAG, &json, NULL, "one JSON object", NULL, false, 0, 0},
+    };
+    const struct cli_usage usage = {"model info", "FILE",
+                                    "Shows the tensors, metadata and SHA-256 of a .safetensors"};
+    struct tier_model *m = NULL;
+    struct tier_err err = {0};
+    struct tier_hash hash;
+    char hex[TIER_HASH_HEX];
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, &path, 1, 1);
+
+    if (code != CLI_GO)
+        return code;
+    enum tier_status st = tier_model_open(path, &m, &err);
+    if (st == TIER_OK)
+        st = tier_model_hash_file(path, &hash, &err);
+    if (st != TIER_OK) {
+        code = cli_failed(&err);
+    } else if (json) {
+        code = cli_print_json(info_json(m, tier_hash_hex(&hash, hex)));
+    } else {
+        print_info(m, tier_hash_hex(&hash, hex));
+        code = cli_done();
+    }
+    tier_model_close(m);
+    return code;
+}

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Who may be a node: the authority's directory, tokens, certificates, audit logs. */
+#include "hub/cli.h"
+#include "tier/audit.h"
+#include "tier/authority.h"
+#include "tier/cert.h"
+#include "tier/enroll.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define COUNT(a) (sizeof(a) / sizeof((a)[0]))
+
+static int64_t now_s(void) {
+    return tier_wall_ms() / 1000;
+}
+
+int cli_pki_init(int argc, char **argv) {
+    const char *dir = NULL, *name = NULL;
+    int64_t days = 3650;
+    const struct cli_option options[] = {
+        {"dir", CLI_TEXT, &dir, "DIR", "where to make it", NULL, true, 0, 0},
+        {"name", CLI_TEXT, &name, "AUTHORITY", "its name, in every certificate", NULL, true, 0, 0},
+        {"days", CLI_NUMBER, &days, "N", "how long its own certificate is good", NULL, false, 1,
+         TIER_CERT_DAYS_MAX},
+    };
+    const struct cli_usage usage = {"pki init", "",
+                                    "Makes the authority that certifies the nodes of a tree: its "
+                                    "key never leaves DIR"};
+    struct tier_err err = {0};
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, NULL, 0, 0);
+
+    if (code != CLI_GO)
+        return code;
+    if (tier_authority_init(dir, name, (int)days, now_s(), &err) != TIER_OK)
+        return cli_failed(&err);
+    return CLI_OK;
+}
+
+int cli_token_create(int argc, char **argv) {
+    const char *dir = NULL, *name = NULL, *role_text = NULL;
+    int64_t ttl = 86400;
+    bool replace = false;
+    const struct cli_option options[] = {
+        {"dir", CLI_TEXT, &dir, "AUTHORITY_DIR", "the authority's directory", NULL, true, 0, 0},
+        {"name", CLI_TEXT, &name, "NODE", "the name it is for", NULL, true, 0, 0},
+        {"role", CLI_TEXT, &role_text, "ROLE", "top, hub, spoke or operator", NULL, true, 0, 0},
+        {"ttl", CLI_NUMBER, &ttl, "SECONDS", "how long it may be redeemed", NULL, false, 1,
+         TIER_TOKEN_TTL_MAX_S},
+        {"replace", CLI_FLAG, &replace, NULL,
+         "for a name that is certified already: revokes what it has when redeemed", NULL, false, 0,
+         0},
+    };
+    const struct cli_usage usage = {"token create", "",
+                                    "Makes a one-time token, and prints it alone"};
+    struct tier_authority *a = NULL;
+    struct tier_err err = {0};
+    enum tier_role role;
+    char token[TIER_TOKEN_SIZE];
+    enum tier_status st;
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, NULL, 0, 0);
+
+    if (code != CLI_GO)
+        return code;
+    TIER_TRY_OUT(tier_role_parse(role_text, &role, &err));
+    TIER_TRY_OUT(tier_authority_open(dir, &a, &err));
+    TIER_TRY_OUT(tier_authority_token_create(a, name, role, ttl, replace, now_s(), token, &err));
+    puts(token);
+    explicit_bzero(token, sizeof token);
+out:
+    tier_authority_close(a);
+    return st == TIER_OK ? cli_done() : cli_failed(&err);
+}
+
+int cli_revoke(int argc, char **argv) {
+    const char *dir = NULL, *name = NULL;
+    const struct cli_option options[] = {
+        {"dir", CLI_TEXT, &dir, "AUTHORITY_DIR", "the authority's directory", NULL, true, 0, 0},
+        {"name", CLI_TEXT, &name, "NODE", "the node's name", NULL, true, 0, 0},
+    };
+    const struct cli_usage usage = {"revoke", "",
+                                    "Revokes every valid certificate and unused token of a node"};
+    struct tier_authority *a = NULL;
+    struct tier_err err = {0};
+    enum tier_status st;
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, NULL, 0, 0);
+
+    if (code != CLI_GO)
+        return code;
+    TIER_TRY_OUT(tier_authority_open(dir, &a, &err));
+    TIER_TRY_OUT(tier_authority_revoke(a, name, now_s(), &err));
+out:
+    tier_authority_close(a);
+    return st == TIER_OK ? CLI_OK : cli_failed(&err);
+}
+
+/* ---- enroll ---- */
+
+struct enrollment {
+    const char *address, *token, *token_file, *name, *role_text, *data_dir, *authority_dir;
+    bool local, replace;
+    int64_t timeout_s;
+    enum tier_role role;
+};
+
+/* The first node has no enrollment service to ask: it goes to the authority's directory itself. */
+static enum tier_status enroll_locally(const struct enrollment *e, struct tier_err *err) {
+    struct tier_authority *a = NULL;
+    struct tier_key *key = NULL;
+    char token[TIER_TOKEN_SIZE] = "", *csr = NULL, *cert = NULL, *ca = NULL;
+    enum tier_status st;
+
+    TIER_TRY_OUT(tier_authority_open(e->authority_dir, &a, err));
+    TIER_TRY_OUT(
+        tier_authority_token_create(a, e->name, e->role, 600, e->replace, now_s(), token, err));
+    TIER_TRY_OUT(tier_identity_prepare(e->data_dir, &key, err));
+    TIER_TRY_OUT(tier_csr_new(key, e->name, e->role, &csr, err));
+    TIER_TRY_OUT(tier_authority_enroll(a, token, csr, now_s(), &cert, &ca, err));
+    TIER_TRY_OUT(tier_identity_store(e->data_dir, cert, ca, now_s(), err));
+out:
+    explicit_bzero(token, sizeof token);
+    tier_key_free(key);
+    free(csr);
+    free(cert);
+    free(ca);
+    tier_authority_close(a);
+    return st;
+}
+
+static enum tier_status read_token(const char *path, char token[TIER_TOKEN_SIZE + 1],
+                                   struct tier_err *err) {
+    size_t n = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return tier_fail_errno(err, errno == ENOENT ? TIER_ENOTFOUND : TIER_EIO, "cannot read %s",
+                               path);
+    ssize_t k = 0;
+    while (n < TIER_TOKEN_SIZE && (k = read(fd, token + n, TIER_TOKEN_SIZE - n)) > 0)
+        n += (size_t)k;
+    close(fd);
+    if (k < 0)
+        return tier_fail_errno(err, TIER_EIO, "cannot read %s", path);
+    token[n] = '\0';
+    token[strcspn(token, "\r\n")] = '\0';
+    return TIER_OK;
+}
+
+static enum tier_status enroll(struct enrollment *e, struct tier_err *err) {
+    char from_file[TIER_TOKEN_SIZE + 1] = "";
+
+    TIER_TRY(tier_role_parse(e->role_text, &e->role, err));
+    if (e->local)
+        return enroll_locally(e, err);
+    if (e->token_file) {
+        TIER_TRY(read_token(e->token_file, from_file, err));
+        e->token = from_file;
+    }
+    enum tier_status st = tier_enroll(e->address, e->token, e->name, e->role, e->data_dir,
+                                      (uint64_t)e->timeout_s * 1000, err);
+    explicit_bzero(from_file, sizeof from_file);
+    return st;
+}
+
+int cli_enroll(int argc, char **argv) {
+    struct enrollment e = {.timeout_s = 30};
+    const struct cli_option options[] = {
+        {"name", CLI_TEXT, &e.name, "NODE", "the node's name, as in its token", NULL, true, 0, 0},
+        {"role", CLI_TEXT, &e.role_text, "ROLE", "top, hub, spoke or operator", NULL, true, 0, 0},
+        {"data-dir", CLI_TEXT, &e.data_dir, "DIR", "where the node keeps its key", NULL, true, 0,
+         0},
+        {"address", CLI_TEXT, &e.address, "HOST:PORT", "the top's enrollment service", NULL, false,
+         0, 0},
+        {"token", CLI_TEXT, &e.token, "TOKEN", "the token itself, which others may see in ps", NULL,
+         false, 0, 0},
+        {"token-file", CLI_TEXT, &e.token_file, "FILE", "a file that holds the token", NULL, false,
+         0, 0},
+        {"timeout", CLI_NUMBER, &e.timeout_s, "SECONDS", "how long to try", NULL, false, 1, 3600},
+        {"local", CLI_FLAG, &e.local, NULL, "for the first node: redeem here, in --authority-dir",
+         NULL, false, 0, 0},
+        {"authority-dir", CLI_TEXT, &e.authority_dir, "DIR", "with --local", NULL, false, 0, 0},
+        {"replace", CLI_FLAG, &e.replace, NULL, "with --local: for a name that is certified", NULL,
+         false, 0, 0},
+    };
+    const struct cli_usage usage = {
+        "enroll", "", "Makes a key in DIR, redeems a token and keeps the certificate"};
+    struct tier_err err = {0};
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, NULL, 0, 0);
+
+    if (code != CLI_GO)
+        return code;
+    bool remote =
+        e.address && (e.token != NULL) != (e.token_file != NULL) && !e.authority_dir && !e.replace;
+    bool local = e.authority_dir && !e.address && !e.token && !e.token_file;
+    if (e.local ? !local : !remote) {
+        cli_error("give either --address with --token or --token-file, or --local with "
+                  "--authority-dir");
+        return CLI_USAGE;
+    }
+    return enroll(&e, &err) == TIER_OK ? CLI_OK : cli_failed(&err);
+}
+
+/* ---- audit verify ---- */
+
+int cli_audit_verify(int argc, char **argv) {
+    const char *path;
+    bool json = false;
+    const struct cli_option options[] = {
+        {"json", CLI_FLAG, &json, NULL, "one JSON object", NULL, false, 0, 0},
+    };
+    const struct cli_usage usage = {
+        "audit verify", "DATA_DIR|FILE",
+        "Checks every line of an audit log against the one before it. The last hash is what to "
+        "compare with a copy kept elsewhere: a cut at the end leaves a whole chain"};
+    char file[4096], hex[TIER_HASH_HEX];
+    struct stat info;
+    struct tier_err err = {0};
+    struct tier_hash head;
+    uint64_t count;
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, &path, 1, 1);
+
+    if (code != CLI_GO)
+        return code;
+    bool is_dir = stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+    int n = snprintf(file, sizeof file, "%s%s", path, is_dir ? "/audit/audit.log" : "");
+    if (n < 0 || (size_t)n >= sizeof file) {
+        cli_error("the path is too long");
+        return CLI_FAILED;
+    }
+    enum tier_status st = tier_audit_verify(file, &count, &head, &err);
+    if (json) {
+        json_t *o = json_pack("{s:s, s:b}", "file", file, "whole", st == TIER_OK);
+        if (st == TIER_OK) {
+            json_object_set_new(o, "events", json_integer((json_int_t)count));
+            json_object_set_new(o, "head", json_string(tier_hash_hex(&head, hex)));
+        }
+        code = cli_print_json(o);
+    } else if (st == TIER_OK) {
+        printf("%" PRIu64 " events, the chain is whole; its head is %s\n", count,
+               tier_hash_hex(&head, hex));
+        code = cli_done();
+    }
+    return st == TIER_OK ? code : cli_failed(&err);
+}

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "hub/cli.h"
+#include "tier/graph.h"
+#include "tier/plan.h"
+#include "tier/task.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COUNT(a) (sizeof(a) / sizeof((a)[0]))
+
+/* A plan with all that belongs to it. */
+struct loaded {
+    struct tier_plan plan;
+    char model_path[TIER_PLAN_PATH_BYTES];
+    char *text; /* canonical */
+    size_t bytes;
+    struct tier_hash hash;
+    struct tier_graph *graph;
+    struct tier_manifest *manifest;
+    struct tier_problems problems;
+};
+
+/* NULL where there is no memory for it. Every reason ends up in `problems`. */
+static struct loaded *load(const char *path, bool with_graph) {
+    struct loaded *l = calloc(1, sizeof *l);
+    struct tier_err err = {0};
+    enum tier_status st;
+
+    if (!l)
+        return NULL;
+    TIER_TRY_OUT(tier_plan_load(path, &l->plan, l->model_path, &l->problems, &err));
+    TIER_TRY_OUT(tier_plan_canonical(&l->plan, &l->text, &l->bytes, &l->hash, &err));
+    if (!with_graph)
+        goto out;
+    TIER_TRY_OUT(tier_graph_open(l->model_path, &l->graph, &err));
+    TIER_TRY_OUT(tier_task_manifest(&l->plan, l->graph, &l->manifest, &err));
+out:
+    if (st != TIER_OK && l->problems.count == 0)
+        tier_problems_add(&l->problems, path, 0, "%s", err.text);
+    return l;
+}
+
+static void unload(struct loaded *l) {
+    tier_manifest_free(l->manifest);
+    tier_graph_free(l->graph);
+    free(l->text);
+    free(l);
+}
+
+static int tell_problems(const struct loaded *l) {
+    for (size_t i = 0; i < l->problems.count; i++)
+        cli_error("%s", l->problems.item[i].text);
+    if (l->problems.dropped)
+        cli_error("and %zu more", l->problems.dropped);
+    return CLI_FAILED;
+}
+
+static void shape_text(const struct tier_tensor *t, char *buf, size_t bytes) {
+    size_t used = (size_t)snprintf(buf, bytes, "%s", t->ndim ? "" : "scalar");
+    for (unsigned i = 0; i < t->ndim && used < bytes; i++)
+        used += (size_t)snprintf(buf + used, bytes - used, "%s%" PRIu64, i ? "x" : "", t->dims[i]);
+}
+
+static json_t *checked_json(const struct loaded *l) {
+    char hex[TIER_HASH_HEX], proof[600], shape[200];
+    json_t *problems = json_array(), *tensors = json_array();
+    bool ok = l->problems.count == 0;
+
+    for (size_t i = 0; i < l->problems.count; i++)
+        json_array_append_new(problems, json_pack("{s:i, s:s}", "line", l->problems.item[i].line,
+                                                  "text", l->problems.item[i].text));
+    json_t *o = json_pack("{s:b, s:o}", "ok", ok, "problems", problems);
+    for (size_t i = 0; ok && i < l->manifest->count; i++) {
+        const struct tier_tensor *t = &l->manifest->tensors[i];
+        shape_text(t, shape, sizeof shape);
+        json_array_append_new(tensors,
+                              json_pack("{s:s, s:s, s:i, s:b}", "name", t->name, "shape", shape,
+                                        "frac_bits", t->frac_bits, "wide", (int)t->wide));
+    }
+    if (ok) {
+        json_object_set_new(o, "name", json_string(l->plan.name));
+        json_object_set_new(o, "sha256", json_string(tier_hash_hex(&l->hash, hex)));
+        json_object_set_new(o, "proof",
+                            json_string(tier_plan_proof(&l->plan, proof, sizeof proof)));
+        json_object_set_new(o, "model_sha256", json_string(l->plan.model_sha256));
+        json_object_set_new(o, "elements", json_integer((json_int_t)l->manifest->elements));
+        json_object_set_new(o, "manifest", json_string(tier_hash_hex(&l->manifest->hash, hex)));
+        json_object_set(o, "tensors", tensors);
+    }
+    json_decref(tensors);
+    return o;
+}
+
+static void print_checked(const struct loaded *l) {
+    char hex[TIER_HASH_HEX], text[600];
+
+    printf("plan %s is good\n", l->plan.name);
+    printf("  sha256    %s\n", tier_hash_hex(&l->hash, hex));
+    printf("  sums      %s\n", tier_plan_proof(&l->plan, text, sizeof text));
+    printf("  model     %s\n            sha256 %s, %" PRIu64 " bytes\n", l->model_path,
+           l->plan.model_sha256, l->plan.model_bytes);
+    printf("  graph     %" PRIu64 " inputs, %zu operators, %" PRIu64 " outputs\n",
+           tier_graph_features(l->graph), tier_graph_node_count(l->graph),
+           tier_graph_outputs(l->graph));
+    printf("  manifest  %zu tensors, %" PRIu64 " elements\n            sha256 %s\n",
+           l->manifest->count, l->manifest->elements, tier_hash_hex(&l->manifest->hash, hex));
+    for (size_t i = 0; i < l->manifest->count; i++) {
+        const struct tier_tensor *t = &l->manifest->tensors[i];
+        shape_text(t, text, sizeof text);
+        printf("    %-32s %-12s f = %d%s\n", t->name, text, t->frac_bits, t->wide ? ", wide" : "");
+    }
+}
+
+int cli_plan_check(int argc, char **argv) {
+    const char *path;
+    bool json = false;
+    const struct cli_option options[] = {
+        {"json", CLI_FLAG, &json, NULL, "one JSON object", NULL, false, 0, 0},
+    };
+    const struct cli_usage usage = {
+        "plan check", "FILE",
+        "Says everything that is wrong with a plan and its graph, by line; or why its sums cannot "
+        "overflow, and what will be summed"};
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, &path, 1, 1);
+
+    if (code != CLI_GO)
+        return code;
+    struct loaded *l = load(path, true);
+    if (!l)
+        return cli_failed(&(struct tier_err){.text = "out of memory"});
+    if (json)
+        code = cli_print_json(checked_json(l));
+    else if (l->problems.count == 0)
+        print_checked(l);
+    if (l->problems.count)
+        code = json ? CLI_FAILED : tell_problems(l);
+    else if (!json)
+        code = cli_done();
+    unload(l);
+    return code;
+}
+
+int cli_plan_show(int argc, char **argv) {
+    const char *path;
+    bool json = false;
+    const struct cli_option options[] = {
+        {"json", CLI_FLAG, &json, NULL, "the text that travels and is hashed", NULL, false, 0, 0},
+    };
+    const struct cli_usage usage = {
+        "plan show", "FILE",
+        "Shows a plan as it travels: every default filled in, its model by hash"};
+    size_t count;
+    const struct tier_keys_item *keys = tier_plan_keys(&count);
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, &path, 1, 1);
+
+    if (code != CLI_GO)
+        return code;
+    struct loaded *l = load(path, false);
+    if (!l)
+        return cli_failed(&(struct tier_err){.text = "out of memory"});
+    if (l->problems.count) {
+        code = tell_problems(l);
+    } else if (json) {
+        puts(l->text);
+        code = cli_done();
+    } else {
+        char hex[TIER_HASH_HEX], *value = malloc(TIER_KEYS_LIST_MAX * TIER_KEYS_TEXT_MAX);
+        printf("# sha256 %s\n", tier_hash_hex(&l->hash, hex));
+        for (size_t i = 0; value && i < count; i++)
+            printf(
+                "%-30s %s\n", keys[i].path,
+                tier_keys_text(&keys[i], &l->plan, value, TIER_KEYS_LIST_MAX * TIER_KEYS_TEXT_MAX));
+        free(value);
+        code = cli_done();
+    }
+    unload(l);
+    return code;
+}
