@@ -308,6 +308,8 @@ static void job_work(void *arg) {
     }
 }
 
+static void drop_result(struct hub_run *run, const struct job *job);
+
 static void check_done(struct hub_run *run, struct job *job) {
     struct tier_round_event e = {.type = TIER_EVENT_SEALED,
                                  .child = job->child,
@@ -330,7 +332,10 @@ static void retry_fold(struct hub_run *run, const struct tier_err *err) {
 static void fold_done(struct hub_run *run, struct job *job) {
     bool any_lost = false;
 
-    run->folding = false;
+    if (run->round.state != TIER_ROUND_FOLDING) {
+        drop_result(run, job);
+        return;
+    }
     if (job->st == TIER_OK) {
         struct tier_round_event e = {.type = TIER_EVENT_FOLDED, .update = job->result};
         hub_audit(run->hub, "round.folded", "h:run", &run->id, "u:round", job->round, "u:updates",
@@ -356,24 +361,45 @@ static void fold_done(struct hub_run *run, struct job *job) {
         retry_fold(run, &job->err);
 }
 
+/* The round went on, or the run ended, while the job was at work: what it made serves nobody. */
+static void drop_result(struct hub_run *run, const struct job *job) {
+    static const struct tier_err late = {.status = TIER_ELATE, .text = "the round is closed"};
+    struct tier_spool *spool = job->hub->home.spool;
+
+    bool kept = run && tier_hash_equal(&run->round.own_update, &job->result);
+    if (job->kind == JOB_FOLD && job->st == TIER_OK && !kept)
+        tier_spool_delete(spool, &job->result, NULL);
+    if (job->kind != JOB_CHECK)
+        return;
+    tier_spool_delete(spool, &job->update, NULL);
+    if (run)
+        tier_serve_pushed(job->hub->serve, run->children[job->child].name, &job->update, NULL,
+                          &late);
+}
+
 static void job_done(void *arg) {
     struct job *job = arg;
     struct hub_run *run = hub_run_find(job->hub, &job->run_id);
+    bool current = run && run->state == HUB_RUN_OPEN && run->round.number == job->round;
 
-    if (run && run->state == HUB_RUN_OPEN && run->round.number == job->round) {
-        if (job->kind == JOB_CHECK) {
-            check_done(run, job);
-        } else if (job->kind == JOB_FOLD) {
-            fold_done(run, job);
-        } else {
-            run->publishing = false;
-            if (job->st == TIER_OK)
-                hub_run_published(run, &job->result, &job->figures);
-            else if (job->st == TIER_EMODEL)
-                hub_run_finish(run, HUB_RUN_FAILED, job->err.text);
-            else
-                retry_fold(run, &job->err);
-        }
+    if (run && job->kind == JOB_FOLD)
+        run->folding = false;
+    if (run && job->kind == JOB_PUBLISH)
+        run->publishing = false;
+    if (!current) {
+        drop_result(run, job);
+        if (run)
+            hub_work_resume(run); /* the round that is open now may have waited for the worker */
+    } else if (job->kind == JOB_CHECK) {
+        check_done(run, job);
+    } else if (job->kind == JOB_FOLD) {
+        fold_done(run, job);
+    } else if (job->st == TIER_OK) {
+        hub_run_published(run, &job->result, &job->figures);
+    } else if (job->st == TIER_EMODEL) {
+        hub_run_finish(run, HUB_RUN_FAILED, job->err.text);
+    } else {
+        retry_fold(run, &job->err);
     }
     job_free(job);
 }
@@ -551,6 +577,10 @@ void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
     if (run->round.state != state_before)
         tier_log_info("run %.12s round %" PRIu64 ": %s", run->hex, run->round.number,
                       tier_round_state_text(run->round.state));
+    if (run->round.state != state_before && run->round.state == TIER_ROUND_FOLDING)
+        hub_audit(run->hub, "round.closed", "h:run", &run->id, "u:round", run->round.number, "s:by",
+                  run->round.overdue ? "deadline" : "quorum", "u:updates",
+                  (uint64_t)tier_round_tally(&run->round).sealed, "u:weight", run->round.weight);
     perform(run, &actions);
     hub_console_changed(run->hub, run);
 }
@@ -585,12 +615,36 @@ static enum tier_status collect(void *arg, const struct tier_journal_update *row
     return TIER_OK;
 }
 
+static bool model_in_use(const struct hub *hub, const struct tier_hash *model) {
+    for (const struct hub_run *run = hub->runs; run; run = run->next)
+        if (tier_hash_equal(model, &run->model) || tier_hash_equal(model, &run->base_model) ||
+            tier_hash_equal(model, &run->wanted_base))
+            return true;
+    return false;
+}
+
+/* Two models of a run are kept, its latest and the one that came from; disk must not grow by
+ * rounds. */
+static void drop_old_model(struct hub_run *run, uint64_t round) {
+    struct tier_journal_round row;
+
+    if (round < 2 ||
+        tier_journal_round_get(run->hub->home.journal, run->hex, round - 1, &row, NULL) != TIER_OK)
+        return;
+    if (model_in_use(run->hub, &row.base_model))
+        return;
+    char *path = tier_content_path(run->hub->home.models_dir, &row.base_model, TIER_CONTENT_MODEL);
+    unlink(path);
+    free(path);
+}
+
 void hub_work_release(struct hub_run *run, uint64_t round) {
     struct tier_home *home = &run->hub->home;
     struct tier_journal_round row;
     struct release r = {.run = run};
     struct tier_err err = {0};
 
+    drop_old_model(run, round);
     if (tier_journal_round_get(home->journal, run->hex, round, &row, NULL) != TIER_OK)
         return;
     enum tier_status st = tier_journal_update_each(home->journal, run->hex, round,

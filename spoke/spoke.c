@@ -283,8 +283,11 @@ static void job_done(void *arg) {
     } else {
         if (job->st == TIER_OK)
             tier_spool_delete(run->spoke->home.spool, &job->id, NULL);
-        if (run->state == SPOKE_RUN_OPEN)
-            train_round(run); /* the parent has gone on to another round meanwhile */
+        /* The parent has gone on to another round; where its base is not here yet, base_fetched
+         * trains it. */
+        if (run->state == SPOKE_RUN_OPEN &&
+            tier_content_has(run->spoke->home.models_dir, &run->base_model, TIER_CONTENT_MODEL))
+            train_round(run);
     }
     free(job);
 }

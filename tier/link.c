@@ -8,6 +8,7 @@
 #include "tier/content.h"
 #include "tier/identity.h"
 #include "tier/log.h"
+#include "tier/piece.h"
 #include "tier/sender.h"
 
 #include <stdio.h>
@@ -229,27 +230,16 @@ static void fetch_finish(struct fetch *f, enum tier_status st, const char *text)
 
 static enum tier_status fetch_take(struct fetch *f, struct tier_rpc_message *m,
                                    struct tier_err *err) {
-    uint8_t head[TIER_PIECE_PREFIX_MAX];
-    size_t head_n = 0, data_at, n = 0;
-    const uint8_t *at = NULL;
-    struct tier_piece piece;
+    struct tier_piece_reader r;
+    const uint8_t *data;
+    size_t n;
 
-    while (head_n < sizeof head && tier_rpc_message_next(m, &at, &n)) {
-        size_t take = n < sizeof head - head_n ? n : sizeof head - head_n;
-        memcpy(head + head_n, at, take);
-        head_n += take;
-        at += take;
-        n -= take;
-    }
-    TIER_TRY(tier_wire_piece(head, head_n, tier_rpc_message_bytes(m), &piece, &data_at, err));
-    if (piece.offset != tier_content_rx_offset(f->rx))
+    TIER_TRY(tier_piece_begin(&r, m, err));
+    if (r.piece.offset != tier_content_rx_offset(f->rx))
         return tier_fail(err, TIER_EPROTO, "a piece at an offset nobody asked for");
-    f->link->traffic.fetched_bytes += piece.data_bytes;
-    TIER_TRY(tier_content_rx_write(f->rx, head + data_at, head_n - data_at, err));
-    do {
-        if (n)
-            TIER_TRY(tier_content_rx_write(f->rx, at, n, err));
-    } while (tier_rpc_message_next(m, &at, &n));
+    f->link->traffic.fetched_bytes += r.piece.data_bytes;
+    while (tier_piece_next(&r, &data, &n))
+        TIER_TRY(tier_content_rx_write(f->rx, data, n, err));
     return TIER_OK;
 }
 

@@ -8,13 +8,15 @@
 #include "tier/content.h"
 #include "tier/identity.h"
 #include "tier/log.h"
+#include "tier/piece.h"
 #include "tier/sender.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define IOV_MAX_HERE 64
+#define SLICES_AT_ONCE 64 /* what tier_spool_rx_writev takes in one system call */
 
 struct offer {
     struct tier_hash id;
@@ -421,41 +423,31 @@ static enum tier_status push_begin(struct push *p, const struct tier_piece *piec
     p->id = piece->id;
     o->push = p;
     p->serve->traffic.resumed_bytes += tier_spool_rx_offset(p->rx);
+    char hex[TIER_HASH_HEX];
+    tier_log_info("push of %s: update %.12s, from byte %" PRIu64 " of %" PRIu64, p->child,
+                  tier_hash_hex(&p->id, hex), tier_spool_rx_offset(p->rx),
+                  tier_spool_rx_header(p->rx)->payload_bytes);
     return TIER_OK;
 }
 
-/*
- * Writes a piece from the message's slices without putting them together. Only the prefix, and what
- * of the data shares its first bytes, is gathered, because it may straddle slices.
- */
 static enum tier_status push_piece(struct push *p, struct tier_rpc_message *message,
                                    struct tier_err *err) {
-    uint8_t head[TIER_PIECE_PREFIX_MAX];
-    size_t head_n = 0, data_at, n = 0;
-    const uint8_t *at = NULL;
-    struct tier_piece piece;
+    struct tier_piece_reader r;
+    struct iovec iov[SLICES_AT_ONCE];
+    size_t count = 0, bytes = 0, n;
+    const uint8_t *data;
 
-    while (head_n < sizeof head && tier_rpc_message_next(message, &at, &n)) {
-        size_t take = n < sizeof head - head_n ? n : sizeof head - head_n;
-        memcpy(head + head_n, at, take);
-        head_n += take;
-        at += take;
-        n -= take;
-    }
-    TIER_TRY(tier_wire_piece(head, head_n, tier_rpc_message_bytes(message), &piece, &data_at, err));
+    TIER_TRY(tier_piece_begin(&r, message, err));
     if (!p->rx)
-        TIER_TRY(push_begin(p, &piece, err));
-
-    struct iovec iov[IOV_MAX_HERE] = {{head + data_at, head_n - data_at}, {(void *)at, n}};
-    size_t count = 2, bytes = head_n - data_at + n;
-    uint64_t offset = piece.offset;
+        TIER_TRY(push_begin(p, &r.piece, err));
+    uint64_t offset = r.piece.offset;
     for (bool more = true; more;) {
-        more = tier_rpc_message_next(message, &at, &n);
+        more = tier_piece_next(&r, &data, &n);
         if (more) {
-            iov[count++] = (struct iovec){(void *)at, n};
+            iov[count++] = (struct iovec){(void *)data, n};
             bytes += n;
         }
-        if (bytes && (!more || count == IOV_MAX_HERE)) {
+        if (bytes && (!more || count == SLICES_AT_ONCE)) {
             TIER_TRY(tier_spool_rx_writev(p->rx, offset, iov, count, err));
             p->serve->traffic.pushed_bytes += bytes;
             offset += bytes;

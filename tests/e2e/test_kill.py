@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kill -9 of any node at its worst moments: the same round completes, and nothing counts twice.
+
+The model is large enough (67 MB) for a push and a fold to be caught half-way. The moment is found
+in the spool: a growing `.part` is a push being received, a `.tmp` is an update being written (by a
+hub: a fold; by a spoke: the sealing of what it trained). A kill counts as a hit only if the file is
+still there when the process is gone.
+"""
+import os
+import shutil
+import tempfile
+import unittest
+
+from federation import CHUNK, Federation
+from onnx_file import write_mlp
+
+WIDTHS = [30, 4096, 4096, 1]
+ROUNDS = 4  # more than one, because a moment may be missed; each node is killed once
+LEAST = 4 * CHUNK
+SHAPE = {"hub-a": {"north-1": None, "north-2": None}, "centre-1": None}
+CHILDREN = {"top": ["centre-1", "hub-a"], "hub-a": ["north-1", "north-2"]}
+
+
+def pushing(node):
+    """The partials that hold some megabytes, with their sizes."""
+    return {n: s for n, s in node.spool().items() if n.endswith(".part") and s > LEAST}
+
+
+def writing(node):
+    return {n: s for n, s in node.spool().items() if n.endswith(".tmp") and s > LEAST}
+
+
+class Kill(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.mkdtemp(prefix="consilium-e2e-model-")
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        cls.model = os.path.join(cls.folder, "wide.onnx")
+        write_mlp(cls.model, WIDTHS)
+        with Federation() as f:
+            f.tree(SHAPE)
+            cls.reference = f.run(cls.plan(f)).finish().model
+
+    @classmethod
+    def plan(cls, f):
+        return f.plan(rounds=ROUNDS, model=cls.model,
+                      local={"steps": 1, "optimiser": {"lr": 0.01}}, evaluate={"every": 0})
+
+    # -- what must hold afterwards
+
+    def check_counted_once(self, nodes, run):
+        for parent, children in CHILDREN.items():
+            counted = [(e["data"]["round"], e["data"]["child"])
+                       for e in nodes[parent].audit("update.counted")
+                       if e["data"]["run"] == run.id]
+            self.assertEqual(sorted(counted), sorted((r, c) for r in range(1, ROUNDS + 1)
+                                                     for c in children), parent)
+
+    def check_rounds_went_on(self, nodes, run):
+        """No round was opened a second time, and none was skipped."""
+        for parent in CHILDREN:
+            rounds = [e["data"]["round"] for e in nodes[parent].audit("round.opened")
+                      if e["data"]["run"] == run.id]
+            self.assertEqual(rounds, list(range(1, ROUNDS + 1)), parent)
+
+    def check_audits(self, f, nodes):
+        for node in nodes.values():
+            f.cli("audit", "verify", node.dir)
+
+    def check_resumed(self, receiver, parts, mark):
+        """The pushes that were cut went on where they were, up to the chunk that was half here."""
+        log = receiver.log(mark)
+        for name, size in parts.items():
+            found = receiver.find(r"update %.12s, from byte (\d+) of (\d+)" % name, mark)
+            self.assertTrue(found, "%s was not pushed again:\n%s" % (name, log))
+            self.assertEqual(receiver.log(mark).count("update %.12s, from byte" % name), 1)
+            start, total = int(found.group(1)), int(found.group(2))
+            here = size - self.header_bytes(name, total)
+            self.assertLess(here, total)
+            self.assertTrue(0 <= here - start <= CHUNK,
+                            "%d bytes were here, it went on from %d" % (here, start))
+
+    def header_bytes(self, name, total):
+        """The sealed file at whoever pushes it begins with the same header."""
+        sealed = name.replace(".part", ".upd")
+        for node in self.nodes.values():
+            size = node.spool().get(sealed) or self.sealed_sizes.get(sealed)
+            if size:
+                return size - total
+        self.fail("nobody has %s" % sealed)
+
+    # -- one case
+
+    def kill_case(self, victim, moment, at=None):
+        """Kills `victim` when `moment(at)` holds; `at` is the node whose spool tells, the victim
+        itself where it is not given."""
+        with Federation() as f:
+            self.nodes = nodes = f.tree(SHAPE)
+            self.sealed_sizes = {}
+            victim, at = nodes[victim], nodes[at or victim]
+            run = f.run(self.plan(f))
+            for number in range(1, ROUNDS + 1):
+                run.wait_round(number)
+                seen = f.wait(lambda: moment(at) or run.ended() or
+                              (self.over(nodes, run, number) and "over"), 120,
+                              "the moment to kill %s" % victim.name)
+                if isinstance(seen, dict):
+                    victim.kill()
+                    mark = at.mark()
+                    left = moment(at)
+                    for node in nodes.values():
+                        self.sealed_sizes.update(node.spool())
+                    victim.start()
+                    if left:
+                        break
+            else:
+                self.fail("%s was never caught at that moment" % victim.name)
+            end = run.finish()
+            self.assertEqual(end.model, self.reference)
+            self.check_counted_once(nodes, run)
+            self.check_rounds_went_on(nodes, run)
+            self.check_audits(f, nodes)
+            if moment is pushing:
+                self.check_resumed(at, left, mark)
+
+    @staticmethod
+    def over(nodes, run, number):
+        return any(e["data"]["round"] == number for e in nodes["top"].audit("round.committed"))
+
+    def test_a_spoke_killed_while_it_pushes(self):
+        self.kill_case("centre-1", pushing, "top")
+
+    def test_a_spoke_killed_while_its_hub_folds(self):
+        self.kill_case("north-1", writing, "hub-a")
+
+    def test_a_spoke_killed_while_it_seals_its_update(self):
+        self.kill_case("north-1", writing)
+
+    def test_a_hub_killed_while_it_is_pushed_to(self):
+        self.kill_case("hub-a", pushing)
+
+    def test_a_hub_killed_while_it_folds(self):
+        self.kill_case("hub-a", writing)
+
+    def test_the_top_killed_while_it_is_pushed_to(self):
+        self.kill_case("top", pushing)
+
+    def test_the_top_killed_while_it_folds(self):
+        self.kill_case("top", writing)
+
+
+if __name__ == "__main__":
+    unittest.main()

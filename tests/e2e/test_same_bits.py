@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One plan, the same six hospitals, whatever the tree above them and their threads: one model."""
+import unittest
+
+from federation import Federation
+
+SHAPES = {
+    "flat": {"north-1": None, "north-2": None, "centre-1": None, "centre-2": None, "south-1": None,
+             "south-3": None},
+    "two tiers": {"north": {"north-1": None, "north-2": None},
+                  "centre": {"centre-1": None, "centre-2": None},
+                  "south": {"south-1": None, "south-3": None}},
+    # Uneven on purpose: a spoke at the top, a hub with one child, siblings far apart.
+    "three tiers": {"east": {"far-east": {"south-3": None, "north-1": None}, "centre-2": None},
+                    "west": {"north-2": None}, "centre-1": None, "south-1": None},
+}
+
+
+class SameBits(unittest.TestCase):
+    def model_of(self, shape, threads):
+        with Federation() as f:
+            f.tree(SHAPES[shape], threads=threads)
+            return f.run(f.plan(rounds=3)).finish().model
+
+    def test_every_tree_and_number_of_threads_gives_the_same_model(self):
+        reference = self.model_of("flat", 1)
+        for shape, threads in (("flat", 2), ("two tiers", 1), ("two tiers", 2), ("three tiers", 1),
+                               ("three tiers", 2)):
+            with self.subTest(shape=shape, threads=threads):
+                self.assertEqual(self.model_of(shape, threads), reference)
+
+    def test_another_seed_gives_another_model(self):
+        models = set()
+        with Federation() as f:
+            f.tree({"north-1": None, "south-1": None})
+            for seed in (7, 8):
+                models.add(f.run(f.plan(rounds=1, local={"seed": seed})).finish().model)
+        self.assertEqual(len(models), 2)
+
+
+if __name__ == "__main__":
+    unittest.main()
