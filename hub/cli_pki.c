@@ -154,15 +154,16 @@ static enum tier_status read_token(const char *path, char token[TIER_TOKEN_SIZE 
 
 static enum tier_status enroll(struct enrollment *e, struct tier_err *err) {
     char from_file[TIER_TOKEN_SIZE + 1] = "";
+    const char *token = e->token;
 
     TIER_TRY(tier_role_parse(e->role_text, &e->role, err));
     if (e->local)
         return enroll_locally(e, err);
     if (e->token_file) {
         TIER_TRY(read_token(e->token_file, from_file, err));
-        e->token = from_file;
+        token = from_file;
     }
-    enum tier_status st = tier_enroll(e->address, e->token, e->name, e->role, e->data_dir,
+    enum tier_status st = tier_enroll(e->address, token, e->name, e->role, e->data_dir,
                                       (uint64_t)e->timeout_s * 1000, err);
     explicit_bzero(from_file, sizeof from_file);
     return st;

@@ -285,7 +285,7 @@ static json_t *node_json(const struct tier_console_node *n) {
 
 static void print_node(const struct tier_console_node *n) {
     char when[CLI_TIME_SIZE];
-    printf("%-20s  %-9s  %-28s  %-8s  %s\n", n->name, n->state, n->address, n->software,
+    printf("%-20s  %-9s  %-24s  %-16s  %s\n", n->name, n->state, n->address, n->software,
            cli_time(n->since_ms, when));
 }
 
@@ -298,7 +298,8 @@ static int print_nodes(const struct tier_console_nodes *nodes, bool json) {
                                         "children", children, "children_total",
                                         (json_int_t)nodes->total));
     }
-    printf("%-20s  %-9s  %-28s  %-8s  %s\n", "NAME", "STATE", "ADDRESS", "SOFTWARE", "SINCE (UTC)");
+    printf("%-20s  %-9s  %-24s  %-16s  %s\n", "NAME", "STATE", "ADDRESS", "SOFTWARE",
+           "SINCE (UTC)");
     print_node(&nodes->self);
     for (size_t i = 0; i < nodes->count; i++)
         print_node(&nodes->children[i]);

@@ -86,10 +86,9 @@ static void line_of_round(const struct tier_console_round *r) {
     for (size_t i = 0; i < r->metric_count; i++)
         printf(" %s %.6g", r->metrics[i].name, r->metrics[i].value);
     if (r->number)
-        printf("%s %u updates of weight %" PRIu64, r->metric_count ? "," : "", r->updates,
-               r->weight);
+        printf(" updates %u weight %" PRIu64, r->updates, r->weight);
     if (!tier_hash_is_zero(&r->model))
-        printf(", model %.12s", tier_hash_hex(&r->model, hex));
+        printf(" model %.12s", tier_hash_hex(&r->model, hex));
     putchar('\n');
 }
 

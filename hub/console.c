@@ -24,6 +24,7 @@ struct hub_console_call {
     struct hub *hub;
     struct tier_rpc_call *call;
     const char *method;
+    bool changes; /* something, where it succeeds */
     char caller[TIER_NAME_LEN_MAX + 1];
     bool over; /* answered or refused */
 
@@ -63,12 +64,16 @@ static void answer(struct hub_console_call *s, struct tier_bytes reply) {
     tier_rpc_finish(s->call, TIER_OK, "");
 }
 
+/* For the auditor: whoever may not call, and whoever tried to change something. */
 static void refuse(struct hub_console_call *s, const struct tier_err *err) {
+    bool matters = s->changes || err->status == TIER_EPOLICY || err->status == TIER_EIDENTITY;
+
     s->over = true;
     tier_log_warn("console: %s by '%s' (%s) refused: %s", s->method, s->caller,
                   tier_rpc_peer_address(s->call), err->text);
-    hub_audit(s->hub, "console.refused", "s:caller", s->caller, "s:from",
-              tier_rpc_peer_address(s->call), "s:method", s->method, "s:reason", err->text);
+    if (matters)
+        hub_audit(s->hub, "console.refused", "s:caller", s->caller, "s:from",
+                  tier_rpc_peer_address(s->call), "s:method", s->method, "s:reason", err->text);
     tier_rpc_finish(s->call, err->status, err->text);
 }
 
@@ -93,7 +98,8 @@ static enum tier_status authorise(struct hub_console_call *s, struct tier_err *e
 }
 
 /* NULL: the call is refused already. */
-static struct hub_console_call *session_new(struct tier_rpc_call *call, const char *method) {
+static struct hub_console_call *session_new(struct tier_rpc_call *call, const char *method,
+                                            bool changes) {
     struct hub *hub = tier_serve_owner(tier_rpc_user(call));
     struct hub_console_call *s = need(calloc(1, sizeof *s));
     struct tier_err err = {0};
@@ -104,6 +110,7 @@ static struct hub_console_call *session_new(struct tier_rpc_call *call, const ch
     s->hub = hub;
     s->call = call;
     s->method = method;
+    s->changes = changes;
     s->content.fd = -1;
     s->next = hub->console_calls;
     hub->console_calls = s;
@@ -248,7 +255,7 @@ static enum tier_status start_piece(struct hub_console_call *s,
 }
 
 static void start_opened(struct tier_rpc_call *call) {
-    struct hub_console_call *s = session_new(call, "StartRun");
+    struct hub_console_call *s = session_new(call, "StartRun", true);
     struct tier_err err = {0};
     if (!s)
         return;
@@ -313,7 +320,7 @@ static const struct tier_rpc_handler start_handler = {.opened = start_opened,
 /* ---- StopRun, ListRuns, ListNodes ---- */
 
 static void stop_opened(struct tier_rpc_call *call) {
-    if (session_new(call, "StopRun"))
+    if (session_new(call, "StopRun", true))
         tier_rpc_read(call);
 }
 
@@ -346,7 +353,7 @@ static void stop_message(struct tier_rpc_call *call, struct tier_rpc_message *m)
 }
 
 static void runs_opened(struct tier_rpc_call *call) {
-    if (session_new(call, "ListRuns"))
+    if (session_new(call, "ListRuns", false))
         tier_rpc_read(call);
 }
 
@@ -364,7 +371,7 @@ static void runs_message(struct tier_rpc_call *call, struct tier_rpc_message *m)
 }
 
 static void nodes_opened(struct tier_rpc_call *call) {
-    if (session_new(call, "ListNodes"))
+    if (session_new(call, "ListNodes", false))
         tier_rpc_read(call);
 }
 
@@ -448,7 +455,7 @@ void hub_console_changed(struct hub *hub, struct hub_run *run) {
 }
 
 static void watch_opened(struct tier_rpc_call *call) {
-    if (session_new(call, "WatchRun"))
+    if (session_new(call, "WatchRun", false))
         tier_rpc_read(call);
 }
 
@@ -501,7 +508,7 @@ static enum tier_status pull_open(struct hub_console_call *s, struct tier_rpc_me
 }
 
 static void pull_opened(struct tier_rpc_call *call) {
-    if (session_new(call, "PullModel"))
+    if (session_new(call, "PullModel", false))
         tier_rpc_read(call);
 }
 

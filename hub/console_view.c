@@ -228,7 +228,7 @@ void hub_view_nodes(const struct hub *hub, struct tier_console_nodes *out) {
     copy_text(out->self.state, sizeof out->self.state, hub_is_top(hub) ? "top" : "hub");
     copy_text(out->self.address, sizeof out->self.address,
               hub->config->hub.advertise[0] ? hub->config->hub.advertise : hub->config->hub.listen);
-    copy_text(out->self.software, sizeof out->self.software, CONSILIUM_VERSION);
+    copy_text(out->self.software, sizeof out->self.software, "consilium " CONSILIUM_VERSION);
     tier_serve_each(hub->serve, add_attending, out);
     for (const struct hub_run *run = hub->runs; run; run = run->next) {
         for (size_t i = 0; run->state == HUB_RUN_OPEN && i < run->child_count; i++) {
