@@ -4,6 +4,7 @@
 # and by the examples' run scripts. The caller sets `bin` (the programs) and `work` (an empty
 # directory), and calls stop_all before it leaves, however it leaves.
 
+: "${bin:?}" "${work:?}" # set by the caller
 pids=()
 
 say() { printf '%s\n' "$*"; }
