@@ -21,6 +21,8 @@ int main(int argc, char **argv) {
     tier_node_stop_on_signals(loop);
     tier_log_info("%s, listening on port %d", hub_is_top(&hub) ? "top" : "hub",
                   tier_serve_port(hub.serve));
+    if (hub.enrollment)
+        tier_log_info("enrolling on port %d", tier_rpc_server_port(hub.enrollment));
     tier_loop_run(loop);
     bool failed = hub.failed;
     hub_close(&hub);

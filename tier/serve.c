@@ -411,6 +411,15 @@ static void push_opened(struct tier_rpc_call *call) {
     tier_rpc_read(call);
 }
 
+/* What came again after a cut can be read from these lines. */
+static void log_push(const struct push *p, const char *where) {
+    char hex[TIER_HASH_HEX];
+
+    tier_log_info("push of %s: update %.12s, %s byte %" PRIu64 " of %" PRIu64, p->child,
+                  tier_hash_hex(&p->id, hex), where, tier_spool_rx_offset(p->rx),
+                  tier_spool_rx_header(p->rx)->payload_bytes);
+}
+
 static enum tier_status push_begin(struct push *p, const struct tier_piece *piece,
                                    struct tier_err *err) {
     struct offer *o = offer_find(child_find(p->serve, p->child), &piece->id);
@@ -423,10 +432,7 @@ static enum tier_status push_begin(struct push *p, const struct tier_piece *piec
     p->id = piece->id;
     o->push = p;
     p->serve->traffic.resumed_bytes += tier_spool_rx_offset(p->rx);
-    char hex[TIER_HASH_HEX];
-    tier_log_info("push of %s: update %.12s, from byte %" PRIu64 " of %" PRIu64, p->child,
-                  tier_hash_hex(&p->id, hex), tier_spool_rx_offset(p->rx),
-                  tier_spool_rx_header(p->rx)->payload_bytes);
+    log_push(p, "from");
     return TIER_OK;
 }
 
@@ -500,6 +506,8 @@ static void push_closed(struct tier_rpc_call *call, enum tier_status status, con
         }
     }
     if (p->rx) {
+        if (!p->arrived)
+            log_push(p, "cut at");
         tier_spool_rx_close(p->rx);
         struct child *c = child_find(s, p->child);
         struct offer *o = offer_find(c, &p->id);

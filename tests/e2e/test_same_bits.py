@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One plan, the same six hospitals, whatever the tree above them and their threads: one model."""
+import hashlib
+import json
+import os
 import unittest
 
 from federation import Federation
@@ -28,6 +31,20 @@ class SameBits(unittest.TestCase):
                                ("three tiers", 2)):
             with self.subTest(shape=shape, threads=threads):
                 self.assertEqual(self.model_of(shape, threads), reference)
+
+    def test_the_model_that_is_pulled_is_the_one_in_the_log(self):
+        with Federation() as f:
+            f.tree({"north-1": None, "south-1": None})
+            run = f.run(f.plan(rounds=2))
+            end = run.finish()
+            path = os.path.join(f.dir, "pulled.safetensors")
+            f.cli("model", "pull", run.id, "--out", path, *f.at_top())
+            with open(path, "rb") as model:
+                self.assertEqual(hashlib.sha256(model.read()).hexdigest(), end.model)
+            info = json.loads(f.cli("model", "info", path, "--json").stdout)
+            self.assertEqual(info["sha256"], end.model)
+            listed = json.loads(f.cli("run", "list", "--json", *f.at_top()).stdout)
+            self.assertIn(run.id, json.dumps(listed))
 
     def test_another_seed_gives_another_model(self):
         models = set()
