@@ -2,7 +2,9 @@
 #include "tier/node_main.h"
 #include "tier/log.h"
 
+#include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -42,24 +44,34 @@ bool tier_node_begin(enum tier_config_kind kind, const char *program, int argc, 
     return true;
 }
 
-static sigset_t stop_signals(void) {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    return set;
+/*
+ * A handler and not sigwait: libraries may start threads before main (OpenBLAS does), in which
+ * these signals are not blocked and would end the process at once. Whichever thread takes it,
+ * posts.
+ */
+static sem_t stop_asked;
+static volatile sig_atomic_t stop_number;
+
+static void on_stop_signal(int number) {
+    int saved = errno;
+    stop_number = number;
+    sem_post(&stop_asked);
+    errno = saved;
 }
 
-void tier_node_block_signals(void) {
-    sigset_t set = stop_signals();
-    pthread_sigmask(SIG_BLOCK, &set, NULL);
+void tier_node_catch_signals(void) {
+    struct sigaction action = {.sa_handler = on_stop_signal, .sa_flags = SA_RESTART};
+
+    sem_init(&stop_asked, 0, 0);
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
 }
 
 static void *wait_for_signal(void *arg) {
-    sigset_t set = stop_signals();
-    int number = 0;
-    sigwait(&set, &number);
-    tier_log_info("stopping on %s", strsignal(number));
+    while (sem_wait(&stop_asked) != 0)
+        ; /* interrupted by the signal itself */
+    tier_log_info("stopping on %s", strsignal((int)stop_number));
     tier_loop_stop(arg);
     return NULL;
 }

@@ -17,8 +17,8 @@
  */
 bool tier_node_begin(enum tier_config_kind kind, const char *program, int argc, char **argv,
                      struct tier_config *config, int *exit_out);
-/* From now on SIGTERM and SIGINT stop the loop. Call before starting threads. */
-void tier_node_block_signals(void);
+/* From now on SIGTERM and SIGINT are kept for the loop that is named next, and stop it. */
+void tier_node_catch_signals(void);
 void tier_node_stop_on_signals(struct tier_loop *loop);
 
 #endif
