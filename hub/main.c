@@ -12,7 +12,7 @@ int main(int argc, char **argv) {
 
     if (!tier_node_begin(TIER_CONFIG_HUB, "consilium-hub", argc, argv, &config, &code))
         return code;
-    tier_node_block_signals();
+    tier_node_catch_signals();
     if (tier_loop_new(&loop, &err) != TIER_OK || hub_open(&config, loop, &hub, &err) != TIER_OK) {
         tier_log_error("cannot start: %s", err.text);
         tier_loop_free(loop);

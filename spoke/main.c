@@ -12,7 +12,7 @@ int main(int argc, char **argv) {
 
     if (!tier_node_begin(TIER_CONFIG_SPOKE, "consilium-spoke", argc, argv, &config, &code))
         return code;
-    tier_node_block_signals();
+    tier_node_catch_signals();
     if (tier_loop_new(&loop, &err) != TIER_OK ||
         spoke_open(&config, loop, &spoke, &err) != TIER_OK) {
         tier_log_error("cannot start: %s", err.text);

@@ -2,11 +2,14 @@
 #include "tier/node_main.h"
 #include "tier/log.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 extern char **environ;
 
@@ -42,23 +45,34 @@ bool tier_node_begin(enum tier_config_kind kind, const char *program, int argc, 
     return true;
 }
 
-static sigset_t stop_signals(void) {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    return set;
+/*
+ * A handler, not a mask with sigwait: libraries start threads before main, which no mask of ours
+ * reaches (OpenBLAS does), and a signal delivered to one of them would end the process at once.
+ */
+static int signal_pipe[2];
+
+static void on_stop_signal(int number) {
+    int saved = errno;
+    unsigned char byte = (unsigned char)number;
+
+    (void)!write(signal_pipe[1], &byte, 1);
+    errno = saved;
 }
 
-void tier_node_block_signals(void) {
-    sigset_t set = stop_signals();
-    pthread_sigmask(SIG_BLOCK, &set, NULL);
+void tier_node_catch_signals(void) {
+    struct sigaction action = {.sa_handler = on_stop_signal, .sa_flags = SA_RESTART};
+
+    if (pipe2(signal_pipe, O_CLOEXEC) != 0)
+        return; /* the default stays: to die of the signal is survivable, as any kill is */
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
 }
 
 static void *wait_for_signal(void *arg) {
-    sigset_t set = stop_signals();
-    int number = 0;
-    sigwait(&set, &number);
+    unsigned char number = 0;
+
+    while (read(signal_pipe[0], &number, 1) < 0 && errno == EINTR)
+        continue;
     tier_log_info("stopping on %s", strsignal(number));
     tier_loop_stop(arg);
     return NULL;
