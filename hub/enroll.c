@@ -81,6 +81,8 @@ enum tier_status hub_enroll_open(struct hub *hub, struct tier_err *err) {
         tier_rpc_server_new(hub->loop, c->enroll_listen, &tls, &hub->home.keepalive, methods,
                             sizeof methods / sizeof methods[0], hub, &hub->enrollment, err);
     free(chain);
+    if (st == TIER_OK)
+        tier_log_info("enrollment on port %d", tier_rpc_server_port(hub->enrollment));
     return st;
 }
 

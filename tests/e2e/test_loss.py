@@ -100,7 +100,7 @@ class Reconnect(unittest.TestCase):
             token = f.cli("token", "create", "--dir", f.authority, "--name", "north-2", "--role",
                           "spoke").stdout.strip()
             late = f.spoke("north-2", hub, start=False, enroll=False)
-            port = top.wait_log(r"enroll\w* \S*\s*on port (\d+)").group(1)
+            port = top.wait_log(r"enrollment on port (\d+)").group(1)
             arguments = ["enroll", "--address", "127.0.0.1:" + port, "--token", token, "--role",
                          "spoke", "--data-dir", late.dir, "--name"]
             refused = f.cli(*arguments, "north-3", check=False)
