@@ -7,6 +7,7 @@
 #include "tier/log.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -38,13 +39,19 @@ static const struct command {
 #define COMMAND_COUNT (sizeof commands / sizeof commands[0])
 
 void cli_error(const char *fmt, ...) {
+    char text[2048];
     va_list ap;
+
     va_start(ap, fmt);
-    fflush(stdout);
-    fputs("consilium: ", stderr);
-    vfprintf(stderr, fmt, ap);
-    fputc('\n', stderr);
+    vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
+    for (unsigned char *c = (unsigned char *)text; *c; c++) {
+        bool is_c1 = c[0] == 0xc2 && (c[1] & 0xe0) == 0x80;
+        if (*c < 0x20 || *c == 0x7f || is_c1)
+            *c = '?';
+    }
+    fflush(stdout);
+    fprintf(stderr, "consilium: %s\n", text);
 }
 
 int cli_failed(const struct tier_err *err) {
@@ -74,11 +81,26 @@ const char *cli_time(int64_t ms, char *buf) {
     return buf;
 }
 
+void cli_shape(const struct tier_tensor *t, char *buf, size_t bytes) {
+    size_t used = (size_t)snprintf(buf, bytes, "%s", t->ndim ? "" : "scalar");
+    for (unsigned i = 0; i < t->ndim && used < bytes; i++)
+        used += (size_t)snprintf(buf + used, bytes - used, "%s%" PRIu64, i ? "x" : "", t->dims[i]);
+}
+
 /* ---- options ---- */
 
 static void show_help(const struct cli_usage *u, const struct cli_option *options, size_t count) {
-    printf("usage: consilium %s%s%s [options]\n\n%s.\n\n", u->command, *u->arguments ? " " : "",
-           u->arguments, u->purpose);
+    printf("usage: consilium %s%s%s [options]\n\n", u->command, *u->arguments ? " " : "",
+           u->arguments);
+    for (const char *at = u->purpose; *at;) { /* in lines of at most 80 columns */
+        size_t n = strlen(at);
+        if (n > 79)
+            for (n = 79; n > 1 && at[n] != ' '; n--)
+                ;
+        printf("%.*s%s\n", (int)n, at, at[n] ? "" : ".");
+        at += n + (at[n] == ' ');
+    }
+    putchar('\n');
     for (size_t i = 0; i < count; i++) {
         const struct cli_option *o = &options[i];
         char left[64];

@@ -10,6 +10,7 @@
 #define CONSILIUM_HUB_CLI_H
 
 #include "tier/console_wire.h"
+#include "tier/manifest.h"
 #include "tier/rpc.h"
 
 #include <jansson.h>
@@ -48,7 +49,7 @@ struct cli_usage {
 int cli_parse(const struct cli_usage *usage, const struct cli_option *options, size_t count,
               int argc, char **argv, const char **args, size_t args_min, size_t args_max);
 
-/* "consilium: ..." on stderr. */
+/* "consilium: ..." on stderr, in one line whatever the text holds: some of it comes from a hub. */
 void cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* Tells it and returns CLI_FAILED. */
 int cli_failed(const struct tier_err *err);
@@ -59,6 +60,8 @@ int cli_done(void);
 /* "2026-01-31 17:00" UTC, "-" for 0; returns buf of 20 bytes. */
 const char *cli_time(int64_t ms, char *buf);
 #define CLI_TIME_SIZE 20
+/* "64x3x7x7", "scalar"; cut where buf is too small. */
+void cli_shape(const struct tier_tensor *t, char *buf, size_t bytes);
 
 /* ---- commands: argv is what stands behind the command's words ---- */
 

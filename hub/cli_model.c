@@ -153,12 +153,6 @@ int cli_model_pull(int argc, char **argv) {
 
 /* ---- info ---- */
 
-static void shape_text(const struct tier_tensor *t, char *buf, size_t bytes) {
-    size_t used = (size_t)snprintf(buf, bytes, "%s", t->ndim ? "" : "scalar");
-    for (unsigned i = 0; i < t->ndim && used < bytes; i++)
-        used += (size_t)snprintf(buf + used, bytes - used, "%s%" PRIu64, i ? "x" : "", t->dims[i]);
-}
-
 static json_t *info_json(const struct tier_model *m, const char *hex) {
     json_t *tensors = json_array(), *metadata = json_object();
     size_t count;
@@ -189,7 +183,7 @@ static void print_info(const struct tier_model *m, const char *hex) {
     for (size_t i = 0; (kv = tier_model_metadata_at(m, i)); i++)
         printf("%-18s %s\n", kv->key, kv->value);
     for (size_t i = 0; i < count; i++) {
-        shape_text(&t[i], shape, sizeof shape);
+        cli_shape(&t[i], shape, sizeof shape);
         printf("  %-32s %-16s %" PRIu64 "\n", t[i].name, shape, t[i].count);
     }
 }

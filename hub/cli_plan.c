@@ -58,12 +58,6 @@ static int tell_problems(const struct loaded *l) {
     return CLI_FAILED;
 }
 
-static void shape_text(const struct tier_tensor *t, char *buf, size_t bytes) {
-    size_t used = (size_t)snprintf(buf, bytes, "%s", t->ndim ? "" : "scalar");
-    for (unsigned i = 0; i < t->ndim && used < bytes; i++)
-        used += (size_t)snprintf(buf + used, bytes - used, "%s%" PRIu64, i ? "x" : "", t->dims[i]);
-}
-
 static json_t *checked_json(const struct loaded *l) {
     char hex[TIER_HASH_HEX], proof[600], shape[200];
     json_t *problems = json_array(), *tensors = json_array();
@@ -75,7 +69,7 @@ static json_t *checked_json(const struct loaded *l) {
     json_t *o = json_pack("{s:b, s:o}", "ok", ok, "problems", problems);
     for (size_t i = 0; ok && i < l->manifest->count; i++) {
         const struct tier_tensor *t = &l->manifest->tensors[i];
-        shape_text(t, shape, sizeof shape);
+        cli_shape(t, shape, sizeof shape);
         json_array_append_new(tensors,
                               json_pack("{s:s, s:s, s:i, s:b}", "name", t->name, "shape", shape,
                                         "frac_bits", t->frac_bits, "wide", (int)t->wide));
@@ -109,7 +103,7 @@ static void print_checked(const struct loaded *l) {
            l->manifest->count, l->manifest->elements, tier_hash_hex(&l->manifest->hash, hex));
     for (size_t i = 0; i < l->manifest->count; i++) {
         const struct tier_tensor *t = &l->manifest->tensors[i];
-        shape_text(t, text, sizeof text);
+        cli_shape(t, text, sizeof text);
         printf("    %-32s %-12s f = %d%s\n", t->name, text, t->frac_bits, t->wide ? ", wide" : "");
     }
 }

@@ -194,8 +194,8 @@ int cli_run_list(int argc, char **argv) {
         return code;
     enum tier_status st = cli_hub_open(&c, &hub, &err);
     if (st == TIER_OK)
-        st = cli_hub_ask(hub, TIER_PATH_CONSOLE_RUNS, (struct tier_bytes){malloc(1), 0},
-                         CLI_DEADLINE_MS, take_runs, &runs, &err);
+        st = cli_hub_ask(hub, TIER_PATH_CONSOLE_RUNS, tier_console_empty_bytes(), CLI_DEADLINE_MS,
+                         take_runs, &runs, &err);
     code = st == TIER_OK ? print_runs(&runs, json) : cli_failed(&err);
     tier_console_runs_release(&runs);
     cli_hub_close(hub);
@@ -326,8 +326,8 @@ int cli_node_list(int argc, char **argv) {
         return code;
     enum tier_status st = cli_hub_open(&c, &hub, &err);
     if (st == TIER_OK)
-        st = cli_hub_ask(hub, TIER_PATH_CONSOLE_NODES, (struct tier_bytes){malloc(1), 0},
-                         CLI_DEADLINE_MS, take_nodes, &nodes, &err);
+        st = cli_hub_ask(hub, TIER_PATH_CONSOLE_NODES, tier_console_empty_bytes(), CLI_DEADLINE_MS,
+                         take_nodes, &nodes, &err);
     code = st == TIER_OK ? print_nodes(&nodes, json) : cli_failed(&err);
     tier_console_nodes_release(&nodes);
     cli_hub_close(hub);

@@ -214,11 +214,29 @@ static void add_attending(void *arg, const struct tier_serve_child_info *info) {
     node->since_ms = info->since_ms;
 }
 
-static bool is_listed(const struct tier_console_nodes *nodes, const char *name) {
-    for (size_t i = 0; i < nodes->count; i++)
-        if (strcmp(nodes->children[i].name, name) == 0)
-            return true;
-    return false;
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* A child may be missed by several runs; sorting finds that without comparing all with all. */
+static void add_away(const struct hub *hub, struct tier_console_nodes *out) {
+    size_t room = 0, count = 0;
+
+    for (const struct hub_run *run = hub->runs; run; run = run->next)
+        room += run->state == HUB_RUN_OPEN ? run->child_count : 0;
+    const char **names = need(room, sizeof *names);
+    for (const struct hub_run *run = hub->runs; run; run = run->next)
+        for (size_t i = 0; run->state == HUB_RUN_OPEN && i < run->child_count; i++)
+            if (!run->children[i].attending)
+                names[count++] = run->children[i].name;
+    qsort(names, count, sizeof *names, by_name);
+    for (size_t i = 0; i < count; i++) {
+        struct tier_console_node *node =
+            i && strcmp(names[i - 1], names[i]) == 0 ? NULL : add_node(out, names[i]);
+        if (node)
+            copy_text(node->state, sizeof node->state, "away");
+    }
+    free(names);
 }
 
 void hub_view_nodes(const struct hub *hub, struct tier_console_nodes *out) {
@@ -230,14 +248,5 @@ void hub_view_nodes(const struct hub *hub, struct tier_console_nodes *out) {
               hub->config->hub.advertise[0] ? hub->config->hub.advertise : hub->config->hub.listen);
     copy_text(out->self.software, sizeof out->self.software, "consilium " CONSILIUM_VERSION);
     tier_serve_each(hub->serve, add_attending, out);
-    for (const struct hub_run *run = hub->runs; run; run = run->next) {
-        for (size_t i = 0; run->state == HUB_RUN_OPEN && i < run->child_count; i++) {
-            const struct hub_child *c = &run->children[i];
-            if (c->attending || is_listed(out, c->name))
-                continue;
-            struct tier_console_node *node = add_node(out, c->name);
-            if (node)
-                copy_text(node->state, sizeof node->state, "away");
-        }
-    }
+    add_away(hub, out);
 }

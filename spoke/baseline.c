@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * consilium-baseline: what a federation is compared with. Trains a plan's recipe, with the budget of
- * all its rounds together, at each hospital alone and on everybody's rows pooled, and evaluates
+ * consilium-baseline: what a federation is compared with. Trains a plan's recipe, with the budget
+ * of all its rounds together, at each hospital alone and on everybody's rows pooled, and evaluates
  * every model on the test rows of all hospitals. It needs all tables on one machine, which is what
  * a federation is there to avoid: for examples and studies only.
  */
 #include "spoke/eval.h"
 #include "spoke/spoke.h"
 #include "tier/metric.h"
+#include "tier/model.h"
 
 #include <getopt.h>
 #include <inttypes.h>
@@ -20,7 +21,7 @@
 #define TABLES_MAX 256
 
 struct options {
-    const char *plan, *schema;
+    const char *plan, *schema, *model;
     const char *csv[TABLES_MAX];
     size_t count;
     bool json;
@@ -36,12 +37,13 @@ struct bench {
 
 static const char usage[] =
     "Usage: consilium-baseline --plan FILE --schema FILE --csv FILE [--csv FILE ...]\n"
-    "                          [--fold N] [--json]\n\n"
+    "                          [--model FILE] [--fold N] [--json]\n\n"
     "Trains the plan's recipe at each table alone and on all of them pooled, and prints how each\n"
-    "model does on the test rows of all tables.\n";
+    "model does on the test rows of all tables. With --model nothing is trained: a published\n"
+    "model is evaluated on the pooled test rows, standardised like the pooled training rows.\n";
 
-static struct tier_task_figures figures_of(const struct tier_metrics *sums) {
-    return tier_task_figures(sums);
+static enum spoke_loss loss_of(const struct bench *b) {
+    return b->plan.loss == TIER_PLAN_BCE ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE;
 }
 
 /* Opens a table; with `like` its rows are standardised with that table's statistics. */
@@ -76,12 +78,9 @@ static enum tier_status train_and_test(const struct options *o, const struct ben
         goto out;
     }
     TIER_TRY_OUT(open_table(o, b, csv, NULL, &data, err));
-    TIER_TRY_OUT(spoke_net_new(b->device, b->graph,
-                               b->plan.loss == TIER_PLAN_BCE ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE,
-                               b->plan.batch, &net, err));
+    TIER_TRY_OUT(spoke_net_new(b->device, b->graph, loss_of(b), b->plan.batch, &net, err));
     snprintf(seed, sizeof seed, "%" PRIu64, b->plan.seed);
-    TIER_TRY_OUT(
-        spoke_train(net, data, &b->recipe, spoke_train_seed(seed, 0, name), &stats, err));
+    TIER_TRY_OUT(spoke_train(net, data, &b->recipe, spoke_train_seed(seed, 0, name), &stats, err));
     for (size_t i = 0; i < o->count; i++) {
         TIER_TRY_OUT(open_table(o, b, o->csv[i], data, &other, err));
         TIER_TRY_OUT(spoke_evaluate(net, other, SPOKE_TEST, sums, err));
@@ -89,11 +88,63 @@ static enum tier_status train_and_test(const struct options *o, const struct ben
         spoke_data_free(other);
         other = NULL;
     }
-    *out = figures_of(metrics);
+    *out = tier_task_figures(metrics);
 out:
     spoke_data_free(other);
     spoke_data_free(data);
     spoke_net_free(net);
+    tier_metrics_free(metrics);
+    free(sums);
+    return st;
+}
+
+/* A published model's parameters into the net. */
+static enum tier_status load_model(const struct bench *b, const char *path, struct spoke_net *net,
+                                   struct tier_err *err) {
+    struct tier_manifest *manifest = NULL;
+    struct tier_model *model = NULL;
+    float *values = NULL;
+    enum tier_status st;
+
+    TIER_TRY_OUT(tier_task_manifest(&b->plan, b->graph, &manifest, err));
+    TIER_TRY_OUT(tier_model_open(path, &model, err));
+    TIER_TRY_OUT(tier_model_matches(model, manifest, err));
+    values = malloc(manifest->elements * sizeof *values);
+    if (!values) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory for a model");
+        goto out;
+    }
+    TIER_TRY_OUT(tier_model_read(model, 0, manifest->elements, values, err));
+    TIER_TRY_OUT(spoke_net_set(net, values, err));
+out:
+    free(values);
+    tier_model_close(model);
+    tier_manifest_free(manifest);
+    return st;
+}
+
+static enum tier_status test_model(const struct options *o, const struct bench *b,
+                                   const char *pooled, struct tier_task_figures *out,
+                                   struct tier_err *err) {
+    struct spoke_data *data = NULL;
+    struct spoke_net *net = NULL;
+    struct tier_metrics *metrics = tier_metrics_new();
+    struct spoke_sums *sums = malloc(sizeof *sums);
+    enum tier_status st = TIER_OK;
+
+    if (!sums || !metrics) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory");
+        goto out;
+    }
+    TIER_TRY_OUT(open_table(o, b, pooled, NULL, &data, err));
+    TIER_TRY_OUT(spoke_net_new(b->device, b->graph, loss_of(b), b->plan.batch, &net, err));
+    TIER_TRY_OUT(load_model(b, o->model, net, err));
+    TIER_TRY_OUT(spoke_evaluate(net, data, SPOKE_TEST, sums, err));
+    TIER_TRY_OUT(spoke_sums_add(sums, metrics, err));
+    *out = tier_task_figures(metrics);
+out:
+    spoke_net_free(net);
+    spoke_data_free(data);
     tier_metrics_free(metrics);
     free(sums);
     return st;
@@ -137,17 +188,18 @@ static enum tier_status compare(const struct options *o, const struct bench *b, 
     struct tier_task_figures f;
     char pooled[] = "/tmp/consilium-baseline-XXXXXX";
 
-    for (size_t i = 0; i < o->count; i++) {
+    for (size_t i = 0; i < o->count && !o->model; i++) {
         const char *name = strrchr(o->csv[i], '/') ? strrchr(o->csv[i], '/') + 1 : o->csv[i];
         TIER_TRY(train_and_test(o, b, o->csv[i], name, &f, err));
         json_array_append_new(rows, figures_json(name, &f));
     }
     enum tier_status st = pool_tables(o, pooled, err);
     if (st == TIER_OK)
-        st = train_and_test(o, b, pooled, "pooled", &f, err);
+        st = o->model ? test_model(o, b, pooled, &f, err)
+                      : train_and_test(o, b, pooled, "pooled", &f, err);
     unlink(pooled);
     if (st == TIER_OK)
-        json_array_append_new(rows, figures_json("pooled", &f));
+        json_array_append_new(rows, figures_json(o->model ? "model" : "pooled", &f));
     return st;
 }
 
@@ -165,10 +217,10 @@ static void print_rows(const json_t *rows) {
 
 static int parse(int argc, char **argv, struct options *o) {
     static const struct option longs[] = {
-        {"plan", required_argument, NULL, 'p'}, {"schema", required_argument, NULL, 's'},
-        {"csv", required_argument, NULL, 'c'},  {"fold", required_argument, NULL, 'f'},
-        {"json", no_argument, NULL, 'j'},       {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0}};
+        {"model", required_argument, NULL, 'm'},  {"plan", required_argument, NULL, 'p'},
+        {"schema", required_argument, NULL, 's'}, {"csv", required_argument, NULL, 'c'},
+        {"fold", required_argument, NULL, 'f'},   {"json", no_argument, NULL, 'j'},
+        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0}};
     int c;
 
     o->fold = -1;
@@ -190,6 +242,9 @@ static int parse(int argc, char **argv, struct options *o) {
             o->fold = (int)strtol(optarg, &end, 10);
             if (*end || o->fold < 0 || o->fold > 999)
                 return 2;
+            break;
+        case 'm':
+            o->model = optarg;
             break;
         case 'j':
             o->json = true;

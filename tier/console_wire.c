@@ -38,7 +38,8 @@ static enum tier_status take_text(const char *field, const char *in, char *out, 
         return tier_fail(err, TIER_EPROTO, "%s has %zu bytes, at most %zu are allowed", field, n,
                          size - 1);
     for (size_t i = 0; i < n; i++)
-        if ((unsigned char)in[i] < 0x20 || in[i] == 0x7f)
+        if ((unsigned char)in[i] < 0x20 || in[i] == 0x7f ||
+            ((unsigned char)in[i] == 0xc2 && ((unsigned char)in[i + 1] & 0xe0) == 0x80))
             return tier_fail(err, TIER_EPROTO, "%s holds a control character", field);
     memcpy(out, in, n + 1);
     return TIER_OK;
@@ -367,6 +368,11 @@ void tier_console_nodes_release(struct tier_console_nodes *nodes) {
 }
 
 /* ---- requests ---- */
+
+struct tier_bytes tier_console_empty_bytes(void) {
+    const Consilium__Console__Empty p = CONSILIUM__CONSOLE__EMPTY__INIT;
+    return pack(&p.base);
+}
 
 enum tier_status tier_console_run_request(const uint8_t *bytes, size_t n,
                                           struct tier_console_run_request *out,

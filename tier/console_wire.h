@@ -99,6 +99,9 @@ void tier_console_nodes_release(struct tier_console_nodes *nodes);
 
 /* ---- requests: a run is named by hex digits, 0 to 64 of them ---- */
 
+/* The request of ListRuns and ListNodes. */
+struct tier_bytes tier_console_empty_bytes(void);
+
 struct tier_console_run_request {
     char run[TIER_HASH_HEX];
 };

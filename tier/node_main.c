@@ -3,13 +3,12 @@
 #include "tier/log.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 extern char **environ;
 
@@ -46,34 +45,33 @@ bool tier_node_begin(enum tier_config_kind kind, const char *program, int argc, 
 }
 
 /*
- * A handler, not a mask with sigwait: libraries start threads before main, which no mask of ours
- * reaches (OpenBLAS does), and a signal delivered to one of them would end the process at once.
+ * A handler and not sigwait: libraries may start threads before main (OpenBLAS does), in which
+ * these signals are not blocked and would end the process at once. Whichever thread takes it,
+ * posts.
  */
-static int signal_pipe[2];
+static sem_t stop_asked;
+static volatile sig_atomic_t stop_number;
 
 static void on_stop_signal(int number) {
     int saved = errno;
-    unsigned char byte = (unsigned char)number;
-
-    (void)!write(signal_pipe[1], &byte, 1);
+    stop_number = number;
+    sem_post(&stop_asked);
     errno = saved;
 }
 
 void tier_node_catch_signals(void) {
     struct sigaction action = {.sa_handler = on_stop_signal, .sa_flags = SA_RESTART};
 
-    if (pipe2(signal_pipe, O_CLOEXEC) != 0)
-        return; /* the default stays: to die of the signal is survivable, as any kill is */
+    sem_init(&stop_asked, 0, 0);
+    sigemptyset(&action.sa_mask);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
 }
 
 static void *wait_for_signal(void *arg) {
-    unsigned char number = 0;
-
-    while (read(signal_pipe[0], &number, 1) < 0 && errno == EINTR)
-        continue;
-    tier_log_info("stopping on %s", strsignal(number));
+    while (sem_wait(&stop_asked) != 0)
+        ; /* interrupted by the signal itself */
+    tier_log_info("stopping on %s", strsignal((int)stop_number));
     tier_loop_stop(arg);
     return NULL;
 }

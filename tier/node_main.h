@@ -17,9 +17,8 @@
  */
 bool tier_node_begin(enum tier_config_kind kind, const char *program, int argc, char **argv,
                      struct tier_config *config, int *exit_out);
-/* From now on SIGTERM and SIGINT do not end the process: they wait for the next function. */
+/* From now on SIGTERM and SIGINT are kept for the loop that is named next, and stop it. */
 void tier_node_catch_signals(void);
-/* The first of them, also one that came before, stops the loop; for the life of the process. */
 void tier_node_stop_on_signals(struct tier_loop *loop);
 
 #endif

@@ -37,8 +37,6 @@ static const char *const server_choices[] = {"none", NULL};
      "the name a spoke's data schema must carry"},                                                 \
     {"data.fold", TIER_KEYS_INT, FIELD(plan.fold), "0", 0, 999, NULL,                              \
      "which of the schema's hashed train/test splits to use"},                                     \
-    {"data.fold", TIER_KEYS_INT, FIELD(plan.fold), "0", 0, 999, NULL,                              \
-     "which of the schema's hashed train/test splits to use"},                                     \
     {"local.loss", TIER_KEYS_CHOICE, FIELD(plan.loss), NULL, 0, 0, loss_choices,                   \
      "what training minimises"},                                                                   \
     {"local.optimiser.name", TIER_KEYS_CHOICE, FIELD(plan.optimiser.kind), NULL, 0, 0,             \

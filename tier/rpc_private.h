@@ -17,6 +17,7 @@
 #include <grpc/grpc.h>
 #include <grpc/grpc_security.h>
 #include <grpc/slice.h>
+#include <pthread.h>
 
 /* Metadata under which a node says its name; it proves nothing. */
 #define RPC_CLAIM_KEY "consilium-node"
@@ -76,7 +77,9 @@ struct tier_rpc_server {
     bool stopping, stopped;
     struct tier_tag on_stopped;
     struct tier_rpc_server *self; /* on_stopped finds its server */
-    /* Certificate material for new connections; the core asks for it at each handshake. */
+    /* Certificate material for new connections; the core asks for it at each handshake, on any of
+     * its threads, so the lock guards it all. */
+    pthread_mutex_t material_lock;
     char *ca_pem, *cert_pem, *key_pem;
     bool material_new;
 };

@@ -80,13 +80,26 @@ static void request_call(struct tier_rpc_server *s) {
 static grpc_ssl_certificate_config_reload_status
 fetch_material(void *user, grpc_ssl_server_certificate_config **config) {
     struct tier_rpc_server *s = user;
-    if (!s->material_new)
-        return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
-    grpc_ssl_pem_key_cert_pair pair = {s->key_pem, s->cert_pem};
-    *config = grpc_ssl_server_certificate_config_create(s->ca_pem, &pair, 1);
-    s->material_new = false;
-    return *config ? GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW
-                   : GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_FAIL;
+    grpc_ssl_certificate_config_reload_status result = GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
+
+    pthread_mutex_lock(&s->material_lock);
+    if (s->material_new) {
+        grpc_ssl_pem_key_cert_pair pair = {s->key_pem, s->cert_pem};
+        *config = grpc_ssl_server_certificate_config_create(s->ca_pem, &pair, 1);
+        s->material_new = false;
+        result = *config ? GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW
+                         : GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_FAIL;
+    }
+    pthread_mutex_unlock(&s->material_lock);
+    return result;
+}
+
+static void material_release(struct tier_rpc_server *s) {
+    free(s->ca_pem);
+    free(s->cert_pem);
+    if (s->key_pem)
+        explicit_bzero(s->key_pem, strlen(s->key_pem));
+    free(s->key_pem);
 }
 
 enum tier_status tier_rpc_server_reload(struct tier_rpc_server *s, const struct tier_rpc_tls *tls,
@@ -94,13 +107,13 @@ enum tier_status tier_rpc_server_reload(struct tier_rpc_server *s, const struct 
     if (!tls || !tls->ca_pem || !tls->cert_pem || !tls->key_pem)
         return tier_fail(err, TIER_EARG,
                          "a TLS server needs the authority's certificate, its own, and its key");
-    free(s->ca_pem);
-    free(s->cert_pem);
-    free(s->key_pem);
+    pthread_mutex_lock(&s->material_lock);
+    material_release(s);
     s->ca_pem = rpc_dup(tls->ca_pem);
     s->cert_pem = rpc_dup(tls->cert_pem);
     s->key_pem = rpc_dup(tls->key_pem);
     s->material_new = true;
+    pthread_mutex_unlock(&s->material_lock);
     return TIER_OK;
 }
 
@@ -145,9 +158,11 @@ enum tier_status tier_rpc_server_new(struct tier_loop *loop, const char *address
                                   .methods = methods,
                                   .method_count = method_count,
                                   .user = user,
+                                  .material_lock = PTHREAD_MUTEX_INITIALIZER,
                                   .on_stopped = {on_server_stopped}};
     enum tier_status st = server_credentials(s, tls, &credentials, err);
     if (st != TIER_OK) {
+        material_release(s);
         free(s);
         return st;
     }
@@ -203,10 +218,7 @@ void tier_rpc_server_free(struct tier_rpc_server *s) {
     grpc_server_cancel_all_calls(s->server);
     tier_loop_run_until(s->loop, server_down, s, 30000);
     grpc_server_destroy(s->server);
-    free(s->ca_pem);
-    free(s->cert_pem);
-    if (s->key_pem)
-        explicit_bzero(s->key_pem, strlen(s->key_pem));
-    free(s->key_pem);
+    material_release(s);
+    pthread_mutex_destroy(&s->material_lock);
     free(s);
 }

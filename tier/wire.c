@@ -4,6 +4,8 @@
  * messages are bounded before they come here; what is left to check is each field's own bound.
  */
 #include "tier/wire.h"
+#include "tier/authority.h"
+#include "tier/cert.h"
 
 #include "tier.pb-c.h"
 
@@ -431,6 +433,10 @@ size_t tier_wire_piece_prefix(const struct tier_piece *piece, uint8_t *p) {
     return n;
 }
 
+static enum tier_status unreadable_piece(size_t at, struct tier_err *err) {
+    return tier_fail(err, TIER_EPROTO, "a piece whose fields cannot be read at byte %zu", at);
+}
+
 enum tier_status tier_wire_piece(const uint8_t *head, size_t head_bytes, size_t message_bytes,
                                  struct tier_piece *out, size_t *data_at_out,
                                  struct tier_err *err) {
@@ -441,7 +447,7 @@ enum tier_status tier_wire_piece(const uint8_t *head, size_t head_bytes, size_t 
         uint8_t key = head[at++];
         uint64_t v;
         if (!get_varint(head, head_bytes, &at, &v))
-            break;
+            return unreadable_piece(at, err);
         if (key == PIECE_OFFSET) {
             piece.offset = v;
         } else if (key == PIECE_TOTAL) {
@@ -460,15 +466,14 @@ enum tier_status tier_wire_piece(const uint8_t *head, size_t head_bytes, size_t 
             *data_at_out = at;
             return TIER_OK;
         } else {
-            break;
+            return unreadable_piece(at, err);
         }
     }
-    if (at == message_bytes) { /* no data field: an empty piece */
-        *out = piece;
-        *data_at_out = at;
-        return TIER_OK;
-    }
-    return tier_fail(err, TIER_EPROTO, "a piece whose fields cannot be read at byte %zu", at);
+    if (at != message_bytes) /* the data begin beyond what may stand before them */
+        return unreadable_piece(at, err);
+    *out = piece; /* no data field: an empty piece */
+    *data_at_out = at;
+    return TIER_OK;
 }
 
 enum tier_status tier_wire_fetch_request(const uint8_t *bytes, size_t n,
@@ -501,15 +506,32 @@ static char *dup(const char *s) {
     return copy;
 }
 
+/* Both or neither: the caller frees what it gets. */
+static enum tier_status take_two(const char *const field[2], const char *const in[2],
+                                 const size_t max[2], char **first_out, char **second_out,
+                                 struct tier_err *err) {
+    for (int i = 0; i < 2; i++) {
+        size_t n = strlen(in[i]);
+        if (n > max[i])
+            return tier_fail(err, TIER_EPROTO, "%s has %zu bytes, at most %zu are allowed",
+                             field[i], n, max[i]);
+    }
+    *first_out = dup(in[0]);
+    *second_out = dup(in[1]);
+    return TIER_OK;
+}
+
 enum tier_status tier_wire_enroll_request(const uint8_t *bytes, size_t n, char **token_out,
                                           char **csr_out, struct tier_err *err) {
     Consilium__EnrollRequest *p = consilium__enroll_request__unpack(NULL, n, bytes);
     if (!p)
         return unreadable("an enrollment request", n, err);
-    *token_out = dup(p->token);
-    *csr_out = dup(p->csr_pem);
+    enum tier_status st = take_two((const char *const[]){"enroll.token", "enroll.csr_pem"},
+                                   (const char *const[]){p->token, p->csr_pem},
+                                   (const size_t[]){TIER_TOKEN_SIZE - 1, TIER_PEM_BYTES_MAX},
+                                   token_out, csr_out, err);
     consilium__enroll_request__free_unpacked(p, NULL);
-    return TIER_OK;
+    return st;
 }
 
 struct tier_bytes tier_wire_enroll_request_bytes(const char *token, const char *csr_pem) {
@@ -524,10 +546,12 @@ enum tier_status tier_wire_enroll_reply(const uint8_t *bytes, size_t n, char **c
     Consilium__EnrollReply *p = consilium__enroll_reply__unpack(NULL, n, bytes);
     if (!p)
         return unreadable("an enrollment reply", n, err);
-    *cert_out = dup(p->cert_pem);
-    *ca_out = dup(p->ca_pem);
+    enum tier_status st =
+        take_two((const char *const[]){"enroll.cert_pem", "enroll.ca_pem"},
+                 (const char *const[]){p->cert_pem, p->ca_pem},
+                 (const size_t[]){TIER_PEM_BYTES_MAX, TIER_PEM_BYTES_MAX}, cert_out, ca_out, err);
     consilium__enroll_reply__free_unpacked(p, NULL);
-    return TIER_OK;
+    return st;
 }
 
 struct tier_bytes tier_wire_enroll_reply_bytes(const char *cert_pem, const char *ca_pem) {

@@ -315,7 +315,7 @@ Test(hub_console, an_operator_starts_watches_and_pulls_a_run) {
 Test(hub_console, a_spoke_may_neither_start_nor_list_and_the_audit_says_so) {
     struct tree_node *spoke = add_spoke(top);
     struct client c = client_new(top, "top", tree_dir(spoke));
-    struct tier_bytes empty = {malloc(1), 0};
+    struct tier_bytes empty = tier_console_empty_bytes();
 
     cr_assert(start(&c) == TIER_EPOLICY);
     cr_assert(strstr(c.text, "role operator") != NULL);
@@ -326,7 +326,7 @@ Test(hub_console, a_spoke_may_neither_start_nor_list_and_the_audit_says_so) {
 
 Test(hub_console, the_hub_itself_may_ask_its_own_console) {
     struct client c = client_new(top, "top", tree_dir(top));
-    struct tier_bytes empty = {malloc(1), 0};
+    struct tier_bytes empty = tier_console_empty_bytes();
     cr_assert(call(&c, TIER_PATH_CONSOLE_NODES, &empty, 1) == TIER_OK, "%s", c.text);
     client_free(&c);
 }
@@ -388,7 +388,7 @@ Test(hub_console, a_prefix_of_two_runs_is_refused) {
 Test(hub_console, a_hub_below_the_top_shows_runs_but_starts_none) {
     struct tree_node *hub = tree_hub(tree, "hub-a", top, 1);
     struct client c = client_new(hub, "hub-a", operator_dir);
-    struct tier_bytes empty = {malloc(1), 0};
+    struct tier_bytes empty = tier_console_empty_bytes();
 
     cr_assert(start(&c) == TIER_EPOLICY);
     cr_assert(strstr(c.text, "at the top") != NULL);

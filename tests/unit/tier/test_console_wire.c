@@ -109,6 +109,20 @@ Test(tier_console_wire, a_run_with_more_than_its_bounds_is_refused_by_field) {
     cr_assert(eq(int, tier_console_run(b.data, b.n, &back, &err), TIER_EPROTO));
     cr_assert(strstr(err.text, "child.phase holds a control character") != NULL);
     free(b.data);
+
+    r = full_run();
+    snprintf(r.reason, sizeof r.reason, "\xc3\xa9 is a letter");
+    b = spoil(&r);
+    cr_assert(eq(int, tier_console_run(b.data, b.n, &back, &err), TIER_OK), "%s", err.text);
+    tier_console_run_release(&back);
+    free(b.data);
+    r = full_run();
+    snprintf(r.reason, sizeof r.reason,
+             "\xc2\x9b"
+             "2J clears some terminals");
+    b = spoil(&r);
+    cr_assert(eq(int, tier_console_run(b.data, b.n, &back, &err), TIER_EPROTO));
+    free(b.data);
 }
 
 Test(tier_console_wire, no_prefix_of_a_run_is_read_past_its_end) {
