@@ -17,6 +17,7 @@
 #define RETRY_MS_MIN 100
 #define RETRY_MS_MAX 5000
 #define REOFFER_MS 1000
+#define IOV_MAX_HERE 64
 
 struct push {
     struct tier_link *link;
@@ -237,11 +238,17 @@ static enum tier_status fetch_take(struct fetch *f, struct tier_rpc_message *m,
     if (piece.offset != tier_content_rx_offset(f->rx))
         return tier_fail(err, TIER_EPROTO, "a piece at an offset nobody asked for");
     f->link->traffic.fetched_bytes += piece.data_bytes;
-    TIER_TRY(tier_content_rx_write(f->rx, head + data_at, head_n - data_at, err));
-    do {
-        if (n)
-            TIER_TRY(tier_content_rx_write(f->rx, at, n, err));
-    } while (tier_rpc_message_next(m, &at, &n));
+    struct iovec iov[IOV_MAX_HERE] = {{head + data_at, head_n - data_at}, {(void *)at, n}};
+    size_t count = 2;
+    for (bool more = true; more;) {
+        more = tier_rpc_message_next(m, &at, &n);
+        if (more)
+            iov[count++] = (struct iovec){(void *)at, n};
+        if (!more || count == IOV_MAX_HERE) {
+            TIER_TRY(tier_content_rx_writev(f->rx, iov, count, err));
+            count = 0;
+        }
+    }
     return TIER_OK;
 }
 

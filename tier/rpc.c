@@ -24,6 +24,7 @@
 
 #define SEND_QUEUE_MAX 1024
 #define REQUESTS_OUTSTANDING 16
+#define LOOKAHEAD_BYTES (256 << 10)
 #define CLAIM_KEY "consilium-node"
 
 struct outgoing {
@@ -581,6 +582,13 @@ static size_t common_args(grpc_arg *a, const struct tier_rpc_keepalive *k) {
     a[n++] = int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, timeout_ms);
     a[n++] = int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     a[n++] = int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+    /*
+     * The core would widen each stream's window to what it takes for the network's delay, which on
+     * a busy receiver is its own: hundreds of megabytes. A fixed look-ahead beside the one message
+     * that was asked for bounds memory by the number of streams.
+     */
+    a[n++] = int_arg(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    a[n++] = int_arg(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, LOOKAHEAD_BYTES);
     return n;
 }
 
@@ -612,7 +620,7 @@ enum tier_status tier_rpc_server_new(struct tier_loop *loop, const char *address
         free(s);
         return st;
     }
-    grpc_arg a[10];
+    grpc_arg a[12];
     size_t n = common_args(a, keepalive);
     /* Two hubs on one port would each get half of the children. */
     a[n++] = int_arg(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -727,7 +735,7 @@ enum tier_status tier_rpc_channel_new(struct tier_loop *loop, const char *addres
                                       const struct tier_rpc_keepalive *keepalive,
                                       struct tier_rpc_channel **out, struct tier_err *err) {
     grpc_channel_credentials *credentials;
-    grpc_arg a[14];
+    grpc_arg a[16];
     size_t n = common_args(a, keepalive);
 
     a[n++] = int_arg(GRPC_ARG_ENABLE_RETRIES, 0);
