@@ -14,8 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define IOV_MAX_HERE 64
-
 struct offer {
     struct tier_hash id;
     uint8_t *header;
@@ -83,6 +81,7 @@ struct tier_serve {
     struct fetch *fetch_first, *fetch_last; /* queued; at most max_uploaders are sent at a time */
     unsigned fetching;
     struct tier_rpc_method *methods;
+    uint8_t *staging; /* [TIER_MESSAGE_BYTES_MAX], one message of a push put together */
     struct tier_serve_traffic traffic;
 };
 
@@ -425,43 +424,30 @@ static enum tier_status push_begin(struct push *p, const struct tier_piece *piec
 }
 
 /*
- * Writes a piece from the message's slices without putting them together. Only the prefix, and what
- * of the data shares its first bytes, is gathered, because it may straddle slices.
+ * Puts the message's slices together before they are written: with TLS there are 8 KiB in each, and
+ * one large write and whole leaves to hash are worth more than the copy.
  */
 static enum tier_status push_piece(struct push *p, struct tier_rpc_message *message,
                                    struct tier_err *err) {
-    uint8_t head[TIER_PIECE_PREFIX_MAX];
-    size_t head_n = 0, data_at, n = 0;
+    uint8_t *const whole = p->serve->staging;
+    size_t bytes = 0, data_at, n = 0;
     const uint8_t *at = NULL;
     struct tier_piece piece;
 
-    while (head_n < sizeof head && tier_rpc_message_next(message, &at, &n)) {
-        size_t take = n < sizeof head - head_n ? n : sizeof head - head_n;
-        memcpy(head + head_n, at, take);
-        head_n += take;
-        at += take;
-        n -= take;
+    if (tier_rpc_message_bytes(message) > TIER_MESSAGE_BYTES_MAX)
+        return tier_fail(err, TIER_ELIMIT, "a message of %zu bytes; at most %u are taken",
+                         tier_rpc_message_bytes(message), TIER_MESSAGE_BYTES_MAX);
+    while (tier_rpc_message_next(message, &at, &n)) {
+        memcpy(whole + bytes, at, n);
+        bytes += n;
     }
-    TIER_TRY(tier_wire_piece(head, head_n, tier_rpc_message_bytes(message), &piece, &data_at, err));
+    size_t head = bytes < TIER_PIECE_PREFIX_MAX ? bytes : TIER_PIECE_PREFIX_MAX;
+    TIER_TRY(tier_wire_piece(whole, head, bytes, &piece, &data_at, err));
     if (!p->rx)
         TIER_TRY(push_begin(p, &piece, err));
-
-    struct iovec iov[IOV_MAX_HERE] = {{head + data_at, head_n - data_at}, {(void *)at, n}};
-    size_t count = 2, bytes = head_n - data_at + n;
-    uint64_t offset = piece.offset;
-    for (bool more = true; more;) {
-        more = tier_rpc_message_next(message, &at, &n);
-        if (more) {
-            iov[count++] = (struct iovec){(void *)at, n};
-            bytes += n;
-        }
-        if (bytes && (!more || count == IOV_MAX_HERE)) {
-            TIER_TRY(tier_spool_rx_writev(p->rx, offset, iov, count, err));
-            p->serve->traffic.pushed_bytes += bytes;
-            offset += bytes;
-            count = bytes = 0;
-        }
-    }
+    if (bytes > data_at)
+        TIER_TRY(tier_spool_rx_write(p->rx, piece.offset, whole + data_at, bytes - data_at, err));
+    p->serve->traffic.pushed_bytes += bytes - data_at;
     return TIER_OK;
 }
 
@@ -662,6 +648,7 @@ enum tier_status tier_serve_new(struct tier_loop *loop, const struct tier_serve_
     s->max_uploaders = options->max_uploaders ? options->max_uploaders : 8;
     snprintf(s->name, sizeof s->name, "%s", options->name);
     s->models_dir = need(strdup(options->models_dir));
+    s->staging = need(malloc(TIER_MESSAGE_BYTES_MAX));
     s->methods = need(calloc(own_count + options->more_count, sizeof *s->methods));
     memcpy(s->methods, own, sizeof own);
     if (options->more_count)
@@ -688,6 +675,7 @@ void tier_serve_free(struct tier_serve *s) {
         free(w);
     }
     free(s->methods);
+    free(s->staging);
     free(s->models_dir);
     free(s);
 }
