@@ -221,7 +221,7 @@ static void tell_round(struct hub_run *run, uint32_t child) {
 
 /* ---- jobs ---- */
 
-enum job_kind { JOB_CHECK, JOB_FOLD, JOB_PUBLISH };
+enum job_kind { JOB_FIRST_MODEL, JOB_CHECK, JOB_FOLD, JOB_PUBLISH };
 
 struct job {
     struct hub *hub;
@@ -311,9 +311,25 @@ out:
     return st;
 }
 
+static enum tier_status first_model_job(struct job *job) {
+    struct tier_graph *graph = NULL;
+    char *path = tier_content_path(job->hub->home.models_dir, &job->update, TIER_CONTENT_GRAPH);
+    enum tier_status st = tier_graph_open(path, &graph, &job->err);
+
+    if (st == TIER_OK)
+        st = tier_task_first_model(graph, job->manifest, job->hub->home.models_dir, &job->result,
+                                   &job->err);
+    tier_graph_free(graph);
+    free(path);
+    return st;
+}
+
 static void job_work(void *arg) {
     struct job *job = arg;
     switch (job->kind) {
+    case JOB_FIRST_MODEL:
+        job->st = first_model_job(job);
+        break;
     case JOB_CHECK:
         job->st = check_update(job->hub->home.spool, &job->update, job->manifest, false, &job->err);
         break;
@@ -395,6 +411,16 @@ static void drop_result(struct hub_run *run, const struct job *job) {
                           &late);
 }
 
+static void first_model_done(struct hub_run *run, const struct job *job) {
+    if (job->st != TIER_OK) {
+        hub_run_finish(run, HUB_RUN_FAILED, job->err.text);
+        return;
+    }
+    run->model = job->result;
+    hub_work_journal_run(run);
+    hub_run_first_round(run);
+}
+
 static void job_done(void *arg) {
     struct job *job = arg;
     struct hub_run *run = hub_run_find(job->hub, &job->run_id);
@@ -408,6 +434,8 @@ static void job_done(void *arg) {
         drop_result(run, job);
         if (run)
             hub_work_resume(run); /* the round that is open now may have waited for the worker */
+    } else if (job->kind == JOB_FIRST_MODEL) {
+        first_model_done(run, job);
     } else if (job->kind == JOB_CHECK) {
         check_done(run, job);
     } else if (job->kind == JOB_FOLD) {
@@ -461,6 +489,12 @@ static void start_fold(struct hub_run *run) {
     if (job->memory_bytes < least)
         job->memory_bytes = least;
     run->folding = true;
+    tier_worker_submit(run->hub->worker, job_work, job_done, job);
+}
+
+void hub_work_first_model(struct hub_run *run) {
+    struct job *job = job_new(run, JOB_FIRST_MODEL);
+    tier_hash_parse(run->plan.model_sha256, &job->update); /* here, the graph */
     tier_worker_submit(run->hub->worker, job_work, job_done, job);
 }
 
