@@ -156,7 +156,7 @@ class Node:
         self.config_path = os.path.join(federation.dir, name + ".yaml")
         self.log_path = os.path.join(federation.dir, name + ".log")
         self.keys = keys
-        self._audit = AuditReader(os.path.join(self.dir, "audit", "audit.log"))
+        self.reread_audit()
         self.port = None
         self.enroll_port = None
         self.process = None
@@ -252,6 +252,10 @@ class Node:
 
     def audit(self, event=None):
         return [e for e in self._audit.read() if event is None or e["event"] == event]
+
+    def reread_audit(self):
+        """For a test that has changed the file itself."""
+        self._audit = AuditReader(os.path.join(self.dir, "audit", "audit.log"))
 
     def spool(self):
         """Name -> bytes of every file in the spool now."""
