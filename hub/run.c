@@ -398,6 +398,9 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
     } else if (h->round < run->round.number ||
                (h->round == run->round.number && run->round.state == TIER_ROUND_COMMITTED)) {
         struct tier_to_child m = {.type = TIER_TO_COMMIT, .run = run->id, .round = h->round};
+        if (h->round == run->round.number &&
+            tier_hash_equal(&tier_round_child(&run->round, e.child)->update, id))
+            hub_work_step(run, &e); /* the receipt, if the stream was lost before it went out */
         tier_serve_send(run->hub->serve, child, &m);
     } else if (h->round > run->round.number) {
         refuse(run, child, h->round, id, "that round is not open here");
@@ -600,11 +603,13 @@ static bool keep_file(void *arg, const struct tier_hash *id, bool sealed) {
 }
 
 enum tier_status hub_run_restore_all(struct hub *hub, struct tier_err *err) {
+    hub_work_recover_audit(hub);
     TIER_TRY(tier_journal_run_each(hub->home.journal, restore_run, hub, err));
     TIER_TRY(tier_spool_sweep(hub->home.spool, keep_file, hub, err));
     for (struct hub_run *run = hub->runs; run; run = run->next) {
         if (run->state != HUB_RUN_OPEN)
             continue;
+        hub_work_settle(run);
         hub_work_resume(run);
         bool idle = !run->round.number || run->round.state == TIER_ROUND_COMMITTED;
         if (!hub_is_top(hub) || !idle || run->state != HUB_RUN_OPEN)

@@ -6,6 +6,7 @@
  * ends; what a machine's crash takes from before that, the children still hold.
  */
 #include "hub/work.h"
+#include "tier/bytes.h"
 #include "tier/content.h"
 #include "tier/fold.h"
 #include "tier/log.h"
@@ -111,6 +112,53 @@ void hub_work_open_round(struct hub_run *run) {
 
 /* ---- receipts and refusals ---- */
 
+/*
+ * The audit log and the journal are two files, and a kill may come between them. So the journal
+ * notes, with the receipt, which line the audit log was at; if it is still there at the next start,
+ * the line about this receipt is missing.
+ */
+#define COUNTED_KEY "audit.counted" /* the audit log's seq, 8 bytes, and the receipt */
+
+static void audit_counted(struct hub *hub, const struct tier_receipt *r) {
+    hub_audit(hub, "update.counted", "h:run", &r->run, "u:round", r->round, "s:child", r->child,
+              "h:update", &r->update, "u:weight", r->weight);
+}
+
+static enum tier_status journal_receipt(struct hub *hub, const struct tier_journal_update *row,
+                                        struct tier_err *err) {
+    struct tier_journal *j = hub->home.journal;
+    uint8_t note[8 + TIER_JOURNAL_RECEIPT_BYTES_MAX];
+    struct tier_hash head;
+    uint64_t seq;
+
+    tier_audit_head(hub->home.audit, &seq, &head);
+    tier_put_u64(note, seq);
+    memcpy(note + 8, row->receipt, row->receipt_bytes);
+    TIER_TRY(tier_journal_begin(j, err));
+    enum tier_status st = tier_journal_update_put(j, row, err);
+    if (st == TIER_OK)
+        st = tier_journal_kv_put(j, COUNTED_KEY, note, 8 + row->receipt_bytes, err);
+    if (st == TIER_OK)
+        st = tier_journal_commit(j, err);
+    tier_journal_rollback(j);
+    return st;
+}
+
+void hub_work_recover_audit(struct hub *hub) {
+    struct tier_journal_blob note = {0};
+    struct tier_receipt receipt;
+    struct tier_hash head;
+    struct tier_err err = {0};
+    uint64_t seq;
+
+    tier_audit_head(hub->home.audit, &seq, &head);
+    if (tier_journal_kv_get(hub->home.journal, COUNTED_KEY, &note, &err) == TIER_OK &&
+        note.bytes > 8 && tier_get_u64(note.data) == seq &&
+        tier_wire_receipt(note.data + 8, note.bytes - 8, &receipt, &err) == TIER_OK)
+        audit_counted(hub, &receipt);
+    tier_journal_blob_release(&note);
+}
+
 static enum tier_status make_receipt(struct hub_run *run, uint32_t child,
                                      const struct tier_hash *update, struct tier_receipt *r,
                                      struct tier_err *err) {
@@ -135,9 +183,8 @@ static enum tier_status make_receipt(struct hub_run *run, uint32_t child,
         row.receipt_bytes = b.n;
     }
     free(b.data);
-    TIER_TRY(tier_journal_update_put(j, &row, err));
-    hub_audit(run->hub, "update.counted", "h:run", &run->id, "u:round", run->round.number,
-              "s:child", r->child, "h:update", update, "u:weight", r->weight);
+    TIER_TRY(journal_receipt(run->hub, &row, err));
+    audit_counted(run->hub, r);
     return TIER_OK;
 }
 
@@ -184,6 +231,22 @@ static void give_receipt(struct hub_run *run, const struct tier_round_action *a)
         hub_stop_on(run->hub, &err);
     else if (!tier_serve_pushed(run->hub->serve, child, &a->update, &m.receipt, NULL))
         tier_serve_send(run->hub->serve, child, &m);
+}
+
+/* A round that was about to be folded is folded at once, before its children offer again: what it
+ * counts must be in the log and have its receipt by then. */
+void hub_work_settle(struct hub_run *run) {
+    struct tier_receipt receipt;
+    struct tier_err err = {0};
+
+    for (uint32_t i = 0; i < run->round.count; i++) {
+        const struct tier_round_child *c = tier_round_child(&run->round, i);
+        if (c->state == TIER_CHILD_SEALED &&
+            make_receipt(run, i, &c->update, &receipt, &err) != TIER_OK) {
+            hub_stop_on(run->hub, &err);
+            return;
+        }
+    }
 }
 
 static void give_refusal(struct hub_run *run, const struct tier_round_action *a) {

@@ -13,6 +13,11 @@
 
 /* Feeds one event, journals what it changed, carries its actions out. */
 void hub_work_step(struct hub_run *run, const struct tier_round_event *event);
+/* At start, before anything else goes into the audit log: the line that a kill may have kept out of
+ * it, of an update whose receipt is journalled. */
+void hub_work_recover_audit(struct hub *hub);
+/* After a restart, before it goes on: the receipts of what was sealed when the process ended. */
+void hub_work_settle(struct hub_run *run);
 /* After a restart: carries on with what the restored round has to do. */
 void hub_work_resume(struct hub_run *run);
 /* Checks every element of an arrived update; leads to SEALED or BAD. */

@@ -76,6 +76,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1, help="decides the kills (default 1)")
     parser.add_argument("--seconds", type=float, default=0,
                         help="begin no case after so long; 0 is no limit")
+    parser.add_argument("--verbose", action="store_true", help="a line for each case")
     options = parser.parse_args()
 
     began, done, wrong = time.monotonic(), 0, 0
@@ -89,8 +90,12 @@ def main():
                     break
                 chaos.rng = random.Random("%d/%d" % (options.seed, done))
                 done += 1
+                case_began = time.monotonic()
                 try:
                     chaos.case()
+                    if options.verbose:
+                        print("case %d, %.1f s: %s" % (done - 1, time.monotonic() - case_began,
+                                                       chaos.story), flush=True)
                 except Exception:  # whatever it is, it is this case's result
                     wrong += 1
                     print("seed %d case %d wrong (%s)" % (options.seed, done - 1, chaos.story))

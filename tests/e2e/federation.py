@@ -60,20 +60,32 @@ def wait_until(condition, timeout_s, what, every_s=0.01):
         time.sleep(every_s)
 
 
-def audit_events(path):
-    """The whole lines of an audit log, checked against the chain: SHA-256 is all it takes."""
-    events, before = [], bytes(32)
-    with open(path, "rb") as f:
-        lines = f.read().split(b"\n")[:-1]
-    for number, line in enumerate(lines, 1):
-        event = json.loads(line)
-        bare = line.replace(b'"hash":"%s",' % event["hash"].encode(), b"", 1)
-        digest = hashlib.sha256(before + bare).hexdigest()
-        if (event["seq"], event["prev"], event["hash"]) != (number, before.hex(), digest):
-            raise AssertionError("%s:%d: the chain is broken" % (path, number))
-        before = bytes.fromhex(digest)
-        events.append(event)
-    return events
+class AuditReader:
+    """The events of an audit log that grows, each checked against the chain as it is read: JSON
+    and SHA-256 are all it takes."""
+
+    def __init__(self, path):
+        self.path, self.events = path, []
+        self._at, self._before = 0, bytes(32)
+
+    def read(self):
+        """All events so far. A last line without its line feed is not read yet."""
+        if not os.path.exists(self.path):
+            return self.events
+        with open(self.path, "rb") as f:
+            f.seek(self._at)
+            lines = f.read().split(b"\n")[:-1]
+        for line in lines:
+            event, number = json.loads(line), len(self.events) + 1
+            bare = line.replace(b'"hash":"%s",' % event["hash"].encode(), b"", 1)
+            digest = hashlib.sha256(self._before + bare).hexdigest()
+            if (event["seq"], event["prev"], event["hash"]) != (number, self._before.hex(),
+                                                                digest):
+                raise AssertionError("%s:%d: the chain is broken" % (self.path, number))
+            self._before = bytes.fromhex(digest)
+            self._at += len(line) + 1
+            self.events.append(event)
+        return self.events
 
 
 def yaml_of(keys, indent=""):
@@ -144,6 +156,7 @@ class Node:
         self.config_path = os.path.join(federation.dir, name + ".yaml")
         self.log_path = os.path.join(federation.dir, name + ".log")
         self.keys = keys
+        self.reread_audit()
         self.port = None
         self.enroll_port = None
         self.process = None
@@ -238,9 +251,11 @@ class Node:
                                     "%s logs /%s/" % (self.name, pattern))
 
     def audit(self, event=None):
-        path = os.path.join(self.dir, "audit", "audit.log")
-        events = audit_events(path) if os.path.exists(path) else []
-        return [e for e in events if event is None or e["event"] == event]
+        return [e for e in self._audit.read() if event is None or e["event"] == event]
+
+    def reread_audit(self):
+        """For a test that has changed the file itself."""
+        self._audit = AuditReader(os.path.join(self.dir, "audit", "audit.log"))
 
     def spool(self):
         """Name -> bytes of every file in the spool now."""
