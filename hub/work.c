@@ -2,7 +2,8 @@
 /*
  * The order that makes a kill harmless: an event changes the machine in memory, the change is
  * journalled in one transaction, and only then do its actions leave the process. What is lost with
- * the process was promised to nobody.
+ * the process was promised to nobody. The disk is waited for where a round commits and where a run
+ * ends; what a machine's crash takes from before that, the children still hold.
  */
 #include "hub/work.h"
 #include "tier/content.h"
@@ -29,6 +30,7 @@ static void *need(void *p) {
 /* ---- the journal ---- */
 
 void hub_work_journal_run(struct hub_run *run) {
+    struct tier_journal *j = run->hub->home.journal;
     struct tier_err err = {0};
     struct tier_journal_run row = {.state = run->state,
                                    .round = run->round.number,
@@ -36,7 +38,13 @@ void hub_work_journal_run(struct hub_run *run) {
                                    .model = run->model};
     memcpy(row.run, run->hex, sizeof row.run);
     snprintf(row.detail, sizeof row.detail, "%s", run->reason);
-    if (tier_journal_run_set(run->hub->home.journal, &row, &err) != TIER_OK)
+    bool round_open = run->state == HUB_RUN_OPEN && run->round.state == TIER_ROUND_OPEN;
+    enum tier_status st = round_open ? tier_journal_begin_lazy(j, &err) : TIER_OK;
+    if (st == TIER_OK)
+        st = tier_journal_run_set(j, &row, &err);
+    if (st == TIER_OK && round_open)
+        st = tier_journal_commit(j, &err);
+    if (st != TIER_OK)
         hub_stop_on(run->hub, &err);
 }
 
@@ -88,37 +96,13 @@ static enum tier_status put_child(struct hub_run *run, uint32_t child, struct ti
 void hub_work_open_round(struct hub_run *run) {
     struct tier_journal *j = run->hub->home.journal;
     struct tier_err err = {0};
-    enum tier_status st = tier_journal_begin(j, &err);
+    enum tier_status st = tier_journal_begin_lazy(j, &err);
 
     if (st == TIER_OK)
         st = put_round(run, &err);
     for (uint32_t i = 0; i < run->child_count && st == TIER_OK; i++)
         if (tier_round_child(&run->round, i)->state != TIER_CHILD_NONE)
             st = put_child(run, i, &err);
-    if (st == TIER_OK)
-        st = tier_journal_commit(j, &err);
-    if (st != TIER_OK)
-        hub_stop_on(run->hub, &err);
-}
-
-static void journal_step(struct hub_run *run, const struct tier_round_event *e,
-                         enum tier_round_child_state child_before,
-                         enum tier_round_state state_before) {
-    struct tier_journal *j = run->hub->home.journal;
-    struct tier_err err = {0};
-    enum tier_round_child_state now = tier_round_child(&run->round, e->child)->state;
-    bool about_child = e->type <= TIER_EVENT_LOST;
-    /* A push under way is not worth a row: after a restart it is wanted again. */
-    bool child_changed = about_child && now != child_before && now != TIER_CHILD_PUSHING &&
-                         !(now == TIER_CHILD_EXPECTED && child_before == TIER_CHILD_PUSHING);
-
-    if (!child_changed && run->round.state == state_before)
-        return;
-    enum tier_status st = tier_journal_begin(j, &err);
-    if (st == TIER_OK && child_changed)
-        st = put_child(run, e->child, &err);
-    if (st == TIER_OK)
-        st = put_round(run, &err);
     if (st == TIER_OK)
         st = tier_journal_commit(j, &err);
     if (st != TIER_OK)
@@ -155,6 +139,40 @@ static enum tier_status make_receipt(struct hub_run *run, uint32_t child,
     hub_audit(run->hub, "update.counted", "h:run", &run->id, "u:round", run->round.number,
               "s:child", r->child, "h:update", update, "u:weight", r->weight);
     return TIER_OK;
+}
+
+static void journal_step(struct hub_run *run, const struct tier_round_event *e,
+                         enum tier_round_child_state child_before,
+                         enum tier_round_state state_before,
+                         const struct tier_round_actions *actions) {
+    struct tier_journal *j = run->hub->home.journal;
+    struct tier_err err = {0};
+    enum tier_round_child_state now = tier_round_child(&run->round, e->child)->state;
+    bool about_child = e->type <= TIER_EVENT_LOST;
+    /* A push under way is not worth a row: after a restart it is wanted again. */
+    bool child_changed = about_child && now != child_before && now != TIER_CHILD_PUSHING &&
+                         !(now == TIER_CHILD_EXPECTED && child_before == TIER_CHILD_PUSHING);
+
+    if (!child_changed && run->round.state == state_before)
+        return;
+    /* Only after a commit do children give up what they hold: all else they push again. */
+    enum tier_status st = run->round.state == TIER_ROUND_COMMITTED
+                              ? tier_journal_begin(j, &err)
+                              : tier_journal_begin_lazy(j, &err);
+    if (st == TIER_OK && child_changed)
+        st = put_child(run, e->child, &err);
+    for (size_t i = 0; i < actions->count && st == TIER_OK; i++) {
+        const struct tier_round_action *a = &actions->at[i];
+        struct tier_receipt receipt;
+        if (a->type == TIER_ACTION_RECEIPT)
+            st = make_receipt(run, a->child, &a->update, &receipt, &err);
+    }
+    if (st == TIER_OK)
+        st = put_round(run, &err);
+    if (st == TIER_OK)
+        st = tier_journal_commit(j, &err);
+    if (st != TIER_OK)
+        hub_stop_on(run->hub, &err);
 }
 
 static void give_receipt(struct hub_run *run, const struct tier_round_action *a) {
@@ -464,13 +482,18 @@ static void record_figures(struct hub_run *run, const struct tier_metrics *sums)
         const char *name;
         double value;
     } figures[] = {{"accuracy", f.accuracy}, {"auc", f.auc}, {"count", f.count}, {"loss", f.loss}};
+    struct tier_journal *j = run->hub->home.journal;
     struct tier_err err = {0};
+    enum tier_status st = tier_journal_begin_lazy(j, &err);
 
-    for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++)
-        if (!isnan(figures[i].value) &&
-            tier_journal_metric_put(run->hub->home.journal, run->hex, run->round.number - 1,
-                                    figures[i].name, figures[i].value, &err) != TIER_OK)
-            hub_stop_on(run->hub, &err);
+    for (size_t i = 0; i < sizeof figures / sizeof figures[0] && st == TIER_OK; i++)
+        if (!isnan(figures[i].value))
+            st = tier_journal_metric_put(j, run->hex, run->round.number - 1, figures[i].name,
+                                         figures[i].value, &err);
+    if (st == TIER_OK)
+        st = tier_journal_commit(j, &err);
+    if (st != TIER_OK)
+        hub_stop_on(run->hub, &err);
 }
 
 static void deliver(struct hub_run *run) {
@@ -571,7 +594,7 @@ void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
     if (run->state != HUB_RUN_OPEN || run->round.number == 0)
         return;
     tier_round_step(&run->round, e, &actions);
-    journal_step(run, e, child_before, state_before);
+    journal_step(run, e, child_before, state_before, &actions);
     if (run->round.state != state_before || tier_round_tally(&run->round).sealed != sealed_before)
         report_progress(run);
     if (run->round.state != state_before)

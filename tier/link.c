@@ -18,6 +18,7 @@
 #define RETRY_MS_MIN 100
 #define RETRY_MS_MAX 5000
 #define REOFFER_MS 1000
+#define SLICES_AT_ONCE 64 /* written in one system call */
 
 struct push {
     struct tier_link *link;
@@ -238,8 +239,17 @@ static enum tier_status fetch_take(struct fetch *f, struct tier_rpc_message *m,
     if (r.piece.offset != tier_content_rx_offset(f->rx))
         return tier_fail(err, TIER_EPROTO, "a piece at an offset nobody asked for");
     f->link->traffic.fetched_bytes += r.piece.data_bytes;
-    while (tier_piece_next(&r, &data, &n))
-        TIER_TRY(tier_content_rx_write(f->rx, data, n, err));
+    struct iovec iov[SLICES_AT_ONCE];
+    size_t count = 0;
+    for (bool more = true; more;) {
+        more = tier_piece_next(&r, &data, &n);
+        if (more)
+            iov[count++] = (struct iovec){(void *)data, n};
+        if (count && (!more || count == SLICES_AT_ONCE)) {
+            TIER_TRY(tier_content_rx_writev(f->rx, iov, count, err));
+            count = 0;
+        }
+    }
     return TIER_OK;
 }
 

@@ -2,10 +2,9 @@
 /*
  * Why a gRPC completion queue is the event loop: gRPC core does its network work on the thread that
  * polls the queue, so polling with the node's own thread costs no hand-over between threads. Timers
- * bound the poll. The core's C interface has no way to put an event of one's own on a queue, so a
- * post from another thread is a call on a lame channel, which fails, and thereby completes, at
- * once. The core orders the two threads, but in code that no tool of ours sees; an atomic of each
- * post's own says it again, so that a race detector can be believed about what posts carry.
+ * bound the poll. The core's C interface has no way to put an event of one's own on a queue, so
+ * posts wait in a list of ours, and what wakes the poll is a call on a lame channel, which fails,
+ * and thereby completes, at once. One wake-up serves all posts that wait.
  */
 #include "tier/loop.h"
 
@@ -18,12 +17,32 @@
 #include <string.h>
 #include <time.h>
 
+struct post {
+    tier_loop_fn fn;
+    void *arg;
+    struct post *next;
+};
+
+/* The call on the lame channel, while one is under way. */
+struct wake {
+    struct tier_tag tag;
+    struct tier_loop *loop;
+    grpc_call *call;
+    grpc_status_code status;
+    grpc_slice details;
+    grpc_metadata_array trailing;
+};
+
 struct tier_loop {
     grpc_completion_queue *queue;
     grpc_channel *lame;
-    atomic_bool stop;
-    bool running_down;
+    bool stop, running_down;
     struct tier_timer *timers; /* armed ones, earliest first */
+
+    pthread_mutex_t lock; /* guards all below */
+    struct post *first, *last;
+    bool waking;
+    struct wake wake;
 };
 
 struct tier_timer {
@@ -33,18 +52,6 @@ struct tier_timer {
     bool armed;
     uint64_t due_ms;
     struct tier_timer *prev, *next;
-};
-
-struct post {
-    struct tier_tag tag;
-    struct tier_loop *loop;
-    grpc_call *call;
-    grpc_status_code status;
-    grpc_slice details;
-    grpc_metadata_array trailing;
-    tier_loop_fn fn;
-    void *arg;
-    atomic_bool handed_over; /* set by the poster last, read by the loop first */
 };
 
 uint64_t tier_clock_ms(void) {
@@ -58,6 +65,8 @@ int64_t tier_wall_ms(void) {
     clock_gettime(CLOCK_REALTIME, &t);
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
+
+static void on_wake(struct tier_tag *tag, bool ok);
 
 static gpr_timespec after_ms(uint64_t ms) {
     if (ms > INT32_MAX)
@@ -76,6 +85,8 @@ enum tier_status tier_loop_new(struct tier_loop **out, struct tier_err *err) {
     grpc_init();
     loop->queue = grpc_completion_queue_create_for_next(NULL);
     loop->lame = grpc_lame_client_channel_create("post", GRPC_STATUS_ABORTED, "post");
+    pthread_mutex_init(&loop->lock, NULL);
+    loop->wake = (struct wake){.tag = {on_wake}, .loop = loop};
     *out = loop;
     return TIER_OK;
 }
@@ -89,17 +100,47 @@ static void fire_due_timers(struct tier_loop *loop) {
     }
 }
 
+static bool posts_wait(struct tier_loop *loop) {
+    pthread_mutex_lock(&loop->lock);
+    bool any = loop->first != NULL;
+    pthread_mutex_unlock(&loop->lock);
+    return any;
+}
+
+/* Runs the posts that wait now, not those that they make; stops short at tier_loop_stop. One at a
+ * time, because a callback may itself dispatch. */
+static void run_posts(struct tier_loop *loop) {
+    pthread_mutex_lock(&loop->lock);
+    const struct post *end = loop->last;
+    for (bool more = end != NULL; more && loop->first && !loop->stop;) {
+        struct post *p = loop->first;
+        more = p != end;
+        loop->first = p->next;
+        if (!loop->first)
+            loop->last = NULL;
+        pthread_mutex_unlock(&loop->lock);
+        if (!loop->running_down)
+            p->fn(p->arg);
+        free(p);
+        pthread_mutex_lock(&loop->lock);
+    }
+    pthread_mutex_unlock(&loop->lock);
+}
+
 /* One poll, at most until the earliest of `until` and the first timer. False when shut down. */
 static bool dispatch(struct tier_loop *loop, gpr_timespec until) {
     if (loop->timers && !loop->running_down) {
         uint64_t now = tier_clock_ms(), due = loop->timers->due_ms;
         until = gpr_time_min(until, after_ms(due > now ? due - now : 0));
     }
+    if (posts_wait(loop)) /* left by a stop, or by the callback that dispatches here */
+        until = after_ms(0);
     grpc_event e = grpc_completion_queue_next(loop->queue, until, NULL);
     if (e.type == GRPC_OP_COMPLETE) {
         struct tier_tag *tag = e.tag;
         tag->fn(tag, e.success != 0);
     }
+    run_posts(loop);
     fire_due_timers(loop);
     return e.type != GRPC_QUEUE_SHUTDOWN;
 }
@@ -108,19 +149,21 @@ void tier_loop_free(struct tier_loop *loop) {
     if (!loop)
         return;
     loop->running_down = true;
+    loop->stop = false;
     grpc_channel_destroy(loop->lame);
     grpc_completion_queue_shutdown(loop->queue);
     while (dispatch(loop, gpr_inf_future(GPR_CLOCK_MONOTONIC)))
         ;
     grpc_completion_queue_destroy(loop->queue);
+    pthread_mutex_destroy(&loop->lock);
     free(loop);
     grpc_shutdown();
 }
 
 void tier_loop_run(struct tier_loop *loop) {
-    while (!atomic_load(&loop->stop) && dispatch(loop, gpr_inf_future(GPR_CLOCK_MONOTONIC)))
+    while (!loop->stop && dispatch(loop, gpr_inf_future(GPR_CLOCK_MONOTONIC)))
         ;
-    atomic_store(&loop->stop, false);
+    loop->stop = false;
 }
 
 bool tier_loop_run_until(struct tier_loop *loop, bool (*done)(void *arg), void *arg,
@@ -134,47 +177,61 @@ bool tier_loop_run_until(struct tier_loop *loop, bool (*done)(void *arg), void *
     return true;
 }
 
-static void nothing(void *arg) {
-    (void)arg;
+static void stop_now(void *arg) {
+    struct tier_loop *loop = arg;
+    loop->stop = true;
 }
 
+/* As a post, so that whoever stops a loop is done with it before the loop can end and be freed. */
 void tier_loop_stop(struct tier_loop *loop) {
-    atomic_store(&loop->stop, true);
-    tier_loop_post(loop, nothing, NULL);
+    tier_loop_post(loop, stop_now, loop);
 }
 
-static void on_post(struct tier_tag *tag, bool ok) {
-    struct post *p = (struct post *)tag;
+static void on_wake(struct tier_tag *tag, bool ok) {
+    struct wake *w = (struct wake *)tag;
     (void)ok;
-    if (!atomic_load(&p->handed_over))
+    pthread_mutex_lock(&w->loop->lock);
+    grpc_slice_unref(w->details);
+    grpc_metadata_array_destroy(&w->trailing);
+    grpc_call_unref(w->call);
+    w->loop->waking = false;
+    pthread_mutex_unlock(&w->loop->lock);
+}
+
+/* With the lock held. */
+static void start_wake(struct tier_loop *loop) {
+    struct wake *w = &loop->wake;
+    grpc_op op;
+
+    w->details = grpc_empty_slice();
+    grpc_metadata_array_init(&w->trailing);
+    w->call = grpc_channel_create_call(loop->lame, NULL, GRPC_PROPAGATE_DEFAULTS, loop->queue,
+                                       grpc_slice_from_static_string("/post"), NULL,
+                                       gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+    memset(&op, 0, sizeof op);
+    op.op = GRPC_OP_RECV_STATUS_ON_CLIENT;
+    op.data.recv_status_on_client.trailing_metadata = &w->trailing;
+    op.data.recv_status_on_client.status = &w->status;
+    op.data.recv_status_on_client.status_details = &w->details;
+    if (grpc_call_start_batch(w->call, &op, 1, &w->tag, NULL) != GRPC_CALL_OK)
         abort();
-    grpc_slice_unref(p->details);
-    grpc_metadata_array_destroy(&p->trailing);
-    grpc_call_unref(p->call);
-    if (!p->loop->running_down)
-        p->fn(p->arg);
-    free(p);
+    loop->waking = true;
 }
 
 void tier_loop_post(struct tier_loop *loop, tier_loop_fn fn, void *arg) {
     struct post *p = calloc(1, sizeof *p);
     if (!p)
         abort(); /* a lost wake-up would hang the node: stop, and be restarted from the journal */
-    *p = (struct post){.tag = {on_post}, .loop = loop, .fn = fn, .arg = arg};
-    p->details = grpc_empty_slice();
-    grpc_metadata_array_init(&p->trailing);
-    p->call = grpc_channel_create_call(loop->lame, NULL, GRPC_PROPAGATE_DEFAULTS, loop->queue,
-                                       grpc_slice_from_static_string("/post"), NULL,
-                                       gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
-    grpc_op op;
-    memset(&op, 0, sizeof op);
-    op.op = GRPC_OP_RECV_STATUS_ON_CLIENT;
-    op.data.recv_status_on_client.trailing_metadata = &p->trailing;
-    op.data.recv_status_on_client.status = &p->status;
-    op.data.recv_status_on_client.status_details = &p->details;
-    atomic_store(&p->handed_over, true);
-    if (grpc_call_start_batch(p->call, &op, 1, p, NULL) != GRPC_CALL_OK)
-        abort();
+    *p = (struct post){.fn = fn, .arg = arg};
+    pthread_mutex_lock(&loop->lock);
+    if (loop->last)
+        loop->last->next = p;
+    else
+        loop->first = p;
+    loop->last = p;
+    if (!loop->waking)
+        start_wake(loop);
+    pthread_mutex_unlock(&loop->lock);
 }
 
 struct tier_timer *tier_timer_new(struct tier_loop *loop, tier_loop_fn fn, void *arg) {

@@ -30,8 +30,10 @@ void tier_loop_run(struct tier_loop *loop);
 /* Runs callbacks until `done` returns true or timeout_ms passes; for tests and the console. */
 bool tier_loop_run_until(struct tier_loop *loop, bool (*done)(void *arg), void *arg,
                          uint64_t timeout_ms);
+/* Makes tier_loop_run return once what was posted before has run; the caller, on any thread, is
+ * then done with the loop. */
 void tier_loop_stop(struct tier_loop *loop);
-/* Runs fn(arg) on the loop soon. Any thread. */
+/* Runs fn(arg) on the loop soon. Any thread; posts of one thread run in its order. */
 void tier_loop_post(struct tier_loop *loop, tier_loop_fn fn, void *arg);
 
 /* Milliseconds: monotonic, and since 1970 (UTC). */

@@ -59,7 +59,7 @@ enum tier_status tier_rpc_channel_new(struct tier_loop *loop, const char *addres
                                       const struct tier_rpc_keepalive *keepalive,
                                       struct tier_rpc_channel **out, struct tier_err *err) {
     grpc_channel_credentials *credentials;
-    grpc_arg a[14];
+    grpc_arg a[RPC_COMMON_ARGS + 8];
     size_t n = rpc_common_args(a, keepalive);
 
     a[n++] = rpc_int_arg(GRPC_ARG_ENABLE_RETRIES, 0);
@@ -76,9 +76,11 @@ enum tier_status tier_rpc_channel_new(struct tier_loop *loop, const char *addres
                                                          NULL, NULL);
         if (!credentials)
             return tier_fail(err, TIER_EIDENTITY, "the TLS certificate or key cannot be used");
-        a[n] =
-            (grpc_arg){.type = GRPC_ARG_STRING, .key = (char *)GRPC_SSL_TARGET_NAME_OVERRIDE_ARG};
-        a[n++].value.string = (char *)peer_name;
+        if (!tls->verify_chain) { /* whoever pins a chain knows no name to ask for */
+            a[n] = (grpc_arg){.type = GRPC_ARG_STRING,
+                              .key = (char *)GRPC_SSL_TARGET_NAME_OVERRIDE_ARG};
+            a[n++].value.string = (char *)peer_name;
+        }
     } else {
         credentials = grpc_insecure_credentials_create();
     }

@@ -16,8 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SLICES_AT_ONCE 64 /* what tier_spool_rx_writev takes in one system call */
-
 struct offer {
     struct tier_hash id;
     uint8_t *header;
@@ -85,6 +83,7 @@ struct tier_serve {
     struct fetch *fetch_first, *fetch_last; /* queued; at most max_uploaders are sent at a time */
     unsigned fetching;
     struct tier_rpc_method *methods;
+    uint8_t *staging; /* [TIER_MESSAGE_BYTES_MAX], one message of a push put together */
     struct tier_serve_traffic traffic;
 };
 
@@ -436,30 +435,27 @@ static enum tier_status push_begin(struct push *p, const struct tier_piece *piec
     return TIER_OK;
 }
 
+/*
+ * Puts the data's slices together before they are written: with TLS there are 8 KiB in each, and
+ * one large write and whole leaves to hash are worth more than the copy.
+ */
 static enum tier_status push_piece(struct push *p, struct tier_rpc_message *message,
                                    struct tier_err *err) {
+    uint8_t *const whole = p->serve->staging;
     struct tier_piece_reader r;
-    struct iovec iov[SLICES_AT_ONCE];
-    size_t count = 0, bytes = 0, n;
     const uint8_t *data;
+    size_t bytes = 0, n;
 
-    TIER_TRY(tier_piece_begin(&r, message, err));
+    TIER_TRY(tier_piece_begin(&r, message, err)); /* at most TIER_CHUNK_BYTES of data */
     if (!p->rx)
         TIER_TRY(push_begin(p, &r.piece, err));
-    uint64_t offset = r.piece.offset;
-    for (bool more = true; more;) {
-        more = tier_piece_next(&r, &data, &n);
-        if (more) {
-            iov[count++] = (struct iovec){(void *)data, n};
-            bytes += n;
-        }
-        if (bytes && (!more || count == SLICES_AT_ONCE)) {
-            TIER_TRY(tier_spool_rx_writev(p->rx, offset, iov, count, err));
-            p->serve->traffic.pushed_bytes += bytes;
-            offset += bytes;
-            count = bytes = 0;
-        }
+    while (tier_piece_next(&r, &data, &n)) {
+        memcpy(whole + bytes, data, n);
+        bytes += n;
     }
+    if (bytes)
+        TIER_TRY(tier_spool_rx_write(p->rx, r.piece.offset, whole, bytes, err));
+    p->serve->traffic.pushed_bytes += bytes;
     return TIER_OK;
 }
 
@@ -662,6 +658,7 @@ enum tier_status tier_serve_new(struct tier_loop *loop, const struct tier_serve_
     s->max_uploaders = options->max_uploaders ? options->max_uploaders : 8;
     snprintf(s->name, sizeof s->name, "%s", options->name);
     s->models_dir = need(strdup(options->models_dir));
+    s->staging = need(malloc(TIER_MESSAGE_BYTES_MAX));
     s->methods = need(calloc(own_count + options->more_count, sizeof *s->methods));
     memcpy(s->methods, own, sizeof own);
     if (options->more_count)
@@ -688,6 +685,7 @@ void tier_serve_free(struct tier_serve *s) {
         free(w);
     }
     free(s->methods);
+    free(s->staging);
     free(s->models_dir);
     free(s);
 }

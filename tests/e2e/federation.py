@@ -284,7 +284,7 @@ class Federation:
 
     def __exit__(self, kind, value, trace):
         if kind is not None and not issubclass(kind, KeyboardInterrupt):
-            self._keep_logs()
+            self.keep_logs()
         self.close()
 
     def close(self):
@@ -300,7 +300,7 @@ class Federation:
             subprocess.run(["umount", mount], check=False)
         shutil.rmtree(self.dir, ignore_errors=True)
 
-    def _keep_logs(self):
+    def keep_logs(self):
         """A failed test's logs and configuration, where a person finds them."""
         folder = os.path.join(KEPT_LOGS, os.path.basename(self.dir))
         os.makedirs(folder, exist_ok=True)
