@@ -166,7 +166,7 @@ static void commit_round(struct hub_run *run) {
               "h:model", &run->model);
     set_deadline(run, 0);
     for (size_t i = 0; i < run->child_count; i++)
-        if (run->children[i].attending)
+        if (run->children[i].attending && run->children[i].accepted)
             tier_serve_send(run->hub->serve, run->children[i].name, &m);
     hub_work_release(run, run->round.number);
 }

@@ -163,7 +163,7 @@ struct hub_process {
     const struct hub_start *start;
     struct hub hub;
     struct tier_timer *news, *reload;
-    struct bench_hub_news last;
+    uint64_t children, reloads;
     int say;
 };
 
@@ -171,10 +171,10 @@ static void tell_news(void *arg) {
     struct hub_process *p = arg;
     uint64_t children = tier_serve_count(p->hub.serve);
 
-    if (children != p->last.children) {
-        p->last.children = children;
-        p->last.at_s = bench_now_s();
-        (void)!write(p->say, &p->last, sizeof p->last);
+    if (children != p->children) {
+        const struct bench_hub_news news = {bench_now_s(), children, p->reloads};
+        p->children = children;
+        (void)!write(p->say, &news, sizeof news);
     }
     tier_timer_set(p->news, NEWS_MS);
 }
@@ -186,7 +186,7 @@ static void reload_now(void *arg) {
 
     if (tls && tier_serve_reload(p->hub.serve, tls, &err) != TIER_OK)
         tier_log_error("%s", err.text);
-    p->last.reloads++;
+    p->reloads++;
     tier_timer_set(p->reload, p->start->reload_ms);
 }
 
