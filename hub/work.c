@@ -124,8 +124,9 @@ static void audit_counted(struct hub *hub, const struct tier_receipt *r) {
               "h:update", &r->update, "u:weight", r->weight);
 }
 
-static enum tier_status journal_receipt(struct hub *hub, const struct tier_journal_update *row,
-                                        struct tier_err *err) {
+/* Inside a transaction; audit_counted follows its commit. */
+static enum tier_status put_receipt(struct hub *hub, const struct tier_journal_update *row,
+                                    struct tier_err *err) {
     struct tier_journal *j = hub->home.journal;
     uint8_t note[8 + TIER_JOURNAL_RECEIPT_BYTES_MAX];
     struct tier_hash head;
@@ -134,14 +135,8 @@ static enum tier_status journal_receipt(struct hub *hub, const struct tier_journ
     tier_audit_head(hub->home.audit, &seq, &head);
     tier_put_u64(note, seq);
     memcpy(note + 8, row->receipt, row->receipt_bytes);
-    TIER_TRY(tier_journal_begin(j, err));
-    enum tier_status st = tier_journal_update_put(j, row, err);
-    if (st == TIER_OK)
-        st = tier_journal_kv_put(j, COUNTED_KEY, note, 8 + row->receipt_bytes, err);
-    if (st == TIER_OK)
-        st = tier_journal_commit(j, err);
-    tier_journal_rollback(j);
-    return st;
+    TIER_TRY(tier_journal_update_put(j, row, err));
+    return tier_journal_kv_put(j, COUNTED_KEY, note, 8 + row->receipt_bytes, err);
 }
 
 void hub_work_recover_audit(struct hub *hub) {
@@ -159,14 +154,15 @@ void hub_work_recover_audit(struct hub *hub) {
     tier_journal_blob_release(&note);
 }
 
+/* The receipt that the child has or, inside a transaction, now gets: *fresh_out says which. */
 static enum tier_status make_receipt(struct hub_run *run, uint32_t child,
                                      const struct tier_hash *update, struct tier_receipt *r,
-                                     struct tier_err *err) {
-    struct tier_journal *j = run->hub->home.journal;
+                                     bool *fresh_out, struct tier_err *err) {
     struct tier_journal_update row;
 
-    TIER_TRY(tier_journal_update_get(j, run->hex, run->round.number, run->children[child].name,
-                                     &row, err));
+    *fresh_out = false;
+    TIER_TRY(tier_journal_update_get(run->hub->home.journal, run->hex, run->round.number,
+                                     run->children[child].name, &row, err));
     if (row.receipt_bytes)
         return tier_wire_receipt(row.receipt, row.receipt_bytes, r, err);
     *r = (struct tier_receipt){.run = run->id,
@@ -178,14 +174,16 @@ static enum tier_status make_receipt(struct hub_run *run, uint32_t child,
     memcpy(r->parent, run->hub->config->name, sizeof r->parent);
     TIER_TRY(tier_home_sign(&run->hub->home, r, err));
     struct tier_bytes b = tier_wire_receipt_bytes(r);
-    if (b.n <= sizeof row.receipt) {
+    bool fits = b.n <= sizeof row.receipt;
+    if (fits) {
         memcpy(row.receipt, b.data, b.n);
         row.receipt_bytes = b.n;
     }
     free(b.data);
-    TIER_TRY(journal_receipt(run->hub, &row, err));
-    audit_counted(run->hub, r);
-    return TIER_OK;
+    if (!fits)
+        return tier_fail(err, TIER_EINTERNAL, "a receipt of %zu bytes", b.n);
+    *fresh_out = true;
+    return put_receipt(run->hub, &row, err);
 }
 
 static void journal_step(struct hub_run *run, const struct tier_round_event *e,
@@ -206,20 +204,39 @@ static void journal_step(struct hub_run *run, const struct tier_round_event *e,
     enum tier_status st = run->round.state == TIER_ROUND_COMMITTED
                               ? tier_journal_begin(j, &err)
                               : tier_journal_begin_lazy(j, &err);
+    struct tier_receipt receipt;
+    bool fresh = false; /* an event gives at most one receipt */
     if (st == TIER_OK && child_changed)
         st = put_child(run, e->child, &err);
-    for (size_t i = 0; i < actions->count && st == TIER_OK; i++) {
-        const struct tier_round_action *a = &actions->at[i];
-        struct tier_receipt receipt;
-        if (a->type == TIER_ACTION_RECEIPT)
-            st = make_receipt(run, a->child, &a->update, &receipt, &err);
-    }
+    for (size_t i = 0; i < actions->count && st == TIER_OK; i++)
+        if (actions->at[i].type == TIER_ACTION_RECEIPT)
+            st = make_receipt(run, actions->at[i].child, &actions->at[i].update, &receipt, &fresh,
+                              &err);
     if (st == TIER_OK)
         st = put_round(run, &err);
     if (st == TIER_OK)
         st = tier_journal_commit(j, &err);
     if (st != TIER_OK)
         hub_stop_on(run->hub, &err);
+    else if (fresh)
+        audit_counted(run->hub, &receipt);
+}
+
+/* As make_receipt, in a transaction of its own. */
+static enum tier_status receipt_of(struct hub_run *run, uint32_t child,
+                                   const struct tier_hash *update, struct tier_receipt *r,
+                                   struct tier_err *err) {
+    struct tier_journal *j = run->hub->home.journal;
+    bool fresh = false;
+
+    TIER_TRY(tier_journal_begin_lazy(j, err));
+    enum tier_status st = make_receipt(run, child, update, r, &fresh, err);
+    if (st == TIER_OK)
+        st = tier_journal_commit(j, err);
+    tier_journal_rollback(j);
+    if (st == TIER_OK && fresh)
+        audit_counted(run->hub, r);
+    return st;
 }
 
 static void give_receipt(struct hub_run *run, const struct tier_round_action *a) {
@@ -227,7 +244,7 @@ static void give_receipt(struct hub_run *run, const struct tier_round_action *a)
     struct tier_err err = {0};
     const char *child = run->children[a->child].name;
 
-    if (make_receipt(run, a->child, &a->update, &m.receipt, &err) != TIER_OK)
+    if (receipt_of(run, a->child, &a->update, &m.receipt, &err) != TIER_OK)
         hub_stop_on(run->hub, &err);
     else if (!tier_serve_pushed(run->hub->serve, child, &a->update, &m.receipt, NULL))
         tier_serve_send(run->hub->serve, child, &m);
@@ -242,7 +259,7 @@ void hub_work_settle(struct hub_run *run) {
     for (uint32_t i = 0; i < run->round.count; i++) {
         const struct tier_round_child *c = tier_round_child(&run->round, i);
         if (c->state == TIER_CHILD_SEALED &&
-            make_receipt(run, i, &c->update, &receipt, &err) != TIER_OK) {
+            receipt_of(run, i, &c->update, &receipt, &err) != TIER_OK) {
             hub_stop_on(run->hub, &err);
             return;
         }
