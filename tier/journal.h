@@ -57,8 +57,8 @@ void tier_journal_close(struct tier_journal *j);
 enum tier_status tier_journal_begin(struct tier_journal *j, struct tier_err *err);
 /*
  * The same for what may be lost with the machine, because it can be had again: its commit waits for
- * no disk. It is there after kill -9 like any other, and after a machine's crash once a later commit
- * has waited.
+ * no disk. It is there after kill -9 like any other, and after a machine's crash once a later
+ * commit has waited.
  */
 enum tier_status tier_journal_begin_lazy(struct tier_journal *j, struct tier_err *err);
 /* On failure nothing of the transaction is kept. */
