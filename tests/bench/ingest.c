@@ -109,6 +109,7 @@ struct ingest {
     struct tier_manifest *manifest;
     struct bench_process serve, bare;
     struct pusher pusher[STREAMS];
+    struct tier_loop *loop;
     size_t up, counted;
     struct tier_err failure;
 };
@@ -217,10 +218,11 @@ static enum tier_status measure(struct ingest *b, struct bench_result *r, struct
     double ours[RUNS], bare[RUNS], ratio[RUNS], cpu, bytes = (double)b->options->bytes * STREAMS;
     struct bench_usage before = {0}, after = {0};
     struct bench_bare *reference = NULL;
-    struct tier_loop *loop = NULL;
+    struct tier_loop *loop;
     enum tier_status st;
 
-    TIER_TRY(tier_loop_new(&loop, err));
+    TIER_TRY(tier_loop_new(&b->loop, err));
+    loop = b->loop;
     TIER_TRY_OUT(connect_all(b, loop, err));
     TIER_TRY_OUT(
         bench_bare_open(&b->bare_client, "bare-server", b->bare.port, STREAMS, &reference, err));
@@ -267,6 +269,7 @@ enum tier_status bench_ingest(const struct bench_options *given, struct bench_re
         tier_identity_release(&b->pusher[i].node);
         bench_resident_release(&b->pusher[i].update);
     }
+    tier_loop_free(b->loop);
     bench_process_stop(&b->serve);
     bench_process_stop(&b->bare);
     tier_manifest_free(b->manifest);

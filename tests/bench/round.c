@@ -23,6 +23,7 @@ struct round_bench {
     struct bench_process hub, bare, tcp;
     struct tier_manifest *manifest;
     struct bench_children *children;
+    struct tier_loop *loop;
     struct bench_watch *watch;
     uint64_t anon_before; /* peak until round 1 is announced */
     struct bench_usage hub_first, hub_last;
@@ -70,12 +71,11 @@ static void on_round(void *arg, uint64_t round) {
 }
 
 static enum tier_status run_rounds(struct round_bench *b, struct tier_err *err) {
-    struct tier_loop *loop = NULL;
-
-    TIER_TRY(tier_loop_new(&loop, err));
-    enum tier_status st = bench_children_start(b->children, loop, b->hub.port, err);
+    TIER_TRY(tier_loop_new(&b->loop, err));
+    enum tier_status st = bench_children_start(b->children, b->loop, b->hub.port, err);
     bench_children_on_round(b->children, on_round, b);
-    if (st == TIER_OK && !tier_loop_run_until(loop, bench_children_done, b->children, TIMEOUT_MS))
+    if (st == TIER_OK &&
+        !tier_loop_run_until(b->loop, bench_children_done, b->children, TIMEOUT_MS))
         st = tier_fail(err, TIER_ETIMEOUT, "%d rounds did not end within %d s", ROUNDS,
                        TIMEOUT_MS / 1000);
     bench_usage(b->hub.pid, &b->hub_last);
@@ -174,6 +174,7 @@ out:
     bench_process_stop(&b.bare);
     bench_process_stop(&b.tcp);
     bench_children_free(b.children);
+    tier_loop_free(b.loop);
     tier_manifest_free(b.manifest);
     free(b.config);
     bench_nodes_close(&b.nodes);

@@ -362,6 +362,7 @@ enum tier_status bench_scale(const struct bench_options *given, struct bench_res
         bench_process_stop(&s->holder[i]);
     bench_process_stop(&s->hub);
     bench_children_free(s->children);
+    tier_loop_free(s->loop);
     tier_manifest_free(s->manifest);
     bench_nodes_close(&s->nodes);
     free(s->uploaders);
