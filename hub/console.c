@@ -251,7 +251,8 @@ static enum tier_status start_piece(struct hub_console_call *s,
         return tier_fail(err, TIER_ELIMIT,
                          "the graph is longer than the %" PRIu64 " bytes its plan states",
                          s->plan->model_bytes);
-    return tier_content_rx_write(s->rx, part->data, part->bytes, err);
+    const struct iovec slice = {(void *)part->data, part->bytes};
+    return tier_content_rx_writev(s->rx, &slice, 1, err);
 }
 
 static void start_opened(struct tier_rpc_call *call) {

@@ -166,7 +166,7 @@ static void commit_round(struct hub_run *run) {
               "h:model", &run->model);
     set_deadline(run, 0);
     for (size_t i = 0; i < run->child_count; i++)
-        if (run->children[i].attending)
+        if (run->children[i].attending && run->children[i].accepted)
             tier_serve_send(run->hub->serve, run->children[i].name, &m);
     hub_work_release(run, run->round.number);
 }
@@ -239,7 +239,7 @@ void hub_run_free(struct hub_run *run) {
     free(run);
 }
 
-/* With the graph here: the manifest, and at the top the first model. */
+/* With the graph here: the manifest. */
 static enum tier_status prepare(struct hub_run *run, struct tier_err *err) {
     struct tier_graph *graph = NULL;
     struct tier_hash graph_hash;
@@ -249,9 +249,6 @@ static enum tier_status prepare(struct hub_run *run, struct tier_err *err) {
     char *path = tier_content_path(run->hub->home.models_dir, &graph_hash, TIER_CONTENT_GRAPH);
     TIER_TRY_OUT(tier_graph_open(path, &graph, err));
     TIER_TRY_OUT(tier_task_manifest(&run->plan, graph, &run->manifest, err));
-    if (hub_is_top(run->hub) && tier_hash_is_zero(&run->model))
-        TIER_TRY_OUT(tier_task_first_model(graph, run->manifest, run->hub->home.models_dir,
-                                           &run->model, err));
 out:
     tier_graph_free(graph);
     free(path);
@@ -619,6 +616,8 @@ enum tier_status hub_run_restore_all(struct hub *hub, struct tier_err *err) {
             continue;
         if (run->round.number >= tier_task_rounds(&run->plan))
             hub_run_finish(run, HUB_RUN_COMPLETED, "every round is done");
+        else if (!run->round.number)
+            hub_run_first_round(run);
         else
             want_round(run, run->round.number + 1, &run->model);
     }
@@ -636,5 +635,8 @@ void hub_run_want_graph(struct hub_run *run) {
 }
 
 void hub_run_first_round(struct hub_run *run) {
-    want_round(run, 1, &run->model);
+    if (tier_hash_is_zero(&run->model))
+        hub_work_first_model(run); /* and then this again */
+    else
+        want_round(run, 1, &run->model);
 }

@@ -2,7 +2,8 @@
 /*
  * The order that makes a kill harmless: an event changes the machine in memory, the change is
  * journalled in one transaction, and only then do its actions leave the process. What is lost with
- * the process was promised to nobody.
+ * the process was promised to nobody. The disk is waited for where a round commits and where a run
+ * ends; what a machine's crash takes from before that, the children still hold.
  */
 #include "hub/work.h"
 #include "tier/bytes.h"
@@ -30,6 +31,7 @@ static void *need(void *p) {
 /* ---- the journal ---- */
 
 void hub_work_journal_run(struct hub_run *run) {
+    struct tier_journal *j = run->hub->home.journal;
     struct tier_err err = {0};
     struct tier_journal_run row = {.state = run->state,
                                    .round = run->round.number,
@@ -37,7 +39,13 @@ void hub_work_journal_run(struct hub_run *run) {
                                    .model = run->model};
     memcpy(row.run, run->hex, sizeof row.run);
     snprintf(row.detail, sizeof row.detail, "%s", run->reason);
-    if (tier_journal_run_set(run->hub->home.journal, &row, &err) != TIER_OK)
+    bool round_open = run->state == HUB_RUN_OPEN && run->round.state == TIER_ROUND_OPEN;
+    enum tier_status st = round_open ? tier_journal_begin_lazy(j, &err) : TIER_OK;
+    if (st == TIER_OK)
+        st = tier_journal_run_set(j, &row, &err);
+    if (st == TIER_OK && round_open)
+        st = tier_journal_commit(j, &err);
+    if (st != TIER_OK)
         hub_stop_on(run->hub, &err);
 }
 
@@ -89,37 +97,13 @@ static enum tier_status put_child(struct hub_run *run, uint32_t child, struct ti
 void hub_work_open_round(struct hub_run *run) {
     struct tier_journal *j = run->hub->home.journal;
     struct tier_err err = {0};
-    enum tier_status st = tier_journal_begin(j, &err);
+    enum tier_status st = tier_journal_begin_lazy(j, &err);
 
     if (st == TIER_OK)
         st = put_round(run, &err);
     for (uint32_t i = 0; i < run->child_count && st == TIER_OK; i++)
         if (tier_round_child(&run->round, i)->state != TIER_CHILD_NONE)
             st = put_child(run, i, &err);
-    if (st == TIER_OK)
-        st = tier_journal_commit(j, &err);
-    if (st != TIER_OK)
-        hub_stop_on(run->hub, &err);
-}
-
-static void journal_step(struct hub_run *run, const struct tier_round_event *e,
-                         enum tier_round_child_state child_before,
-                         enum tier_round_state state_before) {
-    struct tier_journal *j = run->hub->home.journal;
-    struct tier_err err = {0};
-    enum tier_round_child_state now = tier_round_child(&run->round, e->child)->state;
-    bool about_child = e->type <= TIER_EVENT_LOST;
-    /* A push under way is not worth a row: after a restart it is wanted again. */
-    bool child_changed = about_child && now != child_before && now != TIER_CHILD_PUSHING &&
-                         !(now == TIER_CHILD_EXPECTED && child_before == TIER_CHILD_PUSHING);
-
-    if (!child_changed && run->round.state == state_before)
-        return;
-    enum tier_status st = tier_journal_begin(j, &err);
-    if (st == TIER_OK && child_changed)
-        st = put_child(run, e->child, &err);
-    if (st == TIER_OK)
-        st = put_round(run, &err);
     if (st == TIER_OK)
         st = tier_journal_commit(j, &err);
     if (st != TIER_OK)
@@ -204,6 +188,40 @@ static enum tier_status make_receipt(struct hub_run *run, uint32_t child,
     return TIER_OK;
 }
 
+static void journal_step(struct hub_run *run, const struct tier_round_event *e,
+                         enum tier_round_child_state child_before,
+                         enum tier_round_state state_before,
+                         const struct tier_round_actions *actions) {
+    struct tier_journal *j = run->hub->home.journal;
+    struct tier_err err = {0};
+    enum tier_round_child_state now = tier_round_child(&run->round, e->child)->state;
+    bool about_child = e->type <= TIER_EVENT_LOST;
+    /* A push under way is not worth a row: after a restart it is wanted again. */
+    bool child_changed = about_child && now != child_before && now != TIER_CHILD_PUSHING &&
+                         !(now == TIER_CHILD_EXPECTED && child_before == TIER_CHILD_PUSHING);
+
+    if (!child_changed && run->round.state == state_before)
+        return;
+    /* Only after a commit do children give up what they hold: all else they push again. */
+    enum tier_status st = run->round.state == TIER_ROUND_COMMITTED
+                              ? tier_journal_begin(j, &err)
+                              : tier_journal_begin_lazy(j, &err);
+    if (st == TIER_OK && child_changed)
+        st = put_child(run, e->child, &err);
+    for (size_t i = 0; i < actions->count && st == TIER_OK; i++) {
+        const struct tier_round_action *a = &actions->at[i];
+        struct tier_receipt receipt;
+        if (a->type == TIER_ACTION_RECEIPT)
+            st = make_receipt(run, a->child, &a->update, &receipt, &err);
+    }
+    if (st == TIER_OK)
+        st = put_round(run, &err);
+    if (st == TIER_OK)
+        st = tier_journal_commit(j, &err);
+    if (st != TIER_OK)
+        hub_stop_on(run->hub, &err);
+}
+
 static void give_receipt(struct hub_run *run, const struct tier_round_action *a) {
     struct tier_to_child m = {.type = TIER_TO_RECEIPT};
     struct tier_err err = {0};
@@ -266,7 +284,7 @@ static void tell_round(struct hub_run *run, uint32_t child) {
 
 /* ---- jobs ---- */
 
-enum job_kind { JOB_CHECK, JOB_FOLD, JOB_PUBLISH };
+enum job_kind { JOB_FIRST_MODEL, JOB_CHECK, JOB_FOLD, JOB_PUBLISH };
 
 struct job {
     struct hub *hub;
@@ -356,9 +374,25 @@ out:
     return st;
 }
 
+static enum tier_status first_model_job(struct job *job) {
+    struct tier_graph *graph = NULL;
+    char *path = tier_content_path(job->hub->home.models_dir, &job->update, TIER_CONTENT_GRAPH);
+    enum tier_status st = tier_graph_open(path, &graph, &job->err);
+
+    if (st == TIER_OK)
+        st = tier_task_first_model(graph, job->manifest, job->hub->home.models_dir, &job->result,
+                                   &job->err);
+    tier_graph_free(graph);
+    free(path);
+    return st;
+}
+
 static void job_work(void *arg) {
     struct job *job = arg;
     switch (job->kind) {
+    case JOB_FIRST_MODEL:
+        job->st = first_model_job(job);
+        break;
     case JOB_CHECK:
         job->st = check_update(job->hub->home.spool, &job->update, job->manifest, false, &job->err);
         break;
@@ -440,6 +474,16 @@ static void drop_result(struct hub_run *run, const struct job *job) {
                           &late);
 }
 
+static void first_model_done(struct hub_run *run, const struct job *job) {
+    if (job->st != TIER_OK) {
+        hub_run_finish(run, HUB_RUN_FAILED, job->err.text);
+        return;
+    }
+    run->model = job->result;
+    hub_work_journal_run(run);
+    hub_run_first_round(run);
+}
+
 static void job_done(void *arg) {
     struct job *job = arg;
     struct hub_run *run = hub_run_find(job->hub, &job->run_id);
@@ -453,6 +497,8 @@ static void job_done(void *arg) {
         drop_result(run, job);
         if (run)
             hub_work_resume(run); /* the round that is open now may have waited for the worker */
+    } else if (job->kind == JOB_FIRST_MODEL) {
+        first_model_done(run, job);
     } else if (job->kind == JOB_CHECK) {
         check_done(run, job);
     } else if (job->kind == JOB_FOLD) {
@@ -509,6 +555,12 @@ static void start_fold(struct hub_run *run) {
     tier_worker_submit(run->hub->worker, job_work, job_done, job);
 }
 
+void hub_work_first_model(struct hub_run *run) {
+    struct job *job = job_new(run, JOB_FIRST_MODEL);
+    tier_hash_parse(run->plan.model_sha256, &job->update); /* here, the graph */
+    tier_worker_submit(run->hub->worker, job_work, job_done, job);
+}
+
 static void start_publish(struct hub_run *run) {
     if (run->publishing)
         return;
@@ -527,13 +579,18 @@ static void record_figures(struct hub_run *run, const struct tier_metrics *sums)
         const char *name;
         double value;
     } figures[] = {{"accuracy", f.accuracy}, {"auc", f.auc}, {"count", f.count}, {"loss", f.loss}};
+    struct tier_journal *j = run->hub->home.journal;
     struct tier_err err = {0};
+    enum tier_status st = tier_journal_begin_lazy(j, &err);
 
-    for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++)
-        if (!isnan(figures[i].value) &&
-            tier_journal_metric_put(run->hub->home.journal, run->hex, run->round.number - 1,
-                                    figures[i].name, figures[i].value, &err) != TIER_OK)
-            hub_stop_on(run->hub, &err);
+    for (size_t i = 0; i < sizeof figures / sizeof figures[0] && st == TIER_OK; i++)
+        if (!isnan(figures[i].value))
+            st = tier_journal_metric_put(j, run->hex, run->round.number - 1, figures[i].name,
+                                         figures[i].value, &err);
+    if (st == TIER_OK)
+        st = tier_journal_commit(j, &err);
+    if (st != TIER_OK)
+        hub_stop_on(run->hub, &err);
 }
 
 static void deliver(struct hub_run *run) {
@@ -634,7 +691,7 @@ void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
     if (run->state != HUB_RUN_OPEN || run->round.number == 0)
         return;
     tier_round_step(&run->round, e, &actions);
-    journal_step(run, e, child_before, state_before);
+    journal_step(run, e, child_before, state_before, &actions);
     if (run->round.state != state_before || tier_round_tally(&run->round).sealed != sealed_before)
         report_progress(run);
     if (run->round.state != state_before)

@@ -27,6 +27,8 @@ void hub_work_check(struct hub_run *run, uint32_t child, const struct tier_hash 
 void hub_work_open_round(struct hub_run *run);
 /* The round is over everywhere: its files go, its rows say so. */
 void hub_work_release(struct hub_run *run, uint64_t round);
+/* Writes the model that round 1 starts from, then hub_run_first_round. */
+void hub_work_first_model(struct hub_run *run);
 /* The run's row. */
 void hub_work_journal_run(struct hub_run *run);
 

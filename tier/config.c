@@ -34,9 +34,9 @@ static const char *const accept_choices[] = {"none", "all", NULL};
      "threads for compute; 0 is one for each core"},                                               \
     {"tls", TIER_KEYS_CHOICE, FIELD(tls), "on", 0, 0, switch_choices,                              \
      "off sends everything in the clear and trusts every caller: for measuring only"},             \
-    {"keepalive_ms", TIER_KEYS_INT, FIELD(keepalive_ms), "3000", 100, 3600000, NULL,               \
+    {"keepalive_ms", TIER_KEYS_INT, FIELD(keepalive_ms), "1500", 100, 3600000, NULL,               \
      "silence after which a connection is probed, in milliseconds"},                               \
-    {"keepalive_timeout_ms", TIER_KEYS_INT, FIELD(keepalive_timeout_ms), "1500", 100, 3600000,     \
+    {"keepalive_timeout_ms", TIER_KEYS_INT, FIELD(keepalive_timeout_ms), "2800", 100, 3600000,     \
      NULL, "wait for the answer to a probe before the connection counts as lost"},                 \
     {"parent.address", TIER_KEYS_ADDRESS, FIELD(parent_address), parent_default, 1, 0, NULL,       \
      "host:port of the parent"},                                                                   \

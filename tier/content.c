@@ -1,7 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Received files are not synced: they can be fetched again, and a sync would hold up the loop. What
+ * a crash of the machine leaves of them is found at the next start by the boot's id: while the
+ * machine stays up, the page cache holds whatever was written, whoever was killed.
+ */
 #include "tier/content.h"
 #include "tier/limits.h"
+#include "tier/log.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,6 +16,9 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define SLICES_MAX 64
+#define BOOT_ID_BYTES 36
 
 struct tier_content_rx {
     int fd;
@@ -77,6 +87,95 @@ enum tier_status tier_content_read(void *content, uint64_t offset, void *out, si
     return TIER_OK;
 }
 
+/* ---- after a crash of the machine ---- */
+
+static bool read_text(const char *path, char *text, size_t n) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool ok = fd >= 0 && read(fd, text, n) == (ssize_t)n;
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+static enum tier_status hash_file(const char *path, struct tier_hash *out, struct tier_err *err) {
+    uint8_t *buffer = malloc(TIER_CHUNK_BYTES);
+    struct tier_hasher *hasher = tier_hasher_new();
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    enum tier_status st = TIER_OK;
+    ssize_t k = 1;
+
+    if (!buffer || !hasher) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory to check %s", path);
+        goto out;
+    }
+    while (fd >= 0 && (k = read(fd, buffer, TIER_CHUNK_BYTES)) > 0)
+        tier_hasher_add(hasher, buffer, (size_t)k);
+    if (fd < 0 || k < 0)
+        st = tier_fail_errno(err, TIER_EIO, "cannot read %s", path);
+    else
+        tier_hasher_finish(hasher, out);
+out:
+    if (fd >= 0)
+        close(fd);
+    tier_hasher_free(hasher);
+    free(buffer);
+    return st;
+}
+
+static enum tier_status check_entry(const char *dir, const char *name, struct tier_err *err) {
+    char hex[TIER_HASH_HEX], *path;
+    struct tier_hash named, actual;
+    enum tier_status st;
+
+    if (strlen(name) < TIER_HASH_HEX)
+        return TIER_OK;
+    memcpy(hex, name, TIER_HASH_HEX - 1);
+    hex[TIER_HASH_HEX - 1] = '\0';
+    const char *suffix = name + TIER_HASH_HEX - 1;
+    if (!tier_hash_parse(hex, &named) ||
+        (strcmp(suffix, TIER_CONTENT_GRAPH) != 0 && strcmp(suffix, TIER_CONTENT_MODEL) != 0))
+        return TIER_OK;
+    path = tier_content_path(dir, &named, suffix);
+    st = hash_file(path, &actual, err);
+    if (st == TIER_OK && !tier_hash_equal(&named, &actual)) {
+        tier_log_warn("%s was damaged when the machine stopped and is deleted", path);
+        if (unlink(path) != 0)
+            st = tier_fail_errno(err, TIER_EIO, "cannot delete %s", path);
+    }
+    free(path);
+    return st;
+}
+
+enum tier_status tier_content_sweep(const char *dir, struct tier_err *err) {
+    char now[BOOT_ID_BYTES] = {0}, then[BOOT_ID_BYTES], *mark = NULL;
+    enum tier_status st = TIER_OK;
+    DIR *d = NULL;
+
+    if (asprintf(&mark, "%s/.boot", dir) < 0)
+        abort();
+    /* Where the system gives no id, every start checks. */
+    bool known = read_text("/proc/sys/kernel/random/boot_id", now, sizeof now);
+    if (known && read_text(mark, then, sizeof then) && memcmp(now, then, sizeof now) == 0)
+        goto out;
+    d = opendir(dir);
+    if (!d) {
+        st = tier_fail_errno(err, TIER_EIO, "cannot list %s", dir);
+        goto out;
+    }
+    for (const struct dirent *e; (e = readdir(d)) != NULL;)
+        TIER_TRY_OUT(check_entry(dir, e->d_name, err));
+    int fd = known ? open(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) : -1;
+    if (known && (fd < 0 || write(fd, now, sizeof now) != (ssize_t)sizeof now))
+        st = tier_fail_errno(err, TIER_EIO, "cannot write %s", mark);
+    if (fd >= 0)
+        close(fd);
+out:
+    if (d)
+        closedir(d);
+    free(mark);
+    return st;
+}
+
 /* ---- receiving ---- */
 
 static enum tier_status rehash(struct tier_content_rx *rx, struct tier_err *err) {
@@ -137,11 +236,29 @@ static enum tier_status write_all(int fd, const void *data, size_t n, uint64_t o
     return TIER_OK;
 }
 
-enum tier_status tier_content_rx_write(struct tier_content_rx *rx, const void *data, size_t n,
-                                       struct tier_err *err) {
-    TIER_TRY(write_all(rx->fd, data, n, rx->offset, rx->part, err));
-    tier_hasher_add(rx->hasher, data, n);
-    rx->offset += n;
+enum tier_status tier_content_rx_writev(struct tier_content_rx *rx, const struct iovec *slices,
+                                        size_t count, struct tier_err *err) {
+    struct iovec left[SLICES_MAX];
+
+    for (size_t at = 0; at < count; at += SLICES_MAX) {
+        size_t n = count - at < SLICES_MAX ? count - at : SLICES_MAX, first = 0;
+        memcpy(left, slices + at, n * sizeof *left);
+        while (first < n) {
+            ssize_t k = pwritev(rx->fd, left + first, (int)(n - first), (off_t)rx->offset);
+            if (k < 0 && errno == EINTR)
+                continue;
+            if (k < 0)
+                return tier_fail_errno(err, TIER_EIO, "cannot write %s", rx->part);
+            for (rx->offset += (uint64_t)k; first < n && left[first].iov_len <= (size_t)k; first++)
+                k -= (ssize_t)left[first].iov_len;
+            if (first < n) {
+                left[first].iov_base = (uint8_t *)left[first].iov_base + k;
+                left[first].iov_len -= (size_t)k;
+            }
+        }
+        for (size_t i = at; i < at + n; i++)
+            tier_hasher_add(rx->hasher, slices[i].iov_base, slices[i].iov_len);
+    }
     return TIER_OK;
 }
 
@@ -165,11 +282,12 @@ static enum tier_status publish(int fd, const char *part, const char *path, cons
 enum tier_status tier_content_rx_finish(struct tier_content_rx *rx, struct tier_err *err) {
     struct tier_hash got;
     char hex[TIER_HASH_HEX];
-    enum tier_status st;
+    enum tier_status st = TIER_OK;
 
     tier_hasher_finish(rx->hasher, &got);
     if (tier_hash_equal(&got, &rx->hash)) {
-        st = publish(rx->fd, rx->part, rx->path, rx->dir, err);
+        if (rename(rx->part, rx->path) != 0)
+            st = tier_fail_errno(err, TIER_EIO, "cannot rename %s", rx->part);
     } else {
         unlink(rx->part);
         st = tier_fail(err, TIER_ECORRUPT,

@@ -13,6 +13,7 @@
 #include "tier/hash.h"
 
 #include <stdint.h>
+#include <sys/uio.h>
 
 #define TIER_CONTENT_GRAPH ".onnx"
 #define TIER_CONTENT_MODEL ".safetensors"
@@ -20,6 +21,12 @@
 /* "<dir>/<hash><suffix>", the caller's to free. */
 char *tier_content_path(const char *dir, const struct tier_hash *hash, const char *suffix);
 bool tier_content_has(const char *dir, const struct tier_hash *hash, const char *suffix);
+
+/*
+ * Once at start: where the machine has been started anew since the last time, or the directory came
+ * from another one, reads every file through and deletes those that are not what their name says.
+ */
+enum tier_status tier_content_sweep(const char *dir, struct tier_err *err);
 
 /* An open file, by either suffix. */
 struct tier_content {
@@ -40,9 +47,12 @@ enum tier_status tier_content_rx_open(const char *dir, const struct tier_hash *h
                                       struct tier_err *err);
 /* Bytes that are here already: the next write begins there. */
 uint64_t tier_content_rx_offset(const struct tier_content_rx *rx);
-enum tier_status tier_content_rx_write(struct tier_content_rx *rx, const void *data, size_t n,
-                                       struct tier_err *err);
-/* Names the file if its hash is right (TIER_ECORRUPT and deletes it if not). Ends rx either way. */
+enum tier_status tier_content_rx_writev(struct tier_content_rx *rx, const struct iovec *slices,
+                                        size_t count, struct tier_err *err);
+/*
+ * Names the file if its hash is right (TIER_ECORRUPT and deletes it if not). Ends rx either way.
+ * The disk is not waited for: tier_content_sweep finds what a machine's crash took.
+ */
 enum tier_status tier_content_rx_finish(struct tier_content_rx *rx, struct tier_err *err);
 /* Keeps the partial file. NULL is fine. */
 void tier_content_rx_close(struct tier_content_rx *rx);

@@ -25,6 +25,7 @@ struct tier_db {
     const struct tier_db_schema *schema;
     char *path;
     sqlite3_stmt **cache;
+    bool lazy; /* synchronous=NORMAL instead of FULL */
 };
 
 static enum tier_status status_of(const struct tier_db *db, int rc) {
@@ -236,6 +237,22 @@ enum tier_status tier_db_begin(struct tier_db *db, struct tier_err *err) {
     return exec(db, "BEGIN IMMEDIATE", err);
 }
 
+/* In WAL mode NORMAL writes the log at each commit and syncs it only before a checkpoint; a FULL
+ * commit syncs all of the log. The level cannot change inside a transaction. */
+static enum tier_status set_lazy(struct tier_db *db, bool lazy, struct tier_err *err) {
+    if (db->lazy == lazy)
+        return TIER_OK;
+    TIER_TRY(exec(db, lazy ? "PRAGMA synchronous=NORMAL" : "PRAGMA synchronous=FULL", err));
+    db->lazy = lazy;
+    return TIER_OK;
+}
+
+enum tier_status tier_db_begin_lazy(struct tier_db *db, struct tier_err *err) {
+    if (sqlite3_get_autocommit(db->handle))
+        TIER_TRY(set_lazy(db, true, err));
+    return tier_db_begin(db, err);
+}
+
 enum tier_status tier_db_commit(struct tier_db *db, struct tier_err *err) {
     if (sqlite3_get_autocommit(db->handle))
         return tier_fail(err, TIER_EIO,
@@ -244,12 +261,16 @@ enum tier_status tier_db_commit(struct tier_db *db, struct tier_err *err) {
     enum tier_status st = exec(db, "COMMIT", err);
     if (st != TIER_OK)
         tier_db_rollback(db);
+    else
+        st = set_lazy(db, false, err);
     return st;
 }
 
 void tier_db_rollback(struct tier_db *db) {
     if (db && !sqlite3_get_autocommit(db->handle))
         sqlite3_exec(db->handle, "ROLLBACK", NULL, NULL, NULL);
+    if (db)
+        set_lazy(db, false, NULL);
 }
 
 bool tier_db_in_transaction(const struct tier_db *db) {

@@ -39,6 +39,9 @@ enum tier_status tier_db_open(const char *path, const struct tier_db_schema *sch
 void tier_db_close(struct tier_db *db);
 
 enum tier_status tier_db_begin(struct tier_db *db, struct tier_err *err);
+/* The same, but the commit waits for no disk: it survives a kill of the process at once, and a
+ * machine's crash together with the next other commit. */
+enum tier_status tier_db_begin_lazy(struct tier_db *db, struct tier_err *err);
 enum tier_status tier_db_commit(struct tier_db *db, struct tier_err *err);
 void tier_db_rollback(struct tier_db *db);
 bool tier_db_in_transaction(const struct tier_db *db);

@@ -4,11 +4,14 @@
  * OpenSSL 3 the fetch behind EVP_sha256() costs as much as hashing a kilobyte, and a Merkle tree
  * begins a digest for each of its nodes.
  *
+ * Whole leaves that lie together are hashed several at a time where the processor can.
+ *
  * The tree keeps one finished node per level, like a binary counter: level i is occupied where bit
  * i of the number of leaves is set.
  */
 #include "tier/hash.h"
 
+#include "tier/hash_lanes.h"
 #include "tier/limits.h"
 
 #include <assert.h>
@@ -24,6 +27,7 @@ struct tier_hasher {
 struct tier_merkle {
     EVP_MD_CTX *leaf;
     EVP_MD_CTX *node;
+    bool lanes;        /* whole leaves may go several at a time */
     size_t leaf_bytes; /* in the unfinished leaf */
     uint64_t leaves;   /* finished ones */
     uint64_t bytes;
@@ -147,6 +151,7 @@ struct tier_merkle *tier_merkle_new(void) {
 
     if (!m)
         return NULL;
+    m->lanes = tier_hash_lanes_here();
     m->leaf = digest_new();
     m->node = digest_new();
     if (!m->leaf || !m->node) {
@@ -172,22 +177,35 @@ static void merkle_join(struct tier_merkle *m, const struct tier_hash *left,
     digest_finish(m->node, right_and_out);
 }
 
-static void merkle_close_leaf(struct tier_merkle *m) {
-    struct tier_hash h;
+static void merkle_put_leaf(struct tier_merkle *m, struct tier_hash h) {
     unsigned level = 0;
 
-    digest_finish(m->leaf, &h);
-    m->leaf_bytes = 0;
     for (; m->leaves >> level & 1; level++)
         merkle_join(m, &m->level[level], &h);
     m->level[level] = h;
     m->leaves++;
 }
 
+static void merkle_close_leaf(struct tier_merkle *m) {
+    struct tier_hash h;
+
+    digest_finish(m->leaf, &h);
+    m->leaf_bytes = 0;
+    merkle_put_leaf(m, h);
+}
+
 void tier_merkle_add(struct tier_merkle *m, const void *data, size_t bytes) {
     const uint8_t *p = data;
 
     m->bytes += bytes;
+    while (m->lanes && m->leaf_bytes == 0 && bytes >= TIER_HASH_LANES * TIER_LEAF_BYTES) {
+        struct tier_hash h[TIER_HASH_LANES];
+        tier_hash_leaves(p, h);
+        for (size_t i = 0; i < TIER_HASH_LANES; i++)
+            merkle_put_leaf(m, h[i]);
+        p += TIER_HASH_LANES * TIER_LEAF_BYTES;
+        bytes -= TIER_HASH_LANES * TIER_LEAF_BYTES;
+    }
     while (bytes > 0) {
         size_t n = TIER_LEAF_BYTES - m->leaf_bytes;
         if (n > bytes)

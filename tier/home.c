@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tier/home.h"
 #include "tier/cert.h"
+#include "tier/content.h"
 #include "tier/log.h"
 
 #include <assert.h>
@@ -41,6 +42,7 @@ static enum tier_status open_all(struct tier_home *h, struct tier_err *err) {
     TIER_TRY(open_identity(h, err));
     snprintf(h->models_dir, sizeof h->models_dir, "%s/models", c->data_dir);
     TIER_TRY(make_dir(h->models_dir, err));
+    TIER_TRY(tier_content_sweep(h->models_dir, err));
     snprintf(path, sizeof path, "%s/journal.db", c->data_dir);
     TIER_TRY(tier_journal_open(path, &h->journal, err));
     TIER_TRY(tier_audit_open(c->data_dir, c->name, TIER_AUDIT_SYNC_NEVER, tier_wall_ms(), &h->audit,

@@ -179,6 +179,10 @@ enum tier_status tier_journal_begin(struct tier_journal *j, struct tier_err *err
     return tier_db_begin(j->db, err);
 }
 
+enum tier_status tier_journal_begin_lazy(struct tier_journal *j, struct tier_err *err) {
+    return tier_db_begin_lazy(j->db, err);
+}
+
 enum tier_status tier_journal_commit(struct tier_journal *j, struct tier_err *err) {
     return tier_db_commit(j->db, err);
 }

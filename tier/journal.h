@@ -55,6 +55,12 @@ void tier_journal_close(struct tier_journal *j);
 
 /* Transactions do not nest: TIER_EINTERNAL. */
 enum tier_status tier_journal_begin(struct tier_journal *j, struct tier_err *err);
+/*
+ * The same for what may be lost with the machine, because it can be had again: its commit waits for
+ * no disk. It is there after kill -9 like any other, and after a machine's crash once a later
+ * commit has waited.
+ */
+enum tier_status tier_journal_begin_lazy(struct tier_journal *j, struct tier_err *err);
 /* On failure nothing of the transaction is kept. */
 enum tier_status tier_journal_commit(struct tier_journal *j, struct tier_err *err);
 /* Without a transaction it does nothing, so that it may stand behind an `out:` label. */

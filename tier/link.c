@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Losing the parent is normal: a stream that ends for whatever reason is opened again after a delay
- * that doubles up to five seconds. Pushes and fetches run as calls of their own beside the stream
- * and resume by offset, so a cut costs at most the chunks that were on the wire.
+ * Losing the parent is normal: a stream that ends for whatever reason is opened again after a
+ * random delay, whose bound doubles up to ten seconds. Pushes and fetches run as calls of their own
+ * beside the stream and resume by offset, so a cut costs at most the chunks that were on the wire.
  */
 #include "tier/link.h"
 #include "tier/content.h"
@@ -14,10 +14,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #define RETRY_MS_MIN 100
-#define RETRY_MS_MAX 5000
+#define RETRY_MS_FIRST 1000
+#define RETRY_MS_MAX 10000
+/* A child may take longer to give its parent up than the parent to give it up: see link_keepalive.
+ */
+#define PATIENCE_TIME 3
+#define PATIENCE_TIMEOUT 6
 #define REOFFER_MS 1000
+#define SLICES_AT_ONCE 64 /* written in one system call */
 
 struct push {
     struct tier_link *link;
@@ -238,8 +245,17 @@ static enum tier_status fetch_take(struct fetch *f, struct tier_rpc_message *m,
     if (r.piece.offset != tier_content_rx_offset(f->rx))
         return tier_fail(err, TIER_EPROTO, "a piece at an offset nobody asked for");
     f->link->traffic.fetched_bytes += r.piece.data_bytes;
-    while (tier_piece_next(&r, &data, &n))
-        TIER_TRY(tier_content_rx_write(f->rx, data, n, err));
+    struct iovec iov[SLICES_AT_ONCE];
+    size_t count = 0;
+    for (bool more = true; more;) {
+        more = tier_piece_next(&r, &data, &n);
+        if (more)
+            iov[count++] = (struct iovec){(void *)data, n};
+        if (count && (!more || count == SLICES_AT_ONCE)) {
+            TIER_TRY(tier_content_rx_writev(f->rx, iov, count, err));
+            count = 0;
+        }
+    }
     return TIER_OK;
 }
 
@@ -345,6 +361,15 @@ void tier_link_fetch(struct tier_link *link, const struct tier_hash *sha256, con
 
 static void connect_now(void *arg);
 
+/* Anywhere between the least delay and the present one: children that lost a parent together must
+ * not all come back at once. */
+static uint64_t retry_delay(const struct tier_link *link) {
+    uint32_t r = 0;
+    if (getrandom(&r, sizeof r, GRND_NONBLOCK) != (ssize_t)sizeof r)
+        r = (uint32_t)tier_clock_ms();
+    return RETRY_MS_MIN + r % link->retry_ms;
+}
+
 static void lost(struct tier_link *link, const char *reason) {
     bool was_up = link->up;
     link->up = false;
@@ -355,10 +380,10 @@ static void lost(struct tier_link *link, const char *reason) {
         tier_log_warn("no stream to parent %s: %s", link->parent_name, reason);
     snprintf(link->last_reason, sizeof link->last_reason, "%s", reason);
     if (was_up) {
-        link->retry_ms = RETRY_MS_MIN;
+        link->retry_ms = RETRY_MS_FIRST;
         link->events->down(link->owner, reason);
     }
-    tier_timer_set(link->retry, link->retry_ms);
+    tier_timer_set(link->retry, retry_delay(link));
     link->retry_ms = link->retry_ms * 2 > RETRY_MS_MAX ? RETRY_MS_MAX : link->retry_ms * 2;
 }
 
@@ -404,7 +429,7 @@ static void stream_message(struct tier_rpc_call *call, struct tier_rpc_message *
     }
     if (m.type == TIER_TO_WELCOME) {
         link->up = true;
-        link->retry_ms = RETRY_MS_MIN;
+        link->retry_ms = RETRY_MS_FIRST;
         link->last_reason[0] = '\0';
         tier_log_info("attending parent %s", link->parent_name);
         link->events->up(link->owner, link->parent_name);
@@ -434,6 +459,18 @@ static void connect_now(void *arg) {
     link->stream = tier_rpc_call_new(link->channel, TIER_PATH_ATTEND, &stream_handler, link, 0);
 }
 
+/*
+ * A parent probes each child as often as configured. Its children are more patient: where each of
+ * thousands gives up a parent that was busy for a second, all of them come back with a handshake,
+ * which keeps it busy for good.
+ */
+static struct tier_rpc_keepalive link_keepalive(const struct tier_rpc_keepalive *k) {
+    if (!k)
+        return (struct tier_rpc_keepalive){0, 0};
+    return (struct tier_rpc_keepalive){k->time_ms * PATIENCE_TIME,
+                                       k->timeout_ms * PATIENCE_TIMEOUT};
+}
+
 enum tier_status tier_link_new(struct tier_loop *loop, const struct tier_link_options *o,
                                struct tier_spool *spool, const struct tier_link_events *events,
                                void *owner, struct tier_link **out, struct tier_err *err) {
@@ -444,13 +481,14 @@ enum tier_status tier_link_new(struct tier_loop *loop, const struct tier_link_op
     link->events = events;
     link->owner = owner;
     link->tls = o->tls != NULL;
-    link->retry_ms = RETRY_MS_MIN;
+    link->retry_ms = RETRY_MS_FIRST;
     snprintf(link->name, sizeof link->name, "%s", o->name);
     snprintf(link->parent_name, sizeof link->parent_name, "%s", o->parent_name);
     link->models_dir = need(strdup(o->models_dir));
     link->retry = tier_timer_new(loop, connect_now, link);
+    const struct tier_rpc_keepalive keepalive = link_keepalive(o->keepalive);
     enum tier_status st = tier_rpc_channel_new(loop, o->parent_address, o->parent_name, o->name,
-                                               o->tls, o->keepalive, &link->channel, err);
+                                               o->tls, &keepalive, &link->channel, err);
     if (st != TIER_OK) {
         tier_link_free(link);
         return st;

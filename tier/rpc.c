@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define SEND_QUEUE_MAX 1024
+#define LOOKAHEAD_BYTES (256 << 10)
 
 struct tier_rpc_message {
     grpc_byte_buffer *bytes;
@@ -66,6 +67,13 @@ size_t rpc_common_args(grpc_arg *a, const struct tier_rpc_keepalive *k) {
     a[n++] = rpc_int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, timeout_ms);
     a[n++] = rpc_int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     a[n++] = rpc_int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+    /*
+     * The core would widen each stream's window to what it takes for the network's delay, which on
+     * a busy receiver is its own: hundreds of megabytes. A fixed look-ahead beside the one message
+     * that was asked for bounds memory by the number of streams.
+     */
+    a[n++] = rpc_int_arg(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    a[n++] = rpc_int_arg(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, LOOKAHEAD_BYTES);
     return n;
 }
 

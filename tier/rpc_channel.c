@@ -59,7 +59,7 @@ enum tier_status tier_rpc_channel_new(struct tier_loop *loop, const char *addres
                                       const struct tier_rpc_keepalive *keepalive,
                                       struct tier_rpc_channel **out, struct tier_err *err) {
     grpc_channel_credentials *credentials;
-    grpc_arg a[14];
+    grpc_arg a[RPC_COMMON_ARGS + 8];
     size_t n = rpc_common_args(a, keepalive);
 
     a[n++] = rpc_int_arg(GRPC_ARG_ENABLE_RETRIES, 0);

@@ -166,7 +166,7 @@ enum tier_status tier_rpc_server_new(struct tier_loop *loop, const char *address
         free(s);
         return st;
     }
-    grpc_arg a[10];
+    grpc_arg a[RPC_COMMON_ARGS + 8];
     size_t n = rpc_common_args(a, keepalive);
     /* Two hubs on one port would each get half of the children. */
     a[n++] = rpc_int_arg(GRPC_ARG_ALLOW_REUSEPORT, 0);

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SLICES_AT_ONCE 64 /* what tier_spool_rx_writev takes in one system call */
+#define CHILD_BUCKETS 4096
 
 struct offer {
     struct tier_hash id;
@@ -33,7 +33,8 @@ struct child {
     struct tier_rpc_call *call;
     int64_t since_ms;
     struct offer *offers;
-    struct child *next;
+    struct child *prev, *next; /* all of them */
+    struct child *chain;       /* those of one bucket */
 };
 
 /* A stream that has not said hello yet has no child. */
@@ -80,11 +81,14 @@ struct tier_serve {
     char *models_dir;
     unsigned max_uploaders, uploaders;
     struct child *children;
+    size_t child_count;
+    struct child *bucket[CHILD_BUCKETS]; /* by name */
     struct push *pushes;
     struct waiting *wait_first, *wait_last;
     struct fetch *fetch_first, *fetch_last; /* queued; at most max_uploaders are sent at a time */
     unsigned fetching;
     struct tier_rpc_method *methods;
+    uint8_t *staging; /* [TIER_MESSAGE_BYTES_MAX], one message of a push put together */
     struct tier_serve_traffic traffic;
 };
 
@@ -110,11 +114,43 @@ enum tier_status tier_rpc_peer_name(const struct tier_rpc_call *call, bool tls,
 
 /* ---- grants ---- */
 
+static size_t bucket_of(const char *name) {
+    uint32_t h = 2166136261u; /* FNV-1a */
+    for (const char *p = name; *p; p++)
+        h = (h ^ (uint8_t)*p) * 16777619u;
+    return h % CHILD_BUCKETS;
+}
+
 static struct child *child_find(const struct tier_serve *s, const char *name) {
-    for (struct child *c = s->children; c; c = c->next)
-        if (strcmp(c->name, name) == 0)
-            return c;
-    return NULL;
+    struct child *c = s->bucket[bucket_of(name)];
+    while (c && strcmp(c->name, name) != 0)
+        c = c->chain;
+    return c;
+}
+
+static void child_add(struct tier_serve *s, struct child *c) {
+    struct child **bucket = &s->bucket[bucket_of(c->name)];
+    c->chain = *bucket;
+    *bucket = c;
+    c->next = s->children;
+    if (c->next)
+        c->next->prev = c;
+    s->children = c;
+    s->child_count++;
+}
+
+static void child_remove(struct tier_serve *s, struct child *c) {
+    struct child **at = &s->bucket[bucket_of(c->name)];
+    while (*at != c)
+        at = &(*at)->chain;
+    *at = c->chain;
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        s->children = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    s->child_count--;
 }
 
 static struct offer *offer_find(const struct child *c, const struct tier_hash *id) {
@@ -209,12 +245,7 @@ static void place_free(struct tier_serve *s) {
 /* ---- Attend ---- */
 
 static void child_gone(struct tier_serve *s, struct child *c) {
-    for (struct child **at = &s->children; *at; at = &(*at)->next) {
-        if (*at == c) {
-            *at = c->next;
-            break;
-        }
-    }
+    child_remove(s, c);
     unsigned freed = 0;
     while (c->offers) {
         struct offer *o = c->offers;
@@ -271,15 +302,14 @@ static enum tier_status hello(struct attendance *a, struct tier_rpc_call *call,
     memcpy(c->software, m->software, sizeof c->software);
     c->call = call;
     c->since_ms = tier_wall_ms();
-    c->next = s->children;
-    s->children = c;
+    child_add(s, c);
     a->child = c;
     struct tier_to_child welcome = {.type = TIER_TO_WELCOME, .protocol = TIER_PROTOCOL};
     memcpy(welcome.name, s->name, sizeof welcome.name);
     send_to(c, &welcome);
     enum tier_status st = s->events->attending(s->owner, c->name, err);
     if (st != TIER_OK) {
-        s->children = c->next;
+        child_remove(s, c);
         a->child = NULL;
         free(c);
     }
@@ -436,30 +466,27 @@ static enum tier_status push_begin(struct push *p, const struct tier_piece *piec
     return TIER_OK;
 }
 
+/*
+ * Puts the data's slices together before they are written: with TLS there are 8 KiB in each, and
+ * one large write and whole leaves to hash are worth more than the copy.
+ */
 static enum tier_status push_piece(struct push *p, struct tier_rpc_message *message,
                                    struct tier_err *err) {
+    uint8_t *const whole = p->serve->staging;
     struct tier_piece_reader r;
-    struct iovec iov[SLICES_AT_ONCE];
-    size_t count = 0, bytes = 0, n;
     const uint8_t *data;
+    size_t bytes = 0, n;
 
-    TIER_TRY(tier_piece_begin(&r, message, err));
+    TIER_TRY(tier_piece_begin(&r, message, err)); /* at most TIER_CHUNK_BYTES of data */
     if (!p->rx)
         TIER_TRY(push_begin(p, &r.piece, err));
-    uint64_t offset = r.piece.offset;
-    for (bool more = true; more;) {
-        more = tier_piece_next(&r, &data, &n);
-        if (more) {
-            iov[count++] = (struct iovec){(void *)data, n};
-            bytes += n;
-        }
-        if (bytes && (!more || count == SLICES_AT_ONCE)) {
-            TIER_TRY(tier_spool_rx_writev(p->rx, offset, iov, count, err));
-            p->serve->traffic.pushed_bytes += bytes;
-            offset += bytes;
-            count = bytes = 0;
-        }
+    while (tier_piece_next(&r, &data, &n)) {
+        memcpy(whole + bytes, data, n);
+        bytes += n;
     }
+    if (bytes)
+        TIER_TRY(tier_spool_rx_write(p->rx, r.piece.offset, whole, bytes, err));
+    p->serve->traffic.pushed_bytes += bytes;
     return TIER_OK;
 }
 
@@ -662,6 +689,7 @@ enum tier_status tier_serve_new(struct tier_loop *loop, const struct tier_serve_
     s->max_uploaders = options->max_uploaders ? options->max_uploaders : 8;
     snprintf(s->name, sizeof s->name, "%s", options->name);
     s->models_dir = need(strdup(options->models_dir));
+    s->staging = need(malloc(TIER_MESSAGE_BYTES_MAX));
     s->methods = need(calloc(own_count + options->more_count, sizeof *s->methods));
     memcpy(s->methods, own, sizeof own);
     if (options->more_count)
@@ -688,6 +716,7 @@ void tier_serve_free(struct tier_serve *s) {
         free(w);
     }
     free(s->methods);
+    free(s->staging);
     free(s->models_dir);
     free(s);
 }
@@ -715,10 +744,7 @@ void tier_serve_each(const struct tier_serve *s,
 }
 
 size_t tier_serve_count(const struct tier_serve *s) {
-    size_t n = 0;
-    for (const struct child *c = s->children; c; c = c->next)
-        n++;
-    return n;
+    return s->child_count;
 }
 
 struct tier_serve_traffic tier_serve_traffic(const struct tier_serve *s) {

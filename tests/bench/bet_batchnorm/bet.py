@@ -31,7 +31,7 @@ ARMS = ("float64", "float64'", "narrow", "wide")
 
 
 class Net(nn.Module):
-    """28 x 28 grey image to two classes; 10,634 parameters, 112 BatchNorm statistics."""
+    """28 x 28 grey image to two classes; 6,522 parameters, 112 BatchNorm statistics."""
 
     def __init__(self):
         super().__init__()
@@ -74,7 +74,7 @@ def load_images(path, scale):
 
 
 def split(labels, sites, rng):
-    """Row numbers of each site: a site's share of each class is Dirichlet(0.5), at least 40 rows."""
+    """Row numbers of each site: its share of each class is Dirichlet(0.5), at least 40 rows."""
     while True:
         rows = [[] for _ in range(sites)]
         for c in (0, 1):
@@ -107,7 +107,7 @@ class Errors:
 
     def __init__(self):
         self.largest = {}  # |delta|
-        self.rows = {}  # (way, class) -> [max abs, max norm-wise relative, max elementwise, refused]
+        self.rows = {}  # (way, class) -> [max abs, norm-wise relative, elementwise, refused]
         self.by_round = {}  # (round, way, class) -> [max abs, max norm-wise relative]
         self.over = 0  # elements further from float64 than the arithmetic allows
         self.round = 0

@@ -73,7 +73,7 @@ Test(tier_config, a_hub_file_is_read_with_its_defaults) {
     cr_assert(eq(int, config.role, TIER_ROLE_HUB));
     cr_assert(eq(int, config.tls, 1));
     cr_assert(eq(u64, config.hub.children_min, 1));
-    cr_assert(eq(u64, config.keepalive_ms, 3000));
+    cr_assert(eq(u64, config.keepalive_ms, 1500));
     cr_assert(eq(int, config.hub.retain, TIER_RETAIN_SUMS));
     cr_assert(eq(sz, config.hub.children.count, 2));
     cr_assert(eq(str, config.hub.children.item[0], "spoke-*"));

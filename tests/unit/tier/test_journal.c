@@ -254,12 +254,34 @@ Test(tier_journal, a_commit_keeps_and_a_rollback_forgets) {
     tier_journal_blob_release(&blob);
 }
 
+Test(tier_journal, a_lazy_commit_keeps_and_its_rollback_forgets) {
+    struct tier_journal_blob blob = {0};
+    open_it();
+    cr_assert(tier_journal_begin_lazy(j, &err) == TIER_OK);
+    cr_assert(tier_journal_begin_lazy(j, &err) == TIER_EINTERNAL);
+    cr_assert(tier_journal_kv_put(j, "a", "1", 1, &err) == TIER_OK);
+    cr_assert(tier_journal_commit(j, &err) == TIER_OK);
+    cr_assert(tier_journal_begin_lazy(j, &err) == TIER_OK);
+    cr_assert(tier_journal_kv_put(j, "b", "1", 1, &err) == TIER_OK);
+    tier_journal_rollback(j);
+    cr_assert(tier_journal_begin(j, &err) == TIER_OK);
+    cr_assert(tier_journal_kv_put(j, "c", "1", 1, &err) == TIER_OK);
+    cr_assert(tier_journal_commit(j, &err) == TIER_OK);
+    reopen();
+    cr_assert(tier_journal_kv_get(j, "a", &blob, &err) == TIER_OK);
+    tier_journal_blob_release(&blob);
+    cr_assert(tier_journal_kv_get(j, "b", &blob, &err) == TIER_ENOTFOUND);
+    cr_assert(tier_journal_kv_get(j, "c", &blob, &err) == TIER_OK);
+    tier_journal_blob_release(&blob);
+}
+
 /* Signals the parent through the pipe when everything is written, then waits to be killed. */
 static void child_in_transaction(int ready) {
     struct tier_journal *mine = NULL;
     if (tier_journal_open(path, &mine, NULL) == TIER_OK &&
+        tier_journal_begin_lazy(mine, NULL) == TIER_OK &&
         tier_journal_kv_put(mine, "kept", "1", 1, NULL) == TIER_OK &&
-        tier_journal_begin(mine, NULL) == TIER_OK &&
+        tier_journal_commit(mine, NULL) == TIER_OK && tier_journal_begin(mine, NULL) == TIER_OK &&
         tier_journal_kv_put(mine, "lost", "1", 1, NULL) == TIER_OK)
         (void)!write(ready, "x", 1);
     for (;;)
