@@ -250,7 +250,8 @@ class Certificates(unittest.TestCase):
             self.expire(f, spoke)
             self.start_refused(spoke, r"cannot start: .*expired.*2025-02-01")
             mark = top.mark()
-            self.knock(top, os.path.join(spoke.dir, "identity"), os.path.join(f.authority, "ca.pem"))
+            self.knock(top, os.path.join(spoke.dir, "identity"),
+                       os.path.join(f.authority, "ca.pem"))
             top.wait_log(r"warn top .*(?i:certificate)", mark)
             self.assertEqual(top.audit("child.attends"), [])
 
@@ -268,7 +269,8 @@ class Certificates(unittest.TestCase):
             spoke.wait_log(r"no stream to parent top: \S")
             # One that trusts the hub's authority: here the hub refuses.
             mark = top.mark()
-            self.knock(top, os.path.join(spoke.dir, "identity"), os.path.join(f.authority, "ca.pem"))
+            self.knock(top, os.path.join(spoke.dir, "identity"),
+                       os.path.join(f.authority, "ca.pem"))
             top.wait_log(r"warn top .*(?i:certificate)", mark)
             self.assertTrue(spoke.running())
             self.assertEqual(top.audit("child.attends"), [])

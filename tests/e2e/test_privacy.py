@@ -87,7 +87,8 @@ class Privacy(unittest.TestCase):
         hub = f.hub("hub-a", top, children_min=2, parent_address=recorders["hub-a"].address)
         recorders["north-2"] = Recorder(hub.port)
         f.others.append(recorders["north-2"])
-        f.spoke("north-2", hub, csv=self.table(f, "marked.csv"), parent_address=recorders["north-2"].address)
+        f.spoke("north-2", hub, csv=self.table(f, "marked.csv"),
+                parent_address=recorders["north-2"].address)
         f.spoke("north-1", hub)
         return recorders
 
