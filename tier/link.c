@@ -19,10 +19,6 @@
 #define RETRY_MS_MIN 100
 #define RETRY_MS_FIRST 1000
 #define RETRY_MS_MAX 10000
-/* A child may take longer to give its parent up than the parent to give it up: see link_keepalive.
- */
-#define PATIENCE_TIME 3
-#define PATIENCE_TIMEOUT 6
 #define REOFFER_MS 1000
 #define SLICES_AT_ONCE 64 /* written in one system call */
 
@@ -459,18 +455,6 @@ static void connect_now(void *arg) {
     link->stream = tier_rpc_call_new(link->channel, TIER_PATH_ATTEND, &stream_handler, link, 0);
 }
 
-/*
- * A parent probes each child as often as configured. Its children are more patient: where each of
- * thousands gives up a parent that was busy for a second, all of them come back with a handshake,
- * which keeps it busy for good.
- */
-static struct tier_rpc_keepalive link_keepalive(const struct tier_rpc_keepalive *k) {
-    if (!k)
-        return (struct tier_rpc_keepalive){0, 0};
-    return (struct tier_rpc_keepalive){k->time_ms * PATIENCE_TIME,
-                                       k->timeout_ms * PATIENCE_TIMEOUT};
-}
-
 enum tier_status tier_link_new(struct tier_loop *loop, const struct tier_link_options *o,
                                struct tier_spool *spool, const struct tier_link_events *events,
                                void *owner, struct tier_link **out, struct tier_err *err) {
@@ -486,9 +470,8 @@ enum tier_status tier_link_new(struct tier_loop *loop, const struct tier_link_op
     snprintf(link->parent_name, sizeof link->parent_name, "%s", o->parent_name);
     link->models_dir = need(strdup(o->models_dir));
     link->retry = tier_timer_new(loop, connect_now, link);
-    const struct tier_rpc_keepalive keepalive = link_keepalive(o->keepalive);
     enum tier_status st = tier_rpc_channel_new(loop, o->parent_address, o->parent_name, o->name,
-                                               o->tls, &keepalive, &link->channel, err);
+                                               o->tls, o->keepalive, &link->channel, err);
     if (st != TIER_OK) {
         tier_link_free(link);
         return st;
