@@ -424,15 +424,39 @@ static void job_work(void *arg) {
 
 static void drop_result(struct hub_run *run, const struct job *job);
 
+/* Two children may hold the same update, and the sum of one sum is that sum: a file goes when
+ * nobody counts on it. */
+static void delete_update(struct hub_run *run, uint32_t child, const struct tier_hash *id) {
+    struct tier_err err = {0};
+
+    if (tier_hash_equal(&run->round.own_update, id))
+        return;
+    for (uint32_t i = 0; i < run->round.count; i++) {
+        const struct tier_round_child *c = tier_round_child(&run->round, i);
+        if (i != child && c->state == TIER_CHILD_SEALED && tier_hash_equal(&c->update, id))
+            return;
+    }
+    if (tier_spool_delete(run->hub->home.spool, id, &err) != TIER_OK)
+        tier_log_warn("%s", err.text);
+}
+
 static void check_done(struct hub_run *run, struct job *job) {
     struct tier_round_event e = {.type = TIER_EVENT_SEALED,
                                  .child = job->child,
                                  .update = job->update,
                                  .weight = job->weight};
-    if (job->st != TIER_OK) {
-        tier_log_warn("run %.12s: update of %s: %s", run->hex, run->children[job->child].name,
-                      job->err.text);
+    const char *child = run->children[job->child].name;
+
+    if (job->st == TIER_EUPDATE) {
         e.type = TIER_EVENT_BAD;
+        e.reason = job->err.text;
+    } else if (job->st != TIER_OK) { /* our disk or our memory: the child may push it again */
+        tier_log_error("run %.12s: the update of %s cannot be checked: %s", run->hex, child,
+                       job->err.text);
+        delete_update(run, job->child, &job->update);
+        job->err.status = TIER_EUNAVAILABLE;
+        tier_serve_pushed(run->hub->serve, child, &job->update, NULL, &job->err);
+        return;
     }
     hub_work_step(run, &e);
 }
@@ -485,10 +509,12 @@ static void drop_result(struct hub_run *run, const struct job *job) {
         tier_spool_delete(spool, &job->result, NULL);
     if (job->kind != JOB_CHECK)
         return;
-    tier_spool_delete(spool, &job->update, NULL);
-    if (run)
-        tier_serve_pushed(job->hub->serve, run->children[job->child].name, &job->update, NULL,
-                          &late);
+    if (!run) {
+        tier_spool_delete(spool, &job->update, NULL);
+        return;
+    }
+    delete_update(run, job->child, &job->update);
+    tier_serve_pushed(job->hub->serve, run->children[job->child].name, &job->update, NULL, &late);
 }
 
 static void first_model_done(struct hub_run *run, const struct job *job) {
@@ -651,8 +677,6 @@ static void nothing_came(struct hub_run *run) {
 }
 
 static void perform(struct hub_run *run, const struct tier_round_actions *actions) {
-    struct tier_err err = {0};
-
     for (size_t i = 0; i < actions->count; i++) {
         const struct tier_round_action *a = &actions->at[i];
         switch (a->type) {
@@ -669,8 +693,9 @@ static void perform(struct hub_run *run, const struct tier_round_actions *action
             give_refusal(run, a);
             break;
         case TIER_ACTION_DISCARD:
-            if (tier_spool_delete(run->hub->home.spool, &a->update, &err) != TIER_OK)
-                tier_log_warn("%s", err.text);
+            tier_serve_withdraw(run->hub->serve, run->children[a->child].name, &a->update,
+                                TIER_ELATE, "this update is not wanted any more");
+            delete_update(run, a->child, &a->update);
             break;
         case TIER_ACTION_FOLD:
             tier_timer_cancel(run->deadline);
@@ -775,6 +800,26 @@ static void drop_old_model(struct hub_run *run, uint64_t round) {
     free(path);
 }
 
+/* Children that were still pushing when the round went on without them, and what came of it. */
+static void drop_unfinished(struct hub_run *run) {
+    for (uint32_t i = 0; i < run->round.count; i++) {
+        const struct tier_round_child *c = tier_round_child(&run->round, i);
+        if (c->state == TIER_CHILD_SEALED || tier_hash_is_zero(&c->update))
+            continue;
+        tier_serve_withdraw(run->hub->serve, run->children[i].name, &c->update, TIER_ELATE,
+                            "the round is closed");
+        tier_spool_delete(run->hub->home.spool, &c->update, NULL);
+    }
+}
+
+void hub_work_drop(struct hub_run *run, const char *child, const struct tier_hash *id) {
+    static const struct tier_err late = {.status = TIER_ELATE, .text = "the round is closed"};
+    for (uint32_t i = 0; i < run->child_count; i++)
+        if (strcmp(run->children[i].name, child) == 0)
+            delete_update(run, i, id);
+    tier_serve_pushed(run->hub->serve, child, id, NULL, &late);
+}
+
 void hub_work_release(struct hub_run *run, uint64_t round) {
     struct tier_home *home = &run->hub->home;
     struct tier_journal_round row;
@@ -782,6 +827,8 @@ void hub_work_release(struct hub_run *run, uint64_t round) {
     struct tier_err err = {0};
 
     drop_old_model(run, round);
+    if (round == run->round.number)
+        drop_unfinished(run);
     if (tier_journal_round_get(home->journal, run->hex, round, &row, NULL) != TIER_OK)
         return;
     enum tier_status st = tier_journal_update_each(home->journal, run->hex, round,
