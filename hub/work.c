@@ -328,6 +328,10 @@ static void job_free(struct job *job) {
     free(job);
 }
 
+static void job_drop(void *arg) {
+    job_free(arg);
+}
+
 static enum tier_status check_update(struct tier_spool *spool, const struct tier_hash *id,
                                      const struct tier_manifest *manifest, bool whole,
                                      struct tier_err *err) {
@@ -573,7 +577,7 @@ void hub_work_check(struct hub_run *run, uint32_t child, const struct tier_hash 
     job->child = child;
     job->update = *id;
     job->weight = weight;
-    tier_worker_submit(run->hub->worker, job_work, job_done, job);
+    tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
 }
 
 static void start_fold(struct hub_run *run) {
@@ -595,13 +599,13 @@ static void start_fold(struct hub_run *run) {
     if (job->memory_bytes < least)
         job->memory_bytes = least;
     run->folding = true;
-    tier_worker_submit(run->hub->worker, job_work, job_done, job);
+    tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
 }
 
 void hub_work_first_model(struct hub_run *run) {
     struct job *job = job_new(run, JOB_FIRST_MODEL);
     tier_hash_parse(run->plan.model_sha256, &job->update); /* here, the graph */
-    tier_worker_submit(run->hub->worker, job_work, job_done, job);
+    tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
 }
 
 static void start_publish(struct hub_run *run) {
@@ -611,7 +615,7 @@ static void start_publish(struct hub_run *run) {
     job->update = run->round.own_update;
     tier_hash_data(run->plan_text, run->plan_bytes, &job->plan);
     run->publishing = true;
-    tier_worker_submit(run->hub->worker, job_work, job_done, job);
+    tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
 }
 
 /* ---- delivering ---- */
