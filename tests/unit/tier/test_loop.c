@@ -46,7 +46,7 @@ Test(tier_loop, posts_run_in_their_order_until_the_loop_is_stopped) {
 
 static void post_more(void *arg) {
     say(arg);
-    tier_loop_post(loop, say, NULL, "2");
+    tier_loop_post(loop, say, "2");
     tier_loop_stop(loop);
 }
 
