@@ -5,6 +5,7 @@
  * every model on the test rows of all hospitals. It needs all tables on one machine, which is what
  * a federation is there to avoid: for examples and studies only.
  */
+#include "spoke/csv.h"
 #include "spoke/eval.h"
 #include "spoke/spoke.h"
 #include "tier/metric.h"
@@ -13,9 +14,11 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define TABLES_MAX 256
@@ -30,6 +33,7 @@ struct options {
 
 struct bench {
     struct tier_plan plan;
+    struct spoke_schema *schema;
     struct tier_graph *graph;
     struct kern_device *device;
     struct spoke_recipe recipe;
@@ -150,68 +154,187 @@ out:
     return st;
 }
 
-/* All tables one after another under the first one's header. */
-static enum tier_status pool_tables(const struct options *o, char *path, struct tier_err *err) {
-    int fd = mkstemp(path);
-    FILE *to = fd < 0 ? NULL : fdopen(fd, "w");
-    enum tier_status st = TIER_OK;
+/* ---- all tables as one ---- */
 
-    if (!to)
-        return tier_fail_errno(err, TIER_EIO, "cannot write %s", path);
-    for (size_t i = 0; i < o->count && st == TIER_OK; i++) {
-        FILE *from = fopen(o->csv[i], "r");
-        char *line = NULL;
-        size_t room = 0;
-        ssize_t n;
-        if (!from) {
-            st = tier_fail_errno(err, TIER_ENOTFOUND, "cannot read %s", o->csv[i]);
-            break;
+struct pool {
+    FILE *to;
+    char delimiter;
+    char **header; /* the first table's, or NULL before it */
+    size_t header_count;
+};
+
+static void pool_release(struct pool *p) {
+    for (size_t i = 0; i < p->header_count; i++)
+        free(p->header[i]);
+    free(p->header);
+    if (p->to)
+        fclose(p->to);
+}
+
+/* Every cell quoted, so that whatever a cell holds is read back as it was. */
+static void pool_write(const struct pool *p, char *const *cells, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        if (i > 0)
+            putc(p->delimiter, p->to);
+        putc('"', p->to);
+        for (const char *c = cells[i]; *c; c++) {
+            if (*c == '"')
+                putc('"', p->to);
+            putc(*c, p->to);
         }
-        for (size_t row = 0; (n = getline(&line, &room, from)) > 0; row++)
-            if (row > 0 || i == 0)
-                fprintf(to, "%s%s", line, line[n - 1] == '\n' ? "" : "\n");
-        free(line);
-        fclose(from);
+        putc('"', p->to);
     }
-    if (fclose(to) != 0 && st == TIER_OK)
-        st = tier_fail_errno(err, TIER_EIO, "cannot write %s", path);
+    putc('\n', p->to);
+}
+
+/* The first table's header is written, the others' must equal it. */
+static enum tier_status pool_header(struct pool *p, const struct options *o, size_t table,
+                                    char *const *cells, size_t count, struct tier_err *err) {
+    bool same = table == 0 || count == p->header_count;
+
+    for (size_t i = 0; table > 0 && same && i < count; i++)
+        same = strcmp(cells[i], p->header[i]) == 0;
+    if (!same)
+        return tier_fail(err, TIER_EDATA,
+                         "%s: its header is not that of %s: pooled tables have the same columns in "
+                         "the same order",
+                         o->csv[table], o->csv[0]);
+    if (table > 0)
+        return TIER_OK;
+    p->header = calloc(count, sizeof *p->header);
+    if (!p->header)
+        return tier_fail(err, TIER_ENOMEM, "no memory for a header");
+    for (; p->header_count < count; p->header_count++) {
+        p->header[p->header_count] = strdup(cells[p->header_count]);
+        if (!p->header[p->header_count])
+            return tier_fail(err, TIER_ENOMEM, "no memory for a header");
+    }
+    pool_write(p, cells, count);
+    return TIER_OK;
+}
+
+static enum tier_status pool_table(struct pool *p, const struct options *o, size_t table,
+                                   bool header, struct tier_err *err) {
+    struct spoke_csv *csv = NULL;
+    char *const *cells = NULL;
+    size_t count = 0;
+    enum tier_status st;
+
+    TIER_TRY_OUT(spoke_csv_open(o->csv[table], p->delimiter, SPOKE_COLUMNS_MAX, &csv, err));
+    for (;;) {
+        TIER_TRY_OUT(spoke_csv_next(csv, &cells, &count, err));
+        if (count == 0)
+            break;
+        if (header)
+            TIER_TRY_OUT(pool_header(p, o, table, cells, count, err));
+        else
+            pool_write(p, cells, count);
+        header = false;
+    }
+out:
+    spoke_csv_close(csv);
     return st;
 }
 
-static json_t *figures_json(const char *name, const struct tier_task_figures *f) {
-    return json_pack("{s:s,s:f,s:f,s:f}", "name", name, "accuracy", f->accuracy, "auc", f->auc,
-                     "loss", f->loss);
+/*
+ * All tables one after another, in memory: patients' rows are not left on a disk, whatever becomes
+ * of this process. The table is the file /proc/self/fd/N while *fd_out is open.
+ */
+static enum tier_status pool_tables(const struct options *o, const struct bench *b, int *fd_out,
+                                    struct tier_err *err) {
+    const struct spoke_file_format *format = b->schema->file;
+    bool header = !format || !format->header || *format->header;
+    struct pool p = {.delimiter = spoke_schema_delimiter(b->schema)};
+    int fd = memfd_create("pooled", MFD_CLOEXEC);
+    int write_fd = fd < 0 ? -1 : dup(fd);
+    enum tier_status st = TIER_OK;
+
+    p.to = write_fd < 0 ? NULL : fdopen(write_fd, "w");
+    if (!p.to) {
+        st = tier_fail_errno(err, TIER_EIO, "cannot hold the pooled table in memory");
+        if (write_fd >= 0)
+            close(write_fd);
+        goto out;
+    }
+    for (size_t i = 0; i < o->count; i++)
+        TIER_TRY_OUT(pool_table(&p, o, i, header, err));
+    if (fflush(p.to) != 0 || ferror(p.to)) {
+        st = tier_fail_errno(err, TIER_EIO, "cannot hold the pooled table in memory");
+        goto out;
+    }
+    *fd_out = fd;
+    fd = -1;
+out:
+    pool_release(&p);
+    if (fd >= 0)
+        close(fd);
+    return st;
+}
+
+/* ---- what is printed ---- */
+
+/* A figure that is not defined (the AUC of more than two classes) is null. */
+static json_t *figure_json(double value) {
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+static void add_row(json_t *rows, const char *name, const struct tier_task_figures *f) {
+    json_array_append_new(rows, json_pack("{s:s,s:o,s:o,s:o}", "name", name, "accuracy",
+                                          figure_json(f->accuracy), "auc", figure_json(f->auc),
+                                          "loss", figure_json(f->loss)));
 }
 
 static enum tier_status compare(const struct options *o, const struct bench *b, json_t *rows,
                                 struct tier_err *err) {
     struct tier_task_figures f;
-    char pooled[] = "/tmp/consilium-baseline-XXXXXX";
+    char pooled[32];
+    int fd = -1;
 
     for (size_t i = 0; i < o->count && !o->model; i++) {
         const char *name = strrchr(o->csv[i], '/') ? strrchr(o->csv[i], '/') + 1 : o->csv[i];
         TIER_TRY(train_and_test(o, b, o->csv[i], name, &f, err));
-        json_array_append_new(rows, figures_json(name, &f));
+        add_row(rows, name, &f);
     }
-    enum tier_status st = pool_tables(o, pooled, err);
+    TIER_TRY(pool_tables(o, b, &fd, err));
+    snprintf(pooled, sizeof pooled, "/proc/self/fd/%d", fd);
+    enum tier_status st = o->model ? test_model(o, b, pooled, &f, err)
+                                   : train_and_test(o, b, pooled, "pooled", &f, err);
+    close(fd);
     if (st == TIER_OK)
-        st = o->model ? test_model(o, b, pooled, &f, err)
-                      : train_and_test(o, b, pooled, "pooled", &f, err);
-    unlink(pooled);
-    if (st == TIER_OK)
-        json_array_append_new(rows, figures_json(o->model ? "model" : "pooled", &f));
+        add_row(rows, o->model ? "model" : "pooled", &f);
     return st;
 }
 
-static void print_rows(const json_t *rows) {
-    size_t i;
-    json_t *row;
-    printf("%-24s %8s %8s %8s\n", "", "accuracy", "auc", "loss");
-    json_array_foreach((json_t *)rows, i, row) {
-        printf("%-24s %8.4f %8.4f %8.4f\n", json_string_value(json_object_get(row, "name")),
-               json_real_value(json_object_get(row, "accuracy")),
-               json_real_value(json_object_get(row, "auc")),
-               json_real_value(json_object_get(row, "loss")));
+static void print_figures(const char *name, const double *figures) {
+    printf("%-24s", name);
+    for (size_t i = 0; i < 3; i++) {
+        if (isfinite(figures[i]))
+            printf(" %8.4f", figures[i]);
+        else
+            printf(" %8s", "-");
+    }
+    putchar('\n');
+}
+
+/* With more than one table, the mean of those alone stands before the pooled row. */
+static void print_rows(json_t *rows) {
+    static const char *const keys[] = {"accuracy", "auc", "loss"};
+    size_t n = json_array_size(rows);
+    double mean[3] = {0};
+
+    printf("%-24s %8s %8s %8s\n", "", keys[0], keys[1], keys[2]);
+    for (size_t row = 0; row < n; row++) {
+        const json_t *item = json_array_get(rows, row);
+        double figures[3];
+        for (size_t i = 0; i < 3; i++) {
+            const json_t *value = json_object_get(item, keys[i]);
+            figures[i] = json_is_null(value) ? NAN : json_real_value(value);
+        }
+        if (row == n - 1 && n > 2)
+            print_figures("alone, mean", mean);
+        print_figures(json_string_value(json_object_get(item, "name")), figures);
+        for (size_t i = 0; i < 3; i++)
+            mean[i] += figures[i] / (double)(n - 1);
     }
 }
 
@@ -240,7 +363,7 @@ static int parse(int argc, char **argv, struct options *o) {
             break;
         case 'f':
             o->fold = (int)strtol(optarg, &end, 10);
-            if (*end || o->fold < 0 || o->fold > 999)
+            if (end == optarg || *end || o->fold < 0 || o->fold > 999)
                 return 2;
             break;
         case 'm':
@@ -256,30 +379,34 @@ static int parse(int argc, char **argv, struct options *o) {
             return 2;
         }
     }
-    return o->plan && o->schema && o->count ? -1 : 2;
+    return o->plan && o->schema && o->count && optind == argc ? -1 : 2;
 }
 
 static enum tier_status run(const struct options *o, json_t *rows, struct tier_err *err) {
-    static struct bench b;
-    static struct tier_problems problems;
+    static struct bench b; /* a plan is large */
     char model_path[TIER_PLAN_PATH_BYTES];
     enum tier_status st;
 
-    TIER_TRY(tier_plan_load(o->plan, &b.plan, model_path, &problems, err));
+    TIER_TRY_OUT(tier_plan_load(o->plan, &b.plan, model_path, NULL, err));
     if (o->fold >= 0)
         b.plan.fold = (uint64_t)o->fold;
-    TIER_TRY(tier_graph_open(model_path, &b.graph, err));
+    TIER_TRY_OUT(spoke_schema_open(o->schema, &b.schema, err));
+    TIER_TRY_OUT(tier_graph_open(model_path, &b.graph, err));
     kern_init(NULL);
-    if (kern_device_open("cpu", 0, &b.device) != KERN_OK) {
-        tier_graph_free(b.graph);
-        return tier_fail(err, TIER_EDEVICE, "the CPU backend does not open");
+    /* One thread, as the examples' spokes: the figures are the same whatever cores there are. */
+    if (kern_device_open("cpu", 1, &b.device) != KERN_OK) {
+        st = tier_fail(err, TIER_EDEVICE, "the CPU backend does not open: %s",
+                       kern_device_error(NULL));
+        goto out;
     }
     spoke_round_recipe(&b.plan, &b.recipe);
     b.recipe.steps *= b.plan.rounds;
     b.recipe.epochs *= b.plan.rounds;
     st = compare(o, &b, rows, err);
+out:
     kern_device_close(b.device);
     tier_graph_free(b.graph);
+    spoke_schema_free(b.schema);
     return st;
 }
 

@@ -29,14 +29,12 @@ END {
             items--
         add("federated", item[items])
     }
-    printf "+-----------+----------+--------+--------+\n"
-    printf "| %-9s | %-8s | %-6s | %-6s |\n", "", "accuracy", "AUC", "loss"
-    printf "+-----------+----------+--------+--------+\n"
+    printf "%-11s   %8s   %6s   %6s\n", "", "accuracy", "AUC", "loss"
+    print "------------------------------------------"
     rows = split("alone federated pooled", order, " ")
     for (i = 1; i <= rows; i++) {
         row = order[i]
         printf "%-11s   %8.4f   %6.4f   %6.4f\n", row, accuracy[row] / n[row], auc[row] / n[row], \
             loss[row] / n[row]
     }
-    printf "+-----------+----------+--------+--------+\n"
 }
