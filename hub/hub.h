@@ -57,6 +57,7 @@ struct hub_run {
     struct tier_timer *deadline, *retry;
     bool folding, publishing; /* a job is on the worker */
     struct tier_task_stop stop;
+    uint64_t progress_ms; /* when the parent was last told how far we are */
 };
 
 struct hub {

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #define RETRY_MS 2000
+#define PROGRESS_MS 1000
 
 static void *need(void *p) {
     if (!p)
@@ -577,8 +578,15 @@ static void perform(struct hub_run *run, const struct tier_round_actions *action
     }
 }
 
-/* For people watching further up: how many of our children have delivered. */
+/*
+ * For people watching further up: how many of our children have delivered. Not oftener than they
+ * can look, so that what goes up in a round does not grow with the number of children.
+ */
 static void report_progress(struct hub_run *run) {
+    uint64_t now = tier_clock_ms();
+    if (!run->hub->link || now - run->progress_ms < PROGRESS_MS)
+        return;
+    run->progress_ms = now;
     struct tier_round_tally t = tier_round_tally(&run->round);
     struct tier_from_child m = {.type = TIER_FROM_PROGRESS,
                                 .run = run->id,
@@ -586,8 +594,7 @@ static void report_progress(struct hub_run *run) {
                                 .done = (uint32_t)t.sealed,
                                 .total = (uint32_t)t.active};
     snprintf(m.reason, sizeof m.reason, "%s", tier_round_state_text(run->round.state));
-    if (run->hub->link)
-        tier_link_send(run->hub->link, &m);
+    tier_link_send(run->hub->link, &m);
 }
 
 void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {

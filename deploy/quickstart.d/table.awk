@@ -14,11 +14,24 @@ function add(row, text) {
     auc[row] += number(text, "auc")
     loss[row] += number(text, "loss")
 }
+function show(row) {
+    printf "%-11s   %8.4f   %6.4f   %6.4f\n", row, accuracy[row] / n[row], auc[row] / n[row], \
+        loss[row] / n[row]
+}
 FILENAME ~ /baseline/ {
     items = split($0, item, "}")
     for (i = 1; i <= items; i++)
-        if (item[i] ~ /"name"/)
-            add(item[i] ~ /"name": *"pooled"/ ? "pooled" : "alone", item[i])
+        if (item[i] ~ /"name": *"pooled"/) {
+            add("pooled", item[i])
+        } else if (match(item[i], /"name": *"[^"]*/)) {
+            hospital = substr(item[i], RSTART, RLENGTH)
+            sub(/^.*"/, "", hospital)
+            sub(/\.csv$/, "", hospital)
+            if (!(hospital in n))
+                hospitals[++count] = hospital
+            add(hospital, item[i])
+            add("alone", item[i])
+        }
 }
 FILENAME ~ /run-/ { run[FILENAME] = run[FILENAME] $0 }
 END {
@@ -32,9 +45,10 @@ END {
     printf "%-11s   %8s   %6s   %6s\n", "", "accuracy", "AUC", "loss"
     print "------------------------------------------"
     rows = split("alone federated pooled", order, " ")
-    for (i = 1; i <= rows; i++) {
-        row = order[i]
-        printf "%-11s   %8.4f   %6.4f   %6.4f\n", row, accuracy[row] / n[row], auc[row] / n[row], \
-            loss[row] / n[row]
-    }
+    for (i = 1; i <= rows; i++)
+        show(order[i])
+    print "------------------------------------------"
+    print "each hospital alone:"
+    for (i = 1; i <= count; i++)
+        show(hospitals[i])
 }
