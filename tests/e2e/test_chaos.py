@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Some of the seeded kills of tests/chaos; --all runs more of them."""
 import os
+import re
 import subprocess
 import sys
 import unittest
@@ -16,6 +17,8 @@ class Chaos(unittest.TestCase):
                                "--seconds", "330" if long else "120"],
                               capture_output=True, text=True, check=False)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        cases = re.search(r"^([0-9]+) cases", done.stdout, re.M)
+        self.assertTrue(cases and int(cases.group(1)) >= 3, done.stdout)
 
 
 if __name__ == "__main__":
