@@ -160,8 +160,9 @@ class Node:
         self.port = None
         self.enroll_port = None
         self.process = None
-        self.stopped = False       # by SIGSTOP
-        self.file_limit = None     # bytes of one file, RLIMIT_FSIZE
+        self.may_end = False     # by itself, without that being a failure
+        self.file_limit = None   # bytes of one file, RLIMIT_FSIZE
+        self._asked = False      # we ended it
 
     # -- life
 
@@ -183,7 +184,7 @@ class Node:
                 [program(name), "--config", self.config_path], stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, cwd=self.federation.dir, env=clean_environment(),
                 preexec_fn=in_child)
-        self.stopped = False
+        self._asked = False
         return self
 
     def start(self):
@@ -192,6 +193,7 @@ class Node:
         ready = r"listening on port (\d+)" if self.role != "spoke" else r"training on "
         for _ in range(20):
             self.spawn()
+            self._asked = True  # an end is looked into below
             found = self.federation.wait(
                 lambda: self.process.poll() is not None or self.find(ready, mark), START_S,
                 "%s is up" % self.name)
@@ -202,6 +204,7 @@ class Node:
                 raise AssertionError("%s ended at its start:\n%s" % (self.name, self.log(mark)))
         else:
             raise AssertionError("port %d does not become free" % self.port)
+        self._asked = False
         if self.role != "spoke" and self.port is None:
             self.port = int(found.group(1))
             self.keys["listen"] = "127.0.0.1:%d" % self.port
@@ -210,8 +213,13 @@ class Node:
     def running(self):
         return self.process is not None and self.process.poll() is None
 
+    def died(self):
+        """Ended, and neither by us nor by leave."""
+        return not (self.process is None or self._asked or self.may_end or self.running())
+
     def kill(self):
         """SIGKILL, and the process is gone when this returns."""
+        self._asked = True
         if self.process is not None:
             if self.process.poll() is None:
                 self.process.send_signal(signal.SIGKILL)
@@ -219,16 +227,15 @@ class Node:
 
     def stop(self, timeout_s=START_S):
         """SIGTERM; returns the exit status."""
+        self._asked = True
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
 
     def freeze(self):
         self.process.send_signal(signal.SIGSTOP)
-        self.stopped = True
 
     def thaw(self):
         self.process.send_signal(signal.SIGCONT)
-        self.stopped = False
 
     # -- what it wrote
 
@@ -329,8 +336,16 @@ class Federation:
         print("    (logs: %s)" % folder, flush=True)
 
     def wait(self, condition, timeout_s, what):
+        """wait_until, which a node that ends unasked fails at once."""
+        def or_death():
+            value = condition()
+            dead = [] if value else [node.name for node in self.nodes if node.died()]
+            if dead:
+                raise AssertionError("%s ended while waiting for: %s" % (", ".join(dead), what))
+            return value
+
         try:
-            return wait_until(condition, timeout_s, what)
+            return wait_until(or_death, timeout_s, what)
         except AssertionError as e:
             tails = []
             for node in self.nodes:

@@ -150,6 +150,7 @@ class FullDisk(unittest.TestCase):
         reference = self.undisturbed()
         with Federation() as f:
             top = f.top(children_min=2, start=False)
+            top.may_end = True
             top.file_limit = 64 << 20
             top.start()
             f.spoke("north-1", top)
@@ -172,6 +173,7 @@ class FullDisk(unittest.TestCase):
         reference = self.undisturbed()
         with Federation() as f:
             top = f.top(children_min=2, start=False, enroll=False)
+            top.may_end = True
             size, plan = self.start(f)
             if not f.tmpfs(top, 16 * size):
                 self.skipTest("this machine does not let us mount a tmpfs")
@@ -195,6 +197,7 @@ class Certificates(unittest.TestCase):
     """Expired and foreign ones: refused, and both sides say why."""
 
     def start_refused(self, node, *patterns):
+        node.may_end = True
         node.spawn()
         self.assertEqual(node.process.wait(20), 1)
         for pattern in patterns:
