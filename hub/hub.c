@@ -31,6 +31,55 @@ void hub_stop_on(struct hub *hub, const struct tier_err *err) {
     tier_loop_stop(hub->loop);
 }
 
+/* ---- faults ---- */
+
+#define FAULTS_MAX 256 /* one a second is forgotten */
+
+struct hub_record {
+    char name[TIER_NAME_LEN_MAX + 1];
+    uint64_t faults, at_ms;
+    struct hub_record *next;
+};
+
+static struct hub_record *record_of(struct hub *hub, const char *child) {
+    uint32_t slot = 2166136261u; /* FNV-1a */
+    for (const char *p = child; *p; p++)
+        slot = (slot ^ (uint8_t)*p) * 16777619u;
+    struct hub_record **head = &hub->records[slot % HUB_RECORDS], *r = *head;
+    while (r && strcmp(r->name, child) != 0)
+        r = r->next;
+    if (!r) { /* as many as the authority has names */
+        r = calloc(1, sizeof *r);
+        if (!r)
+            abort();
+        snprintf(r->name, sizeof r->name, "%s", child);
+        r->at_ms = tier_clock_ms();
+        r->next = *head;
+        *head = r;
+    }
+    uint64_t now = tier_clock_ms(), forgotten = (now - r->at_ms) / 1000;
+    r->faults -= forgotten < r->faults ? forgotten : r->faults;
+    r->at_ms += forgotten * 1000;
+    return r;
+}
+
+void hub_fault(struct hub *hub, const char *child) {
+    struct hub_record *r = record_of(hub, child);
+    if (++r->faults > FAULTS_MAX)
+        tier_serve_dismiss(hub->serve, child, TIER_EPOLICY,
+                           "too many refused or contradictory messages: come back later");
+}
+
+static void records_free(struct hub *hub) {
+    for (size_t i = 0; i < HUB_RECORDS; i++) {
+        while (hub->records[i]) {
+            struct hub_record *r = hub->records[i];
+            hub->records[i] = r->next;
+            free(r);
+        }
+    }
+}
+
 /* ---- from children ---- */
 
 static enum tier_status child_attending(void *owner, const char *child, struct tier_err *err) {
@@ -43,6 +92,12 @@ static enum tier_status child_attending(void *owner, const char *child, struct t
     if (!ok)
         return tier_fail(err, TIER_EPOLICY,
                          "'%s' is not among the children this hub is configured to take", child);
+    struct hub_record *r = record_of(hub, child);
+    if (r->faults >= FAULTS_MAX)
+        return tier_fail(err, TIER_EPOLICY,
+                         "too many refused or contradictory messages, or streams that came and "
+                         "went: come back later");
+    r->faults++; /* a stream that comes and goes costs lines too */
     tier_log_info("child %s attends", child);
     hub_audit(hub, "child.attends", "s:child", child);
     unsigned ended = 0; /* only the newest are worth telling: a child is not away for years */
@@ -77,10 +132,13 @@ static void child_offered(void *owner, const char *child, const struct tier_hash
                                     .round = header->round,
                                     .update = *id,
                                     .reason = "this parent does not know that run"};
-    if (run)
+    if (run) {
         hub_run_offered(run, child, id, header);
-    else
-        tier_serve_send(hub->serve, child, &unknown);
+        return;
+    }
+    tier_log_warn("offer of %s refused: %s", child, unknown.reason);
+    tier_serve_send(hub->serve, child, &unknown);
+    hub_fault(hub, child);
 }
 
 static void child_declined(void *owner, const char *child, const struct tier_hash *id,
@@ -161,7 +219,8 @@ static void link_message(void *owner, const struct tier_to_child *m) {
         hub_run_committed(run, m->round);
         break;
     case TIER_TO_END:
-        run->model = m->model;
+        if (run->state == HUB_RUN_OPEN)
+            run->model = m->model;
         hub_run_finish(run, m->completed ? HUB_RUN_COMPLETED : HUB_RUN_STOPPED, m->reason);
         break;
     default:
@@ -240,6 +299,7 @@ void hub_close(struct hub *hub) {
         hub->runs = run->next;
         hub_run_free(run);
     }
+    records_free(hub);
     tier_home_close(&hub->home);
     hub->serve = NULL;
     hub->link = NULL;

@@ -22,6 +22,9 @@ struct hub;
 enum hub_run_state { HUB_RUN_OPEN, HUB_RUN_COMPLETED, HUB_RUN_STOPPED, HUB_RUN_FAILED };
 const char *hub_run_state_text(enum hub_run_state state);
 
+#define HUB_RECORDS 256
+struct hub_record;
+
 struct hub_child {
     char name[TIER_NAME_LEN_MAX + 1];
     bool accepted, declined, attending;
@@ -65,8 +68,9 @@ struct hub {
     struct tier_link *link; /* NULL at the top */
     struct tier_authority *authority;
     struct tier_rpc_server *enrollment;
-    struct hub_run *runs;            /* newest first */
-    struct tier_rpc_server *console; /* NULL where operators call on Tier's port */
+    struct hub_run *runs;                    /* newest first */
+    struct hub_record *records[HUB_RECORDS]; /* of children's faults, by hash of the name */
+    struct tier_rpc_server *console;         /* NULL where operators call on Tier's port */
     struct hub_console_call *console_calls;
     bool console_closed;
     bool failed; /* stopped on an error of its own */
@@ -81,6 +85,12 @@ bool hub_is_top(const struct hub *hub);
 struct hub_run *hub_run_find(const struct hub *hub, const struct tier_hash *id);
 /* A failure of the node itself (its journal, its disk) that it cannot go on with. */
 void hub_stop_on(struct hub *hub, const struct tier_err *err);
+/*
+ * Notes that a child said what costs a line in the logs and helps nobody: a refused offer, an
+ * answer taken back, a stream that came and went. One is forgiven each second; a child with
+ * hundreds more is sent away and may come back later, so none can fill the disk.
+ */
+void hub_fault(struct hub *hub, const char *child);
 /* Appends to the audit log; a log that cannot be written stops the node. */
 #define hub_audit(hub, event, ...)                                                                 \
     do {                                                                                           \

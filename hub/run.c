@@ -360,6 +360,8 @@ void hub_run_answered(struct hub_run *run, const char *child, bool accepted, con
     if (c->accepted != accepted || c->declined == accepted)
         hub_audit(run->hub, accepted ? "run.accepted" : "run.declined", "h:run", &run->id,
                   "s:child", child, "s:reason", reason);
+    if (c->accepted != accepted && (c->accepted || c->declined))
+        hub_fault(run->hub, child);
     c->accepted = accepted;
     c->declined = !accepted;
     c->attending = true;
@@ -381,6 +383,7 @@ static void refuse(struct hub_run *run, const char *child, uint64_t round,
     hub_audit(run->hub, "update.refused", "h:run", &run->id, "u:round", round, "s:child", child,
               "h:update", id, "s:reason", reason);
     tier_serve_send(run->hub->serve, child, &m);
+    hub_fault(run->hub, child);
 }
 
 void hub_run_offered(struct hub_run *run, const char *child, const struct tier_hash *id,
@@ -395,6 +398,8 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
         tell_end(run, child);
     } else if (!run->manifest) {
         tier_log_info("run %.12s: %s offers before the graph is here", run->hex, child);
+    } else if (h->round == 0) {
+        refuse(run, child, 1, id, "an update of round 0: the first is 1");
     } else if (h->round < run->round.number ||
                (h->round == run->round.number && run->round.state == TIER_ROUND_COMMITTED)) {
         struct tier_to_child m = {.type = TIER_TO_COMMIT, .run = run->id, .round = h->round};
@@ -406,7 +411,8 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
         refuse(run, child, h->round, id, "that round is not open here");
     } else if (!tier_hash_equal(&h->base_model, &run->base_model)) {
         refuse(run, child, h->round, id, "it was made from another base model than this round's");
-    } else if (tier_update_header_check(h, run->manifest, &err) != TIER_OK) {
+    } else if (tier_update_header_check(h, run->manifest, &err) != TIER_OK ||
+               tier_task_metrics_check(h->metrics, &err) != TIER_OK) {
         refuse(run, child, h->round, id, err.text);
     } else {
         hub_work_step(run, &e);
@@ -415,8 +421,10 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
 
 void hub_run_declined(struct hub_run *run, const char *child, uint64_t round, const char *reason) {
     struct tier_round_event e = {.type = TIER_EVENT_DECLINE, .child = child_number(run, child)};
-    if (round != run->round.number)
+    enum tier_round_child_state now = tier_round_child(&run->round, e.child)->state;
+    if (round != run->round.number || run->state != HUB_RUN_OPEN || now == TIER_CHILD_DECLINED)
         return;
+    hub_fault(run->hub, child);
     tier_log_warn("run %.12s round %" PRIu64 ": %s delivers nothing: %s", run->hex, round, child,
                   reason);
     hub_audit(run->hub, "round.declined", "h:run", &run->id, "u:round", round, "s:child", child,
@@ -437,11 +445,10 @@ void hub_run_progressed(struct hub_run *run, const char *child, uint64_t round, 
 
 void hub_run_arrived(struct hub_run *run, const char *child, const struct tier_hash *id,
                      const struct tier_update_header *h) {
-    struct tier_err late = {.status = TIER_ELATE, .text = "the round is closed"};
     if (run->state == HUB_RUN_OPEN && run->manifest && h->round == run->round.number)
         hub_work_check(run, child_number(run, child), id, h->weight);
     else
-        tier_serve_pushed(run->hub->serve, child, id, NULL, &late);
+        hub_work_drop(run, child, id);
 }
 
 /* ---- from the parent ---- */

@@ -5,8 +5,7 @@
  * the process was promised to nobody. The disk is waited for where a round commits and where a run
  * ends; what a machine's crash takes from before that, the children still hold.
  */
-#include "hub/work.h"
-#include "tier/bytes.h"
+#include "hub/receipt.h"
 #include "tier/content.h"
 #include "tier/fold.h"
 #include "tier/log.h"
@@ -110,82 +109,6 @@ void hub_work_open_round(struct hub_run *run) {
         hub_stop_on(run->hub, &err);
 }
 
-/* ---- receipts and refusals ---- */
-
-/*
- * The audit log and the journal are two files, and a kill may come between them. So the journal
- * notes, with the receipt, which line the audit log was at; if it is still there at the next start,
- * the line about this receipt is missing.
- */
-#define COUNTED_KEY "audit.counted" /* the audit log's seq, 8 bytes, and the receipt */
-
-static void audit_counted(struct hub *hub, const struct tier_receipt *r) {
-    hub_audit(hub, "update.counted", "h:run", &r->run, "u:round", r->round, "s:child", r->child,
-              "h:update", &r->update, "u:weight", r->weight);
-}
-
-/* Inside a transaction; audit_counted follows its commit. */
-static enum tier_status put_receipt(struct hub *hub, const struct tier_journal_update *row,
-                                    struct tier_err *err) {
-    struct tier_journal *j = hub->home.journal;
-    uint8_t note[8 + TIER_JOURNAL_RECEIPT_BYTES_MAX];
-    struct tier_hash head;
-    uint64_t seq;
-
-    tier_audit_head(hub->home.audit, &seq, &head);
-    tier_put_u64(note, seq);
-    memcpy(note + 8, row->receipt, row->receipt_bytes);
-    TIER_TRY(tier_journal_update_put(j, row, err));
-    return tier_journal_kv_put(j, COUNTED_KEY, note, 8 + row->receipt_bytes, err);
-}
-
-void hub_work_recover_audit(struct hub *hub) {
-    struct tier_journal_blob note = {0};
-    struct tier_receipt receipt;
-    struct tier_hash head;
-    struct tier_err err = {0};
-    uint64_t seq;
-
-    tier_audit_head(hub->home.audit, &seq, &head);
-    if (tier_journal_kv_get(hub->home.journal, COUNTED_KEY, &note, &err) == TIER_OK &&
-        note.bytes > 8 && tier_get_u64(note.data) == seq &&
-        tier_wire_receipt(note.data + 8, note.bytes - 8, &receipt, &err) == TIER_OK)
-        audit_counted(hub, &receipt);
-    tier_journal_blob_release(&note);
-}
-
-/* The receipt that the child has or, inside a transaction, now gets: *fresh_out says which. */
-static enum tier_status make_receipt(struct hub_run *run, uint32_t child,
-                                     const struct tier_hash *update, struct tier_receipt *r,
-                                     bool *fresh_out, struct tier_err *err) {
-    struct tier_journal_update row;
-
-    *fresh_out = false;
-    TIER_TRY(tier_journal_update_get(run->hub->home.journal, run->hex, run->round.number,
-                                     run->children[child].name, &row, err));
-    if (row.receipt_bytes)
-        return tier_wire_receipt(row.receipt, row.receipt_bytes, r, err);
-    *r = (struct tier_receipt){.run = run->id,
-                               .round = run->round.number,
-                               .update = *update,
-                               .weight = row.weight,
-                               .time_ms = tier_wall_ms()};
-    memcpy(r->child, run->children[child].name, sizeof r->child);
-    memcpy(r->parent, run->hub->config->name, sizeof r->parent);
-    TIER_TRY(tier_home_sign(&run->hub->home, r, err));
-    struct tier_bytes b = tier_wire_receipt_bytes(r);
-    bool fits = b.n <= sizeof row.receipt;
-    if (fits) {
-        memcpy(row.receipt, b.data, b.n);
-        row.receipt_bytes = b.n;
-    }
-    free(b.data);
-    if (!fits)
-        return tier_fail(err, TIER_EINTERNAL, "a receipt of %zu bytes", b.n);
-    *fresh_out = true;
-    return put_receipt(run->hub, &row, err);
-}
-
 static void journal_step(struct hub_run *run, const struct tier_round_event *e,
                          enum tier_round_child_state child_before,
                          enum tier_round_state state_before,
@@ -210,8 +133,8 @@ static void journal_step(struct hub_run *run, const struct tier_round_event *e,
         st = put_child(run, e->child, &err);
     for (size_t i = 0; i < actions->count && st == TIER_OK; i++)
         if (actions->at[i].type == TIER_ACTION_RECEIPT)
-            st = make_receipt(run, actions->at[i].child, &actions->at[i].update, &receipt, &fresh,
-                              &err);
+            st = hub_receipt_make(run, actions->at[i].child, &actions->at[i].update, &receipt,
+                                  &fresh, &err);
     if (st == TIER_OK)
         st = put_round(run, &err);
     if (st == TIER_OK)
@@ -219,68 +142,7 @@ static void journal_step(struct hub_run *run, const struct tier_round_event *e,
     if (st != TIER_OK)
         hub_stop_on(run->hub, &err);
     else if (fresh)
-        audit_counted(run->hub, &receipt);
-}
-
-/* As make_receipt, in a transaction of its own. */
-static enum tier_status receipt_of(struct hub_run *run, uint32_t child,
-                                   const struct tier_hash *update, struct tier_receipt *r,
-                                   struct tier_err *err) {
-    struct tier_journal *j = run->hub->home.journal;
-    bool fresh = false;
-
-    TIER_TRY(tier_journal_begin_lazy(j, err));
-    enum tier_status st = make_receipt(run, child, update, r, &fresh, err);
-    if (st == TIER_OK)
-        st = tier_journal_commit(j, err);
-    tier_journal_rollback(j);
-    if (st == TIER_OK && fresh)
-        audit_counted(run->hub, r);
-    return st;
-}
-
-static void give_receipt(struct hub_run *run, const struct tier_round_action *a) {
-    struct tier_to_child m = {.type = TIER_TO_RECEIPT};
-    struct tier_err err = {0};
-    const char *child = run->children[a->child].name;
-
-    if (receipt_of(run, a->child, &a->update, &m.receipt, &err) != TIER_OK)
-        hub_stop_on(run->hub, &err);
-    else if (!tier_serve_pushed(run->hub->serve, child, &a->update, &m.receipt, NULL))
-        tier_serve_send(run->hub->serve, child, &m);
-}
-
-/* A round that was about to be folded is folded at once, before its children offer again: what it
- * counts must be in the log and have its receipt by then. */
-void hub_work_settle(struct hub_run *run) {
-    struct tier_receipt receipt;
-    struct tier_err err = {0};
-
-    for (uint32_t i = 0; i < run->round.count; i++) {
-        const struct tier_round_child *c = tier_round_child(&run->round, i);
-        if (c->state == TIER_CHILD_SEALED &&
-            receipt_of(run, i, &c->update, &receipt, &err) != TIER_OK) {
-            hub_stop_on(run->hub, &err);
-            return;
-        }
-    }
-}
-
-static void give_refusal(struct hub_run *run, const struct tier_round_action *a) {
-    const char *child = run->children[a->child].name;
-    struct tier_to_child m = {
-        .type = TIER_TO_REFUSAL, .run = run->id, .round = run->round.number, .update = a->update};
-    struct tier_err refusal = {.status = a->status};
-
-    snprintf(m.reason, sizeof m.reason, "%s", a->reason);
-    snprintf(refusal.text, sizeof refusal.text, "%s", a->reason);
-    tier_log_warn("run %.12s round %" PRIu64 ": update %.12s of %s refused: %s", run->hex,
-                  run->round.number, tier_hash_hex(&a->update, (char[TIER_HASH_HEX]){0}), child,
-                  a->reason);
-    hub_audit(run->hub, "update.refused", "h:run", &run->id, "u:round", run->round.number,
-              "s:child", child, "h:update", &a->update, "s:reason", a->reason);
-    if (!tier_serve_pushed(run->hub->serve, child, &a->update, NULL, &refusal))
-        tier_serve_send(run->hub->serve, child, &m);
+        hub_receipt_audit(run->hub, &receipt);
 }
 
 static uint64_t time_left_ms(const struct hub_run *run) {
@@ -326,6 +188,10 @@ static void job_free(struct job *job) {
     free(job->inputs);
     free(job->damaged);
     free(job);
+}
+
+static void job_drop(void *arg) {
+    job_free(arg);
 }
 
 static enum tier_status check_update(struct tier_spool *spool, const struct tier_hash *id,
@@ -424,15 +290,39 @@ static void job_work(void *arg) {
 
 static void drop_result(struct hub_run *run, const struct job *job);
 
+/* Two children may hold the same update, and the sum of one sum is that sum: a file goes when
+ * nobody counts on it. */
+static void delete_update(struct hub_run *run, uint32_t child, const struct tier_hash *id) {
+    struct tier_err err = {0};
+
+    if (tier_hash_equal(&run->round.own_update, id))
+        return;
+    for (uint32_t i = 0; i < run->round.count; i++) {
+        const struct tier_round_child *c = tier_round_child(&run->round, i);
+        if (i != child && c->state == TIER_CHILD_SEALED && tier_hash_equal(&c->update, id))
+            return;
+    }
+    if (tier_spool_delete(run->hub->home.spool, id, &err) != TIER_OK)
+        tier_log_warn("%s", err.text);
+}
+
 static void check_done(struct hub_run *run, struct job *job) {
     struct tier_round_event e = {.type = TIER_EVENT_SEALED,
                                  .child = job->child,
                                  .update = job->update,
                                  .weight = job->weight};
-    if (job->st != TIER_OK) {
-        tier_log_warn("run %.12s: update of %s: %s", run->hex, run->children[job->child].name,
-                      job->err.text);
+    const char *child = run->children[job->child].name;
+
+    if (job->st == TIER_EUPDATE) {
         e.type = TIER_EVENT_BAD;
+        e.reason = job->err.text;
+    } else if (job->st != TIER_OK) { /* our disk or our memory: the child may push it again */
+        tier_log_error("run %.12s: the update of %s cannot be checked: %s", run->hex, child,
+                       job->err.text);
+        delete_update(run, job->child, &job->update);
+        job->err.status = TIER_EUNAVAILABLE;
+        tier_serve_pushed(run->hub->serve, child, &job->update, NULL, &job->err);
+        return;
     }
     hub_work_step(run, &e);
 }
@@ -485,10 +375,12 @@ static void drop_result(struct hub_run *run, const struct job *job) {
         tier_spool_delete(spool, &job->result, NULL);
     if (job->kind != JOB_CHECK)
         return;
-    tier_spool_delete(spool, &job->update, NULL);
-    if (run)
-        tier_serve_pushed(job->hub->serve, run->children[job->child].name, &job->update, NULL,
-                          &late);
+    if (!run) {
+        tier_spool_delete(spool, &job->update, NULL);
+        return;
+    }
+    delete_update(run, job->child, &job->update);
+    tier_serve_pushed(job->hub->serve, run->children[job->child].name, &job->update, NULL, &late);
 }
 
 static void first_model_done(struct hub_run *run, const struct job *job) {
@@ -547,7 +439,7 @@ void hub_work_check(struct hub_run *run, uint32_t child, const struct tier_hash 
     job->child = child;
     job->update = *id;
     job->weight = weight;
-    tier_worker_submit(run->hub->worker, job_work, job_done, job);
+    tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
 }
 
 static void start_fold(struct hub_run *run) {
@@ -569,13 +461,13 @@ static void start_fold(struct hub_run *run) {
     if (job->memory_bytes < least)
         job->memory_bytes = least;
     run->folding = true;
-    tier_worker_submit(run->hub->worker, job_work, job_done, job);
+    tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
 }
 
 void hub_work_first_model(struct hub_run *run) {
     struct job *job = job_new(run, JOB_FIRST_MODEL);
     tier_hash_parse(run->plan.model_sha256, &job->update); /* here, the graph */
-    tier_worker_submit(run->hub->worker, job_work, job_done, job);
+    tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
 }
 
 static void start_publish(struct hub_run *run) {
@@ -585,7 +477,7 @@ static void start_publish(struct hub_run *run) {
     job->update = run->round.own_update;
     tier_hash_data(run->plan_text, run->plan_bytes, &job->plan);
     run->publishing = true;
-    tier_worker_submit(run->hub->worker, job_work, job_done, job);
+    tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
 }
 
 /* ---- delivering ---- */
@@ -651,8 +543,6 @@ static void nothing_came(struct hub_run *run) {
 }
 
 static void perform(struct hub_run *run, const struct tier_round_actions *actions) {
-    struct tier_err err = {0};
-
     for (size_t i = 0; i < actions->count; i++) {
         const struct tier_round_action *a = &actions->at[i];
         switch (a->type) {
@@ -663,14 +553,15 @@ static void perform(struct hub_run *run, const struct tier_round_actions *action
             tier_serve_grant(run->hub->serve, run->children[a->child].name, &a->update);
             break;
         case TIER_ACTION_RECEIPT:
-            give_receipt(run, a);
+            hub_receipt_give(run, a);
             break;
         case TIER_ACTION_REFUSE:
-            give_refusal(run, a);
+            hub_receipt_refuse(run, a);
             break;
         case TIER_ACTION_DISCARD:
-            if (tier_spool_delete(run->hub->home.spool, &a->update, &err) != TIER_OK)
-                tier_log_warn("%s", err.text);
+            tier_serve_withdraw(run->hub->serve, run->children[a->child].name, &a->update,
+                                TIER_ELATE, "this update is not wanted any more");
+            delete_update(run, a->child, &a->update);
             break;
         case TIER_ACTION_FOLD:
             tier_timer_cancel(run->deadline);
@@ -775,6 +666,26 @@ static void drop_old_model(struct hub_run *run, uint64_t round) {
     free(path);
 }
 
+/* Children that were still pushing when the round went on without them, and what came of it. */
+static void drop_unfinished(struct hub_run *run) {
+    for (uint32_t i = 0; i < run->round.count; i++) {
+        const struct tier_round_child *c = tier_round_child(&run->round, i);
+        if (c->state == TIER_CHILD_SEALED || tier_hash_is_zero(&c->update))
+            continue;
+        tier_serve_withdraw(run->hub->serve, run->children[i].name, &c->update, TIER_ELATE,
+                            "the round is closed");
+        tier_spool_delete(run->hub->home.spool, &c->update, NULL);
+    }
+}
+
+void hub_work_drop(struct hub_run *run, const char *child, const struct tier_hash *id) {
+    static const struct tier_err late = {.status = TIER_ELATE, .text = "the round is closed"};
+    for (uint32_t i = 0; i < run->child_count; i++)
+        if (strcmp(run->children[i].name, child) == 0)
+            delete_update(run, i, id);
+    tier_serve_pushed(run->hub->serve, child, id, NULL, &late);
+}
+
 void hub_work_release(struct hub_run *run, uint64_t round) {
     struct tier_home *home = &run->hub->home;
     struct tier_journal_round row;
@@ -782,6 +693,8 @@ void hub_work_release(struct hub_run *run, uint64_t round) {
     struct tier_err err = {0};
 
     drop_old_model(run, round);
+    if (round == run->round.number)
+        drop_unfinished(run);
     if (tier_journal_round_get(home->journal, run->hex, round, &row, NULL) != TIER_OK)
         return;
     enum tier_status st = tier_journal_update_each(home->journal, run->hex, round,

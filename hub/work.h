@@ -23,6 +23,8 @@ void hub_work_resume(struct hub_run *run);
 /* Checks every element of an arrived update; leads to SEALED or BAD. */
 void hub_work_check(struct hub_run *run, uint32_t child, const struct tier_hash *id,
                     uint64_t weight);
+/* An arrived update that no round wants: ends its push and deletes it. */
+void hub_work_drop(struct hub_run *run, const char *child, const struct tier_hash *id);
 /* Writes the round's row, and a WANTED row for each child that takes part, before any is told. */
 void hub_work_open_round(struct hub_run *run);
 /* The round is over everywhere: its files go, its rows say so. */

@@ -307,7 +307,7 @@ static void train_round(struct spoke_run *run) {
     progress(run, "training", 0);
     audit(run->spoke, "data.read", "h:run", &run->id, "u:round", run->round, "s:purpose",
           run->plan.purpose);
-    tier_worker_submit(run->spoke->worker, job_work, job_done, job);
+    tier_worker_submit(run->spoke->worker, job_work, job_done, free, job);
 }
 
 static void base_fetched(void *arg, enum tier_status st, const char *text) {

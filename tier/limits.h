@@ -44,6 +44,14 @@
 #define TIER_MESSAGE_BYTES_MAX (TIER_CHUNK_BYTES + TIER_UPDATE_HEADER_BYTES_MAX + 4096u)
 #define TIER_ROUNDS_MAX 1000000
 
+/* What one child may have under way at its parent: calls of a kind, offers, and the transfers it
+ * holds of those that all children share. A transfer that stands still that long while others wait
+ * is ended. */
+#define TIER_CHILD_CALLS_MAX 64u
+#define TIER_CHILD_OFFERS_MAX 64u
+#define TIER_CHILD_TRANSFERS_MAX 4u
+#define TIER_STALL_MS 60000u
+
 /* Receive credit: chunks in flight over all streams of a node. */
 #define TIER_CREDIT_CHUNKS 24
 

@@ -287,7 +287,7 @@ grpc_completion_queue *tier_loop_queue(struct tier_loop *loop) {
 /* ---- worker ---- */
 
 struct job {
-    tier_loop_fn work, done;
+    tier_loop_fn work, done, drop;
     void *arg;
     struct tier_worker *worker;
     struct job *next;
@@ -309,6 +309,8 @@ static void job_done(void *arg) {
     atomic_fetch_sub(&job->worker->in_flight, 1);
     if (!atomic_load(&job->worker->stop))
         job->done(job->arg);
+    else if (job->drop)
+        job->drop(job->arg);
     free(job);
 }
 
@@ -367,6 +369,8 @@ void tier_worker_free(struct tier_worker *w) {
     while (w->first) {
         struct job *job = w->first;
         w->first = job->next;
+        if (job->drop)
+            job->drop(job->arg);
         free(job);
     }
     pthread_mutex_destroy(&w->lock);
@@ -374,11 +378,12 @@ void tier_worker_free(struct tier_worker *w) {
     free(w);
 }
 
-void tier_worker_submit(struct tier_worker *w, tier_loop_fn work, tier_loop_fn done, void *arg) {
+void tier_worker_submit(struct tier_worker *w, tier_loop_fn work, tier_loop_fn done,
+                        tier_loop_fn drop, void *arg) {
     struct job *job = calloc(1, sizeof *job);
     if (!job)
         abort();
-    *job = (struct job){.work = work, .done = done, .arg = arg, .worker = w};
+    *job = (struct job){.work = work, .done = done, .drop = drop, .arg = arg, .worker = w};
     pthread_mutex_lock(&w->lock);
     if (w->last)
         w->last->next = job;

@@ -55,8 +55,9 @@ void tier_timer_cancel(struct tier_timer *timer);
 enum tier_status tier_worker_new(struct tier_loop *loop, struct tier_worker **out,
                                  struct tier_err *err);
 void tier_worker_free(struct tier_worker *worker);
+/* drop(arg), if not NULL, takes the place of a done() that will not come. */
 void tier_worker_submit(struct tier_worker *worker, tier_loop_fn work, tier_loop_fn done,
-                        void *arg);
+                        tier_loop_fn drop, void *arg);
 /* True from a tier_worker_free under way: long jobs should give up. Any thread. */
 bool tier_worker_stopping(const struct tier_worker *worker);
 

@@ -117,11 +117,14 @@ static void on_offer(struct tier_round *r, const struct tier_round_event *e,
     } else if (c->state == TIER_CHILD_NONE || c->state == TIER_CHILD_DECLINED) {
         refuse(out, e, TIER_EPOLICY, "this child does not take part in this round");
     } else if (e->weight > r->rules.weight_total_max - r->weight) {
+        /* Nothing will make it fit, and the others must not wait for it. */
+        c->state = TIER_CHILD_REFUSED;
         refuse(out, e, TIER_ELIMIT, "the total weight would pass the plan's weight_total_max");
+        close_if_due(r, out);
     } else {
         /* A partial of another id never counted: the child lost it before sealing was journalled.
          */
-        if (c->state == TIER_CHILD_PUSHING && !same)
+        if (!same && !tier_hash_is_zero(&c->update))
             act(out, TIER_ACTION_DISCARD, e->child, &c->update);
         c->state = TIER_CHILD_PUSHING;
         c->update = e->update;
@@ -144,10 +147,16 @@ static void on_sealed(struct tier_round *r, const struct tier_round_event *e,
     }
     /* A child whose stream was lost while its last bytes were checked has still delivered. */
     bool wanted = c->state == TIER_CHILD_PUSHING || c->state == TIER_CHILD_EXPECTED;
-    if (r->state != TIER_ROUND_OPEN || !wanted || !same ||
-        e->weight > r->rules.weight_total_max - r->weight) {
+    if (r->state != TIER_ROUND_OPEN || !wanted || !same) {
         refuse(out, e, TIER_ELATE, "the round is closed");
         act(out, TIER_ACTION_DISCARD, e->child, &e->update);
+        return;
+    }
+    if (e->weight > r->rules.weight_total_max - r->weight) { /* others were faster */
+        c->state = TIER_CHILD_REFUSED;
+        refuse(out, e, TIER_ELIMIT, "the total weight would pass the plan's weight_total_max");
+        act(out, TIER_ACTION_DISCARD, e->child, &e->update);
+        close_if_due(r, out);
         return;
     }
     c->state = TIER_CHILD_SEALED;
@@ -166,7 +175,7 @@ static void on_bad(struct tier_round *r, const struct tier_round_event *e,
     if (c->state == TIER_CHILD_SEALED)
         r->weight -= c->weight;
     c->state = TIER_CHILD_REFUSED;
-    refuse(out, e, TIER_EUPDATE, "the update holds elements out of range");
+    refuse(out, e, TIER_EUPDATE, e->reason ? e->reason : "the update holds elements out of range");
     act(out, TIER_ACTION_DISCARD, e->child, &e->update);
     if (r->state == TIER_ROUND_FOLDING)
         r->state = TIER_ROUND_OPEN;

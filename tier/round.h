@@ -65,6 +65,7 @@ struct tier_round_event {
     uint32_t child;
     struct tier_hash update;
     uint64_t weight;
+    const char *reason; /* BAD: what is wrong with it; borrowed until its actions are done */
 };
 
 enum tier_round_action_type {
@@ -83,7 +84,7 @@ struct tier_round_action {
     uint32_t child;
     struct tier_hash update;
     enum tier_status status;
-    const char *reason; /* static */
+    const char *reason; /* static, or the event's */
 };
 
 /* What one event leads to; an event never leads to more than this. */

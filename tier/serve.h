@@ -2,7 +2,8 @@
 /*
  * The parent's side of the edge: serves Tier to children. It knows who attends, moves bytes (models
  * down, updates up into the spool) and turns messages into events for its owner, who decides. At
- * most max_uploaders children push at a time; further grants wait for their turn.
+ * most max_uploaders children push at a time; further grants wait for their turn. A child that
+ * misbehaves costs a bounded amount: serve_private.h says how.
  *
  * Threads: the loop's. Events are called from loop callbacks and may call back into this module.
  */
@@ -45,6 +46,7 @@ struct tier_serve_options {
     const struct tier_rpc_keepalive *keepalive;
     const char *models_dir; /* what Fetch may give: <sha256>.onnx and <sha256>.safetensors */
     unsigned max_uploaders;
+    uint32_t stall_ms;                  /* 0: TIER_STALL_MS */
     const struct tier_rpc_method *more; /* other services on this port; their calls get `owner` */
     size_t more_count;
 };
@@ -63,6 +65,13 @@ void *tier_serve_owner(const struct tier_serve *serve);
 bool tier_serve_send(struct tier_serve *serve, const char *child, const struct tier_to_child *m);
 /* Lets a child push an update it offered, now or when an uploader's place is free. */
 void tier_serve_grant(struct tier_serve *serve, const char *child, const struct tier_hash *id);
+/* The update is not wanted any more: its offer is forgotten, and its push, unless it has arrived,
+ * ends with that reason. */
+void tier_serve_withdraw(struct tier_serve *serve, const char *child, const struct tier_hash *id,
+                         enum tier_status st, const char *reason);
+/* Ends the child's stream; `left` follows. */
+void tier_serve_dismiss(struct tier_serve *serve, const char *child, enum tier_status st,
+                        const char *text);
 /* Ends the push of an arrived update: with its receipt, or with the reason why not. False when
  * there is none. */
 bool tier_serve_pushed(struct tier_serve *serve, const char *child, const struct tier_hash *id,

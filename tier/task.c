@@ -4,6 +4,7 @@
 #include "tier/score.h"
 
 #include <fnmatch.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -72,6 +73,41 @@ bool tier_task_trains(const struct tier_plan *plan, uint64_t round) {
 bool tier_task_evaluates(const struct tier_plan *plan, uint64_t round) {
     return plan->evaluate_every &&
            ((round - 1) % plan->evaluate_every == 0 || round > plan->rounds);
+}
+
+/* 2^27 rows of the greatest loss, and 256 times that in 64 bits. */
+#define METRIC_VALUE_MAX (INT64_C(1) << 55)
+
+enum tier_status tier_task_metrics_check(const struct tier_metrics *sums, struct tier_err *err) {
+    static const struct {
+        const char *name;
+        size_t bins;
+    } known[] = {{TIER_SCORE_COUNT, 1},
+                 {TIER_SCORE_CORRECT, 1},
+                 {TIER_SCORE_LOSS, 1},
+                 {TIER_SCORE_HIST_POS, TIER_SCORE_BINS},
+                 {TIER_SCORE_HIST_NEG, TIER_SCORE_BINS}};
+    const size_t known_count = sizeof known / sizeof known[0];
+
+    for (size_t i = 0; sums && i < tier_metrics_count(sums); i++) {
+        const char *name;
+        size_t bins, k = 0;
+        const int64_t *values = tier_metrics_at(sums, i, &name, &bins);
+        while (k < known_count && strcmp(known[k].name, name) != 0)
+            k++;
+        if (k == known_count)
+            return tier_fail(err, TIER_EUPDATE, "metric %s is not one that this version knows",
+                             name);
+        if (bins != known[k].bins)
+            return tier_fail(err, TIER_EUPDATE, "metric %s has %zu bins; %zu would be right", name,
+                             bins, known[k].bins);
+        for (size_t b = 0; b < bins; b++)
+            if (values[b] < 0 || values[b] > METRIC_VALUE_MAX)
+                return tier_fail(err, TIER_EUPDATE,
+                                 "metric %s, bin %zu, is %" PRId64 "; 0 to 2^55 would be right",
+                                 name, b, values[b]);
+    }
+    return TIER_OK;
 }
 
 struct tier_task_figures tier_task_figures(const struct tier_metrics *sums) {

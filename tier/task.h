@@ -30,6 +30,13 @@ uint64_t tier_task_rounds(const struct tier_plan *plan); /* with the evaluation 
 bool tier_task_trains(const struct tier_plan *plan, uint64_t round);
 bool tier_task_evaluates(const struct tier_plan *plan, uint64_t round);
 
+/*
+ * Are these the sums that nodes of this version make: names and bins that are known, values that
+ * thousands of children can add without passing 64 bits? TIER_EUPDATE names the metric. Checked
+ * before anything is kept of an update, so that one child cannot make a round's sums impossible.
+ */
+enum tier_status tier_task_metrics_check(const struct tier_metrics *sums, struct tier_err *err);
+
 /* Figures out of exact sums: NaN where the sums do not hold them. */
 struct tier_task_figures {
     double accuracy, loss, auc, count;

@@ -176,8 +176,10 @@ enum tier_status tier_update_header_decode(const uint8_t *bytes, size_t len,
     get_hash(bytes + AT_BASE, &h.base_model);
     h.weight = tier_get_u64(bytes + AT_WEIGHT);
     uint32_t encoding = tier_get_u32(bytes + AT_ENCODING);
-    h.encoding = encoding == TIER_ENC_F32 || encoding == TIER_ENC_SUM ? (enum tier_encoding)encoding
-                                                                      : (enum tier_encoding)0;
+    if (encoding != TIER_ENC_F32 && encoding != TIER_ENC_SUM)
+        return tier_fail(err, TIER_EUPDATE,
+                         "the update has encoding %u; 1 (f32) or 2 (sum) would be right", encoding);
+    h.encoding = (enum tier_encoding)encoding;
     h.saturated = tier_get_u64(bytes + AT_SATURATED);
     h.payload_bytes = tier_get_u64(bytes + AT_PAYLOAD);
     get_hash(bytes + AT_ROOT, &h.root);

@@ -349,6 +349,7 @@ class Offers(InARound):
     def test_offers_that_do_not_belong_are_refused(self):
         self.assert_offer_refused("does not know that run", run=bytes(32))
         self.assert_offer_refused("not open here", round_number=2)
+        self.assert_offer_refused("round 0", round_number=0)
         self.assert_offer_refused("another base model", base=bytes(32))
         self.assert_offer_refused("is of manifest", manifest=bytes(32))
         self.assert_offer_refused("payload bytes; encoding f32",
@@ -370,7 +371,6 @@ class Offers(InARound):
                 ("weight 1 and 0 payload", {"payload": b""}),
                 ("no whole float32", {"payload_bytes": n + 1}),
                 ("more than any model", {"payload_bytes": 2 ** 63}),
-                ("round 0", {"round_number": 0}),
                 ("round 18446744073709551615", {"round_number": 2 ** 64 - 1}),
                 ("saturated", {"saturated": 2 ** 63}),
                 ("format version 2", {"version": 2}),

@@ -83,7 +83,7 @@ static void submit(unsigned number) {
         struct job *j = calloc(1, sizeof *j);
         NEED(j != NULL);
         *j = (struct job){.number = number + i, .last = i == 2};
-        tier_worker_submit(worker, work, done, j);
+        tier_worker_submit(worker, work, done, NULL, j);
     }
 }
 
@@ -141,7 +141,7 @@ static void a_worker_is_freed_at_work(void) {
 
     MUST(tier_worker_new(loop, &s.worker, err));
     for (int i = 0; i < 5; i++)
-        tier_worker_submit(s.worker, wait_for_the_end, never, &s);
+        tier_worker_submit(s.worker, wait_for_the_end, never, NULL, &s);
     pthread_mutex_lock(&s.lock);
     while (!s.has_started)
         pthread_cond_wait(&s.started, &s.lock);

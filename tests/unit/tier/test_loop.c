@@ -151,8 +151,8 @@ static void work_done(void *arg) {
 Test(tier_loop, a_worker_does_its_jobs_in_order_off_the_loop) {
     int two = 2, three = 3;
     MUST(tier_worker_new(loop, &worker, err));
-    tier_worker_submit(worker, work, work_done, &two);
-    tier_worker_submit(worker, work, work_done, &three);
+    tier_worker_submit(worker, work, work_done, NULL, &two);
+    tier_worker_submit(worker, work, work_done, NULL, &three);
     CHECK(tier_loop_run_until(loop, said, "6", TIMEOUT_MS));
     cr_assert(eq(str, trace, "46"));
     CHECK(!tier_worker_stopping(worker));
@@ -175,8 +175,8 @@ static bool has_started(void *arg) {
 
 Test(tier_loop, freeing_a_worker_ends_the_job_under_way_and_drops_the_rest) {
     MUST(tier_worker_new(loop, &worker, err));
-    tier_worker_submit(worker, until_stopped, say, "1");
-    tier_worker_submit(worker, until_stopped, say, "2");
+    tier_worker_submit(worker, until_stopped, say, NULL, "1");
+    tier_worker_submit(worker, until_stopped, say, NULL, "2");
     struct tier_timer *look = tier_timer_new(loop, say, "");
     while (!has_started(NULL)) { /* the worker posts nothing here: look again every millisecond */
         tier_timer_set(look, 1);

@@ -212,9 +212,9 @@ Test(tier_round, a_round_without_anybody_left_is_empty) {
 Test(tier_round, weights_beyond_the_plans_proof_are_refused) {
     struct tier_round_rules rules = all;
     rules.weight_total_max = 100;
-    struct tier_round r = joined(&rules, 3);
+    struct tier_round r = joined(&rules, 4);
     deliver(&r, 0, 1, 60);
-    struct tier_round_actions a = step(&r, TIER_EVENT_OFFER, 1, 2, 41);
+    struct tier_round_actions a = step(&r, TIER_EVENT_OFFER, 3, 4, 41);
     cr_assert(eq(int, refusal(&a), TIER_ELIMIT));
     a = step(&r, TIER_EVENT_OFFER, 1, 2, 40);
     cr_assert(has(&a, TIER_ACTION_GRANT));
@@ -222,8 +222,47 @@ Test(tier_round, weights_beyond_the_plans_proof_are_refused) {
     step(&r, TIER_EVENT_OFFER, 2, 3, 40);
     step(&r, TIER_EVENT_SEALED, 1, 2, 40);
     a = step(&r, TIER_EVENT_SEALED, 2, 3, 40);
-    cr_assert(ne(int, refusal(&a), TIER_OK));
+    cr_assert(eq(int, refusal(&a), TIER_ELIMIT));
+    cr_assert(has(&a, TIER_ACTION_DISCARD));
     cr_assert(eq(u64, r.weight, 100));
+    cr_assert(has(&a, TIER_ACTION_FOLD), "the round does not wait for what cannot fit");
+    tier_round_release(&r);
+}
+
+Test(tier_round, a_weight_that_cannot_fit_does_not_keep_the_others_waiting) {
+    struct tier_round_rules rules = all;
+    rules.weight_total_max = 100;
+    struct tier_round r = joined(&rules, 2);
+    deliver(&r, 0, 1, 60);
+    struct tier_round_actions a = step(&r, TIER_EVENT_OFFER, 1, 2, 41);
+    cr_assert(has(&a, TIER_ACTION_FOLD));
+    a = step(&r, TIER_EVENT_OFFER, 1, 3, 1);
+    cr_assert(ne(int, refusal(&a), TIER_OK));
+    tier_round_release(&r);
+}
+
+Test(tier_round, what_arrived_of_an_update_goes_when_its_child_offers_another) {
+    struct tier_round r = joined(&all, 2);
+    step(&r, TIER_EVENT_OFFER, 0, 1, 10);
+    step(&r, TIER_EVENT_LEAVE, 0, 0, 0);
+    struct tier_round_actions a = step(&r, TIER_EVENT_OFFER, 0, 1, 10);
+    cr_assert(not(has(&a, TIER_ACTION_DISCARD)), "the same is resumed");
+    step(&r, TIER_EVENT_LEAVE, 0, 0, 0);
+    a = step(&r, TIER_EVENT_OFFER, 0, 2, 10);
+    cr_assert(has(&a, TIER_ACTION_DISCARD));
+    cr_assert(tier_hash_equal(&a.at[0].update, &(struct tier_hash){{2}}));
+    tier_round_release(&r);
+}
+
+Test(tier_round, a_bad_update_is_refused_with_what_is_wrong_with_it) {
+    struct tier_round r = joined(&all, 2);
+    struct tier_round_actions a;
+    step(&r, TIER_EVENT_OFFER, 0, 1, 10);
+    struct tier_round_event e = {
+        .type = TIER_EVENT_BAD, .update = id_of(1), .reason = "tensor w, element 3 is nan"};
+    tier_round_step(&r, &e, &a);
+    cr_assert(eq(int, refusal(&a), TIER_EUPDATE));
+    cr_assert(eq(str, (char *)a.at[0].reason, "tensor w, element 3 is nan"));
     tier_round_release(&r);
 }
 

@@ -71,7 +71,8 @@ Test(tier_update, a_flipped_bit_in_the_header_is_refused_or_changes_the_id) {
 }
 
 Test(tier_update, values_no_update_may_have_are_refused) {
-    struct tier_update_header h = {.weight = 1, .encoding = TIER_ENC_F32, .payload_bytes = 4};
+    struct tier_update_header h = {
+        .round = 1, .weight = 1, .encoding = TIER_ENC_F32, .payload_bytes = 4};
     uint8_t *bytes = NULL;
     size_t n = 0;
     h.weight = TIER_WEIGHT_MAX + 1;
@@ -86,7 +87,7 @@ Test(tier_update, values_no_update_may_have_are_refused) {
     h.payload_bytes = 4;
     h.round = TIER_ROUNDS_MAX + 1;
     REFUSED(TIER_EARG, "round", tier_update_header_encode(&h, &bytes, &n, err));
-    h.round = 0;
+    h.round = 1;
     h.encoding = (enum tier_encoding)3;
     REFUSED(TIER_EARG, "encoding", tier_update_header_encode(&h, &bytes, &n, err));
     h.encoding = TIER_ENC_SUM;
