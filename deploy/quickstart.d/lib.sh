@@ -13,7 +13,7 @@ export LC_ALL=C # decimal points
 
 start_s=60 # for a process to come up
 run_s=600  # for a run to end
-declare -A pid_of hub_port
+declare -A pid_of=() hub_port=()
 
 say() { printf '%s\n' "$*"; }
 fail() {

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import unittest
@@ -12,29 +13,82 @@ import federation
 DATA = os.environ.get("CONSILIUM_TEST_DATA", os.path.join(federation.ROOT, "..", "shared", "data"))
 
 
+QUICKSTART = os.path.join(federation.ROOT, "deploy", "quickstart")
+
+
+def environment():
+    return dict(federation.clean_environment(), CONSILIUM_BIN=federation.BIN)
+
+
 def run(*command, timeout_s):
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          env=dict(federation.clean_environment(), CONSILIUM_BIN=federation.BIN),
-                          timeout=timeout_s)
+                          env=environment(), timeout=timeout_s)
     if done.returncode != 0:
         raise AssertionError("%s failed:\n%s" % (" ".join(command), done.stdout))
     return done.stdout
+
+
+def processes_with(text):
+    """Process ids of all command lines that hold `text`."""
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            with open("/proc/%s/cmdline" % int(entry), "rb") as f:
+                if text.encode() in f.read():
+                    found.append(int(entry))
+        except (ValueError, OSError):
+            pass  # not a process, or not any more
+    return found
 
 
 class Examples(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.mkdtemp(prefix="consilium-examples-")
         self.addCleanup(shutil.rmtree, self.folder, True)
+        self.work = os.path.join(self.folder, "quick")
+
+    def quickstart(self, *options):
+        return [QUICKSTART, "--programs", federation.BIN, "--dir", self.work, *options]
 
     def test_quickstart_federates_nearly_as_well_as_pooling_and_better_than_alone(self):
-        text = run(os.path.join(federation.ROOT, "deploy", "quickstart"), "--programs",
-                   federation.BIN, "--dir", os.path.join(self.folder, "quick"), timeout_s=180)
+        text = run(*self.quickstart(), timeout_s=180)
         accuracy = {row: float(value) for row, value in
                     re.findall(r"^(alone|federated|pooled) +(0\.[0-9]{4})", text, re.M)}
         self.assertEqual(set(accuracy), {"alone", "federated", "pooled"}, text)
         self.assertGreaterEqual(accuracy["federated"], accuracy["pooled"] - 0.01, text)
         self.assertGreater(accuracy["federated"], accuracy["alone"], text)
         self.assertRegex(text, r"model SHA-256 +[0-9a-f]{64}")
+        self.assertEqual(processes_with(self.work), [])
+
+    def test_quickstart_stops_everything_where_a_node_is_lost_and_goes_on_with_what_is_kept(self):
+        first = subprocess.Popen(self.quickstart(), stdout=subprocess.PIPE,
+                                 stderr=subprocess.STDOUT, text=True, env=environment())
+        self.addCleanup(first.stdout.close)
+        self.addCleanup(first.kill)
+        started = os.path.join(self.work, "watch-1.json")
+        federation.wait_until(lambda: os.path.exists(started), 120, "the second run is watched")
+        spoke, = processes_with(os.path.join(self.work, "north-2", "config.yaml"))
+        os.kill(spoke, signal.SIGKILL)
+        text, _ = first.communicate(timeout=60)
+        self.assertEqual(first.returncode, 1, text)
+        self.assertIn("north-2 has ended in the middle of run", text)
+        self.assertEqual(processes_with(self.work), [])
+
+        text = run(*self.quickstart("--keep", "--folds", "1"), timeout_s=120)
+        kept = re.search(r"model SHA-256 +([0-9a-f]{64})", text).group(1)
+        text = run(*self.quickstart("--folds", "1"), timeout_s=120)
+        self.assertIn(kept, text, "the same plan on the same tables gives the same model")
+
+    def test_quickstart_refuses_a_folder_that_is_not_its_own(self):
+        kept = os.path.join(self.work, "thesis.txt")
+        os.makedirs(self.work)
+        with open(kept, "w", encoding="utf-8"):
+            pass
+        done = subprocess.run(self.quickstart(), capture_output=True, text=True, timeout=60,
+                              env=environment(), check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("was not made by quickstart", done.stderr)
+        self.assertTrue(os.path.exists(kept))
 
     def test_heart_disease_reaches_the_published_accuracy(self):
         originals = os.path.join(DATA, "uci-heart-disease", "original")

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""consilium-baseline: what a federation is compared with."""
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+import federation
+
+EXAMPLE = federation.EXAMPLE
+SCHEMA = os.path.join(EXAMPLE, "schema.yaml")
+PLAN = os.path.join(EXAMPLE, "plan.yaml")
+
+
+class Baseline(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="consilium-baseline-")
+        self.addCleanup(shutil.rmtree, self.folder, True)
+        subprocess.run(["awk", "-v", "out=" + self.folder, "-f", os.path.join(EXAMPLE, "split.awk"),
+                        os.path.join(EXAMPLE, "breast_cancer.csv")], check=True)
+
+    def table(self, name, lines=None):
+        path = os.path.join(self.folder, name + ".csv")
+        if lines is not None:
+            with open(path, "w", encoding="utf-8") as f:
+                f.writelines(lines)
+        return path
+
+    def lines(self, name):
+        with open(self.table(name), encoding="utf-8") as f:
+            return f.readlines()
+
+    def baseline(self, *tables, schema=SCHEMA, plan=PLAN, status=0):
+        command = [federation.program("consilium-baseline"), "--plan", plan, "--schema", schema,
+                   "--json"]
+        for table in tables:
+            command += ["--csv", table]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False,
+                              env=federation.clean_environment())
+        self.assertEqual(done.returncode, status, done.stderr)
+        return json.loads(done.stdout) if status == 0 else done.stderr
+
+    def test_a_table_in_two_halves_pools_to_the_whole(self):
+        lines = self.lines("north-2")
+        middle = len(lines) // 2
+        first = self.table("first", lines[:middle])
+        second = self.table("second", lines[:1] + lines[middle:])
+        halves = self.baseline(first, second)
+        whole = self.baseline(self.table("north-2"))
+        self.assertEqual([row["name"] for row in halves], ["first.csv", "second.csv", "pooled"])
+        self.assertEqual(halves[2], whole[1])
+
+    def test_tables_without_a_header_lose_no_row(self):
+        with open(SCHEMA, encoding="utf-8") as f:
+            text = f.read()
+        schema = os.path.join(self.folder, "schema.yaml")
+        with open(schema, "w", encoding="utf-8") as f:
+            f.write(text.replace("columns:", "file: {header: false}\ncolumns:", 1))
+        lines = self.lines("north-2")
+        middle = len(lines) // 2
+        first = self.table("first", lines[1:middle])
+        second = self.table("second", lines[middle:])
+        self.assertEqual(self.baseline(first, second, schema=schema)[2],
+                         self.baseline(self.table("north-2"))[1])
+
+    def test_columns_in_another_order_are_refused(self):
+        lines = self.lines("north-2")
+        turned = [",".join(line.rstrip("\n").split(",")[::-1]) + "\n" for line in lines]
+        text = self.baseline(self.table("north-1"), self.table("turned", turned), status=1)
+        self.assertIn("turned.csv: its header is not that of", text)
+
+    def test_a_plan_that_does_not_hold_is_refused(self):
+        with open(PLAN, encoding="utf-8") as f:
+            text = f.read()
+        shutil.copy(os.path.join(EXAMPLE, "model.onnx"), self.folder)
+        plan = os.path.join(self.folder, "plan.yaml")
+        with open(plan, "w", encoding="utf-8") as f:
+            f.write(text.replace("rounds: 20", "rounds: none"))
+        self.assertIn("rounds", self.baseline(self.table("north-1"), plan=plan, status=1))
+
+    def test_a_table_that_is_not_there_is_refused(self):
+        text = self.baseline(self.table("north-1"), self.table("nowhere"), status=1)
+        self.assertIn("nowhere.csv", text)
+
+    def test_no_table_is_misuse(self):
+        self.assertIn("Usage:", self.baseline(status=2))
+
+
+if __name__ == "__main__":
+    unittest.main()
