@@ -60,7 +60,8 @@ wait_for_line() {
 # launch NODE PROGRAM: with $work/NODE/config.yaml, in the background. The kernel stops it should
 # this shell be killed before it can.
 launch() {
-    setpriv --pdeathsig TERM "$bin/$2" --config "$work/$1/config.yaml" >"$work/$1/log" 2>&1 &
+    : >"$work/$1/log" # before anyone looks into it: an earlier start's log names other ports
+    setpriv --pdeathsig TERM "$bin/$2" --config "$work/$1/config.yaml" >>"$work/$1/log" 2>&1 &
     pid_of[$1]=$!
 }
 
