@@ -4,7 +4,8 @@
  * OpenSSL 3 the fetch behind EVP_sha256() costs as much as hashing a kilobyte, and a Merkle tree
  * begins a digest for each of its nodes.
  *
- * Whole leaves that lie together are hashed several at a time where the processor can.
+ * Whole leaves that lie together are hashed several at a time where the processor can, and where
+ * they fill at least half of its lanes.
  *
  * The tree keeps one finished node per level, like a binary counter: level i is occupied where bit
  * i of the number of leaves is set.
@@ -27,9 +28,9 @@ struct tier_hasher {
 struct tier_merkle {
     EVP_MD_CTX *leaf;
     EVP_MD_CTX *node;
-    bool lanes;        /* whole leaves may go several at a time */
-    size_t leaf_bytes; /* in the unfinished leaf */
-    uint64_t leaves;   /* finished ones */
+    const struct tier_hash_lanes *lanes; /* NULL: one leaf at a time */
+    size_t leaf_bytes;                   /* in the unfinished leaf */
+    uint64_t leaves;                     /* finished ones */
     uint64_t bytes;
     struct tier_hash level[64];
 };
@@ -151,7 +152,7 @@ struct tier_merkle *tier_merkle_new(void) {
 
     if (!m)
         return NULL;
-    m->lanes = tier_hash_lanes_here();
+    m->lanes = tier_hash_lanes();
     m->leaf = digest_new();
     m->node = digest_new();
     if (!m->leaf || !m->node) {
@@ -194,19 +195,28 @@ static void merkle_close_leaf(struct tier_merkle *m) {
     merkle_put_leaf(m, h);
 }
 
+/* As many of `count` whole leaves as there are lanes; returns their bytes. */
+static size_t merkle_put_leaves(struct tier_merkle *m, const uint8_t *leaves, size_t count) {
+    struct tier_hash h[TIER_HASH_LANES_MAX];
+    size_t n = count < m->lanes->lanes ? count : m->lanes->lanes;
+
+    m->lanes->leaves(leaves, n, h);
+    for (size_t i = 0; i < n; i++)
+        merkle_put_leaf(m, h[i]);
+    return n * TIER_LEAF_BYTES;
+}
+
 void tier_merkle_add(struct tier_merkle *m, const void *data, size_t bytes) {
     const uint8_t *p = data;
 
     m->bytes += bytes;
-    while (m->lanes && m->leaf_bytes == 0 && bytes >= TIER_HASH_LANES * TIER_LEAF_BYTES) {
-        struct tier_hash h[TIER_HASH_LANES];
-        tier_hash_leaves(p, h);
-        for (size_t i = 0; i < TIER_HASH_LANES; i++)
-            merkle_put_leaf(m, h[i]);
-        p += TIER_HASH_LANES * TIER_LEAF_BYTES;
-        bytes -= TIER_HASH_LANES * TIER_LEAF_BYTES;
-    }
     while (bytes > 0) {
+        if (m->leaf_bytes == 0 && m->lanes && 2 * (bytes / TIER_LEAF_BYTES) >= m->lanes->lanes) {
+            size_t n = merkle_put_leaves(m, p, bytes / TIER_LEAF_BYTES);
+            p += n;
+            bytes -= n;
+            continue;
+        }
         size_t n = TIER_LEAF_BYTES - m->leaf_bytes;
         if (n > bytes)
             n = bytes;

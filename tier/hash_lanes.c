@@ -1,27 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * SHA-256 (FIPS 180-4) on Intel's SHA extensions, four independent messages in step. libcrypto has
- * one lane only. Every message is a leaf of one fixed length, so there is one padding for all.
- *
- * The byte 0x00 in front of a leaf moves its blocks off alignment: block i of the message holds the
- * leaf's bytes from 64 i - 1 on, and only the first and the last block are put together by hand.
- */
+/* What the lanes share: SHA-256's constants (FIPS 180-4), a leaf's odd blocks, and the choice. */
 #include "tier/hash_lanes.h"
 #include "tier/limits.h"
 
-#include <assert.h>
+#include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-#if defined(__x86_64__)
-
-#include <cpuid.h>
-#include <immintrin.h>
-
-#define TARGET __attribute__((target("sha,sse4.1,ssse3")))
-#define BLOCK 64
-#define BLOCKS (TIER_LEAF_BYTES / BLOCK) /* whole ones; one more holds the padding */
-
-static const uint32_t round_constants[64] __attribute__((aligned(16))) = {
+const uint32_t tier_sha256_k[64] __attribute__((aligned(64))) = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
     0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
@@ -31,109 +18,73 @@ static const uint32_t round_constants[64] __attribute__((aligned(16))) = {
     0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
 
-/* The working variables as the instructions want them: a, b, e, f and c, d, g, h. */
-struct lane {
-    __m128i abef, cdgh;
+const uint32_t tier_sha256_start[8] __attribute__((aligned(64))) = {
+    0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+
+void tier_leaf_first_block(const uint8_t *leaf, uint8_t block[TIER_SHA256_BLOCK]) {
+    block[0] = 0x00;
+    memcpy(block + 1, leaf, TIER_SHA256_BLOCK - 1);
+}
+
+void tier_leaf_last_block(const uint8_t *leaf, uint8_t block[TIER_SHA256_BLOCK]) {
+    const uint64_t bits = (TIER_LEAF_BYTES + UINT64_C(1)) * 8;
+
+    memset(block, 0, TIER_SHA256_BLOCK);
+    block[0] = leaf[TIER_LEAF_BYTES - 1];
+    block[1] = 0x80;
+    for (int k = 0; k < 8; k++)
+        block[TIER_SHA256_BLOCK - 1 - k] = (uint8_t)(bits >> (8 * k));
+}
+
+const struct tier_hash_lanes *const tier_hash_lanes_all[] = {
+#if defined(__x86_64__)
+    &tier_hash_lanes_shani,
+    &tier_hash_lanes_avx512,
+#endif
+    NULL,
 };
 
-TARGET static inline void step(struct lane lane[TIER_HASH_LANES],
-                               const uint8_t *const block[TIER_HASH_LANES]) {
-    const __m128i big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
-    __m128i w[TIER_HASH_LANES][4];
-    struct lane before[TIER_HASH_LANES];
+/* ---- the choice ---- */
 
-    memcpy(before, lane, sizeof before);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) {
-        __m128i k = _mm_load_si128((const __m128i *)(const void *)(round_constants + 4 * i));
-#pragma GCC unroll 4
-        for (int l = 0; l < TIER_HASH_LANES; l++) {
-            __m128i *now = &w[l][i & 3];
-            if (i < 4) {
-                *now = _mm_shuffle_epi8(
-                    _mm_loadu_si128((const __m128i *)(const void *)(block[l] + 16 * i)),
-                    big_endian);
-            } else {
-                __m128i last = w[l][(i - 1) & 3];
-                __m128i sum = _mm_add_epi32(_mm_sha256msg1_epu32(*now, w[l][(i - 3) & 3]),
-                                            _mm_alignr_epi8(last, w[l][(i - 2) & 3], 4));
-                *now = _mm_sha256msg2_epu32(sum, last);
-            }
-            __m128i wk = _mm_add_epi32(*now, k);
-            lane[l].cdgh = _mm_sha256rnds2_epu32(lane[l].cdgh, lane[l].abef, wk);
-            lane[l].abef =
-                _mm_sha256rnds2_epu32(lane[l].abef, lane[l].cdgh, _mm_shuffle_epi32(wk, 0x0e));
+#define TRIES 3
+
+static pthread_once_t chosen_once = PTHREAD_ONCE_INIT;
+static const struct tier_hash_lanes *chosen;
+
+/* Nanoseconds of this thread's time that a leaf takes, the best of a few tries. */
+static double leaf_ns(const struct tier_hash_lanes *lanes, const uint8_t *leaves) {
+    struct tier_hash out[TIER_HASH_LANES_MAX];
+    double best = 0;
+
+    for (int i = 0; i < TRIES; i++) {
+        struct timespec a, b;
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
+        lanes->leaves(leaves, lanes->lanes, out);
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
+        double ns = (double)(b.tv_sec - a.tv_sec) * 1e9 + (double)(b.tv_nsec - a.tv_nsec);
+        if (i == 0 || ns < best)
+            best = ns;
+    }
+    return best / (double)lanes->lanes;
+}
+
+static void choose(void) {
+    uint8_t *leaves = calloc(TIER_HASH_LANES_MAX, TIER_LEAF_BYTES);
+    double best = 0;
+
+    for (size_t i = 0; leaves && tier_hash_lanes_all[i]; i++) {
+        if (!tier_hash_lanes_all[i]->here())
+            continue;
+        double ns = leaf_ns(tier_hash_lanes_all[i], leaves);
+        if (!chosen || ns < best) {
+            chosen = tier_hash_lanes_all[i];
+            best = ns;
         }
     }
-    for (int l = 0; l < TIER_HASH_LANES; l++) {
-        lane[l].abef = _mm_add_epi32(lane[l].abef, before[l].abef);
-        lane[l].cdgh = _mm_add_epi32(lane[l].cdgh, before[l].cdgh);
-    }
+    free(leaves);
 }
 
-TARGET static void digest(const struct lane *lane, struct tier_hash *out) {
-    uint32_t abef[4], cdgh[4];
-    _mm_storeu_si128((__m128i *)(void *)abef, lane->abef);
-    _mm_storeu_si128((__m128i *)(void *)cdgh, lane->cdgh);
-    const uint32_t word[8] = {abef[3], abef[2], cdgh[3], cdgh[2],
-                              abef[1], abef[0], cdgh[1], cdgh[0]};
-    for (int i = 0; i < 8; i++)
-        for (int k = 0; k < 4; k++)
-            out->b[4 * i + k] = (uint8_t)(word[i] >> (24 - 8 * k));
+const struct tier_hash_lanes *tier_hash_lanes(void) {
+    pthread_once(&chosen_once, choose);
+    return chosen;
 }
-
-TARGET void tier_hash_leaves(const uint8_t *leaves, struct tier_hash out[TIER_HASH_LANES]) {
-    const __m128i abef = _mm_set_epi32(0x6a09e667, (int)0xbb67ae85, 0x510e527f, (int)0x9b05688c);
-    const __m128i cdgh = _mm_set_epi32(0x3c6ef372, (int)0xa54ff53a, 0x1f83d9ab, 0x5be0cd19);
-    const uint64_t bits = (TIER_LEAF_BYTES + 1) * 8;
-    uint8_t first[TIER_HASH_LANES][BLOCK], last[TIER_HASH_LANES][BLOCK];
-    const uint8_t *block[TIER_HASH_LANES];
-    struct lane lane[TIER_HASH_LANES];
-
-    memset(last, 0, sizeof last);
-    for (int l = 0; l < TIER_HASH_LANES; l++) {
-        const uint8_t *leaf = leaves + (size_t)l * TIER_LEAF_BYTES;
-        lane[l] = (struct lane){abef, cdgh};
-        first[l][0] = 0x00;
-        memcpy(first[l] + 1, leaf, BLOCK - 1);
-        last[l][0] = leaf[TIER_LEAF_BYTES - 1];
-        last[l][1] = 0x80;
-        for (int k = 0; k < 8; k++)
-            last[l][BLOCK - 1 - k] = (uint8_t)(bits >> (8 * k));
-        block[l] = first[l];
-    }
-    step(lane, block);
-    for (int l = 0; l < TIER_HASH_LANES; l++)
-        block[l] = leaves + (size_t)l * TIER_LEAF_BYTES + BLOCK - 1;
-    for (size_t i = 1; i < BLOCKS; i++) {
-        step(lane, block);
-        for (int l = 0; l < TIER_HASH_LANES; l++)
-            block[l] += BLOCK;
-    }
-    for (int l = 0; l < TIER_HASH_LANES; l++)
-        block[l] = last[l];
-    step(lane, block);
-    for (int l = 0; l < TIER_HASH_LANES; l++)
-        digest(&lane[l], &out[l]);
-}
-
-/* Not every compiler's __builtin_cpu_supports knows "sha". */
-bool tier_hash_lanes_here(void) {
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    bool sha = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_SHA);
-    return sha && __builtin_cpu_supports("sse4.1") && __builtin_cpu_supports("ssse3");
-}
-
-#else
-
-bool tier_hash_lanes_here(void) {
-    return false;
-}
-
-void tier_hash_leaves(const uint8_t *leaves, struct tier_hash out[TIER_HASH_LANES]) {
-    (void)leaves;
-    (void)out;
-    assert(!"called without tier_hash_lanes_here");
-}
-
-#endif

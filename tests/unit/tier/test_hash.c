@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "support/tier_fixture.h"
+#include "tier/hash_lanes.h"
 
 static struct tier_hash parsed(const char *hex) {
     struct tier_hash h;
@@ -69,12 +70,12 @@ static void root_of(const uint8_t *data, size_t bytes, struct tier_hash *out) {
 
 Test(tier_hash, merkle_roots_follow_the_definition_for_any_length_and_pieces) {
     uint64_t seed = 1;
-    size_t max = 9 * TIER_LEAF_BYTES + 17;
+    size_t max = 40 * TIER_LEAF_BYTES + 17;
     uint8_t *data = malloc(max);
     struct tier_merkle *m = tier_merkle_new();
     for (size_t i = 0; i < max; i++)
         data[i] = (uint8_t)rng_next(&seed);
-    for (size_t leaves = 0; leaves < 10; leaves++) {
+    for (size_t leaves = 0; leaves < 40; leaves += leaves < 18 ? 1 : 7) {
         for (int extra = -1; extra <= 1; extra++) {
             if (leaves == 0 && extra < 0)
                 continue;
@@ -82,7 +83,7 @@ Test(tier_hash, merkle_roots_follow_the_definition_for_any_length_and_pieces) {
             struct tier_hash want, got;
             root_of(data, bytes, &want);
             for (size_t at = 0; at < bytes;) {
-                size_t n = 1 + rng_below(&seed, 100000);
+                size_t n = 1 + rng_below(&seed, rng_below(&seed, 2) ? 100000 : 2000000);
                 n = n < bytes - at ? n : bytes - at;
                 tier_merkle_add(m, data + at, n);
                 at += n;
@@ -110,4 +111,37 @@ Test(tier_hash, a_leaf_that_moves_changes_the_root) {
     CHECK(!tier_hash_equal(&a, &b));
     tier_merkle_free(m);
     free(data);
+}
+
+Test(tier_hash, every_implementation_hashes_any_number_of_leaves_as_libcrypto_does) {
+    uint64_t seed = 7;
+    uint8_t *message = malloc(TIER_HASH_LANES_MAX * TIER_LEAF_BYTES + 1), *data = message + 1;
+    struct tier_hash want[TIER_HASH_LANES_MAX], got[TIER_HASH_LANES_MAX + 1];
+    size_t tried = 0;
+    for (size_t i = 0; i < TIER_HASH_LANES_MAX * TIER_LEAF_BYTES; i++)
+        data[i] = (uint8_t)rng_next(&seed);
+    struct tier_hasher *hasher = tier_hasher_new();
+    for (size_t i = 0; i < TIER_HASH_LANES_MAX; i++) {
+        tier_hasher_add(hasher, "", 1);
+        tier_hasher_add(hasher, data + i * TIER_LEAF_BYTES, TIER_LEAF_BYTES);
+        tier_hasher_finish(hasher, &want[i]);
+    }
+    tier_hasher_free(hasher);
+    for (size_t k = 0; tier_hash_lanes_all[k]; k++) {
+        const struct tier_hash_lanes *lanes = tier_hash_lanes_all[k];
+        if (!lanes->here()) {
+            cr_log_warn("%s: not on this processor", lanes->name);
+            continue;
+        }
+        for (size_t count = 1; count <= lanes->lanes; count++, tried++) {
+            memset(got, 0x5a, sizeof got);
+            lanes->leaves(data, count, got);
+            for (size_t i = 0; i < count; i++)
+                CHECK(tier_hash_equal(&got[i], &want[i]), "%s, leaf %zu of %zu", lanes->name, i,
+                      count);
+            CHECK(got[count].b[0] == 0x5a, "%s writes behind its output", lanes->name);
+        }
+    }
+    CHECK((tried > 0) == (tier_hash_lanes() != NULL));
+    free(message);
 }
