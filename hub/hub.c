@@ -156,10 +156,10 @@ static void child_progressed(void *owner, const char *child, const struct tier_h
 }
 
 static void update_arrived(void *owner, const char *child, const struct tier_hash *id,
-                           const struct tier_update_header *header) {
+                           const struct tier_update_header *header, bool checked) {
     struct hub_run *run = hub_run_find(owner, &header->run);
     if (run)
-        hub_run_arrived(run, child, id, header);
+        hub_run_arrived(run, child, id, header, checked);
 }
 
 static const struct tier_serve_events serve_events = {
@@ -253,6 +253,7 @@ static enum tier_status open_edges(struct hub *hub, struct tier_err *err) {
                                              .tls = tier_home_tls(&hub->home),
                                              .keepalive = &hub->home.keepalive,
                                              .models_dir = hub->home.models_dir,
+                                             .intake = hub->intake,
                                              .max_uploaders = (unsigned)c->hub.max_uploaders,
                                              .more = hub_console_methods,
                                              .more_count = shares ? hub_console_method_count : 0};
@@ -261,7 +262,8 @@ static enum tier_status open_edges(struct hub *hub, struct tier_err *err) {
                                             .parent_address = c->parent_address,
                                             .tls = tier_home_tls(&hub->home),
                                             .keepalive = &hub->home.keepalive,
-                                            .models_dir = hub->home.models_dir};
+                                            .models_dir = hub->home.models_dir,
+                                            .intake = hub->intake};
 
     TIER_TRY(
         tier_serve_new(hub->loop, &below, hub->home.spool, &serve_events, hub, &hub->serve, err));
@@ -279,6 +281,7 @@ enum tier_status hub_open(const struct tier_config *config, struct tier_loop *lo
     *out = (struct hub){.config = config, .loop = loop};
     TIER_TRY_OUT(tier_home_open(config, &out->home, err));
     TIER_TRY_OUT(tier_worker_new(loop, &out->worker, err));
+    TIER_TRY_OUT(tier_intake_new(loop, tier_intake_threads(), &out->intake, err));
     TIER_TRY_OUT(open_edges(out, err));
     TIER_TRY_OUT(hub_run_restore_all(out, err));
     hub_audit(out, "node.started", "s:software", CONSILIUM_VERSION);
@@ -294,6 +297,7 @@ void hub_close(struct hub *hub) {
     hub_enroll_close(hub);
     tier_serve_free(hub->serve);
     tier_link_free(hub->link);
+    tier_intake_free(hub->intake);
     while (hub->runs) {
         struct hub_run *run = hub->runs;
         hub->runs = run->next;
@@ -303,5 +307,6 @@ void hub_close(struct hub *hub) {
     tier_home_close(&hub->home);
     hub->serve = NULL;
     hub->link = NULL;
+    hub->intake = NULL;
     hub->worker = NULL;
 }

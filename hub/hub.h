@@ -65,6 +65,7 @@ struct hub {
     struct tier_home home;
     struct tier_loop *loop;
     struct tier_worker *worker;
+    struct tier_intake *intake;
     struct tier_serve *serve;
     struct tier_link *link; /* NULL at the top */
     struct tier_authority *authority;
@@ -126,7 +127,7 @@ void hub_run_declined(struct hub_run *run, const char *child, uint64_t round, co
 void hub_run_progressed(struct hub_run *run, const char *child, uint64_t round, const char *phase,
                         uint32_t done, uint32_t total);
 void hub_run_arrived(struct hub_run *run, const char *child, const struct tier_hash *id,
-                     const struct tier_update_header *header);
+                     const struct tier_update_header *header, bool checked);
 
 /* From the parent. */
 void hub_run_round(struct hub_run *run, uint64_t round, const struct tier_hash *base,

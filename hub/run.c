@@ -444,11 +444,18 @@ void hub_run_progressed(struct hub_run *run, const char *child, uint64_t round, 
 }
 
 void hub_run_arrived(struct hub_run *run, const char *child, const struct tier_hash *id,
-                     const struct tier_update_header *h) {
-    if (run->state == HUB_RUN_OPEN && run->manifest && h->round == run->round.number)
-        hub_work_check(run, child_number(run, child), id, h->weight);
-    else
+                     const struct tier_update_header *h, bool checked) {
+    struct tier_round_event e = {.type = TIER_EVENT_SEALED, .update = *id, .weight = h->weight};
+
+    if (run->state != HUB_RUN_OPEN || !run->manifest || h->round != run->round.number) {
         hub_work_drop(run, child, id);
+        return;
+    }
+    e.child = child_number(run, child);
+    if (checked)
+        hub_work_step(run, &e);
+    else
+        hub_work_check(run, e.child, id, h->weight);
 }
 
 /* ---- from the parent ---- */

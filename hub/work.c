@@ -290,6 +290,7 @@ static void job_work(void *arg) {
 }
 
 static void drop_result(struct hub_run *run, const struct job *job);
+static void start_publish(struct hub_run *run);
 
 /* Two children may hold the same update, and the sum of one sum is that sum: a file goes when
  * nobody counts on it. */
@@ -394,6 +395,12 @@ static void first_model_done(struct hub_run *run, const struct job *job) {
     hub_run_first_round(run);
 }
 
+/* Runs of one plan publish the same files: one may have dropped what the other has just made. */
+static bool made_in_vain(const struct job *job) {
+    return (job->kind == JOB_FIRST_MODEL || job->kind == JOB_PUBLISH) && job->st == TIER_OK &&
+           !tier_content_has(job->hub->home.models_dir, &job->result, TIER_CONTENT_MODEL);
+}
+
 static void job_done(void *arg) {
     struct job *job = arg;
     struct hub_run *run = hub_run_find(job->hub, &job->run_id);
@@ -407,6 +414,11 @@ static void job_done(void *arg) {
         drop_result(run, job);
         if (run)
             hub_work_resume(run); /* the round that is open now may have waited for the worker */
+    } else if (made_in_vain(job)) {
+        if (job->kind == JOB_PUBLISH)
+            start_publish(run);
+        else
+            hub_work_first_model(run);
     } else if (job->kind == JOB_FIRST_MODEL) {
         first_model_done(run, job);
     } else if (job->kind == JOB_CHECK) {
@@ -551,7 +563,8 @@ static void perform(struct hub_run *run, const struct tier_round_actions *action
             tell_round(run, a->child);
             break;
         case TIER_ACTION_GRANT:
-            tier_serve_grant(run->hub->serve, run->children[a->child].name, &a->update);
+            tier_serve_grant(run->hub->serve, run->children[a->child].name, &a->update,
+                             run->manifest);
             break;
         case TIER_ACTION_RECEIPT:
             hub_receipt_give(run, a);

@@ -165,6 +165,13 @@ enum kern_status kern_gather_rows(struct kern_vec y, struct kern_vec x, struct k
 uint64_t kern_fold_f32(int64_t *acc, const float *x, size_t n, int frac_bits, uint32_t w,
                        size_t *first_out);
 /*
+ * kern_fold_f32 of `count` updates x[k] of weights w[k], several in one pass over acc, so that acc
+ * is read and written less often. The refused elements of all are counted together; what is refused
+ * adds nothing, and kern_fold_f32 of one at a time says which they are.
+ */
+uint64_t kern_fold_f32_many(int64_t *acc, const float *const *x, const uint32_t *w, size_t count,
+                            size_t n, int frac_bits);
+/*
  * Two limbs: q as above into hi, and r = round_half_even((x * 2^f - q) * 2^30) into lo.
  */
 uint64_t kern_fold_f32_wide(int64_t *hi, int64_t *lo, const float *x, size_t n, int frac_bits,

@@ -234,6 +234,18 @@ static void decline_round(struct spoke_run *run, const char *reason) {
     tier_link_send(run->spoke->link, &m);
 }
 
+/* Deletes a base model that no run goes on from: runs of one plan begin with the same. */
+static void drop_model(struct spoke *spoke, const struct tier_hash *model) {
+    for (const struct spoke_run *run = spoke->runs; run; run = run->next)
+        if (run->state == SPOKE_RUN_OPEN && run->round &&
+            (tier_hash_equal(&run->base_model, model) ||
+             (run->training && tier_hash_equal(&run->training_base, model))))
+            return;
+    char *path = tier_content_path(spoke->home.models_dir, model, TIER_CONTENT_MODEL);
+    remove(path);
+    free(path);
+}
+
 struct job {
     struct spoke_run *run;
     uint64_t round;
@@ -273,6 +285,8 @@ static void job_done(void *arg) {
     struct tier_err err = {0};
 
     run->training = false;
+    if (run->state != SPOKE_RUN_OPEN || !tier_hash_equal(&run->base_model, &job->base))
+        drop_model(run->spoke, &job->base); /* the run went on, or ended, while it was in use */
     if (run->state == SPOKE_RUN_OPEN && run->round == job->round) {
         if (job->st != TIER_OK)
             decline_round(run, job->err.text);
@@ -304,6 +318,7 @@ static void train_round(struct spoke_run *run) {
     struct job *job = need(calloc(1, sizeof *job));
     *job = (struct job){.run = run, .round = run->round, .base = run->base_model};
     run->training = true;
+    run->training_base = job->base;
     progress(run, "training", 0);
     audit(run->spoke, "data.read", "h:run", &run->id, "u:round", run->round, "s:purpose",
           run->plan.purpose);
@@ -370,21 +385,17 @@ static void release_below(struct spoke_run *run, uint64_t below) {
             stop_on(run->spoke, &err);
 }
 
-static void delete_model(struct spoke *spoke, const struct tier_hash *model) {
-    char *path = tier_content_path(spoke->home.models_dir, model, TIER_CONTENT_MODEL);
-    remove(path);
-    free(path);
-}
-
 static void round_came(struct spoke_run *run, const struct tier_to_child *m) {
     if (run->state != SPOKE_RUN_OPEN || m->round < run->round)
         return;
     if (m->round > run->round) {
+        struct tier_hash before = run->base_model;
+        bool any = run->round > 0;
         release_below(run, m->round);
-        if (run->round && !tier_hash_equal(&run->base_model, &m->model) && !run->training)
-            delete_model(run->spoke, &run->base_model);
         run->round = m->round;
         run->base_model = m->model;
+        if (any)
+            drop_model(run->spoke, &before);
         journal_run(run);
     }
     tier_link_fetch(run->spoke->link, &m->model, TIER_CONTENT_MODEL, base_fetched, run);
@@ -399,7 +410,7 @@ static void end_came(struct spoke_run *run, const struct tier_to_child *m) {
     run->state = SPOKE_RUN_ENDED;
     release_below(run, UINT64_MAX);
     if (run->round && !run->training && !tier_hash_equal(&run->base_model, &m->model))
-        delete_model(run->spoke, &run->base_model);
+        drop_model(run->spoke, &run->base_model);
     journal_run(run);
 }
 
@@ -556,12 +567,14 @@ enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *
     TIER_TRY_OUT(tier_spool_sweep(out->home.spool, keep_file, out, err));
     TIER_TRY_OUT(open_device(out, err));
     TIER_TRY_OUT(tier_worker_new(loop, &out->worker, err));
+    TIER_TRY_OUT(tier_intake_new(loop, tier_intake_threads() > 0, &out->intake, err));
     const struct tier_link_options above = {.name = config->name,
                                             .parent_name = config->parent_name,
                                             .parent_address = config->parent_address,
                                             .tls = tier_home_tls(&out->home),
                                             .keepalive = &out->home.keepalive,
-                                            .models_dir = out->home.models_dir};
+                                            .models_dir = out->home.models_dir,
+                                            .intake = out->intake};
     TIER_TRY_OUT(tier_link_new(loop, &above, out->home.spool, &link_events, out, &out->link, err));
     audit(out, "node.started", "s:software", CONSILIUM_VERSION);
 out:
@@ -573,6 +586,7 @@ out:
 void spoke_close(struct spoke *spoke) {
     tier_worker_free(spoke->worker);
     tier_link_free(spoke->link);
+    tier_intake_free(spoke->intake);
     while (spoke->runs) {
         struct spoke_run *run = spoke->runs;
         spoke->runs = run->next;
@@ -582,5 +596,6 @@ void spoke_close(struct spoke *spoke) {
     tier_home_close(&spoke->home);
     spoke->worker = NULL;
     spoke->link = NULL;
+    spoke->intake = NULL;
     spoke->device = NULL;
 }

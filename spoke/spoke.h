@@ -35,7 +35,8 @@ struct spoke_run {
     struct spoke_net *net; /* the worker's; made for the first round */
     uint64_t round;        /* asked for last; 0: none */
     struct tier_hash base_model;
-    bool training; /* a job is on the worker */
+    bool training; /* a job is on the worker, from this model: */
+    struct tier_hash training_base;
 };
 
 struct spoke {
@@ -43,6 +44,7 @@ struct spoke {
     struct tier_home home;
     struct tier_loop *loop;
     struct tier_worker *worker;
+    struct tier_intake *intake;
     struct tier_link *link;
     struct kern_device *device; /* the worker's */
     struct spoke_run *runs;

@@ -3,11 +3,12 @@
  * Workers take segments in ascending order, under one mutex that also moves every input's cursor;
  * they add all inputs of a segment without it; then each waits for its turn and appends. The order
  * of taking makes failures deterministic: when a segment fails, every earlier one has been taken
- * already and finishes first, so the error that is kept is the one of the lowest segment, and in it
- * of the lowest id.
+ * already and finishes first, so the error that is kept is always the same one of the lowest
+ * segment.
  *
- * Memory: a worker has one input's segment (raw), the sums of the segment and the packed result,
- * whatever the fan-in; an input has a table entry; the output's directory has 4 bytes a segment.
+ * Memory: a worker has one input's segment (raw) or a block of several, the sums of the segment and
+ * the packed result, whatever the fan-in; an input has a table entry; the output's directory has 4
+ * bytes a segment.
  */
 #include "tier/fold.h"
 
@@ -55,7 +56,7 @@ struct fold_worker {
 };
 
 static size_t worker_bytes(const struct tier_manifest *m, size_t count) {
-    return 2 * tier_segment_bytes_max(m) +
+    return tier_segment_scratch_bytes(m) + tier_segment_bytes_max(m) +
            sizeof(int64_t) * (tier_segment_elements_max(m) + tier_segment_wide_max(m)) +
            count * sizeof(struct tier_extent) + sizeof(struct fold_worker) + STACK_BYTES;
 }
@@ -115,9 +116,22 @@ static enum tier_status add_segment(struct fold_worker *w, uint64_t segment, siz
 
     memset(w->hi, 0, n * sizeof *w->hi);
     memset(w->lo, 0, wide * sizeof *w->lo);
-    for (size_t i = 0; i < job->count; i++)
-        TIER_TRY(tier_segment_add(job->inputs[i].update, m, segment, w->extents[i], w->scratch,
-                                  w->hi, w->lo, err));
+    for (size_t i = 0, n_group; i < job->count; i += n_group) {
+        const struct tier_update *group[TIER_SEGMENT_GROUP];
+        for (n_group = 0; n_group < TIER_SEGMENT_GROUP && i + n_group < job->count; n_group++) {
+            group[n_group] = job->inputs[i + n_group].update;
+            if (tier_spool_update_header(group[n_group])->encoding != TIER_ENC_F32)
+                break;
+        }
+        if (n_group > 0) {
+            TIER_TRY(tier_segment_add_group(group, w->extents + i, n_group, m, segment, w->scratch,
+                                            w->hi, w->lo, err));
+            continue;
+        }
+        n_group = 1;
+        TIER_TRY(
+            tier_segment_add(group[0], m, segment, w->extents[i], w->scratch, w->hi, w->lo, err));
+    }
     *packed_out = tier_segment_pack(w->hi, n, w->lo, wide, w->packed);
     return TIER_OK;
 }
@@ -180,7 +194,7 @@ static bool worker_init(struct fold_worker *w, struct fold_job *job) {
     const struct tier_manifest *m = job->fold->manifest;
 
     w->job = job;
-    w->scratch = malloc(tier_segment_bytes_max(m));
+    w->scratch = malloc(tier_segment_scratch_bytes(m));
     w->packed = malloc(tier_segment_bytes_max(m));
     w->hi = malloc(tier_segment_elements_max(m) * sizeof *w->hi);
     w->lo = malloc((tier_segment_wide_max(m) + 1) * sizeof *w->lo);

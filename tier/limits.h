@@ -27,6 +27,8 @@
 #define TIER_CHUNK_BYTES (1u << 20)
 #define TIER_SEGMENT_ELEMENTS (256u << 10)
 #define TIER_BLOCK_ELEMENTS 256u
+/* A fold goes over a segment in pieces whose sums stay in a core's second-level cache. */
+#define TIER_FOLD_BLOCK (16u << 10)
 #define TIER_UPDATE_HEADER_BYTES_MAX (256u << 10)
 #define TIER_METRICS_MAX 256
 #define TIER_METRIC_BINS_MAX (1u << 20)

@@ -8,7 +8,6 @@
 #include "tier/content.h"
 #include "tier/identity.h"
 #include "tier/log.h"
-#include "tier/piece.h"
 #include "tier/sender.h"
 
 #include <stdio.h>
@@ -20,7 +19,6 @@
 #define RETRY_MS_FIRST 1000
 #define RETRY_MS_MAX 10000
 #define REOFFER_MS 1000
-#define SLICES_AT_ONCE 64 /* written in one system call */
 
 struct push {
     struct tier_link *link;
@@ -38,8 +36,12 @@ struct fetch {
     struct tier_link *link;
     struct tier_hash sha256;
     char suffix[16];
-    struct tier_content_rx *rx;
+    struct tier_content_rx *rx; /* the intake's while it opens it or the strand is not idle */
     struct tier_rpc_call *call;
+    struct tier_strand *strand;
+    bool opening;
+    enum tier_status ended; /* how the call did, with its text */
+    char ended_text[256];
     struct tier_timer *again;
     unsigned retry_ms;
     struct tier_err failure; /* ours, which the call's own end does not know */
@@ -63,7 +65,8 @@ struct tier_link {
     bool tls, up, closing;
     unsigned retry_ms;
     struct tier_timer *retry;
-    char last_reason[256]; /* a reason is logged once, not at every attempt */
+    char last_reason[256];                   /* a reason is logged once, not at every attempt */
+    struct tier_intake *intake, *own_intake; /* the latter where the owner has none */
     struct push *pushes;
     struct fetch *fetches;
     struct tier_link_traffic traffic;
@@ -231,46 +234,64 @@ static void fetch_finish(struct fetch *f, enum tier_status st, const char *text)
     fetch_release(f, st, text);
 }
 
-static enum tier_status fetch_take(struct fetch *f, struct tier_rpc_message *m,
-                                   struct tier_err *err) {
-    struct tier_piece_reader r;
-    const uint8_t *data;
-    size_t n;
-
-    TIER_TRY(tier_piece_begin(&r, m, err));
-    if (r.piece.offset != tier_content_rx_offset(f->rx))
-        return tier_fail(err, TIER_EPROTO, "a piece at an offset nobody asked for");
-    f->link->traffic.fetched_bytes += r.piece.data_bytes;
-    struct iovec iov[SLICES_AT_ONCE];
-    size_t count = 0;
-    for (bool more = true; more;) {
-        more = tier_piece_next(&r, &data, &n);
-        if (more)
-            iov[count++] = (struct iovec){(void *)data, n};
-        if (count && (!more || count == SLICES_AT_ONCE)) {
-            TIER_TRY(tier_content_rx_writev(f->rx, iov, count, err));
-            count = 0;
-        }
-    }
-    return TIER_OK;
-}
-
 static void fetch_message(struct tier_rpc_call *call, struct tier_rpc_message *m) {
     struct fetch *f = tier_rpc_user(call);
-    if (fetch_take(f, m, &f->failure) != TIER_OK)
-        tier_rpc_cancel(call);
-    else
-        tier_rpc_read(call);
+    tier_strand_take(f->strand, m);
+}
+
+/* On the intake's thread. */
+static enum tier_status fetch_absorb(void *owner, struct tier_piece_reader *r, uint8_t *scratch,
+                                     struct tier_err *err) {
+    struct fetch *f = owner;
+    const uint8_t *data;
+    size_t n;
+    struct iovec whole = {scratch, 0};
+
+    if (r->piece.offset != tier_content_rx_offset(f->rx))
+        return tier_fail(err, TIER_EPROTO, "a piece at an offset nobody asked for");
+    while (tier_piece_next(r, &data, &n)) { /* at most TIER_CHUNK_BYTES */
+        memcpy(scratch + whole.iov_len, data, n);
+        whole.iov_len += n;
+    }
+    return tier_content_rx_writev(f->rx, &whole, whole.iov_len > 0, err);
+}
+
+static void fetch_absorbed(void *owner, enum tier_status st, const struct tier_err *err,
+                           size_t bytes) {
+    struct fetch *f = owner;
+
+    f->link->traffic.fetched_bytes += bytes;
+    if (st == TIER_OK)
+        return;
+    f->failure = *err;
+    if (f->call)
+        tier_rpc_cancel(f->call);
+}
+
+static void fetch_closed(struct tier_rpc_call *call, enum tier_status status, const char *text) {
+    struct fetch *f = tier_rpc_user(call);
+
+    f->call = NULL;
+    f->ended = status;
+    snprintf(f->ended_text, sizeof f->ended_text, "%s", text);
+    tier_strand_end(f->strand);
+}
+
+static void fetch_drained(void *owner) {
+    struct fetch *f = owner;
+    tier_strand_close(f->strand);
 }
 
 static void fetch_start(void *arg);
 
-static void fetch_closed(struct tier_rpc_call *call, enum tier_status status, const char *text) {
-    struct fetch *f = tier_rpc_user(call);
+/* The call is over and all that came is absorbed. */
+static void fetch_released(void *owner) {
+    struct fetch *f = owner;
+    enum tier_status status = f->ended;
     struct tier_err err = f->failure;
-    (void)call;
+    const char *text = f->ended_text;
 
-    f->call = NULL;
+    f->strand = NULL;
     if (f->link->closing) {
         fetch_finish(f, TIER_ECANCELLED, "the node stops");
         return;
@@ -299,18 +320,34 @@ static void fetch_closed(struct tier_rpc_call *call, enum tier_status status, co
     tier_timer_set(f->again, f->retry_ms);
 }
 
+static const struct tier_strand_events fetch_strand = {
+    .absorb = fetch_absorb,
+    .absorbed = fetch_absorbed,
+    .drained = fetch_drained,
+    .released = fetch_released,
+};
+
 static const struct tier_rpc_handler fetch_handler = {
     .message = fetch_message,
     .closed = fetch_closed,
 };
 
-static void fetch_start(void *arg) {
+/* On the intake's thread: what is here already is hashed anew. */
+static void fetch_open(void *arg) {
     struct fetch *f = arg;
-    struct tier_err err = {0};
+    tier_content_rx_open(f->link->models_dir, &f->sha256, f->suffix, &f->rx, &f->failure);
+}
 
-    f->failure = (struct tier_err){0};
-    if (tier_content_rx_open(f->link->models_dir, &f->sha256, f->suffix, &f->rx, &err) != TIER_OK) {
-        fetch_finish(f, err.status, err.text);
+static void fetch_opened(void *arg) {
+    struct fetch *f = arg;
+
+    f->opening = false;
+    if (f->link->closing) {
+        fetch_finish(f, TIER_ECANCELLED, "the node stops");
+        return;
+    }
+    if (f->failure.status != TIER_OK) {
+        fetch_finish(f, f->failure.status, f->failure.text);
         return;
     }
     struct tier_fetch_request request = {.sha256 = f->sha256,
@@ -318,10 +355,19 @@ static void fetch_start(void *arg) {
     struct tier_bytes b = tier_wire_fetch_request_bytes(&request);
     f->link->traffic.fetches++;
     f->call = tier_rpc_call_new(f->link->channel, TIER_PATH_FETCH, &fetch_handler, f, 0);
+    f->strand = tier_strand_open(f->link->intake, f->call, &fetch_strand, f);
     tier_rpc_send(f->call, b.data, b.n);
     tier_rpc_half_close(f->call);
-    tier_rpc_read(f->call);
+    tier_strand_read(f->strand);
     free(b.data);
+}
+
+static void fetch_start(void *arg) {
+    struct fetch *f = arg;
+
+    f->failure = (struct tier_err){0};
+    f->opening = true;
+    tier_intake_submit(f->link->intake, fetch_open, fetch_opened, fetch_opened, f);
 }
 
 static void fetch_nothing_to_do(void *arg) {
@@ -470,8 +516,13 @@ enum tier_status tier_link_new(struct tier_loop *loop, const struct tier_link_op
     snprintf(link->parent_name, sizeof link->parent_name, "%s", o->parent_name);
     link->models_dir = need(strdup(o->models_dir));
     link->retry = tier_timer_new(loop, connect_now, link);
-    enum tier_status st = tier_rpc_channel_new(loop, o->parent_address, o->parent_name, o->name,
-                                               o->tls, o->keepalive, &link->channel, err);
+    enum tier_status st = TIER_OK;
+    if (!o->intake)
+        st = tier_intake_new(loop, 0, &link->own_intake, err);
+    link->intake = o->intake ? o->intake : link->own_intake;
+    if (st == TIER_OK)
+        st = tier_rpc_channel_new(loop, o->parent_address, o->parent_name, o->name, o->tls,
+                                  o->keepalive, &link->channel, err);
     if (st != TIER_OK) {
         tier_link_free(link);
         return st;
@@ -481,12 +532,21 @@ enum tier_status tier_link_new(struct tier_loop *loop, const struct tier_link_op
     return TIER_OK;
 }
 
+static bool absorbed_all(void *arg) {
+    const struct tier_link *link = arg;
+    for (const struct fetch *f = link->fetches; f; f = f->next)
+        if (f->opening || f->strand)
+            return false;
+    return true;
+}
+
 void tier_link_free(struct tier_link *link) {
     if (!link)
         return;
     link->closing = true;
     tier_timer_free(link->retry);
     tier_rpc_channel_free(link->channel); /* ends every call, which frees what hangs on it */
+    tier_loop_run_until(link->loop, absorbed_all, link, UINT32_MAX);
     while (link->pushes) {
         struct push *p = link->pushes;
         link->pushes = p->next;
@@ -497,6 +557,7 @@ void tier_link_free(struct tier_link *link) {
         link->fetches = f->next;
         fetch_release(f, TIER_ECANCELLED, "the node stops");
     }
+    tier_intake_free(link->own_intake);
     free(link->parent_cert);
     free(link->models_dir);
     free(link);

@@ -10,6 +10,7 @@
 #ifndef CONSILIUM_TIER_LINK_H
 #define CONSILIUM_TIER_LINK_H
 
+#include "tier/intake.h"
 #include "tier/rpc.h"
 #include "tier/spool.h"
 #include "tier/wire.h"
@@ -34,6 +35,7 @@ struct tier_link_options {
     const struct tier_rpc_tls *tls;
     const struct tier_rpc_keepalive *keepalive;
     const char *models_dir;
+    struct tier_intake *intake; /* borrowed; NULL: content is absorbed on the loop's thread */
 };
 
 enum tier_status tier_link_new(struct tier_loop *loop, const struct tier_link_options *options,

@@ -3,7 +3,8 @@
  * A received Piece, read from the message's slices without putting them together: only the prefix,
  * and what of the data shares its first bytes, is gathered, because it may straddle slices.
  *
- * Threads: the loop's, inside the callback that brought the message.
+ * Threads: whichever has the message: the loop's inside the callback that brought it, or the one it
+ * was taken to.
  */
 #ifndef CONSILIUM_TIER_PIECE_H
 #define CONSILIUM_TIER_PIECE_H

@@ -75,7 +75,7 @@ enum tier_status tier_fold_publish(const struct tier_update *sum,
     TIER_TRY(publishable(h, manifest, base, err));
     TIER_TRY(tier_segment_cursor_init(&cursor, sum, manifest, err));
     struct buffers b = {
-        .scratch = malloc(tier_segment_bytes_max(manifest)),
+        .scratch = malloc(tier_segment_scratch_bytes(manifest)),
         .hi = malloc((n_max + wide_max) * sizeof(int64_t)),
         .base = malloc(n_max * sizeof(float)),
         .next = malloc(n_max * sizeof(float)),

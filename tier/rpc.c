@@ -16,7 +16,7 @@
 #define LOOKAHEAD_BYTES (256 << 10)
 
 struct tier_rpc_message {
-    grpc_byte_buffer *bytes;
+    grpc_byte_buffer *bytes; /* NULL once it was taken */
     grpc_byte_buffer_reader reader;
     grpc_slice flat;
     bool have_flat;
@@ -221,6 +221,14 @@ static void on_send(struct tier_tag *tag, bool ok) {
     rpc_unref(c);
 }
 
+static void message_release(struct tier_rpc_message *m) {
+    if (m->have_flat)
+        grpc_slice_unref(m->flat);
+    grpc_byte_buffer_reader_destroy(&m->reader);
+    if (m->bytes)
+        grpc_byte_buffer_destroy(m->bytes);
+}
+
 static void on_recv(struct tier_tag *tag, bool ok) {
     struct tier_rpc_call *c = ((struct call_tag *)tag)->call;
     c->reading = false;
@@ -236,11 +244,10 @@ static void on_recv(struct tier_tag *tag, bool ok) {
         c->incoming = NULL;
         if (grpc_byte_buffer_reader_init(&m.reader, m.bytes)) {
             c->handler->message(c, &m);
-            if (m.have_flat)
-                grpc_slice_unref(m.flat);
-            grpc_byte_buffer_reader_destroy(&m.reader);
+            message_release(&m);
+        } else {
+            grpc_byte_buffer_destroy(m.bytes);
         }
-        grpc_byte_buffer_destroy(m.bytes);
         if (c->read_wanted && !c->reading && !c->ended)
             rpc_post_recv(c);
     }
@@ -386,6 +393,23 @@ bool tier_rpc_message_next(struct tier_rpc_message *m, const uint8_t **piece_out
     *piece_out = GRPC_SLICE_START_PTR(*s);
     *n_out = GRPC_SLICE_LENGTH(*s);
     return true;
+}
+
+struct tier_rpc_message *tier_rpc_message_take(struct tier_rpc_message *m) {
+    struct tier_rpc_message *taken = calloc(1, sizeof *taken);
+    /* It failed neither for the callback that we are in. */
+    if (!taken || !grpc_byte_buffer_reader_init(&taken->reader, m->bytes))
+        abort();
+    taken->bytes = m->bytes;
+    m->bytes = NULL;
+    return taken;
+}
+
+void tier_rpc_message_free(struct tier_rpc_message *m) {
+    if (!m)
+        return;
+    message_release(m);
+    free(m);
 }
 
 const uint8_t *tier_rpc_message_flat(struct tier_rpc_message *m, size_t max) {

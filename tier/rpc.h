@@ -7,7 +7,7 @@
  * Memory is bounded by credit: a call holds at most one received message, and the next is asked for
  * only by tier_rpc_read(). Sent payloads are borrowed, not copied, until their release callback.
  *
- * Threads: everything on the loop's thread.
+ * Threads: everything on the loop's thread, but for a message that was taken.
  */
 #ifndef CONSILIUM_TIER_RPC_H
 #define CONSILIUM_TIER_RPC_H
@@ -145,6 +145,12 @@ const char *tier_rpc_peer_cert(const struct tier_rpc_call *call);
 size_t tier_rpc_message_bytes(const struct tier_rpc_message *m);
 /* Next contiguous piece, in order; false at the end. Borrowed until the callback returns. */
 bool tier_rpc_message_next(struct tier_rpc_message *m, const uint8_t **piece_out, size_t *n_out);
+/*
+ * Keeps the message beyond the callback that brought it: the caller's to free, on any thread, and
+ * to be read by one thread at a time. It begins again with its first piece.
+ */
+struct tier_rpc_message *tier_rpc_message_take(struct tier_rpc_message *m);
+void tier_rpc_message_free(struct tier_rpc_message *m); /* NULL is fine */
 /* The whole message in one piece (copied only when it is in several), or NULL above max. */
 const uint8_t *tier_rpc_message_flat(struct tier_rpc_message *m, size_t max);
 

@@ -162,31 +162,57 @@ static bool all_within(const float *x, size_t n, float clip) {
     return !bad;
 }
 
+void tier_range_begin(struct tier_range *r, const struct tier_update_header *h,
+                      const struct tier_manifest *manifest) {
+    bool f32 = h->encoding == TIER_ENC_F32 && h->weight > 0;
+    *r = (struct tier_range){.manifest = f32 ? manifest : NULL, .within = true};
+}
+
 /*
- * Whether every element of an F32 payload is within its tensor's clip, at the speed of reading. The
- * clip is a power of two, so |x| <= clip says the same as |x * 2^f| <= 2^30; a clip that is no
- * float32 is left to the fold's own arithmetic, as is finding words for an element that is beyond.
+ * The clip is a power of two, so |x| <= clip says the same as |x * 2^f| <= 2^30; a clip that is no
+ * float32 is left to the fold's own arithmetic.
  */
-static enum tier_status quick_check(const struct tier_update *u,
-                                    const struct tier_manifest *manifest, float *piece,
-                                    bool *within_out, struct tier_err *err) {
+void tier_range_add(struct tier_range *r, uint64_t offset, const void *data, size_t n) {
+    const float *x = data;
+    size_t count = n / sizeof *x;
     struct tier_spans it;
     struct tier_span span;
 
-    *within_out = false;
-    for (uint64_t at = 0; at < manifest->elements; at += PIECE) {
-        uint64_t left = manifest->elements - at;
-        size_t n = left < PIECE ? (size_t)left : PIECE;
-        TIER_TRY(tier_spool_update_read(u, at * sizeof *piece, piece, n * sizeof *piece, err));
-        tier_spans_begin(&it, manifest, at, n);
-        while (tier_spans_next(&it, &span)) {
-            int exponent = 30 - span.tensor->frac_bits;
-            if (exponent < FLT_MIN_EXP || exponent >= FLT_MAX_EXP ||
-                !all_within(piece + span.at, span.n, ldexpf(1, exponent)))
-                return TIER_OK;
-        }
+    if (!r->manifest)
+        return;
+    if (n % sizeof *x != 0 || offset != r->next * sizeof *x ||
+        count > r->manifest->elements - r->next) {
+        r->manifest = NULL;
+        return;
     }
-    *within_out = true;
+    tier_spans_begin(&it, r->manifest, r->next, count);
+    while (tier_spans_next(&it, &span)) {
+        int exponent = 30 - span.tensor->frac_bits;
+        r->within = r->within && exponent >= FLT_MIN_EXP && exponent < FLT_MAX_EXP &&
+                    all_within(x + span.at, span.n, ldexpf(1, exponent));
+    }
+    r->next += count;
+}
+
+bool tier_range_within(const struct tier_range *r) {
+    return r->manifest && r->within && r->next == r->manifest->elements;
+}
+
+/* Whether tier_range vouches for the whole payload, at the speed of reading. */
+static enum tier_status quick_check(const struct tier_update *u,
+                                    const struct tier_manifest *manifest, float *piece,
+                                    bool *within_out, struct tier_err *err) {
+    uint64_t total = manifest->elements * sizeof *piece;
+    struct tier_range range;
+
+    tier_range_begin(&range, tier_spool_update_header(u), manifest);
+    for (uint64_t at = 0; at < total && range.within; at += PIECE * sizeof *piece) {
+        uint64_t left = total - at;
+        size_t n = left < PIECE * sizeof *piece ? (size_t)left : PIECE * sizeof *piece;
+        TIER_TRY(tier_spool_update_read(u, at, piece, n, err));
+        tier_range_add(&range, at, piece, n);
+    }
+    *within_out = tier_range_within(&range);
     return TIER_OK;
 }
 
@@ -204,7 +230,7 @@ enum tier_status tier_update_verify(const struct tier_update *u,
     if (tier_spool_update_header(u)->weight == 0)
         return TIER_OK;
     sums = malloc((n + wide) * sizeof *sums);
-    scratch = malloc(tier_segment_bytes_max(manifest));
+    scratch = malloc(tier_segment_scratch_bytes(manifest));
     if (!sums || !scratch) {
         st = tier_fail(err, TIER_ENOMEM, "no memory to verify an update");
         goto out;

@@ -122,30 +122,80 @@ static struct place place_of(const struct tier_manifest *manifest, uint64_t segm
     return (struct place){&manifest->tensors[0], 0};
 }
 
-static enum tier_status add_f32(const struct tier_update *update,
-                                const struct tier_manifest *manifest, uint64_t segment,
-                                const float *x, int64_t *hi, int64_t *lo, struct tier_err *err) {
-    uint32_t weight = (uint32_t)tier_spool_update_header(update)->weight;
+static enum tier_status beyond(const struct tier_update *update, const struct tier_span *s,
+                               const float *x, size_t at, struct tier_err *err) {
     char hex[TIER_HASH_HEX];
-    struct tier_spans it;
-    struct tier_span s;
 
-    tier_spans_begin(&it, manifest, segment * TIER_SEGMENT_ELEMENTS,
-                     tier_manifest_segment(manifest, segment, NULL));
-    while (tier_spans_next(&it, &s)) {
+    return tier_fail(err, TIER_EUPDATE,
+                     "update %.*s: tensor %s, element %" PRIu64 " is %g; a number within +-2^%d "
+                     "would be right",
+                     HEX_SHOWN, tier_hash_hex(tier_spool_update_id(update), hex), s->tensor->name,
+                     s->index + at, (double)x[at], 30 - s->tensor->frac_bits);
+}
+
+static uint32_t weight_of(const struct tier_update *update) {
+    return (uint32_t)tier_spool_update_header(update)->weight;
+}
+
+/* x[k] + s.at of each update; the sums are spoilt where an element is refused. */
+static enum tier_status add_span(const struct tier_update *const *updates, const float *const *x,
+                                 size_t count, const struct tier_span *s, int64_t *hi, int64_t *lo,
+                                 struct tier_err *err) {
+    const float *at[TIER_SEGMENT_GROUP];
+    uint32_t weight[TIER_SEGMENT_GROUP];
+    int bits = s->tensor->frac_bits;
+    uint64_t refused = 0;
+
+    for (size_t k = 0; k < count; k++) {
+        at[k] = x[k] + s->at;
+        weight[k] = weight_of(updates[k]);
+        if (s->tensor->wide)
+            refused += kern_fold_f32_wide(hi, lo, at[k], s->n, bits, weight[k], NULL);
+    }
+    if (!s->tensor->wide)
+        refused = kern_fold_f32_many(hi, at, weight, count, s->n, bits);
+    for (size_t k = 0; k < count && refused > 0; k++) {
         size_t first = 0;
-        uint64_t refused =
-            s.tensor->wide
-                ? kern_fold_f32_wide(hi + s.at, lo + s.wide_at, x + s.at, s.n, s.tensor->frac_bits,
-                                     weight, &first)
-                : kern_fold_f32(hi + s.at, x + s.at, s.n, s.tensor->frac_bits, weight, &first);
-        if (refused > 0)
-            return tier_fail(err, TIER_EUPDATE,
-                             "update %.*s: tensor %s, element %" PRIu64 " is %g; a number within "
-                             "+-2^%d would be right",
-                             HEX_SHOWN, tier_hash_hex(tier_spool_update_id(update), hex),
-                             s.tensor->name, s.index + first, (double)x[s.at + first],
-                             30 - s.tensor->frac_bits);
+        if (kern_fold_f32(hi, at[k], s->n, bits, weight[k], &first) > 0)
+            return beyond(updates[k], s, at[k], first, err);
+    }
+    return TIER_OK;
+}
+
+static size_t block_max(const struct tier_manifest *manifest) {
+    return manifest->elements < TIER_FOLD_BLOCK ? (size_t)manifest->elements : TIER_FOLD_BLOCK;
+}
+
+size_t tier_segment_scratch_bytes(const struct tier_manifest *manifest) {
+    size_t group = TIER_SEGMENT_GROUP * block_max(manifest) * sizeof(float);
+    size_t one = tier_segment_bytes_max(manifest);
+    return group > one ? group : one;
+}
+
+enum tier_status tier_segment_add_group(const struct tier_update *const *updates,
+                                        const struct tier_extent *extents, size_t count,
+                                        const struct tier_manifest *manifest, uint64_t segment,
+                                        uint8_t *scratch, int64_t *hi, int64_t *lo,
+                                        struct tier_err *err) {
+    size_t n = tier_manifest_segment(manifest, segment, NULL), room = block_max(manifest);
+    const float *x[TIER_SEGMENT_GROUP];
+    size_t wide_at = 0;
+
+    for (size_t at = 0; at < n; at += TIER_FOLD_BLOCK) {
+        size_t m = n - at < TIER_FOLD_BLOCK ? n - at : TIER_FOLD_BLOCK;
+        struct tier_spans it;
+        struct tier_span s;
+        for (size_t k = 0; k < count; k++) {
+            float *block = (float *)(void *)scratch + k * room;
+            TIER_TRY(tier_spool_update_read(updates[k], extents[k].offset + at * sizeof(float),
+                                            block, m * sizeof(float), err));
+            x[k] = block;
+        }
+        tier_spans_begin(&it, manifest, segment * TIER_SEGMENT_ELEMENTS + at, m);
+        while (tier_spans_next(&it, &s)) {
+            TIER_TRY(add_span(updates, x, count, &s, hi + at + s.at, lo + wide_at, err));
+            wide_at += s.tensor->wide ? s.n : 0;
+        }
     }
     return TIER_OK;
 }
@@ -191,10 +241,9 @@ enum tier_status tier_segment_add(const struct tier_update *update,
     size_t n = tier_manifest_segment(manifest, segment, &wide);
     char hex[TIER_HASH_HEX];
 
-    TIER_TRY(tier_spool_update_read(update, extent.offset, scratch, extent.bytes, err));
     if (tier_spool_update_header(update)->encoding == TIER_ENC_F32)
-        return add_f32(update, manifest, segment, (const float *)(const void *)scratch, hi, lo,
-                       err);
+        return tier_segment_add_group(&update, &extent, 1, manifest, segment, scratch, hi, lo, err);
+    TIER_TRY(tier_spool_update_read(update, extent.offset, scratch, extent.bytes, err));
     TIER_TRY(
         add_plane(update, manifest, segment, false, scratch, extent.bytes, n, hi, &hi_bytes, err));
     TIER_TRY(add_plane(update, manifest, segment, true, scratch + hi_bytes, extent.bytes - hi_bytes,

@@ -48,14 +48,29 @@ size_t tier_segment_elements_max(const struct tier_manifest *manifest);
 size_t tier_segment_wide_max(const struct tier_manifest *manifest);
 
 /*
- * Reads one segment into scratch[tier_segment_bytes_max] and adds weight * q (F32) or S (SUM) of
- * each element to hi, and the lo limbs of the wide ones to lo. Every element is checked;
+ * Reads one segment into scratch[tier_segment_scratch_bytes] and adds weight * q (F32) or S (SUM)
+ * of each element to hi, and the lo limbs of the wide ones to lo. Every element is checked;
  * TIER_EUPDATE names the update, the tensor and the element, and then hi and lo are spoilt.
  */
 enum tier_status tier_segment_add(const struct tier_update *update,
                                   const struct tier_manifest *manifest, uint64_t segment,
                                   struct tier_extent extent, uint8_t *scratch, int64_t *hi,
                                   int64_t *lo, struct tier_err *err);
+
+/* Updates that tier_segment_add_group adds at a time. */
+#define TIER_SEGMENT_GROUP 8
+/* Bytes of scratch for a group, and for tier_segment_add. */
+size_t tier_segment_scratch_bytes(const struct tier_manifest *manifest);
+/*
+ * tier_segment_add for `count` F32 updates, 1 to TIER_SEGMENT_GROUP, in one pass: block by block,
+ * so that the sums stay in the cache while all of them are added. The error is the first one's by
+ * place in the segment, then by place in `updates`.
+ */
+enum tier_status tier_segment_add_group(const struct tier_update *const *updates,
+                                        const struct tier_extent *extents, size_t count,
+                                        const struct tier_manifest *manifest, uint64_t segment,
+                                        uint8_t *scratch, int64_t *hi, int64_t *lo,
+                                        struct tier_err *err);
 
 /* Packs the sums of one segment into out[tier_segment_bytes_max]; returns the bytes. */
 size_t tier_segment_pack(const int64_t *hi, size_t n, const int64_t *lo, size_t wide_n,

@@ -87,7 +87,7 @@ bool serve_send_to(struct child *c, const struct tier_to_child *m) {
 static void child_gone(struct tier_serve *s, struct child *c) {
     child_remove(s, c);
     while (c->offers) {
-        if (c->offers->push)
+        if (c->offers->push && c->offers->push->call)
             tier_rpc_cancel(c->offers->push->call); /* its end gives the place back */
         serve_offer_forget(s, c->offers);
     }
@@ -323,14 +323,17 @@ enum tier_status tier_serve_new(struct tier_loop *loop, const struct tier_serve_
     s->max_uploaders = options->max_uploaders ? options->max_uploaders : 8;
     snprintf(s->name, sizeof s->name, "%s", options->name);
     s->models_dir = need(strdup(options->models_dir));
-    s->staging = need(malloc(TIER_MESSAGE_BYTES_MAX));
     s->methods = need(calloc(own_count + options->more_count, sizeof *s->methods));
     memcpy(s->methods, own, sizeof own);
     if (options->more_count)
         memcpy(s->methods + own_count, options->more, options->more_count * sizeof *s->methods);
-    enum tier_status st =
-        tier_rpc_server_new(loop, options->address, options->tls, options->keepalive, s->methods,
-                            own_count + options->more_count, s, &s->server, err);
+    enum tier_status st = TIER_OK;
+    if (!options->intake)
+        st = tier_intake_new(loop, 0, &s->own_intake, err);
+    s->intake = options->intake ? options->intake : s->own_intake;
+    if (st == TIER_OK)
+        st = tier_rpc_server_new(loop, options->address, options->tls, options->keepalive,
+                                 s->methods, own_count + options->more_count, s, &s->server, err);
     if (st != TIER_OK) {
         tier_serve_free(s);
         return st;
@@ -341,14 +344,20 @@ enum tier_status tier_serve_new(struct tier_loop *loop, const struct tier_serve_
     return TIER_OK;
 }
 
+static bool absorbed_all(void *arg) {
+    const struct tier_serve *s = arg;
+    return !s->pushes && s->openings == 0;
+}
+
 void tier_serve_free(struct tier_serve *s) {
     if (!s)
         return;
     s->closing = true;
     tier_timer_free(s->sweep);
     tier_rpc_server_free(s->server);
+    tier_loop_run_until(s->loop, absorbed_all, s, UINT32_MAX);
+    tier_intake_free(s->own_intake);
     free(s->methods);
-    free(s->staging);
     free(s->models_dir);
     free(s);
 }

@@ -10,6 +10,7 @@
 #ifndef CONSILIUM_TIER_SERVE_H
 #define CONSILIUM_TIER_SERVE_H
 
+#include "tier/intake.h"
 #include "tier/rpc.h"
 #include "tier/spool.h"
 #include "tier/wire.h"
@@ -32,11 +33,11 @@ struct tier_serve_events {
     void (*progressed)(void *owner, const char *child, const struct tier_hash *run, uint64_t round,
                        const char *phase, uint32_t done, uint32_t total);
     /*
-     * An update arrived whole and is sealed in the spool; its elements are not checked yet. The
-     * push stays open until tier_serve_pushed.
+     * An update arrived whole and is sealed in the spool. `checked`: every element of it is in
+     * range; else tier_update_verify has to say. The push stays open until tier_serve_pushed.
      */
     void (*arrived)(void *owner, const char *child, const struct tier_hash *id,
-                    const struct tier_update_header *header);
+                    const struct tier_update_header *header, bool checked);
 };
 
 struct tier_serve_options {
@@ -44,7 +45,8 @@ struct tier_serve_options {
     const char *address;            /* host:port to listen on */
     const struct tier_rpc_tls *tls; /* NULL: plain text */
     const struct tier_rpc_keepalive *keepalive;
-    const char *models_dir; /* what Fetch may give: <sha256>.onnx and <sha256>.safetensors */
+    const char *models_dir;     /* what Fetch may give: <sha256>.onnx and <sha256>.safetensors */
+    struct tier_intake *intake; /* borrowed; NULL: updates are absorbed on the loop's thread */
     unsigned max_uploaders;
     uint32_t stall_ms;                  /* 0: TIER_STALL_MS */
     const struct tier_rpc_method *more; /* other services on this port; their calls get `owner` */
@@ -63,8 +65,13 @@ void *tier_serve_owner(const struct tier_serve *serve);
 
 /* False when that child is not attending. */
 bool tier_serve_send(struct tier_serve *serve, const char *child, const struct tier_to_child *m);
-/* Lets a child push an update it offered, now or when an uploader's place is free. */
-void tier_serve_grant(struct tier_serve *serve, const char *child, const struct tier_hash *id);
+/*
+ * Lets a child push an update it offered, now or when an uploader's place is free. The manifest is
+ * what its elements are checked against on the way in; borrowed until the serve is freed, NULL to
+ * check nothing.
+ */
+void tier_serve_grant(struct tier_serve *serve, const char *child, const struct tier_hash *id,
+                      const struct tier_manifest *manifest);
 /* The update is not wanted any more: its offer is forgotten, and its push, unless it has arrived,
  * ends with that reason. */
 void tier_serve_withdraw(struct tier_serve *serve, const char *child, const struct tier_hash *id,

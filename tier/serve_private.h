@@ -23,7 +23,11 @@ struct offer {
     struct tier_hash id;
     uint8_t *header;
     size_t header_bytes;
-    bool granted, waiting;
+    const struct tier_manifest *manifest;
+    bool granted, waiting;    /* has a place; is in the queue for one */
+    struct opening *opening;  /* its place in the spool is being looked for, or NULL */
+    struct tier_spool_rx *rx; /* from then to the push; NULL where that failed */
+    struct tier_err failure;
     uint64_t granted_ms;
     struct push *push; /* the call under way, or NULL */
     struct child *child;
@@ -51,12 +55,16 @@ struct attendance {
     struct attendance *next;
 };
 
+/* `rx` and `range` are the strand's while it is not idle; `offset` is what it has absorbed. */
 struct push {
     struct tier_serve *serve;
-    struct tier_rpc_call *call;
+    struct tier_rpc_call *call; /* NULL once it is closed */
+    struct tier_strand *strand;
     char child[TIER_NAME_LEN_MAX + 1];
     struct tier_hash id;
     struct tier_spool_rx *rx;
+    struct tier_range range;
+    uint64_t offset;
     bool arrived;
     uint64_t moved_ms; /* when bytes came last */
     struct push *next;
@@ -85,7 +93,8 @@ struct tier_serve {
     bool tls, closing;
     char name[TIER_NAME_LEN_MAX + 1];
     char *models_dir;
-    unsigned max_uploaders, uploaders;
+    struct tier_intake *intake, *own_intake; /* the latter where the owner has none */
+    unsigned max_uploaders, uploaders, openings;
     struct child *children;
     size_t child_count;
     struct child *bucket[SERVE_CHILD_BUCKETS]; /* by name */
@@ -99,7 +108,6 @@ struct tier_serve {
     uint32_t stall_ms;
     struct tier_timer *sweep;
     struct tier_rpc_method *methods;
-    uint8_t *staging; /* [TIER_MESSAGE_BYTES_MAX], one message of a push put together */
     struct tier_serve_traffic traffic;
 };
 

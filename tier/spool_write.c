@@ -159,12 +159,16 @@ out:
 static enum tier_status rx_begin(struct tier_spool_rx *rx, const uint8_t *header, size_t len,
                                  struct tier_err *err) {
     enum tier_status st;
+    struct stat info;
     uint64_t kept = rx_kept(rx, header, len);
 
     if (kept > 0)
         return rx_rebuild(rx, kept, err);
-    st = ftruncate(rx->fd, 0) != 0 ? write_failed(rx->spool, rx->part, err)
-                                   : write_all(rx->spool, rx->fd, rx->part, header, len, 0, err);
+    /* Not of an empty file: some file systems take that for a rewrite and flush it at the close. */
+    bool fresh = fstat(rx->fd, &info) == 0 && info.st_size == 0;
+    st = !fresh && ftruncate(rx->fd, 0) != 0
+             ? write_failed(rx->spool, rx->part, err)
+             : write_all(rx->spool, rx->fd, rx->part, header, len, 0, err);
     if (st == TIER_OK && ftruncate(rx->fd, (off_t)rx->payload_at) != 0)
         st = write_failed(rx->spool, rx->part, err);
     if (st != TIER_OK) /* nothing of the payload is lost with it */
@@ -337,6 +341,12 @@ void tier_spool_rx_close(struct tier_spool_rx *rx) {
     tier_merkle_free(rx->merkle);
     tier_update_header_release(&rx->header);
     free(rx);
+}
+
+void tier_spool_rx_discard(struct tier_spool_rx *rx) {
+    if (rx && !rx->sealed && rx->fd >= 0)
+        unlinkat(rx->spool->dirfd, rx->part, 0);
+    tier_spool_rx_close(rx);
 }
 
 /* ---- writing our own ------------------------------------------------------------------------ */

@@ -100,6 +100,24 @@ enum tier_status tier_update_seal_f32(struct tier_spool *spool,
                                       struct tier_err *err);
 
 /*
+ * Checks the elements of an F32 payload as it goes by, which costs nothing beside writing it. What
+ * it cannot vouch for (sums, a payload that was here in part, an element that is beyond its clip)
+ * is left to tier_update_verify, which finds the words for it.
+ */
+struct tier_range {
+    const struct tier_manifest *manifest; /* NULL: nothing can be said */
+    uint64_t next;                        /* element */
+    bool within;
+};
+/* `manifest` is borrowed; NULL vouches for nothing. */
+void tier_range_begin(struct tier_range *r, const struct tier_update_header *h,
+                      const struct tier_manifest *manifest);
+/* The n bytes at that offset; data is aligned for float. */
+void tier_range_add(struct tier_range *r, uint64_t offset, const void *data, size_t n);
+/* Whether the whole payload went by and every element of it is in range. */
+bool tier_range_within(const struct tier_range *r);
+
+/*
  * Reads the whole payload of a sealed update and checks every element: |q| <= 2^30, or |S| <=
  * weight * 2^30; the payload's exact length and its packing. TIER_EUPDATE names the update, the
  * tensor and the element. Needs some 7 MB of memory (11 MB with wide tensors), whatever the size.

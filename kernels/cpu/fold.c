@@ -36,6 +36,11 @@ static void scalar_f32_wide(int64_t *hi, int64_t *lo, const float *x, size_t beg
     }
 }
 
+static uint64_t scalar_f32_group(int64_t *acc, const float *const *x, const uint32_t *w, size_t n,
+                                 double scale) {
+    return kern_fold_group_rest(scalar_f32, acc, x, w, 0, n, scale);
+}
+
 static void scalar_i64(int64_t *acc, const int64_t *s, size_t begin, size_t n, int64_t limit,
                        struct kern_refusal *refusal) {
     for (size_t i = begin; i < n; i++) {
@@ -47,7 +52,8 @@ static void scalar_i64(int64_t *acc, const int64_t *s, size_t begin, size_t n, i
     }
 }
 
-const struct kern_fold_ops kern_fold_scalar = {scalar_f32, scalar_f32_wide, scalar_i64};
+const struct kern_fold_ops kern_fold_scalar = {scalar_f32, scalar_f32_wide, scalar_f32_group,
+                                               scalar_i64};
 
 const struct kern_fold_ops *kern_fold_ops_for(enum kern_isa isa) {
     switch (isa) {
@@ -100,6 +106,29 @@ uint64_t kern_fold_f32(int64_t *acc, const float *x, size_t n, int frac_bits, ui
     struct kern_refusal refusal = {0, SIZE_MAX};
     widest()->f32(acc, x, 0, n, ldexp(1, frac_bits), w, &refusal);
     return told(&refusal, first_out);
+}
+
+uint64_t kern_fold_f32_many(int64_t *acc, const float *const *x, const uint32_t *w, size_t count,
+                            size_t n, int frac_bits) {
+    const struct kern_fold_ops *ops = widest();
+    double scale = ldexp(1, frac_bits);
+    uint64_t refused = 0;
+
+    for (size_t k = 0; k < count; k++) {
+        if (!fold_fits(frac_bits, w[k])) {
+            return (uint64_t)n * count;
+        }
+    }
+    for (; count >= KERN_FOLD_GROUP; count -= KERN_FOLD_GROUP) {
+        refused += ops->f32_group(acc, x, w, n, scale);
+        x += KERN_FOLD_GROUP;
+        w += KERN_FOLD_GROUP;
+    }
+    struct kern_refusal rest = {0, SIZE_MAX};
+    for (size_t k = 0; k < count; k++) {
+        ops->f32(acc, x[k], 0, n, scale, w[k], &rest);
+    }
+    return refused + rest.count;
 }
 
 uint64_t kern_fold_f32_wide(int64_t *hi, int64_t *lo, const float *x, size_t n, int frac_bits,

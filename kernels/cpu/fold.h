@@ -27,12 +27,17 @@ static inline void kern_refusal_add(struct kern_refusal *r, uint64_t count, size
     r->first = first < r->first ? first : r->first;
 }
 
+#define KERN_FOLD_GROUP 4
+
 /* Work on elements [begin, n); `scale` is 2^frac_bits, limit = weight * 2^30. */
 struct kern_fold_ops {
     void (*f32)(int64_t *acc, const float *x, size_t begin, size_t n, double scale, uint32_t w,
                 struct kern_refusal *refusal);
     void (*f32_wide)(int64_t *hi, int64_t *lo, const float *x, size_t begin, size_t n, double scale,
                      uint32_t w, struct kern_refusal *refusal);
+    /* KERN_FOLD_GROUP updates in one pass; the refused elements of all. */
+    uint64_t (*f32_group)(int64_t *acc, const float *const *x, const uint32_t *w, size_t n,
+                          double scale);
     void (*i64)(int64_t *acc, const int64_t *s, size_t begin, size_t n, int64_t limit,
                 struct kern_refusal *refusal);
 };
@@ -53,6 +58,19 @@ extern const struct kern_fold_ops kern_fold_avx2, kern_fold_avx512;
  */
 static inline void kern_fold_ahead(const void *p) {
     __builtin_prefetch((const void *)((uintptr_t)p + 2048));
+}
+
+/* Elements [begin, n) of a group, for what is left over behind whole vectors. */
+static inline uint64_t kern_fold_group_rest(void (*one)(int64_t *acc, const float *x, size_t begin,
+                                                        size_t n, double scale, uint32_t w,
+                                                        struct kern_refusal *refusal),
+                                            int64_t *acc, const float *const *x, const uint32_t *w,
+                                            size_t begin, size_t n, double scale) {
+    struct kern_refusal refusal = {0, SIZE_MAX};
+    for (size_t k = 0; k < KERN_FOLD_GROUP; k++) {
+        one(acc, x[k], begin, n, scale, w[k], &refusal);
+    }
+    return refusal.count;
 }
 
 /* Sums within the stated bounds never overflow; beyond them the result is defined, not undefined.

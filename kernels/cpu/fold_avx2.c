@@ -45,6 +45,44 @@ TARGET static void f32(int64_t *acc, const float *x, size_t begin, size_t n, dou
     kern_fold_scalar.f32(acc, x, i, n, scale, w, refusal);
 }
 
+/* As with AVX-512: even and odd elements apart, put together where they are stored. */
+TARGET static uint64_t f32_group(int64_t *acc, const float *const *x, const uint32_t *w, size_t n,
+                                 double scale) {
+    const __m256 vscale = _mm256_set1_ps((float)scale), limit = _mm256_set1_ps(KERN_Q_MAX);
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256i vw[KERN_FOLD_GROUP];
+    uint64_t refused = 0;
+    size_t i = 0;
+
+    for (size_t k = 0; k < KERN_FOLD_GROUP; k++) {
+        vw[k] = _mm256_set1_epi64x(w[k]);
+    }
+    for (; i + 8 <= n; i += 8) {
+        __m256i even = _mm256_setzero_si256(), odd = _mm256_setzero_si256();
+        unsigned bad = 0;
+#pragma GCC unroll 8
+        for (size_t k = 0; k < KERN_FOLD_GROUP; k++) {
+            kern_fold_ahead(x[k] + i);
+            __m256 v = _mm256_mul_ps(_mm256_loadu_ps(x[k] + i), vscale);
+            __m256 ok = _mm256_cmp_ps(_mm256_andnot_ps(sign, v), limit, _CMP_LE_OQ);
+            __m256i q = _mm256_and_si256(_mm256_cvtps_epi32(v), _mm256_castps_si256(ok));
+            even = _mm256_add_epi64(even, _mm256_mul_epi32(q, vw[k]));
+            odd = _mm256_add_epi64(odd, _mm256_mul_epi32(_mm256_shuffle_epi32(q, 0xf5), vw[k]));
+            bad = bad << 8 | ((unsigned)_mm256_movemask_ps(ok) ^ 0xffu);
+        }
+        refused += (uint64_t)__builtin_popcount(bad);
+        /* 0 2 | 4 6 and 1 3 | 5 7 become 0 1 2 3 and 4 5 6 7 */
+        __m256i pairs = _mm256_unpacklo_epi64(even, odd), others = _mm256_unpackhi_epi64(even, odd);
+        __m256i *p = (__m256i *)(acc + i);
+        _mm256_storeu_si256(p, _mm256_add_epi64(_mm256_loadu_si256(p),
+                                                _mm256_permute2x128_si256(pairs, others, 0x20)));
+        p++;
+        _mm256_storeu_si256(p, _mm256_add_epi64(_mm256_loadu_si256(p),
+                                                _mm256_permute2x128_si256(pairs, others, 0x31)));
+    }
+    return refused + kern_fold_group_rest(f32, acc, x, w, i, n, scale);
+}
+
 TARGET static void f32_wide(int64_t *hi, int64_t *lo, const float *x, size_t begin, size_t n,
                             double scale, uint32_t w, struct kern_refusal *refusal) {
     const __m256d vscale = _mm256_set1_pd(scale), limit = _mm256_set1_pd(KERN_Q_MAX);
@@ -87,6 +125,6 @@ TARGET static void i64(int64_t *acc, const int64_t *s, size_t begin, size_t n, i
     kern_fold_scalar.i64(acc, s, i, n, limit, refusal);
 }
 
-const struct kern_fold_ops kern_fold_avx2 = {f32, f32_wide, i64};
+const struct kern_fold_ops kern_fold_avx2 = {f32, f32_wide, f32_group, i64};
 
 #endif

@@ -44,6 +44,49 @@ TARGET static void f32(int64_t *acc, const float *x, size_t begin, size_t n, dou
     kern_fold_scalar.f32(acc, x, i, n, scale, w, refusal);
 }
 
+/*
+ * VPMULDQ takes the even 32-bit lanes: the sums are kept apart as those of even and of odd elements
+ * while the group passes, and put together where they are stored.
+ */
+TARGET static uint64_t f32_group(int64_t *acc, const float *const *x, const uint32_t *w, size_t n,
+                                 double scale) {
+    const __m512 vscale = _mm512_set1_ps((float)scale), limit = _mm512_set1_ps(KERN_Q_MAX);
+    const __m512i evens = _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i odds = _mm512_set_epi64(15, 13, 11, 9, 7, 5, 3, 1);
+    const __m512i front = _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0);
+    const __m512i back = _mm512_set_epi64(15, 7, 14, 6, 13, 5, 12, 4);
+    __m512i vw[KERN_FOLD_GROUP];
+    uint64_t refused = 0;
+    size_t i = 0;
+
+    for (size_t k = 0; k < KERN_FOLD_GROUP; k++) {
+        vw[k] = _mm512_set1_epi64(w[k]);
+    }
+    for (; i + 16 <= n; i += 16) {
+        __m512i first = _mm512_loadu_si512(acc + i), second = _mm512_loadu_si512(acc + i + 8);
+        __m512i even = _mm512_permutex2var_epi64(first, evens, second);
+        __m512i odd = _mm512_permutex2var_epi64(first, odds, second);
+        unsigned bad = 0;
+#pragma GCC unroll 8
+        for (size_t k = 0; k < KERN_FOLD_GROUP; k++) {
+            kern_fold_ahead(x[k] + i);
+            __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x[k] + i), vscale);
+            __mmask16 ok = _mm512_cmp_ps_mask(_mm512_abs_ps(v), limit, _CMP_LE_OQ);
+            __m512i q = _mm512_maskz_cvt_roundps_epi32(ok, v, NEAREST);
+            even = _mm512_add_epi64(even, _mm512_mul_epi32(q, vw[k]));
+            odd = _mm512_add_epi64(odd, _mm512_mul_epi32(_mm512_shuffle_epi32(q, 0xf5), vw[k]));
+            bad = bad << 16 | ((unsigned)ok ^ 0xffffu);
+            if (k % 2 == 1 && __builtin_expect(bad != 0, 0)) {
+                refused += (uint64_t)__builtin_popcount(bad);
+                bad = 0;
+            }
+        }
+        _mm512_storeu_si512(acc + i, _mm512_permutex2var_epi64(even, front, odd));
+        _mm512_storeu_si512(acc + i + 8, _mm512_permutex2var_epi64(even, back, odd));
+    }
+    return refused + kern_fold_group_rest(f32, acc, x, w, i, n, scale);
+}
+
 /* Doubles here: v - q needs the bits below 2^-149 * 2^30 that a float scale could lose. */
 TARGET static void f32_wide(int64_t *hi, int64_t *lo, const float *x, size_t begin, size_t n,
                             double scale, uint32_t w, struct kern_refusal *refusal) {
@@ -85,6 +128,6 @@ TARGET static void i64(int64_t *acc, const int64_t *s, size_t begin, size_t n, i
     kern_fold_scalar.i64(acc, s, i, n, limit, refusal);
 }
 
-const struct kern_fold_ops kern_fold_avx512 = {f32, f32_wide, i64};
+const struct kern_fold_ops kern_fold_avx512 = {f32, f32_wide, f32_group, i64};
 
 #endif

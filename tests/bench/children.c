@@ -29,6 +29,7 @@ struct child {
 
 struct bench_children {
     struct bench_children_options options;
+    struct tier_intake *intake;
     struct child *child;
     double *times;             /* [rounds + 2] */
     double *fetched, *counted; /* [rounds + 2]: when the last child had its model, its receipt */
@@ -187,6 +188,7 @@ out:
 
 enum tier_status bench_children_start(struct bench_children *all, struct tier_loop *loop, int port,
                                       struct tier_err *err) {
+    TIER_TRY(tier_intake_new(loop, tier_intake_threads() > 0, &all->intake, err));
     for (size_t i = 0; i < all->options.count; i++) {
         struct child *c = &all->child[i];
         char address[32];
@@ -200,7 +202,8 @@ enum tier_status bench_children_start(struct bench_children *all, struct tier_lo
                                                   .parent_address = address,
                                                   .tls = c->config->tls ? &tls : NULL,
                                                   .keepalive = &keepalive,
-                                                  .models_dir = c->models_dir};
+                                                  .models_dir = c->models_dir,
+                                                  .intake = all->intake};
         TIER_TRY(tier_link_new(loop, &options, c->spool, &events, c, &c->link, err));
     }
     return TIER_OK;
@@ -211,12 +214,14 @@ void bench_children_free(struct bench_children *all) {
         return;
     for (size_t i = 0; i < all->options.count; i++)
         all->child[i].over = true; /* losing the parent is no failure any more */
-    for (size_t i = 0; i < all->options.count; i++) {
+    for (size_t i = 0; i < all->options.count; i++)
         tier_link_free(all->child[i].link);
+    for (size_t i = 0; i < all->options.count; i++) {
         tier_spool_close(all->child[i].spool);
         bench_resident_release(&all->child[i].update);
         tier_identity_release(&all->child[i].node);
     }
+    tier_intake_free(all->intake);
     free(all->child);
     free(all->times);
     free(all->fetched);

@@ -20,17 +20,23 @@
 struct fold_bench {
     size_t updates, elements; /* of each */
     float **x;
-    int64_t *acc; /* of one segment */
+    const float **block; /* where a block begins in each */
+    uint32_t *weight;
+    int64_t *acc; /* of one block */
 };
 
-/* The reference: eight independent sums, so that the additions never wait for one another. */
-static uint64_t read_block(const float *x, size_t n) {
+/* The reference: a line of each buffer in turn, asked for ahead as the fold does, and independent
+ * sums, so that the additions never wait for one another. */
+static uint64_t read_group(const float *const *x, size_t count, size_t n) {
     uint64_t sum[8] = {0}, word;
-    const char *p = (const char *)x;
-    for (size_t i = 0; i + 8 <= n / 2; i += 8)
-        for (size_t k = 0; k < 8; k++) {
-            memcpy(&word, p + (i + k) * sizeof word, sizeof word);
-            sum[k] += word;
+    for (size_t i = 0; i + 16 <= n; i += 16)
+        for (size_t u = 0; u < count; u++) {
+            const char *p = (const char *)(x[u] + i);
+            __builtin_prefetch(p + 2048);
+            for (size_t k = 0; k < 8; k++) {
+                memcpy(&word, p + k * sizeof word, sizeof word);
+                sum[k] += word;
+            }
         }
     return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
 }
@@ -45,17 +51,16 @@ static double cpu_now_s(void) {
 /* Block by block, each of all updates before the next; returns the seconds. */
 static double pass(struct fold_bench *b, bool fold, uint64_t *check) {
     double start = cpu_now_s();
-    for (size_t at = 0; at < b->elements; at += TIER_SEGMENT_ELEMENTS) {
-        size_t n =
-            b->elements - at < TIER_SEGMENT_ELEMENTS ? b->elements - at : TIER_SEGMENT_ELEMENTS;
-        if (fold)
+    for (size_t at = 0; at < b->elements; at += TIER_FOLD_BLOCK) {
+        size_t n = b->elements - at < TIER_FOLD_BLOCK ? b->elements - at : TIER_FOLD_BLOCK;
+        for (size_t i = 0; i < b->updates; i++)
+            b->block[i] = b->x[i] + at;
+        if (fold) {
             memset(b->acc, 0, n * sizeof *b->acc);
-        for (size_t i = 0; i < b->updates; i++) {
-            if (fold)
-                *check +=
-                    kern_fold_f32(b->acc, b->x[i] + at, n, FRAC_BITS, 100 + (uint32_t)i, NULL);
-            else
-                *check += read_block(b->x[i] + at, n);
+            *check += kern_fold_f32_many(b->acc, b->block, b->weight, b->updates, n, FRAC_BITS);
+        } else {
+            for (size_t i = 0; i < b->updates; i += 4)
+                *check += read_group(b->block + i, b->updates - i < 4 ? b->updates - i : 4, n);
         }
     }
     return cpu_now_s() - start;
@@ -105,8 +110,11 @@ enum tier_status bench_fold(const struct bench_options *o, struct bench_result *
     uint64_t refused = 0, sum = 0;
 
     b.x = bench_alloc(b.updates, sizeof *b.x);
-    b.acc = bench_alloc(TIER_SEGMENT_ELEMENTS, sizeof *b.acc);
+    b.block = bench_alloc(b.updates, sizeof *b.block);
+    b.weight = bench_alloc(b.updates, sizeof *b.weight);
+    b.acc = bench_alloc(TIER_FOLD_BLOCK, sizeof *b.acc);
     for (size_t i = 0; i < b.updates; i++) {
+        b.weight[i] = 100 + (uint32_t)i;
         b.x[i] = bench_alloc(b.elements, sizeof **b.x);
         bench_deltas(b.x[i], b.elements, 1e-3, i + 1);
     }
@@ -119,6 +127,8 @@ enum tier_status bench_fold(const struct bench_options *o, struct bench_result *
     for (size_t i = 0; i < b.updates; i++)
         free(b.x[i]);
     free(b.x);
+    free(b.block);
+    free(b.weight);
     free(b.acc);
     if (refused)
         return tier_fail(err, TIER_EINTERNAL, "%llu elements were refused",

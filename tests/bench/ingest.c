@@ -43,12 +43,13 @@ static void offered(void *owner, const char *child, const struct tier_hash *id,
                     const struct tier_update_header *header) {
     struct parent *p = owner;
     (void)header;
-    tier_serve_grant(p->serve, child, id);
+    tier_serve_grant(p->serve, child, id, NULL);
 }
 
 static void arrived(void *owner, const char *child, const struct tier_hash *id,
-                    const struct tier_update_header *header) {
+                    const struct tier_update_header *header, bool checked) {
     struct parent *p = owner;
+    (void)checked;
     struct tier_receipt receipt = {
         .run = header->run, .round = header->round, .update = *id, .weight = header->weight};
     snprintf(receipt.child, sizeof receipt.child, "%s", child);
@@ -74,13 +75,17 @@ static void parent_main(void *arg, int say, int wait) {
         goto failed;
     const struct tier_rpc_tls tls = {
         .ca_pem = node.ca_pem, .cert_pem = node.cert_pem, .key_pem = node.key_pem};
+    struct tier_intake *intake = NULL;
+    if (tier_loop_new(&loop, &err) != TIER_OK ||
+        tier_intake_new(loop, tier_intake_threads(), &intake, &err) != TIER_OK)
+        goto failed;
     const struct tier_serve_options options = {.name = p.config->name,
                                                .address = "127.0.0.1:0",
                                                .tls = p.config->tls ? &tls : NULL,
                                                .models_dir = p.config->data_dir,
+                                               .intake = intake,
                                                .max_uploaders = STREAMS};
-    if (tier_loop_new(&loop, &err) != TIER_OK ||
-        tier_spool_open(dir, false, &p.spool, &err) != TIER_OK ||
+    if (tier_spool_open(dir, false, &p.spool, &err) != TIER_OK ||
         tier_serve_new(loop, &options, p.spool, &serve_events, &p, &p.serve, &err) != TIER_OK)
         goto failed;
     int port = tier_serve_port(p.serve);

@@ -331,18 +331,23 @@ class Stream:
 
     def wait(self, kind, accept=lambda m: True, timeout_s=WAIT_S):
         """Takes the first message of that kind which `accept` wants."""
+        return self.wait_any({kind: accept}, timeout_s)
+
+    def wait_any(self, kinds, timeout_s=WAIT_S):
+        """Takes the first message of any of these kinds which its `accept` wants."""
         end = time.monotonic() + timeout_s
         with self._changed:
             while True:
                 for i, m in enumerate(self.messages):
+                    kind = m.WhichOneof("message")
                     body = getattr(m, kind)
-                    if m.WhichOneof("message") == kind and accept(body):
+                    if kind in kinds and kinds[kind](body):
                         del self.messages[i]
                         return body
                 left = end - time.monotonic()
                 if left <= 0 or self.code is not None:
                     raise AssertionError("no %s came; here: %s; the stream: %s %s" % (
-                        kind, [m.WhichOneof("message") for m in self.messages], self.code,
+                        " or ".join(kinds), [m.WhichOneof("message") for m in self.messages], self.code,
                         self.details))
                 self._changed.wait(left)
 

@@ -88,6 +88,60 @@ Test(kern_fold, every_instruction_set_gives_the_bits_of_the_definition) {
     free(t);
 }
 
+/* Groups, and what is left of one, of every length, against one update at a time. */
+static void check_many(enum kern_isa isa, size_t count, uint64_t *seed) {
+    static float x[3 * KERN_FOLD_GROUP][ROOM];
+    static int64_t one[ROOM], many[ROOM];
+    const struct kern_fold_ops *ops = kern_fold_ops_for(isa);
+    const float *at[3 * KERN_FOLD_GROUP];
+    uint32_t w[3 * KERN_FOLD_GROUP];
+    int f = (int)(parity_next(seed) % 201) - 100;
+    size_t skip = parity_next(seed) % 9, n = parity_next(seed) % (ROOM - 32);
+    struct kern_refusal want = {0, SIZE_MAX};
+    uint64_t refused = 0;
+
+    for (size_t i = 0; i < ROOM; i++) {
+        one[i] = many[i] = (int64_t)parity_next(seed) >> 4;
+    }
+    for (size_t k = 0; k < count; k++) {
+        at[k] = x[k] + skip;
+        w[k] = (uint32_t)(parity_next(seed) % INT32_MAX) + 1;
+        for (size_t i = 0; i < ROOM; i++) {
+            x[k][i] = any_float(seed, f);
+        }
+        kern_fold_scalar.f32(one + skip, at[k], 0, n, ldexp(1, f), w[k], &want);
+    }
+    if (isa == KERN_ISA_COUNT) {
+        refused = kern_fold_f32_many(many + skip, at, w, count, n, f);
+    } else if (ops != NULL) {
+        refused = ops->f32_group(many + skip, at, w, n, ldexp(1, f));
+    } else {
+        return;
+    }
+    cr_assert(eq(u64, refused, want.count), "isa %d", isa);
+    cr_assert(memcmp(one, many, sizeof one) == 0, "isa %d f %d n %zu", isa, f, n);
+}
+
+Test(kern_fold, several_updates_in_a_pass_give_what_one_at_a_time_gives) {
+    uint64_t seed = 11;
+    for (int round = 0; round < 400; round++) {
+        for (int isa = 0; isa < KERN_ISA_COUNT; isa++) {
+            check_many((enum kern_isa)isa, KERN_FOLD_GROUP, &seed);
+        }
+        check_many(KERN_ISA_COUNT, (size_t)round % (3 * KERN_FOLD_GROUP + 1), &seed);
+    }
+}
+
+Test(kern_fold, one_weight_out_of_range_refuses_every_update_of_a_pass) {
+    const float a[2] = {1, 2};
+    const float *x[2] = {a, a};
+    int64_t acc[2] = {0};
+    cr_assert(eq(u64, kern_fold_f32_many(acc, x, (uint32_t[]){1, 0}, 2, 2, 0), 4));
+    cr_assert(eq(u64, kern_fold_f32_many(acc, x, (uint32_t[]){1, 1}, 2, 2, 101), 4));
+    cr_assert(eq(i64, acc[0] | acc[1], 0));
+    cr_assert(eq(u64, kern_fold_f32_many(acc, NULL, NULL, 0, 2, 0), 0));
+}
+
 Test(kern_fold, ties_go_to_the_even_neighbour) {
     const float x[] = {0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 0.75f, -0.25f};
     const int64_t want[] = {0, 2, 2, 0, -2, -2, 1, 0};

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A strand's two jobs are in its own struct and go to one worker, which runs its jobs in order: no
+ * lock is needed for what only `absorb` touches, and a worker never waits for the loop to give it
+ * the piece that is here already. Credit is counted from the moment a message is asked for.
+ */
+#include "tier/intake.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#define THREADS_MAX 8u
+#define STRAND_JOBS 2u
+
+struct thread {
+    struct tier_worker *worker; /* NULL: the loop itself */
+    uint8_t *scratch;
+    unsigned strands;
+};
+
+struct tier_intake {
+    struct tier_loop *loop;
+    unsigned count; /* of threads; one that is the loop itself where there are none */
+    struct thread thread[THREADS_MAX];
+    unsigned next;   /* for what is submitted alone */
+    unsigned credit; /* messages asked for or here */
+    struct tier_strand *hungry_first, *hungry_last;
+};
+
+struct job {
+    struct tier_strand *strand;
+    struct tier_rpc_message *message; /* NULL once it is absorbed */
+    bool busy;                        /* until the loop knows what became of it */
+    bool skipped;                     /* behind a failure */
+    size_t bytes;
+    enum tier_status st;
+    struct tier_err err;
+};
+
+struct tier_strand {
+    struct tier_intake *intake;
+    struct thread *thread;
+    struct tier_rpc_call *call;
+    const struct tier_strand_events *events;
+    void *owner;
+    struct job job[STRAND_JOBS];
+    unsigned used; /* messages asked for or here */
+    bool reading;  /* one is asked for */
+    bool failed;   /* the thread's: a piece was not absorbed */
+    bool stop;     /* the loop's: ask for no more */
+    bool ended, closed, telling;
+    bool hungry;
+    struct tier_strand *hungry_next;
+};
+
+static void *need(void *p) {
+    if (!p)
+        abort();
+    return p;
+}
+
+unsigned tier_intake_threads(void) {
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (cores <= 1)
+        return 0;
+    return cores - 1 < (long)THREADS_MAX ? (unsigned)(cores - 1) : THREADS_MAX;
+}
+
+enum tier_status tier_intake_new(struct tier_loop *loop, unsigned threads, struct tier_intake **out,
+                                 struct tier_err *err) {
+    struct tier_intake *in = need(calloc(1, sizeof *in));
+    enum tier_status st = TIER_OK;
+
+    in->loop = loop;
+    threads = threads < THREADS_MAX ? threads : THREADS_MAX;
+    in->count = threads ? threads : 1;
+    for (unsigned i = 0; i < threads && st == TIER_OK; i++)
+        st = tier_worker_new(loop, &in->thread[i].worker, err);
+    if (st != TIER_OK) {
+        tier_intake_free(in);
+        return st;
+    }
+    for (unsigned i = 0; i < in->count; i++)
+        in->thread[i].scratch = need(aligned_alloc(64, TIER_CHUNK_BYTES));
+    *out = in;
+    return TIER_OK;
+}
+
+void tier_intake_free(struct tier_intake *in) {
+    if (!in)
+        return;
+    for (unsigned i = 0; i < THREADS_MAX; i++)
+        tier_worker_free(in->thread[i].worker);
+    for (unsigned i = 0; i < THREADS_MAX; i++)
+        free(in->thread[i].scratch);
+    free(in);
+}
+
+static void submit(struct thread *t, tier_loop_fn work, tier_loop_fn done, tier_loop_fn drop,
+                   void *arg) {
+    if (t->worker) {
+        tier_worker_submit(t->worker, work, done, drop, arg);
+        return;
+    }
+    work(arg);
+    done(arg);
+}
+
+void tier_intake_submit(struct tier_intake *in, tier_loop_fn work, tier_loop_fn done,
+                        tier_loop_fn drop, void *arg) {
+    submit(&in->thread[in->next++ % in->count], work, done, drop, arg);
+}
+
+/* ---- credit ---- */
+
+static void hungry_add(struct tier_strand *s) {
+    struct tier_intake *in = s->intake;
+    if (s->hungry)
+        return;
+    s->hungry = true;
+    s->hungry_next = NULL;
+    if (in->hungry_last)
+        in->hungry_last->hungry_next = s;
+    else
+        in->hungry_first = s;
+    in->hungry_last = s;
+}
+
+static void hungry_remove(struct tier_strand *s) {
+    struct tier_intake *in = s->intake;
+    struct tier_strand *before = NULL;
+    if (!s->hungry)
+        return;
+    for (struct tier_strand *at = in->hungry_first; at != s; at = at->hungry_next)
+        before = at;
+    if (before)
+        before->hungry_next = s->hungry_next;
+    else
+        in->hungry_first = s->hungry_next;
+    if (in->hungry_last == s)
+        in->hungry_last = before;
+    s->hungry = false;
+}
+
+/* Asks for the next message where there is room for it. */
+static void ask(struct tier_strand *s) {
+    struct tier_intake *in = s->intake;
+    if (s->reading || s->stop || s->used >= STRAND_JOBS)
+        return;
+    if (s->used > 0 && in->credit >= TIER_CREDIT_CHUNKS) {
+        hungry_add(s);
+        return;
+    }
+    hungry_remove(s);
+    s->reading = true;
+    s->used++;
+    in->credit++;
+    tier_rpc_read(s->call);
+}
+
+static void give_back(struct tier_strand *s, unsigned messages) {
+    struct tier_intake *in = s->intake;
+    s->used -= messages;
+    in->credit -= messages;
+    for (struct tier_strand *h = in->hungry_first, *next; h && in->credit < TIER_CREDIT_CHUNKS;
+         h = next) {
+        next = h->hungry_next;
+        ask(h);
+    }
+}
+
+/* ---- strands ---- */
+
+struct tier_strand *tier_strand_open(struct tier_intake *in, struct tier_rpc_call *call,
+                                     const struct tier_strand_events *events, void *owner) {
+    struct tier_strand *s = need(calloc(1, sizeof *s));
+    struct thread *least = &in->thread[0];
+
+    for (unsigned i = 1; i < in->count; i++)
+        if (in->thread[i].strands < least->strands)
+            least = &in->thread[i];
+    *s = (struct tier_strand){
+        .intake = in, .thread = least, .call = call, .events = events, .owner = owner};
+    for (unsigned i = 0; i < STRAND_JOBS; i++)
+        s->job[i].strand = s;
+    least->strands++;
+    return s;
+}
+
+void tier_strand_read(struct tier_strand *s) {
+    ask(s);
+}
+
+static unsigned at_work(const struct tier_strand *s) {
+    unsigned n = 0;
+    for (unsigned i = 0; i < STRAND_JOBS; i++)
+        n += s->job[i].busy;
+    return n;
+}
+
+static void stop_asking(struct tier_strand *s) {
+    s->stop = true;
+    hungry_remove(s);
+    if (s->reading) {
+        s->reading = false;
+        give_back(s, 1);
+    }
+}
+
+static void release(struct tier_strand *s) {
+    const struct tier_strand_events *events = s->events;
+    void *owner = s->owner;
+    s->thread->strands--;
+    free(s);
+    events->released(owner);
+}
+
+static void absorb(void *arg) {
+    struct job *job = arg;
+    struct tier_strand *s = job->strand;
+    struct tier_piece_reader piece;
+
+    job->err = (struct tier_err){0};
+    job->bytes = 0;
+    job->skipped = s->failed;
+    if (!job->skipped) {
+        job->st = tier_piece_begin(&piece, job->message, &job->err);
+        if (job->st == TIER_OK) {
+            job->bytes = piece.piece.data_bytes;
+            job->st = s->events->absorb(s->owner, &piece, s->thread->scratch, &job->err);
+        }
+        s->failed = job->st != TIER_OK;
+    }
+    tier_rpc_message_free(job->message); /* here, where it does not hold up the loop */
+    job->message = NULL;
+}
+
+static void absorbed(void *arg) {
+    struct job *job = arg;
+    struct tier_strand *s = job->strand;
+
+    job->busy = false;
+    s->telling = true;
+    if (!s->closed && !job->skipped) {
+        if (job->st != TIER_OK)
+            stop_asking(s);
+        s->events->absorbed(s->owner, job->st, &job->err, job->bytes); /* may close the strand */
+    }
+    s->telling = false;
+    give_back(s, 1);
+    if (s->closed && at_work(s) == 0)
+        release(s);
+    else if (s->ended && at_work(s) == 0)
+        s->events->drained(s->owner);
+    else
+        ask(s);
+}
+
+/* The intake is being freed: every strand is closed. */
+static void dropped(void *arg) {
+    struct job *job = arg;
+    struct tier_strand *s = job->strand;
+
+    tier_rpc_message_free(job->message);
+    job->busy = false;
+    if (at_work(s) == 0)
+        release(s);
+}
+
+void tier_strand_take(struct tier_strand *s, struct tier_rpc_message *message) {
+    struct job *job = &s->job[s->job[0].busy];
+    bool threaded = s->thread->worker != NULL;
+
+    if (!s->reading) /* it was asked for before the strand wanted no more */
+        return;
+    s->reading = false;
+    job->busy = true;
+    job->message = tier_rpc_message_take(message);
+    submit(s->thread, absorb, absorbed, dropped, job);
+    if (threaded) /* else that is done already, and the strand may be gone */
+        ask(s);
+}
+
+void tier_strand_end(struct tier_strand *s) {
+    s->ended = true;
+    stop_asking(s);
+    if (at_work(s) == 0 && !s->closed && !s->telling)
+        s->events->drained(s->owner);
+}
+
+void tier_strand_close(struct tier_strand *s) {
+    if (!s)
+        return;
+    stop_asking(s);
+    s->closed = true;
+    if (at_work(s) == 0 && !s->telling)
+        release(s);
+}
+
+bool tier_strand_idle(const struct tier_strand *s) {
+    return at_work(s) == 0;
+}
