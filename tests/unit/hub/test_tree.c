@@ -208,6 +208,20 @@ Test(hub_tree, a_spoke_whose_data_do_not_fit_declines_and_the_others_go_on) {
     tree_free(tree);
 }
 
+/* What the last round brings, an evaluation without weight, is then the same file from both. */
+Test(hub_tree, two_spokes_with_the_same_table_both_count) {
+    struct tree *tree = make_tree("twins");
+    struct tree_node *top = tree_hub(tree, "top", NULL, 2);
+    char csv[128];
+    snprintf(csv, sizeof csv, "%s/tables/%s.csv", work, sites[0]);
+    tree_spoke(tree, "twin-1", top, csv, EXAMPLE "/schema.yaml");
+    tree_spoke(tree, "twin-2", top, csv, EXAMPLE "/schema.yaml");
+    struct tier_plan plan = plan_of(2);
+    struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
+    finish(top, &run);
+    tree_free(tree);
+}
+
 Test(hub_tree, a_deadline_goes_on_without_a_spoke_that_is_gone) {
     struct tree *tree = make_tree("deadline");
     struct tree_node *top = tree_hub(tree, "top", NULL, 2);
