@@ -553,7 +553,7 @@ static enum tier_status restore_round(struct hub_run *run, uint64_t number, stru
     if (state == TIER_ROUND_FOLDING && t.sealed < t.active &&
         run->round.rules.quorum.kind == TIER_QUORUM_ALL)
         state = TIER_ROUND_OPEN; /* an update it would have folded is gone */
-    tier_round_restore(&run->round, state, &row.own_update);
+    tier_round_restore(&run->round, state, NULL, &row.own_update);
     if (state == TIER_ROUND_COMMITTED && !tier_hash_is_zero(&row.result_model))
         run->model = row.result_model;
     uint64_t deadline_ms = tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->deadline_s * 1000;

@@ -577,6 +577,8 @@ static void perform(struct hub_run *run, const struct tier_round_actions *action
                                 TIER_ELATE, "this update is not wanted any more");
             delete_update(run, a->child, &a->update);
             break;
+        case TIER_ACTION_PART: /* part_at is 0 */
+            break;
         case TIER_ACTION_FOLD:
             tier_timer_cancel(run->deadline);
             start_fold(run);

@@ -96,6 +96,10 @@ void tier_intake_free(struct tier_intake *in) {
     free(in);
 }
 
+unsigned tier_intake_held(const struct tier_intake *in) {
+    return in->credit;
+}
+
 static void submit(struct thread *t, tier_loop_fn work, tier_loop_fn done, tier_loop_fn drop,
                    void *arg) {
     if (t->worker) {

@@ -26,6 +26,9 @@ void tier_intake_free(struct tier_intake *intake);
 /* As many threads as are right for this machine: a core is the loop's. */
 unsigned tier_intake_threads(void);
 
+/* Messages that are here or asked for, over all strands. */
+unsigned tier_intake_held(const struct tier_intake *intake);
+
 /* Runs work(arg) on one of its threads, then done(arg) on the loop; drop(arg) takes the place of
  * done where the intake is freed first. */
 void tier_intake_submit(struct tier_intake *intake, tier_loop_fn work, tier_loop_fn done,

@@ -36,12 +36,17 @@ const struct tier_round_child *tier_round_child(const struct tier_round *r, uint
     return child < r->count ? &r->children[child] : &none;
 }
 
+static bool delivered(enum tier_round_child_state s) {
+    return s == TIER_CHILD_SEALED || s == TIER_CHILD_FOLDED;
+}
+
 struct tier_round_tally tier_round_tally(const struct tier_round *r) {
     struct tier_round_tally t = {0};
     for (size_t i = 0; i < r->count; i++) {
         enum tier_round_child_state s = r->children[i].state;
-        t.active += s == TIER_CHILD_EXPECTED || s == TIER_CHILD_PUSHING || s == TIER_CHILD_SEALED;
-        t.sealed += s == TIER_CHILD_SEALED;
+        t.active += s == TIER_CHILD_EXPECTED || s == TIER_CHILD_PUSHING || delivered(s);
+        t.sealed += delivered(s);
+        t.loose += s == TIER_CHILD_SEALED;
         t.pushing += s == TIER_CHILD_PUSHING;
         t.declined += s == TIER_CHILD_DECLINED;
         t.refused += s == TIER_CHILD_REFUSED;
@@ -65,7 +70,17 @@ static void refuse(struct tier_round_actions *out, const struct tier_round_event
     out->at[out->count - 1].reason = reason;
 }
 
-/* Closes the round if it is time. */
+/* Everything that is sealed goes into the partial, if it is enough. */
+static void part_if_due(struct tier_round *r, size_t loose, struct tier_round_actions *out) {
+    if (r->parting || r->rules.part_at == 0 || loose < r->rules.part_at)
+        return;
+    r->parting = true;
+    for (size_t i = 0; i < r->count; i++)
+        r->children[i].in_part = r->children[i].state == TIER_CHILD_SEALED;
+    act(out, TIER_ACTION_PART, 0, NULL);
+}
+
+/* Closes the round if it is time. A partial in the making is waited for. */
 static void close_if_due(struct tier_round *r, struct tier_round_actions *out) {
     if (r->state != TIER_ROUND_OPEN)
         return;
@@ -75,10 +90,13 @@ static void close_if_due(struct tier_round *r, struct tier_round_actions *out) {
 
     if (quorum || (r->overdue && t.sealed > 0)) {
         r->state = TIER_ROUND_FOLDING;
-        act(out, TIER_ACTION_FOLD, 0, NULL);
+        if (!r->parting)
+            act(out, TIER_ACTION_FOLD, 0, NULL);
     } else if (nobody_left || (r->overdue && !r->rules.wait_when_empty)) {
         r->state = TIER_ROUND_EMPTY;
         act(out, TIER_ACTION_EMPTY, 0, NULL);
+    } else {
+        part_if_due(r, t.loose, out);
     }
 }
 
@@ -90,7 +108,7 @@ static void on_join(struct tier_round *r, uint32_t child, struct tier_round_acti
     if (c->state == TIER_CHILD_NONE)
         c->state = TIER_CHILD_EXPECTED;
     /* One that has delivered is told too: it may have lost everything but its sealed update. */
-    if (c->state == TIER_CHILD_EXPECTED || c->state == TIER_CHILD_SEALED)
+    if (c->state == TIER_CHILD_EXPECTED || delivered(c->state))
         act(out, TIER_ACTION_START, child, NULL);
 }
 
@@ -106,9 +124,9 @@ static void on_offer(struct tier_round *r, const struct tier_round_event *e,
     struct tier_round_child *c = child_at(r, e->child);
     bool same = tier_hash_equal(&c->update, &e->update);
 
-    if (c->state == TIER_CHILD_SEALED && same) {
+    if (delivered(c->state) && same) {
         act(out, TIER_ACTION_RECEIPT, e->child, &e->update);
-    } else if (c->state == TIER_CHILD_SEALED) {
+    } else if (delivered(c->state)) {
         refuse(out, e, TIER_ECONFLICT, "another update of this child is sealed for this round");
     } else if (r->state != TIER_ROUND_OPEN) {
         refuse(out, e, TIER_ELATE, "the round is closed");
@@ -138,7 +156,7 @@ static void on_sealed(struct tier_round *r, const struct tier_round_event *e,
     struct tier_round_child *c = child_at(r, e->child);
     bool same = tier_hash_equal(&c->update, &e->update);
 
-    if (c->state == TIER_CHILD_SEALED) {
+    if (delivered(c->state)) {
         if (same)
             act(out, TIER_ACTION_RECEIPT, e->child, &e->update);
         else
@@ -186,15 +204,37 @@ static void on_lost(struct tier_round *r, const struct tier_round_event *e,
                     struct tier_round_actions *out) {
     struct tier_round_child *c = child_at(r, e->child);
 
-    if (c->state != TIER_CHILD_SEALED || r->state == TIER_ROUND_FOLDED ||
-        r->state == TIER_ROUND_COMMITTED)
+    if (!delivered(c->state) || r->state == TIER_ROUND_FOLDED || r->state == TIER_ROUND_COMMITTED)
         return;
+    if (c->state == TIER_CHILD_FOLDED)
+        r->partial = (struct tier_hash){{0}};
     r->weight -= c->weight;
     c->state = TIER_CHILD_EXPECTED;
+    c->in_part = false;
     r->state = TIER_ROUND_OPEN;
     act(out, TIER_ACTION_DISCARD, e->child, &e->update);
     if (c->attending)
         act(out, TIER_ACTION_START, e->child, NULL); /* it offers again what it keeps */
+}
+
+/* `partial` NULL: there is no new one. */
+static void on_parted(struct tier_round *r, const struct tier_hash *partial,
+                      struct tier_round_actions *out) {
+    if (!r->parting)
+        return;
+    r->parting = false;
+    if (partial)
+        r->partial = *partial;
+    for (size_t i = 0; i < r->count; i++) {
+        struct tier_round_child *c = &r->children[i];
+        if (partial && c->in_part)
+            c->state = TIER_CHILD_FOLDED;
+        c->in_part = false;
+    }
+    if (r->state == TIER_ROUND_FOLDING)
+        act(out, TIER_ACTION_FOLD, 0, NULL);
+    else
+        close_if_due(r, out);
 }
 
 void tier_round_step(struct tier_round *r, const struct tier_round_event *e,
@@ -208,7 +248,7 @@ void tier_round_step(struct tier_round *r, const struct tier_round_event *e,
         on_leave(r, e->child);
         break;
     case TIER_EVENT_DECLINE:
-        if (r->state == TIER_ROUND_OPEN && child_at(r, e->child)->state != TIER_CHILD_SEALED &&
+        if (r->state == TIER_ROUND_OPEN && !delivered(child_at(r, e->child)->state) &&
             child_at(r, e->child)->state != TIER_CHILD_REFUSED) {
             child_at(r, e->child)->state = TIER_CHILD_DECLINED;
             close_if_due(r, out);
@@ -229,6 +269,12 @@ void tier_round_step(struct tier_round *r, const struct tier_round_event *e,
     case TIER_EVENT_DEADLINE:
         r->overdue = true;
         close_if_due(r, out);
+        break;
+    case TIER_EVENT_PARTED:
+        on_parted(r, &e->update, out);
+        break;
+    case TIER_EVENT_UNPARTED:
+        on_parted(r, NULL, out);
         break;
     case TIER_EVENT_FOLDED:
         if (r->state == TIER_ROUND_FOLDING) {
@@ -251,13 +297,15 @@ void tier_round_restore_child(struct tier_round *r, uint32_t child,
         .state = state == TIER_CHILD_PUSHING ? TIER_CHILD_EXPECTED : state, .weight = weight};
     if (update)
         c->update = *update;
-    if (c->state == TIER_CHILD_SEALED)
+    if (delivered(c->state))
         r->weight += weight;
 }
 
 void tier_round_restore(struct tier_round *r, enum tier_round_state state,
-                        const struct tier_hash *own_update) {
+                        const struct tier_hash *partial, const struct tier_hash *own_update) {
     r->state = state;
+    if (partial)
+        r->partial = *partial;
     if (own_update)
         r->own_update = *own_update;
 }
@@ -280,7 +328,7 @@ const char *tier_round_state_text(enum tier_round_state state) {
 }
 
 const char *tier_round_child_state_text(enum tier_round_child_state state) {
-    static const char *const text[] = {"absent",    "training", "pushing",
-                                       "delivered", "declined", "refused"};
+    static const char *const text[] = {"absent",   "training", "pushing",  "delivered",
+                                       "declined", "refused",  "delivered"};
     return (unsigned)state < sizeof text / sizeof *text ? text[state] : "unknown";
 }

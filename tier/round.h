@@ -12,6 +12,10 @@
  * declined, were not refused. A deadline closes it with what has arrived. A child's first sealed
  * update is the one that counts: the same again gets the same receipt, another one is refused.
  *
+ * While it is open, sealed updates may be folded a few at a time into a partial sum, and their
+ * files go: what is held does not grow with the number of children then. A partial that is damaged
+ * makes all of its children wanted again; they hold their updates until the commit.
+ *
  * Threads: none of its own; an object belongs to one thread. Children are small numbers that the
  * owner gives out, stable for the run.
  */
@@ -39,12 +43,14 @@ enum tier_round_child_state {
     TIER_CHILD_SEALED,   /* its update is here, checked, and counts */
     TIER_CHILD_DECLINED,
     TIER_CHILD_REFUSED, /* its update was bad */
+    TIER_CHILD_FOLDED,  /* its update counts, and is in the partial */
 };
 
 struct tier_round_rules {
     struct tier_quorum quorum;
     uint64_t weight_total_max; /* the plan's overflow proof holds up to here */
     bool wait_when_empty;      /* the top: a deadline with nothing waits for the first update */
+    uint32_t part_at;          /* sealed updates that are folded into a partial; 0: never */
 };
 
 enum tier_round_event_type {
@@ -54,8 +60,11 @@ enum tier_round_event_type {
     TIER_EVENT_OFFER,    /* it holds update `update` of weight `weight` */
     TIER_EVENT_SEALED,   /* that update arrived and every element of it is in range */
     TIER_EVENT_BAD,      /* that update arrived and is not */
-    TIER_EVENT_LOST,     /* a sealed update is no longer (whole) in the spool */
+    TIER_EVENT_LOST,     /* a sealed update is no longer (whole) in the spool; of a folded one: the
+                            partial is not, which is to be said of each child in it */
     TIER_EVENT_DEADLINE, /* the time is up */
+    TIER_EVENT_PARTED,   /* the partial is `update` now */
+    TIER_EVENT_UNPARTED, /* it could not be made: it is tried again at once where still due */
     TIER_EVENT_FOLDED,   /* the fold gave `update` */
     TIER_EVENT_COMMIT,   /* the result of the round is published */
 };
@@ -74,7 +83,8 @@ enum tier_round_action_type {
     TIER_ACTION_RECEIPT, /* give the child its receipt for `update` */
     TIER_ACTION_REFUSE,  /* tell the child that `update` is refused: status and reason */
     TIER_ACTION_DISCARD, /* delete `update` from the spool */
-    TIER_ACTION_FOLD,    /* fold every sealed update */
+    TIER_ACTION_PART,    /* fold the partial and every `in_part` update into a new partial */
+    TIER_ACTION_FOLD,    /* fold the partial, where there is one, and every sealed update */
     TIER_ACTION_DELIVER, /* `update` is this node's own: push it up, or publish it */
     TIER_ACTION_EMPTY,   /* nothing to deliver: decline upward, or fail the run */
 };
@@ -97,7 +107,8 @@ struct tier_round_actions {
 struct tier_round_child {
     enum tier_round_child_state state;
     bool attending;
-    struct tier_hash update; /* while PUSHING, SEALED, REFUSED */
+    bool in_part;            /* SEALED, and being folded into the partial */
+    struct tier_hash update; /* while PUSHING, SEALED, FOLDED, REFUSED */
     uint64_t weight;
 };
 
@@ -105,8 +116,10 @@ struct tier_round {
     uint64_t number;
     enum tier_round_state state;
     struct tier_round_rules rules;
-    bool overdue;    /* the deadline has passed */
-    uint64_t weight; /* of the sealed updates */
+    bool overdue;             /* the deadline has passed */
+    bool parting;             /* a partial is being made */
+    uint64_t weight;          /* of what is sealed and folded */
+    struct tier_hash partial; /* zero: none */
     struct tier_hash own_update;
     struct tier_round_child *children;
     size_t count, room;
@@ -124,16 +137,17 @@ void tier_round_restore_child(struct tier_round *r, uint32_t child,
                               enum tier_round_child_state state, const struct tier_hash *update,
                               uint64_t weight);
 void tier_round_restore(struct tier_round *r, enum tier_round_state state,
-                        const struct tier_hash *own_update);
+                        const struct tier_hash *partial, const struct tier_hash *own_update);
 /* After restoring: what has to be done now (a fold that was cut short, a delivery). */
 void tier_round_resume(struct tier_round *r, struct tier_round_actions *out);
 
 void tier_round_step(struct tier_round *r, const struct tier_round_event *event,
                      struct tier_round_actions *out);
 
-/* Children whose update is sealed, declined or refused do not count as active; sealed ones do. */
+/* `active`: children that may still deliver or have; `sealed`: that have; `loose`: whose update is
+ * in no partial yet. */
 struct tier_round_tally {
-    size_t active, sealed, pushing, declined, refused;
+    size_t active, sealed, loose, pushing, declined, refused;
 };
 struct tier_round_tally tier_round_tally(const struct tier_round *r);
 const struct tier_round_child *tier_round_child(const struct tier_round *r, uint32_t child);

@@ -301,7 +301,7 @@ Test(tier_round, a_restored_round_carries_on_where_it_was) {
     tier_round_restore_child(&r, 1, TIER_CHILD_DECLINED, NULL, 0);
     tier_round_resume(&r, &a);
     cr_assert(has(&a, TIER_ACTION_FOLD));
-    tier_round_restore(&r, TIER_ROUND_FOLDED, &own);
+    tier_round_restore(&r, TIER_ROUND_FOLDED, NULL, &own);
     tier_round_resume(&r, &a);
     cr_assert(has(&a, TIER_ACTION_DELIVER));
     cr_assert(tier_hash_equal(&a.at[0].update, &own));
@@ -369,4 +369,112 @@ Test(tier_round, invariants_hold_under_any_sequence_of_events) {
         }
         tier_round_release(&r);
     }
+}
+
+/* ---- partials ---- */
+
+static const struct tier_round_rules by_two = {
+    .quorum = {.kind = TIER_QUORUM_ALL}, .weight_total_max = UINT64_C(1) << 32, .part_at = 2};
+
+static enum tier_round_child_state state_of(const struct tier_round *r, uint32_t child) {
+    return tier_round_child(r, child)->state;
+}
+
+Test(tier_round, enough_sealed_updates_are_folded_into_a_partial_while_others_come) {
+    struct tier_round r = joined(&by_two, 5);
+    struct tier_round_actions a = deliver(&r, 0, 0, 3);
+    cr_assert(has(&a, TIER_ACTION_PART) == false);
+    a = deliver(&r, 1, 1, 4);
+    cr_assert(has(&a, TIER_ACTION_PART));
+    a = deliver(&r, 2, 2, 5); /* comes while the partial is made: it is not in it */
+    cr_assert(has(&a, TIER_ACTION_PART) == false);
+    a = step(&r, TIER_EVENT_PARTED, 0, 100, 0);
+    cr_assert(eq(sz, a.count, 0));
+    cr_assert(eq(int, state_of(&r, 0), TIER_CHILD_FOLDED));
+    cr_assert(eq(int, state_of(&r, 1), TIER_CHILD_FOLDED));
+    cr_assert(eq(int, state_of(&r, 2), TIER_CHILD_SEALED));
+    cr_assert(eq(sz, tier_round_tally(&r).sealed, 3));
+    cr_assert(eq(sz, tier_round_tally(&r).loose, 1));
+    a = deliver(&r, 3, 3, 1);
+    cr_assert(has(&a, TIER_ACTION_PART), "the partial and what came since");
+    a = deliver(&r, 4, 4, 1);
+    cr_assert(eq(int, r.state, TIER_ROUND_FOLDING));
+    cr_assert(has(&a, TIER_ACTION_FOLD) == false, "the partial in the making is waited for");
+    a = step(&r, TIER_EVENT_PARTED, 0, 101, 0);
+    cr_assert(has(&a, TIER_ACTION_FOLD));
+    cr_assert(eq(u64, r.weight, 14));
+    tier_round_release(&r);
+}
+
+Test(tier_round, a_folded_update_gets_its_receipt_again_and_another_is_refused) {
+    struct tier_round r = joined(&by_two, 3);
+    deliver(&r, 0, 0, 1);
+    deliver(&r, 1, 1, 1);
+    step(&r, TIER_EVENT_PARTED, 0, 100, 0);
+    struct tier_round_actions a = step(&r, TIER_EVENT_OFFER, 0, 0, 1);
+    cr_assert(has(&a, TIER_ACTION_RECEIPT));
+    a = step(&r, TIER_EVENT_OFFER, 0, 7, 1);
+    cr_assert(eq(int, refusal(&a), TIER_ECONFLICT));
+    a = step(&r, TIER_EVENT_DECLINE, 0, 0, 0);
+    cr_assert(eq(int, state_of(&r, 0), TIER_CHILD_FOLDED), "what is delivered stays");
+    tier_round_release(&r);
+}
+
+Test(tier_round, a_lost_partial_makes_all_in_it_wanted_again) {
+    struct tier_round r = joined(&by_two, 3);
+    deliver(&r, 0, 0, 1);
+    deliver(&r, 1, 1, 2);
+    step(&r, TIER_EVENT_PARTED, 0, 100, 0);
+    deliver(&r, 2, 2, 4);
+    cr_assert(eq(int, r.state, TIER_ROUND_FOLDING));
+    for (uint32_t i = 0; i < 2; i++) {
+        struct tier_round_actions a = step(&r, TIER_EVENT_LOST, i, i, 0);
+        cr_assert(has(&a, TIER_ACTION_START));
+    }
+    cr_assert(eq(int, r.state, TIER_ROUND_OPEN));
+    cr_assert(tier_hash_is_zero(&r.partial));
+    cr_assert(eq(u64, r.weight, 4));
+    deliver(&r, 0, 0, 1);
+    step(&r, TIER_EVENT_UNPARTED, 0, 0, 0); /* the one that was begun meanwhile fails */
+    struct tier_round_actions a = deliver(&r, 1, 1, 2);
+    cr_assert(eq(int, r.state, TIER_ROUND_FOLDING));
+    (void)a;
+    cr_assert(eq(u64, r.weight, 7));
+    tier_round_release(&r);
+}
+
+Test(tier_round, a_partial_that_cannot_be_made_is_tried_again_and_loses_nothing) {
+    struct tier_round r = joined(&by_two, 3);
+    deliver(&r, 0, 0, 1);
+    deliver(&r, 1, 1, 1);
+    struct tier_round_actions a = step(&r, TIER_EVENT_UNPARTED, 0, 0, 0);
+    cr_assert(has(&a, TIER_ACTION_PART));
+    cr_assert(eq(sz, tier_round_tally(&r).loose, 2));
+    a = deliver(&r, 2, 2, 1);
+    cr_assert(has(&a, TIER_ACTION_FOLD) == false);
+    a = step(&r, TIER_EVENT_UNPARTED, 0, 0, 0);
+    cr_assert(has(&a, TIER_ACTION_FOLD));
+    a = step(&r, TIER_EVENT_PARTED, 0, 100, 0);
+    cr_assert(eq(sz, a.count, 0), "nobody waits for one");
+    cr_assert(tier_hash_is_zero(&r.partial));
+    tier_round_release(&r);
+}
+
+Test(tier_round, a_restart_puts_folded_children_and_their_partial_back) {
+    struct tier_round r;
+    struct tier_hash partial = id_of(100), update = id_of(0);
+    struct tier_round_actions a;
+    tier_round_init(&r, 1, &by_two);
+    tier_round_restore_child(&r, 0, TIER_CHILD_FOLDED, &update, 3);
+    update = id_of(1);
+    tier_round_restore_child(&r, 1, TIER_CHILD_SEALED, &update, 4);
+    tier_round_restore_child(&r, 2, TIER_CHILD_EXPECTED, NULL, 0);
+    tier_round_restore(&r, TIER_ROUND_OPEN, &partial, NULL);
+    tier_round_resume(&r, &a);
+    cr_assert(eq(sz, a.count, 0));
+    cr_assert(eq(u64, r.weight, 7));
+    a = deliver(&r, 2, 2, 5);
+    cr_assert(has(&a, TIER_ACTION_FOLD));
+    cr_assert(tier_hash_equal(&r.partial, &partial));
+    tier_round_release(&r);
 }
