@@ -44,10 +44,12 @@ struct tier_strand {
     const struct tier_strand_events *events;
     void *owner;
     struct job job[STRAND_JOBS];
-    unsigned used; /* messages asked for or here */
-    bool reading;  /* one is asked for */
-    bool failed;   /* the thread's: a piece was not absorbed */
-    bool stop;     /* the loop's: ask for no more */
+    /* The thread's: a piece was not absorbed. A word apart from what is the loop's. */
+    _Alignas(8) bool failed;
+    /* The loop's: */
+    _Alignas(8) unsigned used; /* messages asked for or here */
+    bool reading;              /* one is asked for */
+    bool stop;                 /* the loop's: ask for no more */
     bool ended, closed, telling;
     bool hungry;
     struct tier_strand *hungry_next;
