@@ -83,9 +83,12 @@ static void on_retry(void *arg) {
 
 static struct tier_round_rules rules_of(const struct hub_run *run) {
     const struct tier_plan_tier *tier = tier_plan_tier_of(&run->plan, hub_is_top(run->hub));
-    return (struct tier_round_rules){.quorum = tier->quorum,
-                                     .weight_total_max = run->plan.weight_total_max,
-                                     .wait_when_empty = hub_is_top(run->hub)};
+    uint64_t most = run->plan.weight_total_max;
+
+    if (run->rule && most > TIER_WEIGHT_MAX)
+        most = TIER_WEIGHT_MAX; /* what one resealed update may weigh */
+    return (struct tier_round_rules){
+        .quorum = tier->quorum, .weight_total_max = most, .wait_when_empty = hub_is_top(run->hub)};
 }
 
 static void set_deadline(struct hub_run *run, uint64_t left_ms) {
@@ -239,6 +242,21 @@ void hub_run_free(struct hub_run *run) {
     free(run);
 }
 
+/* How this tier merges; a rule of the operator's own must have been loaded. */
+static enum tier_status find_rule(struct hub_run *run, struct tier_err *err) {
+    const struct tier_plan_merge *merge =
+        &tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->merge;
+    bool mean = !*merge->rule.own && merge->rule.choice == TIER_PLAN_MEAN;
+
+    run->rule = tier_merge_rule_of(merge);
+    if (!run->rule && !mean)
+        return tier_fail(err, TIER_EPLAN,
+                         "the plan merges by the rule %s, which this hub does not have: its "
+                         "operator would load it with merge_plugins",
+                         tier_plan_rule_text(merge));
+    return TIER_OK;
+}
+
 /* With the graph here: the manifest. */
 static enum tier_status prepare(struct hub_run *run, struct tier_err *err) {
     struct tier_graph *graph = NULL;
@@ -310,7 +328,9 @@ enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id, cons
     struct hub_run *run = run_new(hub, id, plan, plan_bytes);
     run->plan = parsed;
     run->created_ms = tier_wall_ms();
-    enum tier_status st = hub_is_top(hub) ? prepare(run, err) : TIER_OK;
+    enum tier_status st = find_rule(run, err);
+    if (st == TIER_OK && hub_is_top(hub))
+        st = prepare(run, err);
     if (st == TIER_OK) {
         struct tier_journal_run row = {.state = run->state, .created_ms = run->created_ms};
         memcpy(row.run, run->hex, sizeof row.run);
@@ -554,6 +574,7 @@ static enum tier_status restore_round(struct hub_run *run, uint64_t number, stru
         run->round.rules.quorum.kind == TIER_QUORUM_ALL)
         state = TIER_ROUND_OPEN; /* an update it would have folded is gone */
     tier_round_restore(&run->round, state, NULL, &row.own_update);
+    hub_work_restore_kept(run);
     if (state == TIER_ROUND_COMMITTED && !tier_hash_is_zero(&row.result_model))
         run->model = row.result_model;
     uint64_t deadline_ms = tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->deadline_s * 1000;
@@ -584,6 +605,7 @@ static enum tier_status restore_run(void *arg, const struct tier_journal_run *ro
     snprintf(run->reason, sizeof run->reason, "%s", row->detail);
     if (run->state != HUB_RUN_OPEN)
         return TIER_OK;
+    TIER_TRY(find_rule(run, err));
     struct tier_err why = {0};
     st = prepare(run, &why); /* a hub that was killed before its graph came fetches it again */
     if (st != TIER_OK && hub_is_top(hub))
@@ -610,6 +632,8 @@ static bool keep_file(void *arg, const struct tier_hash *id, bool sealed) {
                     run->round.state != TIER_ROUND_COMMITTED;
         any_open = any_open || open;
         if (h && open && tier_hash_equal(&h->run, &run->id) && h->round == run->round.number)
+            keep = true;
+        if (h && run->state == HUB_RUN_OPEN && tier_hash_equal(id, &run->kept_update))
             keep = true;
     }
     tier_spool_update_close(u);

@@ -172,7 +172,9 @@ struct job {
     uint64_t round;
     enum job_kind kind;
     uint32_t child;
-    struct tier_hash update, base, plan, result;
+    struct tier_hash update, base, plan, result, previous;
+    const struct tier_merge_ops *rule; /* NULL: the mean */
+    struct tier_plan_merge merge;
     uint64_t weight;
     const struct tier_manifest *manifest; /* the run's: runs outlive the worker */
     struct tier_hash *inputs;
@@ -217,8 +219,14 @@ static enum tier_status fold_job(struct job *job) {
                              .count = job->count,
                              .threads = job->threads,
                              .memory_bytes = job->memory_bytes};
-    enum tier_status st = tier_fold_run(&fold, &job->result, &job->err);
+    const struct tier_merge merge = {
+        .fold = fold, .rule = job->rule, .settings = &job->merge, .previous = job->previous};
+    enum tier_status st = job->rule ? tier_merge_run(&merge, &job->result, &job->err)
+                                    : tier_fold_run(&fold, &job->result, &job->err);
 
+    /* What the next round starts from cannot be had again once the children gave theirs up. */
+    if (st == TIER_OK && job->rule && job->rule->has_previous)
+        st = tier_spool_sync(job->hub->home.spool, &job->result, &job->err);
     if (st == TIER_EUPDATE || st == TIER_ECORRUPT || st == TIER_ENOTFOUND)
         for (size_t i = 0; i < job->count; i++)
             job->damaged[i] = check_update(job->hub->home.spool, &job->inputs[i], job->manifest,
@@ -335,6 +343,24 @@ static void retry_fold(struct hub_run *run, const struct tier_err *err) {
     tier_timer_set(run->retry, RETRY_MS);
 }
 
+static void fold_succeeded(struct hub_run *run, const struct job *job) {
+    struct tier_round_event e = {.type = TIER_EVENT_FOLDED, .update = job->result};
+
+    if (job->rule)
+        hub_audit(run->hub, "round.folded", "h:run", &run->id, "u:round", job->round, "u:updates",
+                  (uint64_t)job->count, "h:update", &job->result, "s:rule", job->rule->name,
+                  "h:previous", &job->previous);
+    else
+        hub_audit(run->hub, "round.folded", "h:run", &run->id, "u:round", job->round, "u:updates",
+                  (uint64_t)job->count, "h:update", &job->result);
+    hub_work_step(run, &e);
+}
+
+/* A rule that refused these updates will refuse them again. */
+static bool never_merges(const struct job *job) {
+    return job->rule && (job->st == TIER_EPLAN || job->st == TIER_EMODEL || job->st == TIER_ELIMIT);
+}
+
 static void fold_done(struct hub_run *run, struct job *job) {
     bool any_lost = false;
 
@@ -343,9 +369,12 @@ static void fold_done(struct hub_run *run, struct job *job) {
         return;
     }
     if (job->st == TIER_OK) {
-        struct tier_round_event e = {.type = TIER_EVENT_FOLDED, .update = job->result};
-        hub_audit(run->hub, "round.folded", "h:run", &run->id, "u:round", job->round, "u:updates",
-                  (uint64_t)job->count, "h:update", &job->result);
+        fold_succeeded(run, job);
+        return;
+    }
+    if (never_merges(job)) {
+        struct tier_round_event e = {.type = TIER_EVENT_NO_MERGE, .reason = job->err.text};
+        tier_log_error("run %.12s round %" PRIu64 ": %s", run->hex, job->round, job->err.text);
         hub_work_step(run, &e);
         return;
     }
@@ -467,10 +496,15 @@ static void start_fold(struct hub_run *run) {
     for (uint32_t i = 0; i < run->round.count; i++)
         if (tier_round_child(&run->round, i)->state == TIER_CHILD_SEALED)
             job->inputs[job->count++] = tier_round_child(&run->round, i)->update;
+    job->rule = run->rule;
+    job->merge = tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->merge;
+    job->previous = run->kept_update;
     job->threads = (unsigned)(c->threads ? c->threads : cores > 0 ? (uint64_t)cores : 1);
     /* The other half of the budget is the network's. */
     job->memory_bytes = (size_t)(c->hub.memory_budget_mb << 20) / 2;
-    size_t least = tier_fold_memory_min(run->manifest, job->count);
+    size_t least = run->rule
+                       ? tier_merge_memory_min(run->manifest, run->rule, &job->merge, job->count)
+                       : tier_fold_memory_min(run->manifest, job->count);
     if (job->memory_bytes < least)
         job->memory_bytes = least;
     run->folding = true;
@@ -542,8 +576,9 @@ static void deliver(struct hub_run *run) {
         start_publish(run);
 }
 
-static void nothing_came(struct hub_run *run) {
-    static const char reason[] = "no child delivered an update for this round";
+static void nothing_came(struct hub_run *run, const char *why) {
+    const char *reason = why ? why : "no child delivered an update that counts for this round";
+
     if (!run->hub->link) {
         hub_run_finish(run, HUB_RUN_FAILED, reason);
         return;
@@ -551,7 +586,8 @@ static void nothing_came(struct hub_run *run) {
     struct tier_from_child m = {
         .type = TIER_FROM_DECLINE, .run = run->id, .round = run->round.number};
     snprintf(m.reason, sizeof m.reason, "%s", reason);
-    hub_audit(run->hub, "round.empty", "h:run", &run->id, "u:round", run->round.number);
+    hub_audit(run->hub, "round.empty", "h:run", &run->id, "u:round", run->round.number, "s:reason",
+              reason);
     tier_link_send(run->hub->link, &m);
 }
 
@@ -587,7 +623,7 @@ static void perform(struct hub_run *run, const struct tier_round_actions *action
             deliver(run);
             break;
         case TIER_ACTION_EMPTY:
-            nothing_came(run);
+            nothing_came(run, a->reason);
             break;
         }
     }
@@ -643,92 +679,10 @@ void hub_work_resume(struct hub_run *run) {
     perform(run, &actions);
 }
 
-/* ---- releasing ---- */
-
-struct release {
-    struct hub_run *run;
-    struct tier_hash *ids;
-    size_t count, room;
-};
-
-static enum tier_status collect(void *arg, const struct tier_journal_update *row,
-                                struct tier_err *err) {
-    struct release *r = arg;
-    (void)err;
-    if (tier_hash_is_zero(&row->update_id))
-        return TIER_OK;
-    if (r->count == r->room) {
-        r->room = r->room ? r->room * 2 : 16;
-        r->ids = need(realloc(r->ids, r->room * sizeof *r->ids));
-    }
-    r->ids[r->count++] = row->update_id;
-    return TIER_OK;
-}
-
-static bool model_in_use(const struct hub *hub, const struct tier_hash *model) {
-    for (const struct hub_run *run = hub->runs; run; run = run->next)
-        if (tier_hash_equal(model, &run->model) || tier_hash_equal(model, &run->base_model) ||
-            tier_hash_equal(model, &run->wanted_base))
-            return true;
-    return false;
-}
-
-/* Two models of a run are kept, its latest and the one that came from; disk must not grow by
- * rounds. */
-static void drop_old_model(struct hub_run *run, uint64_t round) {
-    struct tier_journal_round row;
-
-    if (round < 2 ||
-        tier_journal_round_get(run->hub->home.journal, run->hex, round - 1, &row, NULL) != TIER_OK)
-        return;
-    if (model_in_use(run->hub, &row.base_model))
-        return;
-    char *path = tier_content_path(run->hub->home.models_dir, &row.base_model, TIER_CONTENT_MODEL);
-    unlink(path);
-    free(path);
-}
-
-/* Children that were still pushing when the round went on without them, and what came of it. */
-static void drop_unfinished(struct hub_run *run) {
-    for (uint32_t i = 0; i < run->round.count; i++) {
-        const struct tier_round_child *c = tier_round_child(&run->round, i);
-        if (c->state == TIER_CHILD_SEALED || tier_hash_is_zero(&c->update))
-            continue;
-        tier_serve_withdraw(run->hub->serve, run->children[i].name, &c->update, TIER_ELATE,
-                            "the round is closed");
-        tier_spool_delete(run->hub->home.spool, &c->update, NULL);
-    }
-}
-
 void hub_work_drop(struct hub_run *run, const char *child, const struct tier_hash *id) {
     static const struct tier_err late = {.status = TIER_ELATE, .text = "the round is closed"};
     for (uint32_t i = 0; i < run->child_count; i++)
         if (strcmp(run->children[i].name, child) == 0)
             delete_update(run, i, id);
     tier_serve_pushed(run->hub->serve, child, id, NULL, &late);
-}
-
-void hub_work_release(struct hub_run *run, uint64_t round) {
-    struct tier_home *home = &run->hub->home;
-    struct tier_journal_round row;
-    struct release r = {.run = run};
-    struct tier_err err = {0};
-
-    drop_old_model(run, round);
-    if (round == run->round.number)
-        drop_unfinished(run);
-    if (tier_journal_round_get(home->journal, run->hex, round, &row, NULL) != TIER_OK)
-        return;
-    enum tier_status st = tier_journal_update_each(home->journal, run->hex, round,
-                                                   TIER_UPDATE_STATE_ANY, collect, &r, &err);
-    for (size_t i = 0; i < r.count && st == TIER_OK; i++)
-        st = tier_spool_delete(home->spool, &r.ids[i], &err);
-    if (st == TIER_OK && !tier_hash_is_zero(&row.own_update)) {
-        st = tier_spool_delete(home->spool, &row.own_update, &err);
-        if (st == TIER_OK)
-            st = tier_journal_sent_delete(home->journal, run->hex, round, &row.own_update, &err);
-    }
-    free(r.ids);
-    if (st != TIER_OK)
-        tier_log_warn("cannot clear round %" PRIu64 ": %s", round, err.text);
 }

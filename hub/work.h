@@ -31,6 +31,8 @@ void hub_work_open_round(struct hub_run *run);
 void hub_work_release(struct hub_run *run, uint64_t round);
 /* Writes the model that round 1 starts from, then hub_run_first_round. */
 void hub_work_first_model(struct hub_run *run);
+/* After a restart, with the round restored: which result of a former round the rule needs. */
+void hub_work_restore_kept(struct hub_run *run);
 /* The run's row. */
 void hub_work_journal_run(struct hub_run *run);
 

@@ -12,8 +12,8 @@
  *
  * Threads: a device belongs to one thread at a time; different devices may be used by different
  * threads at once. Work on a device is ordered; kern_download and kern_sync wait for it, other
- * calls may return earlier. The kern_fold_* functions take host memory, no device, and may be
- * called by any thread at any time.
+ * calls may return earlier. The kern_fold_* functions and those of robust merges take host
+ * memory, no device, and may be called by any thread at any time.
  *
  * Errors: enum kern_status; kern_device_error() gives the last one of a device in words.
  * After KERN_EDEVICE every call on that device but its close fails in the same way.
@@ -187,6 +187,30 @@ uint64_t kern_fold_i64(int64_t *acc, const int64_t *s, size_t n, uint64_t weight
  */
 void kern_apply_mean(float *y, const float *x, const int64_t *hi, const int64_t *lo, size_t n,
                      int frac_bits, uint64_t weight);
+
+/* ---- robust merges, on host memory ---------------------------------------------------------- */
+
+/*
+ * Checks n values that are to be merged one by one: returns how many are NaN, infinite or beyond
+ * 2^(30 - frac_bits), which is what kern_fold_f32 refuses, and the first in *first_out (may be
+ * NULL). -0 becomes 0 in place.
+ */
+uint64_t kern_accept_f32(float *x, size_t n, int frac_bits, size_t *first_out);
+/*
+ * out[i] = the mean in double, rounded once, of the values x[0..rows)[i] without the `trim` lowest
+ * and the `trim` highest; they are added in ascending order. 2 * trim < rows; (rows - 1) / 2 gives
+ * the median. `stride` floats lie between rows. Values as kern_accept_f32 leaves them. work holds
+ * KERN_TRIM_WORK(rows) floats. Independent of the order of rows.
+ */
+#define KERN_TRIM_WORK(rows) (16 * (size_t)(rows))
+void kern_trimmed_mean(float *out, const float *x, size_t rows, size_t stride, size_t n,
+                       size_t trim, float *work);
+/*
+ * gram[i * (i + 1) / 2 + j] += the dot product of rows i and j, j <= i, over n elements: eight
+ * partial sums in double (element e goes to sum e mod 8, ascending), added as ((0+4)+(2+6)) +
+ * ((1+5)+(3+7)). The same bits with every instruction set.
+ */
+void kern_gram(double *gram, const float *x, size_t rows, size_t stride, size_t n);
 
 /* The same fold on a device; acc is int64[n], x float[n], refused is uint64[1] on the device, added
  * to; both `at` count 8-byte elements. Same bits and same count as kern_fold_f32. */

@@ -13,6 +13,7 @@
 #include "tier/fold.h"
 
 #include "tier/bytes.h"
+#include "tier/fold_header.h"
 #include "tier/segment.h"
 
 #include <inttypes.h>
@@ -250,57 +251,13 @@ out:
 
 /* ---- the whole ------------------------------------------------------------------------------ */
 
-static int by_bytes(const void *a, const void *b) {
-    return memcmp(a, b, TIER_HASH_BYTES);
-}
-
-static enum tier_status foreign(const struct tier_hash *id, const char *what,
-                                struct tier_err *err) {
-    char hex[TIER_HASH_HEX];
-
-    return tier_fail(err, TIER_EUPDATE, "update %.16s is of another %s than this fold",
-                     tier_hash_hex(id, hex), what);
-}
-
-/* Adds one input's weight, metrics and counts to the header of the result. */
-static enum tier_status count_in(struct fold_job *job, const struct tier_update *u,
-                                 struct tier_err *err) {
-    const struct tier_update_header *h = tier_spool_update_header(u);
-    const struct tier_hash *id = tier_spool_update_id(u);
-    char hex[TIER_HASH_HEX];
-
-    if (!tier_hash_equal(&h->run, &job->fold->run))
-        return foreign(id, "run", err);
-    if (h->round != job->fold->round)
-        return foreign(id, "round", err);
-    if (!tier_hash_equal(&h->base_model, &job->fold->base_model))
-        return foreign(id, "base model", err);
-    enum tier_status st = tier_update_header_check(h, job->fold->manifest, err);
-    if (st == TIER_OK && h->metrics)
-        st = tier_metrics_merge(job->header.metrics, h->metrics, err);
-    if (st != TIER_OK) {
-        tier_err_prefix(err, "update %.16s", tier_hash_hex(id, hex));
-        return st;
-    }
-    if (h->weight > TIER_WEIGHT_TOTAL_MAX - job->header.weight)
-        return tier_fail(err, TIER_ELIMIT,
-                         "the weights of the updates to fold pass %" PRIu64 " at %.16s",
-                         TIER_WEIGHT_TOTAL_MAX, tier_hash_hex(id, hex));
-    if (h->saturated > TIER_SATURATED_MAX - job->header.saturated)
-        return tier_fail(err, TIER_ELIMIT,
-                         "the saturated elements of the updates to fold pass %" PRIu64 " at %.16s",
-                         TIER_SATURATED_MAX, tier_hash_hex(id, hex));
-    job->header.weight += h->weight;
-    job->header.saturated += h->saturated;
-    return TIER_OK;
-}
-
 static enum tier_status open_inputs(struct fold_job *job, const struct tier_hash *ids,
                                     struct tier_err *err) {
     for (size_t i = 0; i < job->fold->count; i++) {
         struct input *in = &job->inputs[job->count];
         TIER_TRY(tier_spool_update_open(job->fold->spool, &ids[i], &in->update, err));
-        enum tier_status st = count_in(job, in->update, err);
+        enum tier_status st =
+            tier_fold_header_add(&job->header, job->fold, in->update, TIER_WEIGHT_TOTAL_MAX, err);
         if (st != TIER_OK || tier_spool_update_header(in->update)->weight == 0) {
             tier_spool_update_close(in->update);
             in->update = NULL;
@@ -349,7 +306,7 @@ enum tier_status tier_fold_run(const struct tier_fold *fold, struct tier_hash *i
         goto out;
     }
     memcpy(ids, fold->inputs, fold->count * sizeof *ids);
-    qsort(ids, fold->count, sizeof *ids, by_bytes);
+    tier_fold_sort(ids, fold->count);
     TIER_TRY_OUT(open_inputs(&job, ids, err));
     TIER_TRY_OUT(tier_spool_writer_begin(fold->spool, &job.header, &job.writer, err));
     if (job.count > 0) {

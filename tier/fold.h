@@ -46,9 +46,9 @@ enum tier_status tier_fold_run(const struct tier_fold *fold, struct tier_hash *i
 
 /*
  * new model = base + S / W, written into models_dir with that metadata and named by its hash. `sum`
- * must be a SUM update of weight > 0 of this manifest. `base` must be the model its header names
- * (refused when the base's file name says another hash). TIER_EMODEL names the first tensor that
- * would become infinite or NaN.
+ * must be an update of weight > 0 of this manifest: a fold's, or the F32 one of another merge.
+ * `base` must be the model its header names (refused when the base's file name says another hash).
+ * TIER_EMODEL names the first tensor that would become infinite or NaN.
  */
 enum tier_status tier_fold_publish(const struct tier_update *sum,
                                    const struct tier_manifest *manifest,

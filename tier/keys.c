@@ -230,6 +230,27 @@ static bool set_choice(const struct tier_keys_item *key, int *field, const char 
     return refuse(why, bytes, "must be one of: %s; not '%.60s'", known, text);
 }
 
+/* An own name is what set_choice would refuse, so that its list of what is known is given once. */
+static bool set_rule(const struct tier_keys_item *key, struct tier_keys_rule *field,
+                     const char *text, char *why, size_t bytes) {
+    struct tier_keys_rule rule = {0};
+
+    if (strncmp(text, "x-", 2) == 0) {
+        if (!text[2] || !valid_name(text) || strlen(text) >= sizeof rule.own)
+            return refuse(why, bytes,
+                          "must be at most %zu letters, digits, '.', '_' and '-' for a rule of "
+                          "one's own, not '%.70s'",
+                          sizeof rule.own - 1, text);
+        memcpy(rule.own, text, strlen(text));
+    } else if (!set_choice(key, &rule.choice, text, why, bytes)) {
+        size_t used = strlen(why);
+        snprintf(why + used, bytes - used, "; a rule of one's own is called x-...");
+        return false;
+    }
+    *field = rule;
+    return true;
+}
+
 static bool set_list(struct tier_keys_list *field, const char *text, char *why, size_t bytes) {
     size_t count = 0;
 
@@ -294,6 +315,8 @@ bool tier_keys_set(const struct tier_keys_item *key, void *base, const char *tex
         return set_choice(key, field, text, why, why_bytes);
     case TIER_KEYS_LIST:
         return set_list(field, text, why, why_bytes);
+    case TIER_KEYS_RULE:
+        return set_rule(key, field, text, why, why_bytes);
     default:
         return set_quorum(field, text, why, why_bytes);
     }
@@ -325,6 +348,9 @@ const char *tier_keys_text(const struct tier_keys_item *key, const void *base, c
             snprintf(buf, bytes, "%s", key->choices[*(const int *)field]);
     } else if (key->type == TIER_KEYS_LIST) {
         list_text(field, buf, bytes);
+    } else if (key->type == TIER_KEYS_RULE) {
+        const struct tier_keys_rule *rule = field;
+        snprintf(buf, bytes, "%s", *rule->own ? rule->own : key->choices[rule->choice]);
     } else {
         const struct tier_quorum *q = field;
         if (q->kind == TIER_QUORUM_ALL)

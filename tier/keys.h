@@ -20,7 +20,7 @@
 
 #include <stdint.h>
 
-#define TIER_KEYS_MAX 64 /* keys in one table */
+#define TIER_KEYS_MAX 128 /* keys in one table */
 #define TIER_KEYS_LIST_MAX 64
 #define TIER_KEYS_TEXT_MAX 1024 /* bytes of one value, terminator included */
 
@@ -58,11 +58,17 @@ enum tier_keys_type {
     TIER_KEYS_CHOICE,  /* int, the index in choices; -1 for absent */
     TIER_KEYS_LIST,    /* struct tier_keys_list */
     TIER_KEYS_QUORUM,  /* struct tier_quorum */
+    TIER_KEYS_RULE,    /* struct tier_keys_rule: one of choices, or an operator's own, "x-..." */
 };
 
 struct tier_keys_list {
     size_t count;
     char item[TIER_KEYS_LIST_MAX][TIER_TENSOR_NAME_LEN_MAX + 1];
+};
+
+struct tier_keys_rule {
+    int choice;                      /* the index in choices; 0 with an own name */
+    char own[TIER_NAME_LEN_MAX + 1]; /* "x-..."; "" where it is one of the choices */
 };
 
 enum tier_quorum_kind { TIER_QUORUM_ALL, TIER_QUORUM_COUNT, TIER_QUORUM_FRACTION };

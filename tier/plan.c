@@ -78,22 +78,45 @@ out:
     return ok;
 }
 
-/* Fills in what depends on other keys. What does not apply stays absent. */
-static void resolve(struct tier_plan_draft *d, const int *lines) {
+/*
+ * A tier has what is written for it, and the rest from the default. A merge's numbers belong to its
+ * rule, so a tier that names a rule takes none of the default's.
+ */
+static void resolve_tier(struct tier_plan_tier *out, const struct tier_plan_tier *fallback,
+                         const struct tier_plan_tier *own, const char *tier, const int *lines) {
     size_t count;
     const struct tier_keys_item *keys = tier_plan_written_keys(&count);
+    char path[64];
+
+    *out = *fallback;
+#define WRITTEN(leaf)                                                                              \
+    (snprintf(path, sizeof path, "%s." leaf, tier), lines[tier_keys_find(keys, count, path)] != 0)
+#define TAKE(leaf, member)                                                                         \
+    do {                                                                                           \
+        if (WRITTEN(leaf))                                                                         \
+            out->member = own->member;                                                             \
+    } while (0)
+    if (WRITTEN("merge.rule"))
+        out->merge = own->merge;
+    TAKE("quorum", quorum);
+    TAKE("deadline_s", deadline_s);
+    TAKE("merge.mix", merge.mix);
+    TAKE("merge.byzantine", merge.byzantine);
+    TAKE("merge.select", merge.select);
+    TAKE("merge.radius", merge.radius);
+    TAKE("merge.iterations", merge.iterations);
+    TAKE("merge.smoothing", merge.smoothing);
+#undef TAKE
+#undef WRITTEN
+    tier_plan_merge_defaults(&out->merge);
+}
+
+/* Fills in what depends on other keys. What does not apply stays absent. */
+static void resolve(struct tier_plan_draft *d, const int *lines) {
     struct tier_plan *p = &d->plan;
 
-    p->top = d->fallback;
-    p->hub = d->fallback;
-    if (lines[tier_keys_find(keys, count, "tiers.top.quorum")])
-        p->top.quorum = d->top.quorum;
-    if (lines[tier_keys_find(keys, count, "tiers.top.deadline_s")])
-        p->top.deadline_s = d->top.deadline_s;
-    if (lines[tier_keys_find(keys, count, "tiers.hub.quorum")])
-        p->hub.quorum = d->hub.quorum;
-    if (lines[tier_keys_find(keys, count, "tiers.hub.deadline_s")])
-        p->hub.deadline_s = d->hub.deadline_s;
+    resolve_tier(&p->top, &d->fallback, &d->top, "tiers.top", lines);
+    resolve_tier(&p->hub, &d->fallback, &d->hub, "tiers.hub", lines);
     if (p->optimiser.kind == TIER_PLAN_SGD && isnan(p->optimiser.momentum))
         p->optimiser.momentum = 0;
     if (p->optimiser.kind == TIER_PLAN_ADAM) {
@@ -181,6 +204,7 @@ static json_t *list_json(const struct tier_keys_list *list) {
 static json_t *value_json(const struct tier_keys_item *key, const void *base) {
     const void *field = (const char *)base + key->offset;
     const struct tier_quorum *q = field;
+    char text[TIER_NAME_LEN_MAX + 1];
 
     switch (key->type) {
     case TIER_KEYS_INT:
@@ -194,6 +218,8 @@ static json_t *value_json(const struct tier_keys_item *key, const void *base) {
                                        : json_string(key->choices[*(const int *)field]);
     case TIER_KEYS_LIST:
         return list_json(field);
+    case TIER_KEYS_RULE:
+        return json_string(tier_keys_text(key, base, text, sizeof text));
     case TIER_KEYS_QUORUM:
         return q->kind == TIER_QUORUM_ALL     ? json_string("all")
                : q->kind == TIER_QUORUM_COUNT ? json_integer((json_int_t)q->count)

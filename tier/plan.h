@@ -29,9 +29,34 @@ enum tier_plan_metric {
 };
 enum tier_plan_server { TIER_PLAN_SERVER_NONE };
 
+enum tier_plan_rule { /* how a tier merges its children's updates */
+                      TIER_PLAN_MEAN,
+                      TIER_PLAN_MEDIAN,
+                      TIER_PLAN_TRIMMED_MEAN,
+                      TIER_PLAN_KRUM,
+                      TIER_PLAN_MULTI_KRUM,
+                      TIER_PLAN_GEOMETRIC_MEDIAN,
+                      TIER_PLAN_CENTRED_CLIPPING,
+                      TIER_PLAN_NORM_BOUND,
+};
+enum tier_plan_mix { TIER_PLAN_MIX_NONE, TIER_PLAN_MIX_NEAREST };
+
+/* All zero is the mean. 0 stands for a number that is absent: the rule does not take it, or, for
+ * select and radius, works it out from the round's own updates. */
+struct tier_plan_merge {
+    struct tier_keys_rule rule; /* choice: enum tier_plan_rule */
+    int mix;                    /* enum tier_plan_mix: before the rule */
+    double byzantine;           /* below 1 a share of the updates, else a number of them */
+    uint64_t select;
+    double radius;
+    uint64_t iterations;
+    double smoothing;
+};
+
 struct tier_plan_tier {
     struct tier_quorum quorum;
     uint64_t deadline_s; /* 0: none */
+    struct tier_plan_merge merge;
 };
 
 struct tier_plan {
@@ -110,6 +135,9 @@ const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t byte
 
 /* The settings of a round at a hub: its own tier's, by whether it has a parent. Borrowed. */
 const struct tier_plan_tier *tier_plan_tier_of(const struct tier_plan *plan, bool is_top);
+
+/* "krum", "x-mine". Borrowed. */
+const char *tier_plan_rule_text(const struct tier_plan_merge *merge);
 
 /* The table of keys as they travel, for documentation and `plan show`. */
 const struct tier_keys_item *tier_plan_keys(size_t *count_out);

@@ -20,6 +20,11 @@ static const char *const loss_choices[] = {"bce", "cross_entropy", NULL};
 static const char *const optimiser_choices[] = {"sgd", "adam", NULL};
 static const char *const weights_choices[] = {"samples", "uniform", NULL};
 static const char *const metric_choices[] = {"none", "accuracy", "auc", "loss", NULL};
+static const char *const rule_choices[] = {
+    "mean",       "median",           "trimmed_mean",     "krum",
+    "multi_krum", "geometric_median", "centred_clipping", "norm_bound",
+    NULL};
+static const char *const mix_choices[] = {"none", "nearest", NULL};
 static const char *const server_choices[] = {"none", NULL};
 
 /*
@@ -90,7 +95,22 @@ static const char *const server_choices[] = {"none", NULL};
     {path ".quorum", TIER_KEYS_QUORUM, FIELD(member.quorum), quorum_default, 0, 0, NULL,           \
      "children that must answer: all, a number, or a fraction"},                                   \
     {path ".deadline_s", TIER_KEYS_INT, FIELD(member.deadline_s), deadline_default, 0, 2592000,    \
-     NULL, "seconds after which a round closes with what it has; 0 is none"}
+     NULL, "seconds after which a round closes with what it has; 0 is none"},                      \
+    {path ".merge.rule", TIER_KEYS_RULE, FIELD(member.merge.rule), "mean", 0, 0, rule_choices,     \
+     "how the children's updates become one: mean, a robust rule, or a hub's own x-..."},          \
+    {path ".merge.mix", TIER_KEYS_CHOICE, FIELD(member.merge.mix), "none", 0, 0, mix_choices,      \
+     "nearest: each update becomes the mean of those nearest to it, before a robust rule"},        \
+    {path ".merge.byzantine", TIER_KEYS_REAL, FIELD(member.merge.byzantine), "0.0", 0,             \
+     TIER_CHILDREN_MAX, NULL,                                                                      \
+     "updates that may be an attacker's: a share below 1, or a number; 0.2 where it is left out"}, \
+    {path ".merge.select", TIER_KEYS_INT, FIELD(member.merge.select), "0", 0, TIER_CHILDREN_MAX,   \
+     NULL, "for multi_krum: updates it takes the mean of; 0 is all that it can vouch for"},        \
+    {path ".merge.radius", TIER_KEYS_REAL, FIELD(member.merge.radius), "0.0", 0, 1e30, NULL,       \
+     "for norm_bound, centred_clipping: the norm to cut at; 0 is the median of the round's"},      \
+    {path ".merge.iterations", TIER_KEYS_INT, FIELD(member.merge.iterations), "0", 0, 10000, NULL, \
+     "for geometric_median (64 where it is left out), centred_clipping (3)"},                      \
+    {path ".merge.smoothing", TIER_KEYS_REAL, FIELD(member.merge.smoothing), "0.0", 0, 1e30, NULL, \
+     "for geometric_median: distances below it count as it; 1e-6 where it is left out"}
 
 static const struct tier_keys_item written_keys[] = {
     SHARED_KEYS,
@@ -135,9 +155,8 @@ int tier_plan_frac_bits(double clip) {
     return 30 - (m == 0.5 ? exponent - 1 : exponent);
 }
 
-static void complain(const struct tier_plan_checker *c, const char *path, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
-static void complain(const struct tier_plan_checker *c, const char *path, const char *fmt, ...) {
+#define complain tier_plan_complain
+void tier_plan_complain(const struct tier_plan_checker *c, const char *path, const char *fmt, ...) {
     char reason[300];
     int key = tier_keys_find(c->keys, c->count, path);
     va_list args;
@@ -231,6 +250,12 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     check_local(c);
     check_exact(c);
     check_stop(c);
+    tier_plan_check_merge(c, &c->plan->top.merge, "tiers.top");
+    tier_plan_check_merge(c, &c->plan->hub.merge, "tiers.hub");
+}
+
+const char *tier_plan_rule_text(const struct tier_plan_merge *merge) {
+    return *merge->rule.own ? merge->rule.own : rule_choices[merge->rule.choice];
 }
 
 const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t bytes) {

@@ -30,6 +30,15 @@ struct tier_plan_checker {
     struct tier_problems *problems;
 };
 
+/* Fills in the numbers that the rule takes and that were left out. */
+void tier_plan_merge_defaults(struct tier_plan_merge *merge);
+/* What must hold for a tier's merge; `tier` is "tiers.top" or "tiers.hub". */
+void tier_plan_check_merge(const struct tier_plan_checker *c, const struct tier_plan_merge *merge,
+                           const char *tier);
+/* A problem about a key, at its line where it has one. */
+void tier_plan_complain(const struct tier_plan_checker *c, const char *path, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
 /* Everything that must hold between keys; derives frac_bits. A key that is still absent because it
  * was refused is passed over. */
 void tier_plan_check(const struct tier_plan_checker *c);

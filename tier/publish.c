@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The one division of the federation: new model = base + S / W, at the root, segment by segment in
- * one thread. IEEE double operations in a fixed order per element, so every machine that holds the
- * same sum publishes the same file, and the file's name proves it.
+ * one thread (the result of a merge other than the mean is taken as W times its rounded value).
+ * IEEE double operations in a fixed order per element, so every machine that holds the same sum
+ * publishes the same file, and the file's name proves it.
  */
 #include "kernels/kern.h"
 #include "tier/fold.h"
@@ -25,11 +26,9 @@ static enum tier_status publishable(const struct tier_update_header *h,
     char theirs[TIER_HASH_HEX], ours[TIER_HASH_HEX];
     const struct tier_hash *named = tier_model_named_hash(base);
 
-    if (h->encoding != TIER_ENC_SUM || h->weight == 0)
+    if (h->weight == 0)
         return tier_fail(err, TIER_EUPDATE,
-                         "an update of encoding %s and weight %" PRIu64 " cannot be published; a "
-                         "sum with a weight would be right",
-                         tier_encoding_text(h->encoding), h->weight);
+                         "an update of weight 0 cannot be published: it holds no change");
     if (!tier_hash_is_zero(named) && !tier_hash_equal(named, &h->base_model))
         return tier_fail(err, TIER_EMODEL, "the sum is relative to model %.16s, the base is %.16s",
                          tier_hash_hex(&h->base_model, theirs), tier_hash_hex(named, ours));

@@ -286,6 +286,13 @@ void tier_round_step(struct tier_round *r, const struct tier_round_event *e,
     case TIER_EVENT_COMMIT:
         r->state = TIER_ROUND_COMMITTED;
         break;
+    case TIER_EVENT_NO_MERGE:
+        if (r->state == TIER_ROUND_FOLDING) {
+            r->state = TIER_ROUND_EMPTY;
+            act(out, TIER_ACTION_EMPTY, 0, NULL);
+            out->at[out->count - 1].reason = e->reason;
+        }
+        break;
     }
 }
 

@@ -6,7 +6,7 @@
  *
  *   OPEN ----quorum or deadline----> FOLDING ----folded----> FOLDED ----commit----> COMMITTED
  *     |                                 \____ bad update ____/ (back to OPEN)
- *     +--- nobody left, or deadline with nothing ---> EMPTY
+ *     +--- nobody left, or deadline with nothing ---> EMPTY <--- (from FOLDING) no merge
  *
  * Quorum closes a round as soon as enough children have delivered; `all` means all that have not
  * declined, were not refused. A deadline closes it with what has arrived. A child's first sealed
@@ -33,7 +33,7 @@ enum tier_round_state {
     TIER_ROUND_FOLDING,
     TIER_ROUND_FOLDED,
     TIER_ROUND_COMMITTED,
-    TIER_ROUND_EMPTY, /* closed without a single update */
+    TIER_ROUND_EMPTY, /* closed without a result: no update, or none that can be merged */
 };
 
 enum tier_round_child_state {
@@ -67,6 +67,7 @@ enum tier_round_event_type {
     TIER_EVENT_UNPARTED, /* it could not be made: it is tried again at once where still due */
     TIER_EVENT_FOLDED,   /* the fold gave `update` */
     TIER_EVENT_COMMIT,   /* the result of the round is published */
+    TIER_EVENT_NO_MERGE, /* the updates cannot become one, and never will: `reason` */
 };
 
 struct tier_round_event {
@@ -74,7 +75,7 @@ struct tier_round_event {
     uint32_t child;
     struct tier_hash update;
     uint64_t weight;
-    const char *reason; /* BAD: what is wrong with it; borrowed until its actions are done */
+    const char *reason; /* BAD, NO_MERGE: what is wrong; borrowed until its actions are done */
 };
 
 enum tier_round_action_type {

@@ -110,6 +110,20 @@ enum tier_status tier_spool_delete(struct tier_spool *spool, const struct tier_h
     return TIER_OK;
 }
 
+enum tier_status tier_spool_sync(const struct tier_spool *spool, const struct tier_hash *id,
+                                 struct tier_err *err) {
+    char name[TIER_SPOOL_NAME];
+    enum tier_status st = TIER_OK;
+
+    tier_spool_name(id, TIER_SPOOL_SEALED, name);
+    int fd = openat(spool->dirfd, name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd) != 0 || fsync(spool->dirfd) != 0)
+        st = tier_fail_errno(err, TIER_EIO, "cannot sync %s/%s", spool->dir, name);
+    if (fd >= 0)
+        close(fd);
+    return st;
+}
+
 /* ---- walking the directory ------------------------------------------------------------------- */
 
 enum entry_kind { ENTRY_FOREIGN, ENTRY_SEALED, ENTRY_PART, ENTRY_TMP };

@@ -46,6 +46,10 @@ enum tier_status tier_spool_sweep(struct tier_spool *spool, tier_spool_keep *kee
 enum tier_status tier_spool_bytes(const struct tier_spool *spool, uint64_t *out,
                                   struct tier_err *err);
 
+/* Waits until that sealed update is on the disk, name and all. */
+enum tier_status tier_spool_sync(const struct tier_spool *spool, const struct tier_hash *id,
+                                 struct tier_err *err);
+
 /* ---- receiving ------------------------------------------------------------------------------ */
 
 struct tier_spool_rx;

@@ -238,3 +238,21 @@ Test(hub_tree, a_deadline_goes_on_without_a_spoke_that_is_gone) {
     cr_assert(tree_until(top, round_is, &later, TIMEOUT_MS), "rounds go on without it");
     tree_free(tree);
 }
+
+Test(hub_tree, a_region_and_the_top_merge_by_the_rules_of_the_plan) {
+    struct tier_hash models[2];
+    for (int again = 0; again < 2; again++) {
+        struct tree *tree = make_tree(again ? "median-again" : "median");
+        struct tree_node *top = tree_hub(tree, "top", NULL, 3);
+        struct tree_node *hub = tree_hub(tree, "hub-a", top, 3);
+        for (unsigned i = 0; i < 5; i++)
+            make_spoke(tree, again ? 4 - i : i, (again ? 4 - i : i) < 3 ? hub : top);
+        struct tier_plan plan = plan_of(4);
+        plan.top.merge.rule.choice = TIER_PLAN_MEDIAN;
+        plan.hub.merge.rule.choice = TIER_PLAN_MEDIAN;
+        struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
+        models[again] = finish(top, &run);
+        tree_free(tree);
+    }
+    cr_assert(tier_hash_equal(&models[0], &models[1]));
+}

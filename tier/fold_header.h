@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The header of what many updates become, whether they are folded or merged: weights, metrics and
+ * counts add up exactly.
+ *
+ * Threads: the caller's.
+ */
+#ifndef CONSILIUM_TIER_FOLD_HEADER_H
+#define CONSILIUM_TIER_FOLD_HEADER_H
+
+#include "tier/fold.h"
+#include "tier/update.h"
+
+/*
+ * Adds one input to `sum`, whose metrics are there. TIER_EUPDATE names the input that is of another
+ * run, round, base model or manifest than the fold; TIER_ELIMIT where the weights would pass
+ * weight_max, or a count its own limit.
+ */
+enum tier_status tier_fold_header_add(struct tier_update_header *sum, const struct tier_fold *fold,
+                                      const struct tier_update *input, uint64_t weight_max,
+                                      struct tier_err *err);
+void tier_fold_sort(struct tier_hash *ids, size_t count); /* ascending */
+
+#endif
