@@ -119,7 +119,7 @@ void hub_work_settle(struct hub_run *run) {
 
     for (uint32_t i = 0; i < run->round.count; i++) {
         const struct tier_round_child *c = tier_round_child(&run->round, i);
-        if (c->state == TIER_CHILD_SEALED &&
+        if ((c->state == TIER_CHILD_SEALED || c->state == TIER_CHILD_FOLDED) &&
             receipt_of(run, i, &c->update, &receipt, &err) != TIER_OK) {
             hub_stop_on(run->hub, &err);
             return;

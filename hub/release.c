@@ -64,7 +64,8 @@ static void drop_old_model(struct hub_run *run, uint64_t round) {
 static void drop_unfinished(struct hub_run *run) {
     for (uint32_t i = 0; i < run->round.count; i++) {
         const struct tier_round_child *c = tier_round_child(&run->round, i);
-        if (c->state == TIER_CHILD_SEALED || tier_hash_is_zero(&c->update))
+        if (c->state == TIER_CHILD_SEALED || c->state == TIER_CHILD_FOLDED ||
+            tier_hash_is_zero(&c->update))
             continue;
         tier_serve_withdraw(run->hub->serve, run->children[i].name, &c->update, TIER_ELATE,
                             "the round is closed");
@@ -108,8 +109,12 @@ void hub_work_release(struct hub_run *run, uint64_t round) {
     struct tier_err err = {0};
 
     drop_old_model(run, round);
-    if (round == run->round.number)
+    if (round == run->round.number) {
         drop_unfinished(run);
+        if (!tier_hash_is_zero(&run->round.partial) &&
+            !tier_hash_equal(&run->round.partial, &run->round.own_update))
+            tier_spool_delete(home->spool, &run->round.partial, NULL);
+    }
     if (tier_journal_round_get(home->journal, run->hex, round, &row, NULL) != TIER_OK)
         return;
     enum tier_status st = tier_journal_update_each(home->journal, run->hex, round,

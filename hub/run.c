@@ -19,6 +19,7 @@
 /* A hub leaves a fifth of what its parent grants to its own fold and push. */
 #define DEADLINE_SHARE_NUM 4
 #define DEADLINE_SHARE_DEN 5
+#define PART_AT 8
 
 static void *need(void *p) {
     if (!p)
@@ -81,14 +82,24 @@ static void on_retry(void *arg) {
     hub_work_resume(arg);
 }
 
+/* As many as a fold adds in one pass, or as may arrive at a time. */
+static uint32_t part_at(const struct hub_run *run) {
+    uint64_t places = run->hub->config->hub.max_uploaders;
+    if (tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->retain == TIER_PLAN_RETAIN_UPDATES)
+        return 0;
+    return places < PART_AT ? (uint32_t)places : PART_AT;
+}
+
 static struct tier_round_rules rules_of(const struct hub_run *run) {
     const struct tier_plan_tier *tier = tier_plan_tier_of(&run->plan, hub_is_top(run->hub));
     uint64_t most = run->plan.weight_total_max;
 
     if (run->rule && most > TIER_WEIGHT_MAX)
         most = TIER_WEIGHT_MAX; /* what one resealed update may weigh */
-    return (struct tier_round_rules){
-        .quorum = tier->quorum, .weight_total_max = most, .wait_when_empty = hub_is_top(run->hub)};
+    return (struct tier_round_rules){.quorum = tier->quorum,
+                                     .weight_total_max = most,
+                                     .wait_when_empty = hub_is_top(run->hub),
+                                     .part_at = part_at(run)};
 }
 
 static void set_deadline(struct hub_run *run, uint64_t left_ms) {
@@ -528,29 +539,41 @@ void hub_run_committed(struct hub_run *run, uint64_t round) {
 
 /* ---- restoring ---- */
 
+struct restore {
+    struct hub_run *run;
+    bool folded; /* what the journal says was folded is in a sum that is whole */
+};
+
+static bool whole(const struct tier_spool *spool, const struct tier_hash *id,
+                  struct tier_err *err) {
+    struct tier_update *u = NULL;
+    bool ok = tier_spool_update_open(spool, id, &u, err) == TIER_OK &&
+              tier_spool_update_check(u, err) == TIER_OK;
+    tier_spool_update_close(u);
+    return ok;
+}
+
 static enum tier_status restore_child(void *arg, const struct tier_journal_update *row,
                                       struct tier_err *err) {
-    struct hub_run *run = arg;
+    const struct restore *restore = arg;
+    struct hub_run *run = restore->run;
     struct tier_spool *spool = run->hub->home.spool;
     uint32_t child = child_number(run, row->child);
     enum tier_round_child_state state = TIER_CHILD_EXPECTED;
-    struct tier_update *u = NULL;
+    struct tier_err why = {0};
     (void)err;
 
     run->children[child].accepted = true;
     if (row->state == TIER_UPDATE_REFUSED) {
         state = tier_hash_is_zero(&row->update_id) ? TIER_CHILD_DECLINED : TIER_CHILD_REFUSED;
-    } else if (row->state == TIER_UPDATE_SEALED) {
-        struct tier_err why = {0};
-        if (tier_spool_update_open(spool, &row->update_id, &u, &why) == TIER_OK &&
-            tier_spool_update_check(u, &why) == TIER_OK) {
-            state = TIER_CHILD_SEALED;
-        } else {
-            tier_log_warn("run %.12s: the update of %s is wanted again: %s", run->hex, row->child,
-                          why.text);
-            tier_spool_delete(spool, &row->update_id, NULL);
-        }
-        tier_spool_update_close(u);
+    } else if (row->state == TIER_UPDATE_FOLDED && restore->folded) {
+        state = TIER_CHILD_FOLDED;
+    } else if (row->state == TIER_UPDATE_SEALED && whole(spool, &row->update_id, &why)) {
+        state = TIER_CHILD_SEALED;
+    } else if (row->state != TIER_UPDATE_WANTED) {
+        tier_log_warn("run %.12s: the update of %s is wanted again: %s", run->hex, row->child,
+                      why.status ? why.text : "the sum that it was in is damaged");
+        tier_spool_delete(spool, &row->update_id, NULL);
     }
     tier_round_restore_child(&run->round, child, state, &row->update_id, row->weight);
     return TIER_OK;
@@ -564,16 +587,21 @@ static enum tier_status restore_round(struct hub_run *run, uint64_t number, stru
     TIER_TRY(tier_journal_round_get(j, run->hex, number, &row, err));
     tier_round_init(&run->round, number, &rules);
     run->base_model = row.base_model;
-    TIER_TRY(tier_journal_update_each(j, run->hex, number, TIER_UPDATE_STATE_ANY, restore_child,
-                                      run, err));
     enum tier_round_state state = (enum tier_round_state)row.state;
+    struct restore restore = {.run = run,
+                              .folded = state == TIER_ROUND_COMMITTED ||
+                                        whole(run->hub->home.spool, &row.own_update, NULL)};
+    TIER_TRY(tier_journal_update_each(j, run->hex, number, TIER_UPDATE_STATE_ANY, restore_child,
+                                      &restore, err));
     struct tier_round_tally t = tier_round_tally(&run->round);
-    if (state == TIER_ROUND_FOLDED && !tier_spool_has(run->hub->home.spool, &row.own_update))
+    if (state == TIER_ROUND_FOLDED && !restore.folded)
         state = TIER_ROUND_FOLDING;
     if (state == TIER_ROUND_FOLDING && t.sealed < t.active &&
         run->round.rules.quorum.kind == TIER_QUORUM_ALL)
         state = TIER_ROUND_OPEN; /* an update it would have folded is gone */
-    tier_round_restore(&run->round, state, NULL, &row.own_update);
+    bool closed = state != TIER_ROUND_OPEN && state != TIER_ROUND_FOLDING;
+    tier_round_restore(&run->round, state, !closed && restore.folded ? &row.own_update : NULL,
+                       closed ? &row.own_update : NULL);
     hub_work_restore_kept(run);
     if (state == TIER_ROUND_COMMITTED && !tier_hash_is_zero(&row.result_model))
         run->model = row.result_model;
@@ -618,7 +646,23 @@ static enum tier_status restore_run(void *arg, const struct tier_journal_run *ro
     return TIER_OK;
 }
 
-/* Sealed files that a round still counts on, or will when their child offers them again. */
+/* Whether the open round counts on the file: its sums, what it has not folded yet, and what a child
+ * may offer again that was sealed before the journal knew. */
+static bool round_needs(const struct hub_run *run, const struct tier_hash *id) {
+    const struct tier_round *r = &run->round;
+    bool folded = false;
+
+    if (tier_hash_equal(id, &r->partial) || tier_hash_equal(id, &r->own_update))
+        return true;
+    for (uint32_t i = 0; i < r->count; i++) {
+        const struct tier_round_child *c = tier_round_child(r, i);
+        if (tier_hash_equal(&c->update, id) && c->state != TIER_CHILD_FOLDED)
+            return true;
+        folded = folded || tier_hash_equal(&c->update, id);
+    }
+    return !folded && r->state == TIER_ROUND_OPEN;
+}
+
 static bool keep_file(void *arg, const struct tier_hash *id, bool sealed) {
     struct hub *hub = arg;
     struct tier_update *u = NULL;
@@ -632,7 +676,7 @@ static bool keep_file(void *arg, const struct tier_hash *id, bool sealed) {
                     run->round.state != TIER_ROUND_COMMITTED;
         any_open = any_open || open;
         if (h && open && tier_hash_equal(&h->run, &run->id) && h->round == run->round.number)
-            keep = true;
+            keep = keep || round_needs(run, id);
         if (h && run->state == HUB_RUN_OPEN && tier_hash_equal(id, &run->kept_update))
             keep = true;
     }

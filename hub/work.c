@@ -28,124 +28,6 @@ static void *need(void *p) {
     return p;
 }
 
-/* ---- the journal ---- */
-
-void hub_work_journal_run(struct hub_run *run) {
-    struct tier_journal *j = run->hub->home.journal;
-    struct tier_err err = {0};
-    struct tier_journal_run row = {.state = run->state,
-                                   .round = run->round.number,
-                                   .created_ms = run->created_ms,
-                                   .model = run->model};
-    memcpy(row.run, run->hex, sizeof row.run);
-    snprintf(row.detail, sizeof row.detail, "%s", run->reason);
-    bool round_open = run->state == HUB_RUN_OPEN && run->round.state == TIER_ROUND_OPEN;
-    enum tier_status st = round_open ? tier_journal_begin_lazy(j, &err) : TIER_OK;
-    if (st == TIER_OK)
-        st = tier_journal_run_set(j, &row, &err);
-    if (st == TIER_OK && round_open)
-        st = tier_journal_commit(j, &err);
-    if (st != TIER_OK)
-        hub_stop_on(run->hub, &err);
-}
-
-static enum tier_status put_round(struct hub_run *run, struct tier_err *err) {
-    struct tier_journal_round row;
-    struct tier_journal *j = run->hub->home.journal;
-
-    if (tier_journal_round_get(j, run->hex, run->round.number, &row, NULL) != TIER_OK) {
-        row = (struct tier_journal_round){.round = run->round.number, .opened_ms = tier_wall_ms()};
-        memcpy(row.run, run->hex, sizeof row.run);
-    }
-    row.state = run->round.state;
-    row.base_model = run->base_model;
-    row.own_update = run->round.own_update;
-    if (run->round.state == TIER_ROUND_COMMITTED && !row.closed_ms) {
-        row.closed_ms = tier_wall_ms();
-        row.result_model = run->model;
-    }
-    return tier_journal_round_put(j, &row, err);
-}
-
-/* DECLINED is a REFUSED row without an update: the journal knows no child's reasons. */
-static enum tier_update_state row_state(const struct tier_round_child *c) {
-    switch (c->state) {
-    case TIER_CHILD_SEALED:
-        return TIER_UPDATE_SEALED;
-    case TIER_CHILD_DECLINED:
-    case TIER_CHILD_REFUSED:
-        return TIER_UPDATE_REFUSED;
-    default:
-        return TIER_UPDATE_WANTED;
-    }
-}
-
-static enum tier_status put_child(struct hub_run *run, uint32_t child, struct tier_err *err) {
-    const struct tier_round_child *c = tier_round_child(&run->round, child);
-    const struct hub_child *who = &run->children[child];
-    struct tier_journal_update row = {.round = run->round.number, .state = row_state(c)};
-
-    memcpy(row.run, run->hex, sizeof row.run);
-    memcpy(row.child, who->name, sizeof who->name);
-    if (c->state == TIER_CHILD_SEALED || c->state == TIER_CHILD_REFUSED) {
-        row.update_id = c->update;
-        row.weight = c->weight;
-    }
-    return tier_journal_update_put(run->hub->home.journal, &row, err);
-}
-
-void hub_work_open_round(struct hub_run *run) {
-    struct tier_journal *j = run->hub->home.journal;
-    struct tier_err err = {0};
-    enum tier_status st = tier_journal_begin_lazy(j, &err);
-
-    if (st == TIER_OK)
-        st = put_round(run, &err);
-    for (uint32_t i = 0; i < run->child_count && st == TIER_OK; i++)
-        if (tier_round_child(&run->round, i)->state != TIER_CHILD_NONE)
-            st = put_child(run, i, &err);
-    if (st == TIER_OK)
-        st = tier_journal_commit(j, &err);
-    if (st != TIER_OK)
-        hub_stop_on(run->hub, &err);
-}
-
-static void journal_step(struct hub_run *run, const struct tier_round_event *e,
-                         enum tier_round_child_state child_before,
-                         enum tier_round_state state_before,
-                         const struct tier_round_actions *actions) {
-    struct tier_journal *j = run->hub->home.journal;
-    struct tier_err err = {0};
-    enum tier_round_child_state now = tier_round_child(&run->round, e->child)->state;
-    bool about_child = e->type <= TIER_EVENT_LOST;
-    /* A push under way is not worth a row: after a restart it is wanted again. */
-    bool child_changed = about_child && now != child_before && now != TIER_CHILD_PUSHING &&
-                         !(now == TIER_CHILD_EXPECTED && child_before == TIER_CHILD_PUSHING);
-
-    if (!child_changed && run->round.state == state_before)
-        return;
-    /* Only after a commit do children give up what they hold: all else they push again. */
-    enum tier_status st = run->round.state == TIER_ROUND_COMMITTED
-                              ? tier_journal_begin(j, &err)
-                              : tier_journal_begin_lazy(j, &err);
-    struct tier_receipt receipt;
-    bool fresh = false; /* an event gives at most one receipt */
-    if (st == TIER_OK && child_changed)
-        st = put_child(run, e->child, &err);
-    for (size_t i = 0; i < actions->count && st == TIER_OK; i++)
-        if (actions->at[i].type == TIER_ACTION_RECEIPT)
-            st = hub_receipt_make(run, actions->at[i].child, &actions->at[i].update, &receipt,
-                                  &fresh, &err);
-    if (st == TIER_OK)
-        st = put_round(run, &err);
-    if (st == TIER_OK)
-        st = tier_journal_commit(j, &err);
-    if (st != TIER_OK)
-        hub_stop_on(run->hub, &err);
-    else if (fresh)
-        hub_receipt_audit(run->hub, &receipt);
-}
-
 static uint64_t time_left_ms(const struct hub_run *run) {
     uint64_t now = tier_clock_ms();
     if (!run->deadline_at_ms)
@@ -164,7 +46,7 @@ static void tell_round(struct hub_run *run, uint32_t child) {
 
 /* ---- jobs ---- */
 
-enum job_kind { JOB_FIRST_MODEL, JOB_CHECK, JOB_FOLD, JOB_PUBLISH };
+enum job_kind { JOB_FIRST_MODEL, JOB_CHECK, JOB_PART, JOB_FOLD, JOB_PUBLISH };
 
 struct job {
     struct hub *hub;
@@ -181,7 +63,9 @@ struct job {
     size_t count;
     unsigned threads;
     size_t memory_bytes;
-    bool *damaged; /* of inputs, after a fold that failed */
+    bool *damaged;      /* of inputs, after a fold that failed */
+    uint32_t *children; /* whose updates the inputs are; behind them, perhaps, the partial */
+    size_t child_count;
     struct tier_task_figures figures;
     enum tier_status st;
     struct tier_err err;
@@ -190,6 +74,7 @@ struct job {
 static void job_free(struct job *job) {
     free(job->inputs);
     free(job->damaged);
+    free(job->children);
     free(job);
 }
 
@@ -288,6 +173,7 @@ static void job_work(void *arg) {
     case JOB_CHECK:
         job->st = check_update(job->hub->home.spool, &job->update, job->manifest, false, &job->err);
         break;
+    case JOB_PART:
     case JOB_FOLD:
         job->st = fold_job(job);
         break;
@@ -299,13 +185,15 @@ static void job_work(void *arg) {
 
 static void drop_result(struct hub_run *run, const struct job *job);
 static void start_publish(struct hub_run *run);
+static void perform(struct hub_run *run, const struct tier_round_actions *actions);
+static void hold_places(struct hub *hub);
 
 /* Two children may hold the same update, and the sum of one sum is that sum: a file goes when
  * nobody counts on it. */
 static void delete_update(struct hub_run *run, uint32_t child, const struct tier_hash *id) {
     struct tier_err err = {0};
 
-    if (tier_hash_equal(&run->round.own_update, id))
+    if (tier_hash_equal(&run->round.own_update, id) || tier_hash_equal(&run->round.partial, id))
         return;
     for (uint32_t i = 0; i < run->round.count; i++) {
         const struct tier_round_child *c = tier_round_child(&run->round, i);
@@ -361,9 +249,69 @@ static bool never_merges(const struct job *job) {
     return job->rule && (job->st == TIER_EPLAN || job->st == TIER_EMODEL || job->st == TIER_ELIMIT);
 }
 
-static void fold_done(struct hub_run *run, struct job *job) {
-    bool any_lost = false;
+static void lost(struct hub_run *run, uint32_t child) {
+    struct tier_round_event e = {.type = TIER_EVENT_LOST,
+                                 .child = child,
+                                 .update = tier_round_child(&run->round, child)->update};
+    tier_log_warn("run %.12s: the update of %s was damaged here and is wanted again", run->hex,
+                  run->children[child].name);
+    hub_work_step(run, &e);
+}
 
+static void lost_partial(struct hub_run *run) {
+    struct tier_hash partial = run->round.partial;
+
+    for (uint32_t i = 0; i < run->round.count; i++)
+        if (tier_round_child(&run->round, i)->state == TIER_CHILD_FOLDED)
+            lost(run, i);
+    if (!tier_hash_is_zero(&partial))
+        tier_spool_delete(run->hub->home.spool, &partial, NULL);
+}
+
+static void try_part_again(struct hub_run *run) {
+    struct tier_round_event e = {.type = TIER_EVENT_UNPARTED};
+    hub_work_step(run, &e);
+}
+
+/* Inputs that are not what they were are wanted again. False: none is. */
+static bool report_damage(struct hub_run *run, const struct job *job) {
+    bool any = false;
+
+    for (size_t k = 0; k < job->count; k++) {
+        if (!job->damaged[k])
+            continue;
+        any = true;
+        if (k >= job->child_count)
+            lost_partial(run);
+        else if (tier_round_child(&run->round, job->children[k])->state == TIER_CHILD_SEALED)
+            lost(run, job->children[k]);
+    }
+    return any;
+}
+
+/* The partial takes the place of its inputs in the journal first, then on the disk. */
+static void part_done(struct hub_run *run, struct job *job) {
+    struct tier_round_event e = {.type = TIER_EVENT_PARTED, .update = job->result};
+    struct tier_round_actions actions = {0};
+
+    if (job->st != TIER_OK) {
+        if (report_damage(run, job))
+            try_part_again(run);
+        else
+            retry_fold(run, &job->err);
+        return;
+    }
+    tier_round_step(&run->round, &e, &actions);
+    hub_rows_part(run, job->children, job->child_count);
+    hub_audit(run->hub, "round.part", "h:run", &run->id, "u:round", job->round, "u:updates",
+              (uint64_t)job->child_count, "h:update", &job->result);
+    for (size_t k = 0; k < job->count; k++)
+        delete_update(run, UINT32_MAX, &job->inputs[k]);
+    hold_places(run->hub);
+    perform(run, &actions);
+}
+
+static void fold_done(struct hub_run *run, struct job *job) {
     if (run->round.state != TIER_ROUND_FOLDING) {
         drop_result(run, job);
         return;
@@ -378,31 +326,16 @@ static void fold_done(struct hub_run *run, struct job *job) {
         hub_work_step(run, &e);
         return;
     }
-    for (uint32_t i = 0; i < run->child_count; i++) {
-        const struct tier_round_child *c = tier_round_child(&run->round, i);
-        for (size_t k = 0; k < job->count; k++) {
-            if (!job->damaged[k] || c->state != TIER_CHILD_SEALED ||
-                !tier_hash_equal(&c->update, &job->inputs[k]))
-                continue;
-            struct tier_round_event e = {
-                .type = TIER_EVENT_LOST, .child = i, .update = job->inputs[k]};
-            any_lost = true;
-            tier_log_warn("run %.12s: the update of %s was damaged here and is wanted again",
-                          run->hex, run->children[i].name);
-            hub_work_step(run, &e);
-        }
-    }
-    if (!any_lost)
+    if (!report_damage(run, job))
         retry_fold(run, &job->err);
 }
 
-/* The round went on, or the run ended, while the job was at work: what it made serves nobody. */
 static void drop_result(struct hub_run *run, const struct job *job) {
     static const struct tier_err late = {.status = TIER_ELATE, .text = "the round is closed"};
     struct tier_spool *spool = job->hub->home.spool;
 
     bool kept = run && tier_hash_equal(&run->round.own_update, &job->result);
-    if (job->kind == JOB_FOLD && job->st == TIER_OK && !kept)
+    if ((job->kind == JOB_FOLD || job->kind == JOB_PART) && job->st == TIER_OK && !kept)
         tier_spool_delete(spool, &job->result, NULL);
     if (job->kind != JOB_CHECK)
         return;
@@ -435,10 +368,12 @@ static void job_done(void *arg) {
     struct hub_run *run = hub_run_find(job->hub, &job->run_id);
     bool current = run && run->state == HUB_RUN_OPEN && run->round.number == job->round;
 
-    if (run && job->kind == JOB_FOLD)
+    if (run && (job->kind == JOB_FOLD || job->kind == JOB_PART))
         run->folding = false;
     if (run && job->kind == JOB_PUBLISH)
         run->publishing = false;
+    if (!current && job->kind == JOB_PART)
+        hold_places(job->hub); /* its round holds none any more */
     if (!current) {
         drop_result(run, job);
         if (run)
@@ -452,6 +387,8 @@ static void job_done(void *arg) {
         first_model_done(run, job);
     } else if (job->kind == JOB_CHECK) {
         check_done(run, job);
+    } else if (job->kind == JOB_PART) {
+        part_done(run, job);
     } else if (job->kind == JOB_FOLD) {
         fold_done(run, job);
     } else if (job->st == TIER_OK) {
@@ -484,18 +421,26 @@ void hub_work_check(struct hub_run *run, uint32_t child, const struct tier_hash 
     tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
 }
 
-static void start_fold(struct hub_run *run) {
+/* Of the inputs of a part or of the whole; the partial, where there is one, is the last of them. */
+static void start_fold(struct hub_run *run, enum job_kind kind) {
     const struct tier_config *c = run->hub->config;
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
     if (run->folding)
         return;
-    struct job *job = job_new(run, JOB_FOLD);
-    job->inputs = need(calloc(run->round.count + 1, sizeof *job->inputs));
-    job->damaged = need(calloc(run->round.count + 1, sizeof *job->damaged));
-    for (uint32_t i = 0; i < run->round.count; i++)
-        if (tier_round_child(&run->round, i)->state == TIER_CHILD_SEALED)
-            job->inputs[job->count++] = tier_round_child(&run->round, i)->update;
+    struct job *job = job_new(run, kind);
+    job->inputs = need(calloc(run->round.count + 2, sizeof *job->inputs));
+    job->damaged = need(calloc(run->round.count + 2, sizeof *job->damaged));
+    job->children = need(calloc(run->round.count + 1, sizeof *job->children));
+    for (uint32_t i = 0; i < run->round.count; i++) {
+        const struct tier_round_child *child = tier_round_child(&run->round, i);
+        if (child->state != TIER_CHILD_SEALED || (kind == JOB_PART && !child->in_part))
+            continue;
+        job->children[job->child_count++] = i;
+        job->inputs[job->count++] = child->update;
+    }
+    if (!tier_hash_is_zero(&run->round.partial))
+        job->inputs[job->count++] = run->round.partial;
     job->rule = run->rule;
     job->merge = tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->merge;
     job->previous = run->kept_update;
@@ -525,6 +470,17 @@ static void start_publish(struct hub_run *run) {
     tier_hash_data(run->plan_text, run->plan_bytes, &job->plan);
     run->publishing = true;
     tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
+}
+
+/* While a part is folded, what is sealed holds places, so that what arrives does not outrun the
+ * disk that the folding gives back. Nothing waits for a place that only an arrival could free. */
+static void hold_places(struct hub *hub) {
+    unsigned loose = 0;
+
+    for (const struct hub_run *run = hub->runs; run; run = run->next)
+        if (run->state == HUB_RUN_OPEN && run->round.state == TIER_ROUND_OPEN && run->round.parting)
+            loose += (unsigned)tier_round_tally(&run->round).loose;
+    tier_serve_hold(hub->serve, loose);
 }
 
 /* ---- delivering ---- */
@@ -557,7 +513,9 @@ static void deliver(struct hub_run *run) {
     if (tier_spool_update_open(hub->home.spool, &run->round.own_update, &u, &err) != TIER_OK) {
         /* Lost with the volume; its inputs may be here still. */
         run->round.state = TIER_ROUND_FOLDING;
-        start_fold(run);
+        lost_partial(run); /* but for what a partial took */
+        if (run->round.state == TIER_ROUND_FOLDING)
+            start_fold(run, JOB_FOLD);
         return;
     }
     record_figures(run, tier_spool_update_header(u)->metrics);
@@ -613,11 +571,12 @@ static void perform(struct hub_run *run, const struct tier_round_actions *action
                                 TIER_ELATE, "this update is not wanted any more");
             delete_update(run, a->child, &a->update);
             break;
-        case TIER_ACTION_PART: /* part_at is 0 */
+        case TIER_ACTION_PART:
+            start_fold(run, JOB_PART);
             break;
         case TIER_ACTION_FOLD:
             tier_timer_cancel(run->deadline);
-            start_fold(run);
+            start_fold(run, JOB_FOLD);
             break;
         case TIER_ACTION_DELIVER:
             deliver(run);
@@ -657,7 +616,7 @@ void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
     if (run->state != HUB_RUN_OPEN || run->round.number == 0)
         return;
     tier_round_step(&run->round, e, &actions);
-    journal_step(run, e, child_before, state_before, &actions);
+    hub_rows_step(run, e, child_before, state_before, &actions);
     if (run->round.state != state_before || tier_round_tally(&run->round).sealed != sealed_before)
         report_progress(run);
     if (run->round.state != state_before)
@@ -667,6 +626,8 @@ void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
         hub_audit(run->hub, "round.closed", "h:run", &run->id, "u:round", run->round.number, "s:by",
                   run->round.overdue ? "deadline" : "quorum", "u:updates",
                   (uint64_t)tier_round_tally(&run->round).sealed, "u:weight", run->round.weight);
+    if (run->round.rules.part_at > 0)
+        hold_places(run->hub);
     perform(run, &actions);
     hub_console_changed(run->hub, run);
 }
@@ -675,6 +636,12 @@ void hub_work_resume(struct hub_run *run) {
     struct tier_round_actions actions = {0};
     if (run->state != HUB_RUN_OPEN || run->round.number == 0 || !run->manifest)
         return;
+    if (run->round.parting && run->folding) /* it says itself what comes next */
+        return;
+    if (run->round.parting) {
+        try_part_again(run);
+        return;
+    }
     tier_round_resume(&run->round, &actions);
     perform(run, &actions);
 }

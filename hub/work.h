@@ -36,6 +36,15 @@ void hub_work_restore_kept(struct hub_run *run);
 /* The run's row. */
 void hub_work_journal_run(struct hub_run *run);
 
+/* ---- rows.c: what the journal says of it ---- */
+
+/* What one event changed, and the receipt it led to. */
+void hub_rows_step(struct hub_run *run, const struct tier_round_event *e,
+                   enum tier_round_child_state child_before, enum tier_round_state state_before,
+                   const struct tier_round_actions *actions);
+/* The new partial, and the children whose updates went into it. */
+void hub_rows_part(struct hub_run *run, const uint32_t *children, size_t count);
+
 /* A fold or a publication gave its result; run.c goes on from there. */
 void hub_run_published(struct hub_run *run, const struct tier_hash *model,
                        const struct tier_task_figures *figures);

@@ -106,6 +106,10 @@ static void resolve_tier(struct tier_plan_tier *out, const struct tier_plan_tier
     TAKE("merge.radius", merge.radius);
     TAKE("merge.iterations", merge.iterations);
     TAKE("merge.smoothing", merge.smoothing);
+    TAKE("retain", retain);
+    if (!WRITTEN("retain") && !lines[tier_keys_find(keys, count, "tiers.default.retain")] &&
+        tier_plan_needs_updates(&out->merge))
+        out->retain = TIER_PLAN_RETAIN_UPDATES;
 #undef TAKE
 #undef WRITTEN
     tier_plan_merge_defaults(&out->merge);

@@ -41,6 +41,9 @@ enum tier_plan_rule { /* how a tier merges its children's updates */
 };
 enum tier_plan_mix { TIER_PLAN_MIX_NONE, TIER_PLAN_MIX_NEAREST };
 
+/* What a hub keeps of its children's updates until the commit. */
+enum tier_plan_retain { TIER_PLAN_RETAIN_UPDATES, TIER_PLAN_RETAIN_SUMS };
+
 /* All zero is the mean. 0 stands for a number that is absent: the rule does not take it, or, for
  * select and radius, works it out from the round's own updates. */
 struct tier_plan_merge {
@@ -56,6 +59,7 @@ struct tier_plan_merge {
 struct tier_plan_tier {
     struct tier_quorum quorum;
     uint64_t deadline_s; /* 0: none */
+    int retain;          /* enum tier_plan_retain */
     struct tier_plan_merge merge;
 };
 

@@ -24,6 +24,7 @@ static const char *const rule_choices[] = {
     "mean",       "median",           "trimmed_mean",     "krum",
     "multi_krum", "geometric_median", "centred_clipping", "norm_bound",
     NULL};
+static const char *const retain_choices[] = {"updates", "sums", NULL};
 static const char *const mix_choices[] = {"none", "nearest", NULL};
 static const char *const server_choices[] = {"none", NULL};
 
@@ -96,6 +97,8 @@ static const char *const server_choices[] = {"none", NULL};
      "children that must answer: all, a number, or a fraction"},                                   \
     {path ".deadline_s", TIER_KEYS_INT, FIELD(member.deadline_s), deadline_default, 0, 2592000,    \
      NULL, "seconds after which a round closes with what it has; 0 is none"},                      \
+    {path ".retain", TIER_KEYS_CHOICE, FIELD(member.retain), "sums", 0, 0, retain_choices,         \
+     "until the commit: sums of updates, so that disk is bounded, or each (which rules need)"},    \
     {path ".merge.rule", TIER_KEYS_RULE, FIELD(member.merge.rule), "mean", 0, 0, rule_choices,     \
      "how the children's updates become one: mean, a robust rule, or a hub's own x-..."},          \
     {path ".merge.mix", TIER_KEYS_CHOICE, FIELD(member.merge.mix), "none", 0, 0, mix_choices,      \
@@ -243,6 +246,15 @@ static void check_stop(const struct tier_plan_checker *c) {
         complain(c, "stop.metric", "auc is defined for two classes: it needs local.loss: bce");
 }
 
+static void check_retain(const struct tier_plan_checker *c, const struct tier_plan_tier *tier,
+                         const char *path) {
+    int own = tier_keys_find(c->keys, c->count, path);
+    if (tier->retain == TIER_PLAN_RETAIN_SUMS && tier_plan_needs_updates(&tier->merge))
+        complain(c, c->lines && !c->lines[own] ? "tiers.default.retain" : path,
+                 "must be updates: the rule %s looks at each update, and sums of some hide them",
+                 tier_plan_rule_text(&tier->merge));
+}
+
 void tier_plan_check(const struct tier_plan_checker *c) {
     /* Where it is missing or refused, that has been said. */
     if (c->plan->version != TIER_PLAN_VERSION && (!c->lines || c->plan->version != 0))
@@ -250,6 +262,8 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     check_local(c);
     check_exact(c);
     check_stop(c);
+    check_retain(c, &c->plan->top, "tiers.top.retain");
+    check_retain(c, &c->plan->hub, "tiers.hub.retain");
     tier_plan_check_merge(c, &c->plan->top.merge, "tiers.top");
     tier_plan_check_merge(c, &c->plan->hub.merge, "tiers.hub");
 }

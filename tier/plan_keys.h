@@ -32,6 +32,8 @@ struct tier_plan_checker {
 
 /* Fills in the numbers that the rule takes and that were left out. */
 void tier_plan_merge_defaults(struct tier_plan_merge *merge);
+/* Whether the rule looks at each update, so that sums of some would not do. */
+bool tier_plan_needs_updates(const struct tier_plan_merge *merge);
 /* What must hold for a tier's merge; `tier` is "tiers.top" or "tiers.hub". */
 void tier_plan_check_merge(const struct tier_plan_checker *c, const struct tier_plan_merge *merge,
                            const char *tier);

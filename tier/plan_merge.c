@@ -36,6 +36,14 @@ void tier_plan_merge_defaults(struct tier_plan_merge *m) {
                                                                      : WEISZFELD_ITERATIONS;
 }
 
+static bool is_mean(const struct tier_plan_merge *m) {
+    return !*m->rule.own && m->rule.choice == TIER_PLAN_MEAN;
+}
+
+bool tier_plan_needs_updates(const struct tier_plan_merge *m) {
+    return !is_mean(m);
+}
+
 /* The key as it was written: the tier's own, or the default's that it took over. */
 static const char *path_of(const struct tier_plan_checker *c, const char *tier, const char *leaf,
                            char *path, size_t bytes) {
@@ -66,7 +74,7 @@ void tier_plan_check_merge(const struct tier_plan_checker *c, const struct tier_
         {TIER_MERGE_SMOOTHING, "smoothing", m->smoothing, true},
     };
     const struct tier_plan_merge *top = &c->plan->top.merge;
-    bool mean = !*m->rule.own && m->rule.choice == TIER_PLAN_MEAN;
+    bool mean = is_mean(m);
     unsigned takes = params_of(m);
     char path[64];
 

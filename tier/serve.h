@@ -72,6 +72,9 @@ bool tier_serve_send(struct tier_serve *serve, const char *child, const struct t
  */
 void tier_serve_grant(struct tier_serve *serve, const char *child, const struct tier_hash *id,
                       const struct tier_manifest *manifest);
+/* So many of the uploaders' places are taken by what has arrived and cannot go yet. The owner must
+ * lower it again by itself: with none left nothing arrives. */
+void tier_serve_hold(struct tier_serve *serve, unsigned places);
 /* The update is not wanted any more: its offer is forgotten, and its push, unless it has arrived,
  * ends with that reason. */
 void tier_serve_withdraw(struct tier_serve *serve, const char *child, const struct tier_hash *id,

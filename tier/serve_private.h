@@ -94,7 +94,7 @@ struct tier_serve {
     char name[TIER_NAME_LEN_MAX + 1];
     char *models_dir;
     struct tier_intake *intake, *own_intake; /* the latter where the owner has none */
-    unsigned max_uploaders, uploaders, openings;
+    unsigned max_uploaders, uploaders, held, openings;
     struct child *children;
     size_t child_count;
     struct child *bucket[SERVE_CHILD_BUCKETS]; /* by name */

@@ -168,9 +168,20 @@ static unsigned places_of(const struct tier_serve *s, const struct child *c) {
     return n;
 }
 
+static unsigned places(const struct tier_serve *s) {
+    return s->max_uploaders > s->held ? s->max_uploaders - s->held : 0;
+}
+
+void tier_serve_hold(struct tier_serve *s, unsigned held) {
+    bool fewer = held < s->held;
+    s->held = held;
+    if (fewer)
+        serve_grant_next(s);
+}
+
 void serve_grant_next(struct tier_serve *s) {
-    for (struct offer *o = s->wait_first, *next;
-         o && s->uploaders < s->max_uploaders && !s->closing; o = next) {
+    for (struct offer *o = s->wait_first, *next; o && s->uploaders < places(s) && !s->closing;
+         o = next) {
         next = o->wait_next;
         if (places_of(s, o->child) >= TIER_CHILD_TRANSFERS_MAX)
             continue;

@@ -151,5 +151,54 @@ class Kill(unittest.TestCase):
         self.kill_case("top", writing)
 
 
+class KillAmongParts(unittest.TestCase):
+    """A hub with few places folds what arrives in parts and lets the updates go; the children keep
+    theirs until the commit."""
+
+    SPOKES = ("north-1", "north-2", "north-3", "centre-1", "centre-2")
+
+    def federate(self, f, folder, **top):
+        """Every child trains; kills what `top` is while it folds a part of round 1."""
+        model = os.path.join(folder, "wide.onnx")
+        if not os.path.exists(model):
+            write_mlp(model, WIDTHS)
+        top = f.top(children_min=len(self.SPOKES), **top)
+        for name in self.SPOKES:
+            f.spoke(name, top)
+        return top, f.run(f.plan(rounds=2, model=model, local={"steps": 1,
+                                 "optimiser": {"lr": 0.01}}, evaluate={"every": 0}))
+
+    def test_a_hub_killed_while_it_folds_a_part(self):
+        folder = tempfile.mkdtemp(prefix="consilium-e2e-model-")
+        self.addCleanup(shutil.rmtree, folder)
+        with Federation() as f:
+            top, run = self.federate(f, folder)
+            reference = run.finish().model
+            self.assertEqual(top.audit("round.part"), [], "there are places for all")
+        with Federation() as f:
+            top, run = self.federate(f, folder, max_uploaders=2)
+            kills = 0
+            while kills < 2 and not run.ended():
+                before = len(top.audit("round.part"))
+                # Once a part stands: the next is made of it and of what came since.
+                if f.wait(lambda: run.ended() or (before and writing(top)) or
+                          len(top.audit("round.part")) > before, 120, "a part") is True:
+                    continue
+                if writing(top):
+                    top.kill()
+                    top.start()
+                    kills += 1
+            self.assertEqual(run.finish().model, reference)
+            self.assertGreater(kills, 0, "it was never caught at a part")
+            self.assertGreaterEqual(len(top.audit("round.part")), 2)
+            counted = [(e["data"]["round"], e["data"]["child"])
+                       for e in top.audit("update.counted")]
+            self.assertEqual(sorted(set(counted)),
+                             sorted((r, c) for r in (1, 2) for c in self.SPOKES))
+            f.cli("audit", "verify", top.dir)
+            left = [n for n in top.spool() if n.endswith((".upd", ".tmp", ".part"))]
+            self.assertEqual(left, [], "a round leaves nothing behind")
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -30,6 +30,7 @@ struct tree_node {
 struct tree {
     char dir[512];
     bool tls;
+    unsigned places;
     struct tree_node *nodes; /* newest first: children are stopped before their parents */
 };
 
@@ -45,6 +46,7 @@ struct tree *tree_new(const char *dir, bool tls) {
 
     snprintf(tree->dir, sizeof tree->dir, "%s", dir);
     tree->tls = tls;
+    tree->places = 8;
     if (mkdir(dir, 0700) != 0)
         die(dir, &(struct tier_err){.text = "cannot be made"});
     snprintf(path, sizeof path, "%s/authority", dir);
@@ -144,7 +146,7 @@ struct tree_node *tree_hub(struct tree *tree, const char *name, struct tree_node
     struct tree_node *n = node_new(tree, name, parent, TIER_CONFIG_HUB);
     snprintf(n->config.hub.listen, sizeof n->config.hub.listen, "127.0.0.1:0");
     n->config.hub.children_min = children_min;
-    n->config.hub.max_uploaders = 8;
+    n->config.hub.max_uploaders = tree->places;
     n->config.hub.memory_budget_mb = 64;
     tree_start(n);
     return n;
@@ -159,6 +161,10 @@ struct tree_node *tree_spoke(struct tree *tree, const char *name, struct tree_no
     n->config.spoke.accept = TIER_ACCEPT_ALL;
     tree_start(n);
     return n;
+}
+
+void tree_places(struct tree *tree, unsigned places) {
+    tree->places = places;
 }
 
 void tree_free(struct tree *tree) {

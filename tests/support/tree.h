@@ -17,6 +17,8 @@ struct tree_node;
 /* Works below `dir` (made; must not exist). With `tls` an authority is made and all nodes enroll.
  */
 struct tree *tree_new(const char *dir, bool tls);
+/* Uploaders' places of the hubs that are made from now on; 8 before. */
+void tree_places(struct tree *tree, unsigned places);
 void tree_free(struct tree *tree); /* stops every node that runs */
 
 /* Starts a node and returns when it listens or attends are possible. `parent` NULL: the top. */

@@ -208,6 +208,66 @@ Test(hub_tree, a_spoke_whose_data_do_not_fit_declines_and_the_others_go_on) {
     tree_free(tree);
 }
 
+/* Files of the hub's spool, and of the round: its parts go as they are folded. */
+struct held {
+    size_t files_max, parts;
+    uint64_t rounds;
+};
+
+static bool look_at_parts(struct hub *hub, void *arg) {
+    struct held *held = arg;
+    struct hub_run *run = hub->runs;
+    size_t sealed = 0;
+    if (!run)
+        return false;
+    for (uint32_t i = 0; i < run->round.count; i++)
+        sealed += tier_round_child(&run->round, i)->state == TIER_CHILD_SEALED;
+    held->files_max = sealed > held->files_max ? sealed : held->files_max;
+    held->parts += !tier_hash_is_zero(&run->round.partial);
+    return run->state != HUB_RUN_OPEN;
+}
+
+static struct tier_hash model_with_parts(const char *name, unsigned places, bool restart,
+                                         struct held *held) {
+    enum { SPOKES = 9, ROUNDS = 6 };
+    struct tree *tree = make_tree(name);
+    tree_places(tree, places);
+    struct tree_node *top = tree_hub(tree, "top", NULL, 1);
+    struct tree_node *hub = tree_hub(tree, "hub", top, SPOKES);
+    for (unsigned i = 0; i < SPOKES; i++)
+        make_spoke(tree, i, hub);
+    struct tier_plan plan = plan_of(ROUNDS);
+    plan.top.retain = plan.hub.retain = TIER_PLAN_RETAIN_SUMS;
+    struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
+    for (uint64_t at = 1; at < ROUNDS && restart; at++) {
+        cr_assert(tree_until(hub, round_is, &at, TIMEOUT_MS));
+        tree_stop(hub);
+        tree_start(hub);
+    }
+    if (held)
+        tree_until(hub, look_at_parts, held, TIMEOUT_MS);
+    struct tier_hash model = finish(top, &run);
+    tree_free(tree);
+    return model;
+}
+
+Test(hub_tree, updates_folded_in_parts_give_the_model_of_all_at_once) {
+    struct held held = {0};
+    struct tier_hash parts = model_with_parts("parts", 2, false, &held);
+    struct tier_hash whole = model_with_parts("whole", 100, false, NULL);
+    cr_assert(tier_hash_equal(&parts, &whole));
+    cr_log_info("%zu looks saw a partial, at most %zu sealed updates\n", held.parts,
+                held.files_max);
+    cr_assert(gt(sz, held.parts, 0), "parts were made");
+    cr_assert(le(sz, held.files_max, 2 - 1 + 2), "what is sealed holds places");
+}
+
+Test(hub_tree, a_hub_restarted_among_its_parts_changes_nothing) {
+    struct tier_hash whole = model_with_parts("whole", 100, false, NULL);
+    struct tier_hash parts = model_with_parts("parts", 2, true, NULL);
+    cr_assert(tier_hash_equal(&parts, &whole));
+}
+
 /* What the last round brings, an evaluation without weight, is then the same file from both. */
 Test(hub_tree, two_spokes_with_the_same_table_both_count) {
     struct tree *tree = make_tree("twins");

@@ -128,6 +128,7 @@ Test(tier_plan, a_plan_is_loaded_with_every_default_resolved) {
     cr_assert(eq(u64, plan.weight_total_max, TIER_WEIGHT_TOTAL_MAX));
     cr_assert(eq(int, plan.weights, TIER_PLAN_SAMPLES));
     cr_assert(eq(int, plan.top.quorum.kind, TIER_QUORUM_ALL));
+    cr_assert(eq(int, plan.top.retain, TIER_PLAN_RETAIN_SUMS));
     cr_assert(eq(u64, plan.evaluate_every, 1));
     cr_assert(eq(int, plan.stop.metric, TIER_PLAN_METRIC_NONE));
 }
@@ -258,6 +259,11 @@ Test(tier_plan, every_key_refuses_what_it_cannot_take) {
         {"x", "tiers: {hub: {deadline_s: 2592001}}", "tiers.hub.deadline_s must be"},
         {"x", "tiers: {top: {deadline_s: soon}}", "tiers.top.deadline_s must be"},
         {"x", "tiers: {default: {deadline_s: -1}}", "tiers.default.deadline_s must be"},
+        {"x", "tiers: {hub: {retain: all}}", "tiers.hub.retain must be one of: updates, sums"},
+        {"x", "tiers: {hub: {retain: sums, merge: {rule: median}}}",
+         "tiers.hub.retain must be updates: the rule median looks at each update"},
+        {"x", "tiers: {default: {retain: sums, merge: {rule: krum}}}",
+         "tiers.default.retain must be updates: the rule krum"},
         {"rounds", "rounds: 0", "rounds must be a whole number"},
         {"rounds", "rounds: 1000001", "rounds must be a whole number"},
         {"x", "evaluate: {every: -1}", "evaluate.every must be"},
