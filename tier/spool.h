@@ -85,7 +85,7 @@ enum tier_status tier_spool_rx_writev(struct tier_spool_rx *rx, uint64_t offset,
  */
 enum tier_status tier_spool_rx_seal(struct tier_spool_rx *rx, struct tier_hash *id_out,
                                     struct tier_err *err);
-void tier_spool_rx_close(struct tier_spool_rx *rx); /* keeps the partial; NULL is fine */
+void tier_spool_rx_close(struct tier_spool_rx *rx);   /* keeps the partial; NULL is fine */
 void tier_spool_rx_discard(struct tier_spool_rx *rx); /* deletes the partial; NULL is fine */
 
 /* ---- writing our own ------------------------------------------------------------------------ */
