@@ -23,6 +23,8 @@
 #define UPDATE_BYTES 1024u
 /* 0.3 of 10 updates are 3, whatever 0.3 is in binary. */
 #define SHARE_SLACK 1e-9
+/* What a sum of coefficients may be off by; far below a unit of 2^-30. */
+#define SUM_SLACK 1e-12
 
 static bool needs_gram(const struct tier_merge_ops *rule, const struct tier_plan_merge *settings) {
     return rule->gram || settings->mix == TIER_PLAN_MIX_NEAREST;
@@ -193,7 +195,7 @@ static enum tier_status quantise(struct tier_merge_job *job, const double *c,
         magnitude += fabs(c[i]);
         largest = fabs(c[i]) > fabs(c[largest]) ? i : largest;
     }
-    if (magnitude > 1 + SHARE_SLACK)
+    if (magnitude > 1 + SUM_SLACK)
         return unfit(job,
                      "its coefficients' magnitudes add up to more than 1, so that its result might "
                      "leave what the updates span",
