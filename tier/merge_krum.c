@@ -3,7 +3,7 @@
  * Krum and multi-Krum (Blanchard, El Mhamdi, Guerraoui, Stainer 2017): an update's score is the sum
  * of its squared distances to the n - f - 2 others nearest to it. Krum is the update of the lowest
  * score; multi-Krum the mean of the `select` lowest, by default the n - f - 2 that El Mhamdi,
- * Guerraoui, Rouault 2018 can vouch for. Of equal scores the lower id counts as lower.
+ * Guerraoui, Rouault 2018 can vouch for. Of equal scores the first counts as lower.
  */
 #include "tier/merge_gram.h"
 #include "tier/merge_rules.h"

@@ -28,5 +28,5 @@ const struct tier_merge_ops *tier_merge_find(const char *name) {
     for (size_t i = 0; i < sizeof house / sizeof house[0]; i++)
         if (house[i] && strcmp(house[i]->name, name) == 0)
             return house[i];
-    return NULL;
+    return tier_merge_plugin_find(name);
 }

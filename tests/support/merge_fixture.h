@@ -60,7 +60,7 @@ static inline struct tier_hash sealed_values(struct tier_spool *spool,
     return id;
 }
 
-static inline int by_id(const void *a, const void *b) {
+static inline int by_hash(const void *a, const void *b) {
     return memcmp(a, b, sizeof(struct tier_hash));
 }
 

@@ -151,9 +151,11 @@ static inline long double **reference_mix(const struct reference *r) {
             for (size_t j = 1; j < r->count; j++)
                 best = d[j] < d[best] ? j : best;
             d[best] = INFINITY;
-            for (size_t e = 0; e < r->n; e++)
-                mixed[i][e] += r->x[best][e] / (long double)kept;
         }
+        /* In one order, so that updates with the same neighbours become the very same. */
+        for (size_t j = 0; j < r->count; j++)
+            for (size_t e = 0; e < r->n && isinf(d[j]); e++)
+                mixed[i][e] += r->x[j][e] / (long double)kept;
     }
     free(d);
     return mixed;

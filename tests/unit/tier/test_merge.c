@@ -53,7 +53,7 @@ static void world_init(struct world *w, size_t count, uint64_t *seed) {
     w->previous_x = calloc(w->m->elements, sizeof *w->previous_x);
     float *centre = deltas_random(w->m, 0.05, seed);
     struct {
-        struct tier_hash id;
+        struct tier_hash root, id;
         long double *x;
     } sorted[CHILDREN_MAX];
     for (size_t i = 0; i < count; i++) {
@@ -73,8 +73,13 @@ static void world_init(struct world *w, size_t count, uint64_t *seed) {
         free(a);
         free(b);
     }
-    /* By id, as a merge takes them: what ties are decided by. */
-    qsort(sorted, count, sizeof sorted[0], by_id);
+    /* As a merge takes them: two nearest neighbours may tie, and then the first is chosen. */
+    for (size_t i = 0; i < count; i++) {
+        struct tier_update *u = update_open(w->spool, &sorted[i].id);
+        sorted[i].root = tier_spool_update_header(u)->root;
+        tier_spool_update_close(u);
+    }
+    qsort(sorted, count, sizeof sorted[0], by_hash);
     for (size_t i = 0; i < count; i++) {
         w->ids[i] = sorted[i].id;
         w->x[i] = sorted[i].x;

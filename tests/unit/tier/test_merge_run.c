@@ -60,6 +60,42 @@ Test(tier_merge_run, order_threads_and_budget_do_not_change_a_bit, .fini = fixtu
     tier_spool_close(spool);
 }
 
+Test(tier_merge_run, another_run_of_the_same_updates_merges_to_the_same_elements,
+     .fini = fixture_down) {
+    struct tier_spool *spool = spool_up(false);
+    struct tier_tensor t = tensor_of("w", 3000, 0, 30, false);
+    struct tier_manifest *m = manifest_of(&t, 1);
+    for (size_t k = 0; k < RULES; k++)
+        for (int mix = 0; mix < 2; mix++) {
+            float *first = NULL;
+            for (char run = 'a'; run < 'e'; run++) {
+                struct tier_update_header h = header_for(m, 3);
+                struct tier_hash ids[N];
+                uint64_t seed = 40;
+                tier_hash_data(&run, 1, &h.run);
+                for (size_t i = 0; i < N; i++) {
+                    float *x = deltas_random(m, 0.1, &seed);
+                    MUST(tier_update_seal_f32(spool, &h, m, x, false, &ids[i], err));
+                    free(x);
+                }
+                struct tier_plan_merge s = settings_of(all_rules[k], 0, mix);
+                struct tier_merge merge = merge_of(spool, m, ids, N, &s);
+                merge.fold.run = h.run;
+                struct tier_hash id = merged(&merge);
+                float *x = elements_of(spool, m, &id);
+                CHECK(!first || memcmp(first, x, m->elements * sizeof *x) == 0, "%s",
+                      tier_plan_rule_text(&s));
+                if (first)
+                    free(x);
+                else
+                    first = x;
+            }
+            free(first);
+        }
+    tier_manifest_free(m);
+    tier_spool_close(spool);
+}
+
 Test(tier_merge_run, weights_metrics_and_counts_add_up_as_in_a_fold, .fini = fixture_down) {
     struct tier_spool *spool = spool_up(false);
     struct tier_manifest *m = manifest_small();
