@@ -245,6 +245,21 @@ static const struct tier_link_events link_events = {
 
 /* ---- life cycle ---- */
 
+/* The operator's own merge rules. Which code took part belongs into the audit log. */
+static enum tier_status load_rules(struct hub *hub, struct tier_err *err) {
+    const struct tier_keys_list *paths = &hub->config->hub.merge_plugins;
+
+    for (size_t i = 0; i < paths->count; i++) {
+        const struct tier_merge_ops *rule = NULL;
+        struct tier_hash file;
+        TIER_TRY(tier_merge_load(paths->item[i], &rule, &file, err));
+        tier_log_info("merge rule %s from %s", rule->name, paths->item[i]);
+        hub_audit(hub, "rule.loaded", "s:rule", rule->name, "s:path", paths->item[i], "h:file",
+                  &file);
+    }
+    return TIER_OK;
+}
+
 static enum tier_status open_edges(struct hub *hub, struct tier_err *err) {
     const struct tier_config *c = hub->config;
     bool shares = !c->hub.console_listen[0]; /* operators call on this port too */
@@ -280,6 +295,7 @@ enum tier_status hub_open(const struct tier_config *config, struct tier_loop *lo
 
     *out = (struct hub){.config = config, .loop = loop};
     TIER_TRY_OUT(tier_home_open(config, &out->home, err));
+    TIER_TRY_OUT(load_rules(out, err));
     TIER_TRY_OUT(tier_worker_new(loop, &out->worker, err));
     TIER_TRY_OUT(tier_intake_new(loop, tier_intake_threads(), &out->intake, err));
     TIER_TRY_OUT(open_edges(out, err));

@@ -63,6 +63,8 @@ static const struct tier_keys_item hub_keys[] = {
      "children that may push at the same time; the others wait"},
     {"memory_budget_mb", TIER_KEYS_INT, FIELD(hub.memory_budget_mb), "64", 32, 1048576, NULL,
      "buffers for receiving and folding, in MiB"},
+    {"merge_plugins", TIER_KEYS_LIST, FIELD(hub.merge_plugins), "", 0, 0, NULL,
+     "absolute paths of shared objects with merge rules of your own, which plans call x-..."},
     {"retain", TIER_KEYS_CHOICE, FIELD(hub.retain), "sums", 0, 0, retain_choices,
      "keep each update until the commit, or only their sums"},
     {"durability", TIER_KEYS_CHOICE, FIELD(hub.durability), "normal", 0, 0, durability_choices,
@@ -355,6 +357,10 @@ static void check_hub(struct loading *ld) {
     if (enrolls && fixed_port(c->hub.listen) && strcmp(c->hub.enroll_listen, c->hub.listen) == 0)
         complain(ld, "enroll_listen",
                  "must differ from listen: enrollment takes callers without a certificate");
+    for (size_t i = 0; i < c->hub.merge_plugins.count; i++)
+        if (c->hub.merge_plugins.item[i][0] != '/')
+            complain(ld, "merge_plugins",
+                     "must hold absolute paths: a bare name would be searched for");
     if (*c->hub.console_listen && fixed_port(c->hub.listen) &&
         strcmp(c->hub.console_listen, c->hub.listen) == 0)
         complain(ld, "console_listen", "is the same as listen; leave it out to share the port");

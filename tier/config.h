@@ -55,8 +55,9 @@ struct tier_config_hub {
         children;          /* shell patterns of allowed names; empty: any with a certificate */
     uint64_t children_min; /* children to wait for before the first round opens */
     uint64_t max_uploaders, memory_budget_mb;
-    int retain;     /* enum tier_retain */
-    int durability; /* enum tier_durability */
+    struct tier_keys_list merge_plugins; /* absolute paths of shared objects */
+    int retain;                          /* enum tier_retain */
+    int durability;                      /* enum tier_durability */
 };
 
 struct tier_config_spoke {

@@ -23,6 +23,8 @@
 #define UPDATE_BYTES 1024u
 /* 0.3 of 10 updates are 3, whatever 0.3 is in binary. */
 #define SHARE_SLACK 1e-9
+/* What a sum of coefficients may be off by; far below a unit of 2^-30. */
+#define SUM_SLACK 1e-12
 
 static bool needs_gram(const struct tier_merge_ops *rule, const struct tier_plan_merge *settings) {
     return rule->gram || settings->mix == TIER_PLAN_MIX_NEAREST;
@@ -46,8 +48,8 @@ static struct tier_merge_params params_of(const struct tier_plan_merge *s, size_
 /* What lives through all passes: entries, matrices, neighbours and the rule's scratch. */
 static size_t shared_bytes(const struct tier_merge_ops *rule,
                            const struct tier_plan_merge *settings, size_t count) {
-    size_t w = count + 1, bytes = w * (sizeof(struct tier_merge_input) + sizeof(struct tier_hash) +
-                                       sizeof(uint64_t) + UPDATE_BYTES);
+    size_t w = count + 1,
+           bytes = w * (sizeof(struct tier_merge_input) + sizeof(uint64_t) + UPDATE_BYTES);
 
     if (needs_gram(rule, settings))
         bytes += w * w * 2 * sizeof(double) + 4 * w * sizeof(double) + scratch_of(rule, count);
@@ -77,25 +79,40 @@ size_t tier_merge_memory_min(const struct tier_manifest *manifest,
 
 /* ---- inputs ---------------------------------------------------------------------------------- */
 
-static enum tier_status open_inputs(struct tier_merge_job *job, const struct tier_hash *ids,
-                                    struct tier_err *err) {
+/*
+ * By what they hold, not by id: an id takes in the run's, which is drawn at random, and sums of
+ * doubles depend on their order. So the same updates give the same bits in another run too.
+ */
+static int by_content(const void *a, const void *b) {
+    const struct tier_merge_input *x = a, *y = b;
+    int order = memcmp(tier_spool_update_header(x->update)->root.b,
+                       tier_spool_update_header(y->update)->root.b, TIER_HASH_BYTES);
+
+    return order ? order : (x->weight > y->weight) - (x->weight < y->weight);
+}
+
+static enum tier_status open_inputs(struct tier_merge_job *job, struct tier_err *err) {
     const struct tier_fold *f = &job->merge->fold;
+    const struct tier_hash *ids = f->inputs;
 
     for (size_t i = 0; i < f->count; i++) {
         struct tier_merge_input *in = &job->inputs[job->count];
         TIER_TRY(tier_spool_update_open(f->spool, &ids[i], &in->update, err));
         enum tier_status st =
             tier_fold_header_add(&job->header, f, in->update, TIER_WEIGHT_MAX, err);
-        uint64_t weight = tier_spool_update_header(in->update)->weight;
-        if (st != TIER_OK || weight == 0) {
+        in->weight = tier_spool_update_header(in->update)->weight;
+        if (st != TIER_OK || in->weight == 0) {
             tier_spool_update_close(in->update);
             in->update = NULL;
             TIER_TRY(st);
             continue;
         }
-        job->weights[job->count++] = weight;
+        job->count++;
         tier_spool_update_trim(in->update, job->count <= FILES_OPEN_MAX);
     }
+    qsort(job->inputs, job->count, sizeof *job->inputs, by_content);
+    for (size_t i = 0; i < job->count; i++)
+        job->weights[i] = job->inputs[i].weight;
     return TIER_OK;
 }
 
@@ -193,7 +210,7 @@ static enum tier_status quantise(struct tier_merge_job *job, const double *c,
         magnitude += fabs(c[i]);
         largest = fabs(c[i]) > fabs(c[largest]) ? i : largest;
     }
-    if (magnitude > 1 + SHARE_SLACK)
+    if (magnitude > 1 + SUM_SLACK)
         return unfit(job,
                      "its coefficients' magnitudes add up to more than 1, so that its result might "
                      "leave what the updates span",
@@ -298,17 +315,13 @@ enum tier_status tier_merge_run(const struct tier_merge *merge, struct tier_hash
     enum tier_status st = TIER_OK;
     const struct tier_fold *f = &merge->fold;
     struct tier_merge_job job;
-    struct tier_hash *ids = NULL;
 
     TIER_TRY(checked(merge, err));
-    ids = malloc(f->count * sizeof *ids);
-    if (!job_init(&job, merge) || !ids) {
+    if (!job_init(&job, merge)) {
         st = tier_fail(err, TIER_ENOMEM, "no memory to merge %zu updates", f->count);
         goto out;
     }
-    memcpy(ids, f->inputs, f->count * sizeof *ids);
-    tier_fold_sort(ids, f->count);
-    TIER_TRY_OUT(open_inputs(&job, ids, err));
+    TIER_TRY_OUT(open_inputs(&job, err));
     TIER_TRY_OUT(tier_spool_writer_begin(f->spool, &job.header, &job.writer, err));
     if (job.count > 0) {
         job.params = params_of(merge->settings, job.count);
@@ -321,7 +334,6 @@ enum tier_status tier_merge_run(const struct tier_merge *merge, struct tier_hash
     st = tier_spool_writer_seal(job.writer, job.header.saturated, id_out, err);
     job.writer = NULL;
 out:
-    free(ids);
     job_release(&job);
     return st;
 }

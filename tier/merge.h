@@ -9,7 +9,7 @@
  * Exactness across the shapes of a tree ends at a tier that merges so: its result is resealed as
  * float32 deltas with the summed weight, and is one update among others further up.
  *
- * Threads: as tier/fold.h. The table of rules is filled once, before anything else uses it.
+ * Threads: as tier/fold.h; rules may be loaded and found by any thread.
  */
 #ifndef CONSILIUM_TIER_MERGE_H
 #define CONSILIUM_TIER_MERGE_H
@@ -28,11 +28,12 @@ const struct tier_merge_ops *tier_merge_find(const char *name);
 /* The rule that a plan names for a tier; NULL for one that is not loaded here (or the mean). */
 const struct tier_merge_ops *tier_merge_rule_of(const struct tier_plan_merge *merge);
 /*
- * Loads an operator's rule from a shared object, whose name must begin with "x-" and be new. Call
- * before the first find from another thread; the object is never unloaded. TIER_ECONFIG says what
- * is wrong with it.
+ * Loads an operator's rule from a shared object (an absolute path); its name must begin with "x-".
+ * file_out (may be NULL) is the SHA-256 of what was loaded. Loading the same one again changes
+ * nothing; it is never unloaded. TIER_ECONFIG says what is wrong with it.
  */
-enum tier_status tier_merge_load(const char *path, struct tier_err *err);
+enum tier_status tier_merge_load(const char *path, const struct tier_merge_ops **rule_out,
+                                 struct tier_hash *file_out, struct tier_err *err);
 
 /* ---- merging -------------------------------------------------------------------------------- */
 

@@ -23,6 +23,7 @@ struct tier_merge_shape {
 
 struct tier_merge_input {
     struct tier_update *update;
+    uint64_t weight;
     struct tier_segment_cursor cursor;
 };
 
@@ -30,7 +31,7 @@ struct tier_merge_job {
     const struct tier_merge *merge;
     struct tier_merge_shape shape;
     struct tier_merge_params params;
-    struct tier_merge_input *inputs; /* count of weight > 0, ids ascending; then the previous one */
+    struct tier_merge_input *inputs; /* count of weight > 0, sorted; then the previous one */
     size_t count;
     bool has_previous;
     uint64_t *weights;

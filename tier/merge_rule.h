@@ -16,7 +16,8 @@
  *
  * A rule is a pure function of what it is given: no state, no clock, no randomness, no threads, no
  * libm beyond + - * / and sqrt, built with -ffp-contract=off. Then the same updates give the same
- * bits on every machine. Updates come sorted by id, so that their order says nothing.
+ * bits on every machine. Updates come sorted by the hash of what they hold: their order says
+ * nothing, and is the same wherever and whenever they are merged.
  *
  * Threads: functions of a rule are called by many threads at once, each with scratch of its own.
  */

@@ -13,4 +13,7 @@ extern const struct tier_merge_ops tier_merge_median, tier_merge_trimmed_mean, t
     tier_merge_multi_krum, tier_merge_geometric_median, tier_merge_centred_clipping,
     tier_merge_norm_bound;
 
+/* Looks among the rules that were loaded (merge_plugin.c); NULL. */
+const struct tier_merge_ops *tier_merge_plugin_find(const char *name);
+
 #endif

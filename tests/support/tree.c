@@ -114,6 +114,10 @@ void tree_stop(struct tree_node *n) {
     n->running = false;
 }
 
+struct tier_config *tree_config(struct tree_node *n) {
+    return &n->config;
+}
+
 static struct tree_node *node_new(struct tree *tree, const char *name, struct tree_node *parent,
                                   enum tier_config_kind kind) {
     struct tree_node *n = calloc(1, sizeof *n);

@@ -26,6 +26,8 @@ struct tree_node *tree_hub(struct tree *tree, const char *name, struct tree_node
                            unsigned children_min);
 struct tree_node *tree_spoke(struct tree *tree, const char *name, struct tree_node *parent,
                              const char *csv, const char *schema);
+/* A node's configuration, to be changed while it is stopped. */
+struct tier_config *tree_config(struct tree_node *node);
 /* Stops a node, keeping its directory, and starts it again there (a hub on its old port). */
 void tree_stop(struct tree_node *node);
 void tree_start(struct tree_node *node);
