@@ -48,12 +48,13 @@ struct hub_run {
     struct hub_child *children; /* index = the round's child number */
     size_t child_count;
 
-    struct tier_hash model;       /* last published, or the first */
-    struct tier_round round;      /* number 0: none yet */
-    struct tier_hash base_model;  /* of the round */
-    uint64_t wanted_round;        /* the parent asked for it; not open yet */
-    struct tier_hash wanted_base; /* */
-    uint64_t deadline_at_ms;      /* monotonic; 0: none */
+    struct tier_hash model;        /* last published, or the first */
+    struct tier_hash server_state; /* of the root's optimiser, beside model; zero: none */
+    struct tier_round round;       /* number 0: none yet */
+    struct tier_hash base_model;   /* of the round */
+    uint64_t wanted_round;         /* the parent asked for it; not open yet */
+    struct tier_hash wanted_base;  /* */
+    uint64_t deadline_at_ms;       /* monotonic; 0: none */
     struct tier_timer *deadline, *retry;
     bool folding, publishing; /* a job is on the worker */
     struct tier_task_stop stop;

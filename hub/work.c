@@ -11,6 +11,9 @@
 #include "tier/log.h"
 #include "tier/metric.h"
 #include "tier/model.h"
+#include "tier/named_file.h"
+#include "tier/publish.h"
+#include "tier/server_state.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -63,6 +66,7 @@ static enum tier_status put_round(struct hub_run *run, struct tier_err *err) {
     if (run->round.state == TIER_ROUND_COMMITTED && !row.closed_ms) {
         row.closed_ms = tier_wall_ms();
         row.result_model = run->model;
+        row.result_state = run->server_state;
     }
     return tier_journal_round_put(j, &row, err);
 }
@@ -173,6 +177,9 @@ struct job {
     enum job_kind kind;
     uint32_t child;
     struct tier_hash update, base, plan, result;
+    struct tier_hash state, result_state; /* of the root's optimiser */
+    struct kern_server optimiser;
+    bool optimises;
     uint64_t weight;
     const struct tier_manifest *manifest; /* the run's: runs outlive the worker */
     struct tier_hash *inputs;
@@ -243,14 +250,22 @@ static enum tier_status publish_job(struct job *job) {
     job->figures = tier_task_figures(h->metrics);
     job->weight = h->weight;
     job->result = job->base;
+    job->result_state = job->state;
     if (h->weight == 0) {
         tier_spool_update_close(u);
         return TIER_OK;
     }
     char *path = tier_content_path(job->hub->home.models_dir, &job->base, TIER_CONTENT_MODEL);
     TIER_TRY_OUT(tier_model_open(path, &base, &job->err));
-    TIER_TRY_OUT(tier_fold_publish(u, job->manifest, base, job->hub->home.models_dir, metadata, 3,
-                                   &job->result, &job->err));
+    const struct tier_publish publish = {.sum = u,
+                                         .manifest = job->manifest,
+                                         .base = base,
+                                         .models_dir = job->hub->home.models_dir,
+                                         .metadata = metadata,
+                                         .metadata_count = 3,
+                                         .optimiser = job->optimises ? &job->optimiser : NULL,
+                                         .state = job->state};
+    TIER_TRY_OUT(tier_publish_run(&publish, &job->result, &job->result_state, &job->err));
 out:
     free(path);
     tier_model_close(base);
@@ -366,6 +381,13 @@ static void fold_done(struct hub_run *run, struct job *job) {
         retry_fold(run, &job->err);
 }
 
+/* A state is of one run alone. */
+static void drop_state(struct hub *hub, const struct hub_run *run, const struct tier_hash *state) {
+    bool named = run && run->state == HUB_RUN_OPEN && tier_hash_equal(&run->server_state, state);
+    if (!named && !tier_hash_is_zero(state))
+        tier_server_state_delete(hub->home.models_dir, state);
+}
+
 /* The round went on, or the run ended, while the job was at work: what it made serves nobody. */
 static void drop_result(struct hub_run *run, const struct job *job) {
     static const struct tier_err late = {.status = TIER_ELATE, .text = "the round is closed"};
@@ -374,6 +396,8 @@ static void drop_result(struct hub_run *run, const struct job *job) {
     bool kept = run && tier_hash_equal(&run->round.own_update, &job->result);
     if (job->kind == JOB_FOLD && job->st == TIER_OK && !kept)
         tier_spool_delete(spool, &job->result, NULL);
+    if (job->kind == JOB_PUBLISH && job->st == TIER_OK)
+        drop_state(job->hub, run, &job->result_state);
     if (job->kind != JOB_CHECK)
         return;
     if (!run) {
@@ -414,7 +438,7 @@ static void job_done(void *arg) {
     } else if (job->kind == JOB_FOLD) {
         fold_done(run, job);
     } else if (job->st == TIER_OK) {
-        hub_run_published(run, &job->result, &job->figures);
+        hub_run_published(run, &job->result, &job->result_state, &job->figures);
     } else if (job->st == TIER_EMODEL) {
         hub_run_finish(run, HUB_RUN_FAILED, job->err.text);
     } else {
@@ -477,6 +501,8 @@ static void start_publish(struct hub_run *run) {
     struct job *job = job_new(run, JOB_PUBLISH);
     job->update = run->round.own_update;
     tier_hash_data(run->plan_text, run->plan_bytes, &job->plan);
+    job->optimises = tier_task_server(&run->plan, &job->optimiser);
+    job->state = run->server_state;
     run->publishing = true;
     tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
 }
@@ -658,19 +684,35 @@ static bool model_in_use(const struct hub *hub, const struct tier_hash *model) {
     return false;
 }
 
-/* Two models of a run are kept, its latest and the one that came from; disk must not grow by
- * rounds. */
+/* Two models of a run are kept, its latest and the one that came from, and the optimiser's state
+ * beside the latest while it goes on; disk must not grow by rounds. */
 static void drop_old_model(struct hub_run *run, uint64_t round) {
     struct tier_journal_round row;
 
+    if (run->state != HUB_RUN_OPEN)
+        drop_state(run->hub, run, &run->server_state);
     if (round < 2 ||
         tier_journal_round_get(run->hub->home.journal, run->hex, round - 1, &row, NULL) != TIER_OK)
         return;
+    drop_state(run->hub, run, &row.result_state);
     if (model_in_use(run->hub, &row.base_model))
         return;
     char *path = tier_content_path(run->hub->home.models_dir, &row.base_model, TIER_CONTENT_MODEL);
     unlink(path);
     free(path);
+}
+
+static bool state_named(void *arg, const struct tier_hash *state) {
+    const struct hub *hub = arg;
+    for (const struct hub_run *run = hub->runs; run; run = run->next)
+        if (run->state == HUB_RUN_OPEN && tier_hash_equal(&run->server_state, state))
+            return true;
+    return false;
+}
+
+void hub_work_sweep_models(struct hub *hub) {
+    tier_server_state_sweep(hub->home.models_dir, state_named, hub);
+    tier_named_file_sweep(hub->home.models_dir, TIER_MODEL_TEMPORARY);
 }
 
 /* Children that were still pushing when the round went on without them, and what came of it. */

@@ -34,8 +34,12 @@ void hub_work_first_model(struct hub_run *run);
 /* The run's row. */
 void hub_work_journal_run(struct hub_run *run);
 
-/* A fold or a publication gave its result; run.c goes on from there. */
+/* After a restart, before anything is published: deletes what no open run's journal names. */
+void hub_work_sweep_models(struct hub *hub);
+
+/* A publication gave its result: the model, and the optimiser's state beside it. run.c goes on from
+ * there. */
 void hub_run_published(struct hub_run *run, const struct tier_hash *model,
-                       const struct tier_task_figures *figures);
+                       const struct tier_hash *state, const struct tier_task_figures *figures);
 
 #endif
