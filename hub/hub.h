@@ -50,6 +50,7 @@ struct hub_run {
     size_t child_count;
 
     struct tier_hash model;            /* last published, or the first */
+    struct tier_hash server_state;     /* of the root's optimiser, beside model; zero: none */
     struct tier_round round;           /* number 0: none yet */
     struct tier_hash base_model;       /* of the round */
     const struct tier_merge_ops *rule; /* of this tier; NULL: the mean */

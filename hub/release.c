@@ -6,6 +6,9 @@
 #include "hub/work.h"
 #include "tier/content.h"
 #include "tier/log.h"
+#include "tier/model.h"
+#include "tier/named_file.h"
+#include "tier/server_state.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -45,19 +48,43 @@ static bool model_in_use(const struct hub *hub, const struct tier_hash *model) {
     return false;
 }
 
-/* Two models of a run are kept, its latest and the one that came from; disk must not grow by
- * rounds. */
+/* A state is of one run alone. */
+void hub_work_drop_state(struct hub *hub, const struct hub_run *run,
+                         const struct tier_hash *state) {
+    bool named = run && run->state == HUB_RUN_OPEN && tier_hash_equal(&run->server_state, state);
+    if (!named && !tier_hash_is_zero(state))
+        tier_server_state_delete(hub->home.models_dir, state);
+}
+
+/* Two models of a run are kept, its latest and the one that came from, and the optimiser's state
+ * beside the latest while it goes on; disk must not grow by rounds. */
 static void drop_old_model(struct hub_run *run, uint64_t round) {
     struct tier_journal_round row;
 
+    if (run->state != HUB_RUN_OPEN)
+        hub_work_drop_state(run->hub, run, &run->server_state);
     if (round < 2 ||
         tier_journal_round_get(run->hub->home.journal, run->hex, round - 1, &row, NULL) != TIER_OK)
         return;
+    hub_work_drop_state(run->hub, run, &row.result_state);
     if (model_in_use(run->hub, &row.base_model))
         return;
     char *path = tier_content_path(run->hub->home.models_dir, &row.base_model, TIER_CONTENT_MODEL);
     unlink(path);
     free(path);
+}
+
+static bool state_named(void *arg, const struct tier_hash *state) {
+    const struct hub *hub = arg;
+    for (const struct hub_run *run = hub->runs; run; run = run->next)
+        if (run->state == HUB_RUN_OPEN && tier_hash_equal(&run->server_state, state))
+            return true;
+    return false;
+}
+
+void hub_work_sweep_models(struct hub *hub) {
+    tier_server_state_sweep(hub->home.models_dir, state_named, hub);
+    tier_named_file_sweep(hub->home.models_dir, TIER_MODEL_TEMPORARY);
 }
 
 /* Children that were still pushing when the round went on without them, and what came of it. */

@@ -42,6 +42,7 @@ static enum tier_status put_round(struct hub_run *run, struct tier_err *err) {
     if (run->round.state == TIER_ROUND_COMMITTED && !row.closed_ms) {
         row.closed_ms = tier_wall_ms();
         row.result_model = run->model;
+        row.result_state = run->server_state;
     }
     return tier_journal_round_put(j, &row, err);
 }

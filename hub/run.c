@@ -185,17 +185,21 @@ static void commit_round(struct hub_run *run) {
     hub_work_release(run, run->round.number);
 }
 
+/* The model and the state beside it change together, here in memory and in the transaction that
+ * commits the round. */
 void hub_run_published(struct hub_run *run, const struct tier_hash *model,
-                       const struct tier_task_figures *figures) {
+                       const struct tier_hash *state, const struct tier_task_figures *figures) {
     uint64_t done = run->round.number;
     const char *stop = tier_task_stop(&run->plan, &run->stop, figures);
 
     if (stop) { /* the figures are of the base model, so that is the result */
         run->model = run->base_model;
+        run->server_state = *state; /* of a round that does not count: goes with the run */
         hub_run_finish(run, HUB_RUN_COMPLETED, stop);
         return;
     }
     run->model = *model;
+    run->server_state = *state;
     commit_round(run);
     hub_work_journal_run(run);
     if (done >= tier_task_rounds(&run->plan))
@@ -579,6 +583,23 @@ static enum tier_status restore_child(void *arg, const struct tier_journal_updat
     return TIER_OK;
 }
 
+/* The state beside the latest committed model: of this round, or of the one before. */
+static enum tier_status restore_state(struct hub_run *run, const struct tier_journal_round *last,
+                                      struct tier_err *err) {
+    struct tier_journal_round before = *last;
+
+    if (!hub_is_top(run->hub))
+        return TIER_OK;
+    if (last->state != TIER_ROUND_COMMITTED) {
+        if (last->round < 2)
+            return TIER_OK;
+        TIER_TRY(tier_journal_round_get(run->hub->home.journal, run->hex, last->round - 1, &before,
+                                        err));
+    }
+    run->server_state = before.result_state;
+    return TIER_OK;
+}
+
 static enum tier_status restore_round(struct hub_run *run, uint64_t number, struct tier_err *err) {
     struct tier_journal_round row;
     struct tier_journal *j = run->hub->home.journal;
@@ -605,6 +626,7 @@ static enum tier_status restore_round(struct hub_run *run, uint64_t number, stru
     hub_work_restore_kept(run);
     if (state == TIER_ROUND_COMMITTED && !tier_hash_is_zero(&row.result_model))
         run->model = row.result_model;
+    TIER_TRY(restore_state(run, &row, err));
     uint64_t deadline_ms = tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->deadline_s * 1000;
     if (state == TIER_ROUND_OPEN && deadline_ms) {
         int64_t left = row.opened_ms + (int64_t)deadline_ms - tier_wall_ms();
@@ -688,6 +710,7 @@ enum tier_status hub_run_restore_all(struct hub *hub, struct tier_err *err) {
     hub_work_recover_audit(hub);
     TIER_TRY(tier_journal_run_each(hub->home.journal, restore_run, hub, err));
     TIER_TRY(tier_spool_sweep(hub->home.spool, keep_file, hub, err));
+    hub_work_sweep_models(hub);
     for (struct hub_run *run = hub->runs; run; run = run->next) {
         if (run->state != HUB_RUN_OPEN)
             continue;

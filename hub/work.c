@@ -11,6 +11,7 @@
 #include "tier/log.h"
 #include "tier/metric.h"
 #include "tier/model.h"
+#include "tier/publish.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -57,6 +58,9 @@ struct job {
     struct tier_hash update, base, plan, result, previous;
     const struct tier_merge_ops *rule; /* NULL: the mean */
     struct tier_plan_merge merge;
+    struct tier_hash state, result_state; /* of the root's optimiser */
+    struct kern_server optimiser;
+    bool optimises;
     uint64_t weight;
     const struct tier_manifest *manifest; /* the run's: runs outlive the worker */
     struct tier_hash *inputs;
@@ -136,14 +140,22 @@ static enum tier_status publish_job(struct job *job) {
     job->figures = tier_task_figures(h->metrics);
     job->weight = h->weight;
     job->result = job->base;
+    job->result_state = job->state;
     if (h->weight == 0) {
         tier_spool_update_close(u);
         return TIER_OK;
     }
     char *path = tier_content_path(job->hub->home.models_dir, &job->base, TIER_CONTENT_MODEL);
     TIER_TRY_OUT(tier_model_open(path, &base, &job->err));
-    TIER_TRY_OUT(tier_fold_publish(u, job->manifest, base, job->hub->home.models_dir, metadata, 3,
-                                   &job->result, &job->err));
+    const struct tier_publish publish = {.sum = u,
+                                         .manifest = job->manifest,
+                                         .base = base,
+                                         .models_dir = job->hub->home.models_dir,
+                                         .metadata = metadata,
+                                         .metadata_count = 3,
+                                         .optimiser = job->optimises ? &job->optimiser : NULL,
+                                         .state = job->state};
+    TIER_TRY_OUT(tier_publish_run(&publish, &job->result, &job->result_state, &job->err));
 out:
     free(path);
     tier_model_close(base);
@@ -330,6 +342,7 @@ static void fold_done(struct hub_run *run, struct job *job) {
         retry_fold(run, &job->err);
 }
 
+/* The round went on, or the run ended, while the job was at work: what it made serves nobody. */
 static void drop_result(struct hub_run *run, const struct job *job) {
     static const struct tier_err late = {.status = TIER_ELATE, .text = "the round is closed"};
     struct tier_spool *spool = job->hub->home.spool;
@@ -337,6 +350,8 @@ static void drop_result(struct hub_run *run, const struct job *job) {
     bool kept = run && tier_hash_equal(&run->round.own_update, &job->result);
     if ((job->kind == JOB_FOLD || job->kind == JOB_PART) && job->st == TIER_OK && !kept)
         tier_spool_delete(spool, &job->result, NULL);
+    if (job->kind == JOB_PUBLISH && job->st == TIER_OK)
+        hub_work_drop_state(job->hub, run, &job->result_state);
     if (job->kind != JOB_CHECK)
         return;
     if (!run) {
@@ -392,7 +407,7 @@ static void job_done(void *arg) {
     } else if (job->kind == JOB_FOLD) {
         fold_done(run, job);
     } else if (job->st == TIER_OK) {
-        hub_run_published(run, &job->result, &job->figures);
+        hub_run_published(run, &job->result, &job->result_state, &job->figures);
     } else if (job->st == TIER_EMODEL) {
         hub_run_finish(run, HUB_RUN_FAILED, job->err.text);
     } else {
@@ -468,6 +483,8 @@ static void start_publish(struct hub_run *run) {
     struct job *job = job_new(run, JOB_PUBLISH);
     job->update = run->round.own_update;
     tier_hash_data(run->plan_text, run->plan_bytes, &job->plan);
+    job->optimises = tier_task_server(&run->plan, &job->optimiser);
+    job->state = run->server_state;
     run->publishing = true;
     tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
 }

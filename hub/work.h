@@ -36,6 +36,11 @@ void hub_work_restore_kept(struct hub_run *run);
 /* The run's row. */
 void hub_work_journal_run(struct hub_run *run);
 
+/* Deletes a state of the root's optimiser, unless it is the open run's own; `run` may be NULL. */
+void hub_work_drop_state(struct hub *hub, const struct hub_run *run, const struct tier_hash *state);
+/* After a restart, before anything is published: deletes what no open run's journal names. */
+void hub_work_sweep_models(struct hub *hub);
+
 /* ---- rows.c: what the journal says of it ---- */
 
 /* What one event changed, and the receipt it led to. */
@@ -45,8 +50,9 @@ void hub_rows_step(struct hub_run *run, const struct tier_round_event *e,
 /* The new partial, and the children whose updates went into it. */
 void hub_rows_part(struct hub_run *run, const uint32_t *children, size_t count);
 
-/* A fold or a publication gave its result; run.c goes on from there. */
+/* A publication gave its result: the model, and the optimiser's state beside it. run.c goes on from
+ * there. */
 void hub_run_published(struct hub_run *run, const struct tier_hash *model,
-                       const struct tier_task_figures *figures);
+                       const struct tier_hash *state, const struct tier_task_figures *figures);
 
 #endif

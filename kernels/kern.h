@@ -12,8 +12,8 @@
  *
  * Threads: a device belongs to one thread at a time; different devices may be used by different
  * threads at once. Work on a device is ordered; kern_download and kern_sync wait for it, other
- * calls may return earlier. The kern_fold_* functions and those of robust merges take host
- * memory, no device, and may be called by any thread at any time.
+ * calls may return earlier. The kern_fold_*, kern_mean, kern_server_* functions and those of robust
+ * merges take host memory, no device, and may be called by any thread at any time.
  *
  * Errors: enum kern_status; kern_device_error() gives the last one of a device in words.
  * After KERN_EDEVICE every call on that device but its close fails in the same way.
@@ -211,6 +211,42 @@ void kern_trimmed_mean(float *out, const float *x, size_t rows, size_t stride, s
  * ((1+5)+(3+7)). The same bits with every instruction set.
  */
 void kern_gram(double *gram, const float *x, size_t rows, size_t stride, size_t n);
+/* The mean alone: delta[i] as above, before it is added. */
+void kern_mean(double *delta, const int64_t *hi, const int64_t *lo, size_t n, int frac_bits,
+               uint64_t weight);
+
+/* ---- optimisers at the root, on host memory -------------------------------------------------- */
+
+/*
+ * What the root makes of the mean delta d of a round (Hsu, Qi and Brown 2019; Reddi et al. 2021,
+ * algorithm 2, without bias correction), element by element in IEEE double, in this order:
+ *
+ *   momentum   m = momentum * m + d;  y = x + lr * m
+ *   the others m = beta1 * m + (1 - beta1) * d
+ *   adagrad    v = v + d * d
+ *   adam       v = beta2 * v + (1 - beta2) * (d * d)
+ *   yogi       v = v - (1 - beta2) * (d * d) * sign(v - d * d)
+ *              y = x + lr * m / (sqrt(v) + tau)
+ *
+ * and y is rounded to float32 once. The same bits on every machine and instruction set.
+ */
+enum kern_server_kind {
+    KERN_SERVER_MOMENTUM,
+    KERN_SERVER_ADAGRAD,
+    KERN_SERVER_ADAM,
+    KERN_SERVER_YOGI,
+};
+struct kern_server {
+    enum kern_server_kind kind;
+    double lr, momentum, beta1, beta2, tau; /* what the kind does not have is not read */
+};
+/* Momentum keeps m alone. */
+bool kern_server_has_v(enum kern_server_kind kind);
+/* What a run begins with: m = 0, v = tau^2 (the least that algorithm 2 allows). */
+void kern_server_begin(double *m, double *v, size_t n, const struct kern_server *opt);
+/* Advances m and v in place; v may be NULL for momentum. No array overlaps another. */
+void kern_server_step(float *y, const float *x, const double *delta, double *m, double *v, size_t n,
+                      const struct kern_server *opt);
 
 /* The same fold on a device; acc is int64[n], x float[n], refused is uint64[1] on the device, added
  * to; both `at` count 8-byte elements. Same bits and same count as kern_fold_f32. */

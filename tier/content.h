@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Files known by their SHA-256 in a node's models directory: ONNX graphs (<hash>.onnx) and
- * published models (<hash>.safetensors). Receiving is resumable and verified before the file gets
- * its name, so whatever carries a name is whole.
+ * published models (<hash>.safetensors); a root's optimiser keeps its state there too
+ * (<hash>.state). Receiving is resumable and verified before the file gets its name, so whatever
+ * carries a name is whole.
  *
  * Threads: an object belongs to one thread at a time; calls block on the disk.
  */

@@ -41,6 +41,7 @@ static const char *const migrations[] = {
     "CREATE TABLE models(hash BLOB PRIMARY KEY NOT NULL, path TEXT NOT NULL, run TEXT NOT NULL,"
     " round INTEGER NOT NULL) WITHOUT ROWID;"
     "CREATE INDEX models_by_run ON models(run, round);",
+    "ALTER TABLE rounds ADD COLUMN result_state BLOB;",
 };
 
 enum {
@@ -81,7 +82,7 @@ enum {
 
 #define RUN_COLUMNS "run_id, state, round, created_ms, model_hash, detail"
 #define ROUND_COLUMNS                                                                              \
-    "run, round, state, base_model, opened_ms, closed_ms, result_model, own_update"
+    "run, round, state, base_model, opened_ms, closed_ms, result_model, own_update, result_state"
 #define UPDATE_COLUMNS "run, round, child, update_id, weight, bytes, state, receipt"
 #define SENT_COLUMNS "run, round, update_id, header, state"
 #define MODEL_COLUMNS "hash, path, run, round"
@@ -104,7 +105,7 @@ static const char *const statements[SQL_COUNT] = {
     [SQL_RUN_DELETE_SENT] = "DELETE FROM sent WHERE run = ?1",
     [SQL_RUN_DELETE_MODELS] = "DELETE FROM models WHERE run = ?1",
     [SQL_ROUND_PUT] = "INSERT OR REPLACE INTO rounds(" ROUND_COLUMNS ")"
-                      " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                      " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     [SQL_ROUND_GET] = "SELECT " ROUND_COLUMNS " FROM rounds WHERE run = ?1 AND round = ?2",
     [SQL_ROUND_EACH] = "SELECT " ROUND_COLUMNS " FROM rounds WHERE run = ?1 AND round >= ?2"
                        " ORDER BY round",
@@ -422,6 +423,7 @@ enum tier_status tier_journal_round_put(struct tier_journal *j,
     tier_query_int(&q, round->closed_ms);
     tier_query_hash(&q, &round->result_model);
     tier_query_hash(&q, &round->own_update);
+    tier_query_hash(&q, &round->result_state);
     return tier_query_run(&q);
 }
 
@@ -435,6 +437,7 @@ static void read_round(struct tier_query *q, struct tier_journal_round *round) {
     round->closed_ms = tier_query_get_int(q);
     tier_query_get_hash(q, &round->result_model);
     tier_query_get_hash(q, &round->own_update);
+    tier_query_get_hash(q, &round->result_state);
 }
 
 enum tier_status tier_journal_round_get(struct tier_journal *j, const char *run, uint64_t round,

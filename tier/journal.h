@@ -122,6 +122,7 @@ struct tier_journal_round {
     int64_t closed_ms;             /* 0: still open */
     struct tier_hash result_model; /* zero: not committed */
     struct tier_hash own_update;   /* what this node pushed up; zero: nothing yet */
+    struct tier_hash result_state; /* the root's optimiser beside result_model; zero: none */
 };
 
 /* Adds the row or replaces it. */

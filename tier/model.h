@@ -24,6 +24,7 @@
 
 #define TIER_MODEL_HEADER_BYTES_MAX (64u << 20)
 #define TIER_MODEL_METADATA_MAX 256
+#define TIER_MODEL_TEMPORARY "model" /* for tier_named_file_sweep */
 
 struct tier_model;
 

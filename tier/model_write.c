@@ -1,51 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Writing .safetensors, one byte string for one content: metadata first and by key, tensors in
- * manifest order, compact JSON, spaces up to a multiple of 8 so that the data are aligned. The file
- * is written under a temporary name, synced, and named by its hash; a model is the one thing, with
- * the journal, that is synced always (DESIGN 2.3).
+ * manifest order, compact JSON, spaces up to a multiple of 8 so that the data are aligned. A model
+ * is the one thing, with the journal, that is synced always (DESIGN 2.3).
  */
 #include "tier/model.h"
 
 #include "tier/bytes.h"
+#include "tier/content.h"
+#include "tier/named_file.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define HEADER_ALIGN 8
 
 struct tier_model_writer {
-    char *dir, *temp;
     const struct tier_manifest *manifest;
-    struct tier_hasher *hasher;
+    struct tier_named_file *file;
     uint64_t next; /* element */
-    int fd;
 };
-
-static enum tier_status put(struct tier_model_writer *w, const void *data, size_t n,
-                            struct tier_err *err) {
-    const uint8_t *p = data;
-
-    tier_hasher_add(w->hasher, data, n);
-    while (n > 0) {
-        ssize_t done = write(w->fd, p, n);
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done < 0)
-            return tier_fail_errno(err, errno == EFBIG ? TIER_EFULL : TIER_EIO, "cannot write %s",
-                                   w->temp);
-        p += done;
-        n -= (size_t)done;
-    }
-    return TIER_OK;
-}
 
 static int by_key(const void *a, const void *b) {
     const struct tier_kv *x = a, *y = b;
@@ -139,9 +115,9 @@ static enum tier_status put_header(struct tier_model_writer *w, const struct tie
         goto out;
     }
     tier_put_u64(prefix, n + fill);
-    TIER_TRY_OUT(put(w, prefix, sizeof prefix, err));
-    TIER_TRY_OUT(put(w, text, n, err));
-    TIER_TRY_OUT(put(w, spaces, fill, err));
+    TIER_TRY_OUT(tier_named_file_put(w->file, prefix, sizeof prefix, err));
+    TIER_TRY_OUT(tier_named_file_put(w->file, text, n, err));
+    TIER_TRY_OUT(tier_named_file_put(w->file, spaces, fill, err));
 out:
     free(text);
     return st;
@@ -155,21 +131,8 @@ enum tier_status tier_model_writer_begin(const char *dir, const struct tier_mani
 
     if (!w)
         return tier_fail(err, TIER_ENOMEM, "no memory to write a model");
-    w->fd = -1;
     w->manifest = manifest;
-    w->dir = strdup(dir);
-    w->hasher = tier_hasher_new();
-    if (asprintf(&w->temp, "%s/model-XXXXXX", dir) < 0)
-        w->temp = NULL;
-    if (!w->dir || !w->hasher || !w->temp) {
-        st = tier_fail(err, TIER_ENOMEM, "no memory to write a model");
-        goto out;
-    }
-    w->fd = mkostemp(w->temp, O_CLOEXEC);
-    if (w->fd < 0) {
-        st = tier_fail_errno(err, TIER_EIO, "cannot make a file in %s", dir);
-        goto out;
-    }
+    TIER_TRY_OUT(tier_named_file_begin(dir, TIER_MODEL_TEMPORARY, &w->file, err));
     TIER_TRY_OUT(put_header(w, metadata, metadata_count, err));
     *out = w;
     w = NULL;
@@ -183,53 +146,22 @@ enum tier_status tier_model_writer_append(struct tier_model_writer *w, const flo
     if (n > w->manifest->elements - w->next)
         return tier_fail(err, TIER_EARG, "more elements than the %" PRIu64 " of the model",
                          w->manifest->elements);
-    TIER_TRY(put(w, x, n * sizeof *x, err));
+    TIER_TRY(tier_named_file_put(w->file, x, n * sizeof *x, err));
     w->next += n;
     return TIER_OK;
 }
 
-static enum tier_status sync_dir(const char *dir, struct tier_err *err) {
-    enum tier_status st = TIER_OK;
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    if (fd < 0 || fsync(fd) != 0)
-        st = tier_fail_errno(err, TIER_EIO, "cannot sync %s", dir);
-    if (fd >= 0)
-        close(fd);
-    return st;
-}
-
 enum tier_status tier_model_writer_finish(struct tier_model_writer *w, struct tier_hash *hash_out,
                                           struct tier_err *err) {
-    enum tier_status st = TIER_OK;
-    struct tier_hash hash;
-    char *path = NULL;
+    enum tier_status st;
 
     if (w->next != w->manifest->elements) {
         st = tier_fail(err, TIER_EARG, "%" PRIu64 " of the model's %" PRIu64 " elements were given",
                        w->next, w->manifest->elements);
-        goto out;
+    } else {
+        st = tier_named_file_finish(w->file, TIER_CONTENT_MODEL, 0644, hash_out, err);
+        w->file = NULL;
     }
-    tier_hasher_finish(w->hasher, &hash);
-    path = tier_model_path(w->dir, &hash);
-    if (!path) {
-        st = tier_fail(err, TIER_ENOMEM, "no memory to name a model");
-        goto out;
-    }
-    if (fchmod(w->fd, 0644) != 0 || fsync(w->fd) != 0) {
-        st = tier_fail_errno(err, TIER_EIO, "cannot sync %s", w->temp);
-        goto out;
-    }
-    if (rename(w->temp, path) != 0) {
-        st = tier_fail_errno(err, TIER_EIO, "cannot rename %s to %s", w->temp, path);
-        goto out;
-    }
-    close(w->fd); /* from here on there is no temporary file to remove */
-    w->fd = -1;
-    TIER_TRY_OUT(sync_dir(w->dir, err));
-    *hash_out = hash;
-out:
-    free(path);
     tier_model_writer_abort(w);
     return st;
 }
@@ -237,12 +169,6 @@ out:
 void tier_model_writer_abort(struct tier_model_writer *w) {
     if (!w)
         return;
-    if (w->fd >= 0 && w->temp) {
-        close(w->fd);
-        unlink(w->temp);
-    }
-    tier_hasher_free(w->hasher);
-    free(w->temp);
-    free(w->dir);
+    tier_named_file_abort(w->file);
     free(w);
 }

@@ -78,6 +78,34 @@ out:
     return ok;
 }
 
+static void fill(double *value, double otherwise) {
+    if (isnan(*value))
+        *value = otherwise;
+}
+
+/* The usual values of Hsu et al. 2019 and Reddi et al. 2021. An adaptive optimiser's step is of the
+ * size of lr, whatever the model: nobody can choose that but the researcher. */
+static void resolve_server(struct tier_plan_server *s) {
+    switch ((enum tier_plan_server_kind)s->kind) {
+    case TIER_PLAN_SERVER_NONE:
+        break;
+    case TIER_PLAN_SERVER_MOMENTUM:
+        fill(&s->lr, 1);
+        fill(&s->momentum, 0.9);
+        break;
+    case TIER_PLAN_SERVER_ADAM:
+    case TIER_PLAN_SERVER_YOGI:
+        fill(&s->beta1, 0.9);
+        fill(&s->beta2, 0.99);
+        fill(&s->tau, 1e-3);
+        break;
+    case TIER_PLAN_SERVER_ADAGRAD:
+        fill(&s->beta1, 0);
+        fill(&s->tau, 1e-3);
+        break;
+    }
+}
+
 /*
  * A tier has what is written for it, and the rest from the default. A merge's numbers belong to its
  * rule, so a tier that names a rule takes none of the default's.
@@ -121,13 +149,14 @@ static void resolve(struct tier_plan_draft *d, const int *lines) {
 
     resolve_tier(&p->top, &d->fallback, &d->top, "tiers.top", lines);
     resolve_tier(&p->hub, &d->fallback, &d->hub, "tiers.hub", lines);
-    if (p->optimiser.kind == TIER_PLAN_SGD && isnan(p->optimiser.momentum))
-        p->optimiser.momentum = 0;
+    if (p->optimiser.kind == TIER_PLAN_SGD)
+        fill(&p->optimiser.momentum, 0);
     if (p->optimiser.kind == TIER_PLAN_ADAM) {
-        p->optimiser.beta1 = isnan(p->optimiser.beta1) ? 0.9 : p->optimiser.beta1;
-        p->optimiser.beta2 = isnan(p->optimiser.beta2) ? 0.999 : p->optimiser.beta2;
-        p->optimiser.eps = isnan(p->optimiser.eps) ? 1e-8 : p->optimiser.eps;
+        fill(&p->optimiser.beta1, 0.9);
+        fill(&p->optimiser.beta2, 0.999);
+        fill(&p->optimiser.eps, 1e-8);
     }
+    resolve_server(&p->server);
 }
 
 static void check_written(const char *path, struct tier_plan_draft *d, const int *lines,

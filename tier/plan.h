@@ -14,6 +14,8 @@
 #include "tier/hash.h"
 #include "tier/keys.h"
 
+#include <math.h>
+
 #define TIER_PLAN_VERSION 1
 #define TIER_PLAN_PURPOSE_BYTES 512
 #define TIER_PLAN_PATH_BYTES 1024
@@ -27,7 +29,21 @@ enum tier_plan_metric {
     TIER_PLAN_AUC,
     TIER_PLAN_LOSS,
 };
-enum tier_plan_server { TIER_PLAN_SERVER_NONE };
+enum tier_plan_server_kind {
+    TIER_PLAN_SERVER_NONE,
+    TIER_PLAN_SERVER_MOMENTUM,
+    TIER_PLAN_SERVER_ADAM,
+    TIER_PLAN_SERVER_YOGI,
+    TIER_PLAN_SERVER_ADAGRAD,
+};
+
+/* The optimiser at the top. What the kind does not have is NAN. */
+struct tier_plan_server {
+    int kind; /* enum tier_plan_server_kind */
+    double lr, momentum, beta1, beta2, tau;
+};
+#define TIER_PLAN_SERVER_OFF                                                                       \
+    ((struct tier_plan_server){TIER_PLAN_SERVER_NONE, NAN, NAN, NAN, NAN, NAN})
 
 enum tier_plan_rule { /* how a tier merges its children's updates */
                       TIER_PLAN_MEAN,
@@ -99,7 +115,7 @@ struct tier_plan {
         double target;     /* NAN: none */
         uint64_t patience; /* evaluations without improvement; 0: no limit */
     } stop;
-    int server_optimiser; /* enum tier_plan_server */
+    struct tier_plan_server server;
 };
 
 /*

@@ -26,7 +26,7 @@ static const char *const rule_choices[] = {
     NULL};
 static const char *const retain_choices[] = {"updates", "sums", NULL};
 static const char *const mix_choices[] = {"none", "nearest", NULL};
-static const char *const server_choices[] = {"none", NULL};
+static const char *const server_choices[] = {"none", "momentum", "adam", "yogi", "adagrad", NULL};
 
 /*
  * Bounds of learning rates and the like are those of float32, in which spokes compute: 0.999999 is
@@ -89,8 +89,18 @@ static const char *const server_choices[] = {"none", NULL};
      "stop once the metric is as good as this"},                                                   \
     {"stop.patience", TIER_KEYS_INT, FIELD(plan.stop.patience), "0", 0, TIER_ROUNDS_MAX, NULL,     \
      "stop after so many evaluations without improvement"},                                        \
-    {"server.optimiser", TIER_KEYS_CHOICE, FIELD(plan.server_optimiser), "none", 0, 0,             \
-     server_choices, "what the top does with the mean"}
+    {"server.optimiser.name", TIER_KEYS_CHOICE, FIELD(plan.server.kind), "none", 0, 0,             \
+     server_choices, "what the top makes of the mean"},                                            \
+    {"server.optimiser.lr", TIER_KEYS_REAL, FIELD(plan.server.lr), "", 1e-12, 1000, NULL,          \
+     "step of the top; 1 for momentum where it is left out"},                                      \
+    {"server.optimiser.momentum", TIER_KEYS_REAL, FIELD(plan.server.momentum), "", 0, 0.999999,    \
+     NULL, "for momentum; 0.9 where it is left out"},                                              \
+    {"server.optimiser.beta1", TIER_KEYS_REAL, FIELD(plan.server.beta1), "", 0, 0.999999, NULL,    \
+     "for adam and yogi, 0.9 where it is left out; for adagrad, 0"},                               \
+    {"server.optimiser.beta2", TIER_KEYS_REAL, FIELD(plan.server.beta2), "", 0, 0.999999, NULL,    \
+     "for adam and yogi; 0.99 where it is left out"},                                              \
+    {"server.optimiser.tau", TIER_KEYS_REAL, FIELD(plan.server.tau), "", 1e-12, 1, NULL,           \
+     "for adam, yogi and adagrad: how adaptive; 0.001 where it is left out"}
 
 #define ROUND_KEYS(path, member, quorum_default, deadline_default)                                 \
     {path ".quorum", TIER_KEYS_QUORUM, FIELD(member.quorum), quorum_default, 0, 0, NULL,           \
@@ -255,6 +265,35 @@ static void check_retain(const struct tier_plan_checker *c, const struct tier_pl
                  tier_plan_rule_text(&tier->merge));
 }
 
+#define KIND(k) (1u << TIER_PLAN_SERVER_##k)
+#define ADAPTIVE (KIND(ADAM) | KIND(YOGI) | KIND(ADAGRAD))
+
+static void check_server(const struct tier_plan_checker *c) {
+    const struct tier_plan_server *s = &c->plan->server;
+    const struct {
+        const char *path;
+        double value;
+        unsigned kinds;
+        const char *owners;
+    } keys[] = {
+        {"server.optimiser.lr", s->lr, ADAPTIVE | KIND(MOMENTUM),
+         "momentum, adam, yogi and adagrad"},
+        {"server.optimiser.momentum", s->momentum, KIND(MOMENTUM), "momentum"},
+        {"server.optimiser.beta1", s->beta1, ADAPTIVE, "adam, yogi and adagrad"},
+        {"server.optimiser.beta2", s->beta2, KIND(ADAM) | KIND(YOGI), "adam and yogi"},
+        {"server.optimiser.tau", s->tau, ADAPTIVE, "adam, yogi and adagrad"},
+    };
+
+    for (size_t i = 0; s->kind >= 0 && i < sizeof keys / sizeof keys[0]; i++) {
+        bool wanted = keys[i].kinds >> s->kind & 1;
+        if (wanted && isnan(keys[i].value))
+            complain(c, keys[i].path, "must be a number for %s", server_choices[s->kind]);
+        if (!wanted && !isnan(keys[i].value))
+            complain(c, keys[i].path, "is for %s; server.optimiser.name is %s", keys[i].owners,
+                     server_choices[s->kind]);
+    }
+}
+
 void tier_plan_check(const struct tier_plan_checker *c) {
     /* Where it is missing or refused, that has been said. */
     if (c->plan->version != TIER_PLAN_VERSION && (!c->lines || c->plan->version != 0))
@@ -262,6 +301,7 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     check_local(c);
     check_exact(c);
     check_stop(c);
+    check_server(c);
     check_retain(c, &c->plan->top, "tiers.top.retain");
     check_retain(c, &c->plan->hub, "tiers.hub.retain");
     tier_plan_check_merge(c, &c->plan->top.merge, "tiers.top");

@@ -3,21 +3,29 @@
  * The one division of the federation: new model = base + S / W, at the root, segment by segment in
  * one thread (the result of a merge other than the mean is taken as W times its rounded value).
  * IEEE double operations in a fixed order per element, so every machine that holds the same sum
- * publishes the same file, and the file's name proves it.
+ * publishes the same file, and the file's name proves it. An optimiser at the root stands where the
+ * mean is added: its state is read, advanced and written in the same pass.
  */
-#include "kernels/kern.h"
-#include "tier/fold.h"
+#include "tier/publish.h"
 #include "tier/segment.h"
+#include "tier/server_state.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct buffers {
+/* One pass over the model. */
+struct pass {
+    const struct tier_publish *p;
+    uint64_t weight;
     uint8_t *scratch;
     int64_t *hi, *lo;
     float *base, *next;
+    double *delta, *m, *v; /* with an optimiser; v is always there then */
+    struct tier_model_writer *model;
+    struct tier_server_state *before; /* NULL where the optimiser begins */
+    struct tier_server_state_writer *after;
 };
 
 static enum tier_status publishable(const struct tier_update_header *h,
@@ -35,27 +43,127 @@ static enum tier_status publishable(const struct tier_update_header *h,
     return tier_model_matches(base, manifest, err);
 }
 
-/* base and sums of one segment are in b; appends the new values. */
-static enum tier_status step(const struct tier_manifest *manifest, uint64_t segment, size_t n,
-                             uint64_t weight, const struct buffers *b, struct tier_model_writer *w,
-                             struct tier_err *err) {
+static struct tier_server_state_id state_id(const struct tier_publish *p) {
+    const struct tier_update_header *h = tier_spool_update_header(p->sum);
+    return (struct tier_server_state_id){.run = h->run,
+                                         .manifest = p->manifest->hash,
+                                         .kind = p->optimiser->kind,
+                                         .elements = p->manifest->elements,
+                                         .round = h->round};
+}
+
+static enum tier_status begin(struct pass *w, struct tier_err *err) {
+    const struct tier_publish *p = w->p;
+    size_t n = tier_segment_elements_max(p->manifest), wide = tier_segment_wide_max(p->manifest);
+
+    w->scratch = malloc(tier_segment_scratch_bytes(p->manifest));
+    w->hi = malloc((n + wide) * sizeof *w->hi);
+    w->base = malloc(2 * n * sizeof *w->base);
+    if (p->optimiser)
+        w->delta = malloc(3 * n * sizeof *w->delta);
+    if (!w->scratch || !w->hi || !w->base || (p->optimiser && !w->delta))
+        return tier_fail(err, TIER_ENOMEM, "no memory to publish a model");
+    w->lo = w->hi + n;
+    w->next = w->base + n;
+    if (p->optimiser) {
+        struct tier_server_state_id id = state_id(p);
+        w->m = w->delta + n;
+        w->v = w->m + n;
+        if (!tier_hash_is_zero(&p->state))
+            TIER_TRY(tier_server_state_open(p->models_dir, &p->state, &id,
+                                            &tier_spool_update_header(p->sum)->base_model,
+                                            &w->before, err));
+        TIER_TRY(tier_server_state_begin(p->models_dir, &id, &w->after, err));
+    }
+    return tier_model_writer_begin(p->models_dir, p->manifest, p->metadata, p->metadata_count,
+                                   &w->model, err);
+}
+
+static void release(struct pass *w) {
+    tier_model_writer_abort(w->model);
+    tier_server_state_abort(w->after);
+    tier_server_state_close(w->before);
+    free(w->scratch);
+    free(w->hi);
+    free(w->base);
+    free(w->delta);
+}
+
+/* The sums of one segment are in w; fills next, and advances m and v. */
+static enum tier_status step(struct pass *w, uint64_t segment, size_t n, struct tier_err *err) {
+    const struct kern_server *optimiser = w->p->optimiser;
     struct tier_spans it;
     struct tier_span s;
 
-    tier_spans_begin(&it, manifest, segment * TIER_SEGMENT_ELEMENTS, n);
+    if (optimiser && w->before)
+        TIER_TRY(tier_server_state_next(w->before, w->m, w->v, n, err));
+    else if (optimiser)
+        kern_server_begin(w->m, w->v, n, optimiser);
+    tier_spans_begin(&it, w->p->manifest, segment * TIER_SEGMENT_ELEMENTS, n);
     while (tier_spans_next(&it, &s)) {
-        kern_apply_mean(b->next + s.at, b->base + s.at, b->hi + s.at,
-                        s.tensor->wide ? b->lo + s.wide_at : NULL, s.n, s.tensor->frac_bits,
-                        weight);
+        const int64_t *lo = s.tensor->wide ? w->lo + s.wide_at : NULL;
+        float *next = w->next + s.at;
+        if (optimiser) {
+            kern_mean(w->delta, w->hi + s.at, lo, s.n, s.tensor->frac_bits, w->weight);
+            kern_server_step(next, w->base + s.at, w->delta, w->m + s.at, w->v + s.at, s.n,
+                             optimiser);
+        } else {
+            kern_apply_mean(next, w->base + s.at, w->hi + s.at, lo, s.n, s.tensor->frac_bits,
+                            w->weight);
+        }
         for (size_t i = 0; i < s.n; i++)
-            if (!isfinite(b->next[s.at + i]))
+            if (!isfinite(next[i]))
                 return tier_fail(err, TIER_EMODEL,
                                  "tensor %s, element %" PRIu64 " of the new model would be %g "
                                  "(before: %g)",
-                                 s.tensor->name, s.index + i, (double)b->next[s.at + i],
-                                 (double)b->base[s.at + i]);
+                                 s.tensor->name, s.index + i, (double)next[i],
+                                 (double)w->base[s.at + i]);
     }
-    return tier_model_writer_append(w, b->next, n, err);
+    return optimiser ? tier_server_state_append(w->after, w->m, w->v, n, err) : TIER_OK;
+}
+
+static enum tier_status run(struct pass *w, struct tier_err *err) {
+    const struct tier_publish *p = w->p;
+    struct tier_segment_cursor cursor;
+    size_t sums = tier_segment_elements_max(p->manifest) + tier_segment_wide_max(p->manifest);
+
+    TIER_TRY(tier_segment_cursor_init(&cursor, p->sum, p->manifest, err));
+    for (uint64_t i = 0; i < tier_manifest_segments(p->manifest); i++) {
+        struct tier_extent extent;
+        size_t n = tier_manifest_segment(p->manifest, i, NULL);
+        memset(w->hi, 0, sums * sizeof *w->hi);
+        TIER_TRY(tier_segment_cursor_next(&cursor, &extent, err));
+        TIER_TRY(tier_segment_add(p->sum, p->manifest, i, extent, w->scratch, w->hi, w->lo, err));
+        TIER_TRY(tier_model_read(p->base, i * TIER_SEGMENT_ELEMENTS, n, w->base, err));
+        TIER_TRY(step(w, i, n, err));
+        TIER_TRY(tier_model_writer_append(w->model, w->next, n, err));
+    }
+    return w->before ? tier_server_state_check(w->before, err) : TIER_OK;
+}
+
+enum tier_status tier_publish_run(const struct tier_publish *p, struct tier_hash *model_out,
+                                  struct tier_hash *state_out, struct tier_err *err) {
+    const struct tier_update_header *h = tier_spool_update_header(p->sum);
+    struct pass w = {.p = p, .weight = h->weight};
+    struct tier_hash model, state = {{0}};
+    enum tier_status st;
+
+    TIER_TRY(publishable(h, p->manifest, p->base, err));
+    TIER_TRY_OUT(begin(&w, err));
+    TIER_TRY_OUT(run(&w, err));
+    st = tier_model_writer_finish(w.model, &model, err);
+    w.model = NULL;
+    if (st == TIER_OK && w.after) {
+        st = tier_server_state_finish(w.after, &model, &state, err);
+        w.after = NULL;
+    }
+    if (st == TIER_OK) {
+        *model_out = model;
+        *state_out = state;
+    }
+out:
+    release(&w);
+    return st;
 }
 
 enum tier_status tier_fold_publish(const struct tier_update *sum,
@@ -63,44 +171,12 @@ enum tier_status tier_fold_publish(const struct tier_update *sum,
                                    const struct tier_model *base, const char *models_dir,
                                    const struct tier_kv *metadata, size_t metadata_count,
                                    struct tier_hash *model_out, struct tier_err *err) {
-    enum tier_status st = TIER_OK;
-    const struct tier_update_header *h = tier_spool_update_header(sum);
-    size_t n_max = tier_segment_elements_max(manifest);
-    size_t wide_max = tier_segment_wide_max(manifest);
-    uint64_t segments = tier_manifest_segments(manifest);
-    struct tier_segment_cursor cursor;
-    struct tier_model_writer *w = NULL;
-
-    TIER_TRY(publishable(h, manifest, base, err));
-    TIER_TRY(tier_segment_cursor_init(&cursor, sum, manifest, err));
-    struct buffers b = {
-        .scratch = malloc(tier_segment_scratch_bytes(manifest)),
-        .hi = malloc((n_max + wide_max) * sizeof(int64_t)),
-        .base = malloc(n_max * sizeof(float)),
-        .next = malloc(n_max * sizeof(float)),
-    };
-    if (!b.scratch || !b.hi || !b.base || !b.next) {
-        st = tier_fail(err, TIER_ENOMEM, "no memory to publish a model");
-        goto out;
-    }
-    b.lo = b.hi + n_max;
-    TIER_TRY_OUT(tier_model_writer_begin(models_dir, manifest, metadata, metadata_count, &w, err));
-    for (uint64_t i = 0; i < segments; i++) {
-        struct tier_extent extent;
-        size_t n = tier_manifest_segment(manifest, i, NULL);
-        memset(b.hi, 0, (n_max + wide_max) * sizeof(int64_t));
-        TIER_TRY_OUT(tier_segment_cursor_next(&cursor, &extent, err));
-        TIER_TRY_OUT(tier_segment_add(sum, manifest, i, extent, b.scratch, b.hi, b.lo, err));
-        TIER_TRY_OUT(tier_model_read(base, i * TIER_SEGMENT_ELEMENTS, n, b.base, err));
-        TIER_TRY_OUT(step(manifest, i, n, h->weight, &b, w, err));
-    }
-    st = tier_model_writer_finish(w, model_out, err);
-    w = NULL;
-out:
-    tier_model_writer_abort(w);
-    free(b.scratch);
-    free(b.hi);
-    free(b.base);
-    free(b.next);
-    return st;
+    struct tier_publish p = {.sum = sum,
+                             .manifest = manifest,
+                             .base = base,
+                             .models_dir = models_dir,
+                             .metadata = metadata,
+                             .metadata_count = metadata_count};
+    struct tier_hash none;
+    return tier_publish_run(&p, model_out, &none, err);
 }

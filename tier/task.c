@@ -62,6 +62,26 @@ enum tier_status tier_task_first_model(const struct tier_graph *graph,
     return tier_model_writer_finish(w, model_out, err);
 }
 
+bool tier_task_server(const struct tier_plan *plan, struct kern_server *out) {
+    static const enum kern_server_kind kinds[] = {
+        [TIER_PLAN_SERVER_MOMENTUM] = KERN_SERVER_MOMENTUM,
+        [TIER_PLAN_SERVER_ADAM] = KERN_SERVER_ADAM,
+        [TIER_PLAN_SERVER_YOGI] = KERN_SERVER_YOGI,
+        [TIER_PLAN_SERVER_ADAGRAD] = KERN_SERVER_ADAGRAD,
+    };
+    const struct tier_plan_server *s = &plan->server;
+
+    if (s->kind == TIER_PLAN_SERVER_NONE)
+        return false;
+    *out = (struct kern_server){.kind = kinds[s->kind],
+                                .lr = s->lr,
+                                .momentum = s->momentum,
+                                .beta1 = s->beta1,
+                                .beta2 = s->beta2,
+                                .tau = s->tau};
+    return true;
+}
+
 uint64_t tier_task_rounds(const struct tier_plan *plan) {
     return plan->rounds + (plan->evaluate_every ? 1 : 0);
 }

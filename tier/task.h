@@ -12,6 +12,7 @@
 #ifndef CONSILIUM_TIER_TASK_H
 #define CONSILIUM_TIER_TASK_H
 
+#include "kernels/kern.h"
 #include "tier/graph.h"
 #include "tier/manifest.h"
 #include "tier/metric.h"
@@ -25,6 +26,9 @@ enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct t
 enum tier_status tier_task_first_model(const struct tier_graph *graph,
                                        const struct tier_manifest *manifest, const char *models_dir,
                                        struct tier_hash *model_out, struct tier_err *err);
+
+/* The optimiser at the top; false where there is none. */
+bool tier_task_server(const struct tier_plan *plan, struct kern_server *out);
 
 uint64_t tier_task_rounds(const struct tier_plan *plan); /* with the evaluation at the end */
 bool tier_task_trains(const struct tier_plan *plan, uint64_t round);

@@ -51,6 +51,7 @@ static struct tier_hash federate(const char *name, bool tls) {
     plan.optimiser.lr = 0.05;
     plan.optimiser.beta1 = plan.optimiser.beta2 = plan.optimiser.eps = NAN;
     plan.stop.target = NAN;
+    plan.server = TIER_PLAN_SERVER_OFF;
     snprintf(path, sizeof path, "%s/%s", work_dir, name);
     struct tree *tree = tree_new(path, tls);
     struct tree_node *top = tree_hub(tree, "top", NULL, 2);

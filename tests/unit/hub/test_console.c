@@ -77,6 +77,7 @@ static void make_plan(uint64_t rounds) {
     p.optimiser.lr = 0.05;
     p.optimiser.beta1 = p.optimiser.beta2 = p.optimiser.eps = NAN;
     p.stop.target = NAN;
+    p.server = TIER_PLAN_SERVER_OFF;
     tier_hash_data(graph, graph_bytes, &hash);
     tier_hash_hex(&hash, p.model_sha256);
     p.model_bytes = graph_bytes;

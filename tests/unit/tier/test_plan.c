@@ -274,7 +274,20 @@ Test(tier_plan, every_key_refuses_what_it_cannot_take) {
         {"x", "stop: {target: 0.5}", "stop.target needs stop.metric"},
         {"x", "stop: {patience: 5}", "stop.patience needs stop.metric"},
         {"x", "stop: {metric: loss, patience: x}", "stop.patience must be a whole number"},
-        {"x", "server: {optimiser: adam}", "server.optimiser must be one of: none"},
+        {"x", "server: {optimiser: {name: sgd}}", "server.optimiser.name must be one of: none"},
+        {"x", "server: {optimiser: {lr: 1}}", "lr is for momentum, adam, yogi and adagrad"},
+        {"x", "server: {optimiser: {name: adam}}", "server.optimiser.lr must be a number for adam"},
+        {"x", "server: {optimiser: {name: adam, lr: 0.1, momentum: 0.9}}",
+         "server.optimiser.momentum is for momentum; server.optimiser.name is adam"},
+        {"x", "server: {optimiser: {name: momentum, beta1: 0.9}}",
+         "server.optimiser.beta1 is for adam, yogi and adagrad"},
+        {"x", "server: {optimiser: {name: adagrad, lr: 0.1, beta2: 0.9}}",
+         "server.optimiser.beta2 is for adam and yogi"},
+        {"x", "server: {optimiser: {name: momentum, tau: 0.1}}",
+         "server.optimiser.tau is for adam"},
+        {"x", "server: {optimiser: {name: yogi, lr: 0.1, beta2: 1.0}}",
+         "server.optimiser.beta2 must be"},
+        {"x", "server: {optimiser: {name: yogi, lr: 0.1, tau: 0}}", "server.optimiser.tau must be"},
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -297,6 +310,44 @@ Test(tier_plan, what_cannot_hold_together_is_refused) {
     cr_assert(eq(int, load_with("local.loss", "local.loss: cross_entropy", auc), TIER_EPLAN));
     cr_assert(complained("auc is defined for two classes"));
     cr_assert(eq(int, load_with(NULL, NULL, auc), TIER_OK), "%s", err.text);
+}
+
+Test(tier_plan, an_optimiser_at_the_top_gets_the_usual_values_and_travels) {
+    static const struct {
+        const char *line;
+        struct tier_plan_server want;
+    } cases[] = {
+        {"server: {optimiser: {name: none}}", {TIER_PLAN_SERVER_NONE, NAN, NAN, NAN, NAN, NAN}},
+        {"server: {optimiser: {name: momentum}}",
+         {TIER_PLAN_SERVER_MOMENTUM, 1, 0.9, NAN, NAN, NAN}},
+        {"server: {optimiser: {name: adam, lr: 0.1}}",
+         {TIER_PLAN_SERVER_ADAM, 0.1, NAN, 0.9, 0.99, 1e-3}},
+        {"server: {optimiser: {name: yogi, lr: 0.1, beta2: 0.5}}",
+         {TIER_PLAN_SERVER_YOGI, 0.1, NAN, 0.9, 0.5, 1e-3}},
+        {"server: {optimiser: {name: adagrad, lr: 0.1, tau: 0.01}}",
+         {TIER_PLAN_SERVER_ADAGRAD, 0.1, NAN, 0, NAN, 0.01}},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const struct tier_plan_server *want = &cases[i].want, *got = &plan.server;
+        char *text = NULL;
+        size_t bytes = 0;
+        struct tier_plan again;
+        cr_assert(eq(int, load_with("x", cases[i].line, NULL), TIER_OK), "%s", err.text);
+        const double pairs[][2] = {{want->lr, got->lr},
+                                   {want->momentum, got->momentum},
+                                   {want->beta1, got->beta1},
+                                   {want->beta2, got->beta2},
+                                   {want->tau, got->tau}};
+        cr_assert(eq(int, got->kind, want->kind));
+        for (size_t k = 0; k < 5; k++)
+            cr_assert(pairs[k][0] == pairs[k][1] || (isnan(pairs[k][0]) && isnan(pairs[k][1])),
+                      "%s: value %zu is %g", cases[i].line, k, pairs[k][1]);
+        cr_assert(eq(int, tier_plan_canonical(&plan, &text, &bytes, NULL, &err), TIER_OK));
+        cr_assert(eq(int, tier_plan_parse(text, bytes, &again, &err), TIER_OK), "%s", err.text);
+        cr_assert(again.server.kind == want->kind);
+        free(text);
+    }
 }
 
 Test(tier_plan, unknown_keys_come_with_the_nearest_known_one) {
