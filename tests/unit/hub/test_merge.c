@@ -59,6 +59,7 @@ static struct tier_plan plan_of(uint64_t rounds) {
     p.optimiser.lr = 0.05;
     p.optimiser.beta1 = p.optimiser.beta2 = p.optimiser.eps = NAN;
     p.stop.target = NAN;
+    p.server = TIER_PLAN_SERVER_OFF;
     return p;
 }
 
