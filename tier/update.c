@@ -120,11 +120,12 @@ static enum tier_status header_sane(const struct tier_update_header *h, enum tie
                                        TIER_ELEMENTS_MAX / TIER_SEGMENT_ELEMENTS))
         return tier_fail(err, as, "the update has %" PRIu64 " payload bytes, more than any model's",
                          h->payload_bytes);
-    unsigned whole = h->encoding == TIER_ENC_F32                                   ? 4
-                     : h->encoding == TIER_ENC_F16 || h->encoding == TIER_ENC_BF16 ? 2
-                                                                                   : 1;
-    if (h->payload_bytes % whole != 0)
-        return tier_fail(err, as, "the update has %" PRIu64 " payload bytes, no whole %ss",
+    if (h->encoding == TIER_ENC_F32 && h->payload_bytes % 4 != 0)
+        return tier_fail(err, as, "the update has %" PRIu64 " payload bytes, no whole float32s",
+                         h->payload_bytes);
+    bool halves = h->encoding == TIER_ENC_F16 || h->encoding == TIER_ENC_BF16;
+    if (halves && h->payload_bytes % 2 != 0)
+        return tier_fail(err, as, "the update has %" PRIu64 " payload bytes, no whole %s numbers",
                          h->payload_bytes, tier_encoding_text(h->encoding));
     if (h->saturated > TIER_SATURATED_MAX)
         return tier_fail(err, as,

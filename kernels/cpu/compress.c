@@ -187,7 +187,7 @@ BODY bool dequant_body(float *restrict y, const uint8_t *restrict x, size_t n, i
         return false;
     if (bits == 8)
         for (size_t i = 0; i < n; i++) {
-            int32_t q = (int8_t)x[4 + i];
+            int32_t q = (x[4 + i] ^ 128) - 128; /* the sign of its 8 bits */
             lowest |= q == -128;
             any |= (unsigned)q;
             y[i] = (float)q * scale;

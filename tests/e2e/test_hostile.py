@@ -357,6 +357,8 @@ class Offers(InARound):
         self.assert_offer_refused("payload bytes; encoding f32", payload=bytes(4))
         self.assert_offer_refused("payload bytes; encoding sum", payload=bytes(40),
                                   encoding=edge.SUM)
+        self.assert_offer_refused("encoding q8; the plan's codec is f32", payload=bytes(40),
+                                  encoding=edge.Q8)
         self.give_up()
         self.assert_honest_result()
 
