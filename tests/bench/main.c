@@ -39,6 +39,7 @@ static const struct bench {
      "held "
      "by one hub, and their loss",
      NULL},
+    {"codecs", bench_codecs, "[--bytes B]: bytes of an update, speed and accuracy by codec", NULL},
     {"kill", NULL, "--cases N --seed S", "no seeded killing of nodes is built in"},
     {"train", NULL, "NAME", "no comparison of training with another framework is built in"},
 };
