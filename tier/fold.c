@@ -64,7 +64,7 @@ static size_t worker_bytes(const struct tier_manifest *m, size_t count) {
 
 static size_t shared_bytes(const struct tier_manifest *m, size_t count) {
     return count * (sizeof(struct input) + sizeof(struct tier_hash) + UPDATE_BYTES) +
-           4 * (size_t)tier_manifest_segments(m);
+           4 * (size_t)tier_manifest_segments(m) + TIER_CHUNK_BYTES;
 }
 
 size_t tier_fold_memory_min(const struct tier_manifest *manifest, size_t count) {
