@@ -61,7 +61,7 @@ static void start(struct tier_serve *s, struct fetch *f) {
 static void start_next(struct tier_serve *s) {
     for (struct fetch *f = s->fetch_first, *next; f && s->fetching < s->max_uploaders; f = next) {
         next = f->queue_next;
-        if (sent_to(s, f->child) >= TIER_CHILD_TRANSFERS_MAX)
+        if (sent_to(s, f->child) >= serve_child_places(s))
             continue;
         queue_remove(s, f);
         start(s, f);
