@@ -395,7 +395,7 @@ out:
 }
 
 enum tier_status attack_run(struct attack_world *w, const struct attack_case *attack,
-                            double *accuracy_out, struct tier_err *err) {
+                            struct attack_accuracy *out, struct tier_err *err) {
     struct federation f = {.world = w, .attack = attack, .model = w->first, .random = attack->seed};
     float *values = calloc(w->manifest->elements, sizeof *values);
     struct tier_hash *ids = calloc(w->hospitals, sizeof *ids);
@@ -404,9 +404,15 @@ enum tier_status attack_run(struct attack_world *w, const struct attack_case *at
     if (!values || !ids)
         abort();
     tier_hash_data("attacked", 8, &f.run);
-    for (f.round = 1; f.round <= attack->rounds; f.round++)
+    struct attack_accuracy seen = {.low = 1};
+    for (f.round = 1; f.round <= attack->rounds; f.round++) {
         TIER_TRY_OUT(play_round(&f, values, ids, err));
-    st = evaluate(&f, values, accuracy_out, err);
+        if (2 * f.round <= attack->rounds)
+            continue;
+        TIER_TRY_OUT(evaluate(&f, values, &seen.final, err));
+        seen.low = fmin(seen.low, seen.final);
+    }
+    *out = seen;
 out:
     tier_spool_delete(w->spool, &f.previous, NULL);
     free(values);

@@ -38,8 +38,13 @@ struct attack_world;
 enum tier_status attack_world_new(const char *dir, const char *source, size_t hospitals,
                                   struct attack_world **out, struct tier_err *err);
 void attack_world_free(struct attack_world *world);
-/* Trains from the graph's own values; accuracy on the test patients of all hospitals. */
+/* Accuracy on the test patients of all hospitals. A run that is thrown about may end on a good
+ * round by chance, so the lowest of the second half of the rounds is told too. */
+struct attack_accuracy {
+    double final, low;
+};
+/* Trains from the graph's own values. */
 enum tier_status attack_run(struct attack_world *world, const struct attack_case *attack,
-                            double *accuracy_out, struct tier_err *err);
+                            struct attack_accuracy *out, struct tier_err *err);
 
 #endif
