@@ -8,6 +8,7 @@
 #include "kernels/cpu/merge.h"
 #include "kernels/kern.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -71,13 +72,13 @@ static const struct kern_merge_ops *widest(void) {
     return ops != NULL ? ops : &kern_merge_scalar;
 }
 
-/* So written, NaN is refused too; an infinity is beyond every limit. */
+/* So written, NaN is refused too; limit is finite, so an infinity is beyond it. */
 static inline bool is_out(float x, float limit) {
-    return !(fabsf(x) <= limit) || !(fabsf(x) < INFINITY);
+    return !(fabsf(x) <= limit);
 }
 
 uint64_t kern_accept_f32(float *x, size_t n, int frac_bits, size_t *first_out) {
-    const float limit = frac_bits <= -98 ? INFINITY : ldexpf(1, 30 - frac_bits);
+    const float limit = frac_bits <= -98 ? FLT_MAX : ldexpf(1, 30 - frac_bits);
     uint64_t refused = 0;
 
     for (size_t at = 0; at < n; at += ACCEPT_STEP) {
