@@ -37,7 +37,8 @@ struct bench_result {
 typedef enum tier_status bench_fn(const struct bench_options *options, struct bench_result *result,
                                   struct tier_err *err);
 
-bench_fn bench_round, bench_uplink, bench_fold, bench_ingest, bench_same_bits, bench_scale;
+bench_fn bench_round, bench_uplink, bench_fold, bench_ingest, bench_same_bits, bench_scale,
+    bench_attacks, bench_merge;
 
 /* Seconds, monotonic. */
 double bench_now_s(void);
