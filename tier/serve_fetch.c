@@ -53,8 +53,8 @@ static void start(struct tier_serve *s, struct fetch *f) {
     s->fetching++;
     s->traffic.fetches++;
     s->traffic.fetched_bytes += f->content.bytes - f->offset;
-    f->sender =
-        tier_sender_new(f->call, NULL, tier_content_read, &f->content, f->content.bytes, f->offset);
+    f->sender = tier_sender_new(f->call, NULL, &f->sha256, tier_content_read, &f->content,
+                                f->content.bytes, f->offset);
     tier_sender_fill(f->sender);
 }
 
