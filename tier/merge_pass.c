@@ -11,6 +11,7 @@
 
 #include "tier/ordered.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -332,6 +333,7 @@ static enum tier_status run(struct tier_merge_job *job, enum pass_kind kind,
     struct tier_ordered ordered = *functions;
     void **workers = NULL;
 
+    assert(p.rows > 0); /* a merge without updates has no passes */
     choose(&p);
     for (size_t i = 0; i < p.rows; i++)
         TIER_TRY(tier_segment_cursor_init(&job->inputs[i].cursor, job->inputs[i].update,

@@ -152,12 +152,15 @@ void kern_mix_by(const struct kern_merge_ops *ops, float *out, const float *x, s
     for (size_t at = 0; at < n; at += KERN_MIX_LANES) {
         size_t w = n - at < KERN_MIX_LANES ? n - at : KERN_MIX_LANES;
         double total[KERN_MIX_LANES] = {0};
-        for (size_t r = 0; r < rows; r++)
+        for (size_t r = 0; r < rows; r++) {
+            float row[KERN_MIX_LANES] = {0};
+            double *to = wide + r * KERN_MIX_LANES;
+            memcpy(row, x + r * stride + at, w * sizeof *row);
             for (size_t l = 0; l < KERN_MIX_LANES; l++) {
-                double v = l < w ? (double)x[r * stride + at + l] : 0;
-                wide[r * KERN_MIX_LANES + l] = v;
-                total[l] += v;
+                to[l] = (double)row[l];
+                total[l] += to[l];
             }
+        }
         for (size_t r = 0; r < rows; r++) {
             memcpy(work, total, sizeof total);
             ops->minus_rows(work, wide, far + r * far_count, far_count);

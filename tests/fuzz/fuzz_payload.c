@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Payloads of a hostile child: sealed correctly, whatever they hold. Verifying must refuse them or
- * find sums that fold; a fold of what was verified must succeed.
+ * find sums that fold; a fold of what was verified must succeed, and so must every other merge.
  */
 #include "fuzz/fuzz.h"
 #include "tier/codec.h"
-#include "tier/fold.h"
+#include "tier/merge.h"
 #include "tier/spool.h"
 
 #include <string.h>
@@ -44,6 +44,23 @@ static bool sealed(const uint8_t *data, size_t size, struct tier_hash *id) {
     return tier_spool_writer_seal(w, 0, id, NULL) == TIER_OK;
 }
 
+/* A rule that sees blocks and one that sees inner products: both read what the fold reads. */
+static void merge(const struct tier_fold *fold, enum tier_status folded) {
+    static const struct tier_plan_merge rules[] = {{.rule.choice = TIER_PLAN_MEDIAN},
+                                                   {.rule.choice = TIER_PLAN_NORM_BOUND}};
+    for (size_t i = 0; i < 2; i++) {
+        struct tier_merge m = {
+            .fold = *fold, .rule = tier_merge_rule_of(&rules[i]), .settings = &rules[i]};
+        struct tier_hash id;
+        m.fold.memory_bytes = tier_merge_memory_min(manifest, m.rule, m.settings, 1);
+        enum tier_status merged = tier_merge_run(&m, &id, NULL);
+        FUZZ_CHECK(merged == folded);
+        /* What one update merges to may be that very update. */
+        if (merged == TIER_OK && !tier_hash_equal(&id, fold->inputs))
+            tier_spool_delete(spool, &id, NULL);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct tier_hash id, sum;
     struct tier_update *u = NULL;
@@ -66,6 +83,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     /* A sum of one sum is the same sum; it was accepted, so it was canonical already. */
     if (folded == TIER_OK && data[0] % 2)
         FUZZ_CHECK(tier_hash_equal(&sum, &id));
+    merge(&fold, folded);
     tier_spool_update_close(u);
     tier_spool_delete(spool, &id, NULL);
     if (folded == TIER_OK)
