@@ -27,7 +27,9 @@ static struct tier_config config;
 static struct tier_plan plan;
 static char *plan_text;
 static size_t plan_bytes;
-static struct tier_hash base[2]; /* two models of the same manifest */
+static struct tier_hash base[2];    /* two models of the same manifest */
+static struct tier_hash offered_id; /* last */
+static uint64_t offered_weight;
 
 /* What the parent heard. */
 static struct { unsigned attending, accepted, offered, declined; } heard;
@@ -51,7 +53,9 @@ static void answered(void *owner, const char *child, const struct tier_hash *run
 
 static void offered(void *owner, const char *child, const struct tier_hash *id,
                     const struct tier_update_header *header) {
-    (void)owner, (void)child, (void)id, (void)header;
+    (void)owner, (void)child;
+    offered_id = *id;
+    offered_weight = header->weight;
     heard.offered++;
 }
 
@@ -208,6 +212,30 @@ static void say_round(unsigned run, uint64_t round, const struct tier_hash *mode
     cr_assert(tier_serve_send(serve, "north-1", &m));
 }
 
+/* The receipt that is right for the update offered last. */
+static struct tier_to_child receipt(unsigned run, uint64_t round, uint64_t weight) {
+    struct tier_to_child m = {.type = TIER_TO_RECEIPT};
+    m.receipt = (struct tier_receipt){
+        .run = run_of(run), .round = round, .update = offered_id, .weight = weight, .time_ms = 1};
+    snprintf(m.receipt.child, sizeof m.receipt.child, "north-1");
+    snprintf(m.receipt.parent, sizeof m.receipt.parent, "parent");
+    return m;
+}
+
+static enum tier_status see_sent(void *arg, const struct tier_journal_sent *row,
+                                 struct tier_err *err) {
+    (void)err;
+    *(int *)arg = (int)row->state;
+    return TIER_OK;
+}
+
+static bool received(void *arg) {
+    int state = TIER_SENT_PENDING;
+    (void)arg;
+    tier_journal_sent_each(spoke.home.journal, NULL, TIER_SENT_STATE_ANY, see_sent, &state, NULL);
+    return state == TIER_SENT_RECEIVED;
+}
+
 static bool has_model(const struct tier_hash *model) {
     char dir[128];
     snprintf(dir, sizeof dir, "%s/node/models", work);
@@ -244,4 +272,24 @@ Test(spoke, a_round_that_goes_back_is_passed_over) {
     wait_for(OFFERED, 2);
     cr_assert(eq(u64, spoke.runs->round, 3u));
     cr_assert(has_model(&base[1]) == false);
+}
+
+Test(spoke, only_a_receipt_for_its_own_update_counts) {
+    say_plan(0);
+    wait_for(ACCEPTED, 1);
+    say_round(0, 1, &base[0]);
+    wait_for(OFFERED, 1);
+    struct tier_to_child wrong[] = {receipt(0, 1, offered_weight + 1),
+                                    receipt(0, 2, offered_weight), receipt(0, 1, offered_weight),
+                                    receipt(0, 1, offered_weight)};
+    snprintf(wrong[2].receipt.child, sizeof wrong[2].receipt.child, "north-2");
+    snprintf(wrong[3].receipt.parent, sizeof wrong[3].receipt.parent, "another");
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        cr_assert(tier_serve_send(serve, "north-1", &wrong[i]));
+    say_round(0, 2, &base[0]); /* behind them: what it leads to says that they were read */
+    wait_for(OFFERED, 2);
+    cr_assert(received(NULL) == false);
+    struct tier_to_child right = receipt(0, 2, offered_weight);
+    cr_assert(tier_serve_send(serve, "north-1", &right));
+    cr_assert(tier_loop_run_until(loop, received, NULL, TIMEOUT_MS));
 }
