@@ -241,10 +241,6 @@ static enum tier_status open_inputs(struct fold_job *job, const struct tier_hash
                                     struct tier_err *err) {
     for (size_t i = 0; i < job->fold->count; i++) {
         struct input *in = &job->inputs[job->count];
-        char hex[TIER_HASH_HEX];
-        if (i > 0 && tier_hash_equal(&ids[i - 1], &ids[i]))
-            return tier_fail(err, TIER_EARG, "update %.16s would be folded twice",
-                             tier_hash_hex(&ids[i], hex));
         TIER_TRY(tier_spool_update_open(job->fold->spool, &ids[i], &in->update, err));
         enum tier_status st =
             tier_fold_header_add(&job->header, job->fold, in->update, TIER_WEIGHT_TOTAL_MAX, err);

@@ -23,10 +23,12 @@ struct tier_fold {
     struct tier_hash run;
     uint64_t round;
     struct tier_hash base_model;
-    const struct tier_hash *inputs; /* ids of sealed updates, all different, F32 and SUM mixed */
-    size_t count;                   /* 1..TIER_CHILDREN_MAX */
-    unsigned threads;               /* at most; 0 is 1 */
-    size_t memory_bytes;            /* at most; fewer threads run where they would not fit */
+    /* Ids of sealed updates, F32 and SUM mixed. One that two children hold is here twice, and
+     * counts twice: a region's hospitals may have nothing but the same few evaluations to say. */
+    const struct tier_hash *inputs;
+    size_t count;        /* 1..TIER_CHILDREN_MAX */
+    unsigned threads;    /* at most; 0 is 1 */
+    size_t memory_bytes; /* at most; fewer threads run where they would not fit */
 };
 
 /* The least memory_bytes that such a fold needs: one worker, and a small table entry per input. */
