@@ -22,7 +22,6 @@
 #include <string.h>
 
 #define STACK_BYTES (1u << 20)
-#define FILES_OPEN_MAX 128u
 /* A struct tier_update and what malloc adds to it, roughly and from above. */
 #define UPDATE_BYTES 1024u
 
@@ -265,7 +264,7 @@ static enum tier_status open_inputs(struct fold_job *job, const struct tier_hash
             continue;
         }
         job->count++;
-        tier_spool_update_trim(in->update, job->count <= FILES_OPEN_MAX);
+        tier_spool_update_trim(in->update, job->count <= tier_fold_files_open());
         TIER_TRY(tier_segment_cursor_init(&in->cursor, in->update, job->fold->manifest, err));
     }
     return TIER_OK;

@@ -18,7 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FILES_OPEN_MAX 128u
 /* A struct tier_update and what malloc adds to it, roughly and from above. */
 #define UPDATE_BYTES 1024u
 /* 0.3 of 10 updates are 3, whatever 0.3 is in binary. */
@@ -108,7 +107,7 @@ static enum tier_status open_inputs(struct tier_merge_job *job, struct tier_err 
             continue;
         }
         job->count++;
-        tier_spool_update_trim(in->update, job->count <= FILES_OPEN_MAX);
+        tier_spool_update_trim(in->update, job->count <= tier_fold_files_open());
     }
     qsort(job->inputs, job->count, sizeof *job->inputs, by_content);
     for (size_t i = 0; i < job->count; i++)
