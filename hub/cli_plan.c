@@ -88,12 +88,19 @@ static json_t *checked_json(const struct loaded *l) {
     return o;
 }
 
+static const char *mixing(const struct tier_plan_merge *merge) {
+    return merge->mix == TIER_PLAN_MIX_NEAREST ? "nearest, then " : "";
+}
+
 static void print_checked(const struct loaded *l) {
     char hex[TIER_HASH_HEX], text[600];
 
     printf("plan %s is good\n", l->plan.name);
     printf("  sha256    %s\n", tier_hash_hex(&l->hash, hex));
     printf("  sums      %s\n", tier_plan_proof(&l->plan, text, sizeof text));
+    printf("  merges    at the top: %s%s, at hubs: %s%s\n", mixing(&l->plan.top.merge),
+           tier_plan_rule_text(&l->plan.top.merge), mixing(&l->plan.hub.merge),
+           tier_plan_rule_text(&l->plan.hub.merge));
     printf("  model     %s\n            sha256 %s, %" PRIu64 " bytes\n", l->model_path,
            l->plan.model_sha256, l->plan.model_bytes);
     printf("  graph     %" PRIu64 " inputs, %zu operators, %" PRIu64 " outputs\n",

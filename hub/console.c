@@ -522,7 +522,8 @@ static void pull_message(struct tier_rpc_call *call, struct tier_rpc_message *m)
         refuse(s, &err);
         return;
     }
-    s->sender = tier_sender_new(call, &file, tier_content_read, &s->content, s->content.bytes, 0);
+    s->sender =
+        tier_sender_new(call, &file, NULL, tier_content_read, &s->content, s->content.bytes, 0);
     tier_sender_fill(s->sender);
 }
 

@@ -523,6 +523,13 @@ void hub_run_round(struct hub_run *run, uint64_t round, const struct tier_hash *
 
 void hub_run_receipt(struct hub_run *run, const struct tier_receipt *r) {
     struct tier_err err = {0};
+    struct hub *hub = run->hub;
+    if (tier_home_check_receipt(&hub->home, tier_link_parent_cert(hub->link), r, &err) != TIER_OK) {
+        tier_log_error("the parent's receipt is not valid: %s", err.text);
+        hub_audit(hub, "receipt.invalid", "h:run", &run->id, "u:round", r->round, "s:reason",
+                  err.text);
+        return;
+    }
     if (tier_journal_sent_set_state(run->hub->home.journal, run->hex, r->round, &r->update,
                                     TIER_SENT_RECEIVED, &err) != TIER_OK &&
         err.status != TIER_ENOTFOUND)

@@ -207,6 +207,14 @@ uint64_t kern_accept_f32(float *x, size_t n, int frac_bits, size_t *first_out);
 void kern_trimmed_mean(float *out, const float *x, size_t rows, size_t stride, size_t n,
                        size_t trim, float *work);
 /*
+ * Row i of out = the mean, in double and rounded once, of all rows but those that far[i *
+ * far_count ...] names, ascending: the sum of all minus theirs, divided. Rows are as above;
+ * far_count < rows; work holds KERN_MIX_WORK(rows) doubles.
+ */
+#define KERN_MIX_WORK(rows) (32 * ((size_t)(rows) + 1))
+void kern_mix(float *out, const float *x, size_t rows, size_t stride, size_t n, const uint32_t *far,
+              size_t far_count, double *work);
+/*
  * gram[i * (i + 1) / 2 + j] += the dot product of rows i and j, j <= i, over n elements: eight
  * partial sums in double (element e goes to sum e mod 8, ascending), added as ((0+4)+(2+6)) +
  * ((1+5)+(3+7)). The same bits with every instruction set.

@@ -424,25 +424,17 @@ static void end_came(struct spoke_run *run, const struct tier_to_child *m) {
     journal_run(run);
 }
 
-/* A receipt counts only if the parent's own key signed it. */
+/* A receipt counts only if it is the parent's own, for this update. */
 static void receipt_came(struct spoke_run *run, const struct tier_receipt *r) {
     struct spoke *spoke = run->spoke;
     struct tier_err err = {0};
-    char text[512];
-    struct tier_cert *cert = NULL;
 
-    if (spoke->config->tls) {
-        size_t n = tier_receipt_text(r, text, sizeof text);
-        if (tier_cert_from_pem(tier_link_parent_cert(spoke->link), &cert, &err) != TIER_OK ||
-            tier_cert_check_signature(cert, text, n, r->signature, r->signature_bytes, &err) !=
-                TIER_OK) {
-            tier_log_error("the parent's receipt is not valid: %s", err.text);
-            audit(spoke, "receipt.invalid", "h:run", &run->id, "u:round", r->round, "s:reason",
-                  err.text);
-            tier_cert_free(cert);
-            return;
-        }
-        tier_cert_free(cert);
+    if (tier_home_check_receipt(&spoke->home, tier_link_parent_cert(spoke->link), r, &err) !=
+        TIER_OK) {
+        tier_log_error("the parent's receipt is not valid: %s", err.text);
+        audit(spoke, "receipt.invalid", "h:run", &run->id, "u:round", r->round, "s:reason",
+              err.text);
+        return;
     }
     if (tier_journal_sent_set_state(spoke->home.journal, run->hex, r->round, &r->update,
                                     TIER_SENT_RECEIVED, &err) != TIER_OK &&

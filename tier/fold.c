@@ -22,7 +22,6 @@
 #include <string.h>
 
 #define STACK_BYTES (1u << 20)
-#define FILES_OPEN_MAX 128u
 /* A struct tier_update and what malloc adds to it, roughly and from above. */
 #define UPDATE_BYTES 1024u
 
@@ -64,7 +63,7 @@ static size_t worker_bytes(const struct tier_manifest *m, size_t count) {
 
 static size_t shared_bytes(const struct tier_manifest *m, size_t count) {
     return count * (sizeof(struct input) + sizeof(struct tier_hash) + UPDATE_BYTES) +
-           4 * (size_t)tier_manifest_segments(m);
+           4 * (size_t)tier_manifest_segments(m) + TIER_CHUNK_BYTES;
 }
 
 size_t tier_fold_memory_min(const struct tier_manifest *manifest, size_t count) {
@@ -265,7 +264,7 @@ static enum tier_status open_inputs(struct fold_job *job, const struct tier_hash
             continue;
         }
         job->count++;
-        tier_spool_update_trim(in->update, job->count <= FILES_OPEN_MAX);
+        tier_spool_update_trim(in->update, job->count <= tier_fold_files_open());
         TIER_TRY(tier_segment_cursor_init(&in->cursor, in->update, job->fold->manifest, err));
     }
     return TIER_OK;

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 static int by_bytes(const void *a, const void *b) {
     return memcmp(a, b, TIER_HASH_BYTES);
@@ -52,4 +53,13 @@ enum tier_status tier_fold_header_add(struct tier_update_header *sum, const stru
 
 void tier_fold_sort(struct tier_hash *ids, size_t count) {
     qsort(ids, count, sizeof *ids, by_bytes);
+}
+
+size_t tier_fold_files_open(void) {
+    const size_t least = 128, most = TIER_CHILDREN_MAX;
+    struct rlimit files;
+
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur / 4 < least)
+        return least;
+    return files.rlim_cur / 4 < most ? (size_t)files.rlim_cur / 4 : most;
 }

@@ -21,4 +21,8 @@ enum tier_status tier_fold_header_add(struct tier_update_header *sum, const stru
                                       struct tier_err *err);
 void tier_fold_sort(struct tier_hash *ids, size_t count); /* ascending */
 
+/* Inputs that a fold or merge may keep open at a time; the files of more are opened for each read.
+ * A share of what the process may have, which the node's streams need too. */
+size_t tier_fold_files_open(void);
+
 #endif

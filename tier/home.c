@@ -86,3 +86,37 @@ enum tier_status tier_home_sign(const struct tier_home *h, struct tier_receipt *
     size_t n = tier_receipt_text(r, text, sizeof text);
     return tier_key_sign(h->node.key, text, n, r->signature, &r->signature_bytes, err);
 }
+
+static enum tier_status check_update(const struct tier_home *h, const struct tier_receipt *r,
+                                     struct tier_err *err) {
+    struct tier_update *u = NULL;
+
+    if (tier_spool_update_open(h->spool, &r->update, &u, NULL) != TIER_OK)
+        return TIER_OK; /* counted and gone: there is nothing to compare with */
+    const struct tier_update_header *own = tier_spool_update_header(u);
+    bool same =
+        tier_hash_equal(&own->run, &r->run) && own->round == r->round && own->weight == r->weight;
+    tier_spool_update_close(u);
+    return same ? TIER_OK
+                : tier_fail(err, TIER_EPROTO,
+                            "it is for another run, round or weight than the update has");
+}
+
+enum tier_status tier_home_check_receipt(const struct tier_home *h, const char *parent_cert_pem,
+                                         const struct tier_receipt *r, struct tier_err *err) {
+    struct tier_cert *cert = NULL;
+    char text[512];
+
+    if (strcmp(r->child, h->config->name) != 0 || strcmp(r->parent, h->config->parent_name) != 0)
+        return tier_fail(err, TIER_EIDENTITY, "it is from '%s' to '%s'; from '%s' to '%s' is right",
+                         r->parent, r->child, h->config->parent_name, h->config->name);
+    TIER_TRY(check_update(h, r, err));
+    if (!h->config->tls)
+        return TIER_OK;
+    size_t n = tier_receipt_text(r, text, sizeof text);
+    enum tier_status st = tier_cert_from_pem(parent_cert_pem, &cert, err);
+    if (st == TIER_OK)
+        st = tier_cert_check_signature(cert, text, n, r->signature, r->signature_bytes, err);
+    tier_cert_free(cert);
+    return st;
+}

@@ -41,5 +41,12 @@ const struct tier_rpc_tls *tier_home_tls(const struct tier_home *home);
 /* ECDSA over the receipt's text; leaves the signature empty where TLS is off. */
 enum tier_status tier_home_sign(const struct tier_home *home, struct tier_receipt *receipt,
                                 struct tier_err *err);
+/*
+ * Whether the receipt is one that this node's parent gave it, for what it pushed: names, the
+ * update's own run, round and weight while its file is here, and, with TLS, a signature by the key
+ * of `parent_cert_pem`. TIER_EIDENTITY or TIER_EPROTO says what is wrong.
+ */
+enum tier_status tier_home_check_receipt(const struct tier_home *home, const char *parent_cert_pem,
+                                         const struct tier_receipt *receipt, struct tier_err *err);
 
 #endif

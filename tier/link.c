@@ -189,7 +189,7 @@ static void granted(struct tier_link *link, const struct tier_hash *id, uint64_t
     if (offset > total)
         offset = 0;
     p->call = tier_rpc_call_new(link->channel, TIER_PATH_PUSH, &push_handler, p, 0);
-    p->sender = tier_sender_new(p->call, id, read_update, p, total, offset);
+    p->sender = tier_sender_new(p->call, id, NULL, read_update, p, total, offset);
     tier_rpc_read(p->call);
     tier_sender_fill(p->sender);
 }

@@ -18,7 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FILES_OPEN_MAX 128u
 /* A struct tier_update and what malloc adds to it, roughly and from above. */
 #define UPDATE_BYTES 1024u
 /* 0.3 of 10 updates are 3, whatever 0.3 is in binary. */
@@ -108,7 +107,7 @@ static enum tier_status open_inputs(struct tier_merge_job *job, struct tier_err 
             continue;
         }
         job->count++;
-        tier_spool_update_trim(in->update, job->count <= FILES_OPEN_MAX);
+        tier_spool_update_trim(in->update, job->count <= tier_fold_files_open());
     }
     qsort(job->inputs, job->count, sizeof *job->inputs, by_content);
     for (size_t i = 0; i < job->count; i++)
@@ -176,14 +175,16 @@ static enum tier_status mix(struct tier_merge_job *job, struct tier_err *err) {
 
     job->kept = job->count - (size_t)job->params.byzantine;
     job->near = malloc(job->count * job->kept * sizeof *job->near);
+    job->far = malloc((job->count * (job->count - job->kept) + 1) * sizeof *job->far);
     order = malloc(job->count * sizeof *order);
     side = malloc(w * sizeof *side);
     mixed = malloc(w * w * sizeof *mixed);
-    if (!job->near || !order || !side || !mixed) {
+    if (!job->near || !job->far || !order || !side || !mixed) {
         st = tier_fail(err, TIER_ENOMEM, "no memory to mix %zu updates", job->count);
         goto out;
     }
     tier_merge_mix_near(job->gram, job->count, job->kept, order, job->near);
+    tier_merge_mix_far(job->count, job->kept, job->near, job->far);
     tier_merge_mix_gram(job->gram, job->count, job->kept, job->near, side, mixed);
     memcpy(job->gram, mixed, w * w * sizeof *mixed);
 out:
@@ -308,6 +309,7 @@ static void job_release(struct tier_merge_job *job) {
     free(job->coefficients);
     free(job->gram);
     free(job->near);
+    free(job->far);
 }
 
 enum tier_status tier_merge_run(const struct tier_merge *merge, struct tier_hash *id_out,

@@ -12,8 +12,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LANES 64
-
 bool tier_merge_mix_ready(size_t count, const struct tier_merge_params *params, char *why,
                           size_t why_bytes) {
     if (count > 2 * params->byzantine)
@@ -94,21 +92,14 @@ void tier_merge_mix_back(size_t count, size_t kept, const uint32_t *near, double
     memcpy(c, scratch, count * sizeof *scratch);
 }
 
-void tier_merge_mix_block(const float *x, size_t count, size_t stride, size_t n, size_t kept,
-                          const uint32_t *near, float *out) {
-    double parts = (double)kept;
-
-    for (size_t at = 0; at < n; at += LANES) {
-        size_t m = n - at < LANES ? n - at : LANES;
-        for (size_t i = 0; i < count; i++) {
-            double sum[LANES] = {0};
-            for (size_t k = 0; k < kept; k++) {
-                const float *row = x + near[i * kept + k] * stride + at;
-                for (size_t e = 0; e < m; e++)
-                    sum[e] += (double)row[e];
-            }
-            for (size_t e = 0; e < m; e++)
-                out[i * stride + at + e] = (float)(sum[e] / parts);
+void tier_merge_mix_far(size_t count, size_t kept, const uint32_t *near, uint32_t *far) {
+    for (size_t i = 0; i < count; i++) {
+        size_t k = 0;
+        for (uint32_t j = 0; j < count; j++) {
+            if (k < kept && near[i * kept + k] == j)
+                k++;
+            else
+                *far++ = j;
         }
     }
 }

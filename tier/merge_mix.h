@@ -26,8 +26,7 @@ void tier_merge_mix_gram(const double *g, size_t count, size_t kept, const uint3
 /* Coefficients of mixed updates as coefficients of the updates: c[count + 1] in place. */
 void tier_merge_mix_back(size_t count, size_t kept, const uint32_t *near, double *c,
                          double *scratch);
-/* A block of mixed updates: out[i] = the mean in double of x's rows near i, rounded once. */
-void tier_merge_mix_block(const float *x, size_t count, size_t stride, size_t n, size_t kept,
-                          const uint32_t *near, float *out);
+/* Those that are not near: far[i * (count - kept) + k], ascending. */
+void tier_merge_mix_far(size_t count, size_t kept, const uint32_t *near, uint32_t *far);
 
 #endif

@@ -8,9 +8,10 @@
 #include "tier/merge_pass.h"
 
 #include "kernels/kern.h"
-#include "tier/merge_mix.h"
+
 #include "tier/ordered.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,18 +21,22 @@
 #define BLOCK_MAX 8192u
 #define ROWS_BYTES (1u << 20) /* of one block, over all updates */
 /* Beside the updates' rows: readers, extents. */
+/* Rows lie a line further apart than their length, or a power of two would put one column of all
+ * of them into the same few places of the cache. */
+#define ROW_PAD 16u
 #define PER_ROW (sizeof(struct tier_segment_reader) + sizeof(struct tier_extent))
 
 enum pass_kind { PASS_GRAM, PASS_BLOCKS, PASS_COMBINE };
 
 struct worker {
     struct tier_merge_job *job;
-    size_t block;
+    size_t block, stride;
     struct tier_segment_reader *readers;
     struct tier_extent *extents;
     float *x, *mixed, *out;
-    double *sums;  /* a segment's inner products */
-    int64_t *hi;   /* of a block, and then lo */
+    double *sums; /* a segment's inner products */
+    int64_t *hi;  /* of a block, and then lo */
+    double *mixing;
     void *scratch; /* the rule's */
 };
 
@@ -51,10 +56,10 @@ static size_t worker_bytes(const struct tier_merge_shape *s, enum pass_kind kind
 
     switch (kind) {
     case PASS_GRAM:
-        return bytes + rows * block * sizeof(float) + triangle(rows) * sizeof(double);
+        return bytes + rows * (block + ROW_PAD) * sizeof(float) + triangle(rows) * sizeof(double);
     case PASS_BLOCKS:
-        return bytes + rows * block * sizeof(float) * (s->mixed ? 2 : 1) + out + s->scratch_bytes +
-               64;
+        return bytes + rows * (block + ROW_PAD) * sizeof(float) * (s->mixed ? 2 : 1) +
+               (s->mixed ? KERN_MIX_WORK(rows) * sizeof(double) : 0) + out + s->scratch_bytes + 64;
     case PASS_COMBINE:
         return bytes + block * (sizeof(float) + 2 * sizeof(int64_t)) + out;
     }
@@ -96,6 +101,8 @@ static void worker_free(struct worker *w) {
     free(w->extents);
     free(w->x);
     free(w->mixed);
+    free(w->mixing);
+
     free(w->out);
     free(w->sums);
     free(w->hi);
@@ -112,9 +119,11 @@ static struct worker *worker_new(const struct pass *p) {
         return NULL;
     w->job = p->job;
     w->block = p->block;
+    w->stride = p->block + ROW_PAD;
+
     w->readers = calloc(p->rows, sizeof *w->readers);
     w->extents = calloc(p->rows, sizeof *w->extents);
-    w->x = malloc(lines * p->block * sizeof *w->x);
+    w->x = malloc(lines * w->stride * sizeof *w->x);
     bool ok = w->readers && w->extents && w->x;
     if (p->kind == PASS_GRAM) {
         w->sums = malloc(triangle(p->rows) * sizeof *w->sums);
@@ -124,9 +133,10 @@ static struct worker *worker_new(const struct pass *p) {
         ok = ok && w->out;
     }
     if (p->kind == PASS_BLOCKS) {
-        w->mixed = s->mixed ? malloc(p->rows * p->block * sizeof *w->mixed) : NULL;
+        w->mixed = s->mixed ? malloc(p->rows * w->stride * sizeof *w->mixed) : NULL;
+        w->mixing = s->mixed ? malloc(KERN_MIX_WORK(p->rows) * sizeof *w->mixing) : NULL;
         w->scratch = aligned_alloc(64, s->scratch_bytes + 64);
-        ok = ok && w->scratch && (w->mixed || !s->mixed);
+        ok = ok && w->scratch && ((w->mixed && w->mixing) || !s->mixed);
     }
     if (p->kind == PASS_COMBINE) {
         w->hi = malloc(2 * p->block * sizeof *w->hi);
@@ -172,7 +182,7 @@ static enum tier_status begin_rows(struct worker *w, uint64_t segment, struct ti
 /* The next n elements of every update, one row each. */
 static enum tier_status read_rows(struct worker *w, size_t rows, size_t n, struct tier_err *err) {
     for (size_t i = 0; i < rows; i++)
-        TIER_TRY(tier_segment_reader_next(&w->readers[i], w->x + i * w->block, n, err));
+        TIER_TRY(tier_segment_reader_next(&w->readers[i], w->x + i * w->stride, n, err));
     return TIER_OK;
 }
 
@@ -192,7 +202,7 @@ static enum tier_status gram_work(void *worker, uint64_t segment, struct tier_er
     for (size_t at = 0; at < n; at += w->block) {
         size_t m = step_of(w, at, n);
         TIER_TRY(read_rows(w, rows, m, err));
-        kern_gram(w->sums, w->x, rows, w->block, m);
+        kern_gram(w->sums, w->x, rows, w->stride, m);
     }
     return TIER_OK;
 }
@@ -238,10 +248,11 @@ static enum tier_status block_work(void *worker, uint64_t segment, struct tier_e
         size_t m = step_of(w, at, n);
         TIER_TRY(read_rows(w, job->count, m, err));
         if (w->mixed)
-            tier_merge_mix_block(w->x, job->count, w->block, m, job->kept, job->near, w->mixed);
+            kern_mix(w->mixed, w->x, job->count, w->stride, m, job->far, job->count - job->kept,
+                     w->mixing);
         const struct tier_merge_block in = {.count = job->count,
                                             .n = m,
-                                            .stride = w->block,
+                                            .stride = w->stride,
                                             .x = w->mixed ? w->mixed : w->x,
                                             .weights = job->weights,
                                             .params = &job->params,
@@ -322,6 +333,7 @@ static enum tier_status run(struct tier_merge_job *job, enum pass_kind kind,
     struct tier_ordered ordered = *functions;
     void **workers = NULL;
 
+    assert(p.rows > 0); /* a merge without updates has no passes */
     choose(&p);
     for (size_t i = 0; i < p.rows; i++)
         TIER_TRY(tier_segment_cursor_init(&job->inputs[i].cursor, job->inputs[i].update,

@@ -39,8 +39,8 @@ struct tier_merge_job {
     struct tier_spool_writer *writer;
     struct tier_update_header header;
 
-    double *gram;   /* (count + 1)^2 */
-    uint32_t *near; /* count * kept, where updates are mixed */
+    double *gram;         /* (count + 1)^2 */
+    uint32_t *near, *far; /* count * kept, and the others, where updates are mixed */
     size_t kept;
     int32_t *coefficients; /* count + 1, of 2^-30 */
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tier/ordered.h"
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -92,6 +93,7 @@ static void *thread_main(void *arg) {
 }
 
 enum tier_status tier_ordered_run(const struct tier_ordered *pass, struct tier_err *err) {
+    assert(pass->threads > 0);
     struct ordered o = {.pass = pass, .failed_segment = UINT64_MAX, .err = err};
     struct thread *threads = calloc(pass->threads, sizeof *threads);
     pthread_attr_t attr;
@@ -103,12 +105,14 @@ enum tier_status tier_ordered_run(const struct tier_ordered *pass, struct tier_e
     pthread_cond_init(&o.turn, NULL);
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, TIER_ORDERED_STACK_BYTES);
-    for (size_t i = 0; i < pass->threads; i++)
-        threads[i] = (struct thread){.of = &o, .worker = pass->workers[i]};
+    threads[0] = (struct thread){.of = &o, .worker = pass->workers[0]};
     /* Where no further thread can be had, fewer do the work. */
-    while (started < pass->threads &&
-           pthread_create(&threads[started].id, &attr, thread_main, &threads[started]) == 0)
-        started++;
+    for (; started < pass->threads; started++) {
+        struct thread *t = &threads[started];
+        *t = (struct thread){.of = &o, .worker = pass->workers[started]};
+        if (pthread_create(&t->id, &attr, thread_main, t) != 0)
+            break;
+    }
     thread_main(&threads[0]);
     for (size_t i = 1; i < started; i++)
         pthread_join(threads[i].id, NULL);

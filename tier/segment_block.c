@@ -144,13 +144,14 @@ static enum tier_status read_sums(struct tier_segment_reader *r, float *x, size_
         return too_large(r, bad, hi[bad], err);
     if (wide > 0)
         TIER_TRY(read_lo(r, wide, lo, &skip, err));
-    bad = out_of_range(lo + skip, wide, limit);
+    bad = wide > 0 ? out_of_range(lo + skip, wide, limit) : 0;
+    int64_t bad_lo = wide > bad ? lo[skip + bad] : 0;
     memset(x, 0, n * sizeof *x);
     tier_spans_begin(&it, r->manifest, r->segment * TIER_SEGMENT_ELEMENTS + r->done, n);
     while (tier_spans_next(&it, &s)) {
         bool is_wide = s.tensor->wide;
-        if (is_wide && bad < s.wide_at + s.n)
-            return too_large(r, s.at + (bad - s.wide_at), lo[skip + bad], err);
+        if (is_wide && bad < wide && bad < s.wide_at + s.n)
+            return too_large(r, s.at + (bad - s.wide_at), bad_lo, err);
         kern_apply_mean(x + s.at, x + s.at, hi + s.at, is_wide ? lo + skip + s.wide_at : NULL, s.n,
                         s.tensor->frac_bits, weight);
     }

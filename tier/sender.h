@@ -17,10 +17,14 @@ struct tier_sender;
 typedef enum tier_status tier_sender_read(void *source, uint64_t offset, void *out, size_t n,
                                           struct tier_err *err);
 
-/* Sends [offset, total). `id` (may be NULL) goes in the first piece. Borrows call and source. */
+/*
+ * Sends [offset, total). `id` (may be NULL) goes in the first piece. `content` names what `source`
+ * reads, so that senders of the same read it once; NULL where nobody else sends it. Borrows call
+ * and source.
+ */
 struct tier_sender *tier_sender_new(struct tier_rpc_call *call, const struct tier_hash *id,
-                                    tier_sender_read *read, void *source, uint64_t total,
-                                    uint64_t offset);
+                                    const struct tier_hash *content, tier_sender_read *read,
+                                    void *source, uint64_t total, uint64_t offset);
 /* NULL is fine. Pieces under way are finished by the network. */
 void tier_sender_free(struct tier_sender *s);
 /*

@@ -71,6 +71,13 @@ static void child_remove(struct tier_serve *s, struct child *c) {
     s->child_count--;
 }
 
+unsigned serve_child_places(const struct tier_serve *s) {
+    unsigned half = s->max_uploaders / 2;
+    if (half == 0)
+        return 1;
+    return half < TIER_CHILD_TRANSFERS_MAX ? half : TIER_CHILD_TRANSFERS_MAX;
+}
+
 bool serve_send_to(struct child *c, const struct tier_to_child *m) {
     struct tier_bytes b = tier_wire_to_child_bytes(m);
     bool sent = tier_rpc_send(c->call, b.data, b.n);

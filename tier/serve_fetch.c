@@ -53,15 +53,15 @@ static void start(struct tier_serve *s, struct fetch *f) {
     s->fetching++;
     s->traffic.fetches++;
     s->traffic.fetched_bytes += f->content.bytes - f->offset;
-    f->sender =
-        tier_sender_new(f->call, NULL, tier_content_read, &f->content, f->content.bytes, f->offset);
+    f->sender = tier_sender_new(f->call, NULL, &f->sha256, tier_content_read, &f->content,
+                                f->content.bytes, f->offset);
     tier_sender_fill(f->sender);
 }
 
 static void start_next(struct tier_serve *s) {
     for (struct fetch *f = s->fetch_first, *next; f && s->fetching < s->max_uploaders; f = next) {
         next = f->queue_next;
-        if (sent_to(s, f->child) >= TIER_CHILD_TRANSFERS_MAX)
+        if (sent_to(s, f->child) >= serve_child_places(s))
             continue;
         queue_remove(s, f);
         start(s, f);

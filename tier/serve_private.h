@@ -117,6 +117,9 @@ struct child *serve_child_find(const struct tier_serve *s, const char *name);
 /* False: the child does not take its messages, and its stream is on its way out. */
 bool serve_send_to(struct child *c, const struct tier_to_child *m);
 
+/* Of the places that all children share, how many one may hold: never all, where there are two. */
+unsigned serve_child_places(const struct tier_serve *s);
+
 /* ---- serve_push.c ---- */
 
 struct offer *serve_offer_find(const struct child *c, const struct tier_hash *id);

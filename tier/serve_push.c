@@ -183,7 +183,7 @@ void serve_grant_next(struct tier_serve *s) {
     for (struct offer *o = s->wait_first, *next; o && s->uploaders < places(s) && !s->closing;
          o = next) {
         next = o->wait_next;
-        if (places_of(s, o->child) >= TIER_CHILD_TRANSFERS_MAX)
+        if (places_of(s, o->child) >= serve_child_places(s))
             continue;
         wait_remove(s, o);
         o->granted = true;

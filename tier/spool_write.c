@@ -38,8 +38,10 @@ struct tier_spool_writer {
     struct tier_spool *spool;
     uint8_t *bytes; /* the header as far as it is known; its length is final */
     size_t len;
-    uint64_t payload_at, offset;
+    uint64_t payload_at, offset; /* offset: of what is in the file */
     struct tier_merkle *merkle;
+    uint8_t *chunk; /* [TIER_CHUNK_BYTES] what is not in the file yet */
+    size_t held;
     int fd;
     char name[TIER_SPOOL_NAME];
 };
@@ -378,7 +380,8 @@ enum tier_status tier_spool_writer_begin(struct tier_spool *spool,
     TIER_TRY_OUT(tier_update_header_encode(&h, &w->bytes, &w->len, err));
     w->payload_at = tier_spool_payload_at(w->len);
     w->merkle = tier_merkle_new();
-    if (!w->merkle) {
+    w->chunk = malloc(TIER_CHUNK_BYTES);
+    if (!w->merkle || !w->chunk) {
         st = tier_fail(err, TIER_ENOMEM, "no memory to write an update");
         goto out;
     }
@@ -390,11 +393,31 @@ out:
     return st;
 }
 
+/* In whole chunks, which are written at once and hashed as many leaves at a time as there are
+ * lanes.
+ */
+static enum tier_status writer_flush(struct tier_spool_writer *w, struct tier_err *err) {
+    TIER_TRY(
+        write_all(w->spool, w->fd, w->name, w->chunk, w->held, w->payload_at + w->offset, err));
+    tier_merkle_add(w->merkle, w->chunk, w->held);
+    w->offset += w->held;
+    w->held = 0;
+    return TIER_OK;
+}
+
 enum tier_status tier_spool_writer_append(struct tier_spool_writer *w, const void *data, size_t n,
                                           struct tier_err *err) {
-    TIER_TRY(write_all(w->spool, w->fd, w->name, data, n, w->payload_at + w->offset, err));
-    tier_merkle_add(w->merkle, data, n);
-    w->offset += n;
+    const uint8_t *p = data;
+
+    while (n > 0) {
+        size_t room = TIER_CHUNK_BYTES - w->held, m = n < room ? n : room;
+        memcpy(w->chunk + w->held, p, m);
+        w->held += m;
+        p += m;
+        n -= m;
+        if (w->held == TIER_CHUNK_BYTES)
+            TIER_TRY(writer_flush(w, err));
+    }
     return TIER_OK;
 }
 
@@ -402,6 +425,7 @@ static void writer_free(struct tier_spool_writer *w) {
     if (w->fd >= 0)
         close(w->fd);
     tier_merkle_free(w->merkle);
+    free(w->chunk);
     free(w->bytes);
     free(w);
 }
@@ -415,6 +439,7 @@ enum tier_status tier_spool_writer_seal(struct tier_spool_writer *w, uint64_t sa
     struct tier_hash id;
 
     TIER_TRY_OUT(tier_update_header_decode(w->bytes, w->len, &h, err));
+    TIER_TRY_OUT(writer_flush(w, err));
     h.payload_bytes = w->offset;
     h.saturated = saturated;
     tier_merkle_finish(w->merkle, &h.root);

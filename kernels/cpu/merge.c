@@ -8,8 +8,11 @@
 #include "kernels/cpu/merge.h"
 #include "kernels/kern.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
+
+#define ACCEPT_STEP 4096
 
 static void scalar_sort(float *work, size_t rows) {
 #define EXCHANGE(i, j)                                                                             \
@@ -37,7 +40,14 @@ static void scalar_gram_tile(double out[KERN_GRAM_TILE][KERN_GRAM_TILE], const f
             out[i][j] = scalar_dot(a + i * stride, b + j * stride, n);
 }
 
-const struct kern_merge_ops kern_merge_scalar = {scalar_sort, scalar_gram_tile};
+static void scalar_minus_rows(double *acc, const double *rows, const uint32_t *index,
+                              size_t count) {
+    for (size_t k = 0; k < count; k++)
+        for (size_t l = 0; l < KERN_MIX_LANES; l++)
+            acc[l] -= rows[index[k] * KERN_MIX_LANES + l];
+}
+
+const struct kern_merge_ops kern_merge_scalar = {scalar_sort, scalar_gram_tile, scalar_minus_rows};
 
 const struct kern_merge_ops *kern_merge_ops_for(enum kern_isa isa) {
     switch (isa) {
@@ -62,21 +72,29 @@ static const struct kern_merge_ops *widest(void) {
     return ops != NULL ? ops : &kern_merge_scalar;
 }
 
+/* So written, NaN is refused too; limit is finite, so an infinity is beyond it. */
+static inline bool is_out(float x, float limit) {
+    return !(fabsf(x) <= limit);
+}
+
 uint64_t kern_accept_f32(float *x, size_t n, int frac_bits, size_t *first_out) {
-    const float limit = frac_bits <= -98 ? INFINITY : ldexpf(1, 30 - frac_bits);
+    const float limit = frac_bits <= -98 ? FLT_MAX : ldexpf(1, 30 - frac_bits);
     uint64_t refused = 0;
 
-    for (size_t i = 0; i < n; i++) {
-        float v = fabsf(x[i]);
-        /* So written, NaN is refused too; an infinity is beyond every limit. */
-        refused += !(v <= limit && v < INFINITY);
-        x[i] += 0.0f; /* one zero: -0 would sort as the instruction set likes */
-    }
-    for (size_t i = 0; i < n && refused > 0 && first_out; i++)
-        if (!(fabsf(x[i]) <= limit && fabsf(x[i]) < INFINITY)) {
-            *first_out = i;
-            break;
+    for (size_t at = 0; at < n; at += ACCEPT_STEP) {
+        size_t end = n - at < ACCEPT_STEP ? n : at + ACCEPT_STEP;
+        int out = 0; /* as wide as a float, so that the loop becomes vectors */
+        for (size_t i = at; i < end; i++) {
+            out += is_out(x[i], limit);
+            x[i] += 0.0f; /* one zero: -0 would sort as the instruction set likes */
         }
+        for (size_t i = at; refused == 0 && out > 0 && first_out && i < end; i++)
+            if (is_out(x[i], limit)) {
+                *first_out = i;
+                break;
+            }
+        refused += (uint64_t)out;
+    }
     return refused;
 }
 
@@ -125,4 +143,34 @@ void kern_gram_by(const struct kern_merge_ops *ops, double *gram, const float *x
 
 void kern_gram(double *gram, const float *x, size_t rows, size_t stride, size_t n) {
     kern_gram_by(widest(), gram, x, rows, stride, n);
+}
+
+void kern_mix_by(const struct kern_merge_ops *ops, float *out, const float *x, size_t rows,
+                 size_t stride, size_t n, const uint32_t *far, size_t far_count, double *work) {
+    double *wide = work + KERN_MIX_LANES, kept = (double)(rows - far_count);
+
+    for (size_t at = 0; at < n; at += KERN_MIX_LANES) {
+        size_t w = n - at < KERN_MIX_LANES ? n - at : KERN_MIX_LANES;
+        double total[KERN_MIX_LANES] = {0};
+        for (size_t r = 0; r < rows; r++) {
+            float row[KERN_MIX_LANES] = {0};
+            double *to = wide + r * KERN_MIX_LANES;
+            memcpy(row, x + r * stride + at, w * sizeof *row);
+            for (size_t l = 0; l < KERN_MIX_LANES; l++) {
+                to[l] = (double)row[l];
+                total[l] += to[l];
+            }
+        }
+        for (size_t r = 0; r < rows; r++) {
+            memcpy(work, total, sizeof total);
+            ops->minus_rows(work, wide, far + r * far_count, far_count);
+            for (size_t l = 0; l < w; l++)
+                out[r * stride + at + l] = (float)(work[l] / kept);
+        }
+    }
+}
+
+void kern_mix(float *out, const float *x, size_t rows, size_t stride, size_t n, const uint32_t *far,
+              size_t far_count, double *work) {
+    kern_mix_by(widest(), out, x, rows, stride, n, far, far_count, work);
 }

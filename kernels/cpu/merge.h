@@ -13,6 +13,7 @@
 
 #define KERN_SORT_LANES 16u /* columns that are sorted together */
 #define KERN_DOT_LANES 8u   /* partial sums of a dot product */
+#define KERN_MIX_LANES 32u  /* columns that are mixed together */
 
 /* Rows [0, ri) of a against rows [0, rj) of b, each ri, rj <= KERN_GRAM_TILE. */
 #define KERN_GRAM_TILE 4u
@@ -26,6 +27,8 @@ struct kern_merge_ops {
      */
     void (*gram_tile)(double out[KERN_GRAM_TILE][KERN_GRAM_TILE], const float *a, const float *b,
                       size_t stride, size_t n);
+    /* acc[l] -= rows[index[k]][l] for k ascending, over KERN_MIX_LANES lanes. */
+    void (*minus_rows)(double *acc, const double *rows, const uint32_t *index, size_t count);
 };
 
 /* NULL where this processor, or this build, does not have it. */
@@ -39,6 +42,8 @@ extern const struct kern_merge_ops kern_merge_avx2, kern_merge_avx512;
 /* With the implementation given: what kern_trimmed_mean and kern_gram do with the widest. */
 void kern_trimmed_mean_by(const struct kern_merge_ops *ops, float *out, const float *x, size_t rows,
                           size_t stride, size_t n, size_t trim, float *work);
+void kern_mix_by(const struct kern_merge_ops *ops, float *out, const float *x, size_t rows,
+                 size_t stride, size_t n, const uint32_t *far, size_t far_count, double *work);
 void kern_gram_by(const struct kern_merge_ops *ops, double *gram, const float *x, size_t rows,
                   size_t stride, size_t n);
 

@@ -67,6 +67,21 @@ static void gram_tile(double out[KERN_GRAM_TILE][KERN_GRAM_TILE], const float *a
         }
 }
 
-const struct kern_merge_ops kern_merge_avx2 = {sort, gram_tile};
+TARGET static void minus_rows(double *acc, const double *rows, const uint32_t *index,
+                              size_t count) {
+    __m256d sum[KERN_MIX_LANES / 4];
+
+    for (size_t l = 0; l < KERN_MIX_LANES / 4; l++)
+        sum[l] = _mm256_loadu_pd(acc + 4 * l);
+    for (size_t k = 0; k < count; k++) {
+        const double *row = rows + index[k] * KERN_MIX_LANES;
+        for (size_t l = 0; l < KERN_MIX_LANES / 4; l++)
+            sum[l] = _mm256_sub_pd(sum[l], _mm256_loadu_pd(row + 4 * l));
+    }
+    for (size_t l = 0; l < KERN_MIX_LANES / 4; l++)
+        _mm256_storeu_pd(acc + 4 * l, sum[l]);
+}
+
+const struct kern_merge_ops kern_merge_avx2 = {sort, gram_tile, minus_rows};
 
 #endif

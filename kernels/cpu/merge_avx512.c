@@ -50,6 +50,21 @@ TARGET static void gram_tile(double out[KERN_GRAM_TILE][KERN_GRAM_TILE], const f
         }
 }
 
-const struct kern_merge_ops kern_merge_avx512 = {sort, gram_tile};
+TARGET static void minus_rows(double *acc, const double *rows, const uint32_t *index,
+                              size_t count) {
+    __m512d sum[KERN_MIX_LANES / 8];
+
+    for (size_t l = 0; l < KERN_MIX_LANES / 8; l++)
+        sum[l] = _mm512_loadu_pd(acc + 8 * l);
+    for (size_t k = 0; k < count; k++) {
+        const double *row = rows + index[k] * KERN_MIX_LANES;
+        for (size_t l = 0; l < KERN_MIX_LANES / 8; l++)
+            sum[l] = _mm512_sub_pd(sum[l], _mm512_loadu_pd(row + 8 * l));
+    }
+    for (size_t l = 0; l < KERN_MIX_LANES / 8; l++)
+        _mm512_storeu_pd(acc + 8 * l, sum[l]);
+}
+
+const struct kern_merge_ops kern_merge_avx512 = {sort, gram_tile, minus_rows};
 
 #endif

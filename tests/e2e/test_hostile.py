@@ -422,6 +422,18 @@ class Offers(InARound):
                          if e["data"]["run"] == self.run_.id)
         self.assertEqual(counted, [HONEST, ME])
 
+    def test_a_huge_claimed_weight_is_refused_once_an_honest_update_counts(self):
+        self.f.wait(lambda: [e for e in self.top.audit("update.counted")
+                             if e["data"]["run"] == self.run_.id], 30, "the honest one counts")
+        zeros = edge.sum_payload([0] * self.count)
+        self.assert_offer_refused("total weight", weight=2 ** 32, payload=zeros,
+                                  encoding=edge.SUM)
+        self.assert_honest_result()
+
+
+class Flood(InARound):
+    """Alone: the hub sends the child away for minutes afterwards."""
+
     def test_a_child_that_says_the_same_a_thousand_times_grows_no_log(self):
         audit = os.path.join(self.top.dir, "audit", "audit.log")
         pb = edge.wire()
@@ -433,14 +445,6 @@ class Offers(InARound):
         self.assert_honest_result()
         grown = os.path.getsize(audit) + self.top.mark() - before
         self.assertLess(grown, 200000)
-
-    def test_a_huge_claimed_weight_is_refused_once_an_honest_update_counts(self):
-        self.f.wait(lambda: [e for e in self.top.audit("update.counted")
-                             if e["data"]["run"] == self.run_.id], 30, "the honest one counts")
-        zeros = edge.sum_payload([0] * self.count)
-        self.assert_offer_refused("total weight", weight=2 ** 32, payload=zeros,
-                                  encoding=edge.SUM)
-        self.assert_honest_result()
 
 
 class Pushes(InARound):

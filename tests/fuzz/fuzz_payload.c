@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Payloads of a hostile child: sealed correctly, whatever they hold. Verifying must refuse them or
- * find sums that fold; a fold of what was verified must succeed. What float16, bfloat16 and the
- * largest elements decode to seals to the same update again.
+ * find sums that fold; a fold of what was verified must succeed, and so must every other merge.
+ * What float16, bfloat16 and the largest elements decode to seals to the same update again.
  */
 #include "fuzz/fuzz.h"
 #include "kernels/kern.h"
 #include "tier/codec.h"
 #include "tier/decode.h"
-#include "tier/fold.h"
+#include "tier/merge.h"
 #include "tier/spool.h"
 
 #include <string.h>
@@ -88,6 +88,23 @@ static void check_again(const struct tier_update *u, enum tier_encoding encoding
     FUZZ_CHECK(tier_hash_equal(&again, tier_spool_update_id(u)));
 }
 
+/* A rule that sees blocks and one that sees inner products: both read what the fold reads. */
+static void merge(const struct tier_fold *fold, enum tier_status folded) {
+    static const struct tier_plan_merge rules[] = {{.rule.choice = TIER_PLAN_MEDIAN},
+                                                   {.rule.choice = TIER_PLAN_NORM_BOUND}};
+    for (size_t i = 0; i < 2; i++) {
+        struct tier_merge m = {
+            .fold = *fold, .rule = tier_merge_rule_of(&rules[i]), .settings = &rules[i]};
+        struct tier_hash id;
+        m.fold.memory_bytes = tier_merge_memory_min(fold->manifest, m.rule, m.settings, 1);
+        enum tier_status merged = tier_merge_run(&m, &id, NULL);
+        FUZZ_CHECK(merged == folded);
+        /* What one update merges to may be that very update. */
+        if (merged == TIER_OK && !tier_hash_equal(&id, fold->inputs))
+            tier_spool_delete(spool, &id, NULL);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct tier_hash id, sum;
     struct tier_update *u = NULL;
@@ -115,6 +132,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (folded == TIER_OK &&
         (encoding == TIER_ENC_F16 || encoding == TIER_ENC_BF16 || encoding == TIER_ENC_TOPK))
         check_again(u, encoding);
+    merge(&fold, folded);
     tier_spool_update_close(u);
     tier_spool_delete(spool, &id, NULL);
     if (folded == TIER_OK)

@@ -213,3 +213,17 @@ Test(hub_merge, a_hub_without_the_rule_declines_the_plan_and_with_it_takes_part)
     cr_assert(not(tier_hash_equal(&with, &without)));
     tree_free(tree);
 }
+
+Test(hub_merge, two_hospitals_with_the_same_table_count_as_two) {
+    struct tree *tree = make_tree("twins");
+    struct tree_node *top = tree_hub(tree, "top", NULL, 3);
+    char csv[128];
+    make_spoke(tree, 0, top);
+    make_spoke(tree, 1, top);
+    snprintf(csv, sizeof csv, "%s/tables/%s.csv", work, sites[0]);
+    tree_spoke(tree, "twin", top, csv, EXAMPLE "/schema.yaml");
+    struct tier_plan plan = plan_of(2);
+    struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
+    finish(top, &run, HUB_RUN_COMPLETED);
+    tree_free(tree);
+}

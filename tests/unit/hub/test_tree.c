@@ -269,6 +269,28 @@ Test(hub_tree, a_hub_restarted_among_its_parts_changes_nothing) {
     cr_assert(tier_hash_equal(&parts, &whole));
 }
 
+/* They publish the same files, and one may be through with a file that the other begins with. */
+Test(hub_tree, runs_of_one_plan_at_once_do_not_take_each_others_models) {
+    enum { RUNS = 4 };
+    struct tree *tree = make_tree("at-once");
+    struct tree_node *top = tree_hub(tree, "top", NULL, 1);
+    struct tree_node *hub = tree_hub(tree, "hub", top, 3);
+    for (unsigned i = 0; i < 3; i++)
+        make_spoke(tree, i, hub);
+    struct tier_plan plan = plan_of(5);
+    struct tier_hash run[RUNS], model[RUNS];
+    for (int i = 0; i < RUNS; i++) {
+        uint64_t begun = 1;
+        run[i] = tree_run(top, &plan, EXAMPLE "/model.onnx");
+        cr_assert(tree_until(top, round_is, &begun, TIMEOUT_MS));
+    }
+    for (int i = 0; i < RUNS; i++) {
+        model[i] = finish(top, &run[i]);
+        cr_assert(tier_hash_equal(&model[i], &model[0]), "run %d counted other updates", i);
+    }
+    tree_free(tree);
+}
+
 /* What the last round brings, an evaluation without weight, is then the same file from both. */
 Test(hub_tree, two_spokes_with_the_same_table_both_count) {
     struct tree *tree = make_tree("twins");

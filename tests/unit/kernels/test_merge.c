@@ -110,3 +110,36 @@ Test(kern_merge, what_the_fold_refuses_is_refused_here_too) {
     kern_accept_f32(&zero, 1, 30, NULL);
     cr_assert(eq(int, signbit(zero) != 0, 0));
 }
+
+Test(kern_merge, every_instruction_set_mixes_to_the_bits_of_the_definition) {
+    static float x[ROWS_MAX * STRIDE], out[ROWS_MAX * STRIDE];
+    static double work[KERN_MIX_WORK(ROWS_MAX)];
+    static uint32_t far[ROWS_MAX * ROWS_MAX];
+    uint64_t seed = 6;
+    for (int round = 0; round < 60; round++) {
+        size_t rows = 1 + parity_next(&seed) % ROWS_MAX, n = parity_next(&seed) % (STRIDE + 1);
+        size_t out_of = parity_next(&seed) % rows;
+        for (size_t i = 0; i < rows * STRIDE; i++)
+            x[i] = any_value(&seed);
+        for (size_t i = 0; i < rows; i++)
+            for (size_t k = 0; k < out_of; k++)
+                far[i * out_of + k] = (uint32_t)(i > 0 || k + 1 < out_of ? k : rows - 1);
+        for (int isa = 0; isa < KERN_ISA_COUNT; isa++) {
+            const struct kern_merge_ops *ops = kern_merge_ops_for((enum kern_isa)isa);
+            if (!ops)
+                continue;
+            kern_mix_by(ops, out, x, rows, STRIDE, n, far, out_of, work);
+            for (size_t i = 0; i < rows; i++)
+                for (size_t e = 0; e < n; e++) {
+                    double sum = 0;
+                    for (size_t r = 0; r < rows; r++)
+                        sum += (double)x[r * STRIDE + e];
+                    for (size_t k = 0; k < out_of; k++)
+                        sum -= (double)x[far[i * out_of + k] * STRIDE + e];
+                    float want = (float)(sum / (double)(rows - out_of));
+                    cr_assert(memcmp(&out[i * STRIDE + e], &want, sizeof want) == 0,
+                              "isa %d rows %zu without %zu", isa, rows, out_of);
+                }
+        }
+    }
+}

@@ -232,6 +232,7 @@ Test(tier_config, keys_that_belong_together_are_refused_apart) {
         {"enroll_listen: 127.0.0.1:2\n", ":4: enroll_listen must be set together"},
         {"authority_dir: /a\n", ":4: authority_dir must be set together"},
         {"authority_dir: /a\nenroll_listen: 127.0.0.1:1\n", ":5: enroll_listen must differ"},
+        {"merge_plugins: [/a/b.so, c.so]\n", ":4: merge_plugins must hold absolute paths"},
         {"authority_dir: /a\nenroll_listen: 127.0.0.1:2\nparent: {address: \"a:1\", name: a}\n",
          ":5: enroll_listen is for the top only"},
         {"console_listen: 127.0.0.1:1\n", ":4: console_listen is the same as listen"},

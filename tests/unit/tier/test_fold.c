@@ -415,7 +415,7 @@ static uint64_t data_bytes(void) {
 
 Test(tier_fold, the_memory_budget_holds_for_models_far_larger_than_it, .fini = fixture_down) {
     struct tier_spool *spool = spool_up(false);
-    struct tier_tensor t = tensor_of("w", 24 * TIER_SEGMENT_ELEMENTS, 0, 30, false);
+    struct tier_tensor t = tensor_of("w", 40 * TIER_SEGMENT_ELEMENTS, 0, 30, false);
     struct tier_manifest *m = manifest_of(&t, 1);
     struct tier_update_header h = header_for(m, 5);
     struct tier_hash ids[4], id;

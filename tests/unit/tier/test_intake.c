@@ -170,7 +170,8 @@ static void begin(unsigned streams) {
     for (unsigned i = 0; i < streams; i++) {
         struct tier_rpc_call *call =
             tier_rpc_call_new(channel, PATH, &client_handler, &client[i], 0);
-        client[i].sender = tier_sender_new(call, NULL, source, NULL, PIECES * TIER_CHUNK_BYTES, 0);
+        client[i].sender =
+            tier_sender_new(call, NULL, NULL, source, NULL, PIECES * TIER_CHUNK_BYTES, 0);
         tier_sender_fill(client[i].sender);
     }
 }

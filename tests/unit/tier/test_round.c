@@ -478,3 +478,22 @@ Test(tier_round, a_restart_puts_folded_children_and_their_partial_back) {
     cr_assert(tier_hash_equal(&r.partial, &partial));
     tier_round_release(&r);
 }
+
+Test(tier_round, updates_that_never_merge_end_the_round_empty_with_the_reason) {
+    struct tier_round r = joined(&all, 2);
+    struct tier_round_actions a;
+    struct tier_round_event e = {.type = TIER_EVENT_NO_MERGE, .reason = "too few"};
+    tier_round_step(&r, &e, &a); /* of a fold that is long overtaken: nothing happens */
+    cr_assert(eq(sz, a.count, 0));
+    cr_assert(eq(int, r.state, TIER_ROUND_OPEN));
+    deliver(&r, 0, 0, 1);
+    a = deliver(&r, 1, 1, 1);
+    cr_assert(has(&a, TIER_ACTION_FOLD));
+    tier_round_step(&r, &e, &a);
+    cr_assert(has(&a, TIER_ACTION_EMPTY));
+    cr_assert(eq(str, (char *)a.at[0].reason, "too few"));
+    cr_assert(eq(int, r.state, TIER_ROUND_EMPTY));
+    tier_round_resume(&r, &a); /* after a restart the reason is gone, what it led to is not */
+    cr_assert(has(&a, TIER_ACTION_EMPTY));
+    tier_round_release(&r);
+}
