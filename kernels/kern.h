@@ -294,6 +294,21 @@ void kern_quant_encode(uint8_t *y, const float *x, size_t n, int bits, uint64_t 
  * written up to somewhere in it. */
 bool kern_quant_decode(float *y, const uint8_t *x, size_t n, int bits, size_t *bad_out);
 
+/*
+ * One bit an element (after Seide et al. 2014) behind a random rotation (Suresh et al. 2017), in
+ * blocks as above, the last one filled up with zeros. With D the block's signs, -1 where bit e % 32
+ * of word e / 32 of Philox4x32-10 of key 0 and the counters 2 B, 2 B + 1 is set, and H the Hadamard
+ * matrix of 256 (Sylvester's order): v = H D x, of which the signs are kept; an element is then
+ * scale / 16 * (D H sign(v)). Bytes of a block: the scale, a float32 whose lowest 8 bits are 0, and
+ * 32 bytes of bits, element 0 lowest, 1 for v < 0. The scale is the mean of |v| / 16, cut so that
+ * no element decodes to beyond |x|'s largest; 0 where it would be below 2^-100, and then all bits
+ * are 0. Decoded elements are exact products.
+ */
+size_t kern_onebit_bytes(size_t n);
+void kern_onebit_encode(uint8_t *y, const float *x, size_t n, uint64_t block);
+/* False as with kern_quant_decode. */
+bool kern_onebit_decode(float *y, const uint8_t *x, size_t n, uint64_t block, size_t *bad_out);
+
 /* The same fold on a device; acc is int64[n], x float[n], refused is uint64[1] on the device, added
  * to; both `at` count 8-byte elements. Same bits and same count as kern_fold_f32. */
 enum kern_status kern_fold_f32_dev(struct kern_vec acc, struct kern_vec x, struct kern_vec refused,

@@ -62,14 +62,19 @@ static enum tier_status next_piece(struct tier_decoder *d, float *x, size_t n,
                                    struct tier_err *err) {
     uint16_t raw[PIECE_BYTES / sizeof(uint16_t)];
     size_t bytes = (size_t)tier_encoding_bytes(d->encoding, n), bad = 0;
-    bool q8 = d->encoding == TIER_ENC_Q8;
+    const uint8_t *blocks = (const uint8_t *)raw;
+    bool ours = true;
 
     TIER_TRY(tier_spool_update_read(d->update, d->at, raw, bytes, err));
     if (d->encoding == TIER_ENC_F16)
         decode_f16(d, x, raw, n);
     else if (d->encoding == TIER_ENC_BF16)
         kern_bf16_decode(x, raw, n);
-    else if (!kern_quant_decode(x, (const uint8_t *)raw, n, q8 ? 8 : 4, &bad))
+    else if (d->encoding == TIER_ENC_ONEBIT)
+        ours = kern_onebit_decode(x, blocks, n, element_of(d) / TIER_BLOCK_ELEMENTS, &bad);
+    else
+        ours = kern_quant_decode(x, blocks, n, d->encoding == TIER_ENC_Q8 ? 8 : 4, &bad);
+    if (!ours)
         return no_block(d, bad, err);
     d->at += bytes;
     d->done += n;

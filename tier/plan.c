@@ -146,6 +146,8 @@ static void resolve_tier(struct tier_plan_tier *out, const struct tier_plan_tier
 /* Fills in what depends on other keys. What does not apply stays absent. */
 static void resolve(struct tier_plan_draft *d, const int *lines) {
     struct tier_plan *p = &d->plan;
+    size_t count;
+    const struct tier_keys_item *keys = tier_plan_written_keys(&count);
 
     resolve_tier(&p->top, &d->fallback, &d->top, "tiers.top", lines);
     resolve_tier(&p->hub, &d->fallback, &d->hub, "tiers.hub", lines);
@@ -157,14 +159,12 @@ static void resolve(struct tier_plan_draft *d, const int *lines) {
         fill(&p->optimiser.eps, 1e-8);
     }
     resolve_server(&p->server);
-    if (p->codec.name == TIER_PLAN_TOP_K) {
-        size_t count;
-        const struct tier_keys_item *keys = tier_plan_written_keys(&count);
-        if (!lines[tier_keys_find(keys, count, "codec.error_feedback")])
-            p->codec.error_feedback = true; /* without, most of every round would be lost */
-        if (!lines[tier_keys_find(keys, count, "codec.share")])
-            p->codec.share = 0.01;
-    }
+    bool top_k = p->codec.name == TIER_PLAN_TOP_K;
+    if (top_k && !lines[tier_keys_find(keys, count, "codec.share")])
+        p->codec.share = 0.01;
+    if ((top_k || p->codec.name == TIER_PLAN_ONE_BIT) &&
+        !lines[tier_keys_find(keys, count, "codec.error_feedback")])
+        p->codec.error_feedback = true; /* without, most of every round would be lost */
 }
 
 static void check_written(const char *path, struct tier_plan_draft *d, const int *lines,

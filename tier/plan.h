@@ -44,6 +44,7 @@ enum tier_plan_codec_name {
     TIER_PLAN_Q8,
     TIER_PLAN_Q4,
     TIER_PLAN_TOP_K,
+    TIER_PLAN_ONE_BIT,
 };
 
 /* The form in which a spoke's deltas travel. All zero is float32, as they are. */

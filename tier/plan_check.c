@@ -26,7 +26,8 @@ static const char *const rule_choices[] = {
     NULL};
 static const char *const retain_choices[] = {"updates", "sums", NULL};
 static const char *const mix_choices[] = {"none", "nearest", NULL};
-static const char *const codec_choices[] = {"f32", "f16", "bf16", "q8", "q4", "top_k", NULL};
+static const char *const codec_choices[] = {"f32", "f16",   "bf16",    "q8",
+                                            "q4",  "top_k", "one_bit", NULL};
 static const char *const server_choices[] = {"none", "momentum", "adam", "yogi", "adagrad", NULL};
 
 /*
@@ -83,7 +84,7 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
     {"codec.name", TIER_KEYS_CHOICE, FIELD(plan.codec.name), "f32", 0, 0, codec_choices,           \
      "the form in which spokes send their changes; f32 is always taken too"},                      \
     {"codec.error_feedback", TIER_KEYS_BOOL, FIELD(plan.codec.error_feedback), "false", 0, 0,      \
-     NULL, "what the form drops is added to the next round's; true for top_k if left out"},        \
+     NULL, "what the form drops is added to the next round's; true for top_k, one_bit if left out"},        \
     {"codec.share", TIER_KEYS_REAL, FIELD(plan.codec.share), "0.0", 0, 1, NULL,                    \
      "for top_k: of the elements that are sent; 0.01 where it is left out"},                       \
     {"rounds", TIER_KEYS_INT, FIELD(plan.rounds), NULL, 1, TIER_ROUNDS_MAX, NULL,                  \

@@ -42,7 +42,7 @@ static size_t room_of(enum tier_encoding encoding, const struct tier_manifest *m
 
 static enum tier_status as_checked(const struct tier_seal_as *as,
                                    const struct tier_manifest *manifest, struct tier_err *err) {
-    if (as->encoding == TIER_ENC_SUM || as->encoding > TIER_ENC_TOPK)
+    if (as->encoding == TIER_ENC_SUM || as->encoding > TIER_ENC_ONEBIT)
         return tier_fail(err, TIER_EARG, "deltas cannot be sealed as encoding %u",
                          (unsigned)as->encoding);
     if (as->encoding != TIER_ENC_F32 && manifest->wide_elements > 0)
@@ -51,7 +51,8 @@ static enum tier_status as_checked(const struct tier_seal_as *as,
                          tier_encoding_text(as->encoding));
     /* A block has one scale for its elements, and what it rounds to must be within each one's clip.
      */
-    bool blocks = as->encoding == TIER_ENC_Q8 || as->encoding == TIER_ENC_Q4;
+    bool blocks = as->encoding == TIER_ENC_Q8 || as->encoding == TIER_ENC_Q4 ||
+                  as->encoding == TIER_ENC_ONEBIT;
     for (size_t i = 1; blocks && i < manifest->count; i++)
         if (manifest->tensors[i].frac_bits != manifest->tensors[0].frac_bits)
             return tier_fail(err, TIER_EARG,
@@ -190,7 +191,9 @@ static enum tier_status encode(struct tier_sealer *s, size_t n, float *back, siz
                                struct tier_err *err) {
     uint16_t *halves = (uint16_t *)(void *)s->encoded;
     int bits = s->as.encoding == TIER_ENC_Q8 ? 8 : 4;
+    uint64_t block = s->next / TIER_BLOCK_ELEMENTS;
     size_t bad = 0;
+    bool ours = true;
 
     *bytes_out = (size_t)tier_encoding_bytes(s->as.encoding, n);
     switch (s->as.encoding) {
@@ -205,12 +208,12 @@ static enum tier_status encode(struct tier_sealer *s, size_t n, float *back, siz
         break;
     case TIER_ENC_Q8:
     case TIER_ENC_Q4:
-        kern_quant_encode(s->encoded, s->piece, n, bits, s->as.key, s->next / TIER_BLOCK_ELEMENTS);
-        if (back) {
-            bool ours = kern_quant_decode(back, s->encoded, n, bits, &bad);
-            assert(ours);
-            (void)ours;
-        }
+        kern_quant_encode(s->encoded, s->piece, n, bits, s->as.key, block);
+        ours = !back || kern_quant_decode(back, s->encoded, n, bits, &bad);
+        break;
+    case TIER_ENC_ONEBIT:
+        kern_onebit_encode(s->encoded, s->piece, n, block);
+        ours = !back || kern_onebit_decode(back, s->encoded, n, block, &bad);
         break;
     case TIER_ENC_TOPK:
         *bytes_out = tier_topk_encode(s->piece, n, tier_topk_count(s->as.share, n), s->encoded);
@@ -224,6 +227,7 @@ static enum tier_status encode(struct tier_sealer *s, size_t n, float *back, siz
             memcpy(back, s->piece, n * sizeof *back);
         break;
     }
+    assert(ours);
     return TIER_OK;
 }
 

@@ -9,8 +9,9 @@
  * segment. TOPK payload: the segments (tier/topk.h) and such a directory. The others are the
  * concatenation, element after element, little-endian: float32 for F32, bfloat16 for BF16; for F16
  * binary16 in units of 2^(15 - f), f the tensor's, so that the clip is 2^15 and all of its range is
- * of use; for Q8 and Q4 blocks of TIER_BLOCK_ELEMENTS (kern_quant_encode, which counts them from
- * the start of the concatenation). tier/decode.h reads all of these as float32.
+ * of use; for Q8, Q4 and ONEBIT blocks of TIER_BLOCK_ELEMENTS (kern_quant_encode and
+ * kern_onebit_encode, which count them from the start of the concatenation). tier/decode.h reads
+ * all of these as float32.
  *
  * Threads: a cursor and a scratch belong to one thread at a time; tier_segment_add may run in many
  * threads on the same update.

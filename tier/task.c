@@ -84,9 +84,10 @@ bool tier_task_server(const struct tier_plan *plan, struct kern_server *out) {
 
 enum tier_encoding tier_task_encoding(const struct tier_plan *plan) {
     static const enum tier_encoding encodings[] = {
-        [TIER_PLAN_F32] = TIER_ENC_F32,   [TIER_PLAN_F16] = TIER_ENC_F16,
-        [TIER_PLAN_BF16] = TIER_ENC_BF16, [TIER_PLAN_Q8] = TIER_ENC_Q8,
-        [TIER_PLAN_Q4] = TIER_ENC_Q4,     [TIER_PLAN_TOP_K] = TIER_ENC_TOPK};
+        [TIER_PLAN_F32] = TIER_ENC_F32,       [TIER_PLAN_F16] = TIER_ENC_F16,
+        [TIER_PLAN_BF16] = TIER_ENC_BF16,     [TIER_PLAN_Q8] = TIER_ENC_Q8,
+        [TIER_PLAN_Q4] = TIER_ENC_Q4,         [TIER_PLAN_TOP_K] = TIER_ENC_TOPK,
+        [TIER_PLAN_ONE_BIT] = TIER_ENC_ONEBIT};
 
     return encodings[plan->codec.name];
 }

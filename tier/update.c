@@ -16,7 +16,7 @@
 #include <string.h>
 
 #define VERSION 1u
-#define KNOWN "1 (f32) to 7 (top_k)"
+#define KNOWN "1 (f32) to 8 (one_bit)"
 static const char magic[8] = "consupd1";
 
 enum {
@@ -52,6 +52,8 @@ const char *tier_encoding_text(enum tier_encoding encoding) {
         return "q4";
     case TIER_ENC_TOPK:
         return "top_k";
+    case TIER_ENC_ONEBIT:
+        return "one_bit";
     }
     return "unknown";
 }
@@ -67,6 +69,8 @@ uint64_t tier_encoding_bytes(enum tier_encoding encoding, uint64_t n) {
         return kern_quant_bytes(n, 8);
     case TIER_ENC_Q4:
         return kern_quant_bytes(n, 4);
+    case TIER_ENC_ONEBIT:
+        return kern_onebit_bytes(n);
     case TIER_ENC_SUM:
     case TIER_ENC_TOPK:
         break;
@@ -75,7 +79,7 @@ uint64_t tier_encoding_bytes(enum tier_encoding encoding, uint64_t n) {
 }
 
 static bool is_known(uint32_t encoding) {
-    return encoding >= TIER_ENC_F32 && encoding <= TIER_ENC_TOPK;
+    return encoding >= TIER_ENC_F32 && encoding <= TIER_ENC_ONEBIT;
 }
 
 /* Payload lengths of an update with this many elements. */

@@ -30,11 +30,12 @@ enum tier_encoding {
     TIER_ENC_F32 = 1, /* float32 deltas in manifest order */
     TIER_ENC_SUM = 2, /* packed int64 sums (tier/segment.h) */
     /* Deltas in a shorter form (tier/segment.h); not of a manifest with wide tensors. */
-    TIER_ENC_F16 = 3,  /* binary16 of delta * 2^(f - 15) */
-    TIER_ENC_BF16 = 4, /* bfloat16 */
-    TIER_ENC_Q8 = 5,   /* blocks of a scale and 8-bit integers */
-    TIER_ENC_Q4 = 6,   /* the same of 4 bits */
-    TIER_ENC_TOPK = 7, /* the largest elements of each segment (tier/topk.h) */
+    TIER_ENC_F16 = 3,    /* binary16 of delta * 2^(f - 15) */
+    TIER_ENC_BF16 = 4,   /* bfloat16 */
+    TIER_ENC_Q8 = 5,     /* blocks of a scale and 8-bit integers */
+    TIER_ENC_Q4 = 6,     /* the same of 4 bits */
+    TIER_ENC_TOPK = 7,   /* the largest elements of each segment (tier/topk.h) */
+    TIER_ENC_ONEBIT = 8, /* blocks of a scale and the signs behind a rotation */
 };
 const char *tier_encoding_text(enum tier_encoding encoding); /* "f32", "sum", ... */
 /* Bytes of n elements from the start of a block on; 0 for SUM and TOPK, which follow no rule. */
@@ -98,7 +99,7 @@ enum tier_status tier_sealer_begin(struct tier_spool *spool, const struct tier_u
  * be added to the next round's deltas (error feedback: Seide et al. 2014; Karimireddy et al. 2019).
  */
 struct tier_seal_as {
-    enum tier_encoding encoding; /* 0 or any but SUM; Q8, Q4: tensors of one f alone */
+    enum tier_encoding encoding; /* 0 or any but SUM; Q8, Q4, ONEBIT: tensors of one f alone */
     uint64_t key;                /* Q8, Q4: of stochastic rounding; same key, same bits */
     double share;                /* TOPK: of each segment's elements, 0 < share <= 1 */
     float *dropped;              /* NULL, or room for manifest->elements; borrowed until the end */

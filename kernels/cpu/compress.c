@@ -213,6 +213,110 @@ BODY bool dequant_body(float *restrict y, const uint8_t *restrict x, size_t n, i
     return !lowest && !(zero && any);
 }
 
+/* ---- one bit an element -----------------------------------------------------------------------
+ */
+
+/*
+ * Rotated by random signs and a Hadamard matrix, a block's elements are of one size, so that one
+ * scale stands for all. The scale has 16 significant bits: what the signs add up to is an integer
+ * of at most 9, so every decoded element is exact, and no order of addition matters.
+ */
+#define SCALE_LOW_BITS 0xffu
+#define ONEBIT_LEAST 0x1p-100f
+#define HADAMARD(v)                                                                                \
+    do {                                                                                           \
+        for (size_t h_ = 1; h_ < BLOCK; h_ *= 2)                                                   \
+            for (size_t i_ = 0; i_ < BLOCK; i_ += 2 * h_)                                          \
+                for (size_t j_ = i_; j_ < i_ + h_; j_++) {                                         \
+                    __typeof__((v)[0]) a_ = (v)[j_], b_ = (v)[j_ + h_];                            \
+                    (v)[j_] = (__typeof__((v)[0]))(a_ + b_);                                       \
+                    (v)[j_ + h_] = (__typeof__((v)[0]))(a_ - b_);                                  \
+                }                                                                                  \
+    } while (0)
+
+/* -1 where the block's rotation turns an element's sign: bit e % 32 of word e / 32 of counters 2B
+ * and 2B + 1 of Philox4x32-10 of key 0. */
+BODY void turns_of(int16_t turn[BLOCK], uint64_t block) {
+    uint32_t words[8];
+    const uint32_t key[2] = {0, 0};
+
+    for (uint64_t c = 0; c < 2; c++) {
+        const uint32_t counter[4] = {(uint32_t)(2 * block + c), (uint32_t)((2 * block + c) >> 32)};
+        kern_philox(words + 4 * c, counter, key);
+    }
+    for (size_t i = 0; i < BLOCK; i++)
+        turn[i] = (int16_t)(1 - 2 * (int)(words[i / 32] >> i % 32 & 1u));
+}
+
+/* The largest of 16 significant bits that is at most x; 0 below ONEBIT_LEAST and where x is none.
+ */
+BODY float cut_scale(float x) {
+    return x >= ONEBIT_LEAST && x <= FLT_MAX ? float_of(bits_of(x) & ~SCALE_LOW_BITS) : 0;
+}
+
+/* The mean size of v[BLOCK], over the 16 that the matrix is long; less where an element of k times
+ * it would decode to beyond `most`. */
+BODY float onebit_scale(float *size, float most, const int16_t *k, size_t n) {
+    int largest = 1;
+
+    for (size_t h = BLOCK / 2; h > 0; h /= 2) /* a sum in one order */
+        for (size_t i = 0; i < h; i++)
+            size[i] += size[i + h];
+    for (size_t i = 0; i < n; i++) {
+        int a = k[i] < 0 ? -k[i] : k[i];
+        largest = a > largest ? a : largest;
+    }
+    float scale = cut_scale(size[0] * 0x1p-12f), limit = most * 16 / (float)largest;
+    scale = scale > limit ? cut_scale(limit) : scale;
+    while (scale > 0 && (float)largest * scale * 0x1p-4f > most)
+        scale = cut_scale(float_of(bits_of(scale) - SCALE_LOW_BITS - 1));
+    return scale;
+}
+
+BODY void onebit_body(uint8_t *restrict y, const float *restrict x, size_t n, uint64_t block) {
+    float v[BLOCK] = {0}, size[BLOCK], most = 0;
+    int16_t turn[BLOCK], k[BLOCK];
+
+    turns_of(turn, block);
+    for (size_t i = 0; i < n; i++) {
+        float a = float_of(bits_of(x[i]) & ~SIGN);
+        most = a > most ? a : most;
+        v[i] = x[i] * (float)turn[i];
+    }
+    HADAMARD(v);
+    for (size_t i = 0; i < BLOCK; i++) {
+        size[i] = float_of(bits_of(v[i]) & ~SIGN);
+        k[i] = v[i] < 0 ? -1 : 1;
+    }
+    memset(y + 4, 0, BLOCK / 8);
+    for (size_t i = 0; i < BLOCK; i++)
+        y[4 + i / 8] |= (uint8_t)((k[i] < 0) << i % 8);
+    HADAMARD(k);
+    float scale = onebit_scale(size, most, k, n);
+    if (scale == 0)
+        memset(y + 4, 0, BLOCK / 8);
+    put_scale(y, scale);
+}
+
+BODY bool unbit_body(float *restrict y, const uint8_t *restrict x, size_t n, uint64_t block) {
+    float scale = get_scale(x);
+    bool zero = bits_of(scale) == 0;
+    int16_t turn[BLOCK], k[BLOCK];
+    unsigned any = 0;
+
+    if (!zero && (!(scale >= ONEBIT_LEAST && scale <= FLT_MAX) || bits_of(scale) & SCALE_LOW_BITS))
+        return false;
+    for (size_t i = 0; i < BLOCK / 8; i++)
+        any |= x[4 + i];
+    for (size_t i = 0; i < BLOCK; i++)
+        k[i] = (int16_t)(1 - 2 * (x[4 + i / 8] >> i % 8 & 1));
+    HADAMARD(k);
+    turns_of(turn, block);
+    for (size_t i = 0; i < n; i++)
+        y[i] = (float)(k[i] * turn[i]) * (scale * 0x1p-4f);
+    return !(zero && any);
+}
+
 /* ---- one table an instruction set -------------------------------------------------------------
  */
 
@@ -239,9 +343,15 @@ BODY bool dequant_body(float *restrict y, const uint8_t *restrict x, size_t n, i
     attribute static bool name##_dequant(float *y, const uint8_t *x, size_t n, int bits) {         \
         return bits == 8 ? dequant_body(y, x, n, 8) : dequant_body(y, x, n, 4);                    \
     }                                                                                              \
-    static const struct kern_compress_ops name##_ops = {name##_f16_encode,  name##_f16_decode,     \
-                                                        name##_bf16_encode, name##_bf16_decode,    \
-                                                        name##_quant,       name##_dequant}
+    attribute static void name##_onebit(uint8_t *y, const float *x, size_t n, uint64_t block) {    \
+        onebit_body(y, x, n, block);                                                               \
+    }                                                                                              \
+    attribute static bool name##_unbit(float *y, const uint8_t *x, size_t n, uint64_t block) {     \
+        return unbit_body(y, x, n, block);                                                         \
+    }                                                                                              \
+    static const struct kern_compress_ops name##_ops = {                                           \
+        name##_f16_encode, name##_f16_decode, name##_bf16_encode, name##_bf16_decode,              \
+        name##_quant,      name##_dequant,    name##_onebit,      name##_unbit}
 
 TABLE(scalar, );
 #if defined(__x86_64__)
@@ -328,6 +438,32 @@ bool kern_quant_decode(float *y, const uint8_t *x, size_t n, int bits, size_t *b
             return false;
         }
         x += kern_quant_bytes(m, bits);
+    }
+    return true;
+}
+
+size_t kern_onebit_bytes(size_t n) {
+    return (n + BLOCK - 1) / BLOCK * (4 + BLOCK / 8);
+}
+
+void kern_onebit_encode(uint8_t *y, const float *x, size_t n, uint64_t block) {
+    const struct kern_compress_ops *ops = widest();
+
+    for (size_t at = 0; at < n; at += BLOCK, block++) {
+        ops->onebit_block(y, x + at, n - at < BLOCK ? n - at : BLOCK, block);
+        y += kern_onebit_bytes(BLOCK);
+    }
+}
+
+bool kern_onebit_decode(float *y, const uint8_t *x, size_t n, uint64_t block, size_t *bad_out) {
+    const struct kern_compress_ops *ops = widest();
+
+    for (size_t at = 0; at < n; at += BLOCK, block++) {
+        if (!ops->unbit_block(y + at, x, n - at < BLOCK ? n - at : BLOCK, block)) {
+            *bad_out = at;
+            return false;
+        }
+        x += kern_onebit_bytes(BLOCK);
     }
     return true;
 }

@@ -23,6 +23,8 @@ struct kern_compress_ops {
                         uint64_t block);
     /* False where the block is not one that quant_block could have made. */
     bool (*dequant_block)(float *y, const uint8_t *x, size_t n, int bits);
+    void (*onebit_block)(uint8_t *y, const float *x, size_t n, uint64_t block);
+    bool (*unbit_block)(float *y, const uint8_t *x, size_t n, uint64_t block);
 };
 
 /* NULL where this processor, or this build, does not have it. */

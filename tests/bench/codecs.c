@@ -62,6 +62,9 @@ static void encode(struct speed *s, enum tier_encoding encoding, double share) {
     case TIER_ENC_Q4:
         kern_quant_encode(s->out, s->x, n, 4, 1, 0);
         break;
+    case TIER_ENC_ONEBIT:
+        kern_onebit_encode(s->out, s->x, n, 0);
+        break;
     case TIER_ENC_TOPK:
         for (size_t at = 0, m; at < n; at += m) {
             m = n - at < TIER_SEGMENT_ELEMENTS ? n - at : TIER_SEGMENT_ELEMENTS;
@@ -279,6 +282,7 @@ enum tier_status bench_codecs(const struct bench_options *options, struct bench_
         {.name = "q4-feedback", .plan = {TIER_PLAN_Q4, true, 0}},
         {.name = "top_k-0.1", .plan = {TIER_PLAN_TOP_K, true, 0.1}},
         {.name = "top_k-0.01", .plan = {TIER_PLAN_TOP_K, true, 0.01}},
+        {.name = "one_bit", .plan = {TIER_PLAN_ONE_BIT, true, 0}},
         {.name = "top_k-0.01-lossy", .plan = {TIER_PLAN_TOP_K, false, 0.01}},
     };
     const size_t count = sizeof codecs / sizeof codecs[0];

@@ -28,7 +28,7 @@ CHUNK = 1 << 20
 LEAF = 64 << 10
 SEGMENT = 256 << 10
 BLOCK = 256
-F32, SUM, F16, BF16, Q8, Q4, TOP_K = range(1, 8)
+F32, SUM, F16, BF16, Q8, Q4, TOP_K, ONE_BIT = range(1, 9)
 WAIT_S = 20
 
 _generated = None

@@ -43,7 +43,7 @@ static void up(void) {
 }
 
 static enum tier_encoding encoding_of(uint8_t byte) {
-    return (enum tier_encoding)(TIER_ENC_F32 + byte % 7);
+    return (enum tier_encoding)(TIER_ENC_F32 + byte % 8);
 }
 
 static const struct tier_manifest *manifest_of(enum tier_encoding encoding) {
@@ -161,7 +161,7 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
     float x[ALL];
     size_t n;
 
-    if (i >= 14)
+    if (i >= 16)
         return 0;
     FUZZ_CHECK(room > 1 + TIER_PACK_BOUND(NARROW + 2 * WIDE) + 16);
     *out++ = (uint8_t)i;
@@ -187,8 +187,11 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
     case TIER_ENC_Q4:
         kern_quant_encode(out, x, ALL, encoding == TIER_ENC_Q8 ? 8 : 4, i, 0);
         break;
+    case TIER_ENC_ONEBIT:
+        kern_onebit_encode(out, x, ALL, 0);
+        break;
     case TIER_ENC_TOPK:
-        n = tier_topk_encode(x, ALL, i < 7 ? ALL / 50 : ALL / 2, out);
+        n = tier_topk_encode(x, ALL, i < 8 ? ALL / 50 : ALL / 2, out);
         memcpy(out + n, &(uint32_t){(uint32_t)n}, 4);
         n += 4;
         break;

@@ -28,7 +28,7 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
     uint8_t *bytes = NULL;
     size_t n = 0;
 
-    if (i >= 14)
+    if (i >= 16)
         return 0;
     h.metrics = tier_metrics_new();
     FUZZ_CHECK(tier_metrics_add(h.metrics, "loss", 3, values, NULL) == TIER_OK);

@@ -121,7 +121,7 @@ Test(hub_codecs, spokes_learn_with_every_codec_and_send_less) {
     } cases[] = {{TIER_PLAN_F16, false, 0.501}, {TIER_PLAN_BF16, false, 0.501},
                  {TIER_PLAN_Q8, false, 0.255},  {TIER_PLAN_Q8, true, 0.255},
                  {TIER_PLAN_Q4, false, 0.13},   {TIER_PLAN_Q4, true, 0.13},
-                 {TIER_PLAN_TOP_K, true, 0.03}};
+                 {TIER_PLAN_TOP_K, true, 0.03}, {TIER_PLAN_ONE_BIT, true, 0.036}};
     double bytes = 0, whole = learn(TIER_PLAN_F32, false, &bytes);
     cr_assert(bytes == 1);
     cr_assert(whole > 0.95, "f32: %.4f", whole);
@@ -137,8 +137,11 @@ Test(hub_codecs, spokes_learn_with_every_codec_and_send_less) {
 static const struct {
     int codec;
     bool feedback;
-} forms[] = {
-    {TIER_PLAN_F16, true}, {TIER_PLAN_Q8, false}, {TIER_PLAN_Q4, true}, {TIER_PLAN_TOP_K, true}};
+} forms[] = {{TIER_PLAN_F16, true},
+             {TIER_PLAN_Q8, false},
+             {TIER_PLAN_Q4, true},
+             {TIER_PLAN_TOP_K, true},
+             {TIER_PLAN_ONE_BIT, true}};
 #define FORMS (sizeof forms / sizeof forms[0])
 
 static struct tier_hash flat_model(size_t form, uint64_t rounds) {

@@ -313,6 +313,103 @@ Test(kern_compress, every_instruction_set_gives_the_same_bits) {
             bool fits = scalar->dequant_block(a, y, n, bits);
             cr_assert(fits == ops->dequant_block(b, y, n, bits));
             CHECK(!fits || memcmp(a, b, n * sizeof *a) == 0);
+            scalar->onebit_block(y, x, n, block);
+            ops->onebit_block(z, x, n, block);
+            cr_assert(memcmp(y, z, 36) == 0, "isa %d", isa);
+            CHECK(scalar->unbit_block(a, y, n, block) && ops->unbit_block(b, y, n, block));
+            CHECK(memcmp(a, b, n * sizeof *a) == 0);
         }
     }
+}
+
+/* By the definition, in double: D H sign(H D x), scaled. */
+static void rotate(const double *x, double *v, uint64_t block, bool back) {
+    static const uint32_t key[2] = {0, 0};
+    double sign[256], sum;
+    uint32_t words[8];
+    for (uint64_t c = 0; c < 2; c++) {
+        const uint32_t counter[4] = {(uint32_t)(2 * block + c), (uint32_t)((2 * block + c) >> 32)};
+        kern_philox(words + 4 * c, counter, key);
+    }
+    for (size_t e = 0; e < 256; e++)
+        sign[e] = words[e / 32] >> e % 32 & 1 ? -1 : 1;
+    for (size_t i = 0; i < 256; i++) {
+        sum = 0;
+        for (size_t j = 0; j < 256; j++)
+            sum += (__builtin_parityll(i & j) ? -1 : 1) * x[j] * (back ? 1 : sign[j]);
+        v[i] = back ? sum * sign[i] : sum;
+    }
+}
+
+Test(kern_compress, one_bit_is_the_sign_behind_a_rotation) {
+    static float x[256], back[256];
+    static double wide[256], v[256], bits[256], want[256];
+    uint8_t y[36];
+    uint64_t seed = 9;
+    size_t bad = 0;
+    double lost_most = 0;
+    for (int round = 0; round < 60; round++) {
+        size_t n = round % 3 ? 256 : 1 + parity_next(&seed) % 256;
+        uint64_t block = parity_next(&seed) >> 20;
+        double most = 0, mean = 0, largest = 0, lost = 0, whole = 0;
+        float scale;
+        for (size_t i = 0; i < 256; i++) {
+            x[i] = i < n ? any_delta(&seed) : 0;
+            wide[i] = (double)x[i];
+            most = fmax(most, fabs(wide[i]));
+        }
+        rotate(wide, v, block, false);
+        kern_onebit_encode(y, x, n, block);
+        memcpy(&scale, y, sizeof scale);
+        for (size_t i = 0; i < 256; i++) {
+            bool negative = y[4 + i / 8] >> i % 8 & 1;
+            CHECK(negative == (v[i] < 0) || fabs(v[i]) < 1e-6 * most, "bit %zu", i);
+            bits[i] = negative ? -1 : 1;
+            mean += fabs(v[i]) / 256 / 16;
+        }
+        rotate(bits, want, block, true);
+        for (size_t i = 0; i < n; i++)
+            largest = fmax(largest, fabs(want[i]));
+        CHECK((bits_of(scale) & 255) == 0);
+        CHECK((double)scale <= mean * (1 + 1e-5) && largest * (double)scale / 16 <= most);
+        CHECK((double)scale >= 0.9999 * fmin(mean, 16 * most / largest),
+              "and is no less than that");
+        CHECK(kern_onebit_decode(back, y, n, block, &bad));
+        for (size_t i = 0; i < n; i++) {
+            CHECK((double)back[i] == want[i] * (double)scale / 16, "element %zu", i);
+            lost += pow(wide[i] - (double)back[i], 2);
+            whole += wide[i] * wide[i];
+        }
+        lost_most = n == 256 && lost / whole > lost_most ? lost / whole : lost_most;
+    }
+    cr_assert(lost_most < 0.6, "of the squares at most %g is lost, where all are sent", lost_most);
+}
+
+Test(kern_compress, one_bit_blocks_that_no_encoder_makes_are_refused) {
+    static float x[300], back[300];
+    uint8_t y[72];
+    uint64_t seed = 10;
+    size_t bad = 0;
+    static const uint32_t scales[] = {0x80000000, 0x3f800001, 0x3f8000ff, 0x7f800000,
+                                      0x7fc00000, 0xbf800000, 0x00800000};
+    for (size_t i = 0; i < 300; i++)
+        x[i] = any_delta(&seed);
+    for (size_t i = 0; i < sizeof scales / sizeof scales[0]; i++) {
+        kern_onebit_encode(y, x, 300, 3);
+        CHECK(kern_onebit_decode(back, y, 300, 3, &bad));
+        memcpy(y + 36, &scales[i], 4);
+        CHECK(!kern_onebit_decode(back, y, 300, 3, &bad) && bad == 256, "0x%08x", scales[i]);
+    }
+    memset(y, 0, sizeof y);
+    CHECK(kern_onebit_decode(back, y, 300, 3, &bad));
+    for (size_t i = 0; i < 300; i++)
+        cr_assert(eq(flt, back[i], 0));
+    y[71] = 1;
+    CHECK(!kern_onebit_decode(back, y, 300, 3, &bad), "a bit of scale 0");
+    memset(x, 0, sizeof x);
+    x[7] = 0x1p-90f;
+    kern_onebit_encode(y, x, 256, 3);
+    CHECK(kern_onebit_decode(back, y, 256, 3, &bad));
+    for (size_t i = 0; i < 256; i++)
+        cr_assert(fabsf(back[i]) <= 0x1p-90f);
 }

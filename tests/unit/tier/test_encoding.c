@@ -6,8 +6,8 @@
 #include "tier/bytes.h"
 #include "tier/segment_block.h"
 
-static const enum tier_encoding all[] = {TIER_ENC_F32, TIER_ENC_F16, TIER_ENC_BF16,
-                                         TIER_ENC_Q8,  TIER_ENC_Q4,  TIER_ENC_TOPK};
+static const enum tier_encoding all[] = {TIER_ENC_F32, TIER_ENC_F16,  TIER_ENC_BF16,  TIER_ENC_Q8,
+                                         TIER_ENC_Q4,  TIER_ENC_TOPK, TIER_ENC_ONEBIT};
 #define ALL (sizeof all / sizeof all[0])
 
 static struct tier_manifest *manifest_of_clips(uint64_t a, int a_bits, uint64_t b, int b_bits) {
@@ -69,7 +69,7 @@ Test(tier_encoding, what_is_dropped_is_what_decoding_does_not_give_back, .fini =
             lost += (double)dropped[i] * (double)dropped[i];
             whole += (double)x[i] * (double)x[i];
         }
-        static const double most[] = {0, 1e-3, 4e-3, 0.02, 0.3, 0.97};
+        static const double most[] = {0, 1e-3, 4e-3, 0.02, 0.3, 0.97, 0.7};
         cr_assert(le(dbl, sqrt(lost / whole), most[e]), "%s", tier_encoding_text(all[e]));
         CHECK(e == 0 || lost > 0);
         free(x);
@@ -163,7 +163,7 @@ Test(tier_encoding, a_payload_is_as_long_as_its_header_check_expects, .fini = fi
     struct tier_manifest *m = manifest_of_two(1000, 333);
     uint64_t seed = 33;
     float *x = deltas_random(m, 0.1, &seed);
-    static const uint64_t bytes[] = {5332, 2666, 2666, 1333 + 6 * 4, 667 + 6 * 4};
+    static const uint64_t bytes[] = {5332, 2666, 2666, 1333 + 6 * 4, 667 + 6 * 4, 0, 6 * 36};
     for (size_t e = 0; e < ALL; e++) {
         const struct tier_seal_as as = {all[e], 5, 1, NULL};
         struct tier_hash id = sealed_as(spool, m, x, &as);
@@ -211,7 +211,7 @@ Test(tier_encoding, blocks_need_one_clip_for_all_tensors, .fini = fixture_down) 
     float x[8] = {[1] = 0.5f, [7] = 1000};
     for (size_t e = 0; e < ALL; e++) {
         const struct tier_seal_as as = {all[e], 5, 0.5, NULL};
-        if (all[e] == TIER_ENC_Q8 || all[e] == TIER_ENC_Q4)
+        if (all[e] == TIER_ENC_Q8 || all[e] == TIER_ENC_Q4 || all[e] == TIER_ENC_ONEBIT)
             REFUSED(TIER_EARG, "one clip", tier_update_seal(spool, &h, m, x, false, &as, &id, err));
         else
             MUST(tier_update_seal(spool, &h, m, x, false, &as, &id, err));
@@ -304,6 +304,21 @@ static struct wire_bytes honest(struct tier_spool *spool, const struct tier_mani
     struct tier_hash id = sealed_as(spool, m, x, &as);
     free(x);
     return wire_of(spool, &id);
+}
+
+Test(tier_encoding, a_childs_single_bits_are_not_believed, .fini = fixture_down) {
+    struct tier_spool *spool = spool_up(false);
+    struct tier_manifest *m = manifest_of_two(700, 700);
+    struct wire_bytes w = honest(spool, m, TIER_ENC_ONEBIT, 0);
+    tier_put_u32(w.payload + 3 * 36, 0x3f800001);
+    refused(spool, m, TIER_ENC_ONEBIT, w.payload, w.payload_len, "tensor b, element 68");
+    tier_put_u32(w.payload + 3 * 36, 0x43000000); /* 128: some elements pass the clip of 8 */
+    refused(spool, m, TIER_ENC_ONEBIT, w.payload, w.payload_len, "a number within +-2^3");
+    tier_put_u32(w.payload + 3 * 36, 0);
+    refused(spool, m, TIER_ENC_ONEBIT, w.payload, w.payload_len, "no encoder writes");
+    wire_free(&w);
+    tier_manifest_free(m);
+    tier_spool_close(spool);
 }
 
 Test(tier_encoding, a_childs_half_precisions_are_not_believed, .fini = fixture_down) {

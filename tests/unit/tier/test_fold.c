@@ -79,10 +79,13 @@ static struct tier_manifest *random_manifest(uint64_t *seed, uint64_t largest) {
 
 /* One that the manifest allows, for one update: children of one round may differ. */
 static struct tier_seal_as any_encoding(const struct tier_manifest *m, uint64_t *seed) {
-    static const enum tier_encoding all[] = {TIER_ENC_F32, TIER_ENC_F16, TIER_ENC_BF16,
-                                             TIER_ENC_Q8,  TIER_ENC_Q4,  TIER_ENC_TOPK};
+    static const enum tier_encoding all[] = {TIER_ENC_F32,   TIER_ENC_F16, TIER_ENC_BF16,
+                                             TIER_ENC_Q8,    TIER_ENC_Q4,  TIER_ENC_TOPK,
+                                             TIER_ENC_ONEBIT};
     size_t pick = rng_below(seed, sizeof all / sizeof all[0]);
-    bool blocks = all[pick] == TIER_ENC_Q8 || all[pick] == TIER_ENC_Q4, allowed = true;
+    bool blocks =
+             all[pick] == TIER_ENC_Q8 || all[pick] == TIER_ENC_Q4 || all[pick] == TIER_ENC_ONEBIT,
+         allowed = true;
     for (size_t i = 0; i < m->count; i++)
         allowed = allowed && !m->tensors[i].wide &&
                   (!blocks || m->tensors[i].frac_bits == m->tensors[0].frac_bits);

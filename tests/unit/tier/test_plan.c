@@ -325,6 +325,7 @@ Test(tier_plan, a_codec_gets_the_usual_values_and_travels) {
         {"codec: {name: f32}", {TIER_PLAN_F32, false, 0}},
         {"codec: {name: bf16}", {TIER_PLAN_BF16, false, 0}},
         {"codec: {name: q4, error_feedback: true}", {TIER_PLAN_Q4, true, 0}},
+        {"codec: {name: one_bit}", {TIER_PLAN_ONE_BIT, true, 0}},
         {"codec: {name: top_k}", {TIER_PLAN_TOP_K, true, 0.01}},
         {"codec: {name: top_k, share: 0.05, error_feedback: false}",
          {TIER_PLAN_TOP_K, false, 0.05}},
