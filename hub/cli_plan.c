@@ -101,6 +101,8 @@ static void print_checked(const struct loaded *l) {
     printf("  merges    at the top: %s%s, at hubs: %s%s\n", mixing(&l->plan.top.merge),
            tier_plan_rule_text(&l->plan.top.merge), mixing(&l->plan.hub.merge),
            tier_plan_rule_text(&l->plan.hub.merge));
+    printf("  updates   %s%s\n", tier_encoding_text(tier_task_encoding(&l->plan)),
+           l->plan.codec.error_feedback ? ", what is dropped added to the next round's" : "");
     printf("  model     %s\n            sha256 %s, %" PRIu64 " bytes\n", l->model_path,
            l->plan.model_sha256, l->plan.model_bytes);
     printf("  graph     %" PRIu64 " inputs, %zu operators, %" PRIu64 " outputs\n",

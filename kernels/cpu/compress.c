@@ -223,15 +223,40 @@ BODY bool dequant_body(float *restrict y, const uint8_t *restrict x, size_t n, i
  */
 #define SCALE_LOW_BITS 0xffu
 #define ONEBIT_LEAST 0x1p-100f
-#define HADAMARD(v)                                                                                \
+#define SIDE 16u
+_Static_assert(SIDE *SIDE == BLOCK, "a block is a square");
+
+/* One step of the Hadamard transform: pairs that are h apart. */
+#define HADAMARD_STEP(v, h)                                                                        \
     do {                                                                                           \
-        for (size_t h_ = 1; h_ < BLOCK; h_ *= 2)                                                   \
-            for (size_t i_ = 0; i_ < BLOCK; i_ += 2 * h_)                                          \
-                for (size_t j_ = i_; j_ < i_ + h_; j_++) {                                         \
-                    __typeof__((v)[0]) a_ = (v)[j_], b_ = (v)[j_ + h_];                            \
-                    (v)[j_] = (__typeof__((v)[0]))(a_ + b_);                                       \
-                    (v)[j_ + h_] = (__typeof__((v)[0]))(a_ - b_);                                  \
-                }                                                                                  \
+        for (size_t i_ = 0; i_ < BLOCK; i_ += 2 * (h))                                             \
+            for (size_t j_ = i_; j_ < i_ + (h); j_++) {                                            \
+                __typeof__((v)[0]) a_ = (v)[j_], b_ = (v)[j_ + (h)];                               \
+                (v)[j_] = (__typeof__((v)[0]))(a_ + b_);                                           \
+                (v)[j_ + (h)] = (__typeof__((v)[0]))(a_ - b_);                                     \
+            }                                                                                      \
+    } while (0)
+#define TRANSPOSE(to, from)                                                                        \
+    do {                                                                                           \
+        for (size_t r_ = 0; r_ < SIDE; r_++)                                                       \
+            for (size_t c_ = 0; c_ < SIDE; c_++)                                                   \
+                (to)[SIDE * c_ + r_] = (from)[SIDE * r_ + c_];                                     \
+    } while (0)
+#define HADAMARD_ROWS(v)                                                                           \
+    do {                                                                                           \
+        HADAMARD_STEP(v, 16);                                                                      \
+        HADAMARD_STEP(v, 32);                                                                      \
+        HADAMARD_STEP(v, 64);                                                                      \
+        HADAMARD_STEP(v, 128);                                                                     \
+    } while (0)
+/* The transform of v, with pairs 1, 2, 4, ..., 128 apart; those within a row of 16 are added as
+ * columns, so that whole vectors meet. `t` is as large as v. */
+#define HADAMARD(v, t)                                                                             \
+    do {                                                                                           \
+        TRANSPOSE(t, v);                                                                           \
+        HADAMARD_ROWS(t);                                                                          \
+        TRANSPOSE(v, t);                                                                           \
+        HADAMARD_ROWS(v);                                                                          \
     } while (0)
 
 /* -1 where the block's rotation turns an element's sign: bit e % 32 of word e / 32 of counters 2B
@@ -283,15 +308,18 @@ BODY void onebit_body(uint8_t *restrict y, const float *restrict x, size_t n, ui
         most = a > most ? a : most;
         v[i] = x[i] * (float)turn[i];
     }
-    HADAMARD(v);
+    HADAMARD(v, size);
     for (size_t i = 0; i < BLOCK; i++) {
         size[i] = float_of(bits_of(v[i]) & ~SIGN);
         k[i] = v[i] < 0 ? -1 : 1;
     }
-    memset(y + 4, 0, BLOCK / 8);
-    for (size_t i = 0; i < BLOCK; i++)
-        y[4 + i / 8] |= (uint8_t)((k[i] < 0) << i % 8);
-    HADAMARD(k);
+    for (size_t i = 0; i < BLOCK / 8; i++) {
+        unsigned byte = 0;
+        for (size_t b = 0; b < 8; b++)
+            byte |= (unsigned)(k[8 * i + b] < 0) << b;
+        y[4 + i] = (uint8_t)byte;
+    }
+    HADAMARD(k, turn);
     float scale = onebit_scale(size, most, k, n);
     if (scale == 0)
         memset(y + 4, 0, BLOCK / 8);
@@ -310,7 +338,7 @@ BODY bool unbit_body(float *restrict y, const uint8_t *restrict x, size_t n, uin
         any |= x[4 + i];
     for (size_t i = 0; i < BLOCK; i++)
         k[i] = (int16_t)(1 - 2 * (x[4 + i / 8] >> i % 8 & 1));
-    HADAMARD(k);
+    HADAMARD(k, turn);
     turns_of(turn, block);
     for (size_t i = 0; i < n; i++)
         y[i] = (float)(k[i] * turn[i]) * (scale * 0x1p-4f);
