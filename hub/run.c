@@ -215,6 +215,7 @@ static void commit_round(struct hub_run *run) {
     hub_work_step(run, &e);
     hub_audit(run->hub, "round.committed", "h:run", &run->id, "u:round", run->round.number,
               "h:model", &run->model);
+    hub_audit_sync(run->hub); /* with the journal, which has just waited: children let go now */
     hub_run_set_deadline(run, 0);
     for (size_t i = 0; i < run->child_count; i++)
         if (run->children[i].attending && run->children[i].accepted)
@@ -256,6 +257,7 @@ void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *r
     hub_work_journal_run(run);
     hub_audit(run->hub, "run.ended", "h:run", &run->id, "s:state", hub_run_state_text(state),
               "s:reason", reason, "h:model", &run->model);
+    hub_audit_sync(run->hub);
     tier_log_info("run %.12s: %s: %s", run->hex, hub_run_state_text(state), reason);
     for (size_t i = 0; i < run->child_count; i++) {
         if (run->children[i].declined)
