@@ -491,7 +491,8 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
         refuse(run, child, h->round, id, "that round is not open here");
     } else if (!tier_hash_equal(&h->base_model, &run->base_model)) {
         refuse(run, child, h->round, id, "it was made from another base model than this round's");
-    } else if (tier_update_header_check(h, run->manifest, &err) != TIER_OK ||
+    } else if (tier_task_encoding_check(&run->plan, h->encoding, &err) != TIER_OK ||
+               tier_update_header_check(h, run->manifest, &err) != TIER_OK ||
                tier_task_metrics_check(h->metrics, &err) != TIER_OK) {
         refuse(run, child, h->round, id, err.text);
     } else {

@@ -12,8 +12,9 @@
  *
  * Threads: a device belongs to one thread at a time; different devices may be used by different
  * threads at once. Work on a device is ordered; kern_download and kern_sync wait for it, other
- * calls may return earlier. The kern_fold_*, kern_mean, kern_server_* functions and those of robust
- * merges take host memory, no device, and may be called by any thread at any time.
+ * calls may return earlier. The kern_fold_*, kern_mean, kern_server_* functions, those of robust
+ * merges and those of compression take host memory, no device, and may be called by any thread at
+ * any time.
  *
  * Errors: enum kern_status; kern_device_error() gives the last one of a device in words.
  * After KERN_EDEVICE every call on that device but its close fails in the same way.
@@ -255,6 +256,43 @@ void kern_server_begin(double *m, double *v, size_t n, const struct kern_server 
 /* Advances m and v in place; v may be NULL for momentum. No array overlaps another. */
 void kern_server_step(float *y, const float *x, const double *delta, double *m, double *v, size_t n,
                       const struct kern_server *opt);
+
+/* ---- what updates are compressed with, on host memory ---------------------------------------- */
+
+/*
+ * binary16 (IEEE 754) of x * 2^shift, rounded to nearest, ties to even, infinite from 65520 on; and
+ * back, h * 2^shift in float32, which is exact where it is a normal number. |shift| <= 120. y and x
+ * do not overlap, here and below. The same bits on every machine and instruction set.
+ */
+void kern_f16_encode(uint16_t *y, const float *x, size_t n, int shift);
+void kern_f16_decode(float *y, const uint16_t *x, size_t n, int shift);
+/* bfloat16: the upper half of a float32, rounded to nearest, ties to even. */
+void kern_bf16_encode(uint16_t *y, const float *x, size_t n);
+void kern_bf16_decode(float *y, const uint16_t *x, size_t n);
+
+/* Philox4x32-10 (Salmon et al., SC 2011): four random words of a counter and a key. */
+void kern_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]);
+
+/*
+ * Blocks of KERN_QUANT_BLOCK elements (the last may have fewer) as one float32 scale and signed
+ * integers of 8 or 4 bits, |q| <= L = 127 or 7: element = q * scale in float32. Bytes of a block:
+ * the scale, little-endian, then q; of 4 bits, element 2i in the lower half of byte i, and zero
+ * bits behind the last. The scale is |x|'s largest / L, cut so that L * scale never passes it; 0
+ * where it would be below 2^-126, and then all q are 0.
+ *
+ * Rounding is stochastic, and unbiased but for what float32 division loses: with t = x / scale, q
+ * is floor(t), or one more where u < t - floor(t). For element e of block B (counted from `block`
+ * on) u is the upper 24 bits, over 2^24, of word e / 64 of Philox4x32-10 of the counter 64 B + e %
+ * 64 and the key. x is finite.
+ */
+#define KERN_QUANT_BLOCK 256u
+size_t kern_quant_bytes(size_t n, int bits);
+void kern_quant_encode(uint8_t *y, const float *x, size_t n, int bits, uint64_t key,
+                       uint64_t block);
+/* False for a block that no encoder makes (a scale that is negative, subnormal or not finite, a q
+ * beyond L, bits behind the last element); *bad_out is then the block's first element, and y is
+ * written up to somewhere in it. */
+bool kern_quant_decode(float *y, const uint8_t *x, size_t n, int bits, size_t *bad_out);
 
 /* The same fold on a device; acc is int64[n], x float[n], refused is uint64[1] on the device, added
  * to; both `at` count 8-byte elements. Same bits and same count as kern_fold_f32. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "spoke/eval.h"
+#include "spoke/residual.h"
 #include "spoke/spoke.h"
 #include "spoke/train.h"
 #include "tier/content.h"
@@ -78,6 +79,44 @@ static enum tier_status train(struct spoke_run *run, uint64_t round, float *base
     return st;
 }
 
+/*
+ * As the plan's codec has it. With error feedback, what the last committed round dropped is added
+ * first, and what this one drops is kept until it is committed. `delta` is NULL for an evaluation.
+ */
+static enum tier_status seal(struct spoke_run *run, const struct tier_update_header *header,
+                             float *delta, struct tier_hash *id_out, struct tier_err *err) {
+    const struct tier_home *home = &run->spoke->home;
+    struct tier_seal_as as = {.encoding = tier_task_encoding(&run->plan),
+                              .share = run->plan.codec.share};
+    bool feedback = delta && run->plan.codec.error_feedback;
+    size_t n = run->manifest->elements;
+    enum tier_status st = TIER_OK;
+    struct tier_hash id;
+    char stream[40];
+
+    /* From the plan, as the order of rows: the same plan on the same data seals the same bytes. */
+    snprintf(stream, sizeof stream, "codec %" PRIu64, run->plan.seed);
+    as.key = spoke_train_seed(stream, header->round, run->spoke->config->name);
+    if (feedback) {
+        as.dropped = malloc(n * sizeof *as.dropped);
+        if (!as.dropped)
+            return tier_fail(err, TIER_ENOMEM, "no memory for what an update of %zu drops", n);
+        TIER_TRY_OUT(
+            spoke_residual_read(home->config->data_dir, &run->id, run->manifest, as.dropped, err));
+        for (size_t i = 0; i < n; i++)
+            delta[i] += as.dropped[i];
+    }
+    TIER_TRY_OUT(tier_update_seal(home->spool, header, run->manifest, delta, run->plan.saturate,
+                                  &as, &id, err));
+    if (feedback)
+        TIER_TRY_OUT(spoke_residual_write(home->config->data_dir, &run->id, run->manifest,
+                                          header->round, &id, as.dropped, err));
+    *id_out = id;
+out:
+    free(as.dropped);
+    return st;
+}
+
 static enum spoke_loss loss_of(const struct tier_plan *plan) {
     return plan->loss == TIER_PLAN_BCE ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE;
 }
@@ -114,8 +153,7 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
         TIER_TRY_OUT(evaluate(run, metrics, err));
     if (trains)
         TIER_TRY_OUT(train(run, round, values, err));
-    TIER_TRY_OUT(tier_update_seal_f32(run->spoke->home.spool, &header, run->manifest,
-                                      trains ? values : NULL, run->plan.saturate, id_out, err));
+    TIER_TRY_OUT(seal(run, &header, trains ? values : NULL, id_out, err));
 out:
     tier_metrics_free(metrics);
     free(values);

@@ -4,6 +4,7 @@
  * before it is answered, a sealed update before it is offered. After a restart the parent says
  * again what is going on, and what was sealed is offered, not trained again.
  */
+#include "spoke/residual.h"
 #include "spoke/spoke.h"
 #include "tier/cert.h"
 #include "tier/content.h"
@@ -331,6 +332,8 @@ static void job_done(void *arg) {
     } else {
         if (job->st == TIER_OK)
             tier_spool_delete(run->spoke->home.spool, &job->id, NULL);
+        if (run->state == SPOKE_RUN_ENDED)
+            spoke_residual_drop(run->spoke->config->data_dir, &run->id);
         /* The parent has gone on to another round; where its base is not here yet, base_fetched
          * trains it. */
         if (run->state == SPOKE_RUN_OPEN &&
@@ -412,8 +415,14 @@ static void release_below(struct spoke_run *run, uint64_t below) {
     struct doomed d = {.below = below};
     struct tier_err err = {0};
 
-    tier_journal_sent_each(j, run->hex, TIER_SENT_STATE_ANY, release_one, &r, &err);
     tier_journal_sent_each(j, run->hex, TIER_SENT_STATE_ANY, see_doomed, &d, &err);
+    for (size_t i = 0; i < d.count; i++)
+        if (spoke_residual_commit(run->spoke->config->data_dir, &run->id, d.at[i].round,
+                                  &d.at[i].id, &err) != TIER_OK) {
+            stop_on(run->spoke, &err); /* the rows stay, so that it is done at the next start */
+            return;
+        }
+    tier_journal_sent_each(j, run->hex, TIER_SENT_STATE_ANY, release_one, &r, &err);
     for (size_t i = 0; i < d.count; i++)
         if (tier_journal_sent_delete(j, run->hex, d.at[i].round, &d.at[i].id, &err) != TIER_OK)
             stop_on(run->spoke, &err);
@@ -443,6 +452,7 @@ static void end_came(struct spoke_run *run, const struct tier_to_child *m) {
           m->reason, "h:model", &m->model);
     run->state = SPOKE_RUN_ENDED;
     release_below(run, UINT64_MAX);
+    spoke_residual_drop(run->spoke->config->data_dir, &run->id);
     if (run->round && !run->training && !tier_hash_equal(&run->base_model, &m->model))
         drop_model(run->spoke, &run->base_model);
     journal_run(run);

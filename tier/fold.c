@@ -120,7 +120,7 @@ static enum tier_status add_segment(struct fold_worker *w, uint64_t segment, siz
         const struct tier_update *group[TIER_SEGMENT_GROUP];
         for (n_group = 0; n_group < TIER_SEGMENT_GROUP && i + n_group < job->count; n_group++) {
             group[n_group] = job->inputs[i + n_group].update;
-            if (tier_spool_update_header(group[n_group])->encoding != TIER_ENC_F32)
+            if (tier_spool_update_header(group[n_group])->encoding == TIER_ENC_SUM)
                 break;
         }
         if (n_group > 0) {

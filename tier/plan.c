@@ -157,6 +157,14 @@ static void resolve(struct tier_plan_draft *d, const int *lines) {
         fill(&p->optimiser.eps, 1e-8);
     }
     resolve_server(&p->server);
+    if (p->codec.name == TIER_PLAN_TOP_K) {
+        size_t count;
+        const struct tier_keys_item *keys = tier_plan_written_keys(&count);
+        if (!lines[tier_keys_find(keys, count, "codec.error_feedback")])
+            p->codec.error_feedback = true; /* without, most of every round would be lost */
+        if (!lines[tier_keys_find(keys, count, "codec.share")])
+            p->codec.share = 0.01;
+    }
 }
 
 static void check_written(const char *path, struct tier_plan_draft *d, const int *lines,

@@ -37,6 +37,22 @@ enum tier_plan_server_kind {
     TIER_PLAN_SERVER_ADAGRAD,
 };
 
+enum tier_plan_codec_name {
+    TIER_PLAN_F32,
+    TIER_PLAN_F16,
+    TIER_PLAN_BF16,
+    TIER_PLAN_Q8,
+    TIER_PLAN_Q4,
+    TIER_PLAN_TOP_K,
+};
+
+/* The form in which a spoke's deltas travel. All zero is float32, as they are. */
+struct tier_plan_codec {
+    int name;            /* enum tier_plan_codec_name */
+    bool error_feedback; /* what is dropped goes into the next round's deltas */
+    double share;        /* top_k: of the elements, above 0 and at most 1; 0 for the others */
+};
+
 /* The optimiser at the top. What the kind does not have is NAN. */
 struct tier_plan_server {
     int kind; /* enum tier_plan_server_kind */
@@ -106,6 +122,7 @@ struct tier_plan {
     struct tier_keys_list wide; /* tensor name patterns that carry a second limb */
     bool saturate;
     uint64_t weight_total_max;
+    struct tier_plan_codec codec;
 
     struct tier_plan_tier top, hub; /* the round at the top; at every hub below it */
     uint64_t rounds;

@@ -26,6 +26,7 @@ static const char *const rule_choices[] = {
     NULL};
 static const char *const retain_choices[] = {"updates", "sums", NULL};
 static const char *const mix_choices[] = {"none", "nearest", NULL};
+static const char *const codec_choices[] = {"f32", "f16", "bf16", "q8", "q4", "top_k", NULL};
 static const char *const server_choices[] = {"none", "momentum", "adam", "yogi", "adagrad", NULL};
 
 /*
@@ -79,6 +80,12 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "cut changes beyond the clip, and count them, instead of refusing the update"},               \
     {"exact.weight_total_max", TIER_KEYS_INT, FIELD(plan.weight_total_max), "4294967296", 1,       \
      EXACT_INT_MAX, NULL, "largest sum of all weights, at most 2^32"},                             \
+    {"codec.name", TIER_KEYS_CHOICE, FIELD(plan.codec.name), "f32", 0, 0, codec_choices,           \
+     "the form in which spokes send their changes; f32 is always taken too"},                      \
+    {"codec.error_feedback", TIER_KEYS_BOOL, FIELD(plan.codec.error_feedback), "false", 0, 0,      \
+     NULL, "what the form drops is added to the next round's; true for top_k if left out"},        \
+    {"codec.share", TIER_KEYS_REAL, FIELD(plan.codec.share), "0.0", 0, 1, NULL,                    \
+     "for top_k: of the elements that are sent; 0.01 where it is left out"},                       \
     {"rounds", TIER_KEYS_INT, FIELD(plan.rounds), NULL, 1, TIER_ROUNDS_MAX, NULL,                  \
      "rounds at most"},                                                                            \
     {"evaluate.every", TIER_KEYS_INT, FIELD(plan.evaluate_every), "1", 0, TIER_ROUNDS_MAX, NULL,   \
@@ -232,6 +239,23 @@ static void check_exact(const struct tier_plan_checker *c) {
                 complain(c, "exact.wide", "lists '%.80s' twice", p->wide.item[i]);
 }
 
+static void check_codec(const struct tier_plan_checker *c) {
+    const struct tier_plan_codec *codec = &c->plan->codec;
+
+    if (codec->name < 0)
+        return;
+    if (codec->name == TIER_PLAN_F32 && codec->error_feedback)
+        complain(c, "codec.error_feedback", "is for the shorter forms: f32 drops nothing");
+    if (codec->name == TIER_PLAN_TOP_K && !(codec->share > 0))
+        complain(c, "codec.share", "must be above 0 for top_k");
+    if (codec->name != TIER_PLAN_TOP_K && codec->share != 0)
+        complain(c, "codec.share", "is for top_k; codec.name is %s", codec_choices[codec->name]);
+    /* A second limb is there for what float32 has no room for: a shorter form has less. */
+    if (codec->name != TIER_PLAN_F32 && c->plan->wide.count > 0)
+        complain(c, "codec.name",
+                 "must be f32 where exact.wide lists tensors: they travel at full precision");
+}
+
 static void check_stop(const struct tier_plan_checker *c) {
     const struct tier_plan *p = c->plan;
     bool has_target = !isnan(p->stop.target);
@@ -300,6 +324,7 @@ void tier_plan_check(const struct tier_plan_checker *c) {
         complain(c, "plan", "must be %d, the version of the format read here", TIER_PLAN_VERSION);
     check_local(c);
     check_exact(c);
+    check_codec(c);
     check_stop(c);
     check_server(c);
     check_retain(c, &c->plan->top, "tiers.top.retain");

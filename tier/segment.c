@@ -8,7 +8,9 @@
 #include "kernels/kern.h"
 #include "tier/bytes.h"
 #include "tier/codec.h"
+#include "tier/decode.h"
 #include "tier/spool.h"
+#include "tier/topk.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -35,6 +37,10 @@ size_t tier_segment_bytes_max(const struct tier_manifest *manifest) {
            TIER_PACK_BOUND(tier_segment_wide_max(manifest));
 }
 
+static bool has_directory(enum tier_encoding encoding) {
+    return encoding == TIER_ENC_SUM || encoding == TIER_ENC_TOPK;
+}
+
 enum tier_status tier_segment_cursor_init(struct tier_segment_cursor *c,
                                           const struct tier_update *update,
                                           const struct tier_manifest *manifest,
@@ -46,7 +52,7 @@ enum tier_status tier_segment_cursor_init(struct tier_segment_cursor *c,
     c->update = update;
     c->manifest = manifest;
     c->directory = h->payload_bytes;
-    if (h->encoding == TIER_ENC_SUM && h->payload_bytes > 0)
+    if (has_directory(h->encoding) && h->payload_bytes > 0)
         c->directory -= 4 * tier_manifest_segments(manifest);
     return TIER_OK;
 }
@@ -80,13 +86,16 @@ enum tier_status tier_segment_cursor_next(struct tier_segment_cursor *c, struct 
         return tier_fail(err, TIER_EINTERNAL, "a cursor went past its %" PRIu64 " segments",
                          segments);
     n = tier_manifest_segment(c->manifest, c->segment, &wide);
-    if (tier_spool_update_header(c->update)->encoding == TIER_ENC_F32) {
-        bytes = n * sizeof(float);
+    enum tier_encoding encoding = tier_spool_update_header(c->update)->encoding;
+    if (!has_directory(encoding)) {
+        bytes = (size_t)tier_encoding_bytes(encoding, n);
     } else {
+        size_t most = encoding == TIER_ENC_TOPK ? TIER_TOPK_BOUND(n)
+                                                : TIER_PACK_BOUND(n) + TIER_PACK_BOUND(wide);
         if (c->segment % TIER_SEGMENT_WINDOW == 0)
             TIER_TRY(refill(c, segments, err));
         bytes = c->window[c->segment % TIER_SEGMENT_WINDOW];
-        if (bytes > TIER_PACK_BOUND(n) + TIER_PACK_BOUND(wide))
+        if (bytes > most)
             return misfit(c, c->segment, "the directory gives it more bytes than it can take", err);
     }
     if (bytes > c->directory - c->offset)
@@ -178,17 +187,19 @@ enum tier_status tier_segment_add_group(const struct tier_update *const *updates
                                         uint8_t *scratch, int64_t *hi, int64_t *lo,
                                         struct tier_err *err) {
     size_t n = tier_manifest_segment(manifest, segment, NULL), room = block_max(manifest);
+    struct tier_decoder decoders[TIER_SEGMENT_GROUP];
     const float *x[TIER_SEGMENT_GROUP];
     size_t wide_at = 0;
 
+    for (size_t k = 0; k < count; k++)
+        TIER_TRY(tier_decoder_begin(&decoders[k], updates[k], manifest, segment, extents[k], err));
     for (size_t at = 0; at < n; at += TIER_FOLD_BLOCK) {
         size_t m = n - at < TIER_FOLD_BLOCK ? n - at : TIER_FOLD_BLOCK;
         struct tier_spans it;
         struct tier_span s;
         for (size_t k = 0; k < count; k++) {
             float *block = (float *)(void *)scratch + k * room;
-            TIER_TRY(tier_spool_update_read(updates[k], extents[k].offset + at * sizeof(float),
-                                            block, m * sizeof(float), err));
+            TIER_TRY(tier_decoder_next(&decoders[k], block, m, err));
             x[k] = block;
         }
         tier_spans_begin(&it, manifest, segment * TIER_SEGMENT_ELEMENTS + at, m);
@@ -241,7 +252,7 @@ enum tier_status tier_segment_add(const struct tier_update *update,
     size_t n = tier_manifest_segment(manifest, segment, &wide);
     char hex[TIER_HASH_HEX];
 
-    if (tier_spool_update_header(update)->encoding == TIER_ENC_F32)
+    if (tier_spool_update_header(update)->encoding != TIER_ENC_SUM)
         return tier_segment_add_group(&update, &extent, 1, manifest, segment, scratch, hi, lo, err);
     TIER_TRY(tier_spool_update_read(update, extent.offset, scratch, extent.bytes, err));
     TIER_TRY(

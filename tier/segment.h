@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * An update's payload, one segment (TIER_SEGMENT_ELEMENTS elements) at a time: the one place that
- * knows how F32 and SUM payloads are laid out. Folding, verifying and publishing are all loops over
- * segments in bounded memory.
+ * knows how payloads are laid out. Folding, verifying and publishing are all loops over segments in
+ * bounded memory.
  *
- * F32 payload: the concatenation as little-endian float32. SUM payload: for each segment the hi
- * limbs of its elements, then the lo limbs of its wide elements, both packed (tier/codec.h); then a
- * directory of u32 packed lengths, one for each segment.
+ * SUM payload: for each segment the hi limbs of its elements, then the lo limbs of its wide
+ * elements, both packed (tier/codec.h); then a directory of u32 packed lengths, one for each
+ * segment. TOPK payload: the segments (tier/topk.h) and such a directory. The others are the
+ * concatenation, element after element, little-endian: float32 for F32, bfloat16 for BF16; for F16
+ * binary16 in units of 2^(15 - f), f the tensor's, so that the clip is 2^15 and all of its range is
+ * of use; for Q8 and Q4 blocks of TIER_BLOCK_ELEMENTS (kern_quant_encode, which counts them from
+ * the start of the concatenation). tier/decode.h reads all of these as float32.
  *
  * Threads: a cursor and a scratch belong to one thread at a time; tier_segment_add may run in many
  * threads on the same update.
@@ -24,7 +28,7 @@ struct tier_segment_cursor {
     const struct tier_manifest *manifest;
     uint64_t segment;   /* the next one */
     uint64_t offset;    /* of the next one, in the payload */
-    uint64_t directory; /* offset of the directory; the payload's end for F32 */
+    uint64_t directory; /* offset of the directory; the payload's end where there is none */
     uint32_t window[TIER_SEGMENT_WINDOW];
 };
 struct tier_extent {
@@ -41,15 +45,15 @@ enum tier_status tier_segment_cursor_init(struct tier_segment_cursor *c,
 enum tier_status tier_segment_cursor_next(struct tier_segment_cursor *c, struct tier_extent *out,
                                           struct tier_err *err);
 
-/* Most payload bytes of one segment of that manifest, in either encoding. */
+/* Most payload bytes of one segment of that manifest, as F32 or SUM. */
 size_t tier_segment_bytes_max(const struct tier_manifest *manifest);
 /* Elements, and wide elements, of the largest segment. */
 size_t tier_segment_elements_max(const struct tier_manifest *manifest);
 size_t tier_segment_wide_max(const struct tier_manifest *manifest);
 
 /*
- * Reads one segment into scratch[tier_segment_scratch_bytes] and adds weight * q (F32) or S (SUM)
- * of each element to hi, and the lo limbs of the wide ones to lo. Every element is checked;
+ * Reads one segment into scratch[tier_segment_scratch_bytes] and adds weight * q, or S for SUM, of
+ * each element to hi, and the lo limbs of the wide ones to lo. Every element is checked;
  * TIER_EUPDATE names the update, the tensor and the element, and then hi and lo are spoilt.
  */
 enum tier_status tier_segment_add(const struct tier_update *update,
@@ -62,9 +66,9 @@ enum tier_status tier_segment_add(const struct tier_update *update,
 /* Bytes of scratch for a group, and for tier_segment_add. */
 size_t tier_segment_scratch_bytes(const struct tier_manifest *manifest);
 /*
- * tier_segment_add for `count` F32 updates, 1 to TIER_SEGMENT_GROUP, in one pass: block by block,
- * so that the sums stay in the cache while all of them are added. The error is the first one's by
- * place in the segment, then by place in `updates`.
+ * tier_segment_add for `count` updates other than SUM, 1 to TIER_SEGMENT_GROUP, in one pass: block
+ * by block, so that the sums stay in the cache while all of them are added. The error is the first
+ * one's by place in the segment, then by place in `updates`.
  */
 enum tier_status tier_segment_add_group(const struct tier_update *const *updates,
                                         const struct tier_extent *extents, size_t count,

@@ -61,7 +61,9 @@ enum tier_status tier_segment_reader_begin(struct tier_segment_reader *r,
                                       .end = extent.offset + extent.bytes};
     r->n = tier_manifest_segment(manifest, segment, &r->wide_n);
     r->lo_at = r->end;
-    if (!is_sum(r) || r->wide_n == 0)
+    if (!is_sum(r))
+        return tier_decoder_begin(&r->deltas, update, manifest, segment, extent, err);
+    if (r->wide_n == 0)
         return TIER_OK;
     uint64_t at = r->hi_at;
     for (size_t i = 0; i < r->n; i += BATCH)
@@ -189,9 +191,8 @@ static enum tier_status at_end(const struct tier_segment_reader *r, struct tier_
 enum tier_status tier_segment_reader_next(struct tier_segment_reader *r, float *x, size_t n,
                                           struct tier_err *err) {
     if (!is_sum(r)) {
-        TIER_TRY(tier_spool_update_read(r->update, r->hi_at, x, n * sizeof *x, err));
+        TIER_TRY(tier_decoder_next(&r->deltas, x, n, err));
         TIER_TRY(accept(r, x, n, err));
-        r->hi_at += n * sizeof *x;
         r->done += n;
         return TIER_OK;
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * An update's mean delta as float32, a few blocks of a segment at a time, for merges that look at
- * many updates side by side: an F32 element as it is, a SUM element as S / weight rounded once.
+ * many updates side by side: a delta as it decodes, a SUM element as S / weight rounded once.
  * Every element is checked as tier/segment.h checks it.
  *
  * Threads: a reader belongs to one thread; many may read the same update. About 60 KiB of stack.
@@ -9,16 +9,18 @@
 #ifndef CONSILIUM_TIER_SEGMENT_BLOCK_H
 #define CONSILIUM_TIER_SEGMENT_BLOCK_H
 
+#include "tier/decode.h"
 #include "tier/segment.h"
 
 struct tier_segment_reader {
     const struct tier_update *update;
     const struct tier_manifest *manifest;
     uint64_t segment;
-    size_t n, wide_n;       /* elements of the segment, and its wide ones */
-    size_t done, wide_done; /* of them, read */
-    uint64_t hi_at, hi_end; /* the next packed block of the hi plane; where the plane ends */
-    uint64_t lo_at, end;    /* the block that holds wide element wide_done; the segment's end */
+    size_t n, wide_n;           /* elements of the segment, and its wide ones */
+    size_t done, wide_done;     /* of them, read */
+    uint64_t hi_at, hi_end;     /* the next packed block of the hi plane; where the plane ends */
+    uint64_t lo_at, end;        /* the block that holds wide element wide_done; the segment's end */
+    struct tier_decoder deltas; /* of any but sums */
 };
 
 /* At the front of the segment. Borrows all until the last read. */

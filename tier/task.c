@@ -82,6 +82,28 @@ bool tier_task_server(const struct tier_plan *plan, struct kern_server *out) {
     return true;
 }
 
+enum tier_encoding tier_task_encoding(const struct tier_plan *plan) {
+    static const enum tier_encoding encodings[] = {
+        [TIER_PLAN_F32] = TIER_ENC_F32,   [TIER_PLAN_F16] = TIER_ENC_F16,
+        [TIER_PLAN_BF16] = TIER_ENC_BF16, [TIER_PLAN_Q8] = TIER_ENC_Q8,
+        [TIER_PLAN_Q4] = TIER_ENC_Q4,     [TIER_PLAN_TOP_K] = TIER_ENC_TOPK};
+
+    return encodings[plan->codec.name];
+}
+
+enum tier_status tier_task_encoding_check(const struct tier_plan *plan, enum tier_encoding encoding,
+                                          struct tier_err *err) {
+    enum tier_encoding chosen = tier_task_encoding(plan);
+
+    if (encoding == chosen || encoding == TIER_ENC_F32 || encoding == TIER_ENC_SUM)
+        return TIER_OK;
+    return tier_fail(err, TIER_EUPDATE,
+                     "the update has encoding %s; the plan's codec is %s: %sf32 or sum would be "
+                     "right",
+                     tier_encoding_text(encoding), tier_encoding_text(chosen),
+                     chosen == TIER_ENC_F32 ? "" : "that, ");
+}
+
 uint64_t tier_task_rounds(const struct tier_plan *plan) {
     return plan->rounds + (plan->evaluate_every ? 1 : 0);
 }

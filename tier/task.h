@@ -17,6 +17,7 @@
 #include "tier/manifest.h"
 #include "tier/metric.h"
 #include "tier/plan.h"
+#include "tier/update.h"
 
 /* Every parameter of the graph, in file order; wide where a pattern of the plan matches its name.
  */
@@ -29,6 +30,13 @@ enum tier_status tier_task_first_model(const struct tier_graph *graph,
 
 /* The optimiser at the top; false where there is none. */
 bool tier_task_server(const struct tier_plan *plan, struct kern_server *out);
+
+/* The encoding that the plan's codec stands for. */
+enum tier_encoding tier_task_encoding(const struct tier_plan *plan);
+/* Whether the plan allows an update of that encoding: its codec's, F32, or a hub's SUM.
+ * TIER_EUPDATE says which would be right. */
+enum tier_status tier_task_encoding_check(const struct tier_plan *plan, enum tier_encoding encoding,
+                                          struct tier_err *err);
 
 uint64_t tier_task_rounds(const struct tier_plan *plan); /* with the evaluation at the end */
 bool tier_task_trains(const struct tier_plan *plan, uint64_t round);

@@ -6,14 +6,17 @@
  */
 #include "tier/update.h"
 
+#include "kernels/kern.h"
 #include "tier/bytes.h"
 #include "tier/codec.h"
+#include "tier/topk.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define VERSION 1u
+#define KNOWN "1 (f32) to 7 (top_k)"
 static const char magic[8] = "consupd1";
 
 enum {
@@ -39,31 +42,67 @@ const char *tier_encoding_text(enum tier_encoding encoding) {
         return "f32";
     case TIER_ENC_SUM:
         return "sum";
+    case TIER_ENC_F16:
+        return "f16";
+    case TIER_ENC_BF16:
+        return "bf16";
+    case TIER_ENC_Q8:
+        return "q8";
+    case TIER_ENC_Q4:
+        return "q4";
+    case TIER_ENC_TOPK:
+        return "top_k";
     }
     return "unknown";
 }
 
+uint64_t tier_encoding_bytes(enum tier_encoding encoding, uint64_t n) {
+    switch (encoding) {
+    case TIER_ENC_F32:
+        return 4 * n;
+    case TIER_ENC_F16:
+    case TIER_ENC_BF16:
+        return 2 * n;
+    case TIER_ENC_Q8:
+        return kern_quant_bytes(n, 8);
+    case TIER_ENC_Q4:
+        return kern_quant_bytes(n, 4);
+    case TIER_ENC_SUM:
+    case TIER_ENC_TOPK:
+        break;
+    }
+    return 0;
+}
+
+static bool is_known(uint32_t encoding) {
+    return encoding >= TIER_ENC_F32 && encoding <= TIER_ENC_TOPK;
+}
+
 /* Payload lengths of an update with this many elements. */
 static uint64_t payload_min(enum tier_encoding encoding, uint64_t elements, uint64_t segments) {
-    if (encoding == TIER_ENC_F32)
-        return elements * 4;
+    if (encoding == TIER_ENC_TOPK)
+        return segments * (4 + TIER_TOPK_HEAD_BYTES);
+    if (encoding != TIER_ENC_SUM)
+        return tier_encoding_bytes(encoding, elements);
     return segments * 4 + (elements + TIER_BLOCK_ELEMENTS - 1) / TIER_BLOCK_ELEMENTS;
 }
 
 static uint64_t payload_max(enum tier_encoding encoding, uint64_t elements, uint64_t wide,
                             uint64_t segments) {
-    if (encoding == TIER_ENC_F32)
-        return elements * 4;
+    if (encoding == TIER_ENC_TOPK) /* segments, all but the last, are whole bytes of a bitmap */
+        return segments * (4 + TIER_TOPK_HEAD_BYTES) + (elements + 7) / 8 + elements * 4;
+    if (encoding != TIER_ENC_SUM)
+        return tier_encoding_bytes(encoding, elements);
     /* Packed at 64 bits; each segment may end both its planes in a block that is not full. */
     return segments * 6 + (elements + wide) * 8 + (elements + wide) / TIER_BLOCK_ELEMENTS;
 }
 
 static enum tier_status header_sane(const struct tier_update_header *h, enum tier_status as,
                                     struct tier_err *err) {
-    if (h->encoding != TIER_ENC_F32 && h->encoding != TIER_ENC_SUM)
-        return tier_fail(err, as, "the update has encoding %u; 1 (f32) or 2 (sum) would be right",
+    if (!is_known(h->encoding))
+        return tier_fail(err, as, "the update has encoding %u; " KNOWN " would be right",
                          (unsigned)h->encoding);
-    uint64_t weight_max = h->encoding == TIER_ENC_F32 ? TIER_WEIGHT_MAX : TIER_WEIGHT_TOTAL_MAX;
+    uint64_t weight_max = h->encoding == TIER_ENC_SUM ? TIER_WEIGHT_TOTAL_MAX : TIER_WEIGHT_MAX;
     if (h->weight > weight_max)
         return tier_fail(err, as,
                          "the update has weight %" PRIu64 "; an update of encoding %s has at most "
@@ -84,6 +123,10 @@ static enum tier_status header_sane(const struct tier_update_header *h, enum tie
     if (h->encoding == TIER_ENC_F32 && h->payload_bytes % 4 != 0)
         return tier_fail(err, as, "the update has %" PRIu64 " payload bytes, no whole float32s",
                          h->payload_bytes);
+    bool halves = h->encoding == TIER_ENC_F16 || h->encoding == TIER_ENC_BF16;
+    if (halves && h->payload_bytes % 2 != 0)
+        return tier_fail(err, as, "the update has %" PRIu64 " payload bytes, no whole %s numbers",
+                         h->payload_bytes, tier_encoding_text(h->encoding));
     if (h->saturated > TIER_SATURATED_MAX)
         return tier_fail(err, as,
                          "the update counts %" PRIu64 " saturated elements, more than any "
@@ -176,9 +219,9 @@ enum tier_status tier_update_header_decode(const uint8_t *bytes, size_t len,
     get_hash(bytes + AT_BASE, &h.base_model);
     h.weight = tier_get_u64(bytes + AT_WEIGHT);
     uint32_t encoding = tier_get_u32(bytes + AT_ENCODING);
-    if (encoding != TIER_ENC_F32 && encoding != TIER_ENC_SUM)
-        return tier_fail(err, TIER_EUPDATE,
-                         "the update has encoding %u; 1 (f32) or 2 (sum) would be right", encoding);
+    if (!is_known(encoding))
+        return tier_fail(err, TIER_EUPDATE, "the update has encoding %u; " KNOWN " would be right",
+                         encoding);
     h.encoding = (enum tier_encoding)encoding;
     h.saturated = tier_get_u64(bytes + AT_SATURATED);
     h.payload_bytes = tier_get_u64(bytes + AT_PAYLOAD);
@@ -215,6 +258,11 @@ enum tier_status tier_update_header_check(const struct tier_update_header *h,
                          tier_hash_hex(&h->manifest, theirs), tier_hash_hex(&manifest->hash, ours));
     if (h->weight == 0)
         return TIER_OK;
+    if (manifest->wide_elements > 0 && h->encoding != TIER_ENC_F32 && h->encoding != TIER_ENC_SUM)
+        return tier_fail(err, TIER_EUPDATE,
+                         "the update has encoding %s, and its manifest has wide tensors, which "
+                         "travel at full precision: f32 would be right",
+                         tier_encoding_text(h->encoding));
     uint64_t least = payload_min(h->encoding, manifest->elements, segments);
     uint64_t most = payload_max(h->encoding, manifest->elements, manifest->wide_elements, segments);
     if (h->payload_bytes < least || h->payload_bytes > most)

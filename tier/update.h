@@ -2,8 +2,9 @@
 /*
  * An update: what a child pushes to its parent, once per round. A header that says what it is and a
  * payload, sealed by the payload's Merkle root in the header; the SHA-256 of the encoded header is
- * the update's id, so an id names content, not a place. A spoke's update is raw float32 deltas, a
- * hub's is exact integer sums (DESIGN 2.2); a parent cannot tell who sent it and need not.
+ * the update's id, so an id names content, not a place. A spoke's update is deltas, as float32 or
+ * in a shorter form that decodes to float32 in one way only; a hub's is exact integer sums (DESIGN
+ * 2.2); a parent cannot tell who sent it and need not.
  *
  * Encoded header, little-endian, no padding: "consupd1", u32 version, u32 header bytes, run[32],
  * u64 round, manifest[32], base_model[32], u64 weight, u32 encoding, u64 saturated, u64
@@ -28,16 +29,24 @@ struct tier_update;
 enum tier_encoding {
     TIER_ENC_F32 = 1, /* float32 deltas in manifest order */
     TIER_ENC_SUM = 2, /* packed int64 sums (tier/segment.h) */
+    /* Deltas in a shorter form (tier/segment.h); not of a manifest with wide tensors. */
+    TIER_ENC_F16 = 3,  /* binary16 of delta * 2^(f - 15) */
+    TIER_ENC_BF16 = 4, /* bfloat16 */
+    TIER_ENC_Q8 = 5,   /* blocks of a scale and 8-bit integers */
+    TIER_ENC_Q4 = 6,   /* the same of 4 bits */
+    TIER_ENC_TOPK = 7, /* the largest elements of each segment (tier/topk.h) */
 };
-const char *tier_encoding_text(enum tier_encoding encoding); /* "f32", "sum" */
+const char *tier_encoding_text(enum tier_encoding encoding); /* "f32", "sum", ... */
+/* Bytes of n elements from the start of a block on; 0 for SUM and TOPK, which follow no rule. */
+uint64_t tier_encoding_bytes(enum tier_encoding encoding, uint64_t n);
 
 struct tier_update_header {
     struct tier_hash run;
     uint64_t round;
     struct tier_hash manifest;
     struct tier_hash base_model; /* the model the deltas are relative to */
-    /* 1..TIER_WEIGHT_MAX for F32, 1..TIER_WEIGHT_TOTAL_MAX for SUM; 0 exactly when the payload is
-     * empty: evaluation only. */
+    /* 1..TIER_WEIGHT_MAX for deltas, 1..TIER_WEIGHT_TOTAL_MAX for SUM; 0 exactly when the payload
+     * is empty: evaluation only. */
     uint64_t weight;
     enum tier_encoding encoding;
     uint64_t saturated; /* elements clamped to the clip before sealing */
@@ -66,8 +75,8 @@ enum tier_status tier_update_header_length(const uint8_t *bytes, size_t len, siz
 void tier_update_header_release(struct tier_update_header *h); /* frees metrics, zeroes */
 
 /*
- * Is this header one of that manifest, with a payload length that such an update can have (exact
- * for F32, within the packing's bounds for SUM)? Check before a byte of payload is spooled.
+ * Is this header one of that manifest, with a payload length that such an update can have (exact,
+ * but within bounds for SUM and TOPK)? Check before a byte of payload is spooled.
  */
 enum tier_status tier_update_header_check(const struct tier_update_header *h,
                                           const struct tier_manifest *manifest,
@@ -84,6 +93,21 @@ struct tier_sealer;
 enum tier_status tier_sealer_begin(struct tier_spool *spool, const struct tier_update_header *tmpl,
                                    const struct tier_manifest *manifest, bool saturate,
                                    struct tier_sealer **out, struct tier_err *err);
+/*
+ * How the deltas are encoded; zeroed is F32. What rounding drops goes to `dropped`, so that it may
+ * be added to the next round's deltas (error feedback: Seide et al. 2014; Karimireddy et al. 2019).
+ */
+struct tier_seal_as {
+    enum tier_encoding encoding; /* 0 or any but SUM; Q8, Q4: tensors of one f alone */
+    uint64_t key;                /* Q8, Q4: of stochastic rounding; same key, same bits */
+    double share;                /* TOPK: of each segment's elements, 0 < share <= 1 */
+    float *dropped;              /* NULL, or room for manifest->elements; borrowed until the end */
+};
+enum tier_status tier_sealer_begin_as(struct tier_spool *spool,
+                                      const struct tier_update_header *tmpl,
+                                      const struct tier_manifest *manifest, bool saturate,
+                                      const struct tier_seal_as *as, struct tier_sealer **out,
+                                      struct tier_err *err);
 /* The next n elements of the concatenation, pieces of any size. After an error only _abort. */
 enum tier_status tier_sealer_append(struct tier_sealer *s, const float *delta, size_t n,
                                     struct tier_err *err);
@@ -93,6 +117,10 @@ enum tier_status tier_sealer_finish(struct tier_sealer *s, struct tier_hash *id_
 void tier_sealer_abort(struct tier_sealer *s);
 
 /* All at once: delta[manifest->elements], or NULL with weight 0 for evaluation only. */
+enum tier_status tier_update_seal(struct tier_spool *spool, const struct tier_update_header *tmpl,
+                                  const struct tier_manifest *manifest, const float *delta,
+                                  bool saturate, const struct tier_seal_as *as,
+                                  struct tier_hash *id_out, struct tier_err *err);
 enum tier_status tier_update_seal_f32(struct tier_spool *spool,
                                       const struct tier_update_header *tmpl,
                                       const struct tier_manifest *manifest, const float *delta,
@@ -101,8 +129,8 @@ enum tier_status tier_update_seal_f32(struct tier_spool *spool,
 
 /*
  * Checks the elements of an F32 payload as it goes by, which costs nothing beside writing it. What
- * it cannot vouch for (sums, a payload that was here in part, an element that is beyond its clip)
- * is left to tier_update_verify, which finds the words for it.
+ * it cannot vouch for (sums, shorter forms, a payload that was here in part, an element that is
+ * beyond its clip) is left to tier_update_verify, which finds the words for it.
  */
 struct tier_range {
     const struct tier_manifest *manifest; /* NULL: nothing can be said */
@@ -118,9 +146,10 @@ void tier_range_add(struct tier_range *r, uint64_t offset, const void *data, siz
 bool tier_range_within(const struct tier_range *r);
 
 /*
- * Reads the whole payload of a sealed update and checks every element: |q| <= 2^30, or |S| <=
- * weight * 2^30; the payload's exact length and its packing. TIER_EUPDATE names the update, the
- * tensor and the element. Needs some 7 MB of memory (11 MB with wide tensors), whatever the size.
+ * Reads the whole payload of a sealed update and checks every element: |q| <= 2^30 of what it
+ * decodes to, or |S| <= weight * 2^30; the payload's exact length and its packing. TIER_EUPDATE
+ * names the update, the tensor and the element. Needs some 7 MB of memory (11 MB with wide
+ * tensors), whatever the size.
  */
 enum tier_status tier_update_verify(const struct tier_update *u,
                                     const struct tier_manifest *manifest, struct tier_err *err);

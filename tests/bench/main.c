@@ -39,6 +39,7 @@ static const struct bench {
      "held "
      "by one hub, and their loss",
      NULL},
+    {"codecs", bench_codecs, "[--bytes B]: bytes of an update, speed and accuracy by codec", NULL},
     {"attacks", bench_attacks, "[--seed S]: accuracy of every merge rule under attack", NULL},
     {"merge", bench_merge, "[--children N] [--bytes B]: every merge rule over sealed files", NULL},
     {"kill", NULL, "--cases N --seed S", "no seeded killing of nodes is built in"},

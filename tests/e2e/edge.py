@@ -28,7 +28,7 @@ CHUNK = 1 << 20
 LEAF = 64 << 10
 SEGMENT = 256 << 10
 BLOCK = 256
-F32, SUM = 1, 2
+F32, SUM, F16, BF16, Q8, Q4, TOP_K = range(1, 8)
 WAIT_S = 20
 
 _generated = None
@@ -148,6 +148,11 @@ def f32_payload(values):
     return struct.pack("<%df" % len(values), *values)
 
 
+def f16_payload(values, frac_bits):
+    """binary16 in units of 2^(15 - f), so that the clip is 2^15."""
+    return struct.pack("<%de" % len(values), *(x * 2.0 ** (frac_bits - 15) for x in values))
+
+
 def varint(value):
     out = bytearray()
     while value >= 0x80:
@@ -214,7 +219,10 @@ class UpdateFile:
         if merkle(self.payload) != self.root:
             raise ValueError("the payload is not the header's")
 
-    def floats(self):
+    def floats(self, frac_bits=30):
+        if self.encoding == F16:
+            halves = struct.unpack("<%de" % (len(self.payload) // 2), self.payload)
+            return [h * 2.0 ** (15 - frac_bits) for h in halves]
         return struct.unpack("<%df" % (len(self.payload) // 4), self.payload)
 
 

@@ -357,6 +357,8 @@ class Offers(InARound):
         self.assert_offer_refused("payload bytes; encoding f32", payload=bytes(4))
         self.assert_offer_refused("payload bytes; encoding sum", payload=bytes(40),
                                   encoding=edge.SUM)
+        self.assert_offer_refused("encoding q8; the plan's codec is f32", payload=bytes(40),
+                                  encoding=edge.Q8)
         self.give_up()
         self.assert_honest_result()
 
@@ -364,7 +366,7 @@ class Offers(InARound):
         n = 4 * self.count
         big = edge.metrics({"x": [2 ** 62] * 40000})
         for text, changes in (
-                ("encoding 7", {"encoding": 7}),
+                ("encoding 8", {"encoding": 8}),
                 ("weight 0 and %d payload" % n, {"weight": 0}),
                 ("weight 2147483648", {"weight": 2 ** 31}),
                 ("weight 4294967297", {"weight": 2 ** 32 + 1, "encoding": edge.SUM}),

@@ -16,11 +16,11 @@ def sealed_updates(node):
 
 
 class PythonSpoke(unittest.TestCase):
-    def train_by_hand(self, f, parent, parent_node, name):
+    def train_by_hand(self, f, parent, parent_node, name, codec="f32"):
         """Takes part in the one round of a run with a made-up update, last of all. Returns the
         base model, every update that counts, and the receipt."""
         stream = parent.attend(name)
-        run = f.run(f.plan(rounds=1, evaluate={"every": 0}))
+        run = f.run(f.plan(rounds=1, evaluate={"every": 0}, codec={"name": codec}))
         said = stream.wait("plan")
         self.assertEqual(said.run.hex(), run.id)
         plan = json.loads(said.plan)
@@ -34,8 +34,11 @@ class PythonSpoke(unittest.TestCase):
         odd = [2.0 ** -31, 3 * 2.0 ** -31, -2.0 ** -31, 1.0, -1.0, 1e-45, -0.0, 0.1]
         delta = [odd[i % 8] if i < 64 else ((i * 2654435761) % 2 ** 32 - 2 ** 31) / 2 ** 33
                  for i in range(len(base.values))]
+        payload, encoding = edge.f32_payload(delta), edge.F32
+        if codec == "f16":
+            payload, encoding = edge.f16_payload(delta, 30), edge.F16
         update = edge.Update(said.run, opened.round, base.manifest(30), opened.base_model, 1000003,
-                             edge.f32_payload(delta))
+                             payload, encoding)
         f.wait(lambda: len(parent_node.audit("update.counted")) == 2, 60, "both C spokes are done")
         others = sealed_updates(parent_node)
         self.assertEqual(len(others), 2)
@@ -85,6 +88,19 @@ class PythonSpoke(unittest.TestCase):
                 run, base, updates, receipt = self.train_by_hand(f, parent, top, "south-1")
                 self.assert_mean(run, top, base, updates)
                 self.assert_receipt(receipt, updates[-1], "south-1", top)
+
+    def test_c_spokes_and_a_python_spoke_mean_the_same_by_half_precision(self):
+        with Federation() as f:
+            top = f.top(children_min=3)
+            for site in ("north-1", "north-2"):
+                f.spoke(site, top)
+            folder = os.path.join(f.dir, "south-1")
+            f.enroll("south-1", "spoke", folder)
+            me = edge.Identity(os.path.join(folder, "identity"))
+            with edge.Parent(top.port, "top", me) as parent:
+                run, base, updates, _ = self.train_by_hand(f, parent, top, "south-1", "f16")
+                self.assertEqual([u.encoding for u in updates], [edge.F16] * 3)
+                self.assert_mean(run, top, base, updates)
 
     def test_a_python_spoke_below_a_regional_hub_counts_the_same(self):
         with Federation() as f:

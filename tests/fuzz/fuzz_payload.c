@@ -2,9 +2,12 @@
 /*
  * Payloads of a hostile child: sealed correctly, whatever they hold. Verifying must refuse them or
  * find sums that fold; a fold of what was verified must succeed, and so must every other merge.
+ * What float16, bfloat16 and the largest elements decode to seals to the same update again.
  */
 #include "fuzz/fuzz.h"
+#include "kernels/kern.h"
 #include "tier/codec.h"
+#include "tier/decode.h"
 #include "tier/merge.h"
 #include "tier/spool.h"
 
@@ -13,14 +16,16 @@
 
 #define NARROW 700
 #define WIDE 40
+#define ALL (NARROW + WIDE)
 
 static struct tier_spool *spool;
-static struct tier_manifest *manifest;
+static struct tier_manifest *with_wide, *narrow;
 static char dir[] = "/tmp/consilium-fuzz-XXXXXX";
 
 static void down(void) {
     tier_spool_close(spool);
-    tier_manifest_free(manifest);
+    tier_manifest_free(with_wide);
+    tier_manifest_free(narrow);
     rmdir(dir);
 }
 
@@ -30,18 +35,57 @@ static void up(void) {
     t[1].wide = true;
     FUZZ_CHECK(mkdtemp(dir) != NULL);
     FUZZ_CHECK(tier_spool_open(dir, false, &spool, NULL) == TIER_OK);
-    FUZZ_CHECK(tier_manifest_new(t, 2, &manifest, NULL) == TIER_OK);
+    FUZZ_CHECK(tier_manifest_new(t, 2, &with_wide, NULL) == TIER_OK);
+    t[1].wide = false;
+    t[1].frac_bits = t[0].frac_bits;
+    FUZZ_CHECK(tier_manifest_new(t, 2, &narrow, NULL) == TIER_OK);
     atexit(down);
 }
 
+static enum tier_encoding encoding_of(uint8_t byte) {
+    return (enum tier_encoding)(TIER_ENC_F32 + byte % 7);
+}
+
+static const struct tier_manifest *manifest_of(enum tier_encoding encoding) {
+    return encoding <= TIER_ENC_SUM ? with_wide : narrow;
+}
+
+static struct tier_update_header header_of(enum tier_encoding encoding) {
+    return (struct tier_update_header){
+        .weight = 3, .manifest = manifest_of(encoding)->hash, .encoding = encoding};
+}
+
 static bool sealed(const uint8_t *data, size_t size, struct tier_hash *id) {
-    struct tier_update_header h = {.weight = 3, .manifest = manifest->hash};
+    struct tier_update_header h = header_of(encoding_of(data[0]));
     struct tier_spool_writer *w = NULL;
 
-    h.encoding = data[0] % 2 ? TIER_ENC_SUM : TIER_ENC_F32;
     FUZZ_CHECK(tier_spool_writer_begin(spool, &h, &w, NULL) == TIER_OK);
     FUZZ_CHECK(tier_spool_writer_append(w, data + 1, size - 1, NULL) == TIER_OK);
     return tier_spool_writer_seal(w, 0, id, NULL) == TIER_OK;
+}
+
+/* Decodes an update that was accepted, and seals it again. */
+static void check_again(const struct tier_update *u, enum tier_encoding encoding) {
+    struct tier_update_header h = header_of(encoding);
+    struct tier_segment_cursor cursor;
+    struct tier_decoder decoder;
+    struct tier_extent extent;
+    struct tier_hash again;
+    size_t count = 0;
+    float x[ALL];
+
+    FUZZ_CHECK(tier_segment_cursor_init(&cursor, u, narrow, NULL) == TIER_OK);
+    FUZZ_CHECK(tier_segment_cursor_next(&cursor, &extent, NULL) == TIER_OK);
+    FUZZ_CHECK(tier_decoder_begin(&decoder, u, narrow, 0, extent, NULL) == TIER_OK);
+    for (size_t at = 0; at < ALL; at += 256)
+        FUZZ_CHECK(tier_decoder_next(&decoder, x + at, ALL - at < 256 ? ALL - at : 256, NULL) ==
+                   TIER_OK);
+    for (size_t i = 0; i < ALL; i++)
+        count += x[i] != 0;
+    const struct tier_seal_as as = {.encoding = encoding,
+                                    .share = (double)(count > 0 ? count : 1) / ALL};
+    FUZZ_CHECK(tier_update_seal(spool, &h, narrow, x, false, &as, &again, NULL) == TIER_OK);
+    FUZZ_CHECK(tier_hash_equal(&again, tier_spool_update_id(u)));
 }
 
 /* A rule that sees blocks and one that sees inner products: both read what the fold reads. */
@@ -52,7 +96,7 @@ static void merge(const struct tier_fold *fold, enum tier_status folded) {
         struct tier_merge m = {
             .fold = *fold, .rule = tier_merge_rule_of(&rules[i]), .settings = &rules[i]};
         struct tier_hash id;
-        m.fold.memory_bytes = tier_merge_memory_min(manifest, m.rule, m.settings, 1);
+        m.fold.memory_bytes = tier_merge_memory_min(fold->manifest, m.rule, m.settings, 1);
         enum tier_status merged = tier_merge_run(&m, &id, NULL);
         FUZZ_CHECK(merged == folded);
         /* What one update merges to may be that very update. */
@@ -69,6 +113,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         up();
     if (size < 2 || !sealed(data, size, &id))
         return 0;
+    enum tier_encoding encoding = encoding_of(data[0]);
+    const struct tier_manifest *manifest = manifest_of(encoding);
     FUZZ_CHECK(tier_spool_update_open(spool, &id, &u, NULL) == TIER_OK);
     struct tier_fold fold = {.spool = spool,
                              .manifest = manifest,
@@ -81,8 +127,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     FUZZ_CHECK(verified == TIER_OK || verified == TIER_EUPDATE);
     FUZZ_CHECK(folded == verified);
     /* A sum of one sum is the same sum; it was accepted, so it was canonical already. */
-    if (folded == TIER_OK && data[0] % 2)
+    if (folded == TIER_OK && encoding == TIER_ENC_SUM)
         FUZZ_CHECK(tier_hash_equal(&sum, &id));
+    if (folded == TIER_OK &&
+        (encoding == TIER_ENC_F16 || encoding == TIER_ENC_BF16 || encoding == TIER_ENC_TOPK))
+        check_again(u, encoding);
     merge(&fold, folded);
     tier_spool_update_close(u);
     tier_spool_delete(spool, &id, NULL);
@@ -91,25 +140,58 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     return 0;
 }
 
-size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
-    int64_t hi[NARROW + WIDE], lo[WIDE];
-    size_t n = 1;
+static size_t seed_sums(unsigned i, uint8_t *out) {
+    int64_t hi[ALL], lo[WIDE];
+    size_t n = 0;
 
-    if (i >= 4)
-        return 0;
-    FUZZ_CHECK(room > 1 + TIER_PACK_BOUND(NARROW + 2 * WIDE) + 16);
-    out[0] = (uint8_t)i;
-    for (size_t k = 0; k < NARROW + WIDE; k++) {
-        float x = (float)k / 800;
+    for (size_t k = 0; k < ALL; k++) {
         hi[k] = (int64_t)(k * 2654435761u % (UINT64_C(3) << 30)) - (INT64_C(3) << 29);
         lo[k % WIDE] = hi[k] >> i;
-        if (i % 2 == 0)
-            memcpy(out + 1 + 4 * k, &x, 4);
     }
-    if (i % 2 == 0)
-        return 1 + 4 * (NARROW + WIDE);
-    n += tier_pack(hi, NARROW + WIDE, out + n);
+    n += tier_pack(hi, ALL, out + n);
     n += tier_pack(lo, WIDE, out + n);
-    memcpy(out + n, &(uint32_t){(uint32_t)n - 1}, 4);
+    memcpy(out + n, &(uint32_t){(uint32_t)n}, 4);
     return n + 4;
+}
+
+/* Twice each encoding; of the largest elements once with gaps, once with a bitmap. */
+size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
+    enum tier_encoding encoding = encoding_of((uint8_t)i);
+    uint16_t halves[ALL];
+    float x[ALL];
+    size_t n;
+
+    if (i >= 14)
+        return 0;
+    FUZZ_CHECK(room > 1 + TIER_PACK_BOUND(NARROW + 2 * WIDE) + 16);
+    *out++ = (uint8_t)i;
+    for (size_t k = 0; k < ALL; k++)
+        x[k] = (float)(k * 37 % ALL) / 800;
+    n = (size_t)tier_encoding_bytes(encoding, ALL);
+    switch (encoding) {
+    case TIER_ENC_F32:
+        memcpy(out, x, n);
+        break;
+    case TIER_ENC_SUM:
+        n = seed_sums(i, out);
+        break;
+    case TIER_ENC_F16:
+    case TIER_ENC_BF16:
+        if (encoding == TIER_ENC_F16)
+            kern_f16_encode(halves, x, ALL, 15);
+        else
+            kern_bf16_encode(halves, x, ALL);
+        memcpy(out, halves, n);
+        break;
+    case TIER_ENC_Q8:
+    case TIER_ENC_Q4:
+        kern_quant_encode(out, x, ALL, encoding == TIER_ENC_Q8 ? 8 : 4, i, 0);
+        break;
+    case TIER_ENC_TOPK:
+        n = tier_topk_encode(x, ALL, i < 7 ? ALL / 50 : ALL / 2, out);
+        memcpy(out + n, &(uint32_t){(uint32_t)n}, 4);
+        n += 4;
+        break;
+    }
+    return 1 + n;
 }

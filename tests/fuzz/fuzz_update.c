@@ -22,13 +22,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
     struct tier_update_header h = {.round = i,
                                    .weight = 10 * (uint64_t)(i % 2),
-                                   .encoding = i > 1 ? TIER_ENC_SUM : TIER_ENC_F32,
+                                   .encoding = (enum tier_encoding)(TIER_ENC_F32 + i / 2),
                                    .payload_bytes = 400 * (uint64_t)(i % 2)};
     int64_t values[3] = {1, -2, INT64_MAX};
     uint8_t *bytes = NULL;
     size_t n = 0;
 
-    if (i >= 4)
+    if (i >= 14)
         return 0;
     h.metrics = tier_metrics_new();
     FUZZ_CHECK(tier_metrics_add(h.metrics, "loss", 3, values, NULL) == TIER_OK);

@@ -66,18 +66,35 @@ static struct tier_hash folded_as_tree(struct tier_spool *spool, const struct ti
 static struct tier_manifest *random_manifest(uint64_t *seed, uint64_t largest) {
     struct tier_tensor t[6];
     size_t n = 1 + rng_below(seed, 6);
+    bool wide = rng_below(seed, 2), alike = rng_below(seed, 2);
     for (size_t i = 0; i < n; i++) {
         char name[8];
         snprintf(name, sizeof name, "t%zu", i);
-        t[i] = tensor_of(name, 1 + rng_below(seed, i == 0 ? largest : 3000), 0,
-                         (int)rng_below(seed, 60) - 20, rng_below(seed, 3) == 0);
+        t[i] =
+            tensor_of(name, 1 + rng_below(seed, i == 0 ? largest : 3000), 0,
+                      alike ? 30 : (int)rng_below(seed, 60) - 20, wide && rng_below(seed, 3) == 0);
     }
     return manifest_of(t, n);
+}
+
+/* One that the manifest allows, for one update: children of one round may differ. */
+static struct tier_seal_as any_encoding(const struct tier_manifest *m, uint64_t *seed) {
+    static const enum tier_encoding all[] = {TIER_ENC_F32, TIER_ENC_F16, TIER_ENC_BF16,
+                                             TIER_ENC_Q8,  TIER_ENC_Q4,  TIER_ENC_TOPK};
+    size_t pick = rng_below(seed, sizeof all / sizeof all[0]);
+    bool blocks = all[pick] == TIER_ENC_Q8 || all[pick] == TIER_ENC_Q4, allowed = true;
+    for (size_t i = 0; i < m->count; i++)
+        allowed = allowed && !m->tensors[i].wide &&
+                  (!blocks || m->tensors[i].frac_bits == m->tensors[0].frac_bits);
+    return (struct tier_seal_as){.encoding = allowed ? all[pick] : TIER_ENC_F32,
+                                 .key = rng_next(seed),
+                                 .share = pow(rng_unit(seed), 3) * 0.999 + 1e-6};
 }
 
 static struct tier_hash spoke_update(struct tier_spool *spool, const struct tier_manifest *m,
                                      uint64_t weight, uint64_t *seed) {
     struct tier_update_header h = header_for(m, weight);
+    struct tier_seal_as as = any_encoding(m, seed);
     struct tier_hash id;
     int64_t count = (int64_t)rng_below(seed, 1000), hist[64] = {0};
     float *x = deltas_random(m, 0.5, seed);
@@ -85,7 +102,7 @@ static struct tier_hash spoke_update(struct tier_spool *spool, const struct tier
     hist[rng_below(seed, 64)] = count;
     MUST(tier_metrics_add(h.metrics, "count", 1, &count, err));
     MUST(tier_metrics_add(h.metrics, "hist", 64, hist, err));
-    MUST(tier_update_seal_f32(spool, &h, m, weight > 0 ? x : NULL, false, &id, err));
+    MUST(tier_update_seal(spool, &h, m, weight > 0 ? x : NULL, false, &as, &id, err));
     tier_metrics_free(h.metrics);
     free(x);
     return id;

@@ -274,6 +274,11 @@ Test(tier_plan, every_key_refuses_what_it_cannot_take) {
         {"x", "stop: {target: 0.5}", "stop.target needs stop.metric"},
         {"x", "stop: {patience: 5}", "stop.patience needs stop.metric"},
         {"x", "stop: {metric: loss, patience: x}", "stop.patience must be a whole number"},
+        {"x", "codec: {name: q2}", "codec.name must be one of: f32, f16"},
+        {"x", "codec: {error_feedback: true}", "codec.error_feedback is for the shorter forms"},
+        {"x", "codec: {name: q8, share: 0.1}", "codec.share is for top_k; codec.name is q8"},
+        {"x", "codec: {name: top_k, share: 0}", "codec.share must be above 0"},
+        {"x", "codec: {name: top_k, share: 1.5}", "codec.share must be"},
         {"x", "server: {optimiser: {name: sgd}}", "server.optimiser.name must be one of: none"},
         {"x", "server: {optimiser: {lr: 1}}", "lr is for momentum, adam, yogi and adagrad"},
         {"x", "server: {optimiser: {name: adam}}", "server.optimiser.lr must be a number for adam"},
@@ -310,6 +315,37 @@ Test(tier_plan, what_cannot_hold_together_is_refused) {
     cr_assert(eq(int, load_with("local.loss", "local.loss: cross_entropy", auc), TIER_EPLAN));
     cr_assert(complained("auc is defined for two classes"));
     cr_assert(eq(int, load_with(NULL, NULL, auc), TIER_OK), "%s", err.text);
+}
+
+Test(tier_plan, a_codec_gets_the_usual_values_and_travels) {
+    static const struct {
+        const char *line;
+        struct tier_plan_codec want;
+    } cases[] = {
+        {"codec: {name: f32}", {TIER_PLAN_F32, false, 0}},
+        {"codec: {name: bf16}", {TIER_PLAN_BF16, false, 0}},
+        {"codec: {name: q4, error_feedback: true}", {TIER_PLAN_Q4, true, 0}},
+        {"codec: {name: top_k}", {TIER_PLAN_TOP_K, true, 0.01}},
+        {"codec: {name: top_k, share: 0.05, error_feedback: false}",
+         {TIER_PLAN_TOP_K, false, 0.05}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char *text = NULL;
+        size_t bytes = 0;
+        cr_assert(eq(int, load_with("x", cases[i].line, NULL), TIER_OK), "%s", err.text);
+        for (int travelled = 0; travelled < 2; travelled++) {
+            const struct tier_plan_codec *got = travelled ? &other.codec : &plan.codec;
+            cr_assert(got->name == cases[i].want.name, "%s", cases[i].line);
+            cr_assert(got->error_feedback == cases[i].want.error_feedback, "%s", cases[i].line);
+            cr_assert(got->share == cases[i].want.share, "%s", cases[i].line);
+            cr_assert(eq(int, tier_plan_canonical(&plan, &text, &bytes, NULL, &err), TIER_OK));
+            cr_assert(eq(int, tier_plan_parse(text, bytes, &other, &err), TIER_OK), "%s", err.text);
+            free(text);
+        }
+    }
+    const char *wide[] = {"exact: {wide: [\"bn*\"]}", NULL};
+    cr_assert(eq(int, load_with("x", "codec: {name: q8}", wide), TIER_EPLAN));
+    cr_assert(complained("codec.name must be f32 where exact.wide lists tensors"));
 }
 
 Test(tier_plan, an_optimiser_at_the_top_gets_the_usual_values_and_travels) {

@@ -67,6 +67,19 @@ Test(tier_task, a_tensor_is_wide_where_any_pattern_matches_its_whole_name) {
     tier_graph_free(g);
 }
 
+Test(tier_task, an_update_comes_as_the_plans_codec_says_or_as_f32_or_a_sum) {
+    struct tier_plan p = {.codec = {.name = TIER_PLAN_Q4}};
+    cr_assert(eq(int, tier_task_encoding(&p), TIER_ENC_Q4));
+    MUST(tier_task_encoding_check(&p, TIER_ENC_Q4, err));
+    MUST(tier_task_encoding_check(&p, TIER_ENC_F32, err));
+    MUST(tier_task_encoding_check(&p, TIER_ENC_SUM, err));
+    REFUSED(TIER_EUPDATE, "encoding q8; the plan's codec is q4: that, f32 or sum",
+            tier_task_encoding_check(&p, TIER_ENC_Q8, err));
+    p.codec.name = TIER_PLAN_F32;
+    REFUSED(TIER_EUPDATE, "encoding top_k; the plan's codec is f32: f32 or sum",
+            tier_task_encoding_check(&p, TIER_ENC_TOPK, err));
+}
+
 Test(tier_task, the_longest_name_of_a_parameter_fits_the_manifest) {
     static char longest[TIER_TENSOR_NAME_LEN_MAX + 1];
     struct tier_plan p = plan_with_wide(NULL, NULL);
