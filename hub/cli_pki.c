@@ -85,7 +85,9 @@ int cli_revoke(int argc, char **argv) {
         {"name", CLI_TEXT, &name, "NODE", "the node's name", NULL, true, 0, 0},
     };
     const struct cli_usage usage = {"revoke", "",
-                                    "Revokes every valid certificate and unused token of a node"};
+                                    "Revokes every valid certificate and unused token of a node. "
+                                    "The authority gives it no new ones; hubs do not look at this "
+                                    "yet: leave the node out of their `children` as well"};
     struct tier_authority *a = NULL;
     struct tier_err err = {0};
     enum tier_status st;
@@ -95,6 +97,10 @@ int cli_revoke(int argc, char **argv) {
         return code;
     TIER_TRY_OUT(tier_authority_open(dir, &a, &err));
     TIER_TRY_OUT(tier_authority_revoke(a, name, now_s(), &err));
+    printf(
+        "%s is revoked here; hubs go on taking it until its certificate ends or it is left out of "
+        "their `children`\n",
+        name);
 out:
     tier_authority_close(a);
     return st == TIER_OK ? CLI_OK : cli_failed(&err);

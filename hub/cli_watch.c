@@ -174,15 +174,39 @@ static unsigned percent(const struct tier_console_child *c) {
     return (unsigned)((uint64_t)(c->done < c->total ? c->done : c->total) * 100 / c->total);
 }
 
+static const char *bar_of(unsigned percent_done, char bar[BAR_CELLS + 1]) {
+    for (unsigned i = 0; i < BAR_CELLS; i++)
+        bar[i] = i < percent_done * BAR_CELLS / 100 ? '#' : '-';
+    bar[BAR_CELLS] = '\0';
+    return bar;
+}
+
+/* The round as a whole: the mean of the children that take part in it. */
+static void draw_round(FILE *f, const struct tier_console_run *r) {
+    size_t part = 0, delivered = 0;
+    unsigned done = 0;
+    char bar[BAR_CELLS + 1];
+
+    for (size_t i = 0; i < r->child_count; i++) {
+        const struct tier_console_child *c = &r->children[i];
+        if (strcmp(c->state, "declined") == 0 || strcmp(c->state, "absent") == 0)
+            continue;
+        part++;
+        done += percent(c);
+        delivered += strcmp(c->state, "delivered") == 0;
+    }
+    fprintf(f, "  round %" PRIu64 "/%" PRIu64 "      [%s] %3u%%  %s, %zu of %zu delivered",
+            r->round, r->rounds, bar_of(part ? done / (unsigned)part : 0, bar),
+            part ? done / (unsigned)part : 0, r->round_state, delivered, part);
+}
+
 static void draw_child(FILE *f, const struct tier_console_child *c, bool last) {
     char bar[BAR_CELLS + 1];
     unsigned done = percent(c);
+    bool phase = c->phase[0] && strcmp(c->phase, c->state) != 0;
 
-    for (unsigned i = 0; i < BAR_CELLS; i++)
-        bar[i] = i < done * BAR_CELLS / 100 ? '#' : '-';
-    bar[BAR_CELLS] = '\0';
-    fprintf(f, "%s %-16s [%s] %3u%%  %s%s%s%s\n", last ? "`-" : "|-", c->name, bar, done, c->state,
-            c->phase[0] ? ": " : "", c->phase,
+    fprintf(f, "%s %-16s [%s] %3u%%  %s%s%s%s\n", last ? "`-" : "|-", c->name, bar_of(done, bar),
+            done, c->state, phase ? ": " : "", phase ? c->phase : "",
             c->attending || strcmp(c->state, "away") == 0 ? "" : ", away");
 }
 
@@ -240,16 +264,18 @@ static void draw(struct watch *w) {
     FILE *f = open_memstream(&text, &bytes);
     if (!f)
         return;
-    fprintf(f, "%s  run %.12s  %s", r->name, tier_hash_hex(&r->run, hex), r->state);
-    if (r->round)
-        fprintf(f, "  round %" PRIu64 "/%" PRIu64 " %s", r->round, r->rounds, r->round_state);
-    fprintf(f, "%s%s\n", r->reason[0] ? "  " : "", r->reason);
-    size_t shown = r->child_count < (rows - 4) / 2 ? r->child_count : (rows - 4) / 2;
+    fprintf(f, "%s  run %.12s  %s%s%s\n", r->name, tier_hash_hex(&r->run, hex), r->state,
+            r->reason[0] ? "  " : "", r->reason);
+    if (r->round) {
+        draw_round(f, r);
+        fprintf(f, "\n");
+    }
+    size_t shown = r->child_count < (rows - 5) / 2 ? r->child_count : (rows - 5) / 2;
     for (size_t i = 0; i < shown; i++)
         draw_child(f, &r->children[i], i + 1 == r->children_total);
     if (r->children_total > shown)
         fprintf(f, "`- and %zu more\n", r->children_total - shown);
-    draw_rounds(f, w, rows - 4 - shown);
+    draw_rounds(f, w, rows - 5 - shown);
     fclose(f);
     if (w->lines_drawn)
         printf("\033[%dA", w->lines_drawn);

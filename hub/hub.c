@@ -31,6 +31,12 @@ void hub_stop_on(struct hub *hub, const struct tier_err *err) {
     tier_loop_stop(hub->loop);
 }
 
+void hub_audit_sync(struct hub *hub) {
+    struct tier_err err = {0};
+    if (tier_audit_sync_now(hub->home.audit, &err) != TIER_OK)
+        hub_stop_on(hub, &err);
+}
+
 /* ---- faults ---- */
 
 #define FAULTS_MAX 256 /* one a second is forgotten */

@@ -97,6 +97,8 @@ void hub_stop_on(struct hub *hub, const struct tier_err *err);
  * hundreds more is sent away and may come back later, so none can fill the disk.
  */
 void hub_fault(struct hub *hub, const char *child);
+/* Waits for the disk to have the audit log; a log that it does not take stops the node. */
+void hub_audit_sync(struct hub *hub);
 /* Appends to the audit log; a log that cannot be written stops the node. */
 #define hub_audit(hub, event, ...)                                                                 \
     do {                                                                                           \

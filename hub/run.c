@@ -3,6 +3,7 @@
  * A run at a hub: who takes part, which round is open, what its parent wants. The top wants a round
  * itself; any other hub is asked for one by its parent. From there on both do the same.
  */
+#include "hub/run_private.h"
 #include "hub/work.h"
 #include "tier/content.h"
 #include "tier/log.h"
@@ -19,6 +20,7 @@
 /* A hub leaves a fifth of what its parent grants to its own fold and push. */
 #define DEADLINE_SHARE_NUM 4
 #define DEADLINE_SHARE_DEN 5
+#define DEADLINE_MS_MAX (UINT64_C(2592000) * 1000) /* a plan's longest, whatever a parent says */
 #define PART_AT 8
 
 static void *need(void *p) {
@@ -34,7 +36,7 @@ const char *hub_run_state_text(enum hub_run_state state) {
 
 /* ---- children ---- */
 
-static uint32_t child_number(struct hub_run *run, const char *name) {
+uint32_t hub_run_child_number(struct hub_run *run, const char *name) {
     for (size_t i = 0; i < run->child_count; i++)
         if (strcmp(run->children[i].name, name) == 0)
             return (uint32_t)i;
@@ -47,7 +49,7 @@ static uint32_t child_number(struct hub_run *run, const char *name) {
 
 /* Valid until the next new child. */
 static struct hub_child *child_of(struct hub_run *run, const char *name) {
-    uint32_t number = child_number(run, name); /* may move the array */
+    uint32_t number = hub_run_child_number(run, name); /* may move the array */
     return &run->children[number];
 }
 
@@ -66,6 +68,36 @@ static void tell_plan(struct hub_run *run, const char *child) {
                               .plan = (const uint8_t *)run->plan_text,
                               .plan_bytes = run->plan_bytes};
     tier_serve_send(run->hub->serve, child, &m);
+}
+
+#define ANSWER_KEY_BYTES (TIER_HASH_HEX + TIER_NAME_LEN_MAX + 16)
+
+static void answer_key(const struct hub_run *run, const char *child, char key[ANSWER_KEY_BYTES]) {
+    snprintf(key, ANSWER_KEY_BYTES, "declined/%s/%s", run->hex, child);
+}
+
+/* A round's row says that a child gave nothing; whether it left the run with that is said here. */
+static void journal_answer(struct hub_run *run, const char *child, bool accepted) {
+    struct tier_journal *j = run->hub->home.journal;
+    struct tier_err err = {0};
+    char key[ANSWER_KEY_BYTES];
+
+    answer_key(run, child, key);
+    enum tier_status st =
+        accepted ? tier_journal_kv_delete(j, key, &err) : tier_journal_kv_put(j, key, "", 0, &err);
+    if (st != TIER_OK)
+        hub_stop_on(run->hub, &err);
+}
+
+/* Whether the child declined the plan before a restart. */
+bool hub_run_answered_no(const struct hub_run *run, const char *child) {
+    struct tier_journal_blob value = {0};
+    char key[ANSWER_KEY_BYTES];
+
+    answer_key(run, child, key);
+    bool found = tier_journal_kv_get(run->hub->home.journal, key, &value, NULL) == TIER_OK;
+    tier_journal_blob_release(&value);
+    return found;
 }
 
 /* ---- rounds ---- */
@@ -90,7 +122,7 @@ static uint32_t part_at(const struct hub_run *run) {
     return places < PART_AT ? (uint32_t)places : PART_AT;
 }
 
-static struct tier_round_rules rules_of(const struct hub_run *run) {
+struct tier_round_rules hub_run_rules(const struct hub_run *run) {
     const struct tier_plan_tier *tier = tier_plan_tier_of(&run->plan, hub_is_top(run->hub));
     uint64_t most = run->plan.weight_total_max;
 
@@ -102,7 +134,7 @@ static struct tier_round_rules rules_of(const struct hub_run *run) {
                                      .part_at = part_at(run)};
 }
 
-static void set_deadline(struct hub_run *run, uint64_t left_ms) {
+void hub_run_set_deadline(struct hub_run *run, uint64_t left_ms) {
     run->deadline_at_ms = left_ms ? tier_clock_ms() + left_ms : 0;
     if (left_ms)
         tier_timer_set(run->deadline, left_ms);
@@ -110,15 +142,20 @@ static void set_deadline(struct hub_run *run, uint64_t left_ms) {
         tier_timer_cancel(run->deadline);
 }
 
+/* What is left of the parent's time to this hub's children. */
+static uint64_t share_of(uint64_t parent_ms) {
+    return parent_ms * DEADLINE_SHARE_NUM / DEADLINE_SHARE_DEN + 1; /* at most DEADLINE_MS_MAX */
+}
+
 static void open_round(struct hub_run *run) {
-    struct tier_round_rules rules = rules_of(run);
+    struct tier_round_rules rules = hub_run_rules(run);
     uint64_t own_ms = tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->deadline_s * 1000;
     uint64_t granted_ms = 0;
 
     if (run->deadline_at_ms) { /* the parent's, noted when it asked */
         uint64_t now = tier_clock_ms();
         granted_ms = run->deadline_at_ms > now ? run->deadline_at_ms - now : 1;
-        granted_ms = granted_ms * DEADLINE_SHARE_NUM / DEADLINE_SHARE_DEN + 1;
+        granted_ms = share_of(granted_ms);
     }
     if (own_ms && (!granted_ms || own_ms < granted_ms))
         granted_ms = own_ms;
@@ -138,7 +175,7 @@ static void open_round(struct hub_run *run) {
     hub_audit(run->hub, "round.opened", "h:run", &run->id, "u:round", run->round.number, "h:base",
               &run->base_model);
     tier_log_info("run %.12s round %" PRIu64 ": open", run->hex, run->round.number);
-    set_deadline(run, granted_ms);
+    hub_run_set_deadline(run, granted_ms);
     for (uint32_t i = 0; i < run->child_count; i++) {
         struct tier_round_event e = {.type = TIER_EVENT_JOIN, .child = i};
         if (run->children[i].accepted && run->children[i].attending)
@@ -162,7 +199,7 @@ static void open_if_ready(struct hub_run *run) {
         open_round(run);
 }
 
-static void want_round(struct hub_run *run, uint64_t round, const struct tier_hash *base) {
+void hub_run_want_round(struct hub_run *run, uint64_t round, const struct tier_hash *base) {
     run->wanted_round = round;
     run->wanted_base = *base;
     open_if_ready(run);
@@ -178,7 +215,8 @@ static void commit_round(struct hub_run *run) {
     hub_work_step(run, &e);
     hub_audit(run->hub, "round.committed", "h:run", &run->id, "u:round", run->round.number,
               "h:model", &run->model);
-    set_deadline(run, 0);
+    hub_audit_sync(run->hub); /* with the journal, which has just waited: children let go now */
+    hub_run_set_deadline(run, 0);
     for (size_t i = 0; i < run->child_count; i++)
         if (run->children[i].attending && run->children[i].accepted)
             tier_serve_send(run->hub->serve, run->children[i].name, &m);
@@ -205,7 +243,7 @@ void hub_run_published(struct hub_run *run, const struct tier_hash *model,
     if (done >= tier_task_rounds(&run->plan))
         hub_run_finish(run, HUB_RUN_COMPLETED, "every round is done");
     else
-        want_round(run, done + 1, model);
+        hub_run_want_round(run, done + 1, model);
 }
 
 void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *reason) {
@@ -219,10 +257,14 @@ void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *r
     hub_work_journal_run(run);
     hub_audit(run->hub, "run.ended", "h:run", &run->id, "s:state", hub_run_state_text(state),
               "s:reason", reason, "h:model", &run->model);
+    hub_audit_sync(run->hub);
     tier_log_info("run %.12s: %s: %s", run->hex, hub_run_state_text(state), reason);
-    for (size_t i = 0; i < run->child_count; i++)
+    for (size_t i = 0; i < run->child_count; i++) {
+        if (run->children[i].declined)
+            journal_answer(run, run->children[i].name, true); /* nobody will ask any more */
         if (run->children[i].attending)
             tell_end(run, run->children[i].name);
+    }
     if (run->round.number)
         hub_work_release(run, run->round.number);
     hub_console_changed(run->hub, run);
@@ -230,8 +272,8 @@ void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *r
 
 /* ---- beginning ---- */
 
-static struct hub_run *run_new(struct hub *hub, const struct tier_hash *id, const void *plan,
-                               size_t plan_bytes) {
+struct hub_run *hub_run_new(struct hub *hub, const struct tier_hash *id, const void *plan,
+                            size_t plan_bytes) {
     struct hub_run *run = need(calloc(1, sizeof *run));
     run->hub = hub;
     run->id = *id;
@@ -258,7 +300,7 @@ void hub_run_free(struct hub_run *run) {
 }
 
 /* How this tier merges; a rule of the operator's own must have been loaded. */
-static enum tier_status find_rule(struct hub_run *run, struct tier_err *err) {
+enum tier_status hub_run_find_rule(struct hub_run *run, struct tier_err *err) {
     const struct tier_plan_merge *merge =
         &tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->merge;
     bool mean = !*merge->rule.own && merge->rule.choice == TIER_PLAN_MEAN;
@@ -273,7 +315,7 @@ static enum tier_status find_rule(struct hub_run *run, struct tier_err *err) {
 }
 
 /* With the graph here: the manifest. */
-static enum tier_status prepare(struct hub_run *run, struct tier_err *err) {
+enum tier_status hub_run_prepare(struct hub_run *run, struct tier_err *err) {
     struct tier_graph *graph = NULL;
     struct tier_hash graph_hash;
     enum tier_status st;
@@ -304,7 +346,7 @@ static void graph_fetched(void *arg, enum tier_status st, const char *text) {
     if (st != TIER_OK)
         tier_fail(&err, st, "%s", text);
     else
-        st = prepare(run, &err);
+        st = hub_run_prepare(run, &err);
     if (st != TIER_OK) {
         tier_log_error("run %.12s: %s", run->hex, err.text);
         answer_parent(run, false, err.text);
@@ -340,12 +382,12 @@ enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id, cons
         tier_hash_data(&birth, sizeof birth, &own_id);
         id = &own_id;
     }
-    struct hub_run *run = run_new(hub, id, plan, plan_bytes);
+    struct hub_run *run = hub_run_new(hub, id, plan, plan_bytes);
     run->plan = parsed;
     run->created_ms = tier_wall_ms();
-    enum tier_status st = find_rule(run, err);
+    enum tier_status st = hub_run_find_rule(run, err);
     if (st == TIER_OK && hub_is_top(hub))
-        st = prepare(run, err);
+        st = hub_run_prepare(run, err);
     if (st == TIER_OK) {
         struct tier_journal_run row = {.state = run->state, .created_ms = run->created_ms};
         memcpy(row.run, run->hex, sizeof row.run);
@@ -380,14 +422,15 @@ void hub_run_attending(struct hub_run *run, const char *child) {
 }
 
 void hub_run_left(struct hub_run *run, const char *child) {
-    struct tier_round_event e = {.type = TIER_EVENT_LEAVE, .child = child_number(run, child)};
+    struct tier_round_event e = {.type = TIER_EVENT_LEAVE,
+                                 .child = hub_run_child_number(run, child)};
     run->children[e.child].attending = false;
     hub_work_step(run, &e);
     hub_console_changed(run->hub, run);
 }
 
 void hub_run_answered(struct hub_run *run, const char *child, bool accepted, const char *reason) {
-    struct tier_round_event e = {.child = child_number(run, child)};
+    struct tier_round_event e = {.child = hub_run_child_number(run, child)};
     struct hub_child *c = &run->children[e.child];
 
     if (run->state != HUB_RUN_OPEN)
@@ -397,6 +440,8 @@ void hub_run_answered(struct hub_run *run, const char *child, bool accepted, con
                   "s:child", child, "s:reason", reason);
     if (c->accepted != accepted && (c->accepted || c->declined))
         hub_fault(run->hub, child);
+    if (c->declined == accepted)
+        journal_answer(run, child, accepted);
     c->accepted = accepted;
     c->declined = !accepted;
     c->attending = true;
@@ -424,7 +469,7 @@ static void refuse(struct hub_run *run, const char *child, uint64_t round,
 void hub_run_offered(struct hub_run *run, const char *child, const struct tier_hash *id,
                      const struct tier_update_header *h) {
     struct tier_round_event e = {.type = TIER_EVENT_OFFER,
-                                 .child = child_number(run, child),
+                                 .child = hub_run_child_number(run, child),
                                  .update = *id,
                                  .weight = h->weight};
     struct tier_err err = {0};
@@ -456,7 +501,8 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
 }
 
 void hub_run_declined(struct hub_run *run, const char *child, uint64_t round, const char *reason) {
-    struct tier_round_event e = {.type = TIER_EVENT_DECLINE, .child = child_number(run, child)};
+    struct tier_round_event e = {.type = TIER_EVENT_DECLINE,
+                                 .child = hub_run_child_number(run, child)};
     enum tier_round_child_state now = tier_round_child(&run->round, e.child)->state;
     if (round != run->round.number || run->state != HUB_RUN_OPEN || now == TIER_CHILD_DECLINED)
         return;
@@ -487,7 +533,7 @@ void hub_run_arrived(struct hub_run *run, const char *child, const struct tier_h
         hub_work_drop(run, child, id);
         return;
     }
-    e.child = child_number(run, child);
+    e.child = hub_run_child_number(run, child);
     if (checked)
         hub_work_step(run, &e);
     else
@@ -503,11 +549,25 @@ static void base_fetched(void *arg, enum tier_status st, const char *text) {
     open_if_ready(run);
 }
 
+/* The parent says again how much time there is; a restart has forgotten it. */
+static void rearm_deadline(struct hub_run *run, uint64_t parent_ms) {
+    uint64_t left_ms = share_of(parent_ms);
+    uint64_t at_ms = tier_clock_ms() + left_ms;
+
+    if (run->round.state != TIER_ROUND_OPEN || parent_ms == 0)
+        return;
+    if (!run->deadline_at_ms || at_ms < run->deadline_at_ms)
+        hub_run_set_deadline(run, left_ms);
+}
+
 void hub_run_round(struct hub_run *run, uint64_t round, const struct tier_hash *base,
                    uint64_t deadline_ms) {
     if (run->state != HUB_RUN_OPEN || round < run->round.number || round == run->wanted_round)
         return;
+    if (deadline_ms > DEADLINE_MS_MAX)
+        deadline_ms = DEADLINE_MS_MAX;
     if (round == run->round.number) {
+        rearm_deadline(run, deadline_ms);
         hub_work_resume(run); /* the stream was lost: say again what the parent may have missed */
         return;
     }
@@ -549,194 +609,6 @@ void hub_run_committed(struct hub_run *run, uint64_t round) {
         commit_round(run);
 }
 
-/* ---- restoring ---- */
-
-struct restore {
-    struct hub_run *run;
-    bool folded; /* what the journal says was folded is in a sum that is whole */
-};
-
-static bool whole(const struct tier_spool *spool, const struct tier_hash *id,
-                  struct tier_err *err) {
-    struct tier_update *u = NULL;
-    bool ok = tier_spool_update_open(spool, id, &u, err) == TIER_OK &&
-              tier_spool_update_check(u, err) == TIER_OK;
-    tier_spool_update_close(u);
-    return ok;
-}
-
-static enum tier_status restore_child(void *arg, const struct tier_journal_update *row,
-                                      struct tier_err *err) {
-    const struct restore *restore = arg;
-    struct hub_run *run = restore->run;
-    struct tier_spool *spool = run->hub->home.spool;
-    uint32_t child = child_number(run, row->child);
-    enum tier_round_child_state state = TIER_CHILD_EXPECTED;
-    struct tier_err why = {0};
-    (void)err;
-
-    run->children[child].accepted = true;
-    if (row->state == TIER_UPDATE_REFUSED) {
-        state = tier_hash_is_zero(&row->update_id) ? TIER_CHILD_DECLINED : TIER_CHILD_REFUSED;
-    } else if (row->state == TIER_UPDATE_FOLDED && restore->folded) {
-        state = TIER_CHILD_FOLDED;
-    } else if (row->state == TIER_UPDATE_SEALED && whole(spool, &row->update_id, &why)) {
-        state = TIER_CHILD_SEALED;
-    } else if (row->state != TIER_UPDATE_WANTED) {
-        tier_log_warn("run %.12s: the update of %s is wanted again: %s", run->hex, row->child,
-                      why.status ? why.text : "the sum that it was in is damaged");
-        tier_spool_delete(spool, &row->update_id, NULL);
-    }
-    tier_round_restore_child(&run->round, child, state, &row->update_id, row->weight);
-    return TIER_OK;
-}
-
-/* The state beside the latest committed model: of this round, or of the one before. */
-static enum tier_status restore_state(struct hub_run *run, const struct tier_journal_round *last,
-                                      struct tier_err *err) {
-    struct tier_journal_round before = *last;
-
-    if (!hub_is_top(run->hub))
-        return TIER_OK;
-    if (last->state != TIER_ROUND_COMMITTED) {
-        if (last->round < 2)
-            return TIER_OK;
-        TIER_TRY(tier_journal_round_get(run->hub->home.journal, run->hex, last->round - 1, &before,
-                                        err));
-    }
-    run->server_state = before.result_state;
-    return TIER_OK;
-}
-
-static enum tier_status restore_round(struct hub_run *run, uint64_t number, struct tier_err *err) {
-    struct tier_journal_round row;
-    struct tier_journal *j = run->hub->home.journal;
-    struct tier_round_rules rules = rules_of(run);
-
-    TIER_TRY(tier_journal_round_get(j, run->hex, number, &row, err));
-    tier_round_init(&run->round, number, &rules);
-    run->base_model = row.base_model;
-    enum tier_round_state state = (enum tier_round_state)row.state;
-    struct restore restore = {.run = run,
-                              .folded = state == TIER_ROUND_COMMITTED ||
-                                        whole(run->hub->home.spool, &row.own_update, NULL)};
-    TIER_TRY(tier_journal_update_each(j, run->hex, number, TIER_UPDATE_STATE_ANY, restore_child,
-                                      &restore, err));
-    struct tier_round_tally t = tier_round_tally(&run->round);
-    if (state == TIER_ROUND_FOLDED && !restore.folded)
-        state = TIER_ROUND_FOLDING;
-    if (state == TIER_ROUND_FOLDING && t.sealed < t.active &&
-        run->round.rules.quorum.kind == TIER_QUORUM_ALL)
-        state = TIER_ROUND_OPEN; /* an update it would have folded is gone */
-    bool closed = state != TIER_ROUND_OPEN && state != TIER_ROUND_FOLDING;
-    tier_round_restore(&run->round, state, !closed && restore.folded ? &row.own_update : NULL,
-                       closed ? &row.own_update : NULL);
-    hub_work_restore_kept(run);
-    if (state == TIER_ROUND_COMMITTED && !tier_hash_is_zero(&row.result_model))
-        run->model = row.result_model;
-    TIER_TRY(restore_state(run, &row, err));
-    uint64_t deadline_ms = tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->deadline_s * 1000;
-    if (state == TIER_ROUND_OPEN && deadline_ms) {
-        int64_t left = row.opened_ms + (int64_t)deadline_ms - tier_wall_ms();
-        set_deadline(run, left > 0 ? (uint64_t)left : 1);
-    }
-    return TIER_OK;
-}
-
-static enum tier_status restore_run(void *arg, const struct tier_journal_run *row,
-                                    struct tier_err *err) {
-    struct hub *hub = arg;
-    struct tier_journal_blob plan = {0}, sig = {0};
-    struct tier_hash id;
-    enum tier_status st;
-
-    if (!tier_hash_parse(row->run, &id))
-        return tier_fail(err, TIER_ECORRUPT, "the journal names a run '%s'", row->run);
-    TIER_TRY(tier_journal_run_plan(hub->home.journal, row->run, &plan, &sig, err));
-    struct hub_run *run = run_new(hub, &id, plan.data, plan.bytes);
-    tier_journal_blob_release(&plan);
-    tier_journal_blob_release(&sig);
-    TIER_TRY(tier_plan_parse(run->plan_text, run->plan_bytes, &run->plan, err));
-    run->state = (enum hub_run_state)row->state;
-    run->created_ms = row->created_ms;
-    run->model = row->model;
-    snprintf(run->reason, sizeof run->reason, "%s", row->detail);
-    if (run->state != HUB_RUN_OPEN)
-        return TIER_OK;
-    TIER_TRY(find_rule(run, err));
-    struct tier_err why = {0};
-    st = prepare(run, &why); /* a hub that was killed before its graph came fetches it again */
-    if (st != TIER_OK && hub_is_top(hub))
-        return tier_fail(err, st, "%s", why.text);
-    if (row->round)
-        TIER_TRY(restore_round(run, row->round, err));
-    tier_log_info("run %.12s: resumed at round %" PRIu64 " (%s)", run->hex, run->round.number,
-                  run->round.number ? tier_round_state_text(run->round.state) : "none");
-    hub_audit(hub, "run.resumed", "h:run", &run->id, "u:round", run->round.number);
-    return TIER_OK;
-}
-
-/* Whether the open round counts on the file: its sums, what it has not folded yet, and what a child
- * may offer again that was sealed before the journal knew. */
-static bool round_needs(const struct hub_run *run, const struct tier_hash *id) {
-    const struct tier_round *r = &run->round;
-    bool folded = false;
-
-    if (tier_hash_equal(id, &r->partial) || tier_hash_equal(id, &r->own_update))
-        return true;
-    for (uint32_t i = 0; i < r->count; i++) {
-        const struct tier_round_child *c = tier_round_child(r, i);
-        if (tier_hash_equal(&c->update, id) && c->state != TIER_CHILD_FOLDED)
-            return true;
-        folded = folded || tier_hash_equal(&c->update, id);
-    }
-    return !folded && r->state == TIER_ROUND_OPEN;
-}
-
-static bool keep_file(void *arg, const struct tier_hash *id, bool sealed) {
-    struct hub *hub = arg;
-    struct tier_update *u = NULL;
-    bool keep = false, any_open = false;
-
-    if (sealed && tier_spool_update_open(hub->home.spool, id, &u, NULL) != TIER_OK)
-        return false;
-    const struct tier_update_header *h = u ? tier_spool_update_header(u) : NULL;
-    for (struct hub_run *run = hub->runs; run; run = run->next) {
-        bool open = run->state == HUB_RUN_OPEN && run->round.number &&
-                    run->round.state != TIER_ROUND_COMMITTED;
-        any_open = any_open || open;
-        if (h && open && tier_hash_equal(&h->run, &run->id) && h->round == run->round.number)
-            keep = keep || round_needs(run, id);
-        if (h && run->state == HUB_RUN_OPEN && tier_hash_equal(id, &run->kept_update))
-            keep = true;
-    }
-    tier_spool_update_close(u);
-    return sealed ? keep : any_open;
-}
-
-enum tier_status hub_run_restore_all(struct hub *hub, struct tier_err *err) {
-    hub_work_recover_audit(hub);
-    TIER_TRY(tier_journal_run_each(hub->home.journal, restore_run, hub, err));
-    TIER_TRY(tier_spool_sweep(hub->home.spool, keep_file, hub, err));
-    hub_work_sweep_models(hub);
-    for (struct hub_run *run = hub->runs; run; run = run->next) {
-        if (run->state != HUB_RUN_OPEN)
-            continue;
-        hub_work_settle(run);
-        hub_work_resume(run);
-        bool idle = !run->round.number || run->round.state == TIER_ROUND_COMMITTED;
-        if (!hub_is_top(hub) || !idle || run->state != HUB_RUN_OPEN)
-            continue;
-        if (run->round.number >= tier_task_rounds(&run->plan))
-            hub_run_finish(run, HUB_RUN_COMPLETED, "every round is done");
-        else if (!run->round.number)
-            hub_run_first_round(run);
-        else
-            want_round(run, run->round.number + 1, &run->model);
-    }
-    return TIER_OK;
-}
-
 void hub_run_want_graph(struct hub_run *run) {
     struct tier_hash graph;
     if (run->manifest) {
@@ -751,5 +623,5 @@ void hub_run_first_round(struct hub_run *run) {
     if (tier_hash_is_zero(&run->model))
         hub_work_first_model(run); /* and then this again */
     else
-        want_round(run, 1, &run->model);
+        hub_run_want_round(run, 1, &run->model);
 }

@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define FULL_RETRY_MS 10000
+
 static void *need(void *p) {
     if (!p)
         abort();
@@ -62,9 +64,28 @@ static void progress(struct spoke_run *run, const char *phase, uint32_t done) {
 
 /* ---- plans ---- */
 
+/*
+ * Where a site keeps its files is nobody else's business, and may say more than it should: of every
+ * path in a reason that leaves the house the last name stays.
+ */
+static void say_without_folders(const char *reason, char *out, size_t size) {
+    size_t n = 0, word = 0;
+
+    for (const char *p = reason; *p && n + 1 < size; p++) {
+        if (*p == '/') {
+            n = word;
+            continue;
+        }
+        out[n++] = *p;
+        if (strchr(" '\"(:=,;)", *p) != NULL)
+            word = n;
+    }
+    out[n] = '\0';
+}
+
 static void answer(struct spoke_run *run, bool accepted, const char *reason) {
     struct tier_from_child m = {.type = TIER_FROM_ANSWER, .run = run->id, .accepted = accepted};
-    snprintf(m.reason, sizeof m.reason, "%s", reason);
+    say_without_folders(reason, m.reason, sizeof m.reason);
     tier_link_send(run->spoke->link, &m);
 }
 
@@ -126,10 +147,25 @@ static void graph_fetched(void *arg, enum tier_status st, const char *text) {
         tier_fail(&err, st, "%s", text);
     else
         st = prepare(run, &err);
-    if (st != TIER_OK)
+    if (st == TIER_EFULL) { /* a person makes room, and the plan is not to blame */
+        tier_log_error("run %.12s: %s; trying again in %d s", run->hex, err.text,
+                       FULL_RETRY_MS / 1000);
+        tier_timer_set(run->again, FULL_RETRY_MS);
+    } else if (st != TIER_OK) {
         decline_run(run, err.text);
-    else
+    } else {
         answer(run, true, "");
+    }
+}
+
+static void want_graph(void *arg) {
+    struct spoke_run *run = arg;
+    struct tier_hash graph;
+
+    if (run->state != SPOKE_RUN_OPEN)
+        return;
+    tier_hash_parse(run->plan.model_sha256, &graph);
+    tier_link_fetch(run->spoke->link, &graph, TIER_CONTENT_GRAPH, graph_fetched, run);
 }
 
 static struct spoke_run *run_new(struct spoke *spoke, const struct tier_hash *id) {
@@ -137,12 +173,14 @@ static struct spoke_run *run_new(struct spoke *spoke, const struct tier_hash *id
     run->spoke = spoke;
     run->id = *id;
     tier_hash_hex(id, run->hex);
+    run->again = tier_timer_new(spoke->loop, want_graph, run);
     run->next = spoke->runs;
     spoke->runs = run;
     return run;
 }
 
 static void run_free(struct spoke_run *run) {
+    tier_timer_free(run->again);
     spoke_net_free(run->net);
     spoke_data_free(run->data);
     tier_manifest_free(run->manifest);
@@ -153,7 +191,6 @@ static void run_free(struct spoke_run *run) {
 static void plan_came(struct spoke *spoke, const struct tier_to_child *m) {
     struct spoke_run *run = run_find(spoke, &m->run);
     struct tier_err err = {0};
-    struct tier_hash graph;
 
     if (!run) {
         struct tier_journal_run row = {.created_ms = tier_wall_ms()};
@@ -180,10 +217,7 @@ static void plan_came(struct spoke *spoke, const struct tier_to_child *m) {
         answer(run, false, "declined before");
         return;
     }
-    if (run->state != SPOKE_RUN_OPEN)
-        return;
-    tier_hash_parse(run->plan.model_sha256, &graph);
-    tier_link_fetch(spoke->link, &graph, TIER_CONTENT_GRAPH, graph_fetched, run);
+    want_graph(run);
 }
 
 /* ---- rounds ---- */
@@ -228,7 +262,7 @@ static void offer(struct spoke_run *run, const struct tier_hash *id) {
 
 static void decline_round(struct spoke_run *run, const char *reason) {
     struct tier_from_child m = {.type = TIER_FROM_DECLINE, .run = run->id, .round = run->round};
-    snprintf(m.reason, sizeof m.reason, "%s", reason);
+    say_without_folders(reason, m.reason, sizeof m.reason);
     tier_log_error("run %.12s round %" PRIu64 ": %s", run->hex, run->round, reason);
     audit(run->spoke, "round.declined", "h:run", &run->id, "u:round", run->round, "s:reason",
           reason);

@@ -32,8 +32,9 @@ struct spoke_run {
     struct tier_graph *graph; /* these three are here once the graph is */
     struct tier_manifest *manifest;
     struct spoke_data *data;
-    struct spoke_net *net; /* the worker's; made for the first round */
-    uint64_t round;        /* asked for last; 0: none */
+    struct tier_timer *again; /* for what a full disk has stopped */
+    struct spoke_net *net;    /* the worker's; made for the first round */
+    uint64_t round;           /* asked for last; 0: none */
     struct tier_hash base_model;
     bool training; /* a job is on the worker, from this model: */
     struct tier_hash training_base;

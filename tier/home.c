@@ -28,6 +28,12 @@ static enum tier_status open_identity(struct tier_home *h, struct tier_err *err)
                          "the configuration names this node '%s', but its certificate in "
                          "%s/identity is for '%s'",
                          c->name, c->data_dir, h->node.id.name);
+    if ((int)h->node.id.role != c->role)
+        return tier_fail(err, TIER_EIDENTITY,
+                         "this node is started as a %s, but its certificate in %s/identity is that "
+                         "of a %s: enroll it again with --role %s",
+                         tier_role_text((enum tier_role)c->role), c->data_dir,
+                         tier_role_text(h->node.id.role), tier_role_text((enum tier_role)c->role));
     h->tls = (struct tier_rpc_tls){
         .ca_pem = h->node.ca_pem, .cert_pem = h->node.cert_pem, .key_pem = h->node.key_pem};
     return TIER_OK;

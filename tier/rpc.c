@@ -24,10 +24,33 @@ struct tier_rpc_message {
 
 /* ---- process ---- */
 
+/* What the core says of a handshake, and what it means to the person who reads the log. */
+static const struct {
+    const char *core, *words;
+} refusals[] = {
+    {"peer did not return a certificate", "a connection without a certificate was refused"},
+    {"certificate verify failed",
+     "a connection was refused: the certificate at its other end is not of this node's authority, "
+     "or has expired"},
+    {"alert unknown ca",
+     "the other end refuses this node's certificate: it belongs to another authority"},
+    {"alert certificate expired", "the other end refuses this node's certificate: it has expired"},
+    {"alert bad certificate", "the other end refuses this node's certificate"},
+    {"alert certificate unknown", "the other end refuses this node's certificate"},
+    {"wrong version number", "a connection that does not speak TLS was refused"},
+    {"http request", "a connection that does not speak TLS was refused"},
+};
+
 static void core_log(gpr_log_func_args *args) {
     /* The core reports failed handshakes here and nowhere else. */
-    if (args->severity == GPR_LOG_SEVERITY_ERROR)
-        tier_log_warn("grpc: %s", args->message);
+    if (args->severity != GPR_LOG_SEVERITY_ERROR)
+        return;
+    for (size_t i = 0; i < sizeof refusals / sizeof refusals[0]; i++)
+        if (strstr(args->message, refusals[i].core)) {
+            tier_log_warn("%s (grpc: %s)", refusals[i].words, args->message);
+            return;
+        }
+    tier_log_warn("grpc: %s", args->message);
 }
 
 void tier_rpc_process_init(void) {

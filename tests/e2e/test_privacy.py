@@ -17,6 +17,7 @@ from recorder import Recorder
 MARKED = [("MARKER-7f3a91c04e", 1, 17.3512345, 0), ("MARKER-d20b8866aa", 4, 1234.54321, 0),
           ("MARKER-4c5e1f7702", 24, 2687.19375, 1)]
 # A site's schema standardises with these (mean, deviation), by column.
+WARD = "ward-of-7c0d"
 SCALES = {1: (14, 3.5), 4: (650, 350), 24: (880, 570)}
 
 
@@ -54,7 +55,8 @@ class Privacy(unittest.TestCase):
             if broken and bad:
                 cells[column] = "MARKER" + cells[column]
             lines[i] = ",".join(cells)
-        path = os.path.join(f.dir, name)
+        path = os.path.join(f.dir, WARD, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w", encoding="utf-8") as out:
             out.write("\n".join(lines) + "\n")
         return path
@@ -118,8 +120,12 @@ class Privacy(unittest.TestCase):
             hub.wait_log("child north-2 attends", mark)
             f.run(f.plan(rounds=1))
             hub.wait_log(r"north-2 declines: .*broken\.csv:4: column 'area_worst'")
-            self.assert_nowhere(self.haystacks(f, recorders),
-                                dict(needles(), marker=b"MARKER"))
+            hay = self.haystacks(f, recorders)
+            self.assert_nowhere(hay, dict(needles(), marker=b"MARKER"))
+            # Nor is the name of a folder, which only the hospital's own logs may say.
+            away = {w: h for w, h in hay.items() if w != spoke.log_path and spoke.dir not in w}
+            self.assertIn(WARD.encode(), hay[spoke.log_path])
+            self.assert_nowhere(away, {"folder": WARD.encode()})
 
     def test_the_search_finds_a_marker_that_travels(self):
         """The same federation, but the marker is the name of a hospital, which is no secret."""

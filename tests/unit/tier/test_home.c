@@ -107,6 +107,17 @@ Test(tier_home, a_certificate_for_another_name_is_refused_with_both_names) {
     tier_home_close(&home);
 }
 
+Test(tier_home, a_certificate_of_another_role_is_refused_with_both_roles) {
+    configure("hub-1", true);
+    enroll("hub-1");
+    config.role = TIER_ROLE_TOP;
+    REFUSED(TIER_EIDENTITY, "started as a top", tier_home_open(&config, &home, err));
+    REFUSED(TIER_EIDENTITY, "that of a hub", tier_home_open(&config, &home, err));
+    config.role = TIER_ROLE_HUB;
+    MUST(tier_home_open(&config, &home, err));
+    tier_home_close(&home);
+}
+
 Test(tier_home, a_key_that_others_may_read_is_refused) {
     char key[TIER_CONFIG_PATH_BYTES + 32];
     configure("hub-1", true);
