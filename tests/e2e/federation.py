@@ -266,9 +266,16 @@ class Node:
 
     def spool(self):
         """Name -> bytes of every file in the spool now."""
+        return self._sizes("spool")
+
+    def models(self):
+        """The same of the models directory."""
+        return self._sizes("models")
+
+    def _sizes(self, folder):
         sizes = {}
         try:
-            with os.scandir(os.path.join(self.dir, "spool")) as entries:
+            with os.scandir(os.path.join(self.dir, folder)) as entries:
                 for entry in entries:
                     try:
                         sizes[entry.name] = entry.stat().st_size
