@@ -30,8 +30,8 @@ struct tier_home {
 };
 
 /*
- * Opens or makes all of it. The certificate's name and role must be the configured ones. On failure nothing
- * stays open. `config` is borrowed.
+ * Opens or makes all of it. The certificate's name and role must be the configured ones. On failure
+ * nothing stays open. `config` is borrowed.
  */
 enum tier_status tier_home_open(const struct tier_config *config, struct tier_home *out,
                                 struct tier_err *err);

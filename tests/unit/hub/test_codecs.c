@@ -1,85 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Trees whose spokes send shorter forms of their updates, on the breast-cancer example. */
-#include "tests/support/tree.h"
-#include "tier/log.h"
+#include "tests/support/wdbc.h"
 
-#include <criterion/criterion.h>
-#include <criterion/new/assert.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define EXAMPLE CONSILIUM_SOURCE_DIR "/deploy/examples/breast-cancer"
-#define TIMEOUT_MS 60000
 #define ELEMENTS 24449
-
-static const char *const sites[] = {"north-1",  "north-2", "north-3", "centre-1", "centre-2",
-                                    "centre-3", "south-1", "south-2", "south-3"};
-
-static char work[64];
-
-static void set_up(void) {
-    char command[1024];
-    tier_log_init("test", getenv("T_LOG") ? TIER_LOG_INFO : TIER_LOG_ERROR);
-    snprintf(work, sizeof work, "/tmp/consilium-codecs-XXXXXX");
-    cr_assert(mkdtemp(work) != NULL);
-    snprintf(command, sizeof command,
-             "mkdir %s/tables && awk -v out=%s/tables -f " EXAMPLE "/split.awk " EXAMPLE
-             "/breast_cancer.csv",
-             work, work);
-    cr_assert(system(command) == 0);
-}
-
-static void tear_down(void) {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", work);
-    cr_assert(system(command) == 0);
-}
 
 TestSuite(hub_codecs, .init = set_up, .fini = tear_down, .timeout = 120);
 
-static struct tier_plan plan_of(uint64_t rounds, int codec, bool error_feedback) {
-    struct tier_plan p = {.version = TIER_PLAN_VERSION,
-                          .name = "wdbc",
-                          .purpose = "tests",
-                          .contract = "breast-cancer",
-                          .loss = TIER_PLAN_BCE,
-                          .batch = 8,
-                          .epochs = 1,
-                          .seed = 1,
-                          .clip = 1,
-                          .frac_bits = 30,
-                          .weight_total_max = UINT64_C(1) << 31,
-                          .rounds = rounds,
-                          .evaluate_every = 1};
-    p.optimiser.lr = 0.05;
-    p.optimiser.beta1 = p.optimiser.beta2 = p.optimiser.eps = NAN;
-    p.stop.target = NAN;
-    p.server = TIER_PLAN_SERVER_OFF;
+static struct tier_plan codec_plan(uint64_t rounds, int codec, bool error_feedback) {
+    struct tier_plan p = plan_of(rounds);
+    p.batch = 8;
+    p.steps = 0;
+    p.epochs = 1;
+    p.seed = 1;
     p.codec = (struct tier_plan_codec){codec, error_feedback, codec == TIER_PLAN_TOP_K ? 0.02 : 0};
     return p;
-}
-
-static struct tree *make_tree(const char *name) {
-    char dir[128];
-    snprintf(dir, sizeof dir, "%s/%s", work, name);
-    return tree_new(dir, false);
-}
-
-static struct tree_node *make_spoke(struct tree *tree, unsigned site, struct tree_node *parent) {
-    char csv[128];
-    snprintf(csv, sizeof csv, "%s/tables/%s.csv", work, sites[site]);
-    return tree_spoke(tree, sites[site], parent, csv, EXAMPLE "/schema.yaml");
-}
-
-static struct tier_hash finish(struct tree_node *top, const struct tier_hash *run) {
-    struct tier_hash model = {{0}};
-    enum hub_run_state state = HUB_RUN_OPEN;
-    cr_assert(tree_wait(top, run, TIMEOUT_MS, &state, &model), "the run did not end");
-    cr_assert(eq(int, state, HUB_RUN_COMPLETED));
-    return model;
 }
 
 static enum tier_status see_accuracy(void *arg, uint64_t round, const char *name, double value,
@@ -104,7 +41,7 @@ static double learn(int codec, bool error_feedback, double *bytes_out) {
     struct tree_node *top = tree_hub(tree, "top", NULL, 9);
     for (unsigned i = 0; i < 9; i++)
         make_spoke(tree, i, top);
-    struct tier_plan plan = plan_of(ROUNDS, codec, error_feedback);
+    struct tier_plan plan = codec_plan(ROUNDS, codec, error_feedback);
     struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
     finish(top, &run);
     cr_assert(tree_until(top, read_accuracy, &accuracy, TIMEOUT_MS));
@@ -151,7 +88,7 @@ static struct tier_hash flat_model(size_t form, uint64_t rounds) {
     struct tree_node *top = tree_hub(tree, "top", NULL, 4);
     for (unsigned i = 0; i < 4; i++)
         make_spoke(tree, i, top);
-    struct tier_plan plan = plan_of(rounds, forms[form].codec, forms[form].feedback);
+    struct tier_plan plan = codec_plan(rounds, forms[form].codec, forms[form].feedback);
     struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx"), model = finish(top, &run);
     tree_free(tree);
     return model;
@@ -170,7 +107,7 @@ Test(hub_codecs, flat_and_uneven_trees_publish_the_same_bits) {
         make_spoke(tree, 1, top);
         make_spoke(tree, 2, a);
         make_spoke(tree, 3, b);
-        struct tier_plan plan = plan_of(4, forms[form].codec, forms[form].feedback);
+        struct tier_plan plan = codec_plan(4, forms[form].codec, forms[form].feedback);
         struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
         struct tier_hash deep = finish(top, &run);
         tree_free(tree);
@@ -197,7 +134,7 @@ Test(hub_codecs, what_was_dropped_survives_restarts_and_counts_once) {
         struct tree_node *spokes[4];
         for (unsigned i = 0; i < 4; i++)
             spokes[i] = make_spoke(tree, i, i < 2 ? top : hub);
-        struct tier_plan plan = plan_of(ROUNDS, forms[form].codec, forms[form].feedback);
+        struct tier_plan plan = codec_plan(ROUNDS, forms[form].codec, forms[form].feedback);
         struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
         for (uint64_t at = 2; at < ROUNDS; at++) {
             struct tree_node *victim = at % 5 == 4 ? hub : spokes[at % 5];

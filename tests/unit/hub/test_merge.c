@@ -1,82 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Hubs that merge by a rule of the plan, in whole trees on real patients' tables. */
-#include "tests/support/tree.h"
+#include "tests/support/wdbc.h"
 #include "tier/content.h"
-#include "tier/log.h"
 
-#include <criterion/criterion.h>
-#include <criterion/new/assert.h>
 #include <dirent.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#define EXAMPLE CONSILIUM_SOURCE_DIR "/deploy/examples/breast-cancer"
 #define PLUGIN CONSILIUM_LIB_DIR "/merge_agreeing_mean.so"
-#define TIMEOUT_MS 60000
-
-static const char *const sites[] = {"north-1",  "north-2", "north-3", "centre-1", "centre-2",
-                                    "centre-3", "south-1", "south-2", "south-3"};
-static char work[64];
-
-static void set_up(void) {
-    char command[1024];
-    tier_log_init("test", getenv("T_LOG") ? TIER_LOG_INFO : TIER_LOG_ERROR);
-    snprintf(work, sizeof work, "/tmp/consilium-merge-XXXXXX");
-    cr_assert(mkdtemp(work) != NULL);
-    snprintf(command, sizeof command,
-             "mkdir %s/tables && awk -v out=%s/tables -f " EXAMPLE "/split.awk " EXAMPLE
-             "/breast_cancer.csv",
-             work, work);
-    cr_assert(system(command) == 0);
-}
-
-static void tear_down(void) {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", work);
-    cr_assert(system(command) == 0);
-}
 
 TestSuite(hub_merge, .init = set_up, .fini = tear_down, .timeout = 120);
 
-static struct tier_plan plan_of(uint64_t rounds) {
-    struct tier_plan p = {.version = TIER_PLAN_VERSION,
-                          .name = "wdbc",
-                          .purpose = "tests",
-                          .contract = "breast-cancer",
-                          .loss = TIER_PLAN_BCE,
-                          .batch = 16,
-                          .steps = 10,
-                          .seed = 7,
-                          .clip = 1,
-                          .frac_bits = 30,
-                          .weight_total_max = UINT64_C(1) << 32,
-                          .rounds = rounds,
-                          .evaluate_every = 1};
-    p.optimiser.lr = 0.05;
-    p.optimiser.beta1 = p.optimiser.beta2 = p.optimiser.eps = NAN;
-    p.stop.target = NAN;
-    p.server = TIER_PLAN_SERVER_OFF;
+static struct tier_plan merge_plan(uint64_t rounds) {
+    struct tier_plan p = plan_of(rounds);
+    p.weight_total_max = UINT64_C(1) << 32; /* more than one resealed update may weigh */
     return p;
 }
 
-static struct tree *make_tree(const char *name) {
-    char dir[128];
-    snprintf(dir, sizeof dir, "%s/%s", work, name);
-    return tree_new(dir, false);
-}
-
-static struct tree_node *make_spoke(struct tree *tree, unsigned site, struct tree_node *parent) {
-    char csv[128];
-    snprintf(csv, sizeof csv, "%s/tables/%s.csv", work, sites[site]);
-    return tree_spoke(tree, sites[site], parent, csv, EXAMPLE "/schema.yaml");
-}
-
-static struct tier_hash finish(struct tree_node *top, const struct tier_hash *run,
-                               enum hub_run_state want) {
+static struct tier_hash finish_as(struct tree_node *top, const struct tier_hash *run,
+                                  enum hub_run_state want) {
     struct tier_hash model = {{0}};
     enum hub_run_state state = HUB_RUN_OPEN;
     cr_assert(tree_wait(top, run, TIMEOUT_MS, &state, &model), "the run did not end");
@@ -108,7 +50,7 @@ static struct tier_hash clipped(const char *name, int disturbed) {
     struct tree_node *victims[] = {NULL, hub, top};
     for (unsigned i = 0; i < 8; i++)
         make_spoke(tree, i, i < 5 ? hub : top);
-    struct tier_plan plan = plan_of(8);
+    struct tier_plan plan = merge_plan(8);
     plan.top.merge.rule.choice = plan.hub.merge.rule.choice = TIER_PLAN_CENTRED_CLIPPING;
     plan.top.merge.iterations = plan.hub.merge.iterations = 2;
     struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
@@ -118,7 +60,7 @@ static struct tier_hash clipped(const char *name, int disturbed) {
         cr_assert(le(sz, spooled(victims[disturbed]), 7)); /* one round's, and what it came from */
         tree_start(victims[disturbed]);
     }
-    struct tier_hash model = finish(top, &run, HUB_RUN_COMPLETED);
+    struct tier_hash model = finish(top, &run);
     tree_stop(top);
     cr_assert(eq(sz, spooled(top), 0));
     tree_free(tree);
@@ -141,11 +83,11 @@ Test(hub_merge, a_top_whose_rule_has_too_few_updates_fails_the_run_and_says_why)
     struct tree_node *top = tree_hub(tree, "top", NULL, 2);
     for (unsigned i = 0; i < 2; i++)
         make_spoke(tree, i, top);
-    struct tier_plan plan = plan_of(3);
+    struct tier_plan plan = merge_plan(3);
     plan.top.merge.rule.choice = TIER_PLAN_KRUM;
     plan.top.merge.byzantine = 0.2;
     struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
-    finish(top, &run, HUB_RUN_FAILED);
+    finish_as(top, &run, HUB_RUN_FAILED);
     cr_assert(tree_until(top, reason_has, "needs at least 3 updates; this round has 2", 1000));
     tree_free(tree);
 }
@@ -156,17 +98,17 @@ Test(hub_merge, a_region_whose_rule_has_too_few_updates_declines_and_the_others_
     struct tree_node *hub = tree_hub(tree, "hub-a", top, 2);
     for (unsigned i = 0; i < 5; i++)
         make_spoke(tree, i, i < 2 ? hub : top);
-    struct tier_plan plan = plan_of(2);
+    struct tier_plan plan = merge_plan(2);
     plan.hub.merge.rule.choice = TIER_PLAN_KRUM;
     plan.hub.merge.byzantine = 0.2;
     struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
-    finish(top, &run, HUB_RUN_COMPLETED);
+    finish(top, &run);
     tree_free(tree);
 }
 
 /* A run that cannot begin gives its reason to whoever asks for it. */
 static bool refuses(struct hub *hub, void *arg) {
-    struct tier_plan plan = plan_of(2);
+    struct tier_plan plan = merge_plan(2);
     struct tier_err err = {0};
     char *text = NULL;
     size_t bytes;
@@ -195,11 +137,11 @@ Test(hub_merge, a_hub_without_the_rule_declines_the_plan_and_with_it_takes_part)
     for (unsigned i = 0; i < 6; i++)
         make_spoke(tree, i, i < 3 ? hub : top);
     cr_assert(tree_until(top, refuses, "x-unheard-of, which this hub does not have", 5000));
-    struct tier_plan plan = plan_of(2);
+    struct tier_plan plan = merge_plan(2);
     snprintf(plan.hub.merge.rule.own, sizeof plan.hub.merge.rule.own, "x-agreeing-mean");
     struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
     cr_assert(tree_until(top, declined, "hub-a", TIMEOUT_MS));
-    struct tier_hash without = finish(top, &run, HUB_RUN_COMPLETED);
+    struct tier_hash without = finish(top, &run);
 
     tree_stop(hub);
     struct tier_keys_list *plugins = &tree_config(hub)->hub.merge_plugins;
@@ -209,7 +151,7 @@ Test(hub_merge, a_hub_without_the_rule_declines_the_plan_and_with_it_takes_part)
     tree_stop(top);
     tree_start(top);
     run = tree_run(top, &plan, EXAMPLE "/model.onnx");
-    struct tier_hash with = finish(top, &run, HUB_RUN_COMPLETED);
+    struct tier_hash with = finish(top, &run);
     cr_assert(not(tier_hash_equal(&with, &without)));
     tree_free(tree);
 }
@@ -222,8 +164,8 @@ Test(hub_merge, two_hospitals_with_the_same_table_count_as_two) {
     make_spoke(tree, 1, top);
     snprintf(csv, sizeof csv, "%s/tables/%s.csv", work, sites[0]);
     tree_spoke(tree, "twin", top, csv, EXAMPLE "/schema.yaml");
-    struct tier_plan plan = plan_of(2);
+    struct tier_plan plan = merge_plan(2);
     struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
-    finish(top, &run, HUB_RUN_COMPLETED);
+    finish(top, &run);
     tree_free(tree);
 }
