@@ -315,6 +315,7 @@ out:
 
 void hub_close(struct hub *hub) {
     tier_worker_free(hub->worker);
+    hub->worker = NULL;
     hub_console_close(hub);
     hub_enroll_close(hub);
     tier_serve_free(hub->serve);
@@ -330,5 +331,4 @@ void hub_close(struct hub *hub) {
     hub->serve = NULL;
     hub->link = NULL;
     hub->intake = NULL;
-    hub->worker = NULL;
 }

@@ -427,13 +427,21 @@ static struct job *job_new(struct hub_run *run, enum job_kind kind) {
     return job;
 }
 
+/* A hub that is being closed has no worker any more, while its last calls still end. */
+static void submit(struct hub_run *run, struct job *job) {
+    if (run->hub->worker)
+        tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
+    else
+        job_free(job);
+}
+
 void hub_work_check(struct hub_run *run, uint32_t child, const struct tier_hash *id,
                     uint64_t weight) {
     struct job *job = job_new(run, JOB_CHECK);
     job->child = child;
     job->update = *id;
     job->weight = weight;
-    tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
+    submit(run, job);
 }
 
 /* Of the inputs of a part or of the whole; the partial, where there is one, is the last of them. */
@@ -468,13 +476,13 @@ static void start_fold(struct hub_run *run, enum job_kind kind) {
     if (job->memory_bytes < least)
         job->memory_bytes = least;
     run->folding = true;
-    tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
+    submit(run, job);
 }
 
 void hub_work_first_model(struct hub_run *run) {
     struct job *job = job_new(run, JOB_FIRST_MODEL);
     tier_hash_parse(run->plan.model_sha256, &job->update); /* here, the graph */
-    tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
+    submit(run, job);
 }
 
 static void start_publish(struct hub_run *run) {
@@ -486,7 +494,7 @@ static void start_publish(struct hub_run *run) {
     job->optimises = tier_task_server(&run->plan, &job->optimiser);
     job->state = run->server_state;
     run->publishing = true;
-    tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
+    submit(run, job);
 }
 
 /* While a part is folded, what is sealed holds places, so that what arrives does not outrun the

@@ -346,7 +346,7 @@ static void job_done(void *arg) {
 static void train_round(struct spoke_run *run) {
     struct tier_hash id;
 
-    if (run->training || !run->data)
+    if (run->training || !run->data || !run->spoke->worker) /* no worker: it is being closed */
         return;
     if (sealed_before(run, run->round, &id)) {
         offer(run, &id);
@@ -621,6 +621,7 @@ out:
 
 void spoke_close(struct spoke *spoke) {
     tier_worker_free(spoke->worker);
+    spoke->worker = NULL;
     tier_link_free(spoke->link);
     tier_intake_free(spoke->intake);
     while (spoke->runs) {
@@ -630,7 +631,6 @@ void spoke_close(struct spoke *spoke) {
     }
     kern_device_close(spoke->device);
     tier_home_close(&spoke->home);
-    spoke->worker = NULL;
     spoke->link = NULL;
     spoke->intake = NULL;
     spoke->device = NULL;

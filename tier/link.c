@@ -455,6 +455,8 @@ static void stream_message(struct tier_rpc_call *call, struct tier_rpc_message *
     struct tier_link *link = tier_rpc_user(call);
     struct tier_to_child m = {0};
     struct tier_err err = {0};
+    if (link->closing)
+        return;
     size_t n = tier_rpc_message_bytes(message);
     const uint8_t *bytes = tier_rpc_message_flat(message, TIER_PLAN_BYTES_MAX + 4096);
     enum tier_status st = bytes ? tier_wire_to_child(bytes, n, &m, &err)

@@ -137,7 +137,7 @@ static void opening_done(void *arg) {
         o->granted = false;
         s->uploaders--;
         wait_add(s, o);
-    } else if (o) {
+    } else if (o && !s->closing) {
         o->rx = opening->rx;
         opening->rx = NULL;
         o->failure = opening->err; /* which the push will be told */
@@ -338,7 +338,7 @@ static void push_absorbed(void *owner, enum tier_status st, const struct tier_er
     struct tier_err why = *err;
     struct tier_hash id;
 
-    if (!p->call)
+    if (!p->call || p->serve->closing)
         return;
     if (st != TIER_OK) {
         push_refuse(p, st, why.text);
