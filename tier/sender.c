@@ -38,13 +38,14 @@ static struct chunk *chunk_get(void) {
     if (c) {
         pool_free = c->next;
         pool_count--;
+    } else {
+        c = aligned_alloc(64, sizeof *c);
     }
+    if (c)
+        c->refs = 1;
     pthread_mutex_unlock(&pool_lock);
     if (!c)
-        c = aligned_alloc(64, sizeof *c);
-    if (!c)
         abort();
-    c->refs = 1;
     return c;
 }
 
