@@ -20,7 +20,7 @@ def run(rig, binary, asked, tls):
     except (ValueError, LookupError):
         raise Failed(f"consilium bench round printed no result: {rig.tail(bench)}") from None
     memory = {
-        "server": [{"name": "hub", "bytes": detail["hub_hwm_bytes"]}],
-        "client-all": [{"name": "all children", "bytes": detail["children_hwm_bytes"]}],
+        "server": {"bytes": detail["hub_hwm_bytes"]},
+        "client-all": {"bytes": detail["children_hwm_bytes"]},
     }
     return detail["round_s"], memory, {"server_anon_bytes": detail["hub_anon_bytes"]}

@@ -20,6 +20,7 @@ import time
 INSIDE = "CONSILIUM_PEERS_INSIDE"  # how the runner was started: namespaces, subreaper
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 WATCH_S = 0.2
+PROCESSES_TOLD = 4
 UNSHARE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -153,6 +154,7 @@ class Rig:
         self._started = []  # (side, Popen, log)
         self._side = {}  # pid: side
         self._peaks = {}  # side: {pid: (bytes, name)}
+        self._together = {}  # side: bytes
         self._stop = threading.Event()
         self._watch = threading.Thread(target=self._watch_main, daemon=True)
 
@@ -269,23 +271,30 @@ class Rig:
         for pid, side in list(self._side.items()):
             for below in _below(pid, parents):
                 self._side.setdefault(below, side)
+        now = {}
         for pid, side in list(self._side.items()):
             peak = _resident_peak(pid) if pid in parents else None
             if peak:
                 self._peaks.setdefault(side, {})[pid] = peak
+                now[side] = now.get(side, 0) + peak[0]
+        for side, together in now.items():
+            self._together[side] = max(self._together.get(side, 0), together)
 
     def _watch_main(self):
         while not self._stop.wait(WATCH_S):
             self.look()
 
     def memory(self):
-        """{side: [{name, bytes}, ...]}, the largest first, of processes that had 1 MB or more."""
+        """{side: {bytes, processes: [{name, bytes}, ...]}}: the sum of VmHWM of the processes
+        that lived at one time, at its largest, and the largest processes there were."""
         return {
-            side: [
-                {"name": name, "bytes": peak}
-                for peak, name in sorted(peaks.values(), reverse=True)
-                if peak >= 1_000_000
-            ]
+            side: {
+                "bytes": self._together[side],
+                "processes": [
+                    {"name": name, "bytes": peak}
+                    for peak, name in sorted(peaks.values(), reverse=True)[:PROCESSES_TOLD]
+                ],
+            }
             for side, peaks in self._peaks.items()
         }
 
