@@ -61,6 +61,8 @@ struct bench_usage {
 };
 /* False where the process is gone. `pid` 0 is this one. */
 bool bench_usage(int pid, struct bench_usage *out);
+/* VmHWM: the peak of all that was resident, pages of mapped files too. 0: the process is gone. */
+uint64_t bench_resident_peak(int pid);
 
 /* A thread that looks at a process every few milliseconds and keeps the peak of its memory. */
 struct bench_watch;

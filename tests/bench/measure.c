@@ -99,6 +99,11 @@ bool bench_usage(int pid, struct bench_usage *out) {
     return true;
 }
 
+uint64_t bench_resident_peak(int pid) {
+    char text[4096];
+    return read_proc(pid, "status", text, sizeof text) ? kib_of(text, "VmHWM:") : 0;
+}
+
 struct bench_watch {
     int pid;
     pthread_t thread;

@@ -27,6 +27,7 @@ struct round_bench {
     struct bench_watch *watch;
     uint64_t anon_before; /* peak until round 1 is announced */
     struct bench_usage hub_first, hub_last;
+    uint64_t hub_peak, children_peak; /* VmHWM once the rounds are over */
 };
 
 static enum tier_status configure(struct round_bench *b, struct tier_err *err) {
@@ -79,6 +80,8 @@ static enum tier_status run_rounds(struct round_bench *b, struct tier_err *err) 
         st = tier_fail(err, TIER_ETIMEOUT, "%d rounds did not end within %d s", ROUNDS,
                        TIMEOUT_MS / 1000);
     bench_usage(b->hub.pid, &b->hub_last);
+    b->hub_peak = bench_resident_peak(b->hub.pid);
+    b->children_peak = bench_resident_peak(0);
     if (st == TIER_OK)
         st = bench_children_status(b->children, err);
     return st;
@@ -139,6 +142,9 @@ static void report(struct round_bench *b, double bare_s, struct bench_result *r)
                         json_integer((json_int_t)bench_watch_peak(b->watch)));
     json_object_set_new(r->detail, "hub_anon_bytes_before_round_1",
                         json_integer((json_int_t)b->anon_before));
+    json_object_set_new(r->detail, "hub_hwm_bytes", json_integer((json_int_t)b->hub_peak));
+    json_object_set_new(r->detail, "children_hwm_bytes",
+                        json_integer((json_int_t)b->children_peak));
     json_object_set_new(r->detail, "lost_streams",
                         json_integer((json_int_t)bench_children_lost(b->children)));
     json_object_set_new(r->detail, "hub_cpu_s_per_round",
