@@ -266,9 +266,15 @@ class Node:
 
     def spool(self):
         """Name -> bytes of every file in the spool now."""
+        return self.files("spool")
+
+    def models(self):
+        return self.files("models")
+
+    def files(self, folder):
         sizes = {}
         try:
-            with os.scandir(os.path.join(self.dir, "spool")) as entries:
+            with os.scandir(os.path.join(self.dir, folder)) as entries:
                 for entry in entries:
                     try:
                         sizes[entry.name] = entry.stat().st_size

@@ -31,6 +31,14 @@ def writing(node):
     return {n: s for n, s in node.spool().items() if n.endswith(".tmp") and s > LEAST}
 
 
+def publishing(node):
+    """The optimiser's state that the top is writing beside the next model."""
+    return {n: s for n, s in node.models().items() if n.startswith("state-") and s > LEAST}
+
+
+ADAM = {"optimiser": {"name": "adam", "lr": 0.001}}
+
+
 class Kill(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -43,9 +51,9 @@ class Kill(unittest.TestCase):
             cls.reference = f.run(cls.plan(f)).finish().model
 
     @classmethod
-    def plan(cls, f):
-        return f.plan(rounds=ROUNDS, model=cls.model,
-                      local={"steps": 1, "optimiser": {"lr": 0.01}}, evaluate={"every": 0})
+    def plan(cls, f, **changes):
+        return f.plan(rounds=ROUNDS, model=cls.model, local={"steps": 1, "optimiser": {"lr": 0.01}},
+                      evaluate={"every": 0}, **changes)
 
     # -- what must hold afterwards
 
@@ -88,14 +96,15 @@ class Kill(unittest.TestCase):
 
     # -- one case
 
-    def kill_case(self, victim, moment, at=None, resumes=False):
+    def kill_case(self, victim, moment, at=None, resumes=False, reference=None, **changes):
         """Kills `victim` when `moment(at)` holds; `at` is the node whose spool tells, the victim
-        itself where it is not given. `resumes`: what the moment finds are pushes to go on with."""
+        itself where it is not given. `resumes`: what the moment finds are pushes to go on with.
+        `changes` are the plan's, and `reference` is the model it makes undisturbed."""
         with Federation() as f:
             self.nodes = nodes = f.tree(SHAPE)
             self.sealed_sizes = {}
             victim, at = nodes[victim], nodes[at or victim]
-            run = f.run(self.plan(f))
+            run = f.run(self.plan(f, **changes))
             for number in range(1, ROUNDS + 1):
                 run.wait_round(number)
                 seen = f.wait(lambda: moment(at) or run.ended() or
@@ -113,10 +122,11 @@ class Kill(unittest.TestCase):
             else:
                 self.fail("%s was never caught at that moment" % victim.name)
             end = run.finish()
-            self.assertEqual(end.model, self.reference)
+            self.assertEqual(end.model, reference or self.reference)
             self.check_counted_once(nodes, run)
             self.check_rounds_went_on(nodes, run)
             self.check_audits(f, nodes)
+            self.left = nodes["top"].models()
             if resumes:
                 self.check_resumed(at, left, mark)
 
@@ -149,6 +159,15 @@ class Kill(unittest.TestCase):
 
     def test_the_top_killed_while_it_folds(self):
         self.kill_case("top", writing)
+
+    def test_the_top_killed_while_its_optimiser_writes_what_it_remembers(self):
+        with Federation() as f:
+            top = f.tree(SHAPE)["top"]
+            reference = f.run(self.plan(f, server=ADAM)).finish().model
+            self.assertEqual([n for n in top.models() if "state" in n], [])
+        self.assertNotEqual(reference, self.reference)
+        self.kill_case("top", publishing, reference=reference, server=ADAM)
+        self.assertEqual([n for n in self.left if "state" in n], [])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 #include <criterion/new/assert.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -141,6 +142,30 @@ Test(tier_journal, rounds_come_in_order_from_the_one_asked_for) {
     cr_assert(tier_journal_round_get(j, "aa", 6, &r, &err) == TIER_ENOTFOUND);
     r.round = UINT64_MAX;
     cr_assert(tier_journal_round_put(j, &r, &err) == TIER_EARG);
+}
+
+Test(tier_journal, a_journal_from_before_optimisers_at_the_root_is_brought_up) {
+    struct tier_journal_round r = {.run = "aa", .round = 4, .opened_ms = 1};
+    sqlite3 *db = NULL;
+    open_it();
+    r.result_model = hash_of(7);
+    cr_assert(tier_journal_round_put(j, &r, &err) == TIER_OK);
+    tier_journal_close(j);
+    j = NULL;
+    cr_assert(sqlite3_open(path, &db) == SQLITE_OK);
+    cr_assert(sqlite3_exec(db,
+                           "ALTER TABLE rounds DROP COLUMN result_state;"
+                           "PRAGMA user_version = 1",
+                           NULL, NULL, NULL) == SQLITE_OK);
+    sqlite3_close(db);
+    open_it();
+    cr_assert(tier_journal_round_get(j, "aa", 4, &r, &err) == TIER_OK, "%s", err.text);
+    cr_assert(r.result_model.b[0] == 7 && tier_hash_is_zero(&r.result_state));
+    r.result_state = hash_of(8);
+    cr_assert(tier_journal_round_put(j, &r, &err) == TIER_OK);
+    reopen();
+    cr_assert(tier_journal_round_get(j, "aa", 4, &r, &err) == TIER_OK);
+    cr_assert(r.result_state.b[0] == 8);
 }
 
 static enum tier_status mark_folded(void *arg, const struct tier_journal_update *u,
