@@ -17,7 +17,7 @@
 
 #include "kernels/kern.h"
 
-#define KERN_BACKEND_ABI 1u
+#define KERN_BACKEND_ABI 2u
 #define KERN_TEXT_BYTES 256
 
 /* The head of every backend's own context. An entry that fails writes here, in words, why. */
@@ -71,6 +71,8 @@ struct kern_ops {
                                    const float *t, size_t n);
     enum kern_status (*softmax_ce)(struct kern_ctx *ctx, float *loss, float *dz, const float *z,
                                    const int32_t *label, size_t rows, size_t cols);
+    enum kern_status (*prox_grad)(struct kern_ctx *ctx, float *g, const float *w, const float *w0,
+                                  size_t n, float mu);
     /* v may be NULL where momentum is 0. */
     enum kern_status (*sgd_step)(struct kern_ctx *ctx, float *w, const float *g, float *v, size_t n,
                                  const struct kern_sgd *opt);

@@ -124,6 +124,9 @@ enum kern_status kern_softmax_ce(struct kern_vec loss, struct kern_vec dz, struc
 
 /* ---- optimisers ---------------------------------------------------------------------------- */
 
+/* g += mu * (w - w0): the gradient of FedProx's mu/2 ||w - w0||^2 (Li et al. 2020). mu >= 0. */
+enum kern_status kern_prox_grad(struct kern_vec g, struct kern_vec w, struct kern_vec w0, size_t n,
+                                float mu);
 /* g' = g + weight_decay * w; v = momentum * v + g'; w -= lr * (nesterov ? g' + momentum * v : v).
  * v.buf NULL when momentum is 0. */
 struct kern_sgd {

@@ -137,6 +137,17 @@ static bool within(float x, float low, float high) {
     return x >= low && x <= high;
 }
 
+enum kern_status kern_prox_grad(struct kern_vec g, struct kern_vec w, struct kern_vec w0, size_t n,
+                                float mu) {
+    struct kern_arg args[] = {
+        {"g", g, F32, n, INOUT, NULL}, {"w", w, F32, n, IN, NULL}, {"w0", w0, F32, n, IN, NULL}};
+    CHECK("kern_prox_grad", args);
+    if (!(mu >= 0) || !isfinite(mu)) {
+        return kern_refuse(dev, "kern_prox_grad: mu is finite and not below 0");
+    }
+    return kern_done(dev, dev->ops->prox_grad(dev->ctx, args[0].p, args[1].p, args[2].p, n, mu));
+}
+
 enum kern_status kern_sgd_step(struct kern_vec w, struct kern_vec g, struct kern_vec v, size_t n,
                                const struct kern_sgd *opt) {
     struct kern_arg args[] = {{"w", w, F32, n, INOUT, NULL},

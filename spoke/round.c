@@ -23,6 +23,7 @@ void spoke_round_recipe(const struct tier_plan *plan, struct spoke_recipe *out) 
         .beta2 = (float)plan->optimiser.beta2,
         .eps = (float)plan->optimiser.eps,
         .weight_decay = (float)plan->optimiser.weight_decay,
+        .prox_mu = (float)plan->prox_mu,
         .batch = (uint32_t)plan->batch,
         .steps = plan->steps,
         .epochs = plan->epochs};

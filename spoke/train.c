@@ -26,6 +26,7 @@ struct trainer {
     struct kern_buf *x, *target, *index;     /* all training rows */
     struct kern_buf *batch_x, *batch_target; /* one batch */
     struct kern_buf *loss, *m, *v;
+    struct kern_buf *start; /* the parameters at the start, where prox_mu pulls towards them */
     double loss_sum;
     struct tier_err *err;
 };
@@ -103,6 +104,8 @@ enum tier_status spoke_recipe_check(const struct spoke_recipe *r, struct tier_er
         wrong = "lr: a finite number above 0";
     else if (!(r->weight_decay >= 0.0f) || !isfinite(r->weight_decay))
         wrong = "weight_decay: a finite number of at least 0";
+    else if (!(r->prox_mu >= 0.0f) || !isfinite(r->prox_mu))
+        wrong = "prox_mu: a finite number of at least 0";
     else if (sgd && !(r->momentum >= 0.0f && r->momentum < 1.0f))
         wrong = "momentum: at least 0 and below 1";
     else if (sgd && r->nesterov && r->momentum == 0.0f)
@@ -163,6 +166,12 @@ static enum tier_status take_memory(struct trainer *t, const struct spoke_data *
         TIER_TRY(new_buf(t, elements, &t->m));
     if (r->optimiser == SPOKE_OPT_ADAM || r->momentum > 0.0f)
         TIER_TRY(new_buf(t, elements, &t->v));
+    if (r->prox_mu > 0.0f) {
+        struct kern_vec w = spoke_net_params(t->net);
+        TIER_TRY(new_buf(t, elements, &t->start));
+        KERN_TRY(t, "keeping the start",
+                 kern_copy(t->start, 0, w.buf, w.at * sizeof(float), elements * sizeof(float)));
+    }
     KERN_TRY(t, "an upload",
              kern_upload(t->x, 0, spoke_data_x(data, SPOKE_TRAIN),
                          t->rows * t->features * sizeof(float)));
@@ -178,6 +187,7 @@ static void release(struct trainer *t) {
     kern_buf_free(t->loss);
     kern_buf_free(t->m);
     kern_buf_free(t->v);
+    kern_buf_free(t->start);
     free(t->order);
 }
 
@@ -187,6 +197,9 @@ static enum tier_status optimise(struct trainer *t, uint64_t step) {
     struct kern_vec m = {t->m, 0}, v = {t->v, 0};
     size_t n = spoke_net_elements(t->net);
 
+    if (r->prox_mu > 0.0f)
+        KERN_TRY(t, "the proximal term",
+                 kern_prox_grad(g, w, (struct kern_vec){t->start, 0}, n, r->prox_mu));
     if (r->optimiser == SPOKE_OPT_SGD) {
         struct kern_sgd opt = {.lr = r->lr,
                                .momentum = r->momentum,

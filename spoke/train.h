@@ -26,6 +26,8 @@ struct spoke_recipe {
     bool nesterov;           /* SGD; needs momentum */
     float beta1, beta2, eps; /* Adam; 0 <= beta < 1, eps > 0 */
     float weight_decay;      /* >= 0, added to the gradient */
+    float prox_mu;           /* >= 0; FedProx's pull towards the parameters at the start (Li et al.
+                                2020): mu * (w - w_start) is added to the gradient; 0: none */
     uint32_t batch;          /* rows a step, <= the net's batch_max */
     uint64_t steps, epochs;  /* exactly one is not 0 */
 };

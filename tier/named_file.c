@@ -114,7 +114,7 @@ out:
 void tier_named_file_abort(struct tier_named_file *f) {
     if (!f)
         return;
-    if (f->fd >= 0) {
+    if (f->fd >= 0 && f->temp) {
         close(f->fd);
         unlink(f->temp);
     }

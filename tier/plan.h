@@ -112,6 +112,7 @@ struct tier_plan {
         bool nesterov;                     /* SGD only */
         double beta1, beta2, eps;          /* Adam only */
     } optimiser;
+    double prox_mu; /* FedProx; 0: none */
     uint64_t batch;
     uint64_t steps, epochs; /* exactly one is not 0 */
     uint64_t seed;          /* below 2^53 */

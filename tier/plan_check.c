@@ -63,6 +63,8 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "for adam; 0.999 where it is left out"},                                                      \
     {"local.optimiser.eps", TIER_KEYS_REAL, FIELD(plan.optimiser.eps), "", 1e-12, 1, NULL,         \
      "for adam; 1e-8 where it is left out"},                                                       \
+    {"local.prox_mu", TIER_KEYS_REAL, FIELD(plan.prox_mu), "0.0", 0, 1000, NULL,                   \
+     "FedProx: pulls towards the round's model, mu/2 * |w - w0|^2; 0 is none"},                    \
     {"local.batch", TIER_KEYS_INT, FIELD(plan.batch), NULL, 1, 1048576, NULL,                      \
      "rows in a step"},                                                                            \
     {"local.steps", TIER_KEYS_INT, FIELD(plan.steps), "0", 0, 1000000000, NULL,                    \

@@ -66,6 +66,8 @@ enum kern_status kern_cpu_bce_logits(struct kern_ctx *ctx, float *loss, float *d
                                      const float *t, size_t n);
 enum kern_status kern_cpu_softmax_ce(struct kern_ctx *ctx, float *loss, float *dz, const float *z,
                                      const int32_t *label, size_t rows, size_t cols);
+enum kern_status kern_cpu_prox_grad(struct kern_ctx *ctx, float *g, const float *w, const float *w0,
+                                    size_t n, float mu);
 enum kern_status kern_cpu_sgd_step(struct kern_ctx *ctx, float *w, const float *g, float *v,
                                    size_t n, const struct kern_sgd *opt);
 enum kern_status kern_cpu_adam_step(struct kern_ctx *ctx, float *w, const float *g, float *m,

@@ -127,6 +127,7 @@ const struct kern_ops kern_cpu_ops = {
     .softmax_grad = kern_cpu_softmax_grad,
     .bce_logits = kern_cpu_bce_logits,
     .softmax_ce = kern_cpu_softmax_ce,
+    .prox_grad = kern_cpu_prox_grad,
     .sgd_step = kern_cpu_sgd_step,
     .adam_step = kern_cpu_adam_step,
     .standardise = kern_cpu_standardise,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Element-by-element operations of the CPU backend and the two optimisers: a range function each,
+ * Element-by-element operations of the CPU backend and the optimisers: a range function each,
  * cut into parts over the pool. Ranges of rows are ranges too, for the ones that have columns.
  */
 #include "kernels/cpu/cpu.h"
@@ -164,6 +164,18 @@ enum kern_status kern_cpu_gather_rows(struct kern_ctx *ctx, float *y, const floa
                                       size_t x_rows) {
     return run(ctx, &(struct map){.y = y, .a = x, .index = index, .cols = cols, .x_rows = x_rows},
                gather_range, rows, cols);
+}
+
+static void prox_range(const struct map *map, size_t begin, size_t end) {
+    float mu = *(const float *)map->opt;
+    for (size_t i = begin; i < end; i++) {
+        map->y[i] += mu * (map->a[i] - map->b[i]);
+    }
+}
+
+enum kern_status kern_cpu_prox_grad(struct kern_ctx *ctx, float *g, const float *w, const float *w0,
+                                    size_t n, float mu) {
+    return run(ctx, &(struct map){.y = g, .a = w, .b = w0, .opt = &mu}, prox_range, n, 1);
 }
 
 static void sgd_range(const struct map *map, size_t begin, size_t end) {

@@ -318,6 +318,13 @@ static enum kern_status softmax_ce(struct kern_ctx *ctx, float *loss, float *dz,
     return LAUNCH(cuda, kern_cu_softmax_ce, loss, dz, z, label, rows, cols, cuda->parts);
 }
 
+static enum kern_status prox_grad(struct kern_ctx *ctx, float *g, const float *w, const float *w0,
+                                  size_t n, float mu) {
+    struct kern_cuda *cuda = cuda_of(ctx);
+    ENTER(cuda);
+    return LAUNCH(cuda, kern_cu_prox_grad, g, w, w0, n, mu);
+}
+
 static enum kern_status sgd_step(struct kern_ctx *ctx, float *w, const float *g, float *v, size_t n,
                                  const struct kern_sgd *opt) {
     struct kern_cuda *cuda = cuda_of(ctx);
@@ -433,6 +440,7 @@ static const struct kern_ops cuda_ops = {
     .softmax_grad = softmax_grad,
     .bce_logits = bce_logits,
     .softmax_ce = softmax_ce,
+    .prox_grad = prox_grad,
     .sgd_step = sgd_step,
     .adam_step = adam_step,
     .standardise = standardise,

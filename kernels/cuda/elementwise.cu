@@ -62,6 +62,12 @@ __global__ static void gather_kernel(float *y, const float *x, const int32_t *in
     }
 }
 
+__global__ static void prox_kernel(float *g, const float *w, const float *w0, size_t n, float mu) {
+    KERN_EACH(i, n) {
+        g[i] += mu * (w[i] - w0[i]);
+    }
+}
+
 __global__ static void sgd_kernel(float *w, const float *g, float *v, size_t n,
                                   struct kern_sgd opt) {
     KERN_EACH(i, n) {
@@ -130,6 +136,11 @@ int kern_cu_gather_rows(float *y, const float *x, const int32_t *index, size_t r
     size_t n = rows * cols;
     return KERN_LAUNCH(gather_kernel, each_grid(n), KERN_BLOCK, stream, y, x, index, n, cols,
                        x_rows);
+}
+
+int kern_cu_prox_grad(float *g, const float *w, const float *w0, size_t n, float mu,
+                      cudaStream_t stream) {
+    return KERN_LAUNCH(prox_kernel, each_grid(n), KERN_BLOCK, stream, g, w, w0, n, mu);
 }
 
 int kern_cu_sgd_step(float *w, const float *g, float *v, size_t n, const struct kern_sgd *opt,

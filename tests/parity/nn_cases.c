@@ -340,6 +340,30 @@ static bool gather_case(struct kern_device *dev, char *why, size_t why_bytes) {
 
 /* ---- optimisers ---------------------------------------------------------------------------- */
 
+static void prox_once(struct bench *b, size_t n, float mu) {
+    float *g = bench_random(b, n, -1, 1), *w = bench_random(b, n, -1, 1);
+    float *w0 = bench_random(b, n, -1, 1);
+    double *want = bench_host(b, n, sizeof *want);
+    for (size_t i = 0; i < n; i++) {
+        want[i] = (double)g[i] + (double)mu * ((double)w[i] - (double)w0[i]);
+    }
+    struct kern_vec vg = bench_put(b, g, n, F32), vw = bench_put(b, w, n, F32);
+    BENCH_OK(b, kern_prox_grad(vg, vw, bench_put(b, w0, n, F32), n, mu));
+    bench_near(b, "prox", bench_get(b, vg, n, F32), want, n, TOL_MAP);
+}
+
+static bool prox_case(struct kern_device *dev, char *why, size_t why_bytes) {
+    static const float mus[] = {0, 0.001f, 1};
+    bool ok = true;
+    for (size_t i = 0; ok && i < COUNT(lengths) * COUNT(mus); i++) {
+        struct bench b;
+        bench_begin(&b, dev, why, why_bytes);
+        prox_once(&b, lengths[i / COUNT(mus)], mus[i % COUNT(mus)]);
+        ok = bench_end(&b);
+    }
+    return ok;
+}
+
 static void sgd_once(struct bench *b, size_t n, const struct kern_sgd *opt) {
     float *w = bench_random(b, n, -1, 1), *zero = bench_host(b, n, F32);
     double *want = bench_host(b, n, sizeof *want), *v = bench_host(b, n, sizeof *v);
@@ -428,6 +452,7 @@ const struct parity_case parity_nn_cases[] = {
     {"bce_logits", bce_case},
     {"standardise", standardise_case},
     {"gather_rows", gather_case},
+    {"prox_grad", prox_case},
     {"sgd_step", sgd_case},
     {"adam_step", adam_case},
 };

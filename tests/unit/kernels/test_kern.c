@@ -144,6 +144,13 @@ Test(kern, a_missing_array_is_refused_where_it_is_needed) {
     cr_assert(kern_bce_logits(at(0), nowhere(), at(8), at(16), 8) == KERN_OK);
 }
 
+Test(kern, a_proximal_term_is_refused_below_zero_and_on_its_own_gradient) {
+    cr_assert(kern_prox_grad(at(0), at(8), at(16), 8, 0.5f) == KERN_OK);
+    cr_assert(kern_prox_grad(at(0), at(8), at(16), 8, -0.5f) == KERN_EARG);
+    cr_assert(kern_prox_grad(at(0), at(8), at(16), 8, NAN) == KERN_EARG);
+    cr_assert(kern_prox_grad(at(0), at(0), at(16), 8, 0.5f) == KERN_EARG);
+}
+
 Test(kern, momentum_needs_an_array_to_live_in) {
     struct kern_sgd plain = {0.1f, 0, 0, false}, heavy = {0.1f, 0.9f, 0, false};
     cr_assert(kern_sgd_step(at(0), at(8), nowhere(), 8, &plain) == KERN_OK);

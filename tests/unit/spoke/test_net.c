@@ -132,7 +132,51 @@ static double loss_of(const struct tier_graph *g, enum spoke_loss kind, const do
     return total / ROWS;
 }
 
+#define PROX_MU 0.75
+
 /* ---- the comparison ------------------------------------------------------------------------ */
+
+/* The loss with FedProx's term, towards parameters that lie elsewhere. */
+static double prox_loss(const struct tier_graph *g, enum spoke_loss kind, const double *w,
+                        const float *w0, const float *x, const int32_t *label) {
+    double total = loss_of(g, kind, w, x, label), squares = 0;
+    for (size_t i = 0; i < tier_graph_elements(g); i++)
+        squares += (w[i] - (double)w0[i]) * (w[i] - (double)w0[i]);
+    return total + PROX_MU / 2 * squares;
+}
+
+/* Called after a backward: its gradients with the proximal term added are the slope of prox_loss.
+ */
+static void check_prox(struct spoke_net *net, const struct tier_graph *g, enum spoke_loss kind,
+                       const float *x, const int32_t *label, double *w) {
+    const double h = 1e-5;
+    struct kern_buf *start;
+    float w0[128], grads[128];
+    size_t n = tier_graph_elements(g);
+    struct kern_vec gv = spoke_net_grads(net);
+
+    for (size_t i = 0; i < n; i++)
+        w0[i] = wave(500 + (int)i);
+    cr_assert(eq(int, kern_buf_new(dev, sizeof w0, &start), KERN_OK));
+    kern_upload(start, 0, w0, sizeof w0);
+    cr_assert(eq(
+        int,
+        kern_prox_grad(gv, spoke_net_params(net), (struct kern_vec){start, 0}, n, (float)PROX_MU),
+        KERN_OK));
+    kern_download(grads, gv.buf, gv.at * sizeof(float), n * sizeof(float));
+    for (size_t i = 0; i < n; i++) {
+        double at = w[i];
+        w[i] = at + h;
+        double up = prox_loss(g, kind, w, w0, x, label);
+        w[i] = at - h;
+        double slope = (up - prox_loss(g, kind, w, w0, x, label)) / (2 * h);
+        w[i] = at;
+        cr_expect(fabs(slope - (double)grads[i]) <= 1e-6 + 1e-4 * fabs(slope),
+                  "parameter %zu with the proximal term: gradient %.9g, difference quotient %.9g",
+                  i, (double)grads[i], slope);
+    }
+    kern_buf_free(start);
+}
 
 static void check_gradients(struct tier_graph *g, enum spoke_loss kind, const int32_t *label) {
     struct spoke_net *net;
@@ -180,6 +224,7 @@ static void check_gradients(struct tier_graph *g, enum spoke_loss kind, const in
                   "parameter %zu: gradient %.9g, difference quotient %.9g", i, (double)grads[i],
                   slope);
     }
+    check_prox(net, g, kind, x, label, w);
     kern_buf_free(x_buf);
     kern_buf_free(t_buf);
     kern_buf_free(loss_buf);

@@ -134,6 +134,52 @@ Test(spoke_train, adam_learns_three_classes) {
     cr_expect(ge(dbl, accuracy_after(r), 0.9));
 }
 
+/* How far training moves from where it starts, and where it ends. */
+static double moved(float mu, float end[3]) {
+    static const float start[3] = {0.3f, -0.2f, 0.1f};
+    struct spoke_recipe r = sgd;
+    double squares = 0;
+    r.epochs = 8;
+    r.momentum = 0.5f;
+    r.prox_mu = mu;
+    spoke_net_set(net, start, &err);
+    train(r);
+    spoke_net_get(net, end, &err);
+    for (int i = 0; i < 3; i++)
+        squares += (double)((end[i] - start[i]) * (end[i] - start[i]));
+    return sqrt(squares);
+}
+
+Test(spoke_train, fedprox_pulls_towards_the_start_and_at_zero_is_not_there) {
+    float plain[3], zero[3], weak[3], strong[3];
+    set_up(1);
+    double free_way = moved(0, plain);
+    cr_assert(eq(dbl, moved(0, zero), free_way));
+    cr_expect(memcmp(plain, zero, sizeof plain) == 0);
+    double weak_way = moved(0.1f, weak), strong_way = moved(2, strong);
+    cr_expect(lt(dbl, weak_way, 0.95 * free_way));
+    cr_expect(lt(dbl, strong_way, 0.3 * free_way));
+    cr_expect(gt(dbl, strong_way, 0));
+}
+
+Test(spoke_train, the_first_step_of_fedprox_is_a_plain_one) {
+    static const float start[3] = {0.3f, -0.2f, 0.1f};
+    struct spoke_recipe one = sgd, pulled;
+    float a[3], b[3];
+    set_up(1);
+    one.epochs = 0;
+    one.steps = 1;
+    pulled = one;
+    pulled.prox_mu = 5;
+    spoke_net_set(net, start, &err);
+    train(one);
+    spoke_net_get(net, a, &err);
+    spoke_net_set(net, start, &err);
+    train(pulled);
+    spoke_net_get(net, b, &err);
+    cr_expect(memcmp(a, b, sizeof a) == 0, "w is still w0");
+}
+
 Test(spoke_train, an_untrained_model_scores_as_arithmetic_says) {
     static struct spoke_sums sums;
     struct tier_metrics *m = tier_metrics_new();
@@ -207,6 +253,8 @@ Test(spoke_recipe, values_outside_their_range_are_refused_by_name) {
     WRONG(sgd, momentum, 1, "momentum");
     WRONG(sgd, nesterov, true, "nesterov");
     WRONG(sgd, weight_decay, -1, "weight_decay");
+    WRONG(sgd, prox_mu, -1, "prox_mu");
+    WRONG(sgd, prox_mu, INFINITY, "prox_mu");
     WRONG(sgd, batch, 0, "batch");
     WRONG(sgd, epochs, 0, "steps or epochs");
     WRONG(sgd, steps, 3, "steps or epochs");

@@ -228,6 +228,8 @@ Test(tier_plan, every_key_refuses_what_it_cannot_take) {
         {"local.optimiser.lr", "local.optimiser.lr:", "local.optimiser.lr must have a value"},
         {"x", "local.optimiser.momentum: 1.0", "momentum must be a number from 0.0 to 0.999999"},
         {"x", "local.optimiser.weight_decay: 1e4", "weight_decay must be a number"},
+        {"x", "local.prox_mu: -0.1", "local.prox_mu must be a number"},
+        {"x", "local.prox_mu: much", "local.prox_mu must be a number"},
         {"x", "local.optimiser.nesterov: yes", "nesterov must be true or false"},
         {"x", "local.optimiser.nesterov: true", "nesterov needs a momentum above 0"},
         {"x", "local.optimiser.beta1: 0.9", "beta1 is for adam"},
