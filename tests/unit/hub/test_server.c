@@ -161,10 +161,6 @@ Test(hub_server, the_top_stopped_while_it_publishes_goes_on_to_the_same_bits) {
     stopped_at(adaptive_plan(TIER_PLAN_SERVER_YOGI, 12), -1);
 }
 
-Test(hub_server, the_top_stopped_with_its_sum_folded_goes_on_to_the_same_bits) {
-    stopped_at(momentum_plan(12), TIER_ROUND_FOLDED);
-}
-
 static bool remembers(struct hub *hub, void *arg) {
     (void)arg;
     return hub->runs && hub->runs->round.number >= 3 &&
