@@ -22,6 +22,7 @@
 #define DEADLINE_SHARE_DEN 5
 #define DEADLINE_MS_MAX (UINT64_C(2592000) * 1000) /* a plan's longest, whatever a parent says */
 #define PART_AT 8
+#define FETCH_RETRY_MS 2000 /* our disk was full, or the parent has lost what it told of */
 
 static void *need(void *p) {
     if (!p)
@@ -110,8 +111,13 @@ static void on_deadline(void *arg) {
     hub_work_step(run, &e);
 }
 
+static void base_fetched(void *arg, enum tier_status st, const char *text);
+
 static void on_retry(void *arg) {
-    hub_work_resume(arg);
+    struct hub_run *run = arg;
+    if (run->wanted_round && run->hub->link)
+        tier_link_fetch(run->hub->link, &run->wanted_base, TIER_CONTENT_MODEL, base_fetched, run);
+    hub_work_resume(run);
 }
 
 /* As many as a fold adds in one pass, or as may arrive at a time. */
@@ -544,9 +550,14 @@ void hub_run_arrived(struct hub_run *run, const char *child, const struct tier_h
 
 static void base_fetched(void *arg, enum tier_status st, const char *text) {
     struct hub_run *run = arg;
-    if (st != TIER_OK)
-        tier_log_error("run %.12s: the base model cannot be had: %s", run->hex, text);
-    open_if_ready(run);
+    if (st == TIER_OK) {
+        open_if_ready(run);
+    } else if (run->state == HUB_RUN_OPEN && run->wanted_round) {
+        tier_log_error("run %.12s: the base model of round %" PRIu64
+                       " cannot be had: %s; trying again in %d s",
+                       run->hex, run->wanted_round, text, FETCH_RETRY_MS / 1000);
+        tier_timer_set(run->retry, FETCH_RETRY_MS);
+    }
 }
 
 /* The parent says again how much time there is; a restart has forgotten it. */

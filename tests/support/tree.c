@@ -281,12 +281,12 @@ bool tree_until(struct tree_node *node, bool (*fn)(struct hub *hub, void *arg), 
                 uint64_t timeout_ms) {
     uint64_t end = tier_clock_ms() + timeout_ms;
     struct condition c = {fn, arg, false};
-    while (!c.holds && tier_clock_ms() < end) {
+    for (;;) { /* once even where there is no time */
         ask(node, check_condition, &c);
-        if (!c.holds)
-            nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL); /* between two questions */
+        if (c.holds || tier_clock_ms() >= end)
+            return c.holds;
+        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL); /* between two questions */
     }
-    return c.holds;
 }
 
 struct ended {

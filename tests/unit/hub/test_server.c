@@ -113,10 +113,10 @@ struct moment {
 static bool moment_is(struct hub *hub, void *arg) {
     const struct moment *m = arg;
     const struct hub_run *run = hub->runs;
+    if (run && run->state != HUB_RUN_OPEN)
+        return true; /* it was never caught there */
     if (!run || run->round.number < m->round)
         return false;
-    if (run->state != HUB_RUN_OPEN)
-        return true; /* it was never caught there */
     return m->state < 0 ? run->publishing : (int)run->round.state == m->state;
 }
 
@@ -159,6 +159,10 @@ Test(hub_server, the_top_stopped_while_a_round_is_open_goes_on_to_the_same_bits)
 
 Test(hub_server, the_top_stopped_while_it_publishes_goes_on_to_the_same_bits) {
     stopped_at(adaptive_plan(TIER_PLAN_SERVER_YOGI, 12), -1);
+}
+
+Test(hub_server, the_top_stopped_with_its_sum_folded_goes_on_to_the_same_bits) {
+    stopped_at(momentum_plan(12), TIER_ROUND_FOLDED);
 }
 
 static bool remembers(struct hub *hub, void *arg) {

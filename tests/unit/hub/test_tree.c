@@ -114,6 +114,47 @@ Test(hub_tree, the_top_restarted_in_a_round_changes_nothing) {
     restart_in_the_middle(2);
 }
 
+static bool waits_for_a_spoke(struct hub *hub, void *arg) {
+    struct tier_hash *base = arg;
+    *base = hub->runs->base_model;
+    return hub->runs->round.number >= 2 && hub->runs->round.state == TIER_ROUND_OPEN &&
+           !hub->runs->children[0].attending;
+}
+
+static bool asked_in_vain(struct hub *hub, void *arg) {
+    (void)arg;
+    return hub->runs && hub->runs->wanted_round && tier_link_traffic(hub->link).fetches >= 2;
+}
+
+Test(hub_tree, a_hub_whose_parent_has_lost_the_model_asks_until_it_is_back) {
+    struct tree *tree = make_tree("lost-model");
+    struct tree_node *top = tree_hub(tree, "top", NULL, 1),
+                     *north = tree_hub(tree, "north", top, 1);
+    tree_stop(north);
+    struct tree_node *near = make_spoke(tree, 0, top);
+    make_spoke(tree, 1, north);
+    struct tier_plan plan = plan_of(100);
+    struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx"), base;
+    uint64_t round = 2;
+    cr_assert(tree_until(top, round_is, &round, TIMEOUT_MS));
+    tree_stop(near);
+    cr_assert(tree_until(top, waits_for_a_spoke, &base, TIMEOUT_MS));
+
+    char models[256], away[256], hex[TIER_HASH_HEX];
+    snprintf(models, sizeof models, "%s/models", tree_dir(top));
+    char *path = tier_content_path(models, &base, TIER_CONTENT_MODEL);
+    snprintf(away, sizeof away, "%s/%s.away", work, tier_hash_hex(&base, hex));
+    cr_assert(rename(path, away) == 0);
+    tree_start(north);
+    cr_assert(tree_until(north, asked_in_vain, NULL, TIMEOUT_MS));
+    cr_assert(rename(away, path) == 0);
+    cr_assert(tree_until(north, round_is, &round, TIMEOUT_MS));
+    free(path);
+    tree_start(near);
+    finish(top, &run);
+    tree_free(tree);
+}
+
 Test(hub_tree, a_spoke_whose_data_do_not_fit_declines_and_the_others_go_on) {
     char schema[128], command[512];
     snprintf(schema, sizeof schema, "%s/other.yaml", work);

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Any node of a tree stopped at any moment, again and again: the model stays the same. What a
+ * process does not take along when it stops is what kill -9 takes: everything but files and the
+ * journal. */
+#include "tests/support/wdbc.h"
+
+TestSuite(hub_stops, .init = set_up, .fini = tear_down, .timeout = 240);
+
+enum { SPOKES = 4, NODES = SPOKES + 3, ROUNDS = 40, STOPS = 60, WAIT_MAX = 12 };
+
+struct shape {
+    struct tree *tree;
+    struct tree_node *node[NODES]; /* the top first */
+};
+
+static struct shape make_shape(const char *name) {
+    struct shape s = {.tree = make_tree(name)};
+    s.node[0] = tree_hub(s.tree, "top", NULL, 2);
+    s.node[1] = tree_hub(s.tree, "north", s.node[0], 2);
+    s.node[2] = tree_hub(s.tree, "south", s.node[0], 2);
+    for (unsigned i = 0; i < SPOKES; i++)
+        s.node[3 + i] = make_spoke(s.tree, i, s.node[1 + i % 2]);
+    return s;
+}
+
+static uint32_t draw(uint32_t *state, uint32_t below) {
+    *state = *state * 1664525u + 1013904223u;
+    return (*state >> 8) % below;
+}
+
+/* After so many questions to the top, or once the run has ended. */
+static bool asked_enough(struct hub *hub, void *arg) {
+    unsigned *left = arg;
+    if (hub->runs->state != HUB_RUN_OPEN)
+        return true;
+    return (*left)-- == 0;
+}
+
+static bool ended(struct hub *hub, void *arg) {
+    (void)arg;
+    return hub->runs->state != HUB_RUN_OPEN;
+}
+
+static void stop_and_compare(uint32_t seed) {
+    struct tier_plan plan = plan_of(ROUNDS);
+    struct shape calm = make_shape("calm"), rough = make_shape("rough");
+    struct tier_hash run = tree_run(calm.node[0], &plan, EXAMPLE "/model.onnx");
+    struct tier_hash want = finish(calm.node[0], &run);
+
+    tree_free(calm.tree);
+    run = tree_run(rough.node[0], &plan, EXAMPLE "/model.onnx");
+    unsigned stops = 0;
+    for (; stops < STOPS; stops++) {
+        unsigned left = draw(&seed, WAIT_MAX);
+        cr_assert(tree_until(rough.node[0], asked_enough, &left, TIMEOUT_MS));
+        if (tree_until(rough.node[0], ended, NULL, 0))
+            break;
+        struct tree_node *node = rough.node[draw(&seed, NODES)];
+        tree_stop(node);
+        tree_start(node);
+    }
+    cr_log_info("%u stops\n", stops);
+    cr_assert(ge(uint, stops, 5));
+    struct tier_hash got = finish(rough.node[0], &run);
+    cr_assert(tier_hash_equal(&want, &got));
+    tree_free(rough.tree);
+}
+
+Test(hub_stops, any_node_at_any_moment_and_the_model_is_the_same) {
+    stop_and_compare(1);
+}
+
+Test(hub_stops, other_nodes_at_other_moments_and_the_model_is_the_same) {
+    stop_and_compare(2);
+}
