@@ -452,6 +452,7 @@ static void end_came(struct spoke_run *run, const struct tier_to_child *m) {
           m->reason, "h:model", &m->model);
     run->state = SPOKE_RUN_ENDED;
     release_below(run, UINT64_MAX);
+    tier_spool_forget_old(run->spoke->home.spool);
     spoke_residual_drop(run->spoke->config->data_dir, &run->id);
     if (run->round && !run->training && !tier_hash_equal(&run->base_model, &m->model))
         drop_model(run->spoke, &run->base_model);

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -36,6 +37,7 @@ enum tier_status tier_spool_open(const char *dir, bool strict, struct tier_spool
         return tier_fail(err, TIER_ENOMEM, "no memory for the spool %s", dir);
     }
     spool->strict = strict;
+    pthread_mutex_init(&spool->lock, NULL);
     if (mkdir(dir, 0700) != 0 && errno != EEXIST) {
         enum tier_status st = tier_fail_errno(err, TIER_EIO, "cannot make the spool %s", dir);
         free(spool->dir);
@@ -56,7 +58,9 @@ enum tier_status tier_spool_open(const char *dir, bool strict, struct tier_spool
 void tier_spool_close(struct tier_spool *spool) {
     if (!spool)
         return;
+    tier_spool_forget_old(spool);
     close(spool->dirfd);
+    pthread_mutex_destroy(&spool->lock);
     free(spool->dir);
     free(spool);
 }
@@ -69,7 +73,8 @@ const char *tier_spool_name(const struct tier_hash *id, enum tier_spool_kind kin
 }
 
 uint64_t tier_spool_payload_at(size_t header_len) {
-    return (header_len + TIER_SPOOL_ALIGN - 1) / TIER_SPOOL_ALIGN * TIER_SPOOL_ALIGN;
+    size_t least = header_len + TIER_SPOOL_MARK;
+    return (least + TIER_SPOOL_ALIGN - 1) / TIER_SPOOL_ALIGN * TIER_SPOOL_ALIGN;
 }
 
 enum tier_status tier_spool_pread(const struct tier_spool *spool, int fd, const char *name,
@@ -104,6 +109,8 @@ enum tier_status tier_spool_delete(struct tier_spool *spool, const struct tier_h
     for (int kind = TIER_SPOOL_SEALED; kind <= TIER_SPOOL_PART; kind++) {
         char name[TIER_SPOOL_NAME];
         tier_spool_name(id, (enum tier_spool_kind)kind, name);
+        if (kind == TIER_SPOOL_SEALED && tier_spool_recycle(spool, name))
+            continue;
         if (unlinkat(spool->dirfd, name, 0) != 0 && errno != ENOENT)
             return tier_fail_errno(err, TIER_EIO, "cannot delete %s/%s", spool->dir, name);
     }
@@ -132,7 +139,8 @@ static enum entry_kind entry_kind_of(const char *name, struct tier_hash *id) {
     char hex[TIER_HASH_HEX];
     size_t n = strlen(name);
 
-    if (n > 4 && strcmp(name + n - 4, ".tmp") == 0 && strspn(name, "0123456789") == n - 4)
+    if (n > 4 && strspn(name, "0123456789") == n - 4 &&
+        (strcmp(name + n - 4, ".tmp") == 0 || strcmp(name + n - 4, TIER_SPOOL_OLD) == 0))
         return ENTRY_TMP;
     if (n < TIER_HASH_HEX)
         return ENTRY_FOREIGN;
@@ -278,6 +286,19 @@ static enum tier_status read_header(struct tier_update *u, const char *name, str
     return damaged(u, tier_update_header_decode(u->bytes, len, &u->header, err), err);
 }
 
+/* Open for reading, so that nobody writes over it; -1 with ENOENT where it is being deleted. */
+static int open_shared(const struct tier_spool *spool, const char *name) {
+    int fd = openat(spool->dirfd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+    if (fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0) {
+        int why = errno == EWOULDBLOCK ? ENOENT : errno;
+        close(fd);
+        errno = why;
+        return -1;
+    }
+    return fd;
+}
+
 enum tier_status tier_spool_update_open(const struct tier_spool *spool, const struct tier_hash *id,
                                         struct tier_update **out, struct tier_err *err) {
     enum tier_status st = TIER_OK;
@@ -289,8 +310,7 @@ enum tier_status tier_spool_update_open(const struct tier_spool *spool, const st
         return tier_fail(err, TIER_ENOMEM, "no memory for an update");
     u->spool = spool;
     u->id = *id;
-    u->fd = openat(spool->dirfd, tier_spool_name(id, TIER_SPOOL_SEALED, name),
-                   O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    u->fd = open_shared(spool, tier_spool_name(id, TIER_SPOOL_SEALED, name));
     if (u->fd < 0) {
         st = errno == ENOENT
                  ? tier_fail(err, TIER_ENOTFOUND, "no update %s in %s", name, spool->dir)
@@ -362,7 +382,7 @@ enum tier_status tier_spool_update_read(const struct tier_update *u, uint64_t of
                          "bytes %" PRIu64 " to %" PRIu64 " of %s, whose payload has %" PRIu64,
                          offset, offset + n, name, u->header.payload_bytes);
     if (fd < 0) {
-        fd = openat(u->spool->dirfd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        fd = open_shared(u->spool, name);
         if (fd < 0)
             return tier_fail_errno(err, TIER_EIO, "cannot open %s/%s", u->spool->dir, name);
     }

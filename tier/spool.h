@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The spool: a directory of update files, the log that a hub is (DESIGN 2.3). A file is the encoded
- * header, zeros up to a multiple of 4096, then the payload, so that payload offsets stay aligned.
- * `<id>.upd` is sealed and never changes; `<id>.part` is being received and survives a restart;
- * `N.tmp` is being written by us and does not.
+ * header, at least 16 zeros up to a multiple of 4096, then the payload, so that payload offsets
+ * stay aligned. `<id>.upd` is sealed and never changes; `<id>.part` is being received, survives a
+ * restart, and says in the 16 bytes before the payload how much of it is here; `N.tmp` is being
+ * written by us and does not survive; `N.old` was deleted and is written over by what comes next.
  *
  * By default nothing is synced: a child keeps its update until the round's commit and pushes again
  * what a hub lost, and a file that a crash damaged is found by its Merkle root. A strict spool
@@ -32,7 +33,7 @@ void tier_spool_close(struct tier_spool *spool);
 
 bool tier_spool_has(const struct tier_spool *spool, const struct tier_hash *id);
 /* Deletes the sealed file and the partial of that id; one that is not there is TIER_OK. Readers
- * that have it open keep it. */
+ * that have it open keep it. A few large ones stay on the disk, to be written over by the next. */
 enum tier_status tier_spool_delete(struct tier_spool *spool, const struct tier_hash *id,
                                    struct tier_err *err);
 /*
@@ -42,6 +43,8 @@ enum tier_status tier_spool_delete(struct tier_spool *spool, const struct tier_h
 typedef bool tier_spool_keep(void *arg, const struct tier_hash *id, bool sealed);
 enum tier_status tier_spool_sweep(struct tier_spool *spool, tier_spool_keep *keep, void *arg,
                                   struct tier_err *err);
+/* Gives the disk back what deleted files still take: when there is nothing to do for a while. */
+void tier_spool_forget_old(struct tier_spool *spool);
 /* Bytes of all its files, sealed or not. */
 enum tier_status tier_spool_bytes(const struct tier_spool *spool, uint64_t *out,
                                   struct tier_err *err);

@@ -8,6 +8,7 @@
  * taking the lock the name is looked up again: another receiver may have sealed the file between
  * our opening and our locking it, and a sealed file must never be written to.
  */
+#include "tier/bytes.h"
 #include "tier/spool_private.h"
 
 #include <errno.h>
@@ -46,14 +47,19 @@ struct tier_spool_writer {
     char name[TIER_SPOOL_NAME];
 };
 
-/* A file size limit is a full disk to us; tier_fail_errno knows the other ways of being full. */
-static enum tier_status write_failed(const struct tier_spool *spool, const char *name,
+/* A file size limit is a full disk to us; tier_fail_errno knows the other ways of being full. What
+ * deleted files still take is room for the next try. */
+static enum tier_status write_failed(struct tier_spool *spool, const char *name,
                                      struct tier_err *err) {
-    return tier_fail_errno(err, errno == EFBIG ? TIER_EFULL : TIER_EIO, "cannot write %s/%s",
-                           spool->dir, name);
+    enum tier_status st = tier_fail_errno(err, errno == EFBIG ? TIER_EFULL : TIER_EIO,
+                                          "cannot write %s/%s", spool->dir, name);
+
+    if (st == TIER_EFULL)
+        tier_spool_forget_old(spool);
+    return st;
 }
 
-static enum tier_status write_all(const struct tier_spool *spool, int fd, const char *name,
+static enum tier_status write_all(struct tier_spool *spool, int fd, const char *name,
                                   const void *data, size_t n, uint64_t offset,
                                   struct tier_err *err) {
     const uint8_t *p = data;
@@ -89,10 +95,44 @@ static enum tier_status publish(struct tier_spool *spool, int fd, const char *na
 
 /* ---- receiving ------------------------------------------------------------------------------ */
 
+/*
+ * How much of a partial's payload is here stands in the file, because its length says nothing where
+ * it was another one before: the number, and the same number crossed with the id, since what stood
+ * there may be another partial's. A mark that a crash of the machine put on the disk before the
+ * payload costs a push: the Merkle root is not the header's then.
+ */
+static uint64_t mark_of(const struct tier_spool_rx *rx, const uint8_t mark[TIER_SPOOL_MARK]) {
+    uint64_t offset = tier_get_u64(mark);
+    bool ours = (tier_get_u64(mark + 8) ^ tier_get_u64(rx->id.b)) == offset;
+
+    return ours ? offset : 0;
+}
+
+static void mark_put(const struct tier_spool_rx *rx, uint64_t offset,
+                     uint8_t mark[TIER_SPOOL_MARK]) {
+    tier_put_u64(mark, offset);
+    tier_put_u64(mark + 8, offset ^ tier_get_u64(rx->id.b));
+}
+
+static enum tier_status mark_write(const struct tier_spool_rx *rx, const uint8_t *mark,
+                                   struct tier_err *err) {
+    return write_all(rx->spool, rx->fd, rx->part, mark, TIER_SPOOL_MARK,
+                     rx->payload_at - TIER_SPOOL_MARK, err);
+}
+
 /* Opens and locks the partial, or finds that the update is sealed. */
 static enum tier_status rx_lock(struct tier_spool_rx *rx, struct tier_err *err) {
-    const struct tier_spool *spool = rx->spool;
+    struct tier_spool *spool = rx->spool;
 
+    rx->fd = tier_spool_reuse(spool, rx->part, rx->payload_at + rx->header.payload_bytes);
+    if (rx->fd >= 0 && tier_spool_has(rx->spool, &rx->id)) { /* sealed meanwhile */
+        unlinkat(rx->spool->dirfd, rx->part, 0);
+        close(rx->fd);
+        rx->fd = -1;
+        rx->sealed = true;
+    }
+    if (rx->fd >= 0 || rx->sealed)
+        return TIER_OK;
     for (int i = 0; i < LOCK_TRIES; i++) {
         struct stat ours, named;
         rx->fd = openat(spool->dirfd, rx->part, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -126,12 +166,15 @@ static enum tier_status rx_lock(struct tier_spool_rx *rx, struct tier_err *err) 
 static uint64_t rx_kept(const struct tier_spool_rx *rx, const uint8_t *header, size_t len) {
     struct stat info;
     uint64_t kept = 0;
-    uint8_t *there = malloc(len);
+    uint8_t *there = malloc(rx->payload_at);
 
     if (there && fstat(rx->fd, &info) == 0 && (uint64_t)info.st_size >= rx->payload_at &&
-        tier_spool_pread(rx->spool, rx->fd, rx->part, there, len, 0, NULL) == TIER_OK &&
+        tier_spool_pread(rx->spool, rx->fd, rx->part, there, rx->payload_at, 0, NULL) == TIER_OK &&
         memcmp(there, header, len) == 0) {
-        kept = (uint64_t)info.st_size - rx->payload_at;
+        uint64_t here = (uint64_t)info.st_size - rx->payload_at;
+        kept = mark_of(rx, there + rx->payload_at - TIER_SPOOL_MARK);
+        if (kept > here)
+            kept = here;
         if (kept > rx->header.payload_bytes)
             kept = rx->header.payload_bytes;
         kept -= kept % TIER_CHUNK_BYTES;
@@ -151,28 +194,32 @@ static enum tier_status rx_rebuild(struct tier_spool_rx *rx, uint64_t kept, stru
                                       rx->payload_at + rx->offset, err));
         tier_merkle_add(rx->merkle, buffer, TIER_LEAF_BYTES);
     }
-    if (ftruncate(rx->fd, (off_t)(rx->payload_at + kept)) != 0)
-        st = write_failed(rx->spool, rx->part, err);
 out:
     free(buffer);
     return st;
 }
 
+/* The header, zeros and the mark, in one write over whatever is there. */
+static enum tier_status rx_fresh(struct tier_spool_rx *rx, const uint8_t *header, size_t len,
+                                 struct tier_err *err) {
+    uint8_t *front = calloc(1, rx->payload_at);
+
+    if (!front)
+        return tier_fail(err, TIER_ENOMEM, "no memory to receive %s", rx->part);
+    memcpy(front, header, len);
+    mark_put(rx, 0, front + rx->payload_at - TIER_SPOOL_MARK);
+    enum tier_status st = write_all(rx->spool, rx->fd, rx->part, front, rx->payload_at, 0, err);
+    free(front);
+    return st;
+}
+
 static enum tier_status rx_begin(struct tier_spool_rx *rx, const uint8_t *header, size_t len,
                                  struct tier_err *err) {
-    enum tier_status st;
-    struct stat info;
     uint64_t kept = rx_kept(rx, header, len);
 
     if (kept > 0)
         return rx_rebuild(rx, kept, err);
-    /* Not of an empty file: some file systems take that for a rewrite and flush it at the close. */
-    bool fresh = fstat(rx->fd, &info) == 0 && info.st_size == 0;
-    st = !fresh && ftruncate(rx->fd, 0) != 0
-             ? write_failed(rx->spool, rx->part, err)
-             : write_all(rx->spool, rx->fd, rx->part, header, len, 0, err);
-    if (st == TIER_OK && ftruncate(rx->fd, (off_t)rx->payload_at) != 0)
-        st = write_failed(rx->spool, rx->part, err);
+    enum tier_status st = rx_fresh(rx, header, len, err);
     if (st != TIER_OK) /* nothing of the payload is lost with it */
         unlinkat(rx->spool->dirfd, rx->part, 0);
     return st;
@@ -279,6 +326,7 @@ enum tier_status tier_spool_rx_writev(struct tier_spool_rx *rx, uint64_t offset,
                                       const struct iovec *slices, size_t count,
                                       struct tier_err *err) {
     uint64_t total = 0, left = rx->header.payload_bytes - rx->offset;
+    uint8_t mark[TIER_SPOOL_MARK];
 
     if (rx->sealed || offset != rx->offset)
         return tier_fail(err, TIER_EPROTO,
@@ -296,6 +344,8 @@ enum tier_status tier_spool_rx_writev(struct tier_spool_rx *rx, uint64_t offset,
         for (size_t j = i; j < i + n; j++)
             offset += slices[j].iov_len;
     }
+    mark_put(rx, rx->offset + total, mark);
+    TIER_TRY(mark_write(rx, mark, err));
     for (size_t i = 0; i < count; i++)
         tier_merkle_add(rx->merkle, slices[i].iov_base, slices[i].iov_len);
     rx->offset += total;
@@ -329,7 +379,13 @@ enum tier_status tier_spool_rx_seal(struct tier_spool_rx *rx, struct tier_hash *
         }
         rx->root_checked = true; /* so that a seal that fails on the disk can be tried again */
     }
+    /* A sealed file has zeros there, and ends with its payload: it may have been longer before. */
+    static const uint8_t none[TIER_SPOOL_MARK];
+    TIER_TRY(mark_write(rx, none, err));
+    if (ftruncate(rx->fd, (off_t)(rx->payload_at + rx->offset)) != 0)
+        return write_failed(rx->spool, rx->part, err);
     TIER_TRY(publish(rx->spool, rx->fd, rx->part, &rx->id, err));
+    flock(rx->fd, LOCK_UN); /* readers are welcome */
     rx->sealed = true;
     *id_out = rx->id;
     return TIER_OK;
@@ -353,11 +409,15 @@ void tier_spool_rx_discard(struct tier_spool_rx *rx) {
 
 /* ---- writing our own ------------------------------------------------------------------------ */
 
-static enum tier_status writer_create(struct tier_spool_writer *w, struct tier_err *err) {
+/* How long it becomes shows at the end; one of ours is seldom much longer than the last. */
+static enum tier_status writer_create(struct tier_spool_writer *w, bool empty,
+                                      struct tier_err *err) {
     do {
         snprintf(w->name, sizeof w->name, "%" PRIuFAST64 ".tmp",
                  atomic_fetch_add(&w->spool->next_tmp, 1));
-        w->fd = openat(w->spool->dirfd, w->name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        w->fd = tier_spool_reuse(w->spool, w->name, empty ? 0 : INT64_MAX);
+        if (w->fd < 0)
+            w->fd = openat(w->spool->dirfd, w->name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     } while (w->fd < 0 && errno == EEXIST); /* left from a crash, until the next sweep */
     if (w->fd < 0)
         return tier_fail_errno(err, TIER_EIO, "cannot make %s/%s", w->spool->dir, w->name);
@@ -385,7 +445,7 @@ enum tier_status tier_spool_writer_begin(struct tier_spool *spool,
         st = tier_fail(err, TIER_ENOMEM, "no memory to write an update");
         goto out;
     }
-    TIER_TRY_OUT(writer_create(w, err));
+    TIER_TRY_OUT(writer_create(w, h.weight == 0, err));
     *out = w;
     w = NULL;
 out:
@@ -430,6 +490,21 @@ static void writer_free(struct tier_spool_writer *w) {
     free(w);
 }
 
+/* The header, and zeros over what may have been there; and no more behind the payload. */
+static enum tier_status writer_front(const struct tier_spool_writer *w, const uint8_t *header,
+                                     size_t len, struct tier_err *err) {
+    uint8_t *front = calloc(1, w->payload_at);
+
+    if (!front)
+        return tier_fail(err, TIER_ENOMEM, "no memory for the header of an update");
+    memcpy(front, header, len);
+    enum tier_status st = write_all(w->spool, w->fd, w->name, front, w->payload_at, 0, err);
+    free(front);
+    if (st == TIER_OK && ftruncate(w->fd, (off_t)(w->payload_at + w->offset)) != 0)
+        st = write_failed(w->spool, w->name, err);
+    return st;
+}
+
 enum tier_status tier_spool_writer_seal(struct tier_spool_writer *w, uint64_t saturated,
                                         struct tier_hash *id_out, struct tier_err *err) {
     enum tier_status st = TIER_OK;
@@ -444,12 +519,7 @@ enum tier_status tier_spool_writer_seal(struct tier_spool_writer *w, uint64_t sa
     h.saturated = saturated;
     tier_merkle_finish(w->merkle, &h.root);
     TIER_TRY_OUT(tier_update_header_encode(&h, &bytes, &len, err));
-    TIER_TRY_OUT(write_all(w->spool, w->fd, w->name, bytes, len, 0, err));
-    /* With no payload the zeros behind the header are still to be made. */
-    if (w->offset == 0 && ftruncate(w->fd, (off_t)w->payload_at) != 0) {
-        st = write_failed(w->spool, w->name, err);
-        goto out;
-    }
+    TIER_TRY_OUT(writer_front(w, bytes, len, err));
     tier_hash_data(bytes, len, &id);
     TIER_TRY_OUT(publish(w->spool, w->fd, w->name, &id, err));
     *id_out = id;

@@ -22,6 +22,7 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import time
@@ -265,8 +266,24 @@ class Node:
         self._audit = AuditReader(os.path.join(self.dir, "audit", "audit.log"))
 
     def spool(self):
-        """Name -> bytes of every file in the spool now."""
-        return self._sizes("spool")
+        """Name -> bytes of every file in the spool now; of a partial, those that are its own."""
+        sizes = self._sizes("spool")
+        for name in list(sizes):
+            if name.endswith(".part"):
+                sizes[name] = self._received(os.path.join(self.dir, "spool", name))
+        return sizes
+
+    @staticmethod
+    def _received(path):
+        """The mark before the payload (tier/spool.h): a partial may lie in an older, longer file."""
+        try:
+            with open(path, "rb") as f:
+                header_bytes = struct.unpack("<I", f.read(16)[12:])[0]
+                payload_at = (header_bytes + 16 + 4095) // 4096 * 4096
+                f.seek(payload_at - 16)
+                return payload_at + struct.unpack("<Q", f.read(16)[:8])[0]
+        except (FileNotFoundError, struct.error):
+            return 0  # sealed or deleted between the two looks, or not begun
 
     def models(self):
         """The same of the models directory."""

@@ -3,6 +3,7 @@
 
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #define BIG_ELEMENTS 700001 /* 2.67 MiB: two whole chunks and a part of one */
 
@@ -262,5 +263,156 @@ Test(tier_spool, reads_past_the_payload_are_refused_parked_or_not) {
     REFUSED(TIER_EARG, "payload", tier_spool_update_read(u, 1, b, 72, err));
     REFUSED(TIER_EARG, "payload", tier_spool_update_read(u, UINT64_MAX, b, 2, err));
     tier_spool_update_close(u);
+    edge_down(&e);
+}
+
+/* ---- deleted files that are used again ---- */
+
+static const char *sealed_path(const struct tier_hash *id) {
+    static char name[160];
+    char hex[TIER_HASH_HEX];
+    snprintf(name, sizeof name, "parent/%s.upd", tier_hash_hex(id, hex));
+    return fixture_path(name);
+}
+
+static ino_t inode_of(const struct tier_hash *id) {
+    struct stat info;
+    CHECK(stat(sealed_path(id), &info) == 0);
+    return info.st_ino;
+}
+
+/* The same edge with another update on it. */
+static void another_update(struct edge *e, uint64_t seed) {
+    wire_free(&e->wire);
+    e->id = sealed_random(e->child, e->manifest, 3, &seed);
+    e->wire = wire_of(e->child, &e->id);
+}
+
+static ino_t one_was_deleted(struct edge *e) {
+    struct tier_spool_rx *rx = receive(e);
+    push(e, rx, e->wire.payload_len, TIER_CHUNK_BYTES);
+    seal_and_check(e, rx);
+    ino_t inode = inode_of(&e->id);
+    MUST(tier_spool_delete(e->parent, &e->id, err));
+    CHECK(!tier_spool_has(e->parent, &e->id));
+    another_update(e, inode);
+    return inode;
+}
+
+Test(tier_spool, a_deleted_file_is_written_over_by_what_comes_next) {
+    struct edge e = edge_up(manifest_big(), false);
+    ino_t inode = one_was_deleted(&e);
+    struct tier_spool_rx *rx = receive(&e);
+    cr_assert(eq(u64, tier_spool_rx_offset(rx), 0), "what it held before does not count");
+    push(&e, rx, e.wire.payload_len, 100000);
+    seal_and_check(&e, rx);
+    CHECK(inode_of(&e.id) == inode);
+    cr_assert(eq(sz, files_in(fixture_path("parent")), 1));
+    MUST(tier_spool_delete(e.parent, &e.id, err));
+
+    struct tier_update_header h = header_for(e.manifest, 3);
+    struct tier_hash own;
+    uint64_t seed = 99;
+    float *x = deltas_random(e.manifest, 0.1, &seed);
+    MUST(tier_update_seal_f32(e.parent, &h, e.manifest, x, false, &own, err));
+    free(x);
+    CHECK(inode_of(&own) == inode);
+    struct tier_update *u = update_open(e.parent, &own);
+    MUST(tier_spool_update_check(u, err));
+    tier_spool_update_close(u);
+    edge_down(&e);
+}
+
+Test(tier_spool, a_cut_in_a_file_used_again_resumes_where_it_was_and_never_with_old_bytes) {
+    struct edge e = edge_up(manifest_big(), false);
+    one_was_deleted(&e);
+    for (size_t cut = 0; cut <= 2 * TIER_CHUNK_BYTES + 5; cut += TIER_CHUNK_BYTES / 2) {
+        struct tier_spool_rx *rx = receive(&e);
+        size_t whole = cut / TIER_CHUNK_BYTES * TIER_CHUNK_BYTES;
+        if (tier_spool_rx_offset(rx) < cut)
+            push(&e, rx, cut, TIER_CHUNK_BYTES / 4);
+        tier_spool_rx_close(rx);
+        rx = receive(&e);
+        cr_assert(eq(u64, tier_spool_rx_offset(rx), whole));
+        tier_spool_rx_close(rx);
+    }
+    struct tier_spool_rx *rx = receive(&e);
+    push(&e, rx, e.wire.payload_len, TIER_CHUNK_BYTES);
+    seal_and_check(&e, rx);
+    edge_down(&e);
+}
+
+Test(tier_spool, a_mark_that_says_more_than_is_here_costs_a_push_and_nothing_else) {
+    struct edge e = edge_up(manifest_big(), false);
+    one_was_deleted(&e);
+    struct tier_spool_rx *rx = receive(&e);
+    push(&e, rx, TIER_CHUNK_BYTES, TIER_CHUNK_BYTES);
+    tier_spool_rx_close(rx);
+    char name[160], hex[TIER_HASH_HEX];
+    uint8_t mark[16], no_mark[16];
+    snprintf(name, sizeof name, "parent/%s.part", tier_hash_hex(&e.id, hex));
+    int fd = open(fixture_path(name), O_RDWR);
+    CHECK(pread(fd, mark, 16, 4096 - 16) == 16);
+    memcpy(no_mark, mark, 16);
+    no_mark[2] = 0x20; /* two chunks, but the other half does not agree */
+    CHECK(pwrite(fd, no_mark, 16, 4096 - 16) == 16);
+    rx = receive(&e);
+    cr_assert(eq(u64, tier_spool_rx_offset(rx), 0));
+    push(&e, rx, TIER_CHUNK_BYTES, TIER_CHUNK_BYTES);
+    tier_spool_rx_close(rx);
+    mark[2] ^= 0x30; /* from one chunk to two, in both halves */
+    mark[10] ^= 0x30;
+    CHECK(pwrite(fd, mark, 16, 4096 - 16) == 16);
+    close(fd);
+    struct tier_hash id;
+    rx = receive(&e);
+    cr_assert(eq(u64, tier_spool_rx_offset(rx), 2 * TIER_CHUNK_BYTES));
+    push(&e, rx, e.wire.payload_len, TIER_CHUNK_BYTES);
+    REFUSED(TIER_EUPDATE, "Merkle", tier_spool_rx_seal(rx, &id, err));
+    tier_spool_rx_close(rx);
+    rx = receive(&e);
+    push(&e, rx, e.wire.payload_len, TIER_CHUNK_BYTES);
+    seal_and_check(&e, rx);
+    edge_down(&e);
+}
+
+Test(tier_spool, what_somebody_reads_is_not_written_over) {
+    struct edge e = edge_up(manifest_big(), false);
+    struct tier_spool_rx *rx = receive(&e);
+    push(&e, rx, e.wire.payload_len, TIER_CHUNK_BYTES);
+    seal_and_check(&e, rx);
+    struct tier_update *reader = update_open(e.parent, &e.id);
+    ino_t inode = inode_of(&e.id);
+    MUST(tier_spool_delete(e.parent, &e.id, err));
+    another_update(&e, 5);
+    rx = receive(&e);
+    push(&e, rx, e.wire.payload_len, TIER_CHUNK_BYTES);
+    MUST(tier_spool_update_check(reader, err));
+    seal_and_check(&e, rx);
+    CHECK(inode_of(&e.id) != inode);
+    tier_spool_update_close(reader);
+    cr_assert(eq(sz, files_in(fixture_path("parent")), 1), "nor kept");
+    edge_down(&e);
+}
+
+Test(tier_spool, old_files_are_few_and_go_when_they_are_told_to) {
+    struct edge e = edge_up(manifest_big(), false);
+    enum { COUNT = 20 };
+    struct tier_hash id[COUNT];
+    uint64_t seed = 1, bytes = 0;
+    for (size_t i = 0; i < COUNT; i++)
+        id[i] = sealed_random(e.parent, e.manifest, 1, &seed);
+    for (size_t i = 0; i < COUNT; i++)
+        MUST(tier_spool_delete(e.parent, &id[i], err));
+    cr_assert(eq(sz, files_in(fixture_path("parent")), 16));
+    MUST(tier_spool_bytes(e.parent, &bytes, err));
+    cr_assert(gt(u64, bytes, 16 * BIG_ELEMENTS * 4), "they count");
+    tier_spool_forget_old(e.parent);
+    cr_assert(eq(sz, files_in(fixture_path("parent")), 0));
+    id[0] = sealed_random(e.parent, e.manifest, 1, &seed);
+    MUST(tier_spool_delete(e.parent, &id[0], err));
+    close(open(fixture_path("parent/7.old"), O_CREAT | O_WRONLY, 0600)); /* of a killed process */
+    MUST(tier_spool_sweep(e.parent, keep_one, &e.id, err));
+    cr_assert(eq(sz, files_in(fixture_path("parent")), 0));
     edge_down(&e);
 }
