@@ -212,9 +212,11 @@ static void link_message(void *owner, const struct tier_to_child *m) {
     if (!run)
         return;
     switch (m->type) {
-    case TIER_TO_ROUND:
-        hub_run_round(run, m->round, &m->model, m->deadline_ms);
+    case TIER_TO_ROUND: {
+        const struct tier_follow_target base = {m->model, m->delta, m->delta_base};
+        hub_run_round(run, m->round, &base, m->deadline_ms);
         break;
+    }
     case TIER_TO_RECEIPT:
         hub_run_receipt(run, &m->receipt);
         break;

@@ -10,6 +10,7 @@
 #define CONSILIUM_HUB_H
 
 #include "tier/authority.h"
+#include "tier/follow.h"
 #include "tier/home.h"
 #include "tier/link.h"
 #include "tier/loop.h"
@@ -49,14 +50,17 @@ struct hub_run {
     struct hub_child *children; /* index = the round's child number */
     size_t child_count;
 
-    struct tier_hash model;            /* last published, or the first */
-    struct tier_hash server_state;     /* of the root's optimiser, beside model; zero: none */
-    struct tier_round round;           /* number 0: none yet */
-    struct tier_hash base_model;       /* of the round */
+    struct tier_hash model;        /* last published, or the first */
+    struct tier_hash server_state; /* of the root's optimiser, beside model; zero: none */
+    struct tier_round round;       /* number 0: none yet */
+    struct tier_hash base_model;   /* of the round */
+    struct tier_hash base_delta;   /* what makes it of the model base_before; zero: not here */
+    struct tier_hash base_before;
     const struct tier_merge_ops *rule; /* of this tier; NULL: the mean */
     struct tier_hash kept_update;      /* the last committed round's own, where the rule needs it */
     uint64_t wanted_round;             /* the parent asked for it; not open yet */
-    struct tier_hash wanted_base;      /* */
+    struct tier_follow_target wanted;  /* its base */
+    struct tier_follow follow;         /* of a hub: gets it */
     uint64_t deadline_at_ms;           /* monotonic; 0: none */
     struct tier_timer *deadline, *retry;
     bool folding, publishing; /* a job is on the worker */
@@ -136,7 +140,7 @@ void hub_run_arrived(struct hub_run *run, const char *child, const struct tier_h
                      const struct tier_update_header *header, bool checked);
 
 /* From the parent. */
-void hub_run_round(struct hub_run *run, uint64_t round, const struct tier_hash *base,
+void hub_run_round(struct hub_run *run, uint64_t round, const struct tier_follow_target *base,
                    uint64_t deadline_ms);
 void hub_run_receipt(struct hub_run *run, const struct tier_receipt *receipt);
 void hub_run_refused(struct hub_run *run, uint64_t round, const char *reason);

@@ -43,7 +43,7 @@ static enum tier_status collect(void *arg, const struct tier_journal_update *row
 static bool model_in_use(const struct hub *hub, const struct tier_hash *model) {
     for (const struct hub_run *run = hub->runs; run; run = run->next)
         if (tier_hash_equal(model, &run->model) || tier_hash_equal(model, &run->base_model) ||
-            tier_hash_equal(model, &run->wanted_base))
+            tier_hash_equal(model, &run->wanted.model))
             return true;
     return false;
 }
@@ -84,6 +84,7 @@ static bool state_named(void *arg, const struct tier_hash *state) {
 
 void hub_work_sweep_models(struct hub *hub) {
     tier_server_state_sweep(hub->home.models_dir, state_named, hub);
+    tier_delta_sweep(hub->home.models_dir);
     tier_named_file_sweep(hub->home.models_dir, TIER_MODEL_TEMPORARY);
 }
 

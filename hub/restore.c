@@ -194,7 +194,8 @@ enum tier_status hub_run_restore_all(struct hub *hub, struct tier_err *err) {
         else if (!run->round.number)
             hub_run_first_round(run);
         else
-            hub_run_want_round(run, run->round.number + 1, &run->model);
+            hub_run_want_round(run, run->round.number + 1,
+                               &(struct tier_follow_target){.model = run->model});
     }
     return TIER_OK;
 }

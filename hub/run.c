@@ -111,12 +111,10 @@ static void on_deadline(void *arg) {
     hub_work_step(run, &e);
 }
 
-static void base_fetched(void *arg, enum tier_status st, const char *text);
-
 static void on_retry(void *arg) {
     struct hub_run *run = arg;
     if (run->wanted_round && run->hub->link)
-        tier_link_fetch(run->hub->link, &run->wanted_base, TIER_CONTENT_MODEL, base_fetched, run);
+        tier_follow_to(&run->follow, &run->wanted);
     hub_work_resume(run);
 }
 
@@ -168,7 +166,12 @@ static void open_round(struct hub_run *run) {
 
     tier_round_release(&run->round);
     tier_round_init(&run->round, run->wanted_round, &rules);
-    run->base_model = run->wanted_base;
+    run->base_model = run->wanted.model;
+    if (!tier_hash_equal(&run->base_delta, &run->wanted.delta))
+        tier_delta_delete(run->hub->home.models_dir, &run->base_delta);
+    bool has = tier_content_has(run->hub->home.models_dir, &run->wanted.delta, TIER_CONTENT_DELTA);
+    run->base_delta = has ? run->wanted.delta : (struct tier_hash){{0}};
+    run->base_before = run->wanted.base;
     run->wanted_round = 0;
     for (uint32_t i = 0; i < run->child_count; i++) {
         run->children[i].phase[0] = '\0';
@@ -196,7 +199,7 @@ static void open_if_ready(struct hub_run *run) {
 
     if (run->state != HUB_RUN_OPEN || !run->wanted_round || !run->manifest)
         return;
-    if (!tier_content_has(run->hub->home.models_dir, &run->wanted_base, TIER_CONTENT_MODEL))
+    if (!tier_content_has(run->hub->home.models_dir, &run->wanted.model, TIER_CONTENT_MODEL))
         return;
     for (size_t i = 0; i < run->child_count; i++)
         ready += run->children[i].accepted && run->children[i].attending;
@@ -205,9 +208,10 @@ static void open_if_ready(struct hub_run *run) {
         open_round(run);
 }
 
-void hub_run_want_round(struct hub_run *run, uint64_t round, const struct tier_hash *base) {
+void hub_run_want_round(struct hub_run *run, uint64_t round,
+                        const struct tier_follow_target *base) {
     run->wanted_round = round;
-    run->wanted_base = *base;
+    run->wanted = *base;
     open_if_ready(run);
 }
 
@@ -231,25 +235,27 @@ static void commit_round(struct hub_run *run) {
 
 /* The model and the state beside it change together, here in memory and in the transaction that
  * commits the round. */
-void hub_run_published(struct hub_run *run, const struct tier_hash *model,
-                       const struct tier_hash *state, const struct tier_task_figures *figures) {
+void hub_run_published(struct hub_run *run, const struct tier_published *made,
+                       const struct tier_task_figures *figures) {
+    const struct tier_follow_target next = {made->model, made->delta, run->base_model};
     uint64_t done = run->round.number;
     const char *stop = tier_task_stop(&run->plan, &run->stop, figures);
 
     if (stop) { /* the figures are of the base model, so that is the result */
         run->model = run->base_model;
-        run->server_state = *state; /* of a round that does not count: goes with the run */
+        run->server_state = made->state; /* of a round that does not count: goes with the run */
+        tier_delta_delete(run->hub->home.models_dir, &made->delta);
         hub_run_finish(run, HUB_RUN_COMPLETED, stop);
         return;
     }
-    run->model = *model;
-    run->server_state = *state;
+    run->model = made->model;
+    run->server_state = made->state;
     commit_round(run);
     hub_work_journal_run(run);
     if (done >= tier_task_rounds(&run->plan))
         hub_run_finish(run, HUB_RUN_COMPLETED, "every round is done");
     else
-        hub_run_want_round(run, done + 1, model);
+        hub_run_want_round(run, done + 1, &next);
 }
 
 void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *reason) {
@@ -273,11 +279,24 @@ void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *r
     }
     if (run->round.number)
         hub_work_release(run, run->round.number);
+    tier_delta_delete(run->hub->home.models_dir, &run->base_delta);
     tier_spool_forget_old(run->hub->home.spool);
     hub_console_changed(run->hub, run);
 }
 
 /* ---- beginning ---- */
+
+static void base_fetched(void *arg, enum tier_status st, const char *text) {
+    struct hub_run *run = arg;
+    if (st == TIER_OK) {
+        open_if_ready(run);
+    } else if (run->state == HUB_RUN_OPEN && run->wanted_round) {
+        tier_log_error("run %.12s: the base model of round %" PRIu64
+                       " cannot be had: %s; trying again in %d s",
+                       run->hex, run->wanted_round, text, FETCH_RETRY_MS / 1000);
+        tier_timer_set(run->retry, FETCH_RETRY_MS);
+    }
+}
 
 struct hub_run *hub_run_new(struct hub *hub, const struct tier_hash *id, const void *plan,
                             size_t plan_bytes) {
@@ -291,6 +310,11 @@ struct hub_run *hub_run_new(struct hub *hub, const struct tier_hash *id, const v
     run->plan_bytes = plan_bytes;
     run->deadline = tier_timer_new(hub->loop, on_deadline, run);
     run->retry = tier_timer_new(hub->loop, on_retry, run);
+    run->follow = (struct tier_follow){.link = hub->link,
+                                       .intake = hub->intake,
+                                       .models_dir = hub->home.models_dir,
+                                       .done = base_fetched,
+                                       .arg = run};
     run->next = hub->runs;
     hub->runs = run;
     return run;
@@ -549,18 +573,6 @@ void hub_run_arrived(struct hub_run *run, const char *child, const struct tier_h
 
 /* ---- from the parent ---- */
 
-static void base_fetched(void *arg, enum tier_status st, const char *text) {
-    struct hub_run *run = arg;
-    if (st == TIER_OK) {
-        open_if_ready(run);
-    } else if (run->state == HUB_RUN_OPEN && run->wanted_round) {
-        tier_log_error("run %.12s: the base model of round %" PRIu64
-                       " cannot be had: %s; trying again in %d s",
-                       run->hex, run->wanted_round, text, FETCH_RETRY_MS / 1000);
-        tier_timer_set(run->retry, FETCH_RETRY_MS);
-    }
-}
-
 /* The parent says again how much time there is; a restart has forgotten it. */
 static void rearm_deadline(struct hub_run *run, uint64_t parent_ms) {
     uint64_t left_ms = share_of(parent_ms);
@@ -572,7 +584,7 @@ static void rearm_deadline(struct hub_run *run, uint64_t parent_ms) {
         hub_run_set_deadline(run, left_ms);
 }
 
-void hub_run_round(struct hub_run *run, uint64_t round, const struct tier_hash *base,
+void hub_run_round(struct hub_run *run, uint64_t round, const struct tier_follow_target *base,
                    uint64_t deadline_ms) {
     if (run->state != HUB_RUN_OPEN || round < run->round.number || round == run->wanted_round)
         return;
@@ -584,13 +596,14 @@ void hub_run_round(struct hub_run *run, uint64_t round, const struct tier_hash *
         return;
     }
     if (run->round.number) {
-        run->model = *base;
+        run->model = base->model;
         commit_round(run);
     }
     run->deadline_at_ms = deadline_ms ? tier_clock_ms() + deadline_ms : 0;
     run->wanted_round = round;
-    run->wanted_base = *base;
-    tier_link_fetch(run->hub->link, base, TIER_CONTENT_MODEL, base_fetched, run);
+    run->wanted = *base;
+    run->follow.manifest = run->manifest;
+    tier_follow_to(&run->follow, base);
 }
 
 void hub_run_receipt(struct hub_run *run, const struct tier_receipt *r) {
@@ -635,5 +648,5 @@ void hub_run_first_round(struct hub_run *run) {
     if (tier_hash_is_zero(&run->model))
         hub_work_first_model(run); /* and then this again */
     else
-        hub_run_want_round(run, 1, &run->model);
+        hub_run_want_round(run, 1, &(struct tier_follow_target){.model = run->model});
 }

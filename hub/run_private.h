@@ -26,6 +26,6 @@ bool hub_run_answered_no(const struct hub_run *run, const char *child);
 /* From now; 0: none. */
 void hub_run_set_deadline(struct hub_run *run, uint64_t left_ms);
 /* Opens that round once everything for it is here. */
-void hub_run_want_round(struct hub_run *run, uint64_t round, const struct tier_hash *base);
+void hub_run_want_round(struct hub_run *run, uint64_t round, const struct tier_follow_target *base);
 
 #endif

@@ -41,6 +41,8 @@ static void tell_round(struct hub_run *run, uint32_t child) {
                               .run = run->id,
                               .round = run->round.number,
                               .model = run->base_model,
+                              .delta = run->base_delta,
+                              .delta_base = run->base_before,
                               .deadline_ms = time_left_ms(run)};
     tier_serve_send(run->hub->serve, run->children[child].name, &m);
 }
@@ -58,9 +60,11 @@ struct job {
     struct tier_hash update, base, plan, result, previous;
     const struct tier_merge_ops *rule; /* NULL: the mean */
     struct tier_plan_merge merge;
-    struct tier_hash state, result_state; /* of the root's optimiser */
+    struct tier_hash state; /* of the root's optimiser */
     struct kern_server optimiser;
-    bool optimises;
+    struct tier_delta_form down;
+    bool optimises, shortens;
+    struct tier_published made;
     uint64_t weight;
     const struct tier_manifest *manifest; /* the run's: runs outlive the worker */
     struct tier_hash *inputs;
@@ -139,8 +143,7 @@ static enum tier_status publish_job(struct job *job) {
     const struct tier_update_header *h = tier_spool_update_header(u);
     job->figures = tier_task_figures(h->metrics);
     job->weight = h->weight;
-    job->result = job->base;
-    job->result_state = job->state;
+    job->made = (struct tier_published){.model = job->base, .state = job->state};
     if (h->weight == 0) {
         tier_spool_update_close(u);
         return TIER_OK;
@@ -153,9 +156,10 @@ static enum tier_status publish_job(struct job *job) {
                                          .models_dir = job->hub->home.models_dir,
                                          .metadata = metadata,
                                          .metadata_count = 3,
+                                         .down = job->shortens ? &job->down : NULL,
                                          .optimiser = job->optimises ? &job->optimiser : NULL,
                                          .state = job->state};
-    TIER_TRY_OUT(tier_publish_run(&publish, &job->result, &job->result_state, &job->err));
+    TIER_TRY_OUT(tier_publish_run(&publish, &job->made, &job->err));
 out:
     free(path);
     tier_model_close(base);
@@ -350,8 +354,10 @@ static void drop_result(struct hub_run *run, const struct job *job) {
     bool kept = run && tier_hash_equal(&run->round.own_update, &job->result);
     if ((job->kind == JOB_FOLD || job->kind == JOB_PART) && job->st == TIER_OK && !kept)
         tier_spool_delete(spool, &job->result, NULL);
-    if (job->kind == JOB_PUBLISH && job->st == TIER_OK)
-        hub_work_drop_state(job->hub, run, &job->result_state);
+    if (job->kind == JOB_PUBLISH && job->st == TIER_OK) {
+        hub_work_drop_state(job->hub, run, &job->made.state);
+        tier_delta_delete(job->hub->home.models_dir, &job->made.delta);
+    }
     if (job->kind != JOB_CHECK)
         return;
     if (!run) {
@@ -374,8 +380,9 @@ static void first_model_done(struct hub_run *run, const struct job *job) {
 
 /* Runs of one plan publish the same files: one may have dropped what the other has just made. */
 static bool made_in_vain(const struct job *job) {
+    const struct tier_hash *model = job->kind == JOB_PUBLISH ? &job->made.model : &job->result;
     return (job->kind == JOB_FIRST_MODEL || job->kind == JOB_PUBLISH) && job->st == TIER_OK &&
-           !tier_content_has(job->hub->home.models_dir, &job->result, TIER_CONTENT_MODEL);
+           !tier_content_has(job->hub->home.models_dir, model, TIER_CONTENT_MODEL);
 }
 
 static void job_done(void *arg) {
@@ -407,7 +414,7 @@ static void job_done(void *arg) {
     } else if (job->kind == JOB_FOLD) {
         fold_done(run, job);
     } else if (job->st == TIER_OK) {
-        hub_run_published(run, &job->result, &job->result_state, &job->figures);
+        hub_run_published(run, &job->made, &job->figures);
     } else if (job->st == TIER_EMODEL) {
         hub_run_finish(run, HUB_RUN_FAILED, job->err.text);
     } else {
@@ -492,6 +499,7 @@ static void start_publish(struct hub_run *run) {
     job->update = run->round.own_update;
     tier_hash_data(run->plan_text, run->plan_bytes, &job->plan);
     job->optimises = tier_task_server(&run->plan, &job->optimiser);
+    job->shortens = tier_task_down(&run->plan, run->round.number + 1, &job->down);
     job->state = run->server_state;
     run->publishing = true;
     submit(run, job);

@@ -10,6 +10,7 @@
 #define CONSILIUM_HUB_WORK_H
 
 #include "hub/hub.h"
+#include "tier/publish.h"
 
 /* Feeds one event, journals what it changed, carries its actions out. */
 void hub_work_step(struct hub_run *run, const struct tier_round_event *event);
@@ -52,7 +53,7 @@ void hub_rows_part(struct hub_run *run, const uint32_t *children, size_t count);
 
 /* A publication gave its result: the model, and the optimiser's state beside it. run.c goes on from
  * there. */
-void hub_run_published(struct hub_run *run, const struct tier_hash *model,
-                       const struct tier_hash *state, const struct tier_task_figures *figures);
+void hub_run_published(struct hub_run *run, const struct tier_published *made,
+                       const struct tier_task_figures *figures);
 
 #endif

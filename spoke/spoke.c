@@ -168,12 +168,16 @@ static void want_graph(void *arg) {
     tier_link_fetch(run->spoke->link, &graph, TIER_CONTENT_GRAPH, graph_fetched, run);
 }
 
+static void base_fetched(void *arg, enum tier_status st, const char *text);
+
 static struct spoke_run *run_new(struct spoke *spoke, const struct tier_hash *id) {
     struct spoke_run *run = need(calloc(1, sizeof *run));
     run->spoke = spoke;
     run->id = *id;
     tier_hash_hex(id, run->hex);
     run->again = tier_timer_new(spoke->loop, want_graph, run);
+    run->follow = (struct tier_follow){
+        .models_dir = spoke->home.models_dir, .done = base_fetched, .arg = run};
     run->next = spoke->runs;
     spoke->runs = run;
     return run;
@@ -274,6 +278,7 @@ static void drop_model(struct spoke *spoke, const struct tier_hash *model) {
     for (const struct spoke_run *run = spoke->runs; run; run = run->next)
         if (run->state == SPOKE_RUN_OPEN && run->round &&
             (tier_hash_equal(&run->base_model, model) ||
+             tier_hash_equal(&run->base_before, model) ||
              (run->training && tier_hash_equal(&run->training_base, model))))
             return;
     char *path = tier_content_path(spoke->home.models_dir, model, TIER_CONTENT_MODEL);
@@ -362,8 +367,19 @@ static void train_round(struct spoke_run *run) {
     tier_worker_submit(run->spoke->worker, job_work, job_done, free, job);
 }
 
+/* The model before, and the delta that was applied to it. */
+static void let_go_of_before(struct spoke_run *run) {
+    struct tier_hash before = run->base_before;
+
+    run->base_before = (struct tier_hash){{0}};
+    if (!tier_hash_is_zero(&before) && !tier_hash_equal(&before, &run->base_model))
+        drop_model(run->spoke, &before);
+    tier_delta_delete(run->spoke->home.models_dir, &run->follow.now.delta);
+}
+
 static void base_fetched(void *arg, enum tier_status st, const char *text) {
     struct spoke_run *run = arg;
+    let_go_of_before(run);
     if (run->state != SPOKE_RUN_OPEN || !run->round)
         return;
     if (st != TIER_OK)
@@ -429,19 +445,25 @@ static void release_below(struct spoke_run *run, uint64_t below) {
 }
 
 static void round_came(struct spoke_run *run, const struct tier_to_child *m) {
+    const struct tier_follow_target base = {m->model, m->delta, m->delta_base};
+
     if (run->state != SPOKE_RUN_OPEN || m->round < run->round)
         return;
     if (m->round > run->round) {
         struct tier_hash before = run->base_model;
         bool any = run->round > 0;
+        let_go_of_before(run); /* of a round that was never begun here */
         release_below(run, m->round);
         run->round = m->round;
         run->base_model = m->model;
         if (any)
-            drop_model(run->spoke, &before);
+            run->base_before = before;
         journal_run(run);
     }
-    tier_link_fetch(run->spoke->link, &m->model, TIER_CONTENT_MODEL, base_fetched, run);
+    run->follow.link = run->spoke->link;
+    run->follow.intake = run->spoke->intake;
+    run->follow.manifest = run->manifest;
+    tier_follow_to(&run->follow, &base);
 }
 
 static void end_came(struct spoke_run *run, const struct tier_to_child *m) {
@@ -602,6 +624,7 @@ enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *
     TIER_TRY_OUT(tier_home_open(config, &out->home, err));
     TIER_TRY_OUT(tier_journal_run_each(out->home.journal, restore_run, out, err));
     TIER_TRY_OUT(tier_spool_sweep(out->home.spool, keep_file, out, err));
+    tier_delta_sweep(out->home.models_dir);
     TIER_TRY_OUT(open_device(out, err));
     TIER_TRY_OUT(tier_worker_new(loop, &out->worker, err));
     TIER_TRY_OUT(tier_intake_new(loop, tier_intake_threads() > 0, &out->intake, err));

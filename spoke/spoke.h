@@ -13,6 +13,7 @@
 #include "spoke/data.h"
 #include "spoke/net.h"
 #include "spoke/train.h"
+#include "tier/follow.h"
 #include "tier/home.h"
 #include "tier/link.h"
 #include "tier/loop.h"
@@ -36,6 +37,8 @@ struct spoke_run {
     struct spoke_net *net;    /* the worker's; made for the first round */
     uint64_t round;           /* asked for last; 0: none */
     struct tier_hash base_model;
+    struct tier_hash base_before; /* what its delta starts from, until base_model is here */
+    struct tier_follow follow;
     bool training; /* a job is on the worker, from this model: */
     struct tier_hash training_base;
 };

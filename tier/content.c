@@ -44,12 +44,12 @@ bool tier_content_has(const char *dir, const struct tier_hash *hash, const char 
 
 enum tier_status tier_content_open(const char *dir, const struct tier_hash *hash,
                                    struct tier_content *out, struct tier_err *err) {
-    static const char *const suffixes[] = {TIER_CONTENT_MODEL, TIER_CONTENT_GRAPH};
+    static const char *const suffixes[] = {TIER_CONTENT_MODEL, TIER_CONTENT_DELTA, TIER_CONTENT_GRAPH};
     char hex[TIER_HASH_HEX];
     struct stat info;
     int fd = -1;
 
-    for (size_t i = 0; i < 2 && fd < 0; i++) {
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes && fd < 0; i++) {
         char *path = tier_content_path(dir, hash, suffixes[i]);
         fd = open(path, O_RDONLY | O_CLOEXEC);
         free(path);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Files known by their SHA-256 in a node's models directory: ONNX graphs (<hash>.onnx) and
- * published models (<hash>.safetensors); a root's optimiser keeps its state there too
- * (<hash>.state). Receiving is resumable and verified before the file gets its name, so whatever
+ * published models (<hash>.safetensors) and what they differ by (<hash>.delta); a root's optimiser
+ * keeps its state there too (<hash>.state). Receiving is resumable and verified before the file gets its name, so whatever
  * carries a name is whole.
  *
  * Threads: an object belongs to one thread at a time; calls block on the disk.
@@ -18,6 +18,7 @@
 
 #define TIER_CONTENT_GRAPH ".onnx"
 #define TIER_CONTENT_MODEL ".safetensors"
+#define TIER_CONTENT_DELTA ".delta"
 
 /* "<dir>/<hash><suffix>", the caller's to free. */
 char *tier_content_path(const char *dir, const struct tier_hash *hash, const char *suffix);
@@ -29,7 +30,7 @@ bool tier_content_has(const char *dir, const struct tier_hash *hash, const char 
  */
 enum tier_status tier_content_sweep(const char *dir, struct tier_err *err);
 
-/* An open file, by either suffix. */
+/* An open file, by whichever suffix. */
 struct tier_content {
     int fd; /* -1 when closed */
     uint64_t bytes;

@@ -26,6 +26,7 @@ static const char *const rule_choices[] = {
     NULL};
 static const char *const retain_choices[] = {"updates", "sums", NULL};
 static const char *const mix_choices[] = {"none", "nearest", NULL};
+static const char *const down_choices[] = {"f32", "bf16", "q8", "q4", NULL};
 static const char *const codec_choices[] = {"f32", "f16",   "bf16",    "q8",
                                             "q4",  "top_k", "one_bit", NULL};
 static const char *const server_choices[] = {"none", "momentum", "adam", "yogi", "adagrad", NULL};
@@ -89,6 +90,8 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      NULL, "what the form drops is added to the next round's; true for top_k, one_bit if left out"},        \
     {"codec.share", TIER_KEYS_REAL, FIELD(plan.codec.share), "0.0", 0, 1, NULL,                    \
      "for top_k: of the elements that are sent; 0.01 where it is left out"},                       \
+    {"codec.down", TIER_KEYS_CHOICE, FIELD(plan.codec.down), "f32", 0, 0, down_choices,            \
+     "the form in which a model's difference to the one before travels down; f32: whole models"},  \
     {"rounds", TIER_KEYS_INT, FIELD(plan.rounds), NULL, 1, TIER_ROUNDS_MAX, NULL,                  \
      "rounds at most"},                                                                            \
     {"evaluate.every", TIER_KEYS_INT, FIELD(plan.evaluate_every), "1", 0, TIER_ROUNDS_MAX, NULL,   \
@@ -245,6 +248,9 @@ static void check_exact(const struct tier_plan_checker *c) {
 static void check_codec(const struct tier_plan_checker *c) {
     const struct tier_plan_codec *codec = &c->plan->codec;
 
+    if (codec->down > TIER_PLAN_DOWN_F32 && c->plan->wide.count > 0)
+        complain(c, "codec.down",
+                 "must be f32 where exact.wide lists tensors: they travel at full precision");
     if (codec->name < 0)
         return;
     if (codec->name == TIER_PLAN_F32 && codec->error_feedback)

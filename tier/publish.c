@@ -26,6 +26,7 @@ struct pass {
     struct tier_model_writer *model;
     struct tier_server_state *before; /* NULL where the optimiser begins */
     struct tier_server_state_writer *after;
+    struct tier_delta_writer *down;
 };
 
 static enum tier_status publishable(const struct tier_update_header *h,
@@ -75,6 +76,10 @@ static enum tier_status begin(struct pass *w, struct tier_err *err) {
                                             &w->before, err));
         TIER_TRY(tier_server_state_begin(p->models_dir, &id, &w->after, err));
     }
+    if (p->down)
+        TIER_TRY(tier_delta_begin(p->models_dir, p->manifest,
+                                  &tier_spool_update_header(p->sum)->base_model, p->down,
+                                  p->metadata, p->metadata_count, &w->down, err));
     return tier_model_writer_begin(p->models_dir, p->manifest, p->metadata, p->metadata_count,
                                    &w->model, err);
 }
@@ -83,6 +88,7 @@ static void release(struct pass *w) {
     tier_model_writer_abort(w->model);
     tier_server_state_abort(w->after);
     tier_server_state_close(w->before);
+    tier_delta_abort(w->down);
     free(w->scratch);
     free(w->hi);
     free(w->base);
@@ -136,31 +142,35 @@ static enum tier_status run(struct pass *w, struct tier_err *err) {
         TIER_TRY(tier_segment_add(p->sum, p->manifest, i, extent, w->scratch, w->hi, w->lo, err));
         TIER_TRY(tier_model_read(p->base, i * TIER_SEGMENT_ELEMENTS, n, w->base, err));
         TIER_TRY(step(w, i, n, err));
+        if (w->down)
+            TIER_TRY(tier_delta_append(w->down, w->base, w->next, n, err));
         TIER_TRY(tier_model_writer_append(w->model, w->next, n, err));
     }
     return w->before ? tier_server_state_check(w->before, err) : TIER_OK;
 }
 
-enum tier_status tier_publish_run(const struct tier_publish *p, struct tier_hash *model_out,
-                                  struct tier_hash *state_out, struct tier_err *err) {
+enum tier_status tier_publish_run(const struct tier_publish *p, struct tier_published *out,
+                                  struct tier_err *err) {
     const struct tier_update_header *h = tier_spool_update_header(p->sum);
     struct pass w = {.p = p, .weight = h->weight};
-    struct tier_hash model, state = {{0}};
+    struct tier_published made = {0};
     enum tier_status st;
 
     TIER_TRY(publishable(h, p->manifest, p->base, err));
     TIER_TRY_OUT(begin(&w, err));
     TIER_TRY_OUT(run(&w, err));
-    st = tier_model_writer_finish(w.model, &model, err);
+    st = tier_model_writer_finish(w.model, &made.model, err);
     w.model = NULL;
+    if (st == TIER_OK && w.down) {
+        st = tier_delta_finish(w.down, &made.delta, err);
+        w.down = NULL;
+    }
     if (st == TIER_OK && w.after) {
-        st = tier_server_state_finish(w.after, &model, &state, err);
+        st = tier_server_state_finish(w.after, &made.model, &made.state, err);
         w.after = NULL;
     }
-    if (st == TIER_OK) {
-        *model_out = model;
-        *state_out = state;
-    }
+    if (st == TIER_OK)
+        *out = made;
 out:
     release(&w);
     return st;
@@ -177,6 +187,9 @@ enum tier_status tier_fold_publish(const struct tier_update *sum,
                              .models_dir = models_dir,
                              .metadata = metadata,
                              .metadata_count = metadata_count};
-    struct tier_hash none;
-    return tier_publish_run(&p, model_out, &none, err);
+    struct tier_published made;
+
+    TIER_TRY(tier_publish_run(&p, &made, err));
+    *model_out = made.model;
+    return TIER_OK;
 }

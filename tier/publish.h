@@ -12,6 +12,7 @@
 #define CONSILIUM_TIER_PUBLISH_H
 
 #include "kernels/kern.h"
+#include "tier/delta.h"
 #include "tier/fold.h"
 
 struct tier_publish {
@@ -21,16 +22,24 @@ struct tier_publish {
     const char *models_dir;
     const struct tier_kv *metadata;
     size_t metadata_count;
+    const struct tier_delta_form *down;  /* NULL: models travel whole */
     const struct kern_server *optimiser; /* NULL: none */
     struct tier_hash state;              /* beside the base; zero: the optimiser begins here */
 };
 
+/* What is made; zero where there is no such thing. */
+struct tier_published {
+    struct tier_hash model;
+    struct tier_hash state; /* with an optimiser */
+    struct tier_hash delta; /* from the base to the model, with `down` */
+};
+
 /*
- * *state_out is zero without an optimiser. Errors: those of tier_fold_publish; TIER_ENOTFOUND where
+ * Errors: those of tier_fold_publish; TIER_ENOTFOUND where
  * the state is gone, TIER_EMODEL where it is not the one beside the base, or damaged. A failure
  * leaves no state; where only the state could not be written, it leaves a model that nobody names.
  */
-enum tier_status tier_publish_run(const struct tier_publish *p, struct tier_hash *model_out,
-                                  struct tier_hash *state_out, struct tier_err *err);
+enum tier_status tier_publish_run(const struct tier_publish *p, struct tier_published *out,
+                                  struct tier_err *err);
 
 #endif

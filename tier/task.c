@@ -82,6 +82,18 @@ bool tier_task_server(const struct tier_plan *plan, struct kern_server *out) {
     return true;
 }
 
+bool tier_task_down(const struct tier_plan *plan, uint64_t round, struct tier_delta_form *out) {
+    static const enum tier_encoding encodings[] = {[TIER_PLAN_DOWN_F32] = TIER_ENC_F32,
+                                                   [TIER_PLAN_DOWN_BF16] = TIER_ENC_BF16,
+                                                   [TIER_PLAN_DOWN_Q8] = TIER_ENC_Q8,
+                                                   [TIER_PLAN_DOWN_Q4] = TIER_ENC_Q4};
+
+    /* Another stream of random numbers than any spoke's: those mix in a name. */
+    *out = (struct tier_delta_form){.encoding = encodings[plan->codec.down],
+                                    .key = plan->seed * UINT64_C(0x9e3779b97f4a7c15) + round};
+    return plan->codec.down != TIER_PLAN_DOWN_F32;
+}
+
 enum tier_encoding tier_task_encoding(const struct tier_plan *plan) {
     static const enum tier_encoding encodings[] = {
         [TIER_PLAN_F32] = TIER_ENC_F32,       [TIER_PLAN_F16] = TIER_ENC_F16,

@@ -13,6 +13,7 @@
 #define CONSILIUM_TIER_TASK_H
 
 #include "kernels/kern.h"
+#include "tier/delta.h"
 #include "tier/graph.h"
 #include "tier/manifest.h"
 #include "tier/metric.h"
@@ -31,6 +32,8 @@ enum tier_status tier_task_first_model(const struct tier_graph *graph,
 /* The optimiser at the top; false where there is none. */
 bool tier_task_server(const struct tier_plan *plan, struct kern_server *out);
 
+/* The form in which the model of a round travels down; false: whole. */
+bool tier_task_down(const struct tier_plan *plan, uint64_t round, struct tier_delta_form *out);
 /* The encoding that the plan's codec stands for. */
 enum tier_encoding tier_task_encoding(const struct tier_plan *plan);
 /* Whether the plan allows an update of that encoding: its codec's, F32, or a hub's SUM.

@@ -236,7 +236,11 @@ static enum tier_status take_round_message(const Consilium__Round *p, struct tie
     m->deadline_ms = p->deadline_ms;
     TIER_TRY(take_hash("round.run", p->run, &m->run, err));
     TIER_TRY(take_round(p->round, &m->round, err));
-    return take_hash("round.base_model", p->base_model, &m->model, err);
+    TIER_TRY(take_hash("round.base_model", p->base_model, &m->model, err));
+    if (p->delta.len == 0 && p->delta_base.len == 0)
+        return TIER_OK;
+    TIER_TRY(take_hash("round.delta", p->delta, &m->delta, err));
+    return take_hash("round.delta_base", p->delta_base, &m->delta_base, err);
 }
 
 static enum tier_status take_plan(const Consilium__Plan *p, struct tier_to_child *m,
@@ -349,6 +353,10 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
         round.round = m->round;
         round.base_model = hash_field(&m->model);
         round.deadline_ms = m->deadline_ms;
+        if (!tier_hash_is_zero(&m->delta)) {
+            round.delta = hash_field(&m->delta);
+            round.delta_base = hash_field(&m->delta_base);
+        }
         p.round = &round;
         break;
     case TIER_TO_GRANT:

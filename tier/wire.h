@@ -87,6 +87,7 @@ struct tier_to_child {
     struct tier_hash run;
     uint64_t round;
     struct tier_hash model;               /* round: the base; end: the last published */
+    struct tier_hash delta, delta_base;   /* round: what makes the base of another model; or zero */
     struct tier_hash update;              /* grant, refusal */
     uint64_t offset;                      /* grant */
     uint64_t deadline_ms;                 /* round */

@@ -15,7 +15,8 @@ static struct tier_plan codec_plan(uint64_t rounds, int codec, bool error_feedba
     p.steps = 0;
     p.epochs = 1;
     p.seed = 1;
-    p.codec = (struct tier_plan_codec){codec, error_feedback, codec == TIER_PLAN_TOP_K ? 0.02 : 0};
+    p.codec = (struct tier_plan_codec){codec, error_feedback, codec == TIER_PLAN_TOP_K ? 0.02 : 0,
+                                       TIER_PLAN_DOWN_F32};
     return p;
 }
 
@@ -145,5 +146,87 @@ Test(hub_codecs, what_was_dropped_survives_restarts_and_counts_once) {
         struct tier_hash model = finish(top, &run);
         cr_assert(tier_hash_equal(&undisturbed, &model), "form %zu", form);
         tree_free(tree);
+    }
+}
+
+/* ---- the way down ---- */
+
+static const int downs[] = {TIER_PLAN_DOWN_BF16, TIER_PLAN_DOWN_Q8, TIER_PLAN_DOWN_Q4};
+
+static struct tier_plan down_plan(uint64_t rounds, int down) {
+    struct tier_plan p = codec_plan(rounds, TIER_PLAN_F32, false);
+    p.codec.down = down;
+    return p;
+}
+
+static bool no_deltas_left(const struct tree_node *node) {
+    char command[320];
+    snprintf(command, sizeof command, "test -z \"$(ls %s/models | grep '[.]delta')\"",
+             tree_dir(node));
+    return system(command) == 0;
+}
+
+/* Flat over nine sites; what one of them fetched a round after the first model, in models. */
+static struct tier_hash down_model(int down, uint64_t rounds, double *accuracy_out,
+                                   double *bytes_out) {
+    char name[32];
+    snprintf(name, sizeof name, "down-%d", down);
+    struct tree *tree = make_tree(name);
+    struct tree_node *top = tree_hub(tree, "top", NULL, 9), *one = NULL;
+    for (unsigned i = 0; i < 9; i++)
+        one = make_spoke(tree, i, top);
+    struct tier_plan plan = down_plan(rounds, down);
+    struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx"), model = finish(top, &run);
+    cr_assert(tree_until(top, read_accuracy, accuracy_out, TIMEOUT_MS));
+    /* The graph holds the first model's values too. */
+    *bytes_out = ((double)tree_serve_traffic(top).fetched_bytes / 9 - 2 * 4.0 * ELEMENTS) /
+                 ((double)rounds * 4.0 * ELEMENTS);
+    cr_assert(no_deltas_left(top) && no_deltas_left(one));
+    tree_free(tree);
+    return model;
+}
+
+Test(hub_codecs, models_go_down_shorter_and_are_learnt_from_as_well) {
+    static const double bytes_most[] = {0.52, 0.28, 0.15};
+    enum { ROUNDS = 16 };
+    double whole, accuracy, bytes;
+    down_model(TIER_PLAN_DOWN_F32, ROUNDS, &whole, &bytes);
+    cr_assert(bytes > 0.98 && bytes < 1.1, "whole models: %.3f", bytes);
+    for (size_t i = 0; i < 3; i++) {
+        down_model(downs[i], ROUNDS, &accuracy, &bytes);
+        cr_log_info("down %d: accuracy %.4f (whole: %.4f), %.4f of the bytes\n", downs[i], accuracy,
+                    whole, bytes);
+        cr_assert(accuracy > whole - 0.02, "down %d: %.4f", downs[i], accuracy);
+        cr_assert(bytes < bytes_most[i], "down %d: %.4f", downs[i], bytes);
+    }
+}
+
+Test(hub_codecs, shorter_models_are_the_same_bits_in_every_tree_and_over_restarts) {
+    enum { ROUNDS = 14 };
+    for (size_t form = 0; form < 3; form++) {
+        char name[32];
+        struct tier_hash models[2];
+        for (int rough = 0; rough < 2; rough++) {
+            snprintf(name, sizeof name, "%s-%zu", rough ? "rough" : "calm", form);
+            struct tree *tree = make_tree(name);
+            struct tree_node *top = tree_hub(tree, "top", NULL, rough ? 2 : 4);
+            struct tree_node *hub = rough ? tree_hub(tree, "hub", top, 2) : NULL;
+            struct tree_node *nodes[] = {top, hub, NULL, NULL};
+            for (unsigned i = 0; i < 4; i++) {
+                struct tree_node *spoke = make_spoke(tree, i, rough && i >= 2 ? hub : top);
+                if (i >= 2)
+                    nodes[i] = spoke;
+            }
+            struct tier_plan plan = down_plan(ROUNDS, downs[form]);
+            struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
+            for (uint64_t at = 2; rough && at < ROUNDS; at++) {
+                cr_assert(tree_until(top, round_is, &at, TIMEOUT_MS));
+                tree_stop(nodes[at % 4]);
+                tree_start(nodes[at % 4]);
+            }
+            models[rough] = finish(top, &run);
+            tree_free(tree);
+        }
+        cr_assert(tier_hash_equal(&models[0], &models[1]), "form %zu", form);
     }
 }

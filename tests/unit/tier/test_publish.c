@@ -97,9 +97,12 @@ static enum tier_status publish(const struct root *r, const struct tier_hash *su
                              .models_dir = fixture_dir,
                              .optimiser = &r->opt,
                              .state = r->state};
-    enum tier_status st = tier_publish_run(&p, model, state, err);
+    struct tier_published made = {0};
+    enum tier_status st = tier_publish_run(&p, &made, err);
     tier_model_close(base);
     tier_spool_update_close(u);
+    *model = made.model;
+    *state = made.state;
     return st;
 }
 
@@ -310,14 +313,16 @@ Test(tier_publish, a_sweep_leaves_the_states_that_are_named) {
 Test(tier_publish, without_an_optimiser_there_is_no_state) {
     uint64_t seed = 43;
     struct root r = root_up(KERN_SERVER_ADAM, 700, &seed);
-    struct tier_hash sum = next_sum(&r, 2, 1, &seed), model, same, state;
+    struct tier_hash sum = next_sum(&r, 2, 1, &seed), same;
+    struct tier_published made;
     struct tier_model *base = base_of(&r);
     struct tier_update *u = update_open(r.spool, &sum);
     struct tier_publish p = {
         .sum = u, .manifest = r.manifest, .base = base, .models_dir = fixture_dir};
-    MUST(tier_publish_run(&p, &model, &state, err));
+    MUST(tier_publish_run(&p, &made, err));
     MUST(tier_fold_publish(u, r.manifest, base, fixture_dir, NULL, 0, &same, err));
-    CHECK(tier_hash_is_zero(&state) && tier_hash_equal(&model, &same));
+    CHECK(tier_hash_is_zero(&made.state) && tier_hash_is_zero(&made.delta));
+    CHECK(tier_hash_equal(&made.model, &same));
     tier_model_close(base);
     tier_spool_update_close(u);
     root_down(&r);

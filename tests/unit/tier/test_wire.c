@@ -95,6 +95,10 @@ static struct tier_to_child to_child(enum tier_to_child_type type) {
         m.update = hash_of("update");
     if (type == TIER_TO_REFUSAL || type == TIER_TO_END)
         memset(m.reason, 'r', TIER_REASON_LEN_MAX);
+    if (type == TIER_TO_ROUND) {
+        m.delta = hash_of("delta");
+        m.delta_base = hash_of("the model before");
+    }
     m.protocol = type == TIER_TO_WELCOME ? 7 : 0;
     if (type == TIER_TO_WELCOME)
         snprintf(m.name, sizeof m.name, "top");
@@ -160,7 +164,8 @@ Test(tier_wire, each_message_of_a_parent_comes_back_as_it_was) {
         CHECK(back.offset == m.offset && back.deadline_ms == m.deadline_ms);
         CHECK(back.completed == m.completed);
         CHECK(tier_hash_equal(&back.run, &m.run) && tier_hash_equal(&back.model, &m.model));
-        CHECK(tier_hash_equal(&back.update, &m.update));
+        CHECK(tier_hash_equal(&back.update, &m.update) && tier_hash_equal(&back.delta, &m.delta));
+        CHECK(tier_hash_equal(&back.delta_base, &m.delta_base));
         cr_assert(eq(str, back.name, m.name));
         cr_assert(eq(str, back.reason, m.reason));
         same_blob(back.plan, back.plan_bytes, m.plan, m.plan_bytes);
@@ -281,6 +286,27 @@ Test(tier_wire, a_field_that_this_version_does_not_know_is_passed_over) {
     MUST(tier_wire_to_child(commit.b, commit.n, &m, err));
     CHECK(m.type == TIER_TO_COMMIT && m.round == 5);
     tier_wire_to_child_release(&m);
+}
+
+Test(tier_wire, a_round_without_a_delta_is_one_and_with_half_of_one_is_refused) {
+    struct tier_to_child m = to_child(TIER_TO_ROUND), back;
+    m.delta = m.delta_base = (struct tier_hash){{0}};
+    struct tier_bytes b = tier_wire_to_child_bytes(&m);
+    MUST(tier_wire_to_child(b.data, b.n, &back, err));
+    CHECK(tier_hash_is_zero(&back.delta) && tier_hash_is_zero(&back.delta_base));
+    tier_wire_to_child_release(&back);
+    free(b.data);
+    for (unsigned half = 5; half <= 6; half++) {
+        struct raw sub = of_run(32, 1, 0, NULL);
+        struct tier_hash h = hash_of("x");
+        raw_bytes(&sub, 3, h.b, 32);
+        raw_bytes(&sub, half, h.b, 32);
+        struct raw round = raw_in(3, &sub);
+        DOWN_REFUSED(half == 5 ? "round.delta_base" : "round.delta", round);
+        raw_bytes(&sub, 11 - half, h.b, 31);
+        struct raw other = raw_in(3, &sub);
+        DOWN_REFUSED("round.delta", other);
+    }
 }
 
 Test(tier_wire, hashes_of_another_length_are_refused_by_field) {
