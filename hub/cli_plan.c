@@ -103,6 +103,9 @@ static void print_checked(const struct loaded *l) {
            tier_plan_rule_text(&l->plan.hub.merge));
     printf("  updates   %s%s\n", tier_encoding_text(tier_task_encoding(&l->plan)),
            l->plan.codec.error_feedback ? ", what is dropped added to the next round's" : "");
+    struct tier_delta_form down;
+    if (tier_task_down(&l->plan, 1, &down))
+        printf("  models    down as what they differ by, %s\n", tier_encoding_text(down.encoding));
     printf("  model     %s\n            sha256 %s, %" PRIu64 " bytes\n", l->model_path,
            l->plan.model_sha256, l->plan.model_bytes);
     printf("  graph     %" PRIu64 " inputs, %zu operators, %" PRIu64 " outputs\n",

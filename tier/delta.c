@@ -17,8 +17,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
+#include <zstd.h>
 
 #define VERSION 1
 #define HEAD_BYTES 96
@@ -29,6 +29,10 @@
 #define AT_BASE 32
 #define AT_MANIFEST 64
 #define PIECE (32 * TIER_BLOCK_ELEMENTS)
+#define SEGMENT_BYTES (2 * TIER_SEGMENT_ELEMENTS) /* bfloat16, the longest form */
+#define LEVEL 1 /* 9 takes ten times as long for a hundredth of the bytes */
+
+_Static_assert(TIER_SEGMENT_ELEMENTS % PIECE == 0, "a segment is whole pieces");
 
 static const char magic[8] = {'c', 'o', 'n', 's', 'd', 'l', 't', '1'};
 
@@ -36,6 +40,10 @@ struct tier_delta_writer {
     struct tier_named_file *file;
     struct tier_delta_form form;
     uint64_t elements, next;
+    uint8_t *segment; /* [SEGMENT_BYTES] encoded and not written yet */
+    size_t held;
+    uint8_t *packed; /* [ZSTD_compressBound(SEGMENT_BYTES)] */
+    ZSTD_CCtx *zstd;
     float difference[PIECE];
     uint16_t encoded[PIECE];
 };
@@ -112,6 +120,13 @@ enum tier_status tier_delta_begin(const char *dir, const struct tier_manifest *m
                        tier_encoding_text(form->encoding));
         goto out;
     }
+    w->segment = malloc(SEGMENT_BYTES);
+    w->packed = malloc(ZSTD_compressBound(SEGMENT_BYTES));
+    w->zstd = ZSTD_createCCtx();
+    if (!w->segment || !w->packed || !w->zstd) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory to write a delta");
+        goto out;
+    }
     TIER_TRY_OUT(tier_named_file_begin(dir, TIER_DELTA_TEMPORARY, &w->file, err));
     TIER_TRY_OUT(put_head(w, manifest, base, metadata, metadata_count, err));
     *out = w;
@@ -119,6 +134,19 @@ enum tier_status tier_delta_begin(const char *dir, const struct tier_manifest *m
 out:
     tier_delta_abort(w);
     return st;
+}
+
+static enum tier_status flush(struct tier_delta_writer *w, struct tier_err *err) {
+    uint8_t length[4];
+    size_t n = ZSTD_compressCCtx(w->zstd, w->packed, ZSTD_compressBound(SEGMENT_BYTES), w->segment,
+                                 w->held, LEVEL);
+    bool shorter = !ZSTD_isError(n) && n < w->held;
+
+    tier_put_u32(length, (uint32_t)(shorter ? n : w->held));
+    TIER_TRY(tier_named_file_put(w->file, length, sizeof length, err));
+    n = shorter ? n : w->held;
+    w->held = 0;
+    return tier_named_file_put(w->file, shorter ? w->packed : w->segment, n, err);
 }
 
 static enum tier_status append_piece(struct tier_delta_writer *w, const float *base, float *next,
@@ -142,9 +170,11 @@ static enum tier_status append_piece(struct tier_delta_writer *w, const float *b
         return tier_fail(err, TIER_EMODEL,
                          "an element from %" PRIu64 " on changes by more than a delta can say",
                          w->next);
+    size_t bytes = (size_t)tier_encoding_bytes(w->form.encoding, n);
+    memcpy(w->segment + w->held, w->encoded, bytes);
+    w->held += bytes;
     w->next += n;
-    return tier_named_file_put(w->file, w->encoded,
-                               (size_t)tier_encoding_bytes(w->form.encoding, n), err);
+    return w->next % TIER_SEGMENT_ELEMENTS == 0 || w->next == w->elements ? flush(w, err) : TIER_OK;
 }
 
 enum tier_status tier_delta_append(struct tier_delta_writer *w, const float *base, float *next,
@@ -176,6 +206,9 @@ void tier_delta_abort(struct tier_delta_writer *w) {
     if (!w)
         return;
     tier_named_file_abort(w->file);
+    ZSTD_freeCCtx(w->zstd);
+    free(w->segment);
+    free(w->packed);
     free(w);
 }
 
@@ -190,7 +223,8 @@ struct reader {
     struct tier_kv kv[TIER_MODEL_METADATA_MAX];
     size_t kv_count;
     float base[PIECE], difference[PIECE];
-    uint16_t encoded[PIECE];
+    uint8_t segment[SEGMENT_BYTES], packed[SEGMENT_BYTES];
+    size_t segment_at; /* of the next piece in it */
 };
 
 static enum tier_status read_next(struct reader *r, void *out, size_t n, struct tier_err *err) {
@@ -230,7 +264,6 @@ static enum tier_status read_metadata(struct reader *r, size_t n, struct tier_er
 static enum tier_status read_head(struct reader *r, const struct tier_hash *base,
                                   const struct tier_manifest *manifest, struct tier_err *err) {
     uint8_t head[HEAD_BYTES];
-    struct stat info;
 
     TIER_TRY(read_next(r, head, sizeof head, err));
     uint32_t form = tier_get_u32(head + AT_FORM), metadata = tier_get_u32(head + AT_METADATA);
@@ -245,27 +278,58 @@ static enum tier_status read_head(struct reader *r, const struct tier_hash *base
         return tier_fail(err, TIER_ELIMIT, "%s: metadata of %u bytes, the most is %u", r->path,
                          metadata, TIER_DELTA_METADATA_BYTES_MAX);
     r->encoding = (enum tier_encoding)form;
-    TIER_TRY(read_metadata(r, metadata, err));
-    uint64_t want = r->at + tier_encoding_bytes(r->encoding, manifest->elements);
-    if (fstat(r->fd, &info) != 0)
-        return tier_fail_errno(err, TIER_EIO, "cannot look at %s", r->path);
-    if ((uint64_t)info.st_size != want)
+    return read_metadata(r, metadata, err);
+}
+
+/* The next segment, `n` elements. */
+static enum tier_status read_segment(struct reader *r, uint64_t first, size_t n,
+                                     struct tier_err *err) {
+    size_t bytes = (size_t)tier_encoding_bytes(r->encoding, n);
+    uint8_t length[4];
+
+    TIER_TRY(read_next(r, length, sizeof length, err));
+    uint32_t packed = tier_get_u32(length);
+    r->segment_at = 0;
+    if (packed == bytes)
+        return read_next(r, r->segment, bytes, err);
+    if (packed > bytes)
         return tier_fail(err, TIER_EMODEL,
-                         "%s has %" PRIu64 " bytes; by its head it should have %" PRIu64, r->path,
-                         (uint64_t)info.st_size, want);
+                         "%s: the segment at element %" PRIu64 " has %u bytes, the most is %zu",
+                         r->path, first, packed, bytes);
+    TIER_TRY(read_next(r, r->packed, packed, err));
+    if (ZSTD_decompress(r->segment, bytes, r->packed, packed) != bytes)
+        return tier_fail(err, TIER_EMODEL,
+                         "%s: the segment at element %" PRIu64 " is no zstd frame of %zu bytes",
+                         r->path, first, bytes);
     return TIER_OK;
 }
 
-/* The next n elements of the difference. */
-static enum tier_status read_piece(struct reader *r, uint64_t first, size_t n,
-                                   struct tier_err *err) {
-    TIER_TRY(read_next(r, r->encoded, (size_t)tier_encoding_bytes(r->encoding, n), err));
-    if (!decode(r->encoding, r->difference, r->encoded, n))
+/* The next piece of the difference, of `elements` in all; *n_out of them. */
+static enum tier_status read_piece(struct reader *r, uint64_t first, uint64_t elements,
+                                   size_t *n_out, struct tier_err *err) {
+    uint64_t left = elements - first;
+    size_t n = left < PIECE ? (size_t)left : PIECE;
+
+    if (first % TIER_SEGMENT_ELEMENTS == 0)
+        TIER_TRY(read_segment(
+            r, first, left < TIER_SEGMENT_ELEMENTS ? (size_t)left : TIER_SEGMENT_ELEMENTS, err));
+    *n_out = n;
+    const uint8_t *encoded = r->segment + r->segment_at;
+    r->segment_at += (size_t)tier_encoding_bytes(r->encoding, n);
+    if (!decode(r->encoding, r->difference, encoded, n))
         return tier_fail(err, TIER_EMODEL,
                          "%s: a block at element %" PRIu64 " or behind it is none that an encoder "
                          "writes",
                          r->path, first);
     return TIER_OK;
+}
+
+static enum tier_status at_end(const struct reader *r, struct tier_err *err) {
+    uint8_t more;
+
+    if (pread(r->fd, &more, 1, (off_t)r->at) == 0)
+        return TIER_OK;
+    return tier_fail(err, TIER_EMODEL, "%s is longer than its head says", r->path);
 }
 
 static enum tier_status open_delta(const char *path, const struct tier_hash *base,
@@ -297,9 +361,8 @@ static enum tier_status apply(struct reader *r, const struct tier_model *base,
                               const struct tier_manifest *manifest, struct tier_model_writer *out,
                               struct tier_err *err) {
     for (uint64_t at = 0; at < manifest->elements;) {
-        uint64_t left = manifest->elements - at;
-        size_t n = left < PIECE ? (size_t)left : PIECE;
-        TIER_TRY(read_piece(r, at, n, err));
+        size_t n = 0;
+        TIER_TRY(read_piece(r, at, manifest->elements, &n, err));
         TIER_TRY(tier_model_read(base, at, n, r->base, err));
         if (!add(r->base, r->base, r->difference, n))
             return tier_fail(err, TIER_EMODEL, "%s makes an element from %" PRIu64 " on no number",
@@ -307,7 +370,7 @@ static enum tier_status apply(struct reader *r, const struct tier_model *base,
         TIER_TRY(tier_model_writer_append(out, r->base, n, err));
         at += n;
     }
-    return TIER_OK;
+    return at_end(r, err);
 }
 
 enum tier_status tier_delta_apply(const char *dir, const struct tier_hash *delta,
@@ -352,9 +415,11 @@ enum tier_status tier_delta_read(const char *path, const struct tier_hash *base,
     enum tier_status st = open_delta(path, base, manifest, &r, err);
 
     for (uint64_t at = 0; st == TIER_OK && at < manifest->elements; at += PIECE) {
-        uint64_t left = manifest->elements - at;
-        st = read_piece(r, at, left < PIECE ? (size_t)left : PIECE, err);
+        size_t n;
+        st = read_piece(r, at, manifest->elements, &n, err);
     }
+    if (st == TIER_OK)
+        st = at_end(r, err);
     if (r)
         close(r->fd);
     free(r);

@@ -9,7 +9,8 @@
  * "consdlt1", u32 version, u32 form, u64 elements, u32 metadata bytes, u32 zero, hashes of base and
  * manifest), the new model's metadata (each key and value with a NUL behind it), and the elements
  * of the concatenation in blocks of TIER_BLOCK_ELEMENTS, as an update of that encoding has them
- * (tier/segment.h).
+ * (tier/segment.h), TIER_SEGMENT_ELEMENTS at a time: a u32 length and a zstd frame, or the bytes
+ * as they are where that is no longer.
  *
  * Threads: a writer belongs to one thread; calls block on the disk. Memory does not depend on the
  * model's size.

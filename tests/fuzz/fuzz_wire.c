@@ -95,6 +95,8 @@ static struct tier_bytes seed_of(unsigned i) {
                                  .reason = "why",
                                  .plan = bytes,
                                  .plan_bytes = sizeof bytes,
+                                 .delta = {{1}},
+                                 .delta_base = {{2}},
                                  .receipt = {.round = 3, .child = "a", .weight = 5}};
     if (i < 5)
         return tier_wire_from_child_bytes(&up);

