@@ -54,6 +54,11 @@
 #define TIER_CHILD_TRANSFERS_MAX 4u
 #define TIER_STALL_MS 60000u
 
+/* Children that lost their parent come back over so many milliseconds each, in all at most the
+ * second: a hub on two cores shakes hands with some hundreds in a second. */
+#define TIER_RETURN_MS_PER_CHILD 5u
+#define TIER_RETURN_MS_MAX 60000u
+
 /* Receive credit: chunks in flight over all streams of a node. */
 #define TIER_CREDIT_CHUNKS 24
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Losing the parent is normal: a stream that ends for whatever reason is opened again after a
- * random delay, whose bound doubles up to ten seconds. Pushes and fetches run as calls of their own
+ * random delay, whose bound doubles up to ten seconds, or begins with what a parent of many asked
+ * for. Pushes and fetches run as calls of their own
  * beside the stream and resume by offset, so a cut costs at most the chunks that were on the wire.
  */
 #include "tier/link.h"
@@ -63,7 +64,7 @@ struct tier_link {
     char name[TIER_NAME_LEN_MAX + 1], parent_name[TIER_NAME_LEN_MAX + 1];
     char *models_dir, *parent_cert;
     bool tls, up, closing;
-    unsigned retry_ms;
+    unsigned retry_ms, first_ms; /* first_ms: of the delays after a loss, by the parent's word */
     struct tier_timer *retry;
     char last_reason[256];                   /* a reason is logged once, not at every attempt */
     struct tier_intake *intake, *own_intake; /* the latter where the owner has none */
@@ -422,11 +423,12 @@ static void lost(struct tier_link *link, const char *reason) {
         tier_log_warn("no stream to parent %s: %s", link->parent_name, reason);
     snprintf(link->last_reason, sizeof link->last_reason, "%s", reason);
     if (was_up) {
-        link->retry_ms = RETRY_MS_FIRST;
+        link->retry_ms = link->first_ms;
         link->events->down(link->owner, reason);
     }
     tier_timer_set(link->retry, retry_delay(link));
-    link->retry_ms = link->retry_ms * 2 > RETRY_MS_MAX ? RETRY_MS_MAX : link->retry_ms * 2;
+    unsigned most = link->first_ms > RETRY_MS_MAX ? link->first_ms : RETRY_MS_MAX;
+    link->retry_ms = link->retry_ms * 2 > most ? most : link->retry_ms * 2;
 }
 
 static void stream_opened(struct tier_rpc_call *call) {
@@ -473,7 +475,7 @@ static void stream_message(struct tier_rpc_call *call, struct tier_rpc_message *
     }
     if (m.type == TIER_TO_WELCOME) {
         link->up = true;
-        link->retry_ms = RETRY_MS_FIRST;
+        link->first_ms = m.return_ms > RETRY_MS_FIRST ? m.return_ms : RETRY_MS_FIRST;
         link->last_reason[0] = '\0';
         tier_log_info("attending parent %s", link->parent_name);
         link->events->up(link->owner, link->parent_name);
@@ -513,7 +515,7 @@ enum tier_status tier_link_new(struct tier_loop *loop, const struct tier_link_op
     link->events = events;
     link->owner = owner;
     link->tls = o->tls != NULL;
-    link->retry_ms = RETRY_MS_FIRST;
+    link->retry_ms = link->first_ms = RETRY_MS_FIRST;
     snprintf(link->name, sizeof link->name, "%s", o->name);
     snprintf(link->parent_name, sizeof link->parent_name, "%s", o->parent_name);
     link->models_dir = need(strdup(o->models_dir));

@@ -6,6 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+/*
+ * Time allowed to one attempt. Where thousands come at once a parent shakes hands with all of them
+ * at a time, and whoever gives up early has cost it as much as the others and comes again.
+ */
+#define ATTEMPT_MS 20000
+
 /* ---- a client that pins its authority instead of holding its certificate ---- */
 
 struct pin {
@@ -66,7 +72,7 @@ enum tier_status tier_rpc_channel_new(struct tier_loop *loop, const char *addres
     a[n++] = rpc_int_arg(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     a[n++] = rpc_int_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
     a[n++] = rpc_int_arg(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
-    a[n++] = rpc_int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000); /* time allowed to one attempt */
+    a[n++] = rpc_int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, ATTEMPT_MS);
     if (tls) {
         grpc_ssl_pem_key_cert_pair pair = {tls->key_pem, tls->cert_pem};
         if (tls->verify_chain)

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define REQUESTS_OUTSTANDING 16
+#define HANDSHAKE_MS 30000 /* more than our own channels give an attempt */
 
 static void request_call(struct tier_rpc_server *s);
 
@@ -172,6 +173,8 @@ enum tier_status tier_rpc_server_new(struct tier_loop *loop, const char *address
     a[n++] = rpc_int_arg(GRPC_ARG_ALLOW_REUSEPORT, 0);
     a[n++] = rpc_int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 200);
     a[n++] = rpc_int_arg(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+    /* Whoever came and gave up holds a file descriptor until then. */
+    a[n++] = rpc_int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, HANDSHAKE_MS);
     grpc_channel_args args = {n, a};
     s->server = grpc_server_create(&args, NULL);
     grpc_server_register_completion_queue(s->server, tier_loop_queue(loop), NULL);

@@ -55,6 +55,8 @@ static void child_add(struct tier_serve *s, struct child *c) {
         c->next->prev = c;
     s->children = c;
     s->child_count++;
+    if (s->child_count > s->child_most)
+        s->child_most = s->child_count;
 }
 
 static void child_remove(struct tier_serve *s, struct child *c) {
@@ -169,7 +171,12 @@ static enum tier_status hello(struct attendance *a, struct tier_rpc_call *call,
     c->since_ms = tier_wall_ms();
     child_add(s, c);
     a->child = c;
-    struct tier_to_child welcome = {.type = TIER_TO_WELCOME, .protocol = TIER_PROTOCOL};
+    uint64_t return_ms = (uint64_t)s->child_most * TIER_RETURN_MS_PER_CHILD;
+    if (return_ms > TIER_RETURN_MS_MAX)
+        return_ms = TIER_RETURN_MS_MAX;
+    struct tier_to_child welcome = {.type = TIER_TO_WELCOME,
+                                    .protocol = TIER_PROTOCOL,
+                                    .return_ms = (uint32_t)return_ms};
     memcpy(welcome.name, s->name, sizeof welcome.name);
     serve_send_to(c, &welcome);
     enum tier_status st = s->events->attending(s->owner, c->name, err);

@@ -279,6 +279,10 @@ static enum tier_status take_to_child(const Consilium__ToChild *p, struct tier_t
     case CONSILIUM__TO_CHILD__MESSAGE_WELCOME:
         m->type = TIER_TO_WELCOME;
         m->protocol = p->welcome->protocol;
+        m->return_ms = p->welcome->return_ms;
+        if (m->return_ms > TIER_RETURN_MS_MAX)
+            return tier_fail(err, TIER_EPROTO, "welcome.return_ms is %u, at most %u", m->return_ms,
+                             TIER_RETURN_MS_MAX);
         return take_text("welcome.name", p->welcome->name, m->name, sizeof m->name, err);
     case CONSILIUM__TO_CHILD__MESSAGE_PLAN:
         return take_plan(p->plan, m, err);
@@ -341,6 +345,7 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
     case TIER_TO_WELCOME:
         welcome.protocol = m->protocol;
         welcome.name = (char *)m->name;
+        welcome.return_ms = m->return_ms;
         p.welcome = &welcome;
         break;
     case TIER_TO_PLAN:

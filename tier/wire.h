@@ -91,7 +91,7 @@ struct tier_to_child {
     struct tier_hash update;              /* grant, refusal */
     uint64_t offset;                      /* grant */
     uint64_t deadline_ms;                 /* round */
-    uint32_t protocol;                    /* welcome */
+    uint32_t protocol, return_ms;         /* welcome */
     char name[TIER_NAME_LEN_MAX + 1];     /* welcome */
     char reason[TIER_REASON_LEN_MAX + 1]; /* refusal, end */
     bool completed;                       /* end */

@@ -36,8 +36,11 @@ static const struct bench {
     {"same-bits", bench_same_bits, "--trees N --seed S: trees whose result differs", NULL},
     {"scale", bench_scale,
      "--spokes N [--tls on|off] [--bytes B] [--keepalive-ms T --keepalive-timeout-ms T]: streams "
-     "held "
-     "by one hub, and their loss",
+     "held by one hub, and their loss",
+     NULL},
+    {"crowd", bench_crowd,
+     "--spokes N [--tls on|off] [--bytes B]: rounds of so many spokes, and their return to a hub "
+     "that was killed",
      NULL},
     {"codecs", bench_codecs, "[--bytes B]: bytes of an update, speed and accuracy by codec", NULL},
     {"attacks", bench_attacks, "[--seed S]: accuracy of every merge rule under attack", NULL},

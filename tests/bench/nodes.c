@@ -163,17 +163,23 @@ struct hub_process {
     const struct hub_start *start;
     struct hub hub;
     struct tier_timer *news, *reload;
-    uint64_t children, reloads;
+    struct bench_hub_news told;
+    uint64_t reloads;
     int say;
 };
 
 static void tell_news(void *arg) {
     struct hub_process *p = arg;
-    uint64_t children = tier_serve_count(p->hub.serve);
+    const struct hub_run *run = p->hub.runs;
+    struct bench_hub_news news = {.at_s = bench_now_s(),
+                                  .children = tier_serve_count(p->hub.serve),
+                                  .reloads = p->reloads,
+                                  .round = run ? run->round.number : 0,
+                                  .ended = run && run->state == HUB_RUN_COMPLETED};
 
-    if (children != p->children) {
-        const struct bench_hub_news news = {bench_now_s(), children, p->reloads};
-        p->children = children;
+    if (news.children != p->told.children || news.round != p->told.round ||
+        news.ended != p->told.ended) {
+        p->told = news;
         (void)!write(p->say, &news, sizeof news);
     }
     tier_timer_set(p->news, NEWS_MS);

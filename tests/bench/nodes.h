@@ -48,10 +48,13 @@ void bench_process_say(int say, const void *data, size_t n);
 /* In the starter: false when the process ended before it said n bytes. */
 bool bench_process_hear(const struct bench_process *process, void *data, size_t n);
 
-/* What a hub's process says after its port, whenever the number of its children has changed. */
+/* What a hub's process says after its port, whenever its children or its newest run have changed.
+ */
 struct bench_hub_news {
     double at_s; /* of bench_now_s */
     uint64_t children, reloads;
+    uint64_t round; /* of the newest run; 0: none */
+    bool ended;     /* that run is completed */
 };
 /* A hub in its own process. `plan` (may be NULL) is begun there as a run once it listens; its graph
  * must be in the hub's models directory. */

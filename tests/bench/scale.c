@@ -7,12 +7,8 @@
  * throughout.
  */
 #include "tests/bench/children.h"
-#include "tests/bench/nodes.h"
-#include "tier/authority.h"
-#include "tier/cert.h"
-#include "tier/link.h"
-#include "tier/log.h"
-#include "tier/spool.h"
+#include "tests/bench/holders.h"
+#include "tier/loop.h"
 
 #include <math.h>
 #include <poll.h>
@@ -24,11 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define HOLDERS 8
 #define UPLOADERS 8
-#define CONNECTING                                                                                 \
-    8 /* at a time in each holder: a handshake must end within its attempt's time                  \
-       */
 #define ROUNDS_MAX 10000
 #define IDLE_S 10
 #define RELOAD_MS 1000
@@ -36,145 +28,19 @@
 #define NOTICE_S 30
 #define RETURN_S 40
 
-/* ---- a holder ---- */
-
-struct holder {
-    const struct scale *scale;
-    size_t first, count, started, up;
-    struct tier_loop *loop;
-    struct tier_spool *spool;
-    struct tier_link **link;
-    char dir[512];
-    char *ca_pem, *key_pem;
-    struct tier_key *key, *ca_key;
-    struct tier_cert *ca;
-};
-
 struct scale {
     const struct bench_options *options;
     struct bench_nodes nodes;
     struct tier_config top, *uploaders;
     struct tier_manifest *manifest;
-    struct bench_process hub, holder[HOLDERS];
+    struct bench_process hub;
+    struct bench_holders holders;
     struct bench_children *children;
     struct tier_loop *loop;
     struct bench_hub_news news;
     uint64_t wanted, rounds;
     bool more; /* wait until at least `wanted` attend, else at most */
 };
-
-static void start_link(struct holder *h);
-
-static void held_up(void *owner, const char *parent) {
-    struct holder *h = owner;
-    (void)parent;
-    h->up++;
-    if (h->started < h->count)
-        start_link(h);
-}
-
-static void held_down(void *owner, const char *reason) {
-    struct holder *h = owner;
-    (void)reason;
-    h->up--;
-}
-
-static void held_message(void *owner, const struct tier_to_child *m) {
-    (void)owner, (void)m;
-}
-
-static void held_push_failed(void *owner, const struct tier_hash *update, bool for_good,
-                             const char *reason) {
-    (void)owner, (void)update, (void)for_good, (void)reason;
-}
-
-static const struct tier_link_events held_events = {
-    .up = held_up, .down = held_down, .message = held_message, .push_failed = held_push_failed};
-
-/* A certificate without the authority's database, which would sync the disk for each. */
-static char *mint(const struct holder *h, const char *name, struct tier_err *err) {
-    char *csr = NULL, *cert = NULL;
-    if (tier_csr_new(h->key, name, TIER_ROLE_SPOKE, &csr, err) == TIER_OK)
-        tier_cert_issue(h->ca_key, h->ca, csr, 30, tier_wall_ms() / 1000, &cert, err);
-    free(csr);
-    return cert;
-}
-
-static void start_link(struct holder *h) {
-    const struct tier_config *top = &h->scale->top;
-    struct tier_err err = {0};
-    char name[32], address[32], *cert = NULL;
-    size_t i = h->started++;
-
-    snprintf(name, sizeof name, "spoke-%zu", h->first + i + 1);
-    snprintf(address, sizeof address, "127.0.0.1:%d", h->scale->hub.port);
-    if (top->tls && !(cert = mint(h, name, &err))) {
-        tier_log_error("%s", err.text);
-        _exit(1);
-    }
-    const struct tier_rpc_tls tls = {.ca_pem = h->ca_pem, .cert_pem = cert, .key_pem = h->key_pem};
-    const struct tier_rpc_keepalive keepalive = {(uint32_t)top->keepalive_ms,
-                                                 (uint32_t)top->keepalive_timeout_ms};
-    const struct tier_link_options options = {.name = name,
-                                              .parent_name = top->name,
-                                              .parent_address = address,
-                                              .tls = top->tls ? &tls : NULL,
-                                              .keepalive = &keepalive,
-                                              .models_dir = h->dir};
-    if (tier_link_new(h->loop, &options, h->spool, &held_events, h, &h->link[i], &err) != TIER_OK) {
-        tier_log_error("%s", err.text);
-        _exit(1);
-    }
-    free(cert);
-}
-
-static char *read_text(const char *path) {
-    char *text = bench_alloc(TIER_PEM_BYTES_MAX, 1);
-    FILE *f = fopen(path, "r");
-    if (!f || fread(text, 1, TIER_PEM_BYTES_MAX - 1, f) == 0)
-        text[0] = '\0';
-    if (f)
-        fclose(f);
-    return text;
-}
-
-static enum tier_status load_authority(struct holder *h, struct tier_err *err) {
-    char path[600];
-
-    snprintf(path, sizeof path, "%s/authority/ca.key", h->scale->nodes.dir);
-    char *ca_key = read_text(path);
-    snprintf(path, sizeof path, "%s/authority/ca.pem", h->scale->nodes.dir);
-    h->ca_pem = read_text(path);
-    enum tier_status st = tier_key_from_pem(ca_key, &h->ca_key, err);
-    free(ca_key);
-    TIER_TRY(st);
-    TIER_TRY(tier_cert_from_pem(h->ca_pem, &h->ca, err));
-    TIER_TRY(tier_key_generate(&h->key, err));
-    return tier_key_to_pem(h->key, &h->key_pem, err);
-}
-
-static void holder_main(void *arg, int say, int wait) {
-    struct holder *h = arg;
-    struct tier_err err = {0};
-    char spool[600];
-    int port = 1;
-    (void)wait;
-
-    tier_log_init("holder", TIER_LOG_ERROR);
-    snprintf(h->dir, sizeof h->dir, "%s/holder-%zu", h->scale->nodes.dir, h->first);
-    snprintf(spool, sizeof spool, "%s/spool", h->dir);
-    h->link = bench_alloc(h->count, sizeof *h->link);
-    if (mkdir(h->dir, 0700) != 0 || (h->scale->top.tls && load_authority(h, &err) != TIER_OK) ||
-        tier_loop_new(&h->loop, &err) != TIER_OK ||
-        tier_spool_open(spool, false, &h->spool, &err) != TIER_OK) {
-        tier_log_error("%s", err.text);
-        return;
-    }
-    bench_process_say(say, &port, sizeof port);
-    while (h->started < h->count && h->started < CONNECTING)
-        start_link(h);
-    tier_loop_run(h->loop);
-}
 
 /* ---- the hub's news ---- */
 
@@ -253,14 +119,9 @@ static enum tier_status configure(struct scale *s, struct tier_err *err) {
 }
 
 static enum tier_status start_holders(struct scale *s, struct tier_err *err) {
-    size_t first = 0, spokes = s->options->spokes;
-
-    for (size_t i = 0; i < HOLDERS; i++) {
-        struct holder h = {.scale = s, .first = first, .count = (spokes - first) / (HOLDERS - i)};
-        first += h.count;
-        TIER_TRY(bench_process_start(holder_main, &h, &s->holder[i], err));
-    }
-    return TIER_OK;
+    const struct bench_holders_options options = {
+        .nodes = &s->nodes, .top = &s->top, .port = s->hub.port, .spokes = s->options->spokes};
+    return bench_holders_start(&options, &s->holders, err);
 }
 
 /* ---- the measurement ---- */
@@ -274,13 +135,13 @@ static void idle(struct scale *s, struct bench_result *r) {
     struct bench_usage before = {0}, after = {0}, one;
     double holders = 0;
 
-    for (int k = 0; k < HOLDERS; k++)
-        holders -= bench_usage(s->holder[k].pid, &one) ? one.cpu_s : 0;
+    for (int k = 0; k < BENCH_HOLDERS; k++)
+        holders -= bench_usage(s->holders.process[k].pid, &one) ? one.cpu_s : 0;
     bench_usage(s->hub.pid, &before);
     tier_loop_run_until(s->loop, never, NULL, IDLE_S * 1000);
     bench_usage(s->hub.pid, &after);
-    for (int k = 0; k < HOLDERS; k++)
-        holders += bench_usage(s->holder[k].pid, &one) ? one.cpu_s : 0;
+    for (int k = 0; k < BENCH_HOLDERS; k++)
+        holders += bench_usage(s->holders.process[k].pid, &one) ? one.cpu_s : 0;
     hear_news(s);
     put(r, "idle_hub_cpu", (after.cpu_s - before.cpu_s) / IDLE_S);
     put(r, "idle_clients_cpu", holders / IDLE_S);
@@ -288,19 +149,19 @@ static void idle(struct scale *s, struct bench_result *r) {
 }
 
 static void lose(struct scale *s, struct bench_result *r) {
-    uint64_t all = s->options->spokes + UPLOADERS, share = s->options->spokes / HOLDERS;
+    uint64_t all = s->options->spokes + UPLOADERS, share = s->options->spokes / BENCH_HOLDERS;
     double start = bench_now_s();
 
-    kill(s->holder[0].pid, SIGSTOP);
+    kill(s->holders.process[0].pid, SIGSTOP);
     put(r, "stopped_noticed_first_s", until(s, start, all - 1, false, NOTICE_S));
     put(r, "stopped_noticed_all_s", until(s, start, all - share, false, NOTICE_S));
     start = bench_now_s();
-    kill(s->holder[0].pid, SIGCONT);
+    kill(s->holders.process[0].pid, SIGCONT);
     put(r, "returned_s", until(s, start, all, true, RETURN_S));
     hear_news(s);
     uint64_t now = s->news.children;
     start = bench_now_s();
-    kill(s->holder[1].pid, SIGKILL);
+    kill(s->holders.process[1].pid, SIGKILL);
     put(r, "killed_noticed_all_s", until(s, start, now - share, false, NOTICE_S));
     put(r, "attended_at_end", (double)s->news.children);
 }
@@ -358,8 +219,7 @@ enum tier_status bench_scale(const struct bench_options *given, struct bench_res
     r->unit = "spokes";
     r->against = "the spokes asked for";
     r->ratio = r->value / (double)options.spokes;
-    for (size_t i = 0; i < HOLDERS; i++)
-        bench_process_stop(&s->holder[i]);
+    bench_holders_stop(&s->holders);
     bench_process_stop(&s->hub);
     bench_children_free(s->children);
     tier_loop_free(s->loop);

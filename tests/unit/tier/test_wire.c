@@ -100,6 +100,7 @@ static struct tier_to_child to_child(enum tier_to_child_type type) {
         m.delta_base = hash_of("the model before");
     }
     m.protocol = type == TIER_TO_WELCOME ? 7 : 0;
+    m.return_ms = type == TIER_TO_WELCOME ? TIER_RETURN_MS_MAX : 0;
     if (type == TIER_TO_WELCOME)
         snprintf(m.name, sizeof m.name, "top");
     m.offset = type == TIER_TO_GRANT ? UINT64_MAX : 0;
@@ -162,7 +163,7 @@ Test(tier_wire, each_message_of_a_parent_comes_back_as_it_was) {
         MUST(tier_wire_to_child(b.data, b.n, &back, err));
         CHECK(back.type == m.type && back.round == m.round && back.protocol == m.protocol);
         CHECK(back.offset == m.offset && back.deadline_ms == m.deadline_ms);
-        CHECK(back.completed == m.completed);
+        CHECK(back.completed == m.completed && back.return_ms == m.return_ms);
         CHECK(tier_hash_equal(&back.run, &m.run) && tier_hash_equal(&back.model, &m.model));
         CHECK(tier_hash_equal(&back.update, &m.update) && tier_hash_equal(&back.delta, &m.delta));
         CHECK(tier_hash_equal(&back.delta_base, &m.delta_base));
@@ -286,6 +287,13 @@ Test(tier_wire, a_field_that_this_version_does_not_know_is_passed_over) {
     MUST(tier_wire_to_child(commit.b, commit.n, &m, err));
     CHECK(m.type == TIER_TO_COMMIT && m.round == 5);
     tier_wire_to_child_release(&m);
+}
+
+Test(tier_wire, a_parent_cannot_send_its_children_away_for_long) {
+    struct raw sub = {.n = 0};
+    raw_int(&sub, 3, TIER_RETURN_MS_MAX + 1);
+    struct raw welcome = raw_in(1, &sub);
+    DOWN_REFUSED("welcome.return_ms", welcome);
 }
 
 Test(tier_wire, a_round_without_a_delta_is_one_and_with_half_of_one_is_refused) {
