@@ -50,6 +50,8 @@ json_t *bench_spread(double *values, size_t n);
 uint64_t bench_random(uint64_t *state);
 /* n values shaped like the deltas of a training round: normal, of that standard deviation. */
 void bench_deltas(float *out, size_t n, double sigma, uint64_t seed);
+/* As many open files as this process may have. */
+void bench_many_files(void);
 /* calloc that ends the process where it fails. */
 void *bench_alloc(size_t n, size_t size);
 

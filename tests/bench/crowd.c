@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #define ROUNDS 4
 #define KILLED_IN 2
@@ -144,15 +143,11 @@ enum tier_status bench_crowd(const struct bench_options *given, struct bench_res
                              struct tier_err *err) {
     struct bench_options options = *given;
     struct crowd *c = bench_alloc(1, sizeof *c);
-    struct rlimit files;
 
     options.spokes = options.spokes ? options.spokes : 10000;
     options.bytes = (options.bytes ? options.bytes : 64 << 10) / sizeof(float) * sizeof(float);
     c->options = &options;
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
+    bench_many_files();
     enum tier_status st = measure(c, r, err);
     put(r, "keepalive_ms", (double)c->top.keepalive_ms);
     put(r, "keepalive_timeout_ms", (double)c->top.keepalive_timeout_ms);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define WATCH_MS 10
@@ -48,6 +49,15 @@ void bench_deltas(float *out, size_t n, double sigma, uint64_t seed) {
         for (int k = 0; k < 4; k++)
             sum += (double)(r >> (16 * k) & 0xffff) * 0x1p-16 - 0.5;
         out[i] = (float)(sum * sigma * sqrt(3));
+    }
+}
+
+void bench_many_files(void) {
+    struct rlimit files;
+
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
     }
 }
 

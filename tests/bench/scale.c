@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -202,15 +201,11 @@ enum tier_status bench_scale(const struct bench_options *given, struct bench_res
                              struct tier_err *err) {
     struct bench_options options = *given;
     struct scale *s = bench_alloc(1, sizeof *s);
-    struct rlimit files;
 
     options.spokes = options.spokes ? options.spokes : 10000;
     options.bytes = (options.bytes ? options.bytes : 16 << 20) / sizeof(float) * sizeof(float);
     s->options = &options;
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
+    bench_many_files();
     enum tier_status st = configure(s, err);
     if (st == TIER_OK)
         st = measure(s, r, err);
