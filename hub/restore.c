@@ -6,6 +6,7 @@
  */
 #include "hub/run_private.h"
 #include "hub/work.h"
+#include "tier/content.h"
 #include "tier/log.h"
 
 #include <inttypes.h>
@@ -176,6 +177,26 @@ static bool keep_file(void *arg, const struct tier_hash *id, bool sealed) {
     return sealed ? keep : any_open;
 }
 
+/* The model that the run goes on from, which nobody has looked at since it was written. False: the
+ * run is over with it. A hub fetches it again, the top has it from nobody. */
+static bool check_model(struct hub_run *run) {
+    bool committed = run->round.state == TIER_ROUND_COMMITTED;
+    const struct tier_hash *model = committed ? &run->model : &run->base_model;
+    const char *dir = run->hub->home.models_dir;
+    struct tier_err err = {0};
+
+    if (!run->round.number)
+        return true;
+    enum tier_status st = tier_content_check(dir, model, TIER_CONTENT_MODEL, &err);
+    if (st == TIER_OK)
+        return true;
+    if (hub_is_top(run->hub) && st == TIER_ECORRUPT)
+        hub_run_finish(run, HUB_RUN_FAILED, err.text);
+    else if (!hub_is_top(run->hub) && !committed)
+        tier_follow_to(&run->follow, &(struct tier_follow_target){.model = *model});
+    return run->state == HUB_RUN_OPEN;
+}
+
 enum tier_status hub_run_restore_all(struct hub *hub, struct tier_err *err) {
     hub_work_recover_audit(hub);
     TIER_TRY(tier_journal_run_each(hub->home.journal, restore_run, hub, err));
@@ -183,6 +204,8 @@ enum tier_status hub_run_restore_all(struct hub *hub, struct tier_err *err) {
     hub_work_sweep_models(hub);
     for (struct hub_run *run = hub->runs; run; run = run->next) {
         if (run->state != HUB_RUN_OPEN)
+            continue;
+        if (!check_model(run))
             continue;
         hub_work_settle(run);
         hub_work_resume(run);

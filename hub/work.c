@@ -159,7 +159,9 @@ static enum tier_status publish_job(struct job *job) {
                                          .down = job->shortens ? &job->down : NULL,
                                          .optimiser = job->optimises ? &job->optimiser : NULL,
                                          .state = job->state};
-    TIER_TRY_OUT(tier_publish_run(&publish, &job->made, &job->err));
+    st = tier_publish_run(&publish, &job->made, &job->err);
+    if (st == TIER_EMODEL)
+        tier_content_check(job->hub->home.models_dir, &job->base, TIER_CONTENT_MODEL, NULL);
 out:
     free(path);
     tier_model_close(base);

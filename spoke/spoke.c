@@ -169,6 +169,7 @@ static void want_graph(void *arg) {
 }
 
 static void base_fetched(void *arg, enum tier_status st, const char *text);
+static void follow_again(void *arg);
 
 static struct spoke_run *run_new(struct spoke *spoke, const struct tier_hash *id) {
     struct spoke_run *run = need(calloc(1, sizeof *run));
@@ -176,6 +177,7 @@ static struct spoke_run *run_new(struct spoke *spoke, const struct tier_hash *id
     run->id = *id;
     tier_hash_hex(id, run->hex);
     run->again = tier_timer_new(spoke->loop, want_graph, run);
+    run->follow_again = tier_timer_new(spoke->loop, follow_again, run);
     run->follow = (struct tier_follow){
         .models_dir = spoke->home.models_dir, .done = base_fetched, .arg = run};
     run->next = spoke->runs;
@@ -185,6 +187,7 @@ static struct spoke_run *run_new(struct spoke *spoke, const struct tier_hash *id
 
 static void run_free(struct spoke_run *run) {
     tier_timer_free(run->again);
+    tier_timer_free(run->follow_again);
     spoke_net_free(run->net);
     spoke_data_free(run->data);
     tier_manifest_free(run->manifest);
@@ -382,10 +385,22 @@ static void base_fetched(void *arg, enum tier_status st, const char *text) {
     let_go_of_before(run);
     if (run->state != SPOKE_RUN_OPEN || !run->round)
         return;
-    if (st != TIER_OK)
-        decline_round(run, text);
-    else
+    if (st == TIER_OK) {
         train_round(run);
+    } else if (st == TIER_EFULL || st == TIER_ENOTFOUND) { /* room is made, or the parent gets it */
+        tier_log_error("run %.12s round %" PRIu64 ": the model cannot be had: %s; trying again in "
+                       "%d s",
+                       run->hex, run->round, text, FULL_RETRY_MS / 1000);
+        tier_timer_set(run->follow_again, FULL_RETRY_MS);
+    } else {
+        decline_round(run, text);
+    }
+}
+
+static void follow_again(void *arg) {
+    struct spoke_run *run = arg;
+    if (run->state == SPOKE_RUN_OPEN && run->round && !run->training)
+        tier_follow_to(&run->follow, &(struct tier_follow_target){.model = run->base_model});
 }
 
 /* ---- what a commit frees ---- */

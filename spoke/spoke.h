@@ -39,6 +39,7 @@ struct spoke_run {
     struct tier_hash base_model;
     struct tier_hash base_before; /* what its delta starts from, until base_model is here */
     struct tier_follow follow;
+    struct tier_timer *follow_again; /* for a model that could not be had yet */
     bool training; /* a job is on the worker, from this model: */
     struct tier_hash training_base;
 };

@@ -44,7 +44,8 @@ bool tier_content_has(const char *dir, const struct tier_hash *hash, const char 
 
 enum tier_status tier_content_open(const char *dir, const struct tier_hash *hash,
                                    struct tier_content *out, struct tier_err *err) {
-    static const char *const suffixes[] = {TIER_CONTENT_MODEL, TIER_CONTENT_DELTA, TIER_CONTENT_GRAPH};
+    static const char *const suffixes[] = {TIER_CONTENT_MODEL, TIER_CONTENT_DELTA,
+                                           TIER_CONTENT_GRAPH};
     char hex[TIER_HASH_HEX];
     struct stat info;
     int fd = -1;
@@ -122,10 +123,26 @@ out:
     return st;
 }
 
+enum tier_status tier_content_check(const char *dir, const struct tier_hash *hash,
+                                    const char *suffix, struct tier_err *err) {
+    char *path = tier_content_path(dir, hash, suffix);
+    struct tier_hash actual;
+    enum tier_status st = access(path, F_OK) == 0
+                              ? hash_file(path, &actual, err)
+                              : tier_fail(err, TIER_ENOTFOUND, "%s is not there", path);
+
+    if (st == TIER_OK && !tier_hash_equal(hash, &actual)) {
+        tier_log_error("%s is damaged, and is deleted", path);
+        st = unlink(path) == 0 ? tier_fail(err, TIER_ECORRUPT, "%s was damaged", path)
+                               : tier_fail_errno(err, TIER_EIO, "cannot delete %s", path);
+    }
+    free(path);
+    return st;
+}
+
 static enum tier_status check_entry(const char *dir, const char *name, struct tier_err *err) {
-    char hex[TIER_HASH_HEX], *path;
-    struct tier_hash named, actual;
-    enum tier_status st;
+    char hex[TIER_HASH_HEX];
+    struct tier_hash named;
 
     if (strlen(name) < TIER_HASH_HEX)
         return TIER_OK;
@@ -135,15 +152,8 @@ static enum tier_status check_entry(const char *dir, const char *name, struct ti
     if (!tier_hash_parse(hex, &named) ||
         (strcmp(suffix, TIER_CONTENT_GRAPH) != 0 && strcmp(suffix, TIER_CONTENT_MODEL) != 0))
         return TIER_OK;
-    path = tier_content_path(dir, &named, suffix);
-    st = hash_file(path, &actual, err);
-    if (st == TIER_OK && !tier_hash_equal(&named, &actual)) {
-        tier_log_warn("%s was damaged when the machine stopped and is deleted", path);
-        if (unlink(path) != 0)
-            st = tier_fail_errno(err, TIER_EIO, "cannot delete %s", path);
-    }
-    free(path);
-    return st;
+    enum tier_status st = tier_content_check(dir, &named, suffix, err);
+    return st == TIER_ECORRUPT ? TIER_OK : st;
 }
 
 enum tier_status tier_content_sweep(const char *dir, struct tier_err *err) {

@@ -2,8 +2,8 @@
 /*
  * Files known by their SHA-256 in a node's models directory: ONNX graphs (<hash>.onnx) and
  * published models (<hash>.safetensors) and what they differ by (<hash>.delta); a root's optimiser
- * keeps its state there too (<hash>.state). Receiving is resumable and verified before the file gets its name, so whatever
- * carries a name is whole.
+ * keeps its state there too (<hash>.state). Receiving is resumable and verified before the file
+ * gets its name, so whatever carries a name is whole.
  *
  * Threads: an object belongs to one thread at a time; calls block on the disk.
  */
@@ -24,6 +24,10 @@
 char *tier_content_path(const char *dir, const struct tier_hash *hash, const char *suffix);
 bool tier_content_has(const char *dir, const struct tier_hash *hash, const char *suffix);
 
+/* TIER_ENOTFOUND where it is not there, TIER_ECORRUPT and deletes it where its bytes are not those
+ * of its name: nobody takes it for whole then. */
+enum tier_status tier_content_check(const char *dir, const struct tier_hash *hash,
+                                    const char *suffix, struct tier_err *err);
 /*
  * Once at start: where the machine has been started anew since the last time, or the directory came
  * from another one, reads every file through and deletes those that are not what their name says.

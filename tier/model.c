@@ -308,6 +308,20 @@ enum tier_status tier_model_read(const struct tier_model *m, uint64_t first, siz
     return read_at(m, out, n * sizeof *out, m->data_at + first * sizeof *out, err);
 }
 
+enum tier_status tier_model_hash_front(const struct tier_model *m, struct tier_hasher *hasher,
+                                       struct tier_err *err) {
+    uint8_t buffer[4096];
+
+    for (uint64_t at = 0; at < m->data_at;) {
+        uint64_t left = m->data_at - at;
+        size_t n = left < sizeof buffer ? (size_t)left : sizeof buffer;
+        TIER_TRY(read_at(m, buffer, n, at, err));
+        tier_hasher_add(hasher, buffer, n);
+        at += n;
+    }
+    return TIER_OK;
+}
+
 char *tier_model_path(const char *dir, const struct tier_hash *hash) {
     char hex[TIER_HASH_HEX], *path;
 

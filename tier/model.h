@@ -57,6 +57,11 @@ enum tier_status tier_model_matches(const struct tier_model *m,
 enum tier_status tier_model_read(const struct tier_model *m, uint64_t first, size_t n, float *out,
                                  struct tier_err *err);
 
+/* Adds the bytes before element 0 to the hasher: whoever reads all elements in order, and adds them
+ * too, has the file's hash at the end. */
+enum tier_status tier_model_hash_front(const struct tier_model *m, struct tier_hasher *hasher,
+                                       struct tier_err *err);
+
 /* "<dir>/<hash>.safetensors", malloc'd; NULL when out of memory. */
 char *tier_model_path(const char *dir, const struct tier_hash *hash);
 /* SHA-256 of the whole file. */

@@ -27,6 +27,7 @@ struct pass {
     struct tier_server_state *before; /* NULL where the optimiser begins */
     struct tier_server_state_writer *after;
     struct tier_delta_writer *down;
+    struct tier_hasher *hasher; /* of the base, which nobody has looked at since it was written */
 };
 
 static enum tier_status publishable(const struct tier_update_header *h,
@@ -62,8 +63,10 @@ static enum tier_status begin(struct pass *w, struct tier_err *err) {
     w->base = malloc(2 * n * sizeof *w->base);
     if (p->optimiser)
         w->delta = malloc(3 * n * sizeof *w->delta);
-    if (!w->scratch || !w->hi || !w->base || (p->optimiser && !w->delta))
+    w->hasher = tier_hasher_new();
+    if (!w->scratch || !w->hi || !w->base || !w->hasher || (p->optimiser && !w->delta))
         return tier_fail(err, TIER_ENOMEM, "no memory to publish a model");
+    TIER_TRY(tier_model_hash_front(p->base, w->hasher, err));
     w->lo = w->hi + n;
     w->next = w->base + n;
     if (p->optimiser) {
@@ -89,6 +92,7 @@ static void release(struct pass *w) {
     tier_server_state_abort(w->after);
     tier_server_state_close(w->before);
     tier_delta_abort(w->down);
+    tier_hasher_free(w->hasher);
     free(w->scratch);
     free(w->hi);
     free(w->base);
@@ -128,6 +132,21 @@ static enum tier_status step(struct pass *w, uint64_t segment, size_t n, struct 
     return optimiser ? tier_server_state_append(w->after, w->m, w->v, n, err) : TIER_OK;
 }
 
+static enum tier_status check_base(struct pass *w, struct tier_err *err) {
+    const struct tier_hash *named = tier_model_named_hash(w->p->base);
+    char hex[TIER_HASH_HEX];
+    struct tier_hash got;
+
+    tier_hasher_finish(w->hasher, &got);
+    if (tier_hash_is_zero(named) || tier_hash_equal(named, &got))
+        return TIER_OK;
+    return tier_fail(
+        err, TIER_EMODEL,
+        "the base model %.16s is damaged on this disk: its SHA-256 is another than its "
+        "name says",
+        tier_hash_hex(named, hex));
+}
+
 static enum tier_status run(struct pass *w, struct tier_err *err) {
     const struct tier_publish *p = w->p;
     struct tier_segment_cursor cursor;
@@ -141,11 +160,13 @@ static enum tier_status run(struct pass *w, struct tier_err *err) {
         TIER_TRY(tier_segment_cursor_next(&cursor, &extent, err));
         TIER_TRY(tier_segment_add(p->sum, p->manifest, i, extent, w->scratch, w->hi, w->lo, err));
         TIER_TRY(tier_model_read(p->base, i * TIER_SEGMENT_ELEMENTS, n, w->base, err));
+        tier_hasher_add(w->hasher, w->base, n * sizeof *w->base);
         TIER_TRY(step(w, i, n, err));
         if (w->down)
             TIER_TRY(tier_delta_append(w->down, w->base, w->next, n, err));
         TIER_TRY(tier_model_writer_append(w->model, w->next, n, err));
     }
+    TIER_TRY(check_base(w, err));
     return w->before ? tier_server_state_check(w->before, err) : TIER_OK;
 }
 

@@ -36,7 +36,8 @@ struct tier_published {
 
 /*
  * Errors: those of tier_fold_publish; TIER_ENOTFOUND where
- * the state is gone, TIER_EMODEL where it is not the one beside the base, or damaged. A failure
+ * the state is gone, TIER_EMODEL where it is not the one beside the base, or damaged, or the base
+ * itself is. A failure
  * leaves no state; where only the state could not be written, it leaves a model that nobody names.
  */
 enum tier_status tier_publish_run(const struct tier_publish *p, struct tier_published *out,

@@ -174,9 +174,8 @@ static enum tier_status hello(struct attendance *a, struct tier_rpc_call *call,
     uint64_t return_ms = (uint64_t)s->child_most * TIER_RETURN_MS_PER_CHILD;
     if (return_ms > TIER_RETURN_MS_MAX)
         return_ms = TIER_RETURN_MS_MAX;
-    struct tier_to_child welcome = {.type = TIER_TO_WELCOME,
-                                    .protocol = TIER_PROTOCOL,
-                                    .return_ms = (uint32_t)return_ms};
+    struct tier_to_child welcome = {
+        .type = TIER_TO_WELCOME, .protocol = TIER_PROTOCOL, .return_ms = (uint32_t)return_ms};
     memcpy(welcome.name, s->name, sizeof welcome.name);
     serve_send_to(c, &welcome);
     enum tier_status st = s->events->attending(s->owner, c->name, err);

@@ -96,7 +96,7 @@ struct tier_serve {
     struct tier_intake *intake, *own_intake; /* the latter where the owner has none */
     unsigned max_uploaders, uploaders, held, openings;
     struct child *children;
-    size_t child_count, child_most; /* child_most: at once, since the start */
+    size_t child_count, child_most;            /* child_most: at once, since the start */
     struct child *bucket[SERVE_CHILD_BUCKETS]; /* by name */
     struct attendance *silent;
     struct push *pushes;

@@ -2,6 +2,7 @@
 #include "tests/support/wdbc.h"
 #include "tier/content.h"
 
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -152,6 +153,72 @@ Test(hub_tree, a_hub_whose_parent_has_lost_the_model_asks_until_it_is_back) {
     free(path);
     tree_start(near);
     finish(top, &run);
+    tree_free(tree);
+}
+
+struct where {
+    struct tier_hash model;
+    uint64_t round;
+};
+
+static bool base_of_round(struct hub *hub, void *arg) {
+    struct where *w = arg;
+    if (!hub->runs || hub->runs->round.number < w->round ||
+        hub->runs->round.state != TIER_ROUND_OPEN)
+        return false;
+    w->model = hub->runs->base_model;
+    return true;
+}
+
+static bool failed(struct hub *hub, void *arg) {
+    (void)arg;
+    return hub->runs && hub->runs->state == HUB_RUN_FAILED && strstr(hub->runs->reason, "damaged");
+}
+
+/* Changes a byte of the model that the open round of that node starts from. */
+static void damage_base(struct tree_node *node, uint64_t round) {
+    struct where w = {.round = round};
+    char dir[256];
+    uint8_t byte;
+    cr_assert(tree_until(node, base_of_round, &w, TIMEOUT_MS));
+    tree_stop(node);
+    snprintf(dir, sizeof dir, "%s/models", tree_dir(node));
+    char *path = tier_content_path(dir, &w.model, TIER_CONTENT_MODEL);
+    int fd = open(path, O_RDWR);
+    cr_assert(pread(fd, &byte, 1, 5000) == 1);
+    byte ^= 1;
+    cr_assert(pwrite(fd, &byte, 1, 5000) == 1);
+    close(fd);
+    free(path);
+    tree_start(node);
+}
+
+Test(hub_tree, a_base_that_was_damaged_at_the_top_ends_the_run_and_says_why) {
+    struct tree *tree = make_tree("damaged-top");
+    struct tree_node *top = tree_hub(tree, "top", NULL, 2);
+    make_spoke(tree, 0, top);
+    make_spoke(tree, 1, top);
+    struct tier_plan plan = plan_of(400);
+    tree_run(top, &plan, EXAMPLE "/model.onnx");
+    damage_base(top, 2);
+    cr_assert(tree_until(top, failed, NULL, TIMEOUT_MS));
+    tree_free(tree);
+}
+
+Test(hub_tree, a_base_that_was_damaged_at_a_hub_is_fetched_again) {
+    struct tier_hash undisturbed = flat_model("undisturbed", 4, 12);
+    struct tree *tree = make_tree("damaged-hub");
+    struct tree_node *top = tree_hub(tree, "top", NULL, 2),
+                     *north = tree_hub(tree, "north", top, 3);
+    make_spoke(tree, 3, top);
+    for (unsigned i = 0; i < 3; i++)
+        make_spoke(tree, i, north);
+    struct tier_plan plan = plan_of(12);
+    struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
+    damage_base(north, 2);
+    damage_base(north, 5);
+    struct tier_hash model = finish(top, &run);
+    cr_assert(tier_hash_equal(&undisturbed, &model));
     tree_free(tree);
 }
 

@@ -327,3 +327,28 @@ Test(tier_publish, without_an_optimiser_there_is_no_state) {
     tier_spool_update_close(u);
     root_down(&r);
 }
+
+Test(tier_publish, a_damaged_base_is_refused_wherever_the_damage_is) {
+    uint64_t seed = 44;
+    struct root r = root_up(KERN_SERVER_ADAM, 700, &seed);
+    struct tier_hash sum = next_sum(&r, 2, 1, &seed), model, state;
+    char *path = tier_model_path(fixture_dir, &r.model);
+    struct stat info;
+    int fd = open(path, O_RDWR);
+    CHECK(fd >= 0 && fstat(fd, &info) == 0);
+    size_t files = files_in(fixture_dir);
+    const off_t places[] = {info.st_size - 1, info.st_size - 700 * 4, info.st_size - 700 * 2};
+    for (size_t i = 0; i < 3; i++) {
+        uint8_t byte, other;
+        CHECK(pread(fd, &byte, 1, places[i]) == 1);
+        other = byte ^ 1;
+        CHECK(pwrite(fd, &other, 1, places[i]) == 1);
+        REFUSED(TIER_EMODEL, "is damaged on this disk", publish(&r, &sum, &model, &state, err));
+        CHECK(pwrite(fd, &byte, 1, places[i]) == 1);
+    }
+    cr_assert(eq(sz, files_in(fixture_dir), files));
+    MUST(publish(&r, &sum, &model, &state, err));
+    close(fd);
+    free(path);
+    root_down(&r);
+}
