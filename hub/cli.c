@@ -36,6 +36,15 @@ static const struct command {
     {"model", "info", cli_model_info, "show what a model file holds"},
     {"audit", "verify", cli_audit_verify, "check the chain of an audit log"},
 };
+/* Programs of their own beside this one. */
+static const struct {
+    const char *word, *help;
+} programs[] = {
+    {"hub", "run a hub, or the top"},
+    {"spoke", "run a hospital's side"},
+    {"baseline", "train on tables alone and pooled, to compare a federation with"},
+    {"bench", "measure what is promised in numbers"},
+};
 #define COMMAND_COUNT (sizeof commands / sizeof commands[0])
 
 void cli_error(const char *fmt, ...) {
@@ -228,9 +237,10 @@ static int help(FILE *to) {
                  commands[i].word ? commands[i].word : "");
         fprintf(to, "  %-14s %s\n", words, commands[i].help);
     }
-    fprintf(to, "  %-14s %s\n  %-14s %s\n\n", "hub ...", "run a hub (consilium-hub)", "spoke ...",
-            "run a spoke (consilium-spoke)");
-    fprintf(to, "consilium COMMAND --help tells a command's options.\n");
+    for (size_t i = 0; i < sizeof programs / sizeof programs[0]; i++)
+        fprintf(to, "  %-14s %s (consilium-%s)\n", programs[i].word, programs[i].help,
+                programs[i].word);
+    fprintf(to, "\nconsilium COMMAND --help tells a command's options.\n");
     return to == stdout ? cli_done() : CLI_USAGE;
 }
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
@@ -18,6 +19,8 @@
 /* A file on its way: written beside its place, hashed, and moved there when it is whole. */
 struct pull {
     const char *path;
+    char *real;    /* where a link leads; owned */
+    bool in_place; /* what is there is no file */
     char part[4200];
     int fd;
     uint64_t offset, total;
@@ -70,9 +73,30 @@ static enum tier_status pull_finish(struct pull *p, const struct tier_hash *want
         (!tier_hash_is_zero(wanted) && !tier_hash_equal(&got, wanted)))
         return tier_fail(err, TIER_ECORRUPT,
                          "what the hub sent is not what it said it would send: nothing was kept");
+    if (p->in_place)
+        return TIER_OK;
     if (fsync(p->fd) != 0 || rename(p->part, p->path) != 0)
         return tier_fail_errno(err, TIER_EIO, "cannot write %s", p->path);
     return TIER_OK;
+}
+
+/* A file appears whole, under a temporary name first; a link is followed; what is there and is no
+ * file (a pipe, a device) is written to, not replaced. */
+static enum tier_status pull_place(struct pull *p, struct tier_err *err) {
+    struct stat info;
+    bool there = stat(p->path, &info) == 0;
+
+    if (there && S_ISDIR(info.st_mode))
+        return tier_fail(err, TIER_EARG, "--out %s is a folder: a file's name would be right",
+                         p->path);
+    p->in_place = there && !S_ISREG(info.st_mode);
+    p->real = there && !p->in_place ? realpath(p->path, NULL) : NULL;
+    if (p->real)
+        p->path = p->real;
+    int n = snprintf(p->part, sizeof p->part, "%s%s", p->path, p->in_place ? "" : ".part");
+    return n >= 0 && (size_t)n < sizeof p->part
+               ? TIER_OK
+               : tier_fail(err, TIER_EARG, "the path of --out is too long");
 }
 
 static enum tier_status pull(const struct cli_connection *c, const struct tier_console_pull *what,
@@ -82,11 +106,11 @@ static enum tier_status pull(const struct cli_connection *c, const struct tier_c
 
     p->fd = -1;
     p->hasher = tier_hasher_new();
-    int n = snprintf(p->part, sizeof p->part, "%s.part", p->path);
-    if (!p->hasher || n < 0 || (size_t)n >= sizeof p->part) {
-        st = tier_fail(err, TIER_EARG, "the path of --out is too long");
+    if (!p->hasher) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory to fetch a model");
         goto out;
     }
+    TIER_TRY_OUT(pull_place(p, err));
     TIER_TRY_OUT(cli_hub_open(c, &hub, err));
     p->fd = open(p->part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (p->fd < 0) {
@@ -99,9 +123,10 @@ static enum tier_status pull(const struct cli_connection *c, const struct tier_c
 out:
     if (p->fd >= 0) {
         close(p->fd);
-        if (st != TIER_OK)
+        if (st != TIER_OK && !p->in_place)
             unlink(p->part);
     }
+    free(p->real);
     tier_hasher_free(p->hasher);
     cli_hub_close(hub);
     return st;

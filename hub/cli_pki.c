@@ -246,6 +246,8 @@ int cli_audit_verify(int argc, char **argv) {
         if (st == TIER_OK) {
             json_object_set_new(o, "events", json_integer((json_int_t)count));
             json_object_set_new(o, "head", json_string(tier_hash_hex(&head, hex)));
+        } else {
+            json_object_set_new(o, "reason", json_string(err.text));
         }
         code = cli_print_json(o);
     } else if (st == TIER_OK) {

@@ -62,6 +62,23 @@ static enum tier_update_state row_state(const struct tier_round_child *c) {
     }
 }
 
+/* A receipt stays with its update whatever becomes of that here, folded or lost and wanted again, so
+ * that the child has one for it and the audit log one line. */
+static void keep_receipt(struct hub_run *run, struct tier_journal_update *row) {
+    struct tier_journal_update before;
+
+    if (tier_journal_update_get(run->hub->home.journal, row->run, row->round, row->child, &before,
+                                NULL) != TIER_OK ||
+        before.receipt_bytes == 0)
+        return;
+    if (row->state == TIER_UPDATE_WANTED)
+        row->update_id = before.update_id;
+    else if (!tier_hash_equal(&row->update_id, &before.update_id))
+        return;
+    memcpy(row->receipt, before.receipt, before.receipt_bytes);
+    row->receipt_bytes = before.receipt_bytes;
+}
+
 static enum tier_status put_child(struct hub_run *run, uint32_t child, struct tier_err *err) {
     const struct tier_round_child *c = tier_round_child(&run->round, child);
     const struct hub_child *who = &run->children[child];
@@ -74,6 +91,7 @@ static enum tier_status put_child(struct hub_run *run, uint32_t child, struct ti
         row.update_id = c->update;
         row.weight = c->weight;
     }
+    keep_receipt(run, &row);
     return tier_journal_update_put(run->hub->home.journal, &row, err);
 }
 

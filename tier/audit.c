@@ -271,6 +271,8 @@ enum tier_status tier_audit_verify(const char *path, uint64_t *count_out,
     if (st == TIER_OK && chain.torn)
         st = line_fail(err, chain.count + 1,
                        "torn: it has no line feed (the node cuts it off when it starts)");
+    if (st == TIER_OK && chain.count == 0)
+        st = line_fail(err, 1, "missing: a log begins with audit.created, and this one is empty");
     if (st != TIER_OK) {
         tier_err_prefix(err, "audit log %s", path);
         goto out;

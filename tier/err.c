@@ -7,10 +7,9 @@
 
 static const struct {
     const char *text;
-    enum tier_scope scope;
     int grpc;
 } status_table[TIER_STATUS_COUNT] = {
-#define X(name, text, scope, grpc) [TIER_##name] = {text, TIER_SCOPE_##scope, grpc},
+#define X(name, text, grpc) [TIER_##name] = {text, grpc},
     TIER_STATUS_LIST(X)
 #undef X
 };
@@ -21,10 +20,6 @@ static bool status_known(enum tier_status status) {
 
 const char *tier_status_text(enum tier_status status) {
     return status_known(status) ? status_table[status].text : "unknown status";
-}
-
-enum tier_scope tier_status_scope(enum tier_status status) {
-    return status_known(status) ? status_table[status].scope : TIER_SCOPE_PROCESS;
 }
 
 int tier_status_grpc(enum tier_status status) {

@@ -6,9 +6,6 @@
  * Propagators stay silent. Whoever acts on the error (retries, drops the child, stops) logs it
  * once.
  *
- * The scope of a status says how far the damage reaches, and so what the response is:
- * CALL (refuse this request), PEER (drop this peer), DEVICE (fall back to the CPU), PROCESS (stop).
- *
  * Threads: a struct tier_err belongs to one thread at a time. A NULL one is allowed everywhere.
  */
 #ifndef CONSILIUM_TIER_ERR_H
@@ -18,37 +15,35 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* X(name, text, scope, gRPC status code) */
+/* X(name, text, gRPC status code) */
 #define TIER_STATUS_LIST(X)                                                                        \
-    X(OK, "ok", CALL, 0)                                                                           \
-    X(EARG, "bad argument", CALL, 3)                                                               \
-    X(ECONFIG, "bad configuration", PROCESS, 2)                                                    \
-    X(EPLAN, "bad plan", CALL, 3)                                                                  \
-    X(EDATA, "bad data", CALL, 3)                                                                  \
-    X(EMODEL, "bad model", CALL, 3)                                                                \
-    X(EUPDATE, "bad update", CALL, 3)                                                              \
-    X(EPROTO, "protocol violation", PEER, 3)                                                       \
-    X(EIDENTITY, "identity refused", PEER, 16)                                                     \
-    X(EPOLICY, "refused by policy", CALL, 7)                                                       \
-    X(ELATE, "too late", CALL, 9)                                                                  \
-    X(ECONFLICT, "conflicts with what was said before", CALL, 6)                                   \
-    X(ENOTFOUND, "not found", CALL, 5)                                                             \
-    X(ELIMIT, "over a limit", CALL, 8)                                                             \
-    X(EUNAVAILABLE, "peer unavailable", PEER, 14)                                                  \
-    X(ETIMEOUT, "timed out", CALL, 4)                                                              \
-    X(ECANCELLED, "cancelled", CALL, 1)                                                            \
-    X(EUNIMPLEMENTED, "not implemented by the peer", CALL, 12)                                     \
-    X(EDEVICE, "device failed", DEVICE, 13)                                                        \
-    X(EIO, "input/output failed", CALL, 13)                                                        \
-    X(EFULL, "disk full", CALL, 8)                                                                 \
-    X(ECORRUPT, "stored data is damaged", CALL, 15)                                                \
-    X(ENOMEM, "out of memory", PROCESS, 8)                                                         \
-    X(EINTERNAL, "our own bug", PROCESS, 13)
-
-enum tier_scope { TIER_SCOPE_CALL, TIER_SCOPE_PEER, TIER_SCOPE_DEVICE, TIER_SCOPE_PROCESS };
+    X(OK, "ok", 0)                                                                                 \
+    X(EARG, "bad argument", 3)                                                                     \
+    X(ECONFIG, "bad configuration", 2)                                                             \
+    X(EPLAN, "bad plan", 3)                                                                        \
+    X(EDATA, "bad data", 3)                                                                        \
+    X(EMODEL, "bad model", 3)                                                                      \
+    X(EUPDATE, "bad update", 3)                                                                    \
+    X(EPROTO, "protocol violation", 3)                                                             \
+    X(EIDENTITY, "identity refused", 16)                                                           \
+    X(EPOLICY, "refused by policy", 7)                                                             \
+    X(ELATE, "too late", 9)                                                                        \
+    X(ECONFLICT, "conflicts with what was said before", 6)                                         \
+    X(ENOTFOUND, "not found", 5)                                                                   \
+    X(ELIMIT, "over a limit", 8)                                                                   \
+    X(EUNAVAILABLE, "peer unavailable", 14)                                                        \
+    X(ETIMEOUT, "timed out", 4)                                                                    \
+    X(ECANCELLED, "cancelled", 1)                                                                  \
+    X(EUNIMPLEMENTED, "not implemented by the peer", 12)                                           \
+    X(EDEVICE, "device failed", 13)                                                                \
+    X(EIO, "input/output failed", 13)                                                              \
+    X(EFULL, "disk full", 8)                                                                       \
+    X(ECORRUPT, "stored data is damaged", 15)                                                      \
+    X(ENOMEM, "out of memory", 8)                                                                  \
+    X(EINTERNAL, "our own bug", 13)
 
 enum tier_status {
-#define X(name, text, scope, grpc) TIER_##name,
+#define X(name, text, grpc) TIER_##name,
     TIER_STATUS_LIST(X)
 #undef X
         TIER_STATUS_COUNT
@@ -61,7 +56,6 @@ struct tier_err {
 
 /* "bad update"; "unknown status" outside the list. */
 const char *tier_status_text(enum tier_status status);
-enum tier_scope tier_status_scope(enum tier_status status);
 /* The gRPC status code a refusal of this kind travels as, and back (best effort, never OK for an
  * error). */
 int tier_status_grpc(enum tier_status status);

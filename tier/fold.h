@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The fold: many sealed updates become one, exactly (DESIGN 2.2, 2.3). It works segment by segment
+ * The fold: many sealed updates become one, exactly. It works segment by segment
  * in a fixed budget of memory; worker threads take segments and an ordered writer appends them, so
  * the bytes, and with them the id, do not depend on threads, budget or the order of inputs. A fold
  * never changes its inputs: it writes a new sealed file, and the caller journals and deletes.

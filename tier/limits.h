@@ -33,7 +33,7 @@
 #define TIER_METRICS_MAX 256
 #define TIER_METRIC_BINS_MAX (1u << 20)
 
-/* Exact arithmetic (DESIGN 2.2): |q| <= 2^30, weights below 2^31, total weight at most 2^32. */
+/* Exact arithmetic: |q| <= 2^30, weights below 2^31, total weight at most 2^32. */
 #define TIER_Q_MAX (INT32_C(1) << 30)
 #define TIER_WEIGHT_MAX ((UINT64_C(1) << 31) - 1)
 #define TIER_WEIGHT_TOTAL_MAX (UINT64_C(1) << 32)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The manifest: which tensors an update carries, in which order, and with how many fractional bits
- * each is summed (DESIGN 2.2). Everybody in a run holds the same manifest, by its hash; an update,
+ * each is summed. Everybody in a run holds the same manifest, by its hash; an update,
  * a fold and a published model lay their elements out as it says: tensor after tensor, each dense
  * and row-major, together "the concatenation".
  *

@@ -2,7 +2,7 @@
 /*
  * Writing .safetensors, one byte string for one content: metadata first and by key, tensors in
  * manifest order, compact JSON, spaces up to a multiple of 8 so that the data are aligned. A model
- * is the one thing, with the journal, that is synced always (DESIGN 2.3).
+ * is the one thing, with the journal, that is synced always.
  */
 #include "tier/model.h"
 

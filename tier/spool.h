@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The spool: a directory of update files, the log that a hub is (DESIGN 2.3). A file is the encoded
+ * The spool: a directory of update files, the log that a hub is. A file is the encoded
  * header, at least 16 zeros up to a multiple of 4096, then the payload, so that payload offsets
  * stay aligned. `<id>.upd` is sealed and never changes; `<id>.part` is being received, survives a
  * restart, and says in the 16 bytes before the payload how much of it is here; `N.tmp` is being

@@ -3,8 +3,8 @@
  * An update: what a child pushes to its parent, once per round. A header that says what it is and a
  * payload, sealed by the payload's Merkle root in the header; the SHA-256 of the encoded header is
  * the update's id, so an id names content, not a place. A spoke's update is deltas, as float32 or
- * in a shorter form that decodes to float32 in one way only; a hub's is exact integer sums (DESIGN
- * 2.2); a parent cannot tell who sent it and need not.
+ * in a shorter form that decodes to float32 in one way only; a hub's is exact integer sums; a
+ * parent cannot tell who sent it and need not.
  *
  * Encoded header, little-endian, no padding: "consupd1", u32 version, u32 header bytes, run[32],
  * u64 round, manifest[32], base_model[32], u64 weight, u32 encoding, u64 saturated, u64

@@ -52,7 +52,8 @@ static const struct bench {
 static int usage(FILE *to) {
     fprintf(to, "Usage: consilium-bench NAME [options] [--json]\n\n");
     for (size_t i = 0; i < sizeof benches / sizeof benches[0]; i++)
-        fprintf(to, "  %-10s %s\n", benches[i].name, benches[i].help);
+        fprintf(to, "  %-10s %s%s\n", benches[i].name, benches[i].help,
+                benches[i].fn ? "" : " (not measured yet)");
     fprintf(to, "\n  --json     exactly one JSON object on standard output\n"
                 "  --dir D    work below D instead of TMPDIR or /tmp; it should be a real disk\n");
     return to == stderr ? 2 : 0;

@@ -78,7 +78,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--all", action="store_true", help="the long versions too")
     parser.add_argument("patterns", nargs="*", metavar="PATTERN",
-                        help="tests to run, as test_kill.* or *spoke*; none: all")
+                        help="tests to run, as test_kill, or *spoke*; none: all")
     options = parser.parse_args()
 
     if options.all:
@@ -90,7 +90,11 @@ def main():
     found = unittest.defaultTestLoader.discover(HERE, pattern="test_*.py", top_level_dir=HERE)
     suite = unittest.TestSuite(
         t for t in tests_of(found)
-        if not options.patterns or any(fnmatch.fnmatch(t.id(), p) for p in options.patterns))
+        if not options.patterns or any(fnmatch.fnmatch(t.id(), p) or t.id().startswith(p + ".")
+                                       for p in options.patterns))
+    if suite.countTestCases() == 0:
+        print("no test matches: " + " ".join(options.patterns))
+        return 2
     report = Report()
     suite.run(report)
     print("%d passed, %d failed, %d skipped" % (report.passed, report.failed,

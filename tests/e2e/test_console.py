@@ -7,6 +7,7 @@ import pty
 import re
 import shutil
 import socket
+import stat
 import subprocess
 import unittest
 
@@ -54,6 +55,18 @@ class Console(unittest.TestCase):
             f.cli("model", "pull", "--graph", "--out", graph, *f.at_top())
             self.assertEqual(sha256(graph), sha256(os.path.join(EXAMPLE, "model.onnx")))
             self.refused(f, "model", "pull", "f" * 64, "--out", graph + "2", *f.at_top())
+            # A link is followed; what is no file is written to and stays what it is.
+            link, pipe = os.path.join(f.dir, "link"), os.path.join(f.dir, "pipe")
+            os.symlink(out, link)
+            f.cli("model", "pull", run[:8], "--out", link, *f.at_top())
+            self.assertTrue(os.path.islink(link))
+            self.assertEqual(sha256(out), printed)
+            os.mkfifo(pipe)
+            reader = subprocess.Popen(["sha256sum", pipe], stdout=subprocess.PIPE, text=True)
+            f.cli("model", "pull", run[:8], "--out", pipe, *f.at_top())
+            self.assertEqual(reader.communicate()[0].split()[0], printed)
+            self.assertTrue(stat.S_ISFIFO(os.stat(pipe).st_mode))
+            self.refused(f, "model", "pull", run[:8], "--out", f.dir, *f.at_top())
             self.assertEqual([n for n in os.listdir(f.dir) if n.startswith("graph.onnx2")], [])
 
             started = top.audit("console.start")

@@ -103,6 +103,19 @@ Test(tier_audit, every_changed_byte_breaks_the_chain) {
     cr_assert(tier_audit_verify(path, &count, &head, &err) == TIER_OK);
 }
 
+Test(tier_audit, an_emptied_log_is_not_whole) {
+    struct tier_hash head;
+    uint64_t count = 0;
+    cr_assert(eq(int, try_open(), TIER_OK));
+    tier_audit_close(lg);
+    lg = NULL;
+    cr_assert(eq(int, tier_audit_verify(path, &count, &head, &err), TIER_OK));
+    cr_assert(eq(u64, count, 1), "it begins with a line of its own");
+    cr_assert(truncate(path, 0) == 0);
+    cr_assert(eq(int, tier_audit_verify(path, &count, &head, &err), TIER_ECORRUPT));
+    cr_assert(strstr(err.text, "audit.created") != NULL, "%s", err.text);
+}
+
 Test(tier_audit, a_hash_in_capitals_is_no_canonical_line) {
     char text[4096] = {0};
     uint64_t count;
