@@ -38,7 +38,7 @@ struct Part {
     size_t n;
     ncclDataType_t type;
     int root;
-    ncclComm *comm;
+    ncclComm comm; /* as it is at the call: an abort ends it before its work */
     Stream *stream;
 };
 static std::vector<Part> group;
@@ -95,7 +95,7 @@ static void multiply(const Product &p, int device) {
 
 template <typename T, typename Sum> static void run_call(std::vector<Part> parts) {
     std::sort(parts.begin(), parts.end(),
-              [](const Part &a, const Part &b) { return a.comm->rank < b.comm->rank; });
+              [](const Part &a, const Part &b) { return a.comm.rank < b.comm.rank; });
     Op op = parts[0].op;
     size_t n = parts[0].n, ranks = parts.size();
     size_t read = op == Op::reduce_scatter ? n * ranks : n;
@@ -105,9 +105,9 @@ template <typename T, typename Sum> static void run_call(std::vector<Part> parts
         const Part &p = parts[r];
         bool reads = op != Op::broadcast || (int)r == p.root;
         bool writes = op != Op::reduce || (int)r == p.root;
-        if ((reads && !device_touch(p.src, read * sizeof(T), false, p.comm->device, "nccl reads")) ||
+        if ((reads && !device_touch(p.src, read * sizeof(T), false, p.comm.device, "nccl reads")) ||
             (writes &&
-             !device_touch(p.dst, written * sizeof(T), true, p.comm->device, "nccl writes"))) {
+             !device_touch(p.dst, written * sizeof(T), true, p.comm.device, "nccl writes"))) {
             return;
         }
         in[r].assign((const T *)p.src, (const T *)p.src + (reads ? read : 0));
@@ -147,12 +147,12 @@ static ncclResult_t close_group() {
     while (!group.empty()) {
         std::vector<Part> mine, others;
         for (const Part &part : group) {
-            bool same = part.comm->clique == group[0].comm->clique;
+            bool same = part.comm.clique == group[0].comm.clique;
             (same ? mine : others).push_back(part);
         }
         group = others;
-        const ncclComm *comm = mine[0].comm;
-        Open &open = open_calls[comm->clique];
+        const ncclComm comm = mine[0].comm;
+        Open &open = open_calls[comm.clique];
         if (!open.all) {
             open.all = std::make_shared<Collective>();
         }
@@ -165,18 +165,18 @@ static ncclResult_t close_group() {
             return p.op == first.op && p.n == first.n && p.type == first.type &&
                    p.root == first.root;
         });
-        bool whole = (int)open.parts.size() == comm->ranks;
-        if (!alike || (!whole && !comm->by_id)) {
+        bool whole = (int)open.parts.size() == comm.ranks;
+        if (!alike || (!whole && !comm.by_id)) {
             report("nccl-group", nullptr, "%zu of %d ranks came, or for different things",
-                   open.parts.size(), comm->ranks);
+                   open.parts.size(), comm.ranks);
             open.all->work = [] {};
-            open_calls.erase(comm->clique);
+            open_calls.erase(comm.clique);
             group.clear();
             return ncclInvalidUsage;
         }
         if (whole) {
             complete(open.parts, open.all);
-            open_calls.erase(comm->clique);
+            open_calls.erase(comm.clique);
         }
     }
     return ncclSuccess;
@@ -187,21 +187,21 @@ static ncclResult_t call(const char *name, const Part &part, cudaStream_t stream
     p.stream = stream_of(stream);
     if (injected(name) || p.stream == nullptr || op != ncclSum ||
         (p.type != ncclInt64 && p.type != ncclFloat32) || p.root < 0 ||
-        p.root >= p.comm->ranks) {
+        p.root >= p.comm.ranks) {
         return ncclInvalidArgument;
     }
-    if (stream_device(p.stream) != p.comm->device) {
+    if (stream_device(p.stream) != p.comm.device) {
         report("wrong-device", nullptr, "%s of device %d in a stream of device %d", name,
-               p.comm->device, stream_device(p.stream));
+               p.comm.device, stream_device(p.stream));
         return ncclInvalidArgument;
     }
     group.push_back(p);
     if (group_depth > 0) {
         return ncclSuccess;
     }
-    if (p.comm->ranks > 1 && !p.comm->by_id) {
+    if (p.comm.ranks > 1 && !p.comm.by_id) {
         report("nccl-group", nullptr,
-               "one thread calls for %d ranks outside a group: it waits for ever", p.comm->ranks);
+               "one thread calls for %d ranks outside a group: it waits for ever", p.comm.ranks);
         group.clear();
         return ncclInvalidUsage;
     }
@@ -292,30 +292,30 @@ ncclResult_t ncclGroupEnd(void) {
 
 ncclResult_t ncclReduce(const void *src, void *dst, size_t n, ncclDataType_t type, ncclRedOp_t op,
                         int root, ncclComm_t comm, cudaStream_t stream) {
-    return call("ncclReduce", Part{Op::reduce, src, dst, n, type, root, comm, nullptr}, stream, op);
+    return call("ncclReduce", Part{Op::reduce, src, dst, n, type, root, *comm, nullptr}, stream, op);
 }
 
 ncclResult_t ncclAllReduce(const void *src, void *dst, size_t n, ncclDataType_t type,
                            ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
-    return call("ncclAllReduce", Part{Op::all_reduce, src, dst, n, type, 0, comm, nullptr}, stream,
+    return call("ncclAllReduce", Part{Op::all_reduce, src, dst, n, type, 0, *comm, nullptr}, stream,
                 op);
 }
 
 ncclResult_t ncclReduceScatter(const void *src, void *dst, size_t n, ncclDataType_t type,
                                ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
-    return call("ncclReduceScatter", Part{Op::reduce_scatter, src, dst, n, type, 0, comm, nullptr},
+    return call("ncclReduceScatter", Part{Op::reduce_scatter, src, dst, n, type, 0, *comm, nullptr},
                 stream, op);
 }
 
 ncclResult_t ncclAllGather(const void *src, void *dst, size_t n, ncclDataType_t type,
                            ncclComm_t comm, cudaStream_t stream) {
-    return call("ncclAllGather", Part{Op::all_gather, src, dst, n, type, 0, comm, nullptr}, stream,
+    return call("ncclAllGather", Part{Op::all_gather, src, dst, n, type, 0, *comm, nullptr}, stream,
                 ncclSum);
 }
 
 ncclResult_t ncclBroadcast(const void *src, void *dst, size_t n, ncclDataType_t type, int root,
                            ncclComm_t comm, cudaStream_t stream) {
-    return call("ncclBroadcast", Part{Op::broadcast, src, dst, n, type, root, comm, nullptr},
+    return call("ncclBroadcast", Part{Op::broadcast, src, dst, n, type, root, *comm, nullptr},
                 stream, ncclSum);
 }
 
