@@ -29,6 +29,8 @@
  * Errors: KERN_EARG where the ranks did not call alike (CPU devices; every rank is told, and the
  * group lives on) or an array does not fit; KERN_EGROUP where a rank aborted or left: every call of
  * every rank fails so from then on, the arrays are spoilt, and the devices live on; KERN_EDEVICE.
+ * A caller that is refused for its own arrays has not come: the others wait until it calls rightly,
+ * aborts or leaves. NCCL does not find out that callers ask for different things: they must not.
  * Words are in kern_device_error of the caller's first device.
  */
 #ifndef CONSILIUM_KERN_GROUP_H
