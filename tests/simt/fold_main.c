@@ -55,7 +55,7 @@ int main(int argc, char **argv) {
     kern_registry_set_cuda(kern_plugin_ops_v1(KERN_BACKEND_ABI));
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
         struct tier_fold_devices *d = open_list(lists[i]);
-        if (!device_fold_agrees(d, seed * 10 + i, i == 1 ? 300000 : 4000, why, sizeof why)) {
+        if (!device_fold_agrees(d, seed * 10 + i, i == 1 ? 530000 : 4000, why, sizeof why)) {
             fprintf(stderr, "simt_fold: FAILED on %s: %s\n", lists[i], why);
             bad++;
         }

@@ -32,18 +32,21 @@ static inline uint64_t device_fold_next(struct device_fold *f) {
     return f->seed >> 24;
 }
 
-/* A narrow tensor, one of the same scale, a wide one and one of another scale. */
+/* Narrow tensors, of one scale and of another next to it, and wide ones in between; the first may
+ * be of several segments. */
 static inline enum tier_status device_fold_manifest(struct device_fold *f, uint64_t largest) {
-    struct tier_tensor t[4];
+    static const int bits[6] = {24, 24, 12, 24, 24, 12};
+    struct tier_tensor t[6];
     memset(t, 0, sizeof t);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 6; i++) {
         snprintf(t[i].name, sizeof t[i].name, "t%d", i);
         t[i].ndim = 1;
-        t[i].dims[0] = 1 + device_fold_next(f) % (i == 0 ? largest : 700);
-        t[i].frac_bits = i == 3 ? 12 : 24;
-        t[i].wide = i == 2;
+        t[i].dims[0] = 1 + device_fold_next(f) % (i == 0 ? largest / 2 : 700);
+        t[i].dims[0] += i == 0 ? largest / 2 : 0;
+        t[i].frac_bits = bits[i];
+        t[i].wide = i == 3 || i == 5;
     }
-    return tier_manifest_new(t, 4, &f->m, &f->err);
+    return tier_manifest_new(t, 6, &f->m, &f->err);
 }
 
 /* `bad` elements from `at` on are out of range; the file is made as a hostile child would. */
