@@ -304,6 +304,10 @@ enum tier_status hub_open(const struct tier_config *config, struct tier_loop *lo
     *out = (struct hub){.config = config, .loop = loop};
     TIER_TRY_OUT(tier_home_open(config, &out->home, err));
     TIER_TRY_OUT(load_rules(out, err));
+    TIER_TRY_OUT(tier_fold_devices_open(config->hub.fold_devices, (unsigned)config->threads,
+                                        &out->fold_devices, err));
+    if (out->fold_devices)
+        tier_log_info("folding on %s", tier_fold_devices_text(out->fold_devices));
     TIER_TRY_OUT(tier_worker_new(loop, &out->worker, err));
     TIER_TRY_OUT(tier_intake_new(loop, tier_intake_threads(), &out->intake, err));
     TIER_TRY_OUT(open_edges(out, err));
@@ -318,6 +322,8 @@ out:
 void hub_close(struct hub *hub) {
     tier_worker_free(hub->worker);
     hub->worker = NULL;
+    tier_fold_devices_close(hub->fold_devices);
+    hub->fold_devices = NULL;
     hub_console_close(hub);
     hub_enroll_close(hub);
     tier_serve_free(hub->serve);

@@ -74,6 +74,7 @@ struct hub {
     struct tier_loop *loop;
     struct tier_worker *worker;
     struct tier_intake *intake;
+    struct tier_fold_devices *fold_devices; /* NULL: folds are added on the CPU alone */
     struct tier_serve *serve;
     struct tier_link *link; /* NULL at the top */
     struct tier_authority *authority;

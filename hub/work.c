@@ -111,7 +111,8 @@ static enum tier_status fold_job(struct job *job) {
                              .inputs = job->inputs,
                              .count = job->count,
                              .threads = job->threads,
-                             .memory_bytes = job->memory_bytes};
+                             .memory_bytes = job->memory_bytes,
+                             .devices = job->hub->fold_devices};
     const struct tier_merge merge = {
         .fold = fold, .rule = job->rule, .settings = &job->merge, .previous = job->previous};
     enum tier_status st = job->rule ? tier_merge_run(&merge, &job->result, &job->err)

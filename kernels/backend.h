@@ -15,15 +15,31 @@
 #ifndef CONSILIUM_KERN_BACKEND_H
 #define CONSILIUM_KERN_BACKEND_H
 
-#include "kernels/kern.h"
+#include "kernels/group.h"
 
-#define KERN_BACKEND_ABI 2u
+#define KERN_BACKEND_ABI 3u
 #define KERN_TEXT_BYTES 256
 
 /* The head of every backend's own context. An entry that fails writes here, in words, why. */
 struct kern_ctx {
     char error[KERN_TEXT_BYTES];
     char name[KERN_TEXT_BYTES]; /* "cpu", "cuda:0 NVIDIA H200" */
+};
+
+/* One call of a group, as each of its ranks makes it. */
+enum kern_group_op {
+    KERN_GROUP_REDUCE,
+    KERN_GROUP_ALL_REDUCE,
+    KERN_GROUP_REDUCE_SCATTER,
+    KERN_GROUP_ALL_GATHER,
+    KERN_GROUP_BROADCAST,
+};
+struct kern_group_call {
+    enum kern_group_op op;
+    enum kern_type type;
+    enum kern_way way;
+    size_t n; /* of a share, where the operation has shares; may be 0 */
+    size_t root;
 };
 
 struct kern_ops {
@@ -41,6 +57,11 @@ struct kern_ops {
     enum kern_status (*alloc)(struct kern_ctx *ctx, size_t bytes, void **out); /* zeroed */
     void (*free)(struct kern_ctx *ctx, void *p);
     enum kern_status (*upload)(struct kern_ctx *ctx, void *dst, const void *src, size_t bytes);
+    /* May return before src is read; src is host_alloc's, and stays until the next sync. */
+    enum kern_status (*upload_start)(struct kern_ctx *ctx, void *dst, const void *src,
+                                     size_t bytes);
+    enum kern_status (*host_alloc)(struct kern_ctx *ctx, size_t bytes, void **out);
+    void (*host_free)(struct kern_ctx *ctx, void *p); /* waits */
     enum kern_status (*download)(struct kern_ctx *ctx, void *dst, const void *src, size_t bytes);
     /* Ranges may overlap. */
     enum kern_status (*copy)(struct kern_ctx *ctx, void *dst, const void *src, size_t bytes);
@@ -56,6 +77,7 @@ struct kern_ops {
                                   size_t cols);
     enum kern_status (*add)(struct kern_ctx *ctx, float *y, const float *a, const float *b,
                             size_t n);
+    enum kern_status (*scale)(struct kern_ctx *ctx, float *y, size_t n, float alpha);
     enum kern_status (*relu)(struct kern_ctx *ctx, float *y, const float *x, size_t n);
     enum kern_status (*relu_grad)(struct kern_ctx *ctx, float *dx, const float *dy, const float *y,
                                   size_t n);
@@ -84,10 +106,18 @@ struct kern_ops {
                                     const int32_t *index, size_t rows, size_t cols, size_t x_rows);
     enum kern_status (*fold_f32)(struct kern_ctx *ctx, int64_t *acc, const float *x,
                                  uint64_t *refused, size_t n, int frac_bits, uint32_t w);
-    /* Contexts of this backend, all different, count >= 2. On failure the error stands in ctx[0].
-     */
-    enum kern_status (*allreduce_i64)(struct kern_ctx *const *ctx, int64_t *const *parts,
-                                      size_t count, size_t n);
+
+    /* Groups (kernels/group.h). `id` is NULL where all ranks are the caller's. A state is the
+     * caller's ranks of a group; errors stand in the context of the first of them. */
+    enum kern_status (*group_id)(struct kern_ctx *ctx, struct kern_group_id *out);
+    enum kern_status (*group_join)(const struct kern_group_id *id, size_t ranks, size_t first,
+                                   struct kern_ctx *const *ctx, size_t count, void **state_out);
+    void (*group_leave)(void *state);
+    void (*group_abort)(void *state); /* from any thread */
+    /* parts[i] may be NULL where n is 0. */
+    enum kern_status (*group_run)(void *state, const struct kern_group_call *call,
+                                  void *const *parts);
+    void (*group_each)(void *state, void (*fn)(void *arg, size_t i), void *arg);
 };
 
 /* The CPU backend, always linked in. */

@@ -44,6 +44,9 @@ size_t kern_area(size_t rows, size_t cols);
 /* Writes the device's error and returns KERN_EARG. */
 enum kern_status kern_refuse(struct kern_device *dev, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
+/* Writes what kern_device_error(NULL) says and returns st. */
+enum kern_status kern_open_refused(enum kern_status st, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
 /* Remembers a failed device; returns st. */
 enum kern_status kern_done(struct kern_device *dev, enum kern_status st);
 struct kern_device *kern_buf_device(const struct kern_buf *buf);

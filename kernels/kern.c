@@ -35,6 +35,8 @@ const char *kern_status_text(enum kern_status status) {
         return "no such device";
     case KERN_EDEVICE:
         return "device failed";
+    case KERN_EGROUP:
+        return "group broken";
     }
     return "unknown status";
 }
@@ -44,7 +46,7 @@ static void write_error(char *error, const char *fmt, va_list args) {
     vsnprintf(error, KERN_TEXT_BYTES, fmt, args); /* NOLINT(clang-analyzer-valist.Uninitialized) */
 }
 
-static enum kern_status fail_open(enum kern_status st, const char *fmt, ...) {
+enum kern_status kern_open_refused(enum kern_status st, const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);
     write_error(open_error, fmt, args);
@@ -72,27 +74,28 @@ enum kern_status kern_device_open(const char *spec, int threads, struct kern_dev
     const struct kern_ops *ops = NULL;
     int index = 0;
     if (spec == NULL || out == NULL || threads < 0 || threads > THREADS_MAX) {
-        return fail_open(KERN_EARG, "kern_device_open: threads is 0 (all cores) to %d",
-                         THREADS_MAX);
+        return kern_open_refused(KERN_EARG, "kern_device_open: threads is 0 (all cores) to %d",
+                                 THREADS_MAX);
     }
     enum kern_status st = kern_registry_find(spec, &ops, &index);
     if (st == KERN_EARG) {
-        return fail_open(st, "device \"%.40s\" is not one of cpu, cuda, cuda:N, auto", spec);
+        return kern_open_refused(st, "device \"%.40s\" is not one of cpu, cuda, cuda:N, auto",
+                                 spec);
     }
     if (st != KERN_OK) {
         const char *why = kern_cuda_absent_reason();
-        return fail_open(st, "device \"%.40s\": %.200s", spec,
-                         why[0] != '\0' ? why : "this machine has fewer CUDA devices");
+        return kern_open_refused(st, "device \"%.40s\": %.200s", spec,
+                                 why[0] != '\0' ? why : "this machine has fewer CUDA devices");
     }
     struct kern_device *dev = calloc(1, sizeof *dev);
     if (dev == NULL) {
-        return fail_open(KERN_ENOMEM, "out of host memory");
+        return kern_open_refused(KERN_ENOMEM, "out of host memory");
     }
     char why[KERN_TEXT_BYTES] = "";
     st = ops->open(index, threads, &dev->ctx, why, sizeof why);
     if (st != KERN_OK) {
         free(dev);
-        return fail_open(st, "device \"%.40s\": %.200s", spec, why);
+        return kern_open_refused(st, "device \"%.40s\": %.200s", spec, why);
     }
     dev->ops = ops;
     *out = dev;
@@ -199,6 +202,32 @@ enum kern_status kern_upload(struct kern_buf *dst, size_t offset, const void *sr
     }
     return kern_done(dst->dev,
                      dst->dev->ops->upload(dst->dev->ctx, (char *)dst->data + offset, src, bytes));
+}
+
+enum kern_status kern_upload_start(struct kern_buf *dst, size_t offset, const void *src,
+                                   size_t bytes) {
+    if (dst == NULL || (src == NULL && bytes != 0)) {
+        return KERN_EARG;
+    }
+    enum kern_status st = check_range("kern_upload_start", dst, offset, bytes);
+    if (st != KERN_OK || bytes == 0) {
+        return st;
+    }
+    return kern_done(dst->dev, dst->dev->ops->upload_start(dst->dev->ctx,
+                                                           (char *)dst->data + offset, src, bytes));
+}
+
+enum kern_status kern_host_new(struct kern_device *dev, size_t bytes, void **out) {
+    if (dev == NULL || out == NULL || bytes == 0) {
+        return KERN_EARG;
+    }
+    return dev->failed ? KERN_EDEVICE : kern_done(dev, dev->ops->host_alloc(dev->ctx, bytes, out));
+}
+
+void kern_host_free(struct kern_device *dev, void *p) {
+    if (p != NULL) {
+        dev->ops->host_free(dev->ctx, p);
+    }
 }
 
 enum kern_status kern_download(void *dst, const struct kern_buf *src, size_t offset, size_t bytes) {

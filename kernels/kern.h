@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Compute, and nothing else: no network, no files, no protobuf. A backend is one table of
- * operations on one kind of device; the CPU backend is always there, the CUDA backend is a plugin
- * that is dlopened where a driver is found. Callers take a device, put arrays on it and call
- * kern_*(); every call is checked here once (handles, sizes, aliasing), so that backends need not.
+ * operations on one kind of device (several devices together: kernels/group.h); the CPU backend is
+ * always there, the CUDA backend is a plugin that is dlopened where a driver is found. Callers take
+ * a device, put arrays on it and call kern_*(); every call is checked here once (handles, sizes,
+ * aliasing), so that backends need not.
  *
  * Arrays are dense and row-major; `rows x cols` says so. float is IEEE binary32. An operation's
  * arrays lie on one device; an output may overlap no other array unless it says so, and then only
@@ -36,6 +37,7 @@ enum kern_status {
     KERN_ENOMEM,  /* device or host memory is exhausted: nothing was done */
     KERN_ENODEV,  /* no such backend or device here */
     KERN_EDEVICE, /* the device or its driver failed: the device must be closed */
+    KERN_EGROUP,  /* a rank of the group aborted or left (kernels/group.h): close the group */
 };
 const char *kern_status_text(enum kern_status status);
 
@@ -67,6 +69,14 @@ enum kern_status kern_buf_new(struct kern_device *dev, size_t bytes, struct kern
 void kern_buf_free(struct kern_buf *buf);
 size_t kern_buf_bytes(const struct kern_buf *buf);
 enum kern_status kern_upload(struct kern_buf *dst, size_t offset, const void *src, size_t bytes);
+/*
+ * Host memory that uploads can start from: pinned where the device is a GPU. kern_upload_start
+ * returns before it has read src, which must stay as it is until the next kern_sync.
+ */
+enum kern_status kern_host_new(struct kern_device *dev, size_t bytes, void **out);
+void kern_host_free(struct kern_device *dev, void *p); /* waits for the device; NULL is fine */
+enum kern_status kern_upload_start(struct kern_buf *dst, size_t offset, const void *src,
+                                   size_t bytes);
 enum kern_status kern_download(void *dst, const struct kern_buf *src, size_t offset, size_t bytes);
 enum kern_status kern_copy(struct kern_buf *dst, size_t dst_offset, const struct kern_buf *src,
                            size_t src_offset, size_t bytes);
@@ -92,6 +102,8 @@ enum kern_status kern_bias_grad(struct kern_vec dbias, struct kern_vec dy, size_
                                 size_t cols);
 /* y = a + b, element by element. y may alias either. */
 enum kern_status kern_add(struct kern_vec y, struct kern_vec a, struct kern_vec b, size_t n);
+/* y = alpha * y. */
+enum kern_status kern_scale(struct kern_vec y, size_t n, float alpha);
 /* y = x where x > 0, 0 below; NaN stays NaN. y may alias x. */
 enum kern_status kern_relu(struct kern_vec y, struct kern_vec x, size_t n);
 /* dx = dy where y > 0, else 0. dx may alias either. */
@@ -316,15 +328,6 @@ bool kern_onebit_decode(float *y, const uint8_t *x, size_t n, uint64_t block, si
  * to; both `at` count 8-byte elements. Same bits and same count as kern_fold_f32. */
 enum kern_status kern_fold_f32_dev(struct kern_vec acc, struct kern_vec x, struct kern_vec refused,
                                    size_t n, int frac_bits, uint32_t w);
-
-/* ---- several devices ----------------------------------------------------------------------- */
-
-/*
- * Sums int64[n] across devices of one backend, in place, so that each holds the total: NCCL on CUDA
- * devices, a plain loop on the CPU. Same bits in any order. 1 to 64 devices, all different, all
- * belonging to the calling thread for the time of the call.
- */
-enum kern_status kern_allreduce_i64(struct kern_vec *parts, size_t count, size_t n);
 
 #ifdef __cplusplus
 }

@@ -61,6 +61,12 @@ enum kern_status kern_add(struct kern_vec y, struct kern_vec a, struct kern_vec 
     return kern_done(dev, dev->ops->add(dev->ctx, args[0].p, args[1].p, args[2].p, n));
 }
 
+enum kern_status kern_scale(struct kern_vec y, size_t n, float alpha) {
+    struct kern_arg args[] = {{"y", y, F32, n, INOUT, NULL}};
+    CHECK("kern_scale", args);
+    return kern_done(dev, dev->ops->scale(dev->ctx, args[0].p, n, alpha));
+}
+
 enum kern_status kern_relu(struct kern_vec y, struct kern_vec x, size_t n) {
     struct kern_arg args[] = {{"y", y, F32, n, MAP, NULL}, {"x", x, F32, n, IN, NULL}};
     CHECK("kern_relu", args);
@@ -220,39 +226,4 @@ enum kern_status kern_fold_f32_dev(struct kern_vec acc, struct kern_vec x, struc
     }
     return kern_done(
         dev, dev->ops->fold_f32(dev->ctx, args[0].p, args[1].p, args[2].p, n, frac_bits, w));
-}
-
-#define ALLREDUCE_MAX 64
-
-enum kern_status kern_allreduce_i64(struct kern_vec *parts, size_t count, size_t n) {
-    struct kern_ctx *ctx[ALLREDUCE_MAX];
-    int64_t *p[ALLREDUCE_MAX];
-    if (parts == NULL || count < 1 || count > ALLREDUCE_MAX) {
-        return KERN_EARG;
-    }
-    struct kern_device *first = NULL;
-    for (size_t i = 0; i < count; i++) {
-        struct kern_arg args[] = {{"part", parts[i], I64, n, INOUT, NULL}};
-        CHECK("kern_allreduce_i64", args);
-        first = i == 0 ? dev : first;
-        if (dev->ops != first->ops) {
-            return kern_refuse(first, "kern_allreduce_i64: devices of two backends");
-        }
-        for (size_t j = 0; j < i; j++) {
-            if (ctx[j] == dev->ctx) {
-                return kern_refuse(first, "kern_allreduce_i64: parts %zu and %zu are on one device",
-                                   j, i);
-            }
-        }
-        ctx[i] = dev->ctx;
-        p[i] = args[0].p;
-    }
-    if (count == 1) {
-        return KERN_OK;
-    }
-    enum kern_status st = first->ops->allreduce_i64(ctx, p, count, n);
-    for (size_t i = 0; st == KERN_EDEVICE && i < count; i++) {
-        kern_done(kern_buf_device(parts[i].buf), st);
-    }
-    return st;
 }

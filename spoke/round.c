@@ -49,7 +49,7 @@ static enum tier_status evaluate(struct spoke_run *run, struct tier_metrics *met
     struct spoke_sums *sums = malloc(sizeof *sums);
     if (!sums)
         return tier_fail(err, TIER_ENOMEM, "no memory to evaluate");
-    enum tier_status st = spoke_evaluate(run->net, run->data, SPOKE_TEST, sums, err);
+    enum tier_status st = spoke_evaluate(run->nets[0], run->data, SPOKE_TEST, sums, err);
     if (st == TIER_OK)
         st = spoke_sums_add(sums, metrics, err);
     free(sums);
@@ -66,12 +66,13 @@ static enum tier_status train(struct spoke_run *run, uint64_t round, float *base
     spoke_round_recipe(&run->plan, &recipe);
     /* From the plan, not the run: the same plan on the same data gives the same model again. */
     snprintf(stream, sizeof stream, "%" PRIu64, run->plan.seed);
-    TIER_TRY(spoke_train(run->net, run->data, &recipe,
-                         spoke_train_seed(stream, round, run->spoke->config->name), &stats, err));
+    TIER_TRY(spoke_train_replicas(
+        run->nets, run->spoke->team.count, run->spoke->team.group, run->data, &recipe,
+        spoke_train_seed(stream, round, run->spoke->config->name), &stats, err));
     float *after = malloc(n * sizeof *after);
     if (!after)
         return tier_fail(err, TIER_ENOMEM, "no memory for an update of %zu elements", n);
-    enum tier_status st = spoke_net_get(run->net, after, err);
+    enum tier_status st = spoke_net_get(run->nets[0], after, err);
     for (size_t i = 0; i < n && st == TIER_OK; i++)
         base_then_delta[i] = after[i] - base_then_delta[i];
     free(after);
@@ -143,13 +144,13 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                        run->manifest->elements);
         goto out;
     }
-    if (!run->net) {
-        TIER_TRY_OUT(spoke_net_new(run->spoke->device, run->graph, loss_of(&run->plan),
-                                   run->plan.batch, &run->net, err));
-        TIER_TRY_OUT(spoke_eval_fits(run->net, run->data, err));
+    if (!run->nets[0]) {
+        TIER_TRY_OUT(spoke_team_nets(&run->spoke->team, run->graph, loss_of(&run->plan),
+                                     run->plan.batch, run->nets, err));
+        TIER_TRY_OUT(spoke_eval_fits(run->nets[0], run->data, err));
     }
     TIER_TRY_OUT(read_base(run, base, values, err));
-    TIER_TRY_OUT(spoke_net_set(run->net, values, err));
+    TIER_TRY_OUT(spoke_net_set(run->nets[0], values, err));
     if (tier_task_evaluates(&run->plan, round))
         TIER_TRY_OUT(evaluate(run, metrics, err));
     if (trains)

@@ -188,7 +188,8 @@ static struct spoke_run *run_new(struct spoke *spoke, const struct tier_hash *id
 static void run_free(struct spoke_run *run) {
     tier_timer_free(run->again);
     tier_timer_free(run->follow_again);
-    spoke_net_free(run->net);
+    for (size_t i = 0; i < KERN_GROUP_RANKS_MAX; i++)
+        spoke_net_free(run->nets[i]);
     spoke_data_free(run->data);
     tier_manifest_free(run->manifest);
     tier_graph_free(run->graph);
@@ -619,18 +620,6 @@ static bool keep_file(void *arg, const struct tier_hash *id, bool sealed) {
     return sealed && k.found;
 }
 
-static enum tier_status open_device(struct spoke *spoke, struct tier_err *err) {
-    const char *spec = spoke->config->spoke.device;
-
-    kern_init(NULL);
-    enum kern_status st = kern_device_open(spec, (int)spoke->config->threads, &spoke->device);
-    if (st != KERN_OK)
-        return tier_fail(err, TIER_EDEVICE, "device '%s': %s%s%s", spec, kern_status_text(st),
-                         *kern_cuda_absent_reason() ? ": " : "", kern_cuda_absent_reason());
-    tier_log_info("training on %s", kern_device_name(spoke->device));
-    return TIER_OK;
-}
-
 enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *loop,
                             struct spoke *out, struct tier_err *err) {
     enum tier_status st;
@@ -640,7 +629,7 @@ enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *
     TIER_TRY_OUT(tier_journal_run_each(out->home.journal, restore_run, out, err));
     TIER_TRY_OUT(tier_spool_sweep(out->home.spool, keep_file, out, err));
     tier_delta_sweep(out->home.models_dir);
-    TIER_TRY_OUT(open_device(out, err));
+    TIER_TRY_OUT(spoke_team_open(config->spoke.device, (int)config->threads, &out->team, err));
     TIER_TRY_OUT(tier_worker_new(loop, &out->worker, err));
     TIER_TRY_OUT(tier_intake_new(loop, tier_intake_threads() > 0, &out->intake, err));
     const struct tier_link_options above = {.name = config->name,
@@ -668,9 +657,8 @@ void spoke_close(struct spoke *spoke) {
         spoke->runs = run->next;
         run_free(run);
     }
-    kern_device_close(spoke->device);
+    spoke_team_close(&spoke->team);
     tier_home_close(&spoke->home);
     spoke->link = NULL;
     spoke->intake = NULL;
-    spoke->device = NULL;
 }

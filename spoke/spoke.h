@@ -12,6 +12,7 @@
 
 #include "spoke/data.h"
 #include "spoke/net.h"
+#include "spoke/team.h"
 #include "spoke/train.h"
 #include "tier/follow.h"
 #include "tier/home.h"
@@ -33,9 +34,10 @@ struct spoke_run {
     struct tier_graph *graph; /* these three are here once the graph is */
     struct tier_manifest *manifest;
     struct spoke_data *data;
-    struct tier_timer *again; /* for what a full disk has stopped */
-    struct spoke_net *net;    /* the worker's; made for the first round */
-    uint64_t round;           /* asked for last; 0: none */
+    struct tier_timer *again;                     /* for what a full disk has stopped */
+    struct spoke_net *nets[KERN_GROUP_RANKS_MAX]; /* the worker's, one for each device of the team;
+                                                     made for the first round */
+    uint64_t round;                               /* asked for last; 0: none */
     struct tier_hash base_model;
     struct tier_hash base_before; /* what its delta starts from, until base_model is here */
     struct tier_follow follow;
@@ -51,7 +53,7 @@ struct spoke {
     struct tier_worker *worker;
     struct tier_intake *intake;
     struct tier_link *link;
-    struct kern_device *device; /* the worker's */
+    struct spoke_team team; /* the worker's */
     struct spoke_run *runs;
     bool failed;
 };

@@ -2,7 +2,8 @@
 /*
  * The training rows are uploaded once; a step then moves nothing but its loss's place in a queue of
  * device work. The loss is read back every LOSS_STEPS steps and at each end of an epoch: often
- * enough to stop a training that diverges, and few enough terms for a float sum.
+ * enough to stop a training that diverges, and few enough terms for a float sum. One device is a
+ * crew of one: it takes the very same steps, without a group.
  */
 #include "spoke/train.h"
 
@@ -22,11 +23,25 @@ struct trainer {
     const struct spoke_recipe *recipe;
     uint64_t seed;
     size_t rows, features;
-    int32_t *order;                          /* [rows], this epoch's */
+    size_t place, replicas;                  /* this one among them */
+    int32_t *order;                          /* [rows], this epoch's; the first replica's */
     struct kern_buf *x, *target, *index;     /* all training rows */
     struct kern_buf *batch_x, *batch_target; /* one batch */
     struct kern_buf *loss, *m, *v;
-    struct kern_buf *start; /* the parameters at the start, where prox_mu pulls towards them */
+    struct kern_buf *start;     /* the parameters at the start, where prox_mu pulls towards them */
+    struct kern_buf *step_loss; /* a replica's, of one step, before it is weighted */
+    enum tier_status st;        /* of what this replica did last */
+    struct tier_err *err, own_err;
+};
+
+/* All replicas of one training, and what they are at. */
+struct crew {
+    struct trainer *t; /* [count] */
+    size_t count;
+    struct kern_group *group; /* NULL for one */
+    const struct spoke_data *data;
+    size_t at, rows; /* the batch, in this epoch's order */
+    uint64_t step;
     double loss_sum;
     struct tier_err *err;
 };
@@ -153,15 +168,14 @@ static enum tier_status take_memory(struct trainer *t, const struct spoke_data *
     const struct spoke_recipe *r = t->recipe;
     size_t elements = spoke_net_elements(t->net);
 
-    t->order = malloc(t->rows * sizeof *t->order);
-    if (!t->order)
-        return tier_fail(t->err, TIER_ENOMEM, "no memory for %zu training rows", t->rows);
     TIER_TRY(new_buf(t, t->rows * t->features, &t->x));
     TIER_TRY(new_buf(t, t->rows, &t->target));
     TIER_TRY(new_buf(t, t->rows, &t->index));
     TIER_TRY(new_buf(t, r->batch * t->features, &t->batch_x));
     TIER_TRY(new_buf(t, r->batch, &t->batch_target));
     TIER_TRY(new_buf(t, 1, &t->loss));
+    if (t->replicas > 1)
+        TIER_TRY(new_buf(t, 1, &t->step_loss));
     if (r->optimiser == SPOKE_OPT_ADAM)
         TIER_TRY(new_buf(t, elements, &t->m));
     if (r->optimiser == SPOKE_OPT_ADAM || r->momentum > 0.0f)
@@ -188,7 +202,9 @@ static void release(struct trainer *t) {
     kern_buf_free(t->m);
     kern_buf_free(t->v);
     kern_buf_free(t->start);
-    free(t->order);
+    kern_buf_free(t->step_loss);
+    if (t->place == 0)
+        free(t->order);
 }
 
 static enum tier_status optimise(struct trainer *t, uint64_t step) {
@@ -218,14 +234,9 @@ static enum tier_status optimise(struct trainer *t, uint64_t step) {
     return TIER_OK;
 }
 
-static enum tier_status start_epoch(struct trainer *t, uint64_t epoch) {
-    spoke_train_shuffle(t->seed, epoch, t->order, t->rows);
-    KERN_TRY(t, "an upload", kern_upload(t->index, 0, t->order, t->rows * sizeof *t->order));
-    return TIER_OK;
-}
-
-/* One step on rows [at, at + rows) of this epoch's order. */
-static enum tier_status run_step(struct trainer *t, size_t at, size_t rows, uint64_t step) {
+/* Rows [at, at + rows) of this epoch's order: the gradient of their mean loss. */
+static enum tier_status gradients(struct trainer *t, size_t at, size_t rows,
+                                  struct kern_buf *loss) {
     struct kern_vec index = {t->index, at}, x = {t->batch_x, 0}, target = {t->batch_target, 0};
 
     KERN_TRY(t, "gathering a batch",
@@ -233,70 +244,229 @@ static enum tier_status run_step(struct trainer *t, size_t at, size_t rows, uint
     /* Classes are gathered as floats too: rows are moved, never computed with. */
     KERN_TRY(t, "gathering a batch",
              kern_gather_rows(target, (struct kern_vec){t->target, 0}, index, rows, 1, t->rows));
-    TIER_TRY(spoke_net_backward(t->net, x, target, rows, (struct kern_vec){t->loss, 0}, t->err));
-    return optimise(t, step);
+    return spoke_net_backward(t->net, x, target, rows, (struct kern_vec){loss, 0}, t->err);
 }
 
-static enum tier_status collect_loss(struct trainer *t, uint64_t step) {
-    float loss;
+/* This replica's slice of the batch, weighted by its share of the rows. */
+static enum tier_status slice_gradients(struct trainer *t, size_t at, size_t rows) {
+    struct kern_vec g = spoke_net_grads(t->net), one = {t->step_loss, 0}, sum = {t->loss, 0};
+    size_t n = spoke_net_elements(t->net), each = rows / t->replicas, more = rows % t->replicas;
+    size_t mine = each + (t->place < more);
+    size_t first = at + each * t->place + (t->place < more ? t->place : more);
+    float weight = (float)((double)mine / (double)rows);
 
-    KERN_TRY(t, "a download", kern_download(&loss, t->loss, 0, sizeof loss));
-    if (!isfinite(loss))
-        return tier_fail(t->err, TIER_EPLAN,
-                         "training diverged: the loss is not finite at step %" PRIu64
-                         "; lower lr, now %g",
-                         step, (double)t->recipe->lr);
-    t->loss_sum += loss;
-    KERN_TRY(t, "clearing the loss", kern_zero(t->loss, 0, sizeof loss));
+    if (mine == 0) {
+        KERN_TRY(t, "clearing gradients",
+                 kern_zero(g.buf, g.at * sizeof(float), n * sizeof(float)));
+        return TIER_OK;
+    }
+    KERN_TRY(t, "clearing the loss", kern_zero(t->step_loss, 0, sizeof(float)));
+    TIER_TRY(gradients(t, first, mine, t->step_loss));
+    KERN_TRY(t, "weighting gradients", kern_scale(g, n, weight));
+    KERN_TRY(t, "weighting the loss", kern_scale(one, 1, weight));
+    KERN_TRY(t, "adding the loss", kern_add(sum, sum, one, 1));
     return TIER_OK;
 }
 
-static enum tier_status run_steps(struct trainer *t, struct spoke_train_stats *stats) {
-    const struct spoke_recipe *r = t->recipe;
-    uint64_t per_epoch = (t->rows + r->batch - 1) / r->batch;
+/* ---- all replicas --------------------------------------------------------------------------- */
+
+/* What each does, on its own thread where its device works while it is called. */
+static void each_takes_memory(void *arg, size_t i) {
+    struct crew *c = arg;
+    c->t[i].st = take_memory(&c->t[i], c->data);
+}
+
+static void each_starts_epoch(void *arg, size_t i) {
+    struct trainer *t = &((struct crew *)arg)->t[i];
+    enum kern_status st = kern_upload(t->index, 0, t->order, t->rows * sizeof *t->order);
+    t->st = st == KERN_OK ? TIER_OK : spoke_net_kern_fail(t->dev, st, "an upload", t->err);
+}
+
+static void each_has_gradients(void *arg, size_t i) {
+    struct crew *c = arg;
+    c->t[i].st = c->count > 1 ? slice_gradients(&c->t[i], c->at, c->rows)
+                              : gradients(&c->t[i], c->at, c->rows, c->t[i].loss);
+}
+
+static void each_optimises(void *arg, size_t i) {
+    struct crew *c = arg;
+    c->t[i].st = optimise(&c->t[i], c->step);
+}
+
+/* The error is the first replica's that failed. */
+static enum tier_status crew_do(struct crew *c, void (*what)(void *arg, size_t i)) {
+    if (c->group)
+        kern_group_each(c->group, what, c);
+    else
+        what(c, 0);
+    for (size_t i = 0; i < c->count; i++)
+        if (c->t[i].st != TIER_OK) {
+            if (c->err)
+                *c->err = c->t[i].own_err;
+            return c->t[i].st;
+        }
+    return TIER_OK;
+}
+
+static enum tier_status group_failed(struct crew *c, enum kern_status st, const char *what) {
+    return spoke_net_kern_fail(c->t[0].dev, st, what, c->err);
+}
+
+static enum tier_status run_step(struct crew *c) {
+    struct kern_vec g[KERN_GROUP_RANKS_MAX];
+
+    TIER_TRY(crew_do(c, each_has_gradients));
+    for (size_t i = 0; i < c->count; i++)
+        g[i] = spoke_net_grads(c->t[i].net);
+    enum kern_status st = KERN_OK;
+    if (c->group)
+        st = kern_group_all_reduce(c->group, g, spoke_net_elements(c->t[0].net), KERN_F32);
+    if (st != KERN_OK)
+        return group_failed(c, st, "summing gradients");
+    return crew_do(c, each_optimises);
+}
+
+static enum tier_status collect_loss(struct crew *c, uint64_t step) {
+    double sum = 0;
+
+    for (size_t i = 0; i < c->count; i++) {
+        float loss = 0;
+        struct trainer *t = &c->t[i];
+        enum kern_status st = kern_download(&loss, t->loss, 0, sizeof loss);
+        if (st == KERN_OK)
+            st = kern_zero(t->loss, 0, sizeof loss);
+        if (st != KERN_OK)
+            return spoke_net_kern_fail(t->dev, st, "reading the loss", c->err);
+        sum += (double)loss;
+    }
+    if (!isfinite(sum))
+        return tier_fail(c->err, TIER_EPLAN,
+                         "training diverged: the loss is not finite at step %" PRIu64
+                         "; lower lr, now %g",
+                         step, (double)c->t[0].recipe->lr);
+    c->loss_sum += sum;
+    return TIER_OK;
+}
+
+static enum tier_status run_steps(struct crew *c, struct spoke_train_stats *stats) {
+    const struct trainer *first = &c->t[0];
+    const struct spoke_recipe *r = first->recipe;
+    uint64_t per_epoch = (first->rows + r->batch - 1) / r->batch;
     uint64_t steps = r->steps ? r->steps : r->epochs * per_epoch;
-    size_t at = 0;
 
     for (uint64_t step = 0; step < steps; step++) {
-        if (at == 0)
-            TIER_TRY(start_epoch(t, step / per_epoch));
-        size_t rows = t->rows - at < r->batch ? t->rows - at : r->batch;
-        TIER_TRY(run_step(t, at, rows, step + 1));
-        stats->rows += rows;
-        at = at + rows == t->rows ? 0 : at + rows;
-        if (at == 0 || (step + 1) % LOSS_STEPS == 0 || step + 1 == steps)
-            TIER_TRY(collect_loss(t, step + 1));
+        if (c->at == 0) {
+            spoke_train_shuffle(first->seed, step / per_epoch, first->order, first->rows);
+            TIER_TRY(crew_do(c, each_starts_epoch));
+        }
+        c->rows = first->rows - c->at < r->batch ? first->rows - c->at : r->batch;
+        c->step = step + 1;
+        TIER_TRY(run_step(c));
+        stats->rows += c->rows;
+        c->at = c->at + c->rows == first->rows ? 0 : c->at + c->rows;
+        if (c->at == 0 || (step + 1) % LOSS_STEPS == 0 || step + 1 == steps)
+            TIER_TRY(collect_loss(c, step + 1));
     }
     stats->steps = steps;
-    stats->loss_mean = t->loss_sum / (double)steps;
+    stats->loss_mean = c->loss_sum / (double)steps;
+    return TIER_OK;
+}
+
+static enum tier_status start_alike(struct crew *c) {
+    struct kern_vec w[KERN_GROUP_RANKS_MAX];
+
+    if (!c->group)
+        return TIER_OK;
+    for (size_t i = 0; i < c->count; i++)
+        w[i] = spoke_net_params(c->t[i].net);
+    enum kern_status st =
+        kern_group_broadcast(c->group, w, spoke_net_elements(c->t[0].net), KERN_F32, 0);
+    return st == KERN_OK ? TIER_OK : group_failed(c, st, "handing out the model");
+}
+
+/* Replicas that did the same with the same numbers hold the same bits. */
+static enum tier_status end_alike(struct crew *c) {
+    size_t bytes = spoke_net_elements(c->t[0].net) * sizeof(float);
+    struct tier_hash first, other;
+    enum tier_status st = TIER_OK;
+    float *values = c->group ? malloc(bytes) : NULL;
+
+    if (!c->group)
+        return TIER_OK;
+    if (!values)
+        return tier_fail(c->err, TIER_ENOMEM, "no memory to compare replicas");
+    for (size_t i = 0; i < c->count && st == TIER_OK; i++) {
+        st = spoke_net_get(c->t[i].net, values, c->err);
+        if (st == TIER_OK)
+            tier_hash_data(values, bytes, i == 0 ? &first : &other);
+        if (st == TIER_OK && i > 0 && !tier_hash_equal(&first, &other))
+            st = tier_fail(c->err, TIER_EDEVICE,
+                           "replica %zu on %s has other parameters than the first one on %s: one "
+                           "of these devices computes wrongly",
+                           i, kern_device_name(c->t[i].dev), kern_device_name(c->t[0].dev));
+    }
+    free(values);
+    return st;
+}
+
+static enum tier_status crew_new(struct crew *c, struct spoke_net *const *nets,
+                                 const struct spoke_recipe *recipe, uint64_t seed) {
+    size_t rows = spoke_data_rows(c->data, SPOKE_TRAIN);
+
+    if (rows == 0)
+        return tier_fail(c->err, TIER_EDATA, "there are no training rows here");
+    c->t = calloc(c->count, sizeof *c->t);
+    int32_t *order = malloc(rows * sizeof *order);
+    if (!c->t || !order) {
+        free(order);
+        return tier_fail(c->err, TIER_ENOMEM, "no memory for %zu training rows", rows);
+    }
+    for (size_t i = 0; i < c->count; i++)
+        c->t[i] = (struct trainer){.net = nets[i],
+                                   .dev = spoke_net_device(nets[i]),
+                                   .recipe = recipe,
+                                   .seed = seed,
+                                   .rows = rows,
+                                   .features = spoke_data_features(c->data),
+                                   .place = i,
+                                   .replicas = c->count,
+                                   .order = order,
+                                   .err = &c->t[i].own_err};
     return TIER_OK;
 }
 
 enum tier_status spoke_train(struct spoke_net *net, const struct spoke_data *data,
                              const struct spoke_recipe *recipe, uint64_t seed,
                              struct spoke_train_stats *stats_out, struct tier_err *err) {
-    struct trainer t = {.net = net,
-                        .dev = spoke_net_device(net),
-                        .recipe = recipe,
-                        .seed = seed,
-                        .rows = spoke_data_rows(data, SPOKE_TRAIN),
-                        .features = spoke_data_features(data),
-                        .err = err};
+    return spoke_train_replicas(&net, 1, NULL, data, recipe, seed, stats_out, err);
+}
+
+enum tier_status spoke_train_replicas(struct spoke_net *const *nets, size_t count,
+                                      struct kern_group *group, const struct spoke_data *data,
+                                      const struct spoke_recipe *recipe, uint64_t seed,
+                                      struct spoke_train_stats *stats_out, struct tier_err *err) {
+    struct crew c = {.count = count, .group = count > 1 ? group : NULL, .data = data, .err = err};
     struct spoke_train_stats stats = {0};
     enum tier_status st;
 
+    if (count < 1 || (count > 1 && (!group || kern_group_count(group) != count)))
+        return tier_fail(err, TIER_EINTERNAL, "%zu replicas, and no group of as many devices",
+                         count);
     TIER_TRY(spoke_recipe_check(recipe, err));
-    TIER_TRY(spoke_eval_fits(net, data, err));
-    if (recipe->batch > spoke_net_batch_max(net))
+    TIER_TRY(spoke_eval_fits(nets[0], data, err));
+    if (recipe->batch > spoke_net_batch_max(nets[0]))
         return tier_fail(err, TIER_EPLAN, "a batch of %u rows: this model was made for at most %zu",
-                         recipe->batch, spoke_net_batch_max(net));
-    if (t.rows == 0)
-        return tier_fail(err, TIER_EDATA, "there are no training rows here");
-    TIER_TRY_OUT(take_memory(&t, data));
-    TIER_TRY_OUT(run_steps(&t, &stats));
+                         recipe->batch, spoke_net_batch_max(nets[0]));
+    TIER_TRY_OUT(crew_new(&c, nets, recipe, seed));
+    TIER_TRY_OUT(start_alike(&c));
+    TIER_TRY_OUT(crew_do(&c, each_takes_memory));
+    TIER_TRY_OUT(run_steps(&c, &stats));
+    TIER_TRY_OUT(end_alike(&c));
     if (stats_out)
         *stats_out = stats;
 out:
-    release(&t);
+    for (size_t i = 0; c.t && i < count; i++)
+        release(&c.t[count - 1 - i]);
+    free(c.t);
     return st;
 }

@@ -3,14 +3,20 @@
  * Local training: minibatches of the training rows in a seeded shuffle, one optimiser step each.
  * An epoch is a permutation of all training rows; steps walk through epoch after epoch, the last
  * batch of an epoch holding what is left. Every number drawn is a function of (seed, epoch,
- * position), so the same binary, device model and thread count give the same parameters, bit for
- * bit. Optimiser state starts at zero at each call.
+ * position), so the same binary, device model, number of devices and thread count give the same
+ * parameters, bit for bit. Optimiser state starts at zero at each call.
+ *
+ * Several nets, one on each device of a group, train as one: replica i takes the i-th slice of
+ * every batch, cut as evenly as may be; their gradients, weighted by their rows, are summed over
+ * the group in its fixed order, and each makes the same step. The mean gradient is one device's but
+ * for rounding.
  *
  * Threads: the net's. Ownership: borrows all.
  */
 #ifndef CONSILIUM_SPOKE_TRAIN_H
 #define CONSILIUM_SPOKE_TRAIN_H
 
+#include "kernels/group.h"
 #include "spoke/data.h"
 #include "spoke/net.h"
 
@@ -51,6 +57,16 @@ uint64_t spoke_train_seed(const char *run, uint64_t round, const char *node);
 enum tier_status spoke_train(struct spoke_net *net, const struct spoke_data *data,
                              const struct spoke_recipe *recipe, uint64_t seed,
                              struct spoke_train_stats *stats_out, struct tier_err *err);
+
+/*
+ * The same on nets[count] replicas, whose devices are the group's, in its order; `group` may be
+ * NULL for one. They start from the first one's parameters. TIER_EDEVICE where a replica's
+ * parameters differ in the end: a device is broken then, and none of them is to be believed.
+ */
+enum tier_status spoke_train_replicas(struct spoke_net *const *nets, size_t count,
+                                      struct kern_group *group, const struct spoke_data *data,
+                                      const struct spoke_recipe *recipe, uint64_t seed,
+                                      struct spoke_train_stats *stats_out, struct tier_err *err);
 
 /*
  * Writes epoch `epoch`'s permutation of 0..n-1 into index (Fisher and Yates; n < 2^31).

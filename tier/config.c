@@ -69,6 +69,8 @@ static const struct tier_keys_item hub_keys[] = {
      "keep each update until the commit, or only their sums"},
     {"durability", TIER_KEYS_CHOICE, FIELD(hub.durability), "normal", 0, 0, durability_choices,
      "strict syncs each update to disk before its receipt"},
+    {"fold_devices", TIER_KEYS_DEVICE, FIELD(hub.fold_devices), "cpu", 0, 0, NULL,
+     "what adds updates beside the CPU: cpu (nothing), cuda (every GPU), cuda:0,1, or auto"},
 };
 
 static const struct tier_keys_item spoke_keys[] = {
@@ -78,7 +80,7 @@ static const struct tier_keys_item spoke_keys[] = {
     {"data.schema", TIER_KEYS_PATH, FIELD(spoke.schema), NULL, 0, 0, NULL,
      "what the table's columns mean, and the contract they fulfil"},
     {"device", TIER_KEYS_DEVICE, FIELD(spoke.device), "auto", 0, 0, NULL,
-     "auto, cpu, cuda or cuda:N"},
+     "auto, cpu, cuda or cuda:N; several train side by side: cuda:0,1, cuda:all or cpu*4"},
     {"policy.accept", TIER_KEYS_CHOICE, FIELD(spoke.accept), "none", 0, 0, accept_choices,
      "which plans the data steward accepts"},
 };

@@ -58,12 +58,13 @@ struct tier_config_hub {
     struct tier_keys_list merge_plugins; /* absolute paths of shared objects */
     int retain;                          /* enum tier_retain */
     int durability;                      /* enum tier_durability */
+    char fold_devices[64];               /* as tier_fold_devices_open takes it */
 };
 
 struct tier_config_spoke {
     char csv[TIER_CONFIG_PATH_BYTES];
     char schema[TIER_CONFIG_PATH_BYTES];
-    char device[16]; /* as kern_device_open takes it */
+    char device[64]; /* as kern_devices_open takes it */
     int accept;      /* enum tier_accept */
 };
 

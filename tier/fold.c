@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Workers take segments in ascending order, under one mutex that also moves every input's cursor;
- * they add all inputs of a segment without it; then each waits for its turn and appends. The order
+ * they have all inputs of a segment added without it (tier/fold_add.h: on the CPU; the first worker
+ * on devices, where the fold has some); then each waits for its turn and appends. The order
  * of taking makes failures deterministic: when a segment fails, every earlier one has been taken
  * already and finishes first, so the error that is kept is always the same one of the lowest
  * segment.
@@ -13,7 +14,9 @@
 #include "tier/fold.h"
 
 #include "tier/bytes.h"
+#include "tier/fold_add.h"
 #include "tier/fold_header.h"
+#include "tier/log.h"
 #include "tier/segment.h"
 
 #include <inttypes.h>
@@ -32,8 +35,10 @@ struct input {
 
 struct fold_job {
     const struct tier_fold *fold;
-    struct input *inputs; /* of weight > 0, ids ascending */
+    struct input *inputs;               /* of weight > 0, ids ascending */
+    const struct tier_update **updates; /* theirs */
     size_t count;
+    bool on_devices;
     uint64_t segments;
     struct tier_spool_writer *writer;
     uint8_t *directory;
@@ -50,6 +55,8 @@ struct fold_job {
 struct fold_worker {
     struct fold_job *job;
     pthread_t thread;
+    tier_fold_add_fn add;
+    void *adder;
     uint8_t *scratch, *packed;
     int64_t *hi, *lo;
     struct tier_extent *extents;
@@ -62,7 +69,8 @@ static size_t worker_bytes(const struct tier_manifest *m, size_t count) {
 }
 
 static size_t shared_bytes(const struct tier_manifest *m, size_t count) {
-    return count * (sizeof(struct input) + sizeof(struct tier_hash) + UPDATE_BYTES) +
+    return count * (sizeof(struct input) + sizeof(struct tier_update *) + sizeof(struct tier_hash) +
+                    UPDATE_BYTES) +
            4 * (size_t)tier_manifest_segments(m) + TIER_CHUNK_BYTES;
 }
 
@@ -111,28 +119,18 @@ static bool take(struct fold_worker *w, uint64_t *segment_out) {
 static enum tier_status add_segment(struct fold_worker *w, uint64_t segment, size_t *packed_out,
                                     struct tier_err *err) {
     const struct fold_job *job = w->job;
-    const struct tier_manifest *m = job->fold->manifest;
-    size_t wide = 0, n = tier_manifest_segment(m, segment, &wide);
+    struct tier_fold_part part = {.manifest = job->fold->manifest,
+                                  .segment = segment,
+                                  .updates = job->updates,
+                                  .extents = w->extents,
+                                  .count = job->count,
+                                  .scratch = w->scratch,
+                                  .hi = w->hi,
+                                  .lo = w->lo};
 
-    memset(w->hi, 0, n * sizeof *w->hi);
-    memset(w->lo, 0, wide * sizeof *w->lo);
-    for (size_t i = 0, n_group; i < job->count; i += n_group) {
-        const struct tier_update *group[TIER_SEGMENT_GROUP];
-        for (n_group = 0; n_group < TIER_SEGMENT_GROUP && i + n_group < job->count; n_group++) {
-            group[n_group] = job->inputs[i + n_group].update;
-            if (tier_spool_update_header(group[n_group])->encoding == TIER_ENC_SUM)
-                break;
-        }
-        if (n_group > 0) {
-            TIER_TRY(tier_segment_add_group(group, w->extents + i, n_group, m, segment, w->scratch,
-                                            w->hi, w->lo, err));
-            continue;
-        }
-        n_group = 1;
-        TIER_TRY(
-            tier_segment_add(group[0], m, segment, w->extents[i], w->scratch, w->hi, w->lo, err));
-    }
-    *packed_out = tier_segment_pack(w->hi, n, w->lo, wide, w->packed);
+    part.n = tier_manifest_segment(part.manifest, segment, &part.wide);
+    TIER_TRY(w->add(w->adder, &part, err));
+    *packed_out = tier_segment_pack(w->hi, part.n, w->lo, part.wide, w->packed);
     return TIER_OK;
 }
 
@@ -194,6 +192,7 @@ static bool worker_init(struct fold_worker *w, struct fold_job *job) {
     const struct tier_manifest *m = job->fold->manifest;
 
     w->job = job;
+    w->add = tier_fold_add_cpu;
     w->scratch = malloc(tier_segment_scratch_bytes(m));
     w->packed = malloc(tier_segment_bytes_max(m));
     w->hi = malloc(tier_segment_elements_max(m) * sizeof *w->hi);
@@ -202,9 +201,27 @@ static bool worker_init(struct fold_worker *w, struct fold_job *job) {
     return w->scratch && w->packed && w->hi && w->lo && w->extents;
 }
 
+/* Takes the fold's devices where the budget holds their buffers beside one worker. */
+static void take_devices(struct fold_job *job) {
+    const struct tier_fold *f = job->fold;
+
+    if (!f->devices)
+        return;
+    size_t least = tier_fold_memory_min(f->manifest, f->count),
+           more = tier_fold_devices_bytes(f->devices, f->manifest);
+    if (f->memory_bytes - least >= more)
+        job->on_devices = tier_fold_devices_take(f->devices, f->manifest);
+    else
+        tier_log_warn("folding on the CPU: the budget of %zu bytes has no room for the %zu that "
+                      "devices take",
+                      f->memory_bytes, more);
+}
+
 static size_t worker_count(const struct fold_job *job) {
     const struct tier_fold *f = job->fold;
     size_t left = f->memory_bytes - shared_bytes(f->manifest, f->count);
+    if (job->on_devices)
+        left -= tier_fold_devices_bytes(f->devices, f->manifest);
     size_t n = left / worker_bytes(f->manifest, f->count);
 
     if (n > f->threads)
@@ -230,6 +247,10 @@ static enum tier_status run_workers(struct fold_job *job, struct tier_err *err) 
                            worker_bytes(job->fold->manifest, job->fold->count));
             goto out;
         }
+    if (job->on_devices) {
+        workers[0].add = tier_fold_add_devices;
+        workers[0].adder = job->fold->devices;
+    }
     /* The caller is worker 0, so a fold goes on where no thread can be had. */
     for (size_t i = 1; i < count; i++) {
         if (pthread_create(&workers[i].thread, &attr, work, &workers[i]) != 0)
@@ -263,7 +284,7 @@ static enum tier_status open_inputs(struct fold_job *job, const struct tier_hash
             TIER_TRY(st);
             continue;
         }
-        job->count++;
+        job->updates[job->count++] = in->update;
         tier_spool_update_trim(in->update, job->count <= tier_fold_files_open());
         TIER_TRY(tier_segment_cursor_init(&in->cursor, in->update, job->fold->manifest, err));
     }
@@ -293,6 +314,7 @@ enum tier_status tier_fold_run(const struct tier_fold *fold, struct tier_hash *i
     job.segments = tier_manifest_segments(fold->manifest);
     ids = malloc(fold->count * sizeof *ids);
     job.inputs = calloc(fold->count, sizeof *job.inputs);
+    job.updates = calloc(fold->count, sizeof *job.updates);
     job.directory = malloc(4 * (size_t)job.segments);
     job.header = (struct tier_update_header){.run = fold->run,
                                              .round = fold->round,
@@ -300,7 +322,7 @@ enum tier_status tier_fold_run(const struct tier_fold *fold, struct tier_hash *i
                                              .base_model = fold->base_model,
                                              .encoding = TIER_ENC_SUM,
                                              .metrics = tier_metrics_new()};
-    if (!ids || !job.inputs || !job.directory || !job.header.metrics) {
+    if (!ids || !job.inputs || !job.updates || !job.directory || !job.header.metrics) {
         st = tier_fail(err, TIER_ENOMEM, "no memory to fold %zu updates", fold->count);
         goto out;
     }
@@ -309,6 +331,7 @@ enum tier_status tier_fold_run(const struct tier_fold *fold, struct tier_hash *i
     TIER_TRY_OUT(open_inputs(&job, ids, err));
     TIER_TRY_OUT(tier_spool_writer_begin(fold->spool, &job.header, &job.writer, err));
     if (job.count > 0) {
+        take_devices(&job);
         TIER_TRY_OUT(run_workers(&job, err));
         TIER_TRY_OUT(
             tier_spool_writer_append(job.writer, job.directory, 4 * (size_t)job.segments, err));
@@ -317,10 +340,13 @@ enum tier_status tier_fold_run(const struct tier_fold *fold, struct tier_hash *i
     job.writer = NULL;
 out:
     tier_spool_writer_abort(job.writer);
+    if (job.on_devices)
+        tier_fold_devices_give_back(fold->devices);
     for (size_t i = 0; job.inputs && i < fold->count; i++)
         tier_spool_update_close(job.inputs[i].update);
     tier_metrics_free(job.header.metrics);
     free(job.directory);
+    free(job.updates);
     free(job.inputs);
     free(ids);
     pthread_cond_destroy(&job.turn);

@@ -12,6 +12,7 @@
 #define CONSILIUM_TIER_FOLD_H
 
 #include "tier/err.h"
+#include "tier/fold_devices.h"
 #include "tier/hash.h"
 #include "tier/manifest.h"
 #include "tier/model.h"
@@ -26,9 +27,10 @@ struct tier_fold {
     /* Ids of sealed updates, F32 and SUM mixed; one that is listed twice counts twice: two children
      * with the same data hold the same update. */
     const struct tier_hash *inputs;
-    size_t count;        /* 1..TIER_CHILDREN_MAX */
-    unsigned threads;    /* at most; 0 is 1 */
-    size_t memory_bytes; /* at most; fewer threads run where they would not fit */
+    size_t count;                      /* 1..TIER_CHILDREN_MAX */
+    unsigned threads;                  /* at most; 0 is 1 */
+    size_t memory_bytes;               /* at most; fewer threads run where they would not fit */
+    struct tier_fold_devices *devices; /* that add beside the threads; NULL: none */
 };
 
 /* The least memory_bytes that such a fold needs: one worker, and a small table entry per input. */

@@ -7,6 +7,7 @@
  */
 #include "tier/keys.h"
 
+#include "kernels/group.h"
 #include "tier/hash.h"
 
 #include <errno.h>
@@ -117,11 +118,9 @@ static bool valid_address(const char *text, bool zero_allowed) {
 }
 
 static bool valid_device(const char *text) {
-    uint64_t index;
+    size_t count;
 
-    if (strcmp(text, "auto") == 0 || strcmp(text, "cpu") == 0 || strcmp(text, "cuda") == 0)
-        return true;
-    return strncmp(text, "cuda:", 5) == 0 && parse_whole(text + 5, &index) && index < 1024;
+    return kern_devices_parse(text, &count);
 }
 
 static bool valid_hash(const char *text) {
@@ -158,7 +157,9 @@ static bool set_text(const struct tier_keys_item *key, char *field, const char *
             return refuse(why, bytes, "must be an address like hub.example:7400, not '%.60s'",
                           text);
         if (key->type == TIER_KEYS_DEVICE && !valid_device(text))
-            return refuse(why, bytes, "must be auto, cpu, cuda or cuda:N, not '%.60s'", text);
+            return refuse(
+                why, bytes,
+                "must be auto, cpu, cpu*N, cuda, cuda:N, cuda:N,N or cuda:all, not '%.60s'", text);
         if (key->type == TIER_KEYS_HASH && !valid_hash(text))
             return refuse(why, bytes, "must be 64 lower-case hex digits, not '%.70s'", text);
     }

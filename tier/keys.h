@@ -50,7 +50,7 @@ enum tier_keys_type {
     TIER_KEYS_NAME,    /* char[size]: letters, digits, '.', '_', '-'; begins with letter or digit */
     TIER_KEYS_PATH,    /* char[size] */
     TIER_KEYS_ADDRESS, /* char[size]: host:port, [v6]:port; port 0 only where min is 0 */
-    TIER_KEYS_DEVICE,  /* char[size]: auto, cpu, cuda or cuda:N */
+    TIER_KEYS_DEVICE,  /* char[size]: a list of devices (kernels/group.h) */
     TIER_KEYS_HASH,    /* char[TIER_HASH_HEX]: SHA-256 in lower-case hex */
     TIER_KEYS_INT,     /* uint64_t in [min, max], max at most 2^53 */
     TIER_KEYS_REAL,    /* double in [min, max]; NAN stands for absent */

@@ -52,6 +52,7 @@ enum kern_status kern_cpu_bias_grad(struct kern_ctx *ctx, float *dbias, const fl
                                     size_t rows, size_t cols);
 enum kern_status kern_cpu_add(struct kern_ctx *ctx, float *y, const float *a, const float *b,
                               size_t n);
+enum kern_status kern_cpu_scale(struct kern_ctx *ctx, float *y, size_t n, float alpha);
 enum kern_status kern_cpu_relu(struct kern_ctx *ctx, float *y, const float *x, size_t n);
 enum kern_status kern_cpu_relu_grad(struct kern_ctx *ctx, float *dx, const float *dy,
                                     const float *y, size_t n);

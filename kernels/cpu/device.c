@@ -4,7 +4,7 @@
  * nothing to wait for. The ops table stands at the end.
  */
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/fold.h"
+#include "kernels/cpu/group.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -87,20 +87,6 @@ static enum kern_status fold(struct kern_ctx *ctx, int64_t *acc, const float *x,
     return KERN_OK;
 }
 
-static enum kern_status allreduce(struct kern_ctx *const *ctx, int64_t *const *parts, size_t count,
-                                  size_t n) {
-    (void)ctx;
-    for (size_t c = 1; c < count; c++) {
-        for (size_t i = 0; i < n; i++) {
-            parts[0][i] = kern_wrap_add(parts[0][i], parts[c][i]);
-        }
-    }
-    for (size_t c = 1; c < count; c++) {
-        memcpy(parts[c], parts[0], n * sizeof(int64_t));
-    }
-    return KERN_OK;
-}
-
 const struct kern_ops kern_cpu_ops = {
     .abi = KERN_BACKEND_ABI,
     .bytes = sizeof(struct kern_ops),
@@ -111,6 +97,9 @@ const struct kern_ops kern_cpu_ops = {
     .alloc = alloc,
     .free = free_cpu,
     .upload = copy,
+    .upload_start = copy,
+    .host_alloc = alloc,
+    .host_free = free_cpu,
     .download = copy,
     .copy = copy,
     .zero = zero,
@@ -119,6 +108,7 @@ const struct kern_ops kern_cpu_ops = {
     .bias_add = kern_cpu_bias_add,
     .bias_grad = kern_cpu_bias_grad,
     .add = kern_cpu_add,
+    .scale = kern_cpu_scale,
     .relu = kern_cpu_relu,
     .relu_grad = kern_cpu_relu_grad,
     .sigmoid = kern_cpu_sigmoid,
@@ -133,5 +123,10 @@ const struct kern_ops kern_cpu_ops = {
     .standardise = kern_cpu_standardise,
     .gather_rows = kern_cpu_gather_rows,
     .fold_f32 = fold,
-    .allreduce_i64 = allreduce,
+    .group_id = kern_cpu_group_id,
+    .group_join = kern_cpu_group_join,
+    .group_leave = kern_cpu_group_leave,
+    .group_abort = kern_cpu_group_abort,
+    .group_run = kern_cpu_group_run,
+    .group_each = kern_cpu_group_each,
 };

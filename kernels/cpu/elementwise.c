@@ -56,6 +56,17 @@ enum kern_status kern_cpu_add(struct kern_ctx *ctx, float *y, const float *a, co
     return run(ctx, &(struct map){.y = y, .a = a, .b = b}, add_range, n, 1);
 }
 
+static void scale_range(const struct map *map, size_t begin, size_t end) {
+    float alpha = *(const float *)map->opt;
+    for (size_t i = begin; i < end; i++) {
+        map->y[i] *= alpha;
+    }
+}
+
+enum kern_status kern_cpu_scale(struct kern_ctx *ctx, float *y, size_t n, float alpha) {
+    return run(ctx, &(struct map){.y = y, .opt = &alpha}, scale_range, n, 1);
+}
+
 static void relu_range(const struct map *map, size_t begin, size_t end) {
     for (size_t i = begin; i < end; i++) {
         float x = map->a[i];

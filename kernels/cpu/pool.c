@@ -7,7 +7,6 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 
@@ -99,6 +98,13 @@ void kern_pool_free(struct kern_pool *pool) {
     pthread_mutex_destroy(&pool->lock);
     free(pool->worker);
     free(pool);
+}
+
+bool kern_pool_start(struct kern_pool *pool) {
+    if (!pool->tried) {
+        start_workers(pool);
+    }
+    return pool->started == pool->threads - 1;
 }
 
 int kern_pool_threads(const struct kern_pool *pool) {

@@ -9,6 +9,7 @@
 #ifndef CONSILIUM_KERN_CPU_POOL_H
 #define CONSILIUM_KERN_CPU_POOL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 typedef void (*kern_task_fn)(const void *job, size_t task);
@@ -17,6 +18,8 @@ struct kern_pool;
 /* `threads` counts the caller; at least 1. NULL where memory is exhausted. */
 struct kern_pool *kern_pool_new(int threads);
 void kern_pool_free(struct kern_pool *pool);
+/* Starts the threads that a run would start; false where one could not be had. */
+bool kern_pool_start(struct kern_pool *pool);
 int kern_pool_threads(const struct kern_pool *pool);
 void kern_pool_run(struct kern_pool *pool, kern_task_fn fn, const void *job, size_t tasks);
 

@@ -5,28 +5,14 @@
  * runs in its pedantic mode: plain float32, no TF32, so results differ from the CPU's by rounding
  * only.
  */
-#include "kernels/backend.h"
-#include "kernels/cuda/allreduce.h"
+#include "kernels/cuda/cuda.h"
 #include "kernels/cuda/kernels.h"
 
-#include <cublas_v2.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 /* Turing, the oldest the plugin is compiled for. */
 #define CAPABILITY_MIN 75
-
-struct kern_cuda {
-    struct kern_ctx base;
-    int device;
-    cudaStream_t stream;
-    cublasHandle_t blas;
-    float *parts; /* scratch of the reductions: float[KERN_CUDA_PARTS] */
-};
-
-static struct kern_cuda *cuda_of(struct kern_ctx *ctx) {
-    return (struct kern_cuda *)ctx;
-}
 
 /* The status of a CUDA call; decides the error's words. */
 static enum kern_status told(char *why, size_t why_bytes, cudaError_t err, const char *call) {
@@ -39,7 +25,7 @@ static enum kern_status told(char *why, size_t why_bytes, cudaError_t err, const
     return err == cudaErrorMemoryAllocation ? KERN_ENOMEM : KERN_EDEVICE;
 }
 
-static enum kern_status check(struct kern_cuda *cuda, cudaError_t err, const char *call) {
+enum kern_status kern_cuda_check(struct kern_cuda *cuda, cudaError_t err, const char *call) {
     return told(cuda->base.error, sizeof cuda->base.error, err, call);
 }
 
@@ -51,18 +37,6 @@ static enum kern_status check_blas(struct kern_cuda *cuda, cublasStatus_t st, co
              cublasGetStatusString(st));
     return st == CUBLAS_STATUS_ALLOC_FAILED ? KERN_ENOMEM : KERN_EDEVICE;
 }
-
-/* Returns from the enclosing function unless the CUDA call succeeds. */
-#define CUDA_TRY(cuda, call, name)                                                                 \
-    do {                                                                                           \
-        enum kern_status st_ = check(cuda, call, name);                                            \
-        if (st_ != KERN_OK) {                                                                      \
-            return st_;                                                                            \
-        }                                                                                          \
-    } while (0)
-
-/* The context's GPU becomes this thread's: a device may have moved between threads. */
-#define ENTER(cuda) CUDA_TRY(cuda, cudaSetDevice((cuda)->device), "cudaSetDevice")
 
 /* ---- life cycle ---------------------------------------------------------------------------- */
 
@@ -113,7 +87,7 @@ static enum kern_status start(struct kern_cuda *cuda) {
 }
 
 static void close_cuda(struct kern_ctx *ctx) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     (void)cudaSetDevice(cuda->device);
     if (cuda->blas != NULL) {
         (void)cublasDestroy(cuda->blas);
@@ -147,12 +121,12 @@ static enum kern_status open_cuda(int index, int threads, struct kern_ctx **out,
 /* ---- memory -------------------------------------------------------------------------------- */
 
 static enum kern_status alloc(struct kern_ctx *ctx, size_t bytes, void **out) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     void *p = NULL;
     ENTER(cuda);
     CUDA_TRY(cuda, cudaMalloc(&p, bytes), "cudaMalloc");
     enum kern_status st =
-        check(cuda, cudaMemsetAsync(p, 0, bytes, cuda->stream), "cudaMemsetAsync");
+        kern_cuda_check(cuda, cudaMemsetAsync(p, 0, bytes, cuda->stream), "cudaMemsetAsync");
     if (st != KERN_OK) {
         (void)cudaFree(p);
         return st;
@@ -162,7 +136,7 @@ static enum kern_status alloc(struct kern_ctx *ctx, size_t bytes, void **out) {
 }
 
 static void free_cuda(struct kern_ctx *ctx, void *p) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     /* Work that still uses the memory comes first; cudaFree's own wait is not promised for every
      * kind of stream. */
     (void)cudaSetDevice(cuda->device);
@@ -171,23 +145,45 @@ static void free_cuda(struct kern_ctx *ctx, void *p) {
 }
 
 static enum kern_status sync_cuda(struct kern_ctx *ctx) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
-    return check(cuda, cudaStreamSynchronize(cuda->stream), "cudaStreamSynchronize");
+    return kern_cuda_check(cuda, cudaStreamSynchronize(cuda->stream), "cudaStreamSynchronize");
 }
 
 /* Waits, so that the caller may reuse src: on machines with shared page tables a copy from pageable
  * memory is asynchronous too. */
 static enum kern_status upload(struct kern_ctx *ctx, void *dst, const void *src, size_t bytes) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     CUDA_TRY(cuda, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, cuda->stream),
              "cudaMemcpyAsync to the device");
     return sync_cuda(ctx);
 }
 
+static enum kern_status upload_start(struct kern_ctx *ctx, void *dst, const void *src,
+                                     size_t bytes) {
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
+    ENTER(cuda);
+    return kern_cuda_check(cuda,
+                           cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, cuda->stream),
+                           "cudaMemcpyAsync to the device");
+}
+
+static enum kern_status host_alloc(struct kern_ctx *ctx, size_t bytes, void **out) {
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
+    ENTER(cuda);
+    return kern_cuda_check(cuda, cudaMallocHost(out, bytes), "cudaMallocHost");
+}
+
+static void host_free(struct kern_ctx *ctx, void *p) {
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
+    (void)cudaSetDevice(cuda->device);
+    (void)cudaStreamSynchronize(cuda->stream);
+    (void)cudaFreeHost(p);
+}
+
 static enum kern_status download(struct kern_ctx *ctx, void *dst, const void *src, size_t bytes) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     CUDA_TRY(cuda, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, cuda->stream),
              "cudaMemcpyAsync to the host");
@@ -196,12 +192,13 @@ static enum kern_status download(struct kern_ctx *ctx, void *dst, const void *sr
 
 static enum kern_status copy_plain(struct kern_cuda *cuda, void *dst, const void *src,
                                    size_t bytes) {
-    return check(cuda, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, cuda->stream),
-                 "cudaMemcpyAsync on the device");
+    return kern_cuda_check(cuda,
+                           cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, cuda->stream),
+                           "cudaMemcpyAsync on the device");
 }
 
 static enum kern_status copy(struct kern_ctx *ctx, void *dst, const void *src, size_t bytes) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     const char *to = dst, *from = src;
     void *between = NULL;
     ENTER(cuda);
@@ -218,9 +215,9 @@ static enum kern_status copy(struct kern_ctx *ctx, void *dst, const void *src, s
 }
 
 static enum kern_status zero(struct kern_ctx *ctx, void *dst, size_t bytes) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
-    return check(cuda, cudaMemsetAsync(dst, 0, bytes, cuda->stream), "cudaMemsetAsync");
+    return kern_cuda_check(cuda, cudaMemsetAsync(dst, 0, bytes, cuda->stream), "cudaMemsetAsync");
 }
 
 /* ---- operations ---------------------------------------------------------------------------- */
@@ -229,7 +226,7 @@ static enum kern_status zero(struct kern_ctx *ctx, void *dst, size_t bytes) {
 static enum kern_status gemm(struct kern_ctx *ctx, float *y, const float *a, const float *b,
                              size_t m, size_t n, size_t k, bool trans_a, bool trans_b, float alpha,
                              float beta) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     int lda = (int)(trans_a ? m : k), ldb = (int)(trans_b ? k : n);
     ENTER(cuda);
     return check_blas(cuda,
@@ -241,177 +238,129 @@ static enum kern_status gemm(struct kern_ctx *ctx, float *y, const float *a, con
 
 /* An entry that calls one launcher with the rest of its arguments. */
 #define LAUNCH(cuda, launcher, ...)                                                                \
-    check(cuda, (cudaError_t)launcher(__VA_ARGS__, (cuda)->stream), #launcher)
+    kern_cuda_check(cuda, (cudaError_t)launcher(__VA_ARGS__, (cuda)->stream), #launcher)
 
 static enum kern_status bias_add(struct kern_ctx *ctx, float *y, const float *bias, size_t rows,
                                  size_t cols) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_bias_add, y, bias, rows, cols);
 }
 
 static enum kern_status bias_grad(struct kern_ctx *ctx, float *dbias, const float *dy, size_t rows,
                                   size_t cols) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_bias_grad, dbias, dy, rows, cols);
 }
 
 static enum kern_status add(struct kern_ctx *ctx, float *y, const float *a, const float *b,
                             size_t n) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_add, y, a, b, n);
 }
 
+static enum kern_status scale(struct kern_ctx *ctx, float *y, size_t n, float alpha) {
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
+    ENTER(cuda);
+    return LAUNCH(cuda, kern_cu_scale, y, n, alpha);
+}
+
 static enum kern_status relu(struct kern_ctx *ctx, float *y, const float *x, size_t n) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_relu, y, x, n);
 }
 
 static enum kern_status relu_grad(struct kern_ctx *ctx, float *dx, const float *dy, const float *y,
                                   size_t n) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_relu_grad, dx, dy, y, n);
 }
 
 static enum kern_status sigmoid(struct kern_ctx *ctx, float *y, const float *x, size_t n) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_sigmoid, y, x, n);
 }
 
 static enum kern_status sigmoid_grad(struct kern_ctx *ctx, float *dx, const float *dy,
                                      const float *y, size_t n) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_sigmoid_grad, dx, dy, y, n);
 }
 
 static enum kern_status softmax(struct kern_ctx *ctx, float *y, const float *x, size_t rows,
                                 size_t cols) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_softmax, y, x, rows, cols);
 }
 
 static enum kern_status softmax_grad(struct kern_ctx *ctx, float *dx, const float *dy,
                                      const float *y, size_t rows, size_t cols) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_softmax_grad, dx, dy, y, rows, cols);
 }
 
 static enum kern_status bce_logits(struct kern_ctx *ctx, float *loss, float *dz, const float *z,
                                    const float *t, size_t n) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_bce_logits, loss, dz, z, t, n, cuda->parts);
 }
 
 static enum kern_status softmax_ce(struct kern_ctx *ctx, float *loss, float *dz, const float *z,
                                    const int32_t *label, size_t rows, size_t cols) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_softmax_ce, loss, dz, z, label, rows, cols, cuda->parts);
 }
 
 static enum kern_status prox_grad(struct kern_ctx *ctx, float *g, const float *w, const float *w0,
                                   size_t n, float mu) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_prox_grad, g, w, w0, n, mu);
 }
 
 static enum kern_status sgd_step(struct kern_ctx *ctx, float *w, const float *g, float *v, size_t n,
                                  const struct kern_sgd *opt) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_sgd_step, w, g, v, n, opt);
 }
 
 static enum kern_status adam_step(struct kern_ctx *ctx, float *w, const float *g, float *m,
                                   float *v, size_t n, const struct kern_adam *opt) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_adam_step, w, g, m, v, n, opt);
 }
 
 static enum kern_status standardise(struct kern_ctx *ctx, float *x, const float *mean,
                                     const float *inv_std, size_t rows, size_t cols) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_standardise, x, mean, inv_std, rows, cols);
 }
 
 static enum kern_status gather_rows(struct kern_ctx *ctx, float *y, const float *x,
                                     const int32_t *index, size_t rows, size_t cols, size_t x_rows) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_gather_rows, y, x, index, rows, cols, x_rows);
 }
 
 static enum kern_status fold_f32(struct kern_ctx *ctx, int64_t *acc, const float *x,
                                  uint64_t *refused, size_t n, int frac_bits, uint32_t w) {
-    struct kern_cuda *cuda = cuda_of(ctx);
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
     return LAUNCH(cuda, kern_cu_fold_f32, acc, x, refused, n, frac_bits, w);
-}
-
-/* ---- several GPUs -------------------------------------------------------------------------- */
-
-/* One part after the other onto the first GPU, then the total to each: where NCCL cannot. */
-static enum kern_status sum_by_copies(struct kern_ctx *const *ctx, int64_t *const *parts,
-                                      size_t count, size_t n) {
-    struct kern_cuda *first = cuda_of(ctx[0]);
-    size_t bytes = n * sizeof(int64_t);
-    int64_t *between = NULL;
-    ENTER(first);
-    CUDA_TRY(first, cudaMalloc((void **)&between, bytes), "cudaMalloc");
-    enum kern_status st = KERN_OK;
-    for (size_t i = 1; st == KERN_OK && i < count; i++) {
-        struct kern_cuda *cuda = cuda_of(ctx[i]);
-        st = check(first, cudaStreamSynchronize(cuda->stream), "cudaStreamSynchronize");
-        if (st == KERN_OK) {
-            st = check(first,
-                       cudaMemcpyPeerAsync(between, first->device, parts[i], cuda->device, bytes,
-                                           first->stream),
-                       "cudaMemcpyPeerAsync");
-        }
-        if (st == KERN_OK) {
-            st = LAUNCH(first, kern_cu_add_i64, parts[0], between, n);
-        }
-    }
-    for (size_t i = 1; st == KERN_OK && i < count; i++) {
-        struct kern_cuda *cuda = cuda_of(ctx[i]);
-        st = check(first,
-                   cudaMemcpyPeerAsync(parts[i], cuda->device, parts[0], first->device, bytes,
-                                       first->stream),
-                   "cudaMemcpyPeerAsync");
-    }
-    free_cuda(ctx[0], between); /* waits: the other streams may go on */
-    return st;
-}
-
-static enum kern_status allreduce_i64(struct kern_ctx *const *ctx, int64_t *const *parts,
-                                      size_t count, size_t n) {
-    int device[KERN_NCCL_RANKS_MAX];
-    cudaStream_t stream[KERN_NCCL_RANKS_MAX];
-    bool distinct = count <= KERN_NCCL_RANKS_MAX;
-    for (size_t i = 0; distinct && i < count; i++) {
-        device[i] = cuda_of(ctx[i])->device;
-        stream[i] = cuda_of(ctx[i])->stream;
-        for (size_t j = 0; j < i; j++) {
-            distinct = distinct && device[j] != device[i]; /* NCCL wants each GPU once */
-        }
-    }
-    enum kern_status st = KERN_ENODEV;
-    if (distinct) {
-        st = kern_nccl_sum(device, stream, parts, count, n, ctx[0]->error, sizeof ctx[0]->error);
-    }
-    return st == KERN_ENODEV ? sum_by_copies(ctx, parts, count, n) : st;
 }
 
 static const struct kern_ops cuda_ops = {
@@ -424,6 +373,9 @@ static const struct kern_ops cuda_ops = {
     .alloc = alloc,
     .free = free_cuda,
     .upload = upload,
+    .upload_start = upload_start,
+    .host_alloc = host_alloc,
+    .host_free = host_free,
     .download = download,
     .copy = copy,
     .zero = zero,
@@ -432,6 +384,7 @@ static const struct kern_ops cuda_ops = {
     .bias_add = bias_add,
     .bias_grad = bias_grad,
     .add = add,
+    .scale = scale,
     .relu = relu,
     .relu_grad = relu_grad,
     .sigmoid = sigmoid,
@@ -446,7 +399,12 @@ static const struct kern_ops cuda_ops = {
     .standardise = standardise,
     .gather_rows = gather_rows,
     .fold_f32 = fold_f32,
-    .allreduce_i64 = allreduce_i64,
+    .group_id = kern_cuda_group_id,
+    .group_join = kern_cuda_group_join,
+    .group_leave = kern_cuda_group_leave,
+    .group_abort = kern_cuda_group_abort,
+    .group_run = kern_cuda_group_run,
+    .group_each = kern_cuda_group_each,
 };
 
 /* Of the plugin's symbols, the only one to be seen. */

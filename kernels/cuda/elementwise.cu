@@ -13,6 +13,12 @@ __global__ static void add_kernel(float *y, const float *a, const float *b, size
     }
 }
 
+__global__ static void scale_kernel(float *y, size_t n, float alpha) {
+    KERN_EACH(i, n) {
+        y[i] *= alpha;
+    }
+}
+
 __global__ static void relu_kernel(float *y, const float *x, size_t n) {
     KERN_EACH(i, n) {
         float v = x[i];
@@ -105,6 +111,10 @@ int kern_cu_bias_add(float *y, const float *bias, size_t rows, size_t cols, cuda
 
 int kern_cu_add(float *y, const float *a, const float *b, size_t n, cudaStream_t stream) {
     return KERN_LAUNCH(add_kernel, each_grid(n), KERN_BLOCK, stream, y, a, b, n);
+}
+
+int kern_cu_scale(float *y, size_t n, float alpha, cudaStream_t stream) {
+    return KERN_LAUNCH(scale_kernel, each_grid(n), KERN_BLOCK, stream, y, n, alpha);
 }
 
 int kern_cu_relu(float *y, const float *x, size_t n, cudaStream_t stream) {

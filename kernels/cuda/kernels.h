@@ -22,6 +22,8 @@ extern "C" {
 
 int kern_cu_bias_add(float *y, const float *bias, size_t rows, size_t cols, cudaStream_t stream);
 int kern_cu_add(float *y, const float *a, const float *b, size_t n, cudaStream_t stream);
+/* y[i] *= alpha */
+int kern_cu_scale(float *y, size_t n, float alpha, cudaStream_t stream);
 int kern_cu_relu(float *y, const float *x, size_t n, cudaStream_t stream);
 int kern_cu_relu_grad(float *dx, const float *dy, const float *y, size_t n, cudaStream_t stream);
 int kern_cu_sigmoid(float *y, const float *x, size_t n, cudaStream_t stream);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* NCCL by name. The library is never closed: it keeps threads of its own. */
-#include "kernels/cuda/allreduce.h"
+#include "kernels/cuda/nccl_group.h"
 
 #include <dlfcn.h>
 #include <pthread.h>

@@ -45,6 +45,8 @@ static const struct bench {
     {"codecs", bench_codecs, "[--bytes B]: bytes of an update, speed and accuracy by codec", NULL},
     {"attacks", bench_attacks, "[--seed S]: accuracy of every merge rule under attack", NULL},
     {"merge", bench_merge, "[--children N] [--bytes B]: every merge rule over sealed files", NULL},
+    {"collective", bench_collective, "[--children N] [--bytes B]: all-reduce over N CPU devices",
+     NULL},
     {"kill", NULL, "--cases N --seed S", "no seeded killing of nodes is built in"},
     {"train", NULL, "NAME", "no comparison of training with another framework is built in"},
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What must agree bit for bit: the fold on a device against the definition in integers, moving
- * memory, the sum across devices, and a second run of a reduction against the first.
+ * memory, and a second run of a reduction against the first.
  */
 #include "tests/parity/bench.h"
 
@@ -193,38 +193,3 @@ const struct parity_case parity_exact_cases[] = {
     {"the same bits twice", repeat_case},
 };
 const size_t parity_exact_count = COUNT(parity_exact_cases);
-
-#define DEVICES_MAX 8
-
-bool parity_allreduce(struct kern_device **devs, size_t count, char *why, size_t why_bytes) {
-    struct bench b[DEVICES_MAX];
-    struct kern_vec part[DEVICES_MAX] = {{NULL, 0}};
-    bool ok = true;
-    size_t n = 1501;
-    int64_t *sum = NULL;
-    if (count < 1 || count > DEVICES_MAX) {
-        snprintf(why, why_bytes, "%zu devices; 1 to %d", count, DEVICES_MAX);
-        return false;
-    }
-    for (size_t d = 0; d < count; d++) {
-        bench_begin(&b[d], devs[d], why, why_bytes);
-        b[d].seed += d;
-        int64_t *x = bench_host(&b[d], n, sizeof *x);
-        sum = d == 0 ? bench_host(&b[0], n, sizeof *sum) : sum;
-        for (size_t i = 0; i < n; i++) {
-            x[i] = (int64_t)(parity_next(&b[d].seed) >> 4) - (INT64_C(1) << 59);
-            sum[i] += x[i];
-        }
-        part[d] = bench_put(&b[d], x, n, 8);
-    }
-    BENCH_OK(&b[0], kern_allreduce_i64(part, count, n));
-    for (size_t d = 0; d < count; d++) {
-        if (memcmp(bench_get(&b[d], part[d], n, 8), sum, n * 8) != 0) {
-            bench_fail(&b[d], "device %zu of %zu does not hold the sum", d, count);
-        }
-    }
-    for (size_t d = count; d-- > 0;) {
-        ok = bench_end(&b[d]) && ok;
-    }
-    return ok;
-}

@@ -8,14 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int allreduce(const char *spec, int threads) {
-    struct kern_device *dev[4] = {NULL};
+static int group(const char *spec, int threads) {
+    struct kern_device *dev[PARITY_GROUP_MAX] = {NULL};
     size_t count = 0;
     bool cuda = strncmp(spec, "cuda", 4) == 0;
-    size_t limit = cuda ? (size_t)kern_cuda_device_count() : 4;
+    size_t limit = cuda ? (size_t)kern_cuda_device_count() : PARITY_GROUP_MAX;
     int failed = 0;
     char name[32], why[512] = "";
-    for (; count < 4 && count < limit; count++) {
+    for (; count < PARITY_GROUP_MAX && count < limit; count++) {
         snprintf(name, sizeof name, cuda ? "cuda:%zu" : "cpu", count);
         if (kern_device_open(name, threads, &dev[count]) != KERN_OK) {
             fprintf(stderr, "parity: %s\n", kern_device_error(NULL));
@@ -24,15 +24,15 @@ static int allreduce(const char *spec, int threads) {
         }
     }
     for (size_t n = 1; n <= count && failed == 0; n *= 2) {
-        if (!parity_allreduce(dev, n, why, sizeof why)) {
-            printf("parity: FAILED allreduce over %zu devices: %s\n", n, why);
+        if (!parity_group(dev, n, why, sizeof why)) {
+            printf("parity: FAILED group of %zu devices: %s\n", n, why);
             failed = 1;
         }
     }
     for (size_t i = 0; i < count; i++) {
         kern_device_close(dev[i]);
     }
-    printf("parity: allreduce over up to %zu devices, %d failed\n", count, failed);
+    printf("parity: groups of up to %zu devices, %d failed\n", count, failed);
     return failed;
 }
 
@@ -55,6 +55,6 @@ int main(int argc, char **argv) {
     }
     int failed = parity_run(dev, stdout);
     kern_device_close(dev);
-    failed += allreduce(argv[1], (int)threads);
+    failed += group(argv[1], (int)threads);
     return failed == 0 ? 0 : 1;
 }

@@ -10,7 +10,7 @@
 #ifndef CONSILIUM_PARITY_H
 #define CONSILIUM_PARITY_H
 
-#include "kernels/kern.h"
+#include "kernels/group.h"
 
 #include <stdio.h>
 
@@ -26,8 +26,9 @@ extern const size_t parity_nn_count, parity_exact_count;
 /* Every case on `dev`; one line for each that fails, and a last line that counts. Number that
  * failed. */
 int parity_run(struct kern_device *dev, FILE *to);
-/* kern_allreduce_i64 over these devices. */
-bool parity_allreduce(struct kern_device **devs, size_t count, char *why, size_t why_bytes);
+/* Every operation of a group of these devices (kernels/group.h), 1 to PARITY_GROUP_MAX. */
+#define PARITY_GROUP_MAX 8
+bool parity_group(struct kern_device **devs, size_t count, char *why, size_t why_bytes);
 
 /*
  * The fold's definition in integers, from the bits of x: q = round half even of x * 2^f and

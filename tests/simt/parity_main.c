@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * simt_parity SEED [no-nccl]: the CUDA backend, its own sources unchanged, over the engine: the
- * parity list, sums across 1, 2 and 4 devices, and every failure a call may have. Any finding of
+ * parity list, groups of 1, 2, 4 and 8 devices, and every failure a call may have. Any finding of
  * the engine, any leak, and a run in which no kernel ran, fail.
  */
 #include "kernels/backend.h"
@@ -32,24 +32,26 @@ static void run_parity(void) {
     kern_device_close(dev);
 }
 
-static void run_allreduce(bool nccl) {
-    struct kern_device *dev[4] = {NULL};
+#define DEVICES PARITY_GROUP_MAX
+
+static void run_groups(bool nccl) {
+    struct kern_device *dev[DEVICES] = {NULL};
     char name[32], why[512] = "";
     bool open = true;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < DEVICES; i++) {
         snprintf(name, sizeof name, "cuda:%d", i);
         open = kern_device_open(name, 1, &dev[i]) == KERN_OK && open;
     }
-    expect(open, "opening four devices");
-    for (size_t count = 1; open && count <= 4; count *= 2) {
-        uint64_t before = simt_nccl_sums();
-        if (!parity_allreduce(dev, count, why, sizeof why)) {
-            fprintf(stderr, "simt_parity: FAILED allreduce over %zu: %s\n", count, why);
+    expect(open, "opening the devices");
+    for (size_t count = 1; open && count <= DEVICES; count *= 2) {
+        uint64_t before = simt_nccl_calls();
+        if (!parity_group(dev, count, why, sizeof why)) {
+            fprintf(stderr, "simt_parity: FAILED group of %zu: %s\n", count, why);
             bad++;
         }
-        expect((simt_nccl_sums() > before) == (nccl && count > 1), "the way a sum goes");
+        expect((simt_nccl_calls() > before) == (nccl && count > 1), "the way a sum goes");
     }
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < DEVICES; i++) {
         kern_device_close(dev[i]);
     }
 }
@@ -60,7 +62,7 @@ static void run_one_gpu_twice(void) {
     char why[512] = "";
     bool open = kern_device_open("cuda:0", 1, &dev[0]) == KERN_OK &&
                 kern_device_open("cuda:0", 1, &dev[1]) == KERN_OK;
-    expect(open && parity_allreduce(dev, 2, why, sizeof why), "a sum over one GPU opened twice");
+    expect(open && parity_group(dev, 2, why, sizeof why), "a group of one GPU opened twice");
     kern_device_close(dev[0]);
     kern_device_close(dev[1]);
 }
@@ -80,7 +82,7 @@ static void run_open_failures(void) {
         expect(dev == NULL && kern_device_error(NULL)[0] != '\0', "a failed open says why");
     }
     struct kern_device *none = NULL;
-    expect(kern_device_open("cuda:4", 1, &none) == KERN_ENODEV, "a fifth device");
+    expect(kern_device_open("cuda:8", 1, &none) == KERN_ENODEV, "a ninth device");
 }
 
 static enum kern_status one_step(struct kern_device *dev, struct kern_buf *buf) {
@@ -118,18 +120,78 @@ static void run_call_failures(void) {
     kern_device_close(dev);
 }
 
-static void run_nccl_failure(const char *call) {
-    struct kern_device *dev[2] = {NULL, NULL};
-    struct kern_vec part[2] = {{NULL, 0}, {NULL, 0}};
+static void open_two(struct kern_device **dev, struct kern_vec *part) {
+    static const int64_t ones[10] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     for (int i = 0; i < 2; i++) {
+        part[i].at = 0;
         expect(kern_device_open(i == 0 ? "cuda:2" : "cuda:3", 1, &dev[i]) == KERN_OK &&
-                   kern_buf_new(dev[i], 80, &part[i].buf) == KERN_OK,
+                   kern_buf_new(dev[i], sizeof ones, &part[i].buf) == KERN_OK &&
+                   kern_upload(part[i].buf, 0, ones, sizeof ones) == KERN_OK,
                "opening two devices");
     }
+}
+
+/* Two callers with a rank each, as two servers are; and that one is refused without NCCL. */
+static void run_two_callers(bool nccl) {
+    struct kern_device *dev[2] = {NULL, NULL};
+    struct kern_group *group[2] = {NULL, NULL};
+    struct kern_group_id id;
+    struct kern_vec part[2];
+    int64_t sum = 0;
+    open_two(dev, part);
+    if (!nccl) {
+        expect(kern_group_id_new(dev[0], &id) == KERN_ENODEV, "an id without NCCL");
+    } else {
+        bool ok = kern_group_id_new(dev[0], &id) == KERN_OK;
+        for (size_t r = 0; r < 2; r++) {
+            ok = ok && kern_group_join(&id, 2, r, &dev[r], 1, &group[r]) == KERN_OK;
+        }
+        for (size_t r = 0; r < 2; r++) {
+            ok = ok && kern_group_all_reduce(group[r], &part[r], 10, KERN_I64) == KERN_OK;
+        }
+        ok = ok && kern_download(&sum, part[1].buf, 72, sizeof sum) == KERN_OK;
+        expect(ok && sum == 2, "a sum of two callers");
+        kern_group_close(group[0]);
+        kern_group_close(group[1]);
+    }
+    kern_device_close(dev[0]);
+    kern_device_close(dev[1]);
+}
+
+static void run_nccl_failure(const char *call) {
+    struct kern_device *dev[2] = {NULL, NULL};
+    struct kern_group *group = NULL;
+    struct kern_group_id id;
+    struct kern_vec part[2];
+    open_two(dev, part);
     simt_fail_at(call, 1);
-    expect(kern_allreduce_i64(part, 2, 10) == KERN_EDEVICE, call);
-    expect(kern_sync(dev[0]) == KERN_EDEVICE && kern_sync(dev[1]) == KERN_EDEVICE,
-           "a failed sum finishes every device of it");
+    if (strcmp(call, "ncclAllReduce") != 0) {
+        enum kern_status st =
+            strcmp(call, "ncclCommInitAll") == 0
+                ? kern_group_open(dev, 2, &group)
+                : (kern_group_id_new(dev[0], &id), kern_group_join(&id, 2, 0, dev, 2, &group));
+        expect(st == KERN_EDEVICE && group == NULL && kern_device_error(dev[0])[0] != '\0', call);
+    } else {
+        expect(kern_group_open(dev, 2, &group) == KERN_OK, "a group of two");
+        expect(kern_group_all_reduce(group, part, 10, KERN_I64) == KERN_EDEVICE, call);
+        expect(kern_sync(dev[0]) == KERN_EDEVICE && kern_sync(dev[1]) == KERN_EDEVICE,
+               "a failed sum finishes every device of it");
+        kern_group_close(group);
+    }
+    kern_device_close(dev[0]);
+    kern_device_close(dev[1]);
+}
+
+static void run_abort(void) {
+    struct kern_device *dev[2] = {NULL, NULL};
+    struct kern_group *group = NULL;
+    struct kern_vec part[2];
+    open_two(dev, part);
+    expect(kern_group_open(dev, 2, &group) == KERN_OK, "a group of two");
+    kern_group_abort(group);
+    expect(kern_group_all_reduce(group, part, 10, KERN_I64) == KERN_EGROUP, "a group aborted");
+    expect(kern_sync(dev[0]) == KERN_OK, "its devices live on");
+    kern_group_close(group);
     kern_device_close(dev[0]);
     kern_device_close(dev[1]);
 }
@@ -137,22 +199,25 @@ static void run_nccl_failure(const char *call) {
 int main(int argc, char **argv) {
     uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
     bool nccl = argc < 3 || strcmp(argv[2], "no-nccl") != 0;
-    simt_begin(seed, 4, false);
+    simt_begin(seed, DEVICES, false);
     if (!nccl) {
         simt_without_nccl();
     }
     kern_registry_set_cuda(kern_plugin_ops_v1(KERN_BACKEND_ABI));
     expect(kern_plugin_ops_v1(KERN_BACKEND_ABI + 1) == NULL, "another ABI is refused");
-    expect(kern_cuda_device_count() == 4, "four devices");
+    expect(kern_cuda_device_count() == DEVICES, "eight devices");
     run_parity();
-    run_allreduce(nccl);
+    run_groups(nccl);
     run_one_gpu_twice();
+    run_two_callers(nccl);
     expect(simt_findings() == 0, "no finding before failures are injected");
     run_open_failures();
     run_call_failures();
     if (nccl) {
         run_nccl_failure("ncclCommInitAll");
         run_nccl_failure("ncclAllReduce");
+        run_nccl_failure("ncclCommInitRank");
+        run_abort();
     }
     expect(simt_live_bytes() == 0, "all device memory is freed");
     expect(simt_findings_of("use-after-free") == 0 && simt_findings_of("bad-free") == 0,

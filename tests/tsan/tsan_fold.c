@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Compute on many threads: updates are received into one spool by four threads at once, checked,
- * folded by two folds of four workers each and by one of one worker, and published. Every way must
+ * folded by two folds of four workers each, of which one has devices besides, and by one of one
+ * worker, and published. Every way must
  * give the same bits. Then a device of four threads does what a spoke's does.
  */
 #include "tsan/tsan.h"
@@ -56,6 +57,7 @@ static void *seal_two(void *arg) {
 
 struct folding {
     unsigned threads;
+    struct tier_fold_devices *devices;
     struct tier_hash sum, model;
 };
 
@@ -70,7 +72,8 @@ static void *fold_and_publish(void *arg) {
                              .inputs = updates,
                              .count = CHILDREN,
                              .threads = f->threads,
-                             .memory_bytes = 64u << 20};
+                             .memory_bytes = 64u << 20,
+                             .devices = f->devices};
     char *path = tier_model_path(models, &base);
 
     MUST(tier_fold_run(&fold, &f->sum, err));
@@ -86,7 +89,9 @@ static void *fold_and_publish(void *arg) {
 
 static void sums_are_the_same_on_any_threads(void) {
     pthread_t threads[4];
-    struct folding f[3] = {{.threads = 4}, {.threads = 4}, {.threads = 1}};
+    struct tier_fold_devices *devices = NULL;
+    MUST(tier_fold_devices_open("cpu*3", 1, &devices, err));
+    struct folding f[3] = {{.threads = 4, .devices = devices}, {.threads = 4}, {.threads = 1}};
 
     for (uintptr_t i = 0; i < 4; i++)
         NEED(pthread_create(&threads[i], NULL, seal_two, (void *)(2 * i)) == 0);
@@ -100,6 +105,8 @@ static void sums_are_the_same_on_any_threads(void) {
         NEED(tier_hash_equal(&f[0].sum, &f[i].sum));
         NEED(tier_hash_equal(&f[0].model, &f[i].model));
     }
+    NEED(tier_fold_devices_added(devices) > 0);
+    tier_fold_devices_close(devices);
 }
 
 /* ---- a device ---- */

@@ -150,6 +150,70 @@ static bool group_twin(const struct bugs_env *env) {
     return sum_across(env, true, 2);
 }
 
+/* Two callers meet by an id; the second may not come, or for something else. */
+static bool by_id(const struct bugs_env *env, int callers, bool alike) {
+    float *const part[2] = {env->x, env->far};
+    const cudaStream_t stream[2] = {env->s, env->far_s};
+    ncclUniqueId id;
+    ncclComm_t comm[2];
+    bool ok = ncclGetUniqueId(&id) == ncclSuccess;
+    for (int i = 0; i < 2; i++) {
+        ok = cudaSetDevice(i) == cudaSuccess &&
+             ncclCommInitRank(&comm[i], 2, id, i) == ncclSuccess && ok;
+    }
+    (void)cudaSetDevice(0);
+    for (int i = 0; i < callers; i++) {
+        size_t n = i == 1 && !alike ? 3 : BUGS_N / 2;
+        ok = ncclAllReduce(part[i], part[i], n, ncclInt64, ncclSum, comm[i], stream[i]) ==
+                 ncclSuccess &&
+             ok;
+    }
+    (void)cudaStreamSynchronize(env->s);
+    return ncclCommDestroy(comm[0]) == ncclSuccess && ncclCommDestroy(comm[1]) == ncclSuccess && ok;
+}
+static bool skip_bug(const struct bugs_env *env) {
+    return by_id(env, 1, true);
+}
+static bool length_bug(const struct bugs_env *env) {
+    return by_id(env, 2, false);
+}
+static bool by_id_twin(const struct bugs_env *env) {
+    return by_id(env, 2, true);
+}
+
+/* Rank 1 of a reduce-scatter in place takes its share from where `at` says. */
+static bool scatter(const struct bugs_env *env, size_t at) {
+    const int device[2] = {0, 1};
+    const cudaStream_t stream[2] = {env->s, env->far_s};
+    float *const part[2] = {env->x, env->far};
+    ncclComm_t comm[2];
+    float got[1] = {0}, one = 1;
+    bool ok = ncclCommInitAll(comm, 2, device) == ncclSuccess;
+    (void)cudaMemcpyAsync(env->x + BUGS_N / 2, &one, sizeof one, cudaMemcpyHostToDevice, env->s);
+    ok = ncclGroupStart() == ncclSuccess && ok;
+    for (size_t i = 0; i < 2; i++) {
+        ok = ncclReduceScatter(part[i], part[i] + (i == 0 ? 0 : at), BUGS_N / 2, ncclFloat32,
+                               ncclSum, comm[i], stream[i]) == ncclSuccess &&
+             ok;
+    }
+    ok = ncclGroupEnd() == ncclSuccess && ok;
+    (void)cudaMemcpyAsync(got, env->far + BUGS_N / 2, sizeof got, cudaMemcpyDeviceToHost,
+                          env->far_s);
+    (void)cudaStreamSynchronize(env->far_s);
+    (void)cudaStreamSynchronize(env->s);
+    ok = got[0] == 1 && ok;
+    return ncclCommDestroy(comm[0]) == ncclSuccess && ncclCommDestroy(comm[1]) == ncclSuccess && ok;
+}
+static bool offset_bug(const struct bugs_env *env) {
+    return scatter(env, 0);
+}
+static bool beyond_bug(const struct bugs_env *env) {
+    return scatter(env, BUGS_N / 2 + 1);
+}
+static bool offset_twin(const struct bugs_env *env) {
+    return scatter(env, BUGS_N / 2);
+}
+
 extern const struct bugs_pair bugs_host[] = {
     {"a result read before it is there", nullptr, wait_bug, wait_twin},
     {"a source changed before it is copied", nullptr, source_bug, source_twin},
@@ -162,5 +226,9 @@ extern const struct bugs_pair bugs_host[] = {
     {"a leading dimension too large", "out-of-bounds", product_bug, product_twin},
     {"ranks of NCCL outside a group", "nccl-group", group_bug, group_twin},
     {"a rank of NCCL that does not come", "nccl-group", rank_bug, group_twin},
+    {"a caller that skips a call of its group", "nccl-group", skip_bug, by_id_twin},
+    {"callers that sum different lengths", "nccl-group", length_bug, by_id_twin},
+    {"a share at the wrong place", nullptr, offset_bug, offset_twin},
+    {"a share that leaves its array", "out-of-bounds", beyond_bug, offset_twin},
 };
 BUGS_TABLE(bugs_host);

@@ -32,8 +32,8 @@ size_t simt_live_bytes(void);
 /* Kernels run, and threads of theirs: a run that proves something has some. */
 uint64_t simt_kernels_run(void);
 uint64_t simt_threads_run(void);
-/* Sums that went through the stand-in for NCCL. */
-uint64_t simt_nccl_sums(void);
+/* Calls of a group that went through the stand-in for NCCL. */
+uint64_t simt_nccl_calls(void);
 
 #ifdef __cplusplus
 }

@@ -71,15 +71,18 @@ const char *where_text();
 /* ---- runtime.cpp */
 
 struct Stream;
+/* Work of several streams at once. Without work it still lacks ranks: streams wait at it. */
 struct Collective {
     std::vector<Stream *> streams;
     std::function<void()> work;
     bool done = false;
 };
+int device_current();
 Stream *stream_of(cudaStream_t s);
 int stream_device(const Stream *s);
 void stream_push(Stream *s, std::function<void()> work);
-void stream_push_collective(std::shared_ptr<Collective> all);
+/* One more stream comes to it. */
+void stream_push_collective(std::shared_ptr<Collective> all, Stream *s);
 
 } // namespace simt
 

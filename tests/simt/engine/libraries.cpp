@@ -10,6 +10,7 @@
 #include <nccl.h>
 
 #include <algorithm>
+#include <map>
 
 /* The real ones are opaque; a stream is all a handle has. */
 struct cublasContext {
@@ -20,25 +21,38 @@ struct cublasContext {
 struct ncclComm {
     int rank, ranks, device;
     uint64_t clique;
+    bool by_id; /* other callers may hold other ranks */
 };
 
 namespace simt {
 
 static bool nccl_absent;
-static uint64_t nccl_sums, cliques;
+static uint64_t nccl_calls, cliques, ids;
 static int group_depth;
 
+enum class Op { reduce, all_reduce, reduce_scatter, all_gather, broadcast };
 struct Part {
+    Op op;
     const void *src;
     void *dst;
     size_t n;
-    ncclComm *comm;
+    ncclDataType_t type;
+    int root;
+    ncclComm comm; /* as it is at the call: an abort ends it before its work */
     Stream *stream;
 };
 static std::vector<Part> group;
 
+/* A call of a clique of several callers that lacks ranks. */
+struct Open {
+    std::vector<Part> parts;
+    std::shared_ptr<Collective> all;
+};
+static std::map<uint64_t, Open> open_calls;
+
 void libraries_begin() {
     group.clear();
+    open_calls.clear();
     group_depth = 0;
 }
 
@@ -79,50 +93,119 @@ static void multiply(const Product &p, int device) {
     }
 }
 
-static void sum_parts(const std::vector<Part> &parts) {
-    size_t n = parts[0].n;
-    std::vector<int64_t> total(n, 0);
-    for (const Part &part : parts) {
-        if (!device_touch(part.src, n * 8, false, part.comm->device, "ncclAllReduce reads") ||
-            !device_touch(part.dst, n * 8, true, part.comm->device, "ncclAllReduce writes")) {
+template <typename T, typename Sum> static void run_call(std::vector<Part> parts) {
+    std::sort(parts.begin(), parts.end(),
+              [](const Part &a, const Part &b) { return a.comm.rank < b.comm.rank; });
+    Op op = parts[0].op;
+    size_t n = parts[0].n, ranks = parts.size();
+    size_t read = op == Op::reduce_scatter ? n * ranks : n;
+    size_t written = op == Op::all_gather ? n * ranks : n;
+    std::vector<std::vector<T>> in(ranks);
+    for (size_t r = 0; r < ranks; r++) {
+        const Part &p = parts[r];
+        bool reads = op != Op::broadcast || (int)r == p.root;
+        bool writes = op != Op::reduce || (int)r == p.root;
+        if ((reads && !device_touch(p.src, read * sizeof(T), false, p.comm.device, "nccl reads")) ||
+            (writes &&
+             !device_touch(p.dst, written * sizeof(T), true, p.comm.device, "nccl writes"))) {
             return;
         }
-        const int64_t *x = (const int64_t *)part.src;
-        for (size_t i = 0; i < n; i++) {
-            total[i] = (int64_t)((uint64_t)total[i] + (uint64_t)x[i]);
+        in[r].assign((const T *)p.src, (const T *)p.src + (reads ? read : 0));
+    }
+    std::vector<T> out(op == Op::broadcast || op == Op::all_gather ? 0 : read, T(0));
+    for (size_t r = 0; !out.empty() && r < ranks; r++) {
+        for (size_t i = 0; i < read; i++) {
+            out[i] = (T)((Sum)out[i] + (Sum)in[r][i]);
         }
     }
-    for (const Part &part : parts) {
-        memcpy(part.dst, total.data(), n * 8);
+    for (size_t r = 0; op == Op::all_gather && r < ranks; r++) {
+        out.insert(out.end(), in[r].begin(), in[r].end());
     }
-    nccl_sums++;
+    for (size_t r = 0; r < ranks; r++) {
+        const Part &p = parts[r];
+        if (op == Op::broadcast) {
+            out = in[(size_t)p.root];
+        }
+        if (op != Op::reduce || (int)r == p.root) {
+            memcpy(p.dst, out.data() + (op == Op::reduce_scatter ? r * n : 0),
+                   written * sizeof(T));
+        }
+    }
+    nccl_calls++;
 }
 
-/* One sum for each clique of the group; every rank must have come, once and alike. */
+static void complete(const std::vector<Part> &parts, const std::shared_ptr<Collective> &all) {
+    bool f32 = parts[0].type == ncclFloat32;
+    all->work = [parts, f32] {
+        f32 ? run_call<float, float>(parts) : run_call<int64_t, uint64_t>(parts);
+    };
+}
+
+/* One call for each clique of the group; every rank must have come, once and alike, or may still
+ * come from another caller. */
 static ncclResult_t close_group() {
     while (!group.empty()) {
         std::vector<Part> mine, others;
         for (const Part &part : group) {
-            bool same = part.comm->clique == group[0].comm->clique;
+            bool same = part.comm.clique == group[0].comm.clique;
             (same ? mine : others).push_back(part);
         }
         group = others;
-        bool alike =
-            std::all_of(mine.begin(), mine.end(), [&](const Part &p) { return p.n == mine[0].n; });
-        if ((int)mine.size() != mine[0].comm->ranks || !alike) {
-            report("nccl-group", nullptr, "%zu of %d ranks came, or with different lengths",
-                   mine.size(), mine[0].comm->ranks);
+        const ncclComm comm = mine[0].comm;
+        Open &open = open_calls[comm.clique];
+        if (!open.all) {
+            open.all = std::make_shared<Collective>();
+        }
+        for (const Part &part : mine) {
+            open.parts.push_back(part);
+            stream_push_collective(open.all, part.stream);
+        }
+        const Part &first = open.parts[0];
+        bool alike = std::all_of(open.parts.begin(), open.parts.end(), [&](const Part &p) {
+            return p.op == first.op && p.n == first.n && p.type == first.type &&
+                   p.root == first.root;
+        });
+        bool whole = (int)open.parts.size() == comm.ranks;
+        if (!alike || (!whole && !comm.by_id)) {
+            report("nccl-group", nullptr, "%zu of %d ranks came, or for different things",
+                   open.parts.size(), comm.ranks);
+            open.all->work = [] {};
+            open_calls.erase(comm.clique);
             group.clear();
             return ncclInvalidUsage;
         }
-        auto all = std::make_shared<Collective>();
-        for (const Part &part : mine) {
-            all->streams.push_back(part.stream);
+        if (whole) {
+            complete(open.parts, open.all);
+            open_calls.erase(comm.clique);
         }
-        all->work = [mine] { sum_parts(mine); };
-        stream_push_collective(all);
     }
     return ncclSuccess;
+}
+
+static ncclResult_t call(const char *name, const Part &part, cudaStream_t stream, int op) {
+    Part p = part;
+    p.stream = stream_of(stream);
+    if (injected(name) || p.stream == nullptr || op != ncclSum ||
+        (p.type != ncclInt64 && p.type != ncclFloat32) || p.root < 0 ||
+        p.root >= p.comm.ranks) {
+        return ncclInvalidArgument;
+    }
+    if (stream_device(p.stream) != p.comm.device) {
+        report("wrong-device", nullptr, "%s of device %d in a stream of device %d", name,
+               p.comm.device, stream_device(p.stream));
+        return ncclInvalidArgument;
+    }
+    group.push_back(p);
+    if (group_depth > 0) {
+        return ncclSuccess;
+    }
+    if (p.comm.ranks > 1 && !p.comm.by_id) {
+        report("nccl-group", nullptr,
+               "one thread calls for %d ranks outside a group: it waits for ever", p.comm.ranks);
+        group.clear();
+        return ncclInvalidUsage;
+    }
+    return close_group();
 }
 
 } // namespace simt
@@ -133,8 +216,8 @@ void simt_without_nccl(void) {
     nccl_absent = true;
 }
 
-uint64_t simt_nccl_sums(void) {
-    return nccl_sums;
+uint64_t simt_nccl_calls(void) {
+    return nccl_calls;
 }
 
 extern "C" {
@@ -188,7 +271,7 @@ ncclResult_t ncclCommInitAll(ncclComm_t *comms, int ranks, const int *devices) {
     }
     cliques++;
     for (int i = 0; i < ranks; i++) {
-        comms[i] = new ncclComm{i, ranks, devices[i], cliques};
+        comms[i] = new ncclComm{i, ranks, devices[i], cliques, false};
     }
     return ncclSuccess;
 }
@@ -207,30 +290,59 @@ ncclResult_t ncclGroupEnd(void) {
     return --group_depth == 0 ? close_group() : ncclSuccess;
 }
 
+ncclResult_t ncclReduce(const void *src, void *dst, size_t n, ncclDataType_t type, ncclRedOp_t op,
+                        int root, ncclComm_t comm, cudaStream_t stream) {
+    return call("ncclReduce", Part{Op::reduce, src, dst, n, type, root, *comm, nullptr}, stream, op);
+}
+
 ncclResult_t ncclAllReduce(const void *src, void *dst, size_t n, ncclDataType_t type,
                            ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
-    Stream *s = stream_of(stream);
-    if (injected("ncclAllReduce") || s == nullptr || type != ncclInt64 || op != ncclSum) {
+    return call("ncclAllReduce", Part{Op::all_reduce, src, dst, n, type, 0, *comm, nullptr}, stream,
+                op);
+}
+
+ncclResult_t ncclReduceScatter(const void *src, void *dst, size_t n, ncclDataType_t type,
+                               ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
+    return call("ncclReduceScatter", Part{Op::reduce_scatter, src, dst, n, type, 0, *comm, nullptr},
+                stream, op);
+}
+
+ncclResult_t ncclAllGather(const void *src, void *dst, size_t n, ncclDataType_t type,
+                           ncclComm_t comm, cudaStream_t stream) {
+    return call("ncclAllGather", Part{Op::all_gather, src, dst, n, type, 0, *comm, nullptr}, stream,
+                ncclSum);
+}
+
+ncclResult_t ncclBroadcast(const void *src, void *dst, size_t n, ncclDataType_t type, int root,
+                           ncclComm_t comm, cudaStream_t stream) {
+    return call("ncclBroadcast", Part{Op::broadcast, src, dst, n, type, root, *comm, nullptr},
+                stream, ncclSum);
+}
+
+ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
+    if (injected("ncclGetUniqueId")) {
+        return ncclSystemError;
+    }
+    memset(id, 0, sizeof *id);
+    uint64_t number = ++ids << 32; /* apart from the cliques of ncclCommInitAll */
+    memcpy(id->internal, &number, sizeof number);
+    return ncclSuccess;
+}
+
+/* Does not wait for the others, as the real one does: all callers are one thread here. */
+ncclResult_t ncclCommInitRank(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank) {
+    uint64_t number;
+    memcpy(&number, id.internal, sizeof number);
+    if (injected("ncclCommInitRank") || number == 0 || rank < 0 || rank >= ranks) {
         return ncclInvalidArgument;
     }
-    if (stream_device(s) != comm->device) {
-        report("wrong-device", nullptr, "ncclAllReduce of device %d in a stream of device %d",
-               comm->device, stream_device(s));
-        return ncclInvalidArgument;
-    }
-    group.push_back(Part{src, dst, n, comm, s});
-    if (group_depth > 0) {
-        return ncclSuccess;
-    }
-    if (comm->ranks > 1) {
-        report("nccl-group", nullptr,
-               "one thread calls for %d ranks outside a group: it waits "
-               "for ever",
-               comm->ranks);
-        group.clear();
-        return ncclInvalidUsage;
-    }
-    return close_group();
+    *comm = new ncclComm{rank, ranks, device_current(), number, true};
+    return ncclSuccess;
+}
+
+ncclResult_t ncclCommAbort(ncclComm_t comm) {
+    delete comm;
+    return ncclSuccess;
 }
 
 const char *ncclGetErrorString(ncclResult_t result) {
@@ -247,7 +359,14 @@ void *kern_nccl_symbol(const char *name) {
         {"ncclCommDestroy", (void *)&ncclCommDestroy},
         {"ncclGroupStart", (void *)&ncclGroupStart},
         {"ncclGroupEnd", (void *)&ncclGroupEnd},
+        {"ncclReduce", (void *)&ncclReduce},
         {"ncclAllReduce", (void *)&ncclAllReduce},
+        {"ncclReduceScatter", (void *)&ncclReduceScatter},
+        {"ncclAllGather", (void *)&ncclAllGather},
+        {"ncclBroadcast", (void *)&ncclBroadcast},
+        {"ncclGetUniqueId", (void *)&ncclGetUniqueId},
+        {"ncclCommInitRank", (void *)&ncclCommInitRank},
+        {"ncclCommAbort", (void *)&ncclCommAbort},
         {"ncclGetErrorString", (void *)&ncclGetErrorString},
     };
     for (const auto &entry : table) {

@@ -54,24 +54,33 @@ void stream_push(Stream *s, std::function<void()> work) {
     s->queue.push_back(Work{std::move(work), nullptr});
 }
 
-void stream_push_collective(std::shared_ptr<Collective> all) {
-    for (Stream *s : all->streams) {
-        s->queue.push_back(Work{nullptr, all});
-    }
+void stream_push_collective(std::shared_ptr<Collective> all, Stream *s) {
+    all->streams.push_back(s);
+    s->queue.push_back(Work{nullptr, all});
+}
+
+int device_current() {
+    return current_device;
 }
 
 static void run_one(Stream *s);
 
 /* Everything before the collective in each of its streams, then the collective itself. */
 static void run_collective(const std::shared_ptr<Collective> &all) {
+    if (all->done) {
+        return; /* what is left of it in this stream */
+    }
     for (Stream *s : all->streams) {
         while (!s->queue.empty() && s->queue.front().all != all) {
             run_one(s);
         }
     }
-    if (!all->done) {
-        all->done = true;
+    all->done = true;
+    if (all->work) {
         all->work();
+    } else {
+        report("nccl-group", nullptr, "only %zu ranks came: the others wait for ever",
+               all->streams.size());
     }
 }
 
@@ -91,7 +100,9 @@ static void run_one(Stream *s) {
 static void drain(Stream *s) {
     while (!s->queue.empty()) {
         Stream *other = streams[pick(streams.size())].get();
-        run_one(pick(2) == 0 && !other->queue.empty() ? other : s);
+        bool stuck = other->queue.empty() ||
+                     (other->queue.front().all != nullptr && !other->queue.front().all->work);
+        run_one(pick(2) == 0 && !stuck ? other : s);
     }
 }
 
@@ -184,6 +195,20 @@ cudaError_t cudaMalloc(void **p, size_t bytes) {
         return fail(cudaErrorMemoryAllocation);
     }
     *p = fresh;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void **p, size_t bytes) {
+    void *fresh = injected("cudaMallocHost") ? nullptr : malloc(bytes);
+    if (fresh == nullptr) {
+        return fail(cudaErrorMemoryAllocation);
+    }
+    *p = fresh;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *p) {
+    free(p);
     return cudaSuccess;
 }
 

@@ -174,11 +174,28 @@ Test(kern, a_fold_on_a_device_refuses_a_weight_beyond_31_bits) {
     cr_assert(kern_fold_f32_dev(at(0), at(16), at(16), 8, 101, 1) == KERN_EARG);
 }
 
-Test(kern, a_sum_across_devices_takes_each_device_once) {
-    struct kern_vec twice[2] = {at(0), at(8)};
-    cr_assert(kern_allreduce_i64(twice, 1, 4) == KERN_OK);
-    cr_assert(kern_allreduce_i64(twice, 2, 4) == KERN_EARG);
-    cr_assert(kern_allreduce_i64(twice, 0, 4) == KERN_EARG);
+Test(kern, scaling_multiplies_in_place) {
+    const float two = 2;
+    float back = 0;
+    cr_assert(kern_upload(buf, 12, &two, sizeof two) == KERN_OK);
+    cr_assert(kern_scale(at(3), 4, -1.5f) == KERN_OK);
+    cr_assert(kern_download(&back, buf, 12, sizeof back) == KERN_OK);
+    cr_assert(eq(flt, back, -3.0f));
+    cr_assert(kern_scale(at(3), 62, 1) == KERN_EARG);
+}
+
+Test(kern, an_upload_may_start_from_host_memory_of_the_device) {
+    void *host = NULL;
+    char back[16] = "";
+    cr_assert(kern_host_new(dev, 16, &host) == KERN_OK);
+    memcpy(host, "fifteen letters", 16);
+    cr_assert(kern_upload_start(buf, 8, host, 16) == KERN_OK);
+    cr_assert(kern_upload_start(buf, kern_buf_bytes(buf) - 15, host, 16) == KERN_EARG);
+    cr_assert(kern_download(back, buf, 8, 16) == KERN_OK);
+    cr_assert(eq(str, back, (char *)host));
+    kern_host_free(dev, host);
+    kern_host_free(dev, NULL);
+    cr_assert(kern_host_new(dev, 0, &host) == KERN_EARG);
 }
 
 Test(kern, buffers_left_open_are_freed_with_their_device) {

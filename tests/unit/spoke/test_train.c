@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/backend.h"
 #include "spoke/eval.h"
+#include "spoke/team.h"
 #include "spoke/train.h"
 #include "tests/support/onnx_writer.h"
 #include "tests/support/temp_file.h"
@@ -178,6 +180,107 @@ Test(spoke_train, the_first_step_of_fedprox_is_a_plain_one) {
     train(pulled);
     spoke_net_get(net, b, &err);
     cr_expect(memcmp(a, b, sizeof a) == 0, "w is still w0");
+}
+
+/* ---- several devices ---- */
+
+static const float begin[3] = {0.3f, -0.2f, 0.1f};
+
+static enum tier_status train_on(const char *list, struct spoke_recipe r, float *out,
+                                 struct spoke_train_stats *stats) {
+    struct spoke_team team;
+    struct spoke_net *nets[KERN_GROUP_RANKS_MAX] = {NULL};
+    cr_assert(eq(int, spoke_team_open(list, 2, &team, &err), TIER_OK), "%s", err.text);
+    cr_assert(eq(int, spoke_team_nets(&team, graph, SPOKE_LOSS_BCE, r.batch, nets, &err), TIER_OK));
+    spoke_net_set(nets[0], begin, &err); /* the others begin where the first does */
+    enum tier_status st =
+        spoke_train_replicas(nets, team.count, team.group, data, &r, 1, stats, &err);
+    spoke_net_get(nets[team.count - 1], out, &err);
+    for (size_t i = 0; i < team.count; i++)
+        spoke_net_free(nets[i]);
+    spoke_team_close(&team);
+    return st;
+}
+
+Test(spoke_train, replicas_train_as_one_and_give_the_same_bits_again) {
+    static const char *const lists[] = {"cpu*1", "cpu*2", "cpu*3", "cpu*8"};
+    struct spoke_train_stats one, many, again;
+    struct spoke_recipe r = sgd;
+    float alone[3], a[3], b[3];
+    set_up(1);
+    r.epochs = 6;
+    r.momentum = 0.5f;
+    r.prox_mu = 0.1f;
+    spoke_net_set(net, begin, &err);
+    one = train(r);
+    spoke_net_get(net, alone, &err);
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+        /* The last batch of an epoch has 3 rows: fewer than there are replicas of cpu*8. */
+        cr_assert(eq(int, train_on(lists[i], r, a, &many), TIER_OK), "%s", err.text);
+        cr_assert(eq(int, train_on(lists[i], r, b, &again), TIER_OK), "%s", err.text);
+        cr_expect(memcmp(a, b, sizeof a) == 0, "%s", lists[i]);
+        cr_expect(i > 0 || memcmp(a, alone, sizeof a) == 0, "one of a list is one");
+        cr_expect(many.steps == one.steps && many.rows == one.rows);
+        cr_expect(fabs(many.loss_mean - one.loss_mean) < 1e-5);
+        for (int k = 0; k < 3; k++)
+            cr_expect(fabs((double)(a[k] - alone[k])) < 1e-5, "%s: %g and %g", lists[i],
+                      (double)a[k], (double)alone[k]);
+    }
+}
+
+/* A backend like CUDA whose second device makes a small mistake in every step. */
+static struct kern_ctx *opened[2];
+static int opened_count;
+
+static enum kern_status two_devices(int *count_out, char *why, size_t why_bytes) {
+    (void)why, (void)why_bytes;
+    *count_out = 2;
+    return KERN_OK;
+}
+
+static enum kern_status note_open(int index, int threads, struct kern_ctx **out, char *why,
+                                  size_t why_bytes) {
+    enum kern_status st = kern_cpu_ops.open(index, threads, out, why, why_bytes);
+    opened[opened_count++ % 2] = *out;
+    return st;
+}
+
+static enum kern_status wrong_step(struct kern_ctx *ctx, float *w, const float *g, float *v,
+                                   size_t n, const struct kern_sgd *opt) {
+    enum kern_status st = kern_cpu_ops.sgd_step(ctx, w, g, v, n, opt);
+    w[0] += ctx == opened[1] ? 1e-7f : 0;
+    return st;
+}
+
+Test(spoke_train, a_device_that_computes_wrongly_is_found_out) {
+    struct kern_ops ops = kern_cpu_ops;
+    float a[3];
+    set_up(1);
+    ops.probe = two_devices;
+    ops.open = note_open;
+    ops.sgd_step = wrong_step;
+    kern_registry_set_cuda(&ops);
+    cr_expect(eq(int, train_on("cuda:0,1", sgd, a, NULL), TIER_EDEVICE));
+    cr_expect(strstr(err.text, "replica 1") != NULL, "%s", err.text);
+}
+
+Test(spoke_train, replicas_say_what_one_device_would) {
+    struct spoke_recipe r = sgd;
+    float a[3];
+    set_up(1);
+    r.lr = 3e38f;
+    r.epochs = 50;
+    cr_expect(eq(int, train_on("cpu*4", r, a, NULL), TIER_EPLAN));
+    cr_expect(strstr(err.text, "diverged") != NULL, "%s", err.text);
+    cr_expect(
+        eq(int, spoke_train_replicas(&net, 2, NULL, data, &sgd, 1, NULL, &err), TIER_EINTERNAL));
+}
+
+Test(spoke_train, devices_that_are_not_here_are_refused_with_the_reason) {
+    struct spoke_team team;
+    set_up(1);
+    cr_expect(eq(int, spoke_team_open("cuda:98,99", 1, &team, &err), TIER_EDEVICE));
+    cr_expect(strstr(err.text, "device 'cuda:98,99'") != NULL, "%s", err.text);
 }
 
 Test(spoke_train, an_untrained_model_scores_as_arithmetic_says) {

@@ -86,6 +86,19 @@ Test(tier_config, without_a_parent_a_hub_is_the_top) {
     cr_assert(eq(int, config.role, TIER_ROLE_TOP));
 }
 
+Test(tier_config, devices_are_lists_and_folds_use_none_unless_told) {
+    cr_assert(eq(int, load(TIER_CONFIG_HUB, HUB_FILE, NULL, NULL), TIER_OK), "%s", err.text);
+    cr_assert(eq(str, config.hub.fold_devices, "cpu"));
+    cr_assert(
+        eq(int, load(TIER_CONFIG_HUB, HUB_FILE "fold_devices: cuda:0,1\n", NULL, NULL), TIER_OK),
+        "%s", err.text);
+    cr_assert(eq(str, config.hub.fold_devices, "cuda:0,1"));
+    cr_assert(eq(int, load(TIER_CONFIG_HUB, HUB_FILE "fold_devices: cuda:1,1\n", NULL, NULL),
+                 TIER_ECONFIG));
+    cr_assert(
+        eq(int, load(TIER_CONFIG_HUB, HUB_FILE "fold_devices: gpu\n", NULL, NULL), TIER_ECONFIG));
+}
+
 Test(tier_config, a_spoke_file_is_read) {
     cr_assert(eq(int,
                  load(TIER_CONFIG_SPOKE,

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * simt_train SEED [no-nccl]: a spoke trains on 1, 2, 4 and 8 emulated GPUs; all end near one CPU
+ * device, a second run ends in the same bits, and a GPU that fails in the middle is an error.
+ */
+#include "kernels/backend.h"
+#include "spoke/team.h"
+#include "spoke/train.h"
+#include "tests/simt/engine/control.h"
+#include "tests/support/onnx_writer.h"
+#include "tests/support/temp_file.h"
+#include "tier/log.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const struct kern_ops *kern_plugin_ops_v1(uint32_t abi);
+
+#define HIDDEN 5
+#define ELEMENTS (3 * HIDDEN + HIDDEN + HIDDEN + 1) /* w, b, v, c */
+
+static int bad;
+static struct tier_err err;
+static struct tier_graph *graph;
+static struct spoke_data *data;
+
+static void expect(bool ok, const char *what) {
+    if (!ok) {
+        fprintf(stderr, "simt_train: FAILED %s (%s)\n", what, err.text);
+        bad++;
+    }
+}
+
+static void make_world(void) {
+    static struct onnx_msg g, m;
+    static const char schema[] = "columns:\n  - {name: a, type: number}\n"
+                                 "  - {name: b, type: number}\n"
+                                 "  - {name: c, type: number}\n"
+                                 "  - {name: t, type: target, categories: [lo, hi]}\n"
+                                 "  - {name: s, type: split}\nsplit: {by: column}\n";
+    char csv[8192];
+    float w[3 * HIDDEN], v[HIDDEN];
+    const float zeros[HIDDEN] = {0};
+    size_t at = (size_t)snprintf(csv, sizeof csv, "a,b,c,t,s\n");
+    for (int i = 0; i < 3 * HIDDEN; i++)
+        w[i] = (float)sin(i + 1.0);
+    for (int i = 0; i < HIDDEN; i++)
+        v[i] = (float)cos(i + 1.0);
+    for (int i = 0; i < 45; i++)
+        at += (size_t)snprintf(csv + at, sizeof csv - at, "%.6f,%.6f,%.6f,%s,%s\n", sin(i * 1.3),
+                               cos(i * 2.1), sin(i * 0.7), sin(i * 1.3) > 0 ? "hi" : "lo",
+                               i % 5 ? "train" : "test");
+    onnx_add_value(&g, 11, "x", 0, 3);
+    onnx_add_value(&g, 12, "y", 0, 1);
+    onnx_add_tensor(&g, "w", 3, HIDDEN, w);
+    onnx_add_tensor(&g, "b", HIDDEN, 0, zeros);
+    onnx_add_tensor(&g, "v", HIDDEN, 1, v);
+    onnx_add_tensor(&g, "c", 1, 0, zeros);
+    onnx_add_node(&g, "Gemm", "x w b", "h");
+    onnx_add_node(&g, "Relu", "h", "r");
+    onnx_add_node(&g, "Gemm", "r v c", "z");
+    onnx_add_node(&g, "Sigmoid", "z", "y");
+    onnx_model(&m, &g, 13);
+    if (tier_graph_parse(m.b, m.n, &graph, &err) != TIER_OK ||
+        spoke_data_open(temp_file("s.yaml", schema), temp_file("t.csv", csv), NULL, &data, &err) !=
+            TIER_OK) {
+        fprintf(stderr, "simt_train: FAILED %s\n", err.text);
+        exit(1);
+    }
+}
+
+static enum tier_status train_on(const char *list, float *out) {
+    const struct spoke_recipe recipe = {.optimiser = SPOKE_OPT_ADAM,
+                                        .lr = 0.02f,
+                                        .beta1 = 0.9f,
+                                        .beta2 = 0.99f,
+                                        .eps = 1e-3f,
+                                        .prox_mu = 0.01f,
+                                        .batch = 11,
+                                        .epochs = 2};
+    struct spoke_net *nets[KERN_GROUP_RANKS_MAX] = {NULL};
+    struct spoke_team team;
+    enum tier_status st = spoke_team_open(list, 1, &team, &err);
+    if (st != TIER_OK)
+        return st;
+    st = spoke_team_nets(&team, graph, SPOKE_LOSS_BCE, recipe.batch, nets, &err);
+    for (int i = 0; i < ELEMENTS; i++)
+        out[i] = (float)sin(i * 0.9); /* the others begin where the first does */
+    if (st == TIER_OK)
+        st = spoke_net_elements(nets[0]) == ELEMENTS ? spoke_net_set(nets[0], out, &err)
+                                                     : TIER_EINTERNAL;
+    if (st == TIER_OK)
+        st = spoke_train_replicas(nets, team.count, team.group, data, &recipe, 3, NULL, &err);
+    if (st == TIER_OK)
+        st = spoke_net_get(nets[team.count - 1], out, &err);
+    for (size_t i = 0; i < team.count; i++)
+        spoke_net_free(nets[i]);
+    spoke_team_close(&team);
+    return st;
+}
+
+int main(int argc, char **argv) {
+    static const char *const lists[] = {"cuda:3", "cuda:0,1", "cuda:0,1,2,3", "cuda:all"};
+    uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
+    bool nccl = argc < 3;
+    float cpu[ELEMENTS], a[ELEMENTS], b[ELEMENTS];
+    tier_log_init("simt", TIER_LOG_ERROR);
+    simt_begin(seed, 8, false);
+    if (!nccl)
+        simt_without_nccl();
+    kern_registry_set_cuda(kern_plugin_ops_v1(KERN_BACKEND_ABI));
+    make_world();
+    expect(train_on("cpu", cpu) == TIER_OK, "training on the CPU");
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+        expect(train_on(lists[i], a) == TIER_OK, lists[i]);
+        expect(train_on(lists[i], b) == TIER_OK, lists[i]);
+        expect(memcmp(a, b, sizeof a) == 0, "the same bits again");
+        for (int k = 0; k < ELEMENTS; k++)
+            expect(fabsf(a[k] - cpu[k]) < 1e-4f, "what the CPU ends with");
+    }
+    expect(simt_findings() == 0, "no finding before failures are injected");
+    expect((simt_nccl_calls() > 0) == nccl, "the way sums go");
+    simt_fail_at(nccl ? "ncclAllReduce" : "cudaMemcpyPeerAsync", 5);
+    expect(train_on("cuda:0,1", a) == TIER_EDEVICE, "a sum that fails");
+    simt_fail_at("launch", 50);
+    expect(train_on("cuda:0,1,2", a) == TIER_EDEVICE, "a launch that fails");
+    expect(simt_live_bytes() == 0, "all device memory is freed");
+    spoke_data_free(data);
+    tier_graph_free(graph);
+    temp_release();
+    printf("simt_train: seed %llu, %llu kernels, %zu findings, %d failed\n",
+           (unsigned long long)seed, (unsigned long long)simt_kernels_run(), simt_findings(), bad);
+    return bad == 0 ? 0 : 1;
+}
