@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "spoke/eval.h"
-#include "spoke/residual.h"
 #include "spoke/spoke.h"
+#include "spoke/state.h"
 #include "spoke/train.h"
 #include "tier/content.h"
 #include "tier/log.h"
 #include "tier/metric.h"
 #include "tier/model.h"
+#include "tier/share.h"
 #include "tier/update.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -29,6 +31,30 @@ void spoke_round_recipe(const struct tier_plan *plan, struct spoke_recipe *out) 
         .epochs = plan->epochs};
 }
 
+/* A round's numbers on their way. */
+struct work {
+    float *model; /* [manifest->elements]: the base model, then the deltas */
+    float *all;   /* [the net's]: every parameter, shared or kept here */
+    float *kept;  /* [kept->elements], or NULL: those that stay here */
+};
+
+static enum tier_status take_memory(struct spoke_run *run, struct work *w, struct tier_err *err) {
+    uint64_t n = run->manifest->elements;
+
+    w->model = malloc(n * sizeof *w->model);
+    w->all = malloc(tier_graph_elements(run->graph) * sizeof *w->all);
+    w->kept = run->kept ? malloc(run->kept->elements * sizeof *w->kept) : NULL;
+    if (!w->model || !w->all || (run->kept && !w->kept))
+        return tier_fail(err, TIER_ENOMEM, "no memory for a model of %" PRIu64 " elements", n);
+    return TIER_OK;
+}
+
+static void release(struct work *w) {
+    free(w->model);
+    free(w->all);
+    free(w->kept);
+}
+
 static enum tier_status read_base(struct spoke_run *run, const struct tier_hash *base, float *out,
                                   struct tier_err *err) {
     struct tier_model *model = NULL;
@@ -44,6 +70,23 @@ out:
     return st;
 }
 
+/* The base model into the net, with this hospital's own tensors; before its first committed round
+ * those are the graph's. */
+static enum tier_status set_net(struct spoke_run *run, const struct tier_hash *base, struct work *w,
+                                struct tier_err *err) {
+    bool found = false;
+
+    TIER_TRY(read_base(run, base, w->model, err));
+    tier_graph_values(run->graph, w->all);
+    tier_share_put(&run->plan, run->graph, false, w->model, w->all);
+    if (run->kept)
+        TIER_TRY(spoke_state_read(SPOKE_STATE_PRIVATE, run->spoke->config->data_dir, &run->id,
+                                  run->kept, w->kept, &found, err));
+    if (found)
+        tier_share_put(&run->plan, run->graph, true, w->kept, w->all);
+    return spoke_net_set(run->net, w->all, err);
+}
+
 static enum tier_status evaluate(struct spoke_run *run, struct tier_metrics *metrics,
                                  struct tier_err *err) {
     struct spoke_sums *sums = malloc(sizeof *sums);
@@ -56,7 +99,7 @@ static enum tier_status evaluate(struct spoke_run *run, struct tier_metrics *met
     return st;
 }
 
-static enum tier_status train(struct spoke_run *run, uint64_t round, float *base_then_delta,
+static enum tier_status train(struct spoke_run *run, uint64_t round, struct work *w,
                               struct tier_err *err) {
     struct spoke_recipe recipe;
     struct spoke_train_stats stats;
@@ -71,9 +114,12 @@ static enum tier_status train(struct spoke_run *run, uint64_t round, float *base
     float *after = malloc(n * sizeof *after);
     if (!after)
         return tier_fail(err, TIER_ENOMEM, "no memory for an update of %zu elements", n);
-    enum tier_status st = spoke_net_get(run->net, after, err);
-    for (size_t i = 0; i < n && st == TIER_OK; i++)
-        base_then_delta[i] = after[i] - base_then_delta[i];
+    enum tier_status st = spoke_net_get(run->net, w->all, err);
+    if (st == TIER_OK) {
+        tier_share_take(&run->plan, run->graph, false, w->all, after);
+        for (size_t i = 0; i < n; i++)
+            w->model[i] = after[i] - w->model[i];
+    }
     free(after);
     tier_log_info("run %.12s round %" PRIu64 ": %" PRIu64 " steps, mean loss %.4f", run->hex, round,
                   stats.steps, stats.loss_mean);
@@ -93,6 +139,7 @@ static enum tier_status seal(struct spoke_run *run, const struct tier_update_hea
     size_t n = run->manifest->elements;
     enum tier_status st = TIER_OK;
     struct tier_hash id;
+    bool found = false;
     char stream[40];
 
     /* From the plan, as the order of rows: the same plan on the same data seals the same bytes. */
@@ -102,20 +149,35 @@ static enum tier_status seal(struct spoke_run *run, const struct tier_update_hea
         as.dropped = malloc(n * sizeof *as.dropped);
         if (!as.dropped)
             return tier_fail(err, TIER_ENOMEM, "no memory for what an update of %zu drops", n);
-        TIER_TRY_OUT(
-            spoke_residual_read(home->config->data_dir, &run->id, run->manifest, as.dropped, err));
-        for (size_t i = 0; i < n; i++)
+        TIER_TRY_OUT(spoke_state_read(SPOKE_STATE_RESIDUAL, home->config->data_dir, &run->id,
+                                      run->manifest, as.dropped, &found, err));
+        for (size_t i = 0; i < n && found; i++)
             delta[i] += as.dropped[i];
     }
     TIER_TRY_OUT(tier_update_seal(home->spool, header, run->manifest, delta, run->plan.saturate,
                                   &as, &id, err));
     if (feedback)
-        TIER_TRY_OUT(spoke_residual_write(home->config->data_dir, &run->id, run->manifest,
-                                          header->round, &id, as.dropped, err));
+        TIER_TRY_OUT(spoke_state_write(SPOKE_STATE_RESIDUAL, home->config->data_dir, &run->id,
+                                       run->manifest, header->round, &id, as.dropped, err));
     *id_out = id;
 out:
     free(as.dropped);
     return st;
+}
+
+/* What this round made of the tensors that stay here, beside the update it was made with. */
+static enum tier_status keep(struct spoke_run *run, uint64_t round, const struct tier_hash *id,
+                             struct work *w, struct tier_err *err) {
+    if (!run->kept)
+        return TIER_OK;
+    tier_share_take(&run->plan, run->graph, true, w->all, w->kept);
+    for (uint64_t i = 0; i < run->kept->elements; i++)
+        if (!isfinite(w->kept[i]))
+            return tier_fail(err, TIER_EPLAN,
+                             "training diverged: a tensor that stays here is not "
+                             "finite; a lower lr would be right");
+    return spoke_state_write(SPOKE_STATE_PRIVATE, run->spoke->config->data_dir, &run->id, run->kept,
+                             round, id, w->kept, err);
 }
 
 static enum spoke_loss loss_of(const struct tier_plan *plan) {
@@ -126,7 +188,7 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                                  const struct tier_hash *base, struct tier_hash *id_out,
                                  struct tier_err *err) {
     struct tier_metrics *metrics = tier_metrics_new();
-    float *values = malloc(run->manifest->elements * sizeof *values);
+    struct work w = {0};
     uint64_t rows = spoke_data_rows(run->data, SPOKE_TRAIN);
     bool trains = tier_task_trains(&run->plan, round) && rows > 0;
     struct tier_update_header header = {.run = run->id,
@@ -137,26 +199,29 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                                                   : run->plan.weights == TIER_PLAN_UNIFORM ? 1
                                                                                            : rows};
     enum tier_status st = TIER_OK;
+    struct tier_hash id;
 
-    if (!metrics || !values) {
-        st = tier_fail(err, TIER_ENOMEM, "no memory for a model of %" PRIu64 " elements",
-                       run->manifest->elements);
+    if (!metrics) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory for metrics");
         goto out;
     }
+    TIER_TRY_OUT(take_memory(run, &w, err));
     if (!run->net) {
         TIER_TRY_OUT(spoke_net_new(run->spoke->device, run->graph, loss_of(&run->plan),
                                    run->plan.batch, &run->net, err));
         TIER_TRY_OUT(spoke_eval_fits(run->net, run->data, err));
     }
-    TIER_TRY_OUT(read_base(run, base, values, err));
-    TIER_TRY_OUT(spoke_net_set(run->net, values, err));
+    TIER_TRY_OUT(set_net(run, base, &w, err));
     if (tier_task_evaluates(&run->plan, round))
         TIER_TRY_OUT(evaluate(run, metrics, err));
     if (trains)
-        TIER_TRY_OUT(train(run, round, values, err));
-    TIER_TRY_OUT(seal(run, &header, trains ? values : NULL, id_out, err));
+        TIER_TRY_OUT(train(run, round, &w, err));
+    TIER_TRY_OUT(seal(run, &header, trains ? w.model : NULL, &id, err));
+    if (trains)
+        TIER_TRY_OUT(keep(run, round, &id, &w, err));
+    *id_out = id;
 out:
     tier_metrics_free(metrics);
-    free(values);
+    release(&w);
     return st;
 }

@@ -6,7 +6,7 @@
  * JSON, whose SHA-256 is the plan's identity. Loading checks everything that can be known without
  * the data, and proves that the sums of the run cannot overflow.
  *
- * Threads: no shared state. A plan owns nothing and may be copied; it is large (about 20 KiB).
+ * Threads: no shared state. A plan owns nothing and may be copied; it is large (about 60 KiB).
  */
 #ifndef CONSILIUM_TIER_PLAN_H
 #define CONSILIUM_TIER_PLAN_H
@@ -116,6 +116,8 @@ struct tier_plan {
     uint64_t batch;
     uint64_t steps, epochs; /* exactly one is not 0 */
     uint64_t seed;          /* below 2^53 */
+
+    struct tier_keys_list share, keep; /* tensor name patterns: what travels, what stays */
 
     int weights; /* enum tier_plan_weights: how a child's update counts */
 

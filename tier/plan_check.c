@@ -73,6 +73,10 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "passes over the data in a round; either this or steps"},                                     \
     {"local.seed", TIER_KEYS_INT, FIELD(plan.seed), "1", 0, EXACT_INT_MAX, NULL,                   \
      "decides the order of rows"},                                                                 \
+    {"share", TIER_KEYS_LIST, FIELD(plan.share), "", 0, 0, NULL,                                   \
+     "patterns of the tensor names that are shared; none is all"},                                 \
+    {"keep", TIER_KEYS_LIST, FIELD(plan.keep), "", 0, 0, NULL,                                     \
+     "patterns of the tensor names that stay at each hospital, shared or not"},                    \
     {"weights", TIER_KEYS_CHOICE, FIELD(plan.weights), "samples", 0, 0, weights_choices,           \
      "how much an update counts: by its rows, or all the same"},                                   \
     {"exact.clip", TIER_KEYS_REAL, FIELD(plan.clip), "8.0", 1e-20, 1e30, NULL,                     \
@@ -224,6 +228,14 @@ static void check_local(const struct tier_plan_checker *c) {
         complain(c, "local.optimiser.eps", "is for adam");
 }
 
+static void check_list(const struct tier_plan_checker *c, const struct tier_keys_list *list,
+                       const char *path) {
+    for (size_t i = 0; i < list->count; i++)
+        for (size_t j = 0; j < i; j++)
+            if (strcmp(list->item[i], list->item[j]) == 0)
+                complain(c, path, "lists '%.80s' twice", list->item[i]);
+}
+
 static void check_exact(const struct tier_plan_checker *c) {
     struct tier_plan *p = c->plan;
 
@@ -236,10 +248,9 @@ static void check_exact(const struct tier_plan_checker *c) {
                  "must be at most 4294967296 (2^32): with |q| <= 2^30 the sums would pass 2^62 and "
                  "might overflow 64 bits, and it is %" PRIu64,
                  p->weight_total_max);
-    for (size_t i = 0; i < p->wide.count; i++)
-        for (size_t j = 0; j < i; j++)
-            if (strcmp(p->wide.item[i], p->wide.item[j]) == 0)
-                complain(c, "exact.wide", "lists '%.80s' twice", p->wide.item[i]);
+    check_list(c, &p->wide, "exact.wide");
+    check_list(c, &p->share, "share");
+    check_list(c, &p->keep, "keep");
 }
 
 static void check_codec(const struct tier_plan_checker *c) {

@@ -247,6 +247,10 @@ Test(tier_plan, every_key_refuses_what_it_cannot_take) {
         {"x", "weights: rows", "weights must be one of: samples, uniform"},
         {"x", "exact: {clip: 0}", "exact.clip must be a number"},
         {"x", "exact: {clip: 1e31}", "exact.clip must be a number"},
+        {"x", "share: fc1.weight", "share must be a list"},
+        {"x", "share: [a, b, a]", "share lists 'a' twice"},
+        {"x", "keep: [\"bn*\", \"bn*\"]", "keep lists 'bn*' twice"},
+        {"x", "keep: [\"a,b\"]", "keep every entry"},
         {"x", "exact: {wide: bn}", "exact.wide must be a list"},
         {"x", "exact: {wide: [a, a]}", "exact.wide lists 'a' twice"},
         {"x", "exact: {wide: [\"a,b\"]}", "exact.wide every entry"},
@@ -494,6 +498,8 @@ static char *canonical(struct tier_hash *hash) {
                           "stop: {metric: auc, target: 0.85, patience: 5}",
                           "local.optimiser.momentum: 0.5",
                           "local.seed: 9007199254740991",
+                          "share: [\"fc*\", conv]",
+                          "keep: [\"*.bias\"]",
                           NULL};
     char *text;
     size_t bytes;
@@ -515,6 +521,9 @@ Test(tier_plan, the_canonical_text_round_trips_exactly) {
     cr_assert(eq(u64, other.seed, 9007199254740991));
     cr_assert(eq(int, other.hub.quorum.kind, TIER_QUORUM_FRACTION));
     cr_assert(eq(str, other.wide.item[1], "\xc3\xa9"));
+    cr_assert(eq(sz, other.share.count, 2));
+    cr_assert(eq(str, other.share.item[1], "conv"));
+    cr_assert(eq(str, other.keep.item[0], "*.bias"));
     cr_assert(eq(int, tier_plan_canonical(&other, &again, &bytes, &second, &err), TIER_OK));
     cr_assert(eq(str, text, again));
     cr_assert(tier_hash_equal(&first, &second));
