@@ -11,6 +11,7 @@
 #include "tier/log.h"
 #include "tier/metric.h"
 #include "tier/model.h"
+#include "tier/nova.h"
 #include "tier/publish.h"
 
 #include <inttypes.h>
@@ -60,7 +61,7 @@ struct job {
     struct tier_plan_merge merge;
     struct tier_hash state, result_state; /* of the root's optimiser */
     struct kern_server optimiser;
-    bool optimises;
+    bool optimises, normalises;
     uint64_t weight;
     const struct tier_manifest *manifest; /* the run's: runs outlive the worker */
     struct tier_hash *inputs;
@@ -154,7 +155,8 @@ static enum tier_status publish_job(struct job *job) {
                                          .metadata = metadata,
                                          .metadata_count = 3,
                                          .optimiser = job->optimises ? &job->optimiser : NULL,
-                                         .state = job->state};
+                                         .state = job->state,
+                                         .stretch = job->normalises ? tier_nova_effective(h) : 0};
     TIER_TRY_OUT(tier_publish_run(&publish, &job->result, &job->result_state, &job->err));
 out:
     free(path);
@@ -492,6 +494,7 @@ static void start_publish(struct hub_run *run) {
     job->update = run->round.own_update;
     tier_hash_data(run->plan_text, run->plan_bytes, &job->plan);
     job->optimises = tier_task_server(&run->plan, &job->optimiser);
+    job->normalises = run->plan.normalise;
     job->state = run->server_state;
     run->publishing = true;
     submit(run, job);

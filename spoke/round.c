@@ -7,6 +7,7 @@
 #include "tier/log.h"
 #include "tier/metric.h"
 #include "tier/model.h"
+#include "tier/nova.h"
 #include "tier/share.h"
 #include "tier/update.h"
 
@@ -99,8 +100,26 @@ static enum tier_status evaluate(struct spoke_run *run, struct tier_metrics *met
     return st;
 }
 
+/* FedNova: the change for one effective step, and how many this hospital took. */
+static enum tier_status normalise(struct spoke_run *run, uint64_t steps, uint64_t weight,
+                                  struct work *w, struct tier_metrics *metrics,
+                                  struct tier_err *err) {
+    uint64_t units = tier_nova_units(&run->plan, steps), bound = tier_nova_bound(&run->plan);
+    double tau = (double)units / TIER_NOVA_ONE;
+    int64_t value = (int64_t)(weight * units); /* below 2^61 */
+
+    if (units > bound)
+        return tier_fail(err, TIER_EPLAN,
+                         "%" PRIu64 " steps here are %g effective ones: the plan's "
+                         "local.normalise_max is %" PRIu64,
+                         steps, tau, run->plan.normalise_max);
+    for (uint64_t i = 0; i < run->manifest->elements; i++)
+        w->model[i] = (float)((double)w->model[i] / tau);
+    return tier_metrics_add(metrics, TIER_NOVA_METRIC, 1, &value, err);
+}
+
 static enum tier_status train(struct spoke_run *run, uint64_t round, struct work *w,
-                              struct tier_err *err) {
+                              uint64_t *steps_out, struct tier_err *err) {
     struct spoke_recipe recipe;
     struct spoke_train_stats stats;
     char stream[32];
@@ -123,6 +142,7 @@ static enum tier_status train(struct spoke_run *run, uint64_t round, struct work
     free(after);
     tier_log_info("run %.12s round %" PRIu64 ": %" PRIu64 " steps, mean loss %.4f", run->hex, round,
                   stats.steps, stats.loss_mean);
+    *steps_out = stats.steps;
     return st;
 }
 
@@ -189,7 +209,7 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                                  struct tier_err *err) {
     struct tier_metrics *metrics = tier_metrics_new();
     struct work w = {0};
-    uint64_t rows = spoke_data_rows(run->data, SPOKE_TRAIN);
+    uint64_t steps = 0, rows = spoke_data_rows(run->data, SPOKE_TRAIN);
     bool trains = tier_task_trains(&run->plan, round) && rows > 0;
     struct tier_update_header header = {.run = run->id,
                                         .round = round,
@@ -215,7 +235,9 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
     if (tier_task_evaluates(&run->plan, round))
         TIER_TRY_OUT(evaluate(run, metrics, err));
     if (trains)
-        TIER_TRY_OUT(train(run, round, &w, err));
+        TIER_TRY_OUT(train(run, round, &w, &steps, err));
+    if (trains && run->plan.normalise)
+        TIER_TRY_OUT(normalise(run, steps, header.weight, &w, metrics, err));
     TIER_TRY_OUT(seal(run, &header, trains ? w.model : NULL, &id, err));
     if (trains)
         TIER_TRY_OUT(keep(run, round, &id, &w, err));

@@ -112,7 +112,9 @@ struct tier_plan {
         bool nesterov;                     /* SGD only */
         double beta1, beta2, eps;          /* Adam only */
     } optimiser;
-    double prox_mu; /* FedProx; 0: none */
+    double prox_mu;         /* FedProx; 0: none */
+    bool normalise;         /* FedNova (tier/nova.h) */
+    uint64_t normalise_max; /* most effective steps of a spoke; 0 with steps, which say it */
     uint64_t batch;
     uint64_t steps, epochs; /* exactly one is not 0 */
     uint64_t seed;          /* below 2^53 */

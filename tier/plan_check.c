@@ -4,6 +4,7 @@
  * code: where it is written, to help the researcher, and wherever it arrives, because the sender
  * may be anyone.
  */
+#include "tier/nova.h"
 #include "tier/plan_keys.h"
 
 #include <inttypes.h>
@@ -65,6 +66,11 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "for adam; 1e-8 where it is left out"},                                                       \
     {"local.prox_mu", TIER_KEYS_REAL, FIELD(plan.prox_mu), "0.0", 0, 1000, NULL,                   \
      "FedProx: pulls towards the round's model, mu/2 * |w - w0|^2; 0 is none"},                    \
+    {"local.normalise", TIER_KEYS_BOOL, FIELD(plan.normalise), "false", 0, 0, NULL,                \
+     "FedNova: hospitals that take more steps weigh no more by it; for sgd"},                      \
+    {"local.normalise_max", TIER_KEYS_INT, FIELD(plan.normalise_max), "0", 0,                      \
+     TIER_NOVA_STEPS_MAX, NULL,                                                                    \
+     "with normalise and epochs: the most effective steps a hospital may claim"},                  \
     {"local.batch", TIER_KEYS_INT, FIELD(plan.batch), NULL, 1, 1048576, NULL,                      \
      "rows in a step"},                                                                            \
     {"local.steps", TIER_KEYS_INT, FIELD(plan.steps), "0", 0, 1000000000, NULL,                    \
@@ -228,6 +234,29 @@ static void check_local(const struct tier_plan_checker *c) {
         complain(c, "local.optimiser.eps", "is for adam");
 }
 
+static void check_normalise(const struct tier_plan_checker *c) {
+    const struct tier_plan *p = c->plan;
+    double a = p->optimiser.lr * p->prox_mu;
+    const char *path = "local.normalise";
+
+    if (p->normalise_max && (!p->normalise || p->steps))
+        complain(c, "local.normalise_max", "is for local.normalise with local.epochs");
+    if (!p->normalise || p->optimiser.kind < 0)
+        return;
+    if (p->optimiser.kind != TIER_PLAN_SGD)
+        complain(c, path, "is defined for sgd: adam's steps have no weights to divide by");
+    else if (p->prox_mu > 0 && p->optimiser.momentum > 0)
+        complain(c, path, "is defined for momentum or for prox_mu, not for both together");
+    else if (!(a < 1))
+        complain(c, path, "needs local.prox_mu times lr below 1: it is %g", a);
+    else if (p->steps && tier_nova_tau(p, p->steps) > TIER_NOVA_STEPS_MAX)
+        complain(c, path, "needs at most %" PRIu64 " effective steps in a round: there are %g",
+                 TIER_NOVA_STEPS_MAX, tier_nova_tau(p, p->steps));
+    if (!p->steps && p->epochs && !p->normalise_max)
+        complain(c, "local.normalise_max",
+                 "must be above 0 with local.epochs: it bounds what a hospital that lies can do");
+}
+
 static void check_list(const struct tier_plan_checker *c, const struct tier_keys_list *list,
                        const char *path) {
     for (size_t i = 0; i < list->count; i++)
@@ -337,6 +366,7 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     if (c->plan->version != TIER_PLAN_VERSION && (!c->lines || c->plan->version != 0))
         complain(c, "plan", "must be %d, the version of the format read here", TIER_PLAN_VERSION);
     check_local(c);
+    check_normalise(c);
     check_exact(c);
     check_codec(c);
     check_stop(c);

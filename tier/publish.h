@@ -22,7 +22,8 @@ struct tier_publish {
     const struct tier_kv *metadata;
     size_t metadata_count;
     const struct kern_server *optimiser; /* NULL: none */
-    struct tier_hash state;              /* beside the base; zero: the optimiser begins here */
+    double stretch;         /* what the mean is multiplied by (tier/nova.h); 0: it is not */
+    struct tier_hash state; /* beside the base; zero: the optimiser begins here */
 };
 
 /*

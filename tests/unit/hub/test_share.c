@@ -2,15 +2,13 @@
 /* Trees whose hospitals keep tensors of their own, on the breast-cancer example: six tensors, of
  * which the head (fc3) or the biases stay. */
 #include "tests/support/local_reference.h"
-#include "tests/support/stops.h"
+#include "tests/support/shapes.h"
 
 #include <dirent.h>
 #include <string.h>
 #include <unistd.h>
 
 TestSuite(hub_share, .init = set_up, .fini = tear_down, .timeout = 240);
-
-enum { SPOKES = REFERENCE_SITES };
 
 static struct tier_plan keep_plan(uint64_t rounds, const char *share, const char *keep) {
     struct tier_plan p = plan_of(rounds);
@@ -19,30 +17,6 @@ static struct tier_plan keep_plan(uint64_t rounds, const char *share, const char
     if (keep)
         snprintf(p.keep.item[p.keep.count++], sizeof p.keep.item[0], "%s", keep);
     return p;
-}
-
-struct shape {
-    struct tree *tree;
-    struct tree_node *node[SPOKES + 3]; /* the spokes first */
-    size_t nodes;
-};
-
-static struct shape flat(const char *name) {
-    struct shape s = {.tree = make_tree(name), .nodes = SPOKES + 1};
-    s.node[SPOKES] = tree_hub(s.tree, "top", NULL, SPOKES);
-    for (unsigned i = 0; i < SPOKES; i++)
-        s.node[i] = make_spoke(s.tree, i, s.node[SPOKES]);
-    return s;
-}
-
-static struct shape deep(const char *name) {
-    struct shape s = {.tree = make_tree(name), .nodes = SPOKES + 3};
-    s.node[SPOKES] = tree_hub(s.tree, "top", NULL, 2);
-    s.node[SPOKES + 1] = tree_hub(s.tree, "north", s.node[SPOKES], 2);
-    s.node[SPOKES + 2] = tree_hub(s.tree, "south", s.node[SPOKES], 2);
-    for (unsigned i = 0; i < SPOKES; i++)
-        s.node[i] = make_spoke(s.tree, i, s.node[SPOKES + 1 + i % 2]);
-    return s;
 }
 
 /* Where a spoke's own tensors are, once the run has ended for it too. */
@@ -75,23 +49,21 @@ static bool is_bias(const char *name) {
 }
 
 static void compare(const char *name, const struct tier_plan *plan, bool (*stays)(const char *)) {
-    struct tier_plan p = *plan;
     struct shape s = flat(name);
-    struct tier_hash run = tree_run(s.node[SPOKES], &p, EXAMPLE "/model.onnx");
-    struct tier_hash model = finish(s.node[SPOKES], &run);
+    struct tier_hash run = run_of(&s, plan, 0);
+    struct tier_hash model = finish(s.top, &run);
     struct reference *r = reference_new(plan, stays);
-    char dir[512], own[512];
+    char own[512];
 
     for (uint64_t round = 1; round <= plan->rounds; round++)
         reference_round(r, round, NULL);
     struct tier_task_figures figures = reference_figures(r);
-    cr_assert(epsilon_eq(dbl, last_figure(s.node[SPOKES], "accuracy"), figures.accuracy, 1e-12));
-    cr_assert(epsilon_eq(dbl, last_figure(s.node[SPOKES], "loss"), figures.loss, 1e-9));
+    cr_assert(epsilon_eq(dbl, last_figure(s.top, "accuracy"), figures.accuracy, 1e-12));
+    cr_assert(epsilon_eq(dbl, last_figure(s.top, "loss"), figures.loss, 1e-9));
     size_t all = tier_graph_param_count(r->graph), kept = 0;
     for (size_t i = 0; i < all; i++)
         kept += stays(tier_graph_param(r->graph, i)->name);
-    snprintf(dir, sizeof dir, "%s/models", tree_dir(s.node[SPOKES]));
-    char *path = tier_model_path(dir, &model);
+    char *path = published(&s, &model);
     reference_equals(r, path, r->model, all - kept);
     free(path);
     for (size_t i = 0; i < SPOKES; i++) {
@@ -116,7 +88,7 @@ struct outcome {
 };
 
 static struct outcome outcome_of(struct shape *s, const struct tier_hash *run) {
-    struct outcome o = {.model = finish(s->node[SPOKES], run)};
+    struct outcome o = {.model = finish(s->top, run)};
     char path[512];
     for (size_t i = 0; i < SPOKES; i++) {
         struct tier_model *m = NULL;
@@ -140,10 +112,7 @@ static void same(const struct outcome *a, const struct outcome *b) {
 }
 
 static struct outcome stopped(struct shape *s, const struct tier_plan *plan, uint32_t seed) {
-    struct tier_plan p = *plan;
-    struct tier_hash run = tree_run(s->node[SPOKES], &p, EXAMPLE "/model.onnx");
-    if (seed)
-        cr_assert(ge(uint, stop_at_random(s->node[SPOKES], s->node, s->nodes, 60, seed), 5));
+    struct tier_hash run = run_of(s, plan, seed);
     return outcome_of(s, &run);
 }
 
@@ -167,9 +136,8 @@ Test(hub_share, a_run_that_stops_early_leaves_the_tensors_of_its_last_model) {
     plan.stop.metric = TIER_PLAN_ACCURACY;
     plan.stop.target = 0.95;
     plan.optimiser.lr = 0.005;
-    struct tier_plan p = plan;
-    struct tier_hash run = tree_run(s.node[SPOKES], &p, EXAMPLE "/model.onnx");
-    finish(s.node[SPOKES], &run);
+    struct tier_hash run = run_of(&s, &plan, 0);
+    finish(s.top, &run);
     struct reference *r = reference_new(&plan, is_head);
     uint64_t round = 0;
     while (reference_figures(r).accuracy < plan.stop.target)

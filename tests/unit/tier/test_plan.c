@@ -247,6 +247,10 @@ Test(tier_plan, every_key_refuses_what_it_cannot_take) {
         {"x", "weights: rows", "weights must be one of: samples, uniform"},
         {"x", "exact: {clip: 0}", "exact.clip must be a number"},
         {"x", "exact: {clip: 1e31}", "exact.clip must be a number"},
+        {"x", "local.normalise: 1", "local.normalise must be true or false"},
+        {"x", "local.normalise: true", "local.normalise_max must be above 0 with local.epochs"},
+        {"x", "local.normalise_max: 5", "normalise_max is for local.normalise with local.epochs"},
+        {"x", "local.normalise_max: 1048577", "local.normalise_max must be a whole number"},
         {"x", "share: fc1.weight", "share must be a list"},
         {"x", "share: [a, b, a]", "share lists 'a' twice"},
         {"x", "keep: [\"bn*\", \"bn*\"]", "keep lists 'bn*' twice"},
@@ -306,6 +310,41 @@ Test(tier_plan, every_key_refuses_what_it_cannot_take) {
                   cases[i].line);
         cr_assert(complained(cases[i].complaint), "%s: %s", cases[i].line, cases[i].complaint);
     }
+}
+
+Test(tier_plan, updates_are_normalised_where_effective_steps_are_defined) {
+    static const struct {
+        const char *more[5];
+        const char *complaint; /* NULL: it is taken */
+    } cases[] = {
+        {{"local.normalise_max: 100"}, NULL},
+        {{"local.normalise_max: 100", "local.optimiser.momentum: 0.9"}, NULL},
+        {{"local.normalise_max: 100", "local.prox_mu: 1.0"}, NULL},
+        {{"local.normalise_max: 100", "local.prox_mu: 1.0", "local.optimiser.momentum: 0.9"},
+         "local.normalise is defined for momentum or for prox_mu, not for both"},
+        {{"local.normalise_max: 100", "local.prox_mu: 10.0"},
+         "local.normalise needs local.prox_mu times lr below 1: it is 1"},
+    };
+    const char *adam[] = {"local.normalise: true", "local.normalise_max: 9", NULL};
+    const char *steps[] = {"local.normalise: true", "local.steps: 9", NULL};
+    const char *many[] = {"local.normalise: true", "local.steps: 1048577", NULL};
+    const char *both[] = {"local.normalise: true", "local.steps: 9", "local.normalise_max: 9",
+                          NULL};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *more[7] = {"local.normalise: true"};
+        memcpy(more + 1, cases[i].more, sizeof cases[i].more);
+        cr_assert(eq(int, load_with(NULL, NULL, more), cases[i].complaint ? TIER_EPLAN : TIER_OK),
+                  "case %zu: %s", i, err.text);
+        cr_assert(cases[i].complaint == NULL || complained(cases[i].complaint));
+    }
+    cr_assert(
+        eq(int, load_with("local.optimiser.name", "local.optimiser.name: adam", adam), TIER_EPLAN));
+    cr_assert(complained("local.normalise is defined for sgd"));
+    cr_assert(eq(int, load_with("local.epochs", NULL, steps), TIER_OK), "%s", err.text);
+    cr_assert(eq(int, load_with("local.epochs", NULL, many), TIER_EPLAN));
+    cr_assert(complained("local.normalise needs at most 1048576 effective steps"));
+    cr_assert(eq(int, load_with("local.epochs", NULL, both), TIER_EPLAN));
+    cr_assert(complained("normalise_max is for local.normalise with local.epochs"));
 }
 
 Test(tier_plan, what_cannot_hold_together_is_refused) {
