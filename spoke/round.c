@@ -8,6 +8,7 @@
 #include "tier/metric.h"
 #include "tier/model.h"
 #include "tier/nova.h"
+#include "tier/scaffold.h"
 #include "tier/share.h"
 #include "tier/update.h"
 
@@ -15,6 +16,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 void spoke_round_recipe(const struct tier_plan *plan, struct spoke_recipe *out) {
     *out = (struct spoke_recipe){
@@ -37,6 +39,10 @@ struct work {
     float *model; /* [manifest->elements]: the base model, then the deltas */
     float *all;   /* [the net's]: every parameter, shared or kept here */
     float *kept;  /* [kept->elements], or NULL: those that stay here */
+    /* With SCAFFOLD: this hospital's control variate, [shared] elements, and both for the trainer,
+     * [the net's] each. */
+    float *own_control, *control_all, *own_control_all;
+    size_t shared; /* elements of the model that travel */
 };
 
 static enum tier_status take_memory(struct spoke_run *run, struct work *w, struct tier_err *err) {
@@ -45,7 +51,14 @@ static enum tier_status take_memory(struct spoke_run *run, struct work *w, struc
     w->model = malloc(n * sizeof *w->model);
     w->all = malloc(tier_graph_elements(run->graph) * sizeof *w->all);
     w->kept = run->kept ? malloc(run->kept->elements * sizeof *w->kept) : NULL;
-    if (!w->model || !w->all || (run->kept && !w->kept))
+    w->shared = tier_scaffold_model_elements(&run->plan, run->manifest);
+    if (run->plan.scaffold) {
+        w->own_control = malloc(w->shared * sizeof *w->own_control);
+        w->control_all = calloc(tier_graph_elements(run->graph), sizeof *w->control_all);
+        w->own_control_all = calloc(tier_graph_elements(run->graph), sizeof *w->own_control_all);
+    }
+    if (!w->model || !w->all || (run->kept && !w->kept) ||
+        (run->plan.scaffold && (!w->own_control || !w->control_all || !w->own_control_all)))
         return tier_fail(err, TIER_ENOMEM, "no memory for a model of %" PRIu64 " elements", n);
     return TIER_OK;
 }
@@ -54,6 +67,9 @@ static void release(struct work *w) {
     free(w->model);
     free(w->all);
     free(w->kept);
+    free(w->own_control);
+    free(w->control_all);
+    free(w->own_control_all);
 }
 
 static enum tier_status read_base(struct spoke_run *run, const struct tier_hash *base, float *out,
@@ -118,14 +134,53 @@ static enum tier_status normalise(struct spoke_run *run, uint64_t steps, uint64_
     return tier_metrics_add(metrics, TIER_NOVA_METRIC, 1, &value, err);
 }
 
+/* The state of a control variate is one of the run's manifest, as long as the model alone. */
+static struct tier_manifest controls_of(const struct spoke_run *run, const struct work *w) {
+    struct tier_manifest m = *run->manifest;
+    m.elements = w->shared;
+    return m;
+}
+
+/* The base model's control variate and this hospital's own; where it has none yet, they are one. */
+static enum tier_status read_controls(struct spoke_run *run, struct work *w,
+                                      struct spoke_recipe *recipe, struct tier_err *err) {
+    const struct tier_manifest m = controls_of(run, w);
+    const float *control = w->model + w->shared;
+    bool found = false;
+
+    TIER_TRY(spoke_state_read(SPOKE_STATE_CONTROL, run->spoke->config->data_dir, &run->id, &m,
+                              w->own_control, &found, err));
+    if (!found)
+        memcpy(w->own_control, control, w->shared * sizeof *control);
+    tier_share_put(&run->plan, run->graph, false, control, w->control_all);
+    tier_share_put(&run->plan, run->graph, false, w->own_control, w->own_control_all);
+    recipe->control = w->control_all;
+    recipe->own_control = w->own_control_all;
+    return TIER_OK;
+}
+
+/* The model's half of the deltas is there: their mean over K steps is what the gradients were. */
+static void advance_controls(struct work *w, uint64_t steps, float lr) {
+    float *control = w->model + w->shared;
+    double scale = 1 / ((double)steps * (double)lr);
+
+    for (size_t i = 0; i < w->shared; i++) {
+        double c = (double)control[i], own = (double)w->own_control[i];
+        w->own_control[i] = (float)(own - c - (double)w->model[i] * scale);
+        control[i] = w->own_control[i] - control[i];
+    }
+}
+
 static enum tier_status train(struct spoke_run *run, uint64_t round, struct work *w,
                               uint64_t *steps_out, struct tier_err *err) {
     struct spoke_recipe recipe;
     struct spoke_train_stats stats;
     char stream[32];
-    size_t n = run->manifest->elements;
+    size_t n = w->shared;
 
     spoke_round_recipe(&run->plan, &recipe);
+    if (run->plan.scaffold)
+        TIER_TRY(read_controls(run, w, &recipe, err));
     /* From the plan, not the run: the same plan on the same data gives the same model again. */
     snprintf(stream, sizeof stream, "%" PRIu64, run->plan.seed);
     TIER_TRY(spoke_train(run->net, run->data, &recipe,
@@ -140,6 +195,8 @@ static enum tier_status train(struct spoke_run *run, uint64_t round, struct work
             w->model[i] = after[i] - w->model[i];
     }
     free(after);
+    if (st == TIER_OK && run->plan.scaffold)
+        advance_controls(w, stats.steps, recipe.lr);
     tier_log_info("run %.12s round %" PRIu64 ": %" PRIu64 " steps, mean loss %.4f", run->hex, round,
                   stats.steps, stats.loss_mean);
     *steps_out = stats.steps;
@@ -188,6 +245,11 @@ out:
 /* What this round made of the tensors that stay here, beside the update it was made with. */
 static enum tier_status keep(struct spoke_run *run, uint64_t round, const struct tier_hash *id,
                              struct work *w, struct tier_err *err) {
+    if (run->plan.scaffold) {
+        const struct tier_manifest m = controls_of(run, w);
+        TIER_TRY(spoke_state_write(SPOKE_STATE_CONTROL, run->spoke->config->data_dir, &run->id, &m,
+                                   round, id, w->own_control, err));
+    }
     if (!run->kept)
         return TIER_OK;
     tier_share_take(&run->plan, run->graph, true, w->all, w->kept);

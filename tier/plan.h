@@ -113,6 +113,7 @@ struct tier_plan {
         double beta1, beta2, eps;          /* Adam only */
     } optimiser;
     double prox_mu;         /* FedProx; 0: none */
+    bool scaffold;          /* SCAFFOLD (tier/scaffold.h) */
     bool normalise;         /* FedNova (tier/nova.h) */
     uint64_t normalise_max; /* most effective steps of a spoke; 0 with steps, which say it */
     uint64_t batch;

@@ -6,6 +6,7 @@
  */
 #include "tier/nova.h"
 #include "tier/plan_keys.h"
+#include "tier/scaffold.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -66,6 +67,8 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "for adam; 1e-8 where it is left out"},                                                       \
     {"local.prox_mu", TIER_KEYS_REAL, FIELD(plan.prox_mu), "0.0", 0, 1000, NULL,                   \
      "FedProx: pulls towards the round's model, mu/2 * |w - w0|^2; 0 is none"},                    \
+    {"local.scaffold", TIER_KEYS_BOOL, FIELD(plan.scaffold), "false", 0, 0, NULL,                  \
+     "SCAFFOLD: control variates against drift between unlike hospitals; for plain sgd"},          \
     {"local.normalise", TIER_KEYS_BOOL, FIELD(plan.normalise), "false", 0, 0, NULL,                \
      "FedNova: hospitals that take more steps weigh no more by it; for sgd"},                      \
     {"local.normalise_max", TIER_KEYS_INT, FIELD(plan.normalise_max), "0", 0,                      \
@@ -257,6 +260,33 @@ static void check_normalise(const struct tier_plan_checker *c) {
                  "must be above 0 with local.epochs: it bounds what a hospital that lies can do");
 }
 
+static bool is_plain_mean(const struct tier_plan_tier *tier) {
+    return !*tier->merge.rule.own && tier->merge.rule.choice == TIER_PLAN_MEAN;
+}
+
+/* What SCAFFOLD's equations do not hold for. */
+static void check_scaffold(const struct tier_plan_checker *c) {
+    const struct tier_plan *p = c->plan;
+    const char *path = "local.scaffold";
+
+    if (!p->scaffold || p->optimiser.kind < 0 || !(p->clip > 0) || !(p->optimiser.lr > 0))
+        return;
+    if (p->optimiser.kind != TIER_PLAN_SGD || p->optimiser.momentum > 0 || p->prox_mu > 0)
+        complain(c, path, "is defined for sgd without momentum and without local.prox_mu");
+    if (p->normalise)
+        complain(c, path, "and local.normalise exclude each other: keep one");
+    if (p->codec.name != TIER_PLAN_F32)
+        complain(c, path, "needs codec.name: f32, for changes and controls differ in scale");
+    if (p->server.kind != TIER_PLAN_SERVER_NONE)
+        complain(c, path, "needs server.optimiser.name: none, which would take controls for steps");
+    if (!is_plain_mean(&p->top) || !is_plain_mean(&p->hub))
+        complain(c, path, "needs the rule mean at every tier: a control is a mean of gradients");
+    int f = tier_scaffold_frac_bits(p);
+    if (f < TIER_FRAC_BITS_MIN || f > TIER_FRAC_BITS_MAX)
+        complain(c, path, "has controls of up to 4 * exact.clip / lr = %g, which cannot be summed",
+                 4 * p->clip / p->optimiser.lr);
+}
+
 static void check_list(const struct tier_plan_checker *c, const struct tier_keys_list *list,
                        const char *path) {
     for (size_t i = 0; i < list->count; i++)
@@ -367,6 +397,7 @@ void tier_plan_check(const struct tier_plan_checker *c) {
         complain(c, "plan", "must be %d, the version of the format read here", TIER_PLAN_VERSION);
     check_local(c);
     check_normalise(c);
+    check_scaffold(c);
     check_exact(c);
     check_codec(c);
     check_stop(c);

@@ -2,6 +2,7 @@
 #include "tier/task.h"
 #include "tier/model.h"
 #include "tier/nova.h"
+#include "tier/scaffold.h"
 #include "tier/score.h"
 #include "tier/share.h"
 
@@ -25,7 +26,7 @@ enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct t
     enum tier_status st = TIER_OK;
 
     TIER_TRY(tier_share_check(plan, graph, err));
-    struct tier_tensor *tensors = calloc(n ? n : 1, sizeof *tensors);
+    struct tier_tensor *tensors = calloc(n ? 2 * n : 1, sizeof *tensors); /* and controls */
     if (!tensors)
         return tier_fail(err, TIER_ENOMEM, "no memory for a manifest of %zu tensors", n);
     for (size_t i = 0; i < n && st == TIER_OK; i++) {
@@ -41,6 +42,9 @@ enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct t
         tier_share_tensor(plan, p, t);
         t->wide = is_wide(plan, p->name);
     }
+    size_t shared = count;
+    for (size_t i = 0; i < shared && plan->scaffold && st == TIER_OK; i++)
+        st = tier_scaffold_tensor(plan, &tensors[i], &tensors[count++], err);
     if (st == TIER_OK)
         st = tier_manifest_new(tensors, count, out, err);
     free(tensors);
@@ -65,6 +69,17 @@ enum tier_status tier_task_first_model(const struct tier_graph *graph,
         if (st != TIER_OK) {
             tier_model_writer_abort(w);
             return st;
+        }
+    }
+    for (; t < manifest->count; t++) { /* control variates: at zero, as many as a tensor has */
+        static const float zeros[4096];
+        for (uint64_t at = 0, n; at < manifest->tensors[t].count; at += n) {
+            n = manifest->tensors[t].count - at < 4096 ? manifest->tensors[t].count - at : 4096;
+            enum tier_status st = tier_model_writer_append(w, zeros, n, err);
+            if (st != TIER_OK) {
+                tier_model_writer_abort(w);
+                return st;
+            }
         }
     }
     return tier_model_writer_finish(w, model_out, err);

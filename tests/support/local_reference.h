@@ -21,28 +21,32 @@ struct reference {
     struct spoke_net *net;
     struct tier_plan plan;
     size_t elements;
-    bool *stays;  /* by element: it is each site's own */
-    float *model; /* all parameters; those that stay are unused */
+    bool *stays;    /* by element: it is each site's own */
+    float *model;   /* all parameters; those that stay are unused */
+    float *control; /* SCAFFOLD's, of all parameters: zero of those that stay */
     struct {
         struct spoke_data *data;
         float *own; /* all parameters; those that travel are unused */
+        float *control;
+        bool controlled; /* it has trained before */
     } site[REFERENCE_SITES];
 };
 
-static inline struct reference *reference_new(const struct tier_plan *plan,
-                                              bool (*stays)(const char *name)) {
+static inline struct reference *reference_on(const struct tier_plan *plan,
+                                             bool (*stays)(const char *name), const char *onnx) {
     struct reference *r = calloc(1, sizeof *r);
     struct tier_err err = {0};
     char csv[128];
     r->plan = *plan;
     kern_init(NULL);
     cr_assert(kern_device_open("cpu", 1, &r->dev) == KERN_OK);
-    cr_assert(tier_graph_open(EXAMPLE "/model.onnx", &r->graph, &err) == TIER_OK);
+    cr_assert(tier_graph_open(onnx, &r->graph, &err) == TIER_OK);
     cr_assert(spoke_net_new(r->dev, r->graph, SPOKE_LOSS_BCE, plan->batch, &r->net, &err) ==
               TIER_OK);
     r->elements = spoke_net_elements(r->net);
     r->stays = calloc(r->elements, sizeof *r->stays);
     r->model = calloc(r->elements, sizeof *r->model);
+    r->control = calloc(r->elements, sizeof *r->control);
     tier_graph_values(r->graph, r->model);
     for (size_t p = 0; p < tier_graph_param_count(r->graph); p++) {
         const struct tier_graph_param *q = tier_graph_param(r->graph, p);
@@ -54,16 +58,24 @@ static inline struct reference *reference_new(const struct tier_plan *plan,
         cr_assert(spoke_data_open(EXAMPLE "/schema.yaml", csv, NULL, &r->site[s].data, &err) ==
                   TIER_OK);
         r->site[s].own = calloc(r->elements, sizeof *r->model);
+        r->site[s].control = calloc(r->elements, sizeof *r->model);
         tier_graph_values(r->graph, r->site[s].own);
     }
     return r;
+}
+
+static inline struct reference *reference_new(const struct tier_plan *plan,
+                                              bool (*stays)(const char *name)) {
+    return reference_on(plan, stays, EXAMPLE "/model.onnx");
 }
 
 static inline void reference_free(struct reference *r) {
     for (size_t s = 0; s < REFERENCE_SITES; s++) {
         spoke_data_free(r->site[s].data);
         free(r->site[s].own);
+        free(r->site[s].control);
     }
+    free(r->control);
     free(r->stays);
     free(r->model);
     spoke_net_free(r->net);
@@ -79,6 +91,14 @@ static inline void reference_at(struct reference *r, size_t s, float *all) {
     cr_assert(spoke_net_set(r->net, all, NULL) == TIER_OK);
 }
 
+/* The least power of two that is no less than 4 clip / lr is within 2^30 units. */
+static inline int reference_bits(const struct reference *r) {
+    int f = 30;
+    for (double bound = 4 * r->plan.clip / r->plan.optimiser.lr; bound > 1; bound /= 2)
+        f--;
+    return f;
+}
+
 /* One round; tau_of(plan, steps) divides what a site sends, and multiplies the mean (FedNova);
  * NULL: plain averaging. */
 static inline void reference_round(struct reference *r, uint64_t round,
@@ -87,6 +107,7 @@ static inline void reference_round(struct reference *r, uint64_t round,
     struct spoke_train_stats stats;
     struct tier_err err = {0};
     int64_t *sum = calloc(r->elements, sizeof *sum), weight = 0, stretched = 0;
+    int64_t *controls = calloc(r->elements, sizeof *controls);
     float *before = malloc(r->elements * sizeof *before), *after = malloc(r->elements * 4);
     char stream[32];
     spoke_round_recipe(&r->plan, &recipe);
@@ -94,6 +115,14 @@ static inline void reference_round(struct reference *r, uint64_t round,
     for (size_t s = 0; s < REFERENCE_SITES; s++) {
         int64_t w = (int64_t)spoke_data_rows(r->site[s].data, SPOKE_TRAIN);
         reference_at(r, s, before);
+        float *ci = r->site[s].control;
+        if (r->plan.scaffold) {
+            if (!r->site[s].controlled)
+                memcpy(ci, r->control, r->elements * sizeof *ci);
+            r->site[s].controlled = true;
+            recipe.control = r->control;
+            recipe.own_control = ci;
+        }
         cr_assert(spoke_train(r->net, r->site[s].data, &recipe,
                               spoke_train_seed(stream, round, sites[s]), &stats, &err) == TIER_OK,
                   "%s", err.text);
@@ -108,6 +137,11 @@ static inline void reference_round(struct reference *r, uint64_t round,
                 r->site[s].own[i] = after[i];
             else
                 sum[i] += w * llrint(ldexp((double)delta, r->plan.frac_bits));
+            if (!r->plan.scaffold || r->stays[i])
+                continue;
+            double scale = 1 / ((double)stats.steps * (double)recipe.lr);
+            ci[i] = (float)((double)ci[i] - (double)r->control[i] - (double)delta * scale);
+            controls[i] += w * llrint(ldexp((double)(ci[i] - r->control[i]), reference_bits(r)));
         }
         weight += w;
         stretched += w * tau;
@@ -117,7 +151,10 @@ static inline void reference_round(struct reference *r, uint64_t round,
         double mean = ldexp((double)sum[i] / (double)weight, -r->plan.frac_bits);
         if (!r->stays[i])
             r->model[i] = (float)((double)r->model[i] + (tau_of ? mean * effective : mean));
+        mean = ldexp((double)controls[i] / (double)weight, -reference_bits(r));
+        r->control[i] = (float)((double)r->control[i] + mean);
     }
+    free(controls);
     free(sum);
     free(before);
     free(after);
@@ -153,14 +190,16 @@ static inline void reference_equals(const struct reference *r, const char *path,
     cr_assert(eq(sz, count, tensors));
     for (size_t k = 0; k < count; k++) {
         size_t p = 0;
-        while (strcmp(tier_graph_param(r->graph, p)->name, t[k].name) != 0)
+        bool control = strncmp(t[k].name, "scaffold/", 9) == 0;
+        const float *want = control ? r->control : values;
+        while (strcmp(tier_graph_param(r->graph, p)->name, t[k].name + (control ? 9 : 0)) != 0)
             p++;
+        want += tier_graph_param(r->graph, p)->at;
         float *got = malloc(t[k].count * sizeof *got);
         cr_assert(tier_model_read(m, t[k].at, t[k].count, got, &err) == TIER_OK);
         for (size_t i = 0; i < t[k].count; i++)
-            cr_assert(got[i] == values[tier_graph_param(r->graph, p)->at + i], "%s[%zu]: %a, %a",
-                      t[k].name, i, (double)got[i],
-                      (double)values[tier_graph_param(r->graph, p)->at + i]);
+            cr_assert(got[i] == want[i], "%s[%zu]: %a, %a", t[k].name, i, (double)got[i],
+                      (double)want[i]);
         free(got);
     }
     tier_model_close(m);

@@ -347,6 +347,40 @@ Test(tier_plan, updates_are_normalised_where_effective_steps_are_defined) {
     cr_assert(complained("normalise_max is for local.normalise with local.epochs"));
 }
 
+Test(tier_plan, control_variates_are_for_plain_sgd_and_the_mean) {
+    static const struct {
+        const char *more, *complaint;
+    } cases[] = {
+        {"rounds: 30", NULL},
+        {"local.optimiser.weight_decay: 0.1", NULL},
+        {"keep: [a]", NULL},
+        {"local.optimiser.momentum: 0.9", "local.scaffold is defined for sgd without momentum"},
+        {"local.prox_mu: 0.1", "local.scaffold is defined for sgd without momentum"},
+        {"local.normalise: true", "local.scaffold and local.normalise exclude each other"},
+        {"codec: {name: q8}", "local.scaffold needs codec.name: f32"},
+        {"server: {optimiser: {name: momentum}}", "local.scaffold needs server.optimiser.name"},
+        {"tiers: {hub: {merge: {rule: median}}}", "local.scaffold needs the rule mean at every"},
+        {"tiers: {top: {merge: {rule: x-mine}}}", "local.scaffold needs the rule mean at every"},
+        {"exact: {clip: 1.0e+30}", NULL},
+        {"exact: {clip: 1.0e-20}", NULL},
+    };
+    const char *adam[] = {"local.scaffold: true", NULL};
+    const char *wide[] = {"local.scaffold: true", "exact: {clip: 1.0e+30}", NULL};
+    cr_assert(
+        eq(int, load_with("local.optimiser.lr", "local.optimiser.lr: 1.0e-12", wide), TIER_EPLAN));
+    cr_assert(complained("has controls of up to 4 * exact.clip / lr = 4e+42"));
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *more[] = {"local.scaffold: true", cases[i].more, NULL};
+        enum tier_status st = load_with("rounds", i ? "rounds: 30" : NULL, more);
+        cr_assert(eq(int, st, cases[i].complaint ? TIER_EPLAN : TIER_OK), "case %zu: %s", i,
+                  err.text);
+        cr_assert(cases[i].complaint == NULL || complained(cases[i].complaint));
+    }
+    cr_assert(
+        eq(int, load_with("local.optimiser.name", "local.optimiser.name: adam", adam), TIER_EPLAN));
+    cr_assert(complained("local.scaffold is defined for sgd"));
+}
+
 Test(tier_plan, what_cannot_hold_together_is_refused) {
     const char *adam[] = {"local.optimiser.momentum: 0.9", NULL};
     const char *never[] = {"evaluate: {every: 0}", "stop: {metric: loss, target: 0.1}", NULL};
