@@ -2,6 +2,7 @@
 #include "hub/cli.h"
 #include "tier/graph.h"
 #include "tier/plan.h"
+#include "tier/share.h"
 #include "tier/task.h"
 
 #include <inttypes.h>
@@ -20,6 +21,7 @@ struct loaded {
     struct tier_hash hash;
     struct tier_graph *graph;
     struct tier_manifest *manifest;
+    struct tier_manifest *kept; /* at each hospital; NULL: nothing is */
     struct tier_problems problems;
 };
 
@@ -37,6 +39,7 @@ static struct loaded *load(const char *path, bool with_graph) {
         goto out;
     TIER_TRY_OUT(tier_graph_open(l->model_path, &l->graph, &err));
     TIER_TRY_OUT(tier_task_manifest(&l->plan, l->graph, &l->manifest, &err));
+    TIER_TRY_OUT(tier_share_kept(&l->plan, l->graph, &l->kept, &err));
 out:
     if (st != TIER_OK && l->problems.count == 0)
         tier_problems_add(&l->problems, path, 0, "%s", err.text);
@@ -45,6 +48,7 @@ out:
 
 static void unload(struct loaded *l) {
     tier_manifest_free(l->manifest);
+    tier_manifest_free(l->kept);
     tier_graph_free(l->graph);
     free(l->text);
     free(l);
@@ -56,6 +60,19 @@ static int tell_problems(const struct loaded *l) {
     if (l->problems.dropped)
         cli_error("and %zu more", l->problems.dropped);
     return CLI_FAILED;
+}
+
+/* Names and shapes of what stays at each hospital. */
+static json_t *kept_json(const struct tier_manifest *kept) {
+    json_t *tensors = json_array();
+    char shape[200];
+
+    for (size_t i = 0; kept && i < kept->count; i++) {
+        cli_shape(&kept->tensors[i], shape, sizeof shape);
+        json_array_append_new(
+            tensors, json_pack("{s:s, s:s}", "name", kept->tensors[i].name, "shape", shape));
+    }
+    return tensors;
 }
 
 static json_t *checked_json(const struct loaded *l) {
@@ -85,6 +102,8 @@ static json_t *checked_json(const struct loaded *l) {
         json_object_set(o, "tensors", tensors);
     }
     json_decref(tensors);
+    if (ok)
+        json_object_set_new(o, "kept", kept_json(l->kept));
     return o;
 }
 
@@ -117,6 +136,14 @@ static void print_checked(const struct loaded *l) {
         const struct tier_tensor *t = &l->manifest->tensors[i];
         cli_shape(t, text, sizeof text);
         printf("    %-32s %-12s f = %d%s\n", t->name, text, t->frac_bits, t->wide ? ", wide" : "");
+    }
+    if (!l->kept)
+        return;
+    printf("  stays at each hospital, and is never sent: %zu tensors, %" PRIu64 " elements\n",
+           l->kept->count, l->kept->elements);
+    for (size_t i = 0; i < l->kept->count; i++) {
+        cli_shape(&l->kept->tensors[i], text, sizeof text);
+        printf("    %-32s %s\n", l->kept->tensors[i].name, text);
     }
 }
 

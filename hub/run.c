@@ -7,6 +7,7 @@
 #include "hub/work.h"
 #include "tier/content.h"
 #include "tier/log.h"
+#include "tier/nova.h"
 #include "tier/manifest.h"
 
 #include <fcntl.h>
@@ -524,7 +525,8 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
         refuse(run, child, h->round, id, "it was made from another base model than this round's");
     } else if (tier_task_encoding_check(&run->plan, h->encoding, &err) != TIER_OK ||
                tier_update_header_check(h, run->manifest, &err) != TIER_OK ||
-               tier_task_metrics_check(h->metrics, &err) != TIER_OK) {
+               tier_task_metrics_check(h->metrics, &err) != TIER_OK ||
+               tier_nova_check(&run->plan, h, &err) != TIER_OK) {
         refuse(run, child, h->round, id, err.text);
     } else {
         hub_work_step(run, &e);

@@ -11,6 +11,7 @@
 #include "tier/log.h"
 #include "tier/metric.h"
 #include "tier/model.h"
+#include "tier/nova.h"
 #include "tier/publish.h"
 
 #include <inttypes.h>
@@ -63,7 +64,7 @@ struct job {
     struct tier_hash state; /* of the root's optimiser */
     struct kern_server optimiser;
     struct tier_delta_form down;
-    bool optimises, shortens;
+    bool optimises, normalises, shortens;
     struct tier_published made;
     uint64_t weight;
     const struct tier_manifest *manifest; /* the run's: runs outlive the worker */
@@ -159,7 +160,8 @@ static enum tier_status publish_job(struct job *job) {
                                          .metadata_count = 3,
                                          .down = job->shortens ? &job->down : NULL,
                                          .optimiser = job->optimises ? &job->optimiser : NULL,
-                                         .state = job->state};
+                                         .state = job->state,
+                                         .stretch = job->normalises ? tier_nova_effective(h) : 0};
     st = tier_publish_run(&publish, &job->made, &job->err);
     if (st == TIER_EMODEL)
         tier_content_check(job->hub->home.models_dir, &job->base, TIER_CONTENT_MODEL, NULL);
@@ -503,6 +505,7 @@ static void start_publish(struct hub_run *run) {
     tier_hash_data(run->plan_text, run->plan_bytes, &job->plan);
     job->optimises = tier_task_server(&run->plan, &job->optimiser);
     job->shortens = tier_task_down(&run->plan, run->round.number + 1, &job->down);
+    job->normalises = run->plan.normalise;
     job->state = run->server_state;
     run->publishing = true;
     submit(run, job);

@@ -10,6 +10,7 @@
 #include "spoke/spoke.h"
 #include "tier/metric.h"
 #include "tier/model.h"
+#include "tier/share.h"
 
 #include <getopt.h>
 #include <inttypes.h>
@@ -24,7 +25,7 @@
 #define TABLES_MAX 256
 
 struct options {
-    const char *plan, *schema, *model;
+    const char *plan, *schema, *model, *kept;
     const char *csv[TABLES_MAX];
     size_t count;
     bool json;
@@ -41,10 +42,13 @@ struct bench {
 
 static const char usage[] =
     "Usage: consilium-baseline --plan FILE --schema FILE --csv FILE [--csv FILE ...]\n"
-    "                          [--model FILE] [--fold N] [--json]\n\n"
+    "                          [--model FILE [--kept FILE]] [--fold N] [--json]\n\n"
     "Trains the plan's recipe at each table alone and on all of them pooled, and prints how each\n"
     "model does on the test rows of all tables. With --model nothing is trained: a published\n"
-    "model is evaluated on the pooled test rows, standardised like the pooled training rows.\n";
+    "model is evaluated on the pooled test rows, standardised like the pooled training rows. Where "
+    "the plan\n"
+    "keeps tensors at the hospitals, --kept FILE is one hospital's, as its data folder's private/\n"
+    "has them, and the tables would be that hospital's.\n";
 
 static enum spoke_loss loss_of(const struct bench *b) {
     return b->plan.loss == TIER_PLAN_BCE ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE;
@@ -102,15 +106,13 @@ out:
     return st;
 }
 
-/* A published model's parameters into the net. */
-static enum tier_status load_model(const struct bench *b, const char *path, struct spoke_net *net,
-                                   struct tier_err *err) {
-    struct tier_manifest *manifest = NULL;
+/* A file's tensors, as the manifest has them; the caller frees *out. */
+static enum tier_status read_model(const char *path, const struct tier_manifest *manifest,
+                                   float **out, struct tier_err *err) {
     struct tier_model *model = NULL;
     float *values = NULL;
     enum tier_status st;
 
-    TIER_TRY_OUT(tier_task_manifest(&b->plan, b->graph, &manifest, err));
     TIER_TRY_OUT(tier_model_open(path, &model, err));
     TIER_TRY_OUT(tier_model_matches(model, manifest, err));
     values = malloc(manifest->elements * sizeof *values);
@@ -119,10 +121,49 @@ static enum tier_status load_model(const struct bench *b, const char *path, stru
         goto out;
     }
     TIER_TRY_OUT(tier_model_read(model, 0, manifest->elements, values, err));
-    TIER_TRY_OUT(spoke_net_set(net, values, err));
+    *out = values;
+    values = NULL;
 out:
     free(values);
     tier_model_close(model);
+    return st;
+}
+
+/* A published model's parameters into the net, and a hospital's own where the plan keeps some. */
+static enum tier_status load_model(const struct bench *b, const struct options *o,
+                                   struct spoke_net *net, struct tier_err *err) {
+    struct tier_manifest *manifest = NULL, *kept = NULL;
+    float *shared = NULL, *own = NULL, *all = NULL;
+    enum tier_status st;
+
+    TIER_TRY_OUT(tier_task_manifest(&b->plan, b->graph, &manifest, err));
+    TIER_TRY_OUT(tier_share_kept(&b->plan, b->graph, &kept, err));
+    if (!kept != !o->kept) {
+        st = tier_fail(err, TIER_EARG,
+                       kept ? "the plan keeps %zu tensors at each hospital: --kept FILE would name "
+                              "the file of one, in its data folder's private/"
+                            : "--kept is for a plan that keeps tensors at the hospitals; this one "
+                              "keeps %zu",
+                       kept ? kept->count : 0);
+        goto out;
+    }
+    TIER_TRY_OUT(read_model(o->model, manifest, &shared, err));
+    if (kept)
+        TIER_TRY_OUT(read_model(o->kept, kept, &own, err));
+    all = malloc(tier_graph_elements(b->graph) * sizeof *all);
+    if (!all) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory for a model");
+        goto out;
+    }
+    tier_share_put(&b->plan, b->graph, false, shared, all);
+    if (kept)
+        tier_share_put(&b->plan, b->graph, true, own, all);
+    TIER_TRY_OUT(spoke_net_set(net, all, err));
+out:
+    free(all);
+    free(own);
+    free(shared);
+    tier_manifest_free(kept);
     tier_manifest_free(manifest);
     return st;
 }
@@ -142,7 +183,7 @@ static enum tier_status test_model(const struct options *o, const struct bench *
     }
     TIER_TRY_OUT(open_table(o, b, pooled, NULL, &data, err));
     TIER_TRY_OUT(spoke_net_new(b->device, b->graph, loss_of(b), b->plan.batch, &net, err));
-    TIER_TRY_OUT(load_model(b, o->model, net, err));
+    TIER_TRY_OUT(load_model(b, o, net, err));
     TIER_TRY_OUT(spoke_evaluate(net, data, SPOKE_TEST, sums, err));
     TIER_TRY_OUT(spoke_sums_add(sums, metrics, err));
     *out = tier_task_figures(metrics);
@@ -339,11 +380,15 @@ static void print_rows(json_t *rows) {
 }
 
 static int parse(int argc, char **argv, struct options *o) {
-    static const struct option longs[] = {
-        {"model", required_argument, NULL, 'm'},  {"plan", required_argument, NULL, 'p'},
-        {"schema", required_argument, NULL, 's'}, {"csv", required_argument, NULL, 'c'},
-        {"fold", required_argument, NULL, 'f'},   {"json", no_argument, NULL, 'j'},
-        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {{"model", required_argument, NULL, 'm'},
+                                          {"plan", required_argument, NULL, 'p'},
+                                          {"schema", required_argument, NULL, 's'},
+                                          {"csv", required_argument, NULL, 'c'},
+                                          {"fold", required_argument, NULL, 'f'},
+                                          {"kept", required_argument, NULL, 'k'},
+                                          {"json", no_argument, NULL, 'j'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
     int c;
 
     o->fold = -1;
@@ -369,6 +414,9 @@ static int parse(int argc, char **argv, struct options *o) {
         case 'm':
             o->model = optarg;
             break;
+        case 'k':
+            o->kept = optarg;
+            break;
         case 'j':
             o->json = true;
             break;
@@ -379,7 +427,7 @@ static int parse(int argc, char **argv, struct options *o) {
             return 2;
         }
     }
-    return o->plan && o->schema && o->count && optind == argc ? -1 : 2;
+    return o->plan && o->schema && o->count && optind == argc && (o->model || !o->kept) ? -1 : 2;
 }
 
 static enum tier_status run(const struct options *o, json_t *rows, struct tier_err *err) {

@@ -1,17 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "spoke/eval.h"
-#include "spoke/residual.h"
 #include "spoke/spoke.h"
+#include "spoke/state.h"
 #include "spoke/train.h"
 #include "tier/content.h"
 #include "tier/log.h"
 #include "tier/metric.h"
 #include "tier/model.h"
+#include "tier/nova.h"
+#include "tier/scaffold.h"
+#include "tier/share.h"
 #include "tier/update.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 void spoke_round_recipe(const struct tier_plan *plan, struct spoke_recipe *out) {
     *out = (struct spoke_recipe){
@@ -29,6 +34,44 @@ void spoke_round_recipe(const struct tier_plan *plan, struct spoke_recipe *out) 
         .epochs = plan->epochs};
 }
 
+/* A round's numbers on their way. */
+struct work {
+    float *model; /* [manifest->elements]: the base model, then the deltas */
+    float *all;   /* [the net's]: every parameter, shared or kept here */
+    float *kept;  /* [kept->elements], or NULL: those that stay here */
+    /* With SCAFFOLD: this hospital's control variate, [shared] elements, and both for the trainer,
+     * [the net's] each. */
+    float *own_control, *control_all, *own_control_all;
+    size_t shared; /* elements of the model that travel */
+};
+
+static enum tier_status take_memory(struct spoke_run *run, struct work *w, struct tier_err *err) {
+    uint64_t n = run->manifest->elements;
+
+    w->model = malloc(n * sizeof *w->model);
+    w->all = malloc(tier_graph_elements(run->graph) * sizeof *w->all);
+    w->kept = run->kept ? malloc(run->kept->elements * sizeof *w->kept) : NULL;
+    w->shared = tier_scaffold_model_elements(&run->plan, run->manifest);
+    if (run->plan.scaffold) {
+        w->own_control = malloc(w->shared * sizeof *w->own_control);
+        w->control_all = calloc(tier_graph_elements(run->graph), sizeof *w->control_all);
+        w->own_control_all = calloc(tier_graph_elements(run->graph), sizeof *w->own_control_all);
+    }
+    if (!w->model || !w->all || (run->kept && !w->kept) ||
+        (run->plan.scaffold && (!w->own_control || !w->control_all || !w->own_control_all)))
+        return tier_fail(err, TIER_ENOMEM, "no memory for a model of %" PRIu64 " elements", n);
+    return TIER_OK;
+}
+
+static void release(struct work *w) {
+    free(w->model);
+    free(w->all);
+    free(w->kept);
+    free(w->own_control);
+    free(w->control_all);
+    free(w->own_control_all);
+}
+
 static enum tier_status read_base(struct spoke_run *run, const struct tier_hash *base, float *out,
                                   struct tier_err *err) {
     struct tier_model *model = NULL;
@@ -44,6 +87,23 @@ out:
     return st;
 }
 
+/* The base model into the net, with this hospital's own tensors; before its first committed round
+ * those are the graph's. */
+static enum tier_status set_net(struct spoke_run *run, const struct tier_hash *base, struct work *w,
+                                struct tier_err *err) {
+    bool found = false;
+
+    TIER_TRY(read_base(run, base, w->model, err));
+    tier_graph_values(run->graph, w->all);
+    tier_share_put(&run->plan, run->graph, false, w->model, w->all);
+    if (run->kept)
+        TIER_TRY(spoke_state_read(SPOKE_STATE_PRIVATE, run->spoke->config->data_dir, &run->id,
+                                  run->kept, w->kept, &found, err));
+    if (found)
+        tier_share_put(&run->plan, run->graph, true, w->kept, w->all);
+    return spoke_net_set(run->nets[0], w->all, err);
+}
+
 static enum tier_status evaluate(struct spoke_run *run, struct tier_metrics *metrics,
                                  struct tier_err *err) {
     struct spoke_sums *sums = malloc(sizeof *sums);
@@ -56,14 +116,71 @@ static enum tier_status evaluate(struct spoke_run *run, struct tier_metrics *met
     return st;
 }
 
-static enum tier_status train(struct spoke_run *run, uint64_t round, float *base_then_delta,
-                              struct tier_err *err) {
+/* FedNova: the change for one effective step, and how many this hospital took. */
+static enum tier_status normalise(struct spoke_run *run, uint64_t steps, uint64_t weight,
+                                  struct work *w, struct tier_metrics *metrics,
+                                  struct tier_err *err) {
+    uint64_t units = tier_nova_units(&run->plan, steps), bound = tier_nova_bound(&run->plan);
+    double tau = (double)units / TIER_NOVA_ONE;
+    int64_t value = (int64_t)(weight * units); /* below 2^61 */
+
+    if (units > bound)
+        return tier_fail(err, TIER_EPLAN,
+                         "%" PRIu64 " steps here are %g effective ones: the plan's "
+                         "local.normalise_max is %" PRIu64,
+                         steps, tau, run->plan.normalise_max);
+    for (uint64_t i = 0; i < run->manifest->elements; i++)
+        w->model[i] = (float)((double)w->model[i] / tau);
+    return tier_metrics_add(metrics, TIER_NOVA_METRIC, 1, &value, err);
+}
+
+/* The state of a control variate is one of the run's manifest, as long as the model alone. */
+static struct tier_manifest controls_of(const struct spoke_run *run, const struct work *w) {
+    struct tier_manifest m = *run->manifest;
+    m.elements = w->shared;
+    return m;
+}
+
+/* The base model's control variate and this hospital's own; where it has none yet, they are one. */
+static enum tier_status read_controls(struct spoke_run *run, struct work *w,
+                                      struct spoke_recipe *recipe, struct tier_err *err) {
+    const struct tier_manifest m = controls_of(run, w);
+    const float *control = w->model + w->shared;
+    bool found = false;
+
+    TIER_TRY(spoke_state_read(SPOKE_STATE_CONTROL, run->spoke->config->data_dir, &run->id, &m,
+                              w->own_control, &found, err));
+    if (!found)
+        memcpy(w->own_control, control, w->shared * sizeof *control);
+    tier_share_put(&run->plan, run->graph, false, control, w->control_all);
+    tier_share_put(&run->plan, run->graph, false, w->own_control, w->own_control_all);
+    recipe->control = w->control_all;
+    recipe->own_control = w->own_control_all;
+    return TIER_OK;
+}
+
+/* The model's half of the deltas is there: their mean over K steps is what the gradients were. */
+static void advance_controls(struct work *w, uint64_t steps, float lr) {
+    float *control = w->model + w->shared;
+    double scale = 1 / ((double)steps * (double)lr);
+
+    for (size_t i = 0; i < w->shared; i++) {
+        double c = (double)control[i], own = (double)w->own_control[i];
+        w->own_control[i] = (float)(own - c - (double)w->model[i] * scale);
+        control[i] = w->own_control[i] - control[i];
+    }
+}
+
+static enum tier_status train(struct spoke_run *run, uint64_t round, struct work *w,
+                              uint64_t *steps_out, struct tier_err *err) {
     struct spoke_recipe recipe;
     struct spoke_train_stats stats;
     char stream[32];
-    size_t n = run->manifest->elements;
+    size_t n = w->shared;
 
     spoke_round_recipe(&run->plan, &recipe);
+    if (run->plan.scaffold)
+        TIER_TRY(read_controls(run, w, &recipe, err));
     /* From the plan, not the run: the same plan on the same data gives the same model again. */
     snprintf(stream, sizeof stream, "%" PRIu64, run->plan.seed);
     TIER_TRY(spoke_train_replicas(
@@ -72,12 +189,18 @@ static enum tier_status train(struct spoke_run *run, uint64_t round, float *base
     float *after = malloc(n * sizeof *after);
     if (!after)
         return tier_fail(err, TIER_ENOMEM, "no memory for an update of %zu elements", n);
-    enum tier_status st = spoke_net_get(run->nets[0], after, err);
-    for (size_t i = 0; i < n && st == TIER_OK; i++)
-        base_then_delta[i] = after[i] - base_then_delta[i];
+    enum tier_status st = spoke_net_get(run->nets[0], w->all, err);
+    if (st == TIER_OK) {
+        tier_share_take(&run->plan, run->graph, false, w->all, after);
+        for (size_t i = 0; i < n; i++)
+            w->model[i] = after[i] - w->model[i];
+    }
     free(after);
+    if (st == TIER_OK && run->plan.scaffold)
+        advance_controls(w, stats.steps, recipe.lr);
     tier_log_info("run %.12s round %" PRIu64 ": %" PRIu64 " steps, mean loss %.4f", run->hex, round,
                   stats.steps, stats.loss_mean);
+    *steps_out = stats.steps;
     return st;
 }
 
@@ -94,6 +217,7 @@ static enum tier_status seal(struct spoke_run *run, const struct tier_update_hea
     size_t n = run->manifest->elements;
     enum tier_status st = TIER_OK;
     struct tier_hash id;
+    bool found = false;
     char stream[40];
 
     /* From the plan, as the order of rows: the same plan on the same data seals the same bytes. */
@@ -103,20 +227,40 @@ static enum tier_status seal(struct spoke_run *run, const struct tier_update_hea
         as.dropped = malloc(n * sizeof *as.dropped);
         if (!as.dropped)
             return tier_fail(err, TIER_ENOMEM, "no memory for what an update of %zu drops", n);
-        TIER_TRY_OUT(
-            spoke_residual_read(home->config->data_dir, &run->id, run->manifest, as.dropped, err));
-        for (size_t i = 0; i < n; i++)
+        TIER_TRY_OUT(spoke_state_read(SPOKE_STATE_RESIDUAL, home->config->data_dir, &run->id,
+                                      run->manifest, as.dropped, &found, err));
+        for (size_t i = 0; i < n && found; i++)
             delta[i] += as.dropped[i];
     }
     TIER_TRY_OUT(tier_update_seal(home->spool, header, run->manifest, delta, run->plan.saturate,
                                   &as, &id, err));
     if (feedback)
-        TIER_TRY_OUT(spoke_residual_write(home->config->data_dir, &run->id, run->manifest,
-                                          header->round, &id, as.dropped, err));
+        TIER_TRY_OUT(spoke_state_write(SPOKE_STATE_RESIDUAL, home->config->data_dir, &run->id,
+                                       run->manifest, header->round, &id, as.dropped, err));
     *id_out = id;
 out:
     free(as.dropped);
     return st;
+}
+
+/* What this round made of the tensors that stay here, beside the update it was made with. */
+static enum tier_status keep(struct spoke_run *run, uint64_t round, const struct tier_hash *id,
+                             struct work *w, struct tier_err *err) {
+    if (run->plan.scaffold) {
+        const struct tier_manifest m = controls_of(run, w);
+        TIER_TRY(spoke_state_write(SPOKE_STATE_CONTROL, run->spoke->config->data_dir, &run->id, &m,
+                                   round, id, w->own_control, err));
+    }
+    if (!run->kept)
+        return TIER_OK;
+    tier_share_take(&run->plan, run->graph, true, w->all, w->kept);
+    for (uint64_t i = 0; i < run->kept->elements; i++)
+        if (!isfinite(w->kept[i]))
+            return tier_fail(err, TIER_EPLAN,
+                             "training diverged: a tensor that stays here is not "
+                             "finite; a lower lr would be right");
+    return spoke_state_write(SPOKE_STATE_PRIVATE, run->spoke->config->data_dir, &run->id, run->kept,
+                             round, id, w->kept, err);
 }
 
 static enum spoke_loss loss_of(const struct tier_plan *plan) {
@@ -127,8 +271,8 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                                  const struct tier_hash *base, struct tier_hash *id_out,
                                  struct tier_err *err) {
     struct tier_metrics *metrics = tier_metrics_new();
-    float *values = malloc(run->manifest->elements * sizeof *values);
-    uint64_t rows = spoke_data_rows(run->data, SPOKE_TRAIN);
+    struct work w = {0};
+    uint64_t steps = 0, rows = spoke_data_rows(run->data, SPOKE_TRAIN);
     bool trains = tier_task_trains(&run->plan, round) && rows > 0;
     struct tier_update_header header = {.run = run->id,
                                         .round = round,
@@ -138,26 +282,31 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                                                   : run->plan.weights == TIER_PLAN_UNIFORM ? 1
                                                                                            : rows};
     enum tier_status st = TIER_OK;
+    struct tier_hash id;
 
-    if (!metrics || !values) {
-        st = tier_fail(err, TIER_ENOMEM, "no memory for a model of %" PRIu64 " elements",
-                       run->manifest->elements);
+    if (!metrics) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory for metrics");
         goto out;
     }
+    TIER_TRY_OUT(take_memory(run, &w, err));
     if (!run->nets[0]) {
         TIER_TRY_OUT(spoke_team_nets(&run->spoke->team, run->graph, loss_of(&run->plan),
                                      run->plan.batch, run->nets, err));
         TIER_TRY_OUT(spoke_eval_fits(run->nets[0], run->data, err));
     }
-    TIER_TRY_OUT(read_base(run, base, values, err));
-    TIER_TRY_OUT(spoke_net_set(run->nets[0], values, err));
+    TIER_TRY_OUT(set_net(run, base, &w, err));
     if (tier_task_evaluates(&run->plan, round))
         TIER_TRY_OUT(evaluate(run, metrics, err));
     if (trains)
-        TIER_TRY_OUT(train(run, round, values, err));
-    TIER_TRY_OUT(seal(run, &header, trains ? values : NULL, id_out, err));
+        TIER_TRY_OUT(train(run, round, &w, &steps, err));
+    if (trains && run->plan.normalise)
+        TIER_TRY_OUT(normalise(run, steps, header.weight, &w, metrics, err));
+    TIER_TRY_OUT(seal(run, &header, trains ? w.model : NULL, &id, err));
+    if (trains)
+        TIER_TRY_OUT(keep(run, round, &id, &w, err));
+    *id_out = id;
 out:
     tier_metrics_free(metrics);
-    free(values);
+    release(&w);
     return st;
 }

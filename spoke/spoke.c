@@ -4,11 +4,12 @@
  * before it is answered, a sealed update before it is offered. After a restart the parent says
  * again what is going on, and what was sealed is offered, not trained again.
  */
-#include "spoke/residual.h"
 #include "spoke/spoke.h"
+#include "spoke/state.h"
 #include "tier/cert.h"
 #include "tier/content.h"
 #include "tier/log.h"
+#include "tier/share.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -97,25 +98,37 @@ static void decline_run(struct spoke_run *run, const char *reason) {
     answer(run, false, reason);
 }
 
+/* The graph, and what of it travels and what stays. */
+static enum tier_status read_graph(struct spoke_run *run, struct tier_err *err) {
+    struct tier_hash graph_hash;
+    enum tier_status st;
+
+    tier_hash_parse(run->plan.model_sha256, &graph_hash);
+    char *path = tier_content_path(run->spoke->home.models_dir, &graph_hash, TIER_CONTENT_GRAPH);
+    if (!run->graph)
+        TIER_TRY_OUT(tier_graph_open(path, &run->graph, err));
+    if (!run->kept)
+        TIER_TRY_OUT(tier_share_kept(&run->plan, run->graph, &run->kept, err));
+    if (!run->manifest)
+        TIER_TRY_OUT(tier_task_manifest(&run->plan, run->graph, &run->manifest, err));
+out:
+    free(path);
+    return st;
+}
+
 /* With the graph here: everything a round needs but its base model. */
 static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
     struct spoke *spoke = run->spoke;
     const struct tier_config_spoke *c = &spoke->config->spoke;
     struct spoke_data_options options = {0};
-    struct tier_hash graph_hash;
-    enum tier_status st;
+    enum tier_status st = TIER_OK;
 
     if (run->data)
         return TIER_OK;
-    tier_hash_parse(run->plan.model_sha256, &graph_hash);
-    char *path = tier_content_path(spoke->home.models_dir, &graph_hash, TIER_CONTENT_GRAPH);
-    if (!run->graph)
-        TIER_TRY_OUT(tier_graph_open(path, &run->graph, err));
-    if (!run->manifest)
-        TIER_TRY_OUT(tier_task_manifest(&run->plan, run->graph, &run->manifest, err));
+    TIER_TRY(read_graph(run, err));
     options.fold_set = run->plan.fold != 0;
     options.fold = (uint32_t)run->plan.fold;
-    TIER_TRY_OUT(spoke_data_open(c->schema, c->csv, &options, &run->data, err));
+    TIER_TRY(spoke_data_open(c->schema, c->csv, &options, &run->data, err));
     if (strcmp(spoke_data_schema(run->data)->name, run->plan.contract) != 0)
         st = tier_fail(err, TIER_EPOLICY, "the plan wants data '%s', this site holds '%s'",
                        run->plan.contract, spoke_data_schema(run->data)->name);
@@ -132,8 +145,6 @@ static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
         spoke_data_free(run->data);
         run->data = NULL;
     }
-out:
-    free(path);
     return st;
 }
 
@@ -192,6 +203,7 @@ static void run_free(struct spoke_run *run) {
         spoke_net_free(run->nets[i]);
     spoke_data_free(run->data);
     tier_manifest_free(run->manifest);
+    tier_manifest_free(run->kept);
     tier_graph_free(run->graph);
     free(run);
 }
@@ -290,6 +302,11 @@ static void drop_model(struct spoke *spoke, const struct tier_hash *model) {
     free(path);
 }
 
+static void drop_state(struct spoke_run *run) {
+    for (int kind = 0; kind < SPOKE_STATE_KINDS; kind++)
+        spoke_state_drop((enum spoke_state)kind, run->spoke->config->data_dir, &run->id);
+}
+
 struct job {
     struct spoke_run *run;
     uint64_t round;
@@ -342,7 +359,7 @@ static void job_done(void *arg) {
         if (job->st == TIER_OK)
             tier_spool_delete(run->spoke->home.spool, &job->id, NULL);
         if (run->state == SPOKE_RUN_ENDED)
-            spoke_residual_drop(run->spoke->config->data_dir, &run->id);
+            drop_state(run);
         /* The parent has gone on to another round; where its base is not here yet, base_fetched
          * trains it. */
         if (run->state == SPOKE_RUN_OPEN &&
@@ -440,8 +457,9 @@ static enum tier_status see_doomed(void *arg, const struct tier_journal_sent *ro
     return TIER_OK;
 }
 
-/* Every round below this one is committed: its updates have done their work. */
-static void release_below(struct spoke_run *run, uint64_t below) {
+/* The updates of rounds below this one have done their work; those below `committed` counted, and
+ * with them what was kept beside them. */
+static void release_below(struct spoke_run *run, uint64_t below, uint64_t committed) {
     struct tier_journal *j = run->spoke->home.journal;
     struct release r = {run, below};
     struct doomed d = {.below = below};
@@ -449,11 +467,12 @@ static void release_below(struct spoke_run *run, uint64_t below) {
 
     tier_journal_sent_each(j, run->hex, TIER_SENT_STATE_ANY, see_doomed, &d, &err);
     for (size_t i = 0; i < d.count; i++)
-        if (spoke_residual_commit(run->spoke->config->data_dir, &run->id, d.at[i].round,
-                                  &d.at[i].id, &err) != TIER_OK) {
-            stop_on(run->spoke, &err); /* the rows stay, so that it is done at the next start */
-            return;
-        }
+        for (int kind = 0; kind < SPOKE_STATE_KINDS && d.at[i].round < committed; kind++)
+            if (spoke_state_commit((enum spoke_state)kind, run->spoke->config->data_dir, &run->id,
+                                   d.at[i].round, &d.at[i].id, &err) != TIER_OK) {
+                stop_on(run->spoke, &err); /* the rows stay: it is done at the next start */
+                return;
+            }
     tier_journal_sent_each(j, run->hex, TIER_SENT_STATE_ANY, release_one, &r, &err);
     for (size_t i = 0; i < d.count; i++)
         if (tier_journal_sent_delete(j, run->hex, d.at[i].round, &d.at[i].id, &err) != TIER_OK)
@@ -469,7 +488,7 @@ static void round_came(struct spoke_run *run, const struct tier_to_child *m) {
         struct tier_hash before = run->base_model;
         bool any = run->round > 0;
         let_go_of_before(run); /* of a round that was never begun here */
-        release_below(run, m->round);
+        release_below(run, m->round, m->round);
         run->round = m->round;
         run->base_model = m->model;
         if (any)
@@ -482,6 +501,26 @@ static void round_came(struct spoke_run *run, const struct tier_to_child *m) {
     tier_follow_to(&run->follow, &base);
 }
 
+/* The hospital's own tensors stay when the run has ended, and nothing else of it does. */
+static enum tier_status keep_private(struct spoke_run *run, const struct tier_hash *model,
+                                     struct tier_err *err) {
+    char *path = NULL;
+
+    if (run->plan.share.count == 0 && run->plan.keep.count == 0)
+        return TIER_OK;
+    TIER_TRY(read_graph(run, err));
+    if (run->kept)
+        TIER_TRY(spoke_state_keep_private(run->spoke->config->data_dir, &run->id, run->kept, model,
+                                          &path, err));
+    if (path) {
+        tier_log_info("run %.12s: this hospital's own tensors are in %s", run->hex, path);
+        audit(run->spoke, "private.kept", "h:run", &run->id, "h:model", model, "u:elements",
+              run->kept->elements);
+    }
+    free(path);
+    return TIER_OK;
+}
+
 static void end_came(struct spoke_run *run, const struct tier_to_child *m) {
     if (run->state == SPOKE_RUN_ENDED)
         return;
@@ -489,9 +528,16 @@ static void end_came(struct spoke_run *run, const struct tier_to_child *m) {
     audit(run->spoke, "run.ended", "h:run", &run->id, "b:completed", (int)m->completed, "s:reason",
           m->reason, "h:model", &m->model);
     run->state = SPOKE_RUN_ENDED;
-    release_below(run, UINT64_MAX);
+    /* A run that ends with this round's base model ends without its updates. */
+    bool counted = !tier_hash_equal(&run->base_model, &m->model);
+    release_below(run, UINT64_MAX, run->round + (counted ? 1 : 0));
+    struct tier_err err = {0};
+    if (run->round && keep_private(run, &m->model, &err) != TIER_OK) {
+        stop_on(run->spoke, &err); /* the end is told again after the next start */
+        return;
+    }
     tier_spool_forget_old(run->spoke->home.spool);
-    spoke_residual_drop(run->spoke->config->data_dir, &run->id);
+    drop_state(run);
     if (run->round && !run->training && !tier_hash_equal(&run->base_model, &m->model))
         drop_model(run->spoke, &run->base_model);
     journal_run(run);
@@ -559,7 +605,7 @@ static void link_message(void *owner, const struct tier_to_child *m) {
               "s:reason", m->reason);
         break;
     case TIER_TO_COMMIT:
-        release_below(run, m->round + 1);
+        release_below(run, m->round + 1, m->round + 1);
         break;
     case TIER_TO_END:
         end_came(run, m);
@@ -629,6 +675,7 @@ enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *
     TIER_TRY_OUT(tier_journal_run_each(out->home.journal, restore_run, out, err));
     TIER_TRY_OUT(tier_spool_sweep(out->home.spool, keep_file, out, err));
     tier_delta_sweep(out->home.models_dir);
+    spoke_state_sweep(config->data_dir);
     TIER_TRY_OUT(spoke_team_open(config->spoke.device, (int)config->threads, &out->team, err));
     TIER_TRY_OUT(tier_worker_new(loop, &out->worker, err));
     TIER_TRY_OUT(tier_intake_new(loop, tier_intake_threads() > 0, &out->intake, err));

@@ -31,8 +31,9 @@ struct spoke_run {
     char hex[TIER_HASH_HEX];
     enum spoke_run_state state;
     struct tier_plan plan;
-    struct tier_graph *graph; /* these three are here once the graph is */
+    struct tier_graph *graph; /* these four are here once the graph is */
     struct tier_manifest *manifest;
+    struct tier_manifest *kept; /* the tensors that stay here; NULL: none do */
     struct spoke_data *data;
     struct tier_timer *again;                     /* for what a full disk has stopped */
     struct spoke_net *nets[KERN_GROUP_RANKS_MAX]; /* the worker's, one for each device of the team;

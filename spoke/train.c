@@ -28,6 +28,7 @@ struct trainer {
     struct kern_buf *x, *target, *index;     /* all training rows */
     struct kern_buf *batch_x, *batch_target; /* one batch */
     struct kern_buf *loss, *m, *v;
+    struct kern_buf *control, *own_control;
     struct kern_buf *start;     /* the parameters at the start, where prox_mu pulls towards them */
     struct kern_buf *step_loss; /* a replica's, of one step, before it is weighted */
     enum tier_status st;        /* of what this replica did last */
@@ -129,6 +130,8 @@ enum tier_status spoke_recipe_check(const struct spoke_recipe *r, struct tier_er
         wrong = "beta1 and beta2: at least 0 and below 1";
     else if (!sgd && (!(r->eps > 0.0f) || !isfinite(r->eps)))
         wrong = "eps: a finite number above 0";
+    else if (!r->control != !r->own_control)
+        wrong = "control: it and own_control go together";
     else if (r->batch == 0 || r->batch > SPOKE_BATCH_MAX)
         wrong = "batch: 1 to 1048576 rows";
     else if ((r->steps == 0) == (r->epochs == 0))
@@ -180,6 +183,13 @@ static enum tier_status take_memory(struct trainer *t, const struct spoke_data *
         TIER_TRY(new_buf(t, elements, &t->m));
     if (r->optimiser == SPOKE_OPT_ADAM || r->momentum > 0.0f)
         TIER_TRY(new_buf(t, elements, &t->v));
+    if (r->control) {
+        TIER_TRY(new_buf(t, elements, &t->control));
+        TIER_TRY(new_buf(t, elements, &t->own_control));
+        KERN_TRY(t, "an upload", kern_upload(t->control, 0, r->control, elements * sizeof(float)));
+        KERN_TRY(t, "an upload",
+                 kern_upload(t->own_control, 0, r->own_control, elements * sizeof(float)));
+    }
     if (r->prox_mu > 0.0f) {
         struct kern_vec w = spoke_net_params(t->net);
         TIER_TRY(new_buf(t, elements, &t->start));
@@ -203,6 +213,8 @@ static void release(struct trainer *t) {
     kern_buf_free(t->v);
     kern_buf_free(t->start);
     kern_buf_free(t->step_loss);
+    kern_buf_free(t->control);
+    kern_buf_free(t->own_control);
     if (t->place == 0)
         free(t->order);
 }
@@ -216,6 +228,11 @@ static enum tier_status optimise(struct trainer *t, uint64_t step) {
     if (r->prox_mu > 0.0f)
         KERN_TRY(t, "the proximal term",
                  kern_prox_grad(g, w, (struct kern_vec){t->start, 0}, n, r->prox_mu));
+    /* The proximal term's kernel with mu = 1: g += 1 * (control - own_control). */
+    if (r->control)
+        KERN_TRY(t, "the control variates",
+                 kern_prox_grad(g, (struct kern_vec){t->control, 0},
+                                (struct kern_vec){t->own_control, 0}, n, 1.0f));
     if (r->optimiser == SPOKE_OPT_SGD) {
         struct kern_sgd opt = {.lr = r->lr,
                                .momentum = r->momentum,

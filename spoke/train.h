@@ -34,8 +34,11 @@ struct spoke_recipe {
     float weight_decay;      /* >= 0, added to the gradient */
     float prox_mu;           /* >= 0; FedProx's pull towards the parameters at the start (Li et al.
                                 2020): mu * (w - w_start) is added to the gradient; 0: none */
-    uint32_t batch;          /* rows a step, <= the net's batch_max */
-    uint64_t steps, epochs;  /* exactly one is not 0 */
+    /* SCAFFOLD (Karimireddy et al. 2020): control - own_control, float[the net's elements] each, is
+     * added to the gradient; both NULL: none. Borrowed for a training. */
+    const float *control, *own_control;
+    uint32_t batch;         /* rows a step, <= the net's batch_max */
+    uint64_t steps, epochs; /* exactly one is not 0 */
 };
 
 struct spoke_train_stats {

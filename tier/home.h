@@ -3,7 +3,7 @@
  * A node's data directory, opened: identity, journal, audit log, spool, models. Everything durable
  * of a node is in here; moving the directory moves the node.
  *
- *     journal.db  spool/  models/  audit/  identity/  residual/ (spoke/residual.h)
+ *     journal.db  spool/  models/  audit/  identity/  residual/ private/ control/ (spoke/state.h)
  *
  * Threads: the loop's, but for the spool, which any may use.
  */

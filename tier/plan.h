@@ -6,7 +6,7 @@
  * JSON, whose SHA-256 is the plan's identity. Loading checks everything that can be known without
  * the data, and proves that the sums of the run cannot overflow.
  *
- * Threads: no shared state. A plan owns nothing and may be copied; it is large (about 20 KiB).
+ * Threads: no shared state. A plan owns nothing and may be copied; it is large (about 60 KiB).
  */
 #ifndef CONSILIUM_TIER_PLAN_H
 #define CONSILIUM_TIER_PLAN_H
@@ -120,10 +120,15 @@ struct tier_plan {
         bool nesterov;                     /* SGD only */
         double beta1, beta2, eps;          /* Adam only */
     } optimiser;
-    double prox_mu; /* FedProx; 0: none */
+    double prox_mu;         /* FedProx; 0: none */
+    bool scaffold;          /* SCAFFOLD (tier/scaffold.h) */
+    bool normalise;         /* FedNova (tier/nova.h) */
+    uint64_t normalise_max; /* most effective steps of a spoke; 0 with steps, which say it */
     uint64_t batch;
     uint64_t steps, epochs; /* exactly one is not 0 */
     uint64_t seed;          /* below 2^53 */
+
+    struct tier_keys_list share, keep; /* tensor name patterns: what travels, what stays */
 
     int weights; /* enum tier_plan_weights: how a child's update counts */
 

@@ -4,7 +4,9 @@
  * code: where it is written, to help the researcher, and wherever it arrives, because the sender
  * may be anyone.
  */
+#include "tier/nova.h"
 #include "tier/plan_keys.h"
+#include "tier/scaffold.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -66,6 +68,13 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "for adam; 1e-8 where it is left out"},                                                       \
     {"local.prox_mu", TIER_KEYS_REAL, FIELD(plan.prox_mu), "0.0", 0, 1000, NULL,                   \
      "FedProx: pulls towards the round's model, mu/2 * |w - w0|^2; 0 is none"},                    \
+    {"local.scaffold", TIER_KEYS_BOOL, FIELD(plan.scaffold), "false", 0, 0, NULL,                  \
+     "SCAFFOLD: control variates against drift between unlike hospitals; for plain sgd"},          \
+    {"local.normalise", TIER_KEYS_BOOL, FIELD(plan.normalise), "false", 0, 0, NULL,                \
+     "FedNova: hospitals that take more steps weigh no more by it; for sgd"},                      \
+    {"local.normalise_max", TIER_KEYS_INT, FIELD(plan.normalise_max), "0", 0,                      \
+     TIER_NOVA_STEPS_MAX, NULL,                                                                    \
+     "with normalise and epochs: the most effective steps a hospital may claim"},                  \
     {"local.batch", TIER_KEYS_INT, FIELD(plan.batch), NULL, 1, 1048576, NULL,                      \
      "rows in a step"},                                                                            \
     {"local.steps", TIER_KEYS_INT, FIELD(plan.steps), "0", 0, 1000000000, NULL,                    \
@@ -74,6 +83,10 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "passes over the data in a round; either this or steps"},                                     \
     {"local.seed", TIER_KEYS_INT, FIELD(plan.seed), "1", 0, EXACT_INT_MAX, NULL,                   \
      "decides the order of rows"},                                                                 \
+    {"share", TIER_KEYS_LIST, FIELD(plan.share), "", 0, 0, NULL,                                   \
+     "patterns of the tensor names that are shared; none is all"},                                 \
+    {"keep", TIER_KEYS_LIST, FIELD(plan.keep), "", 0, 0, NULL,                                     \
+     "patterns of the tensor names that stay at each hospital, shared or not"},                    \
     {"weights", TIER_KEYS_CHOICE, FIELD(plan.weights), "samples", 0, 0, weights_choices,           \
      "how much an update counts: by its rows, or all the same"},                                   \
     {"exact.clip", TIER_KEYS_REAL, FIELD(plan.clip), "8.0", 1e-20, 1e30, NULL,                     \
@@ -227,6 +240,64 @@ static void check_local(const struct tier_plan_checker *c) {
         complain(c, "local.optimiser.eps", "is for adam");
 }
 
+static void check_normalise(const struct tier_plan_checker *c) {
+    const struct tier_plan *p = c->plan;
+    double a = p->optimiser.lr * p->prox_mu;
+    const char *path = "local.normalise";
+
+    if (p->normalise_max && (!p->normalise || p->steps))
+        complain(c, "local.normalise_max", "is for local.normalise with local.epochs");
+    if (!p->normalise || p->optimiser.kind < 0)
+        return;
+    if (p->optimiser.kind != TIER_PLAN_SGD)
+        complain(c, path, "is defined for sgd: adam's steps have no weights to divide by");
+    else if (p->prox_mu > 0 && p->optimiser.momentum > 0)
+        complain(c, path, "is defined for momentum or for prox_mu, not for both together");
+    else if (!(a < 1))
+        complain(c, path, "needs local.prox_mu times lr below 1: it is %g", a);
+    else if (p->steps && tier_nova_tau(p, p->steps) > TIER_NOVA_STEPS_MAX)
+        complain(c, path, "needs at most %" PRIu64 " effective steps in a round: there are %g",
+                 TIER_NOVA_STEPS_MAX, tier_nova_tau(p, p->steps));
+    if (!p->steps && p->epochs && !p->normalise_max)
+        complain(c, "local.normalise_max",
+                 "must be above 0 with local.epochs: it bounds what a hospital that lies can do");
+}
+
+static bool is_plain_mean(const struct tier_plan_tier *tier) {
+    return !*tier->merge.rule.own && tier->merge.rule.choice == TIER_PLAN_MEAN;
+}
+
+/* What SCAFFOLD's equations do not hold for. */
+static void check_scaffold(const struct tier_plan_checker *c) {
+    const struct tier_plan *p = c->plan;
+    const char *path = "local.scaffold";
+
+    if (!p->scaffold || p->optimiser.kind < 0 || !(p->clip > 0) || !(p->optimiser.lr > 0))
+        return;
+    if (p->optimiser.kind != TIER_PLAN_SGD || p->optimiser.momentum > 0 || p->prox_mu > 0)
+        complain(c, path, "is defined for sgd without momentum and without local.prox_mu");
+    if (p->normalise)
+        complain(c, path, "and local.normalise exclude each other: keep one");
+    if (p->codec.name != TIER_PLAN_F32)
+        complain(c, path, "needs codec.name: f32, for changes and controls differ in scale");
+    if (p->server.kind != TIER_PLAN_SERVER_NONE)
+        complain(c, path, "needs server.optimiser.name: none, which would take controls for steps");
+    if (!is_plain_mean(&p->top) || !is_plain_mean(&p->hub))
+        complain(c, path, "needs the rule mean at every tier: a control is a mean of gradients");
+    int f = tier_scaffold_frac_bits(p);
+    if (f < TIER_FRAC_BITS_MIN || f > TIER_FRAC_BITS_MAX)
+        complain(c, path, "has controls of up to 4 * exact.clip / lr = %g, which cannot be summed",
+                 4 * p->clip / p->optimiser.lr);
+}
+
+static void check_list(const struct tier_plan_checker *c, const struct tier_keys_list *list,
+                       const char *path) {
+    for (size_t i = 0; i < list->count; i++)
+        for (size_t j = 0; j < i; j++)
+            if (strcmp(list->item[i], list->item[j]) == 0)
+                complain(c, path, "lists '%.80s' twice", list->item[i]);
+}
+
 static void check_exact(const struct tier_plan_checker *c) {
     struct tier_plan *p = c->plan;
 
@@ -239,10 +310,9 @@ static void check_exact(const struct tier_plan_checker *c) {
                  "must be at most 4294967296 (2^32): with |q| <= 2^30 the sums would pass 2^62 and "
                  "might overflow 64 bits, and it is %" PRIu64,
                  p->weight_total_max);
-    for (size_t i = 0; i < p->wide.count; i++)
-        for (size_t j = 0; j < i; j++)
-            if (strcmp(p->wide.item[i], p->wide.item[j]) == 0)
-                complain(c, "exact.wide", "lists '%.80s' twice", p->wide.item[i]);
+    check_list(c, &p->wide, "exact.wide");
+    check_list(c, &p->share, "share");
+    check_list(c, &p->keep, "keep");
 }
 
 static void check_codec(const struct tier_plan_checker *c) {
@@ -332,6 +402,8 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     if (c->plan->version != TIER_PLAN_VERSION && (!c->lines || c->plan->version != 0))
         complain(c, "plan", "must be %d, the version of the format read here", TIER_PLAN_VERSION);
     check_local(c);
+    check_normalise(c);
+    check_scaffold(c);
     check_exact(c);
     check_codec(c);
     check_stop(c);

@@ -4,7 +4,8 @@
  * one thread (the result of a merge other than the mean is taken as W times its rounded value).
  * IEEE double operations in a fixed order per element, so every machine that holds the same sum
  * publishes the same file, and the file's name proves it. An optimiser at the root stands where the
- * mean is added: its state is read, advanced and written in the same pass.
+ * mean is added: its state is read, advanced and written in the same pass. Where updates were
+ * normalised, the mean is multiplied once, before either.
  */
 #include "tier/publish.h"
 #include "tier/segment.h"
@@ -22,7 +23,7 @@ struct pass {
     uint8_t *scratch;
     int64_t *hi, *lo;
     float *base, *next;
-    double *delta, *m, *v; /* with an optimiser; v is always there then */
+    double *delta, *m, *v; /* with an optimiser; v is always there then; delta with a stretch too */
     struct tier_model_writer *model;
     struct tier_server_state *before; /* NULL where the optimiser begins */
     struct tier_server_state_writer *after;
@@ -61,10 +62,11 @@ static enum tier_status begin(struct pass *w, struct tier_err *err) {
     w->scratch = malloc(tier_segment_scratch_bytes(p->manifest));
     w->hi = malloc((n + wide) * sizeof *w->hi);
     w->base = malloc(2 * n * sizeof *w->base);
-    if (p->optimiser)
-        w->delta = malloc(3 * n * sizeof *w->delta);
+    bool doubles = p->optimiser || p->stretch != 0;
+    if (doubles)
+        w->delta = malloc((p->optimiser ? 3 : 1) * n * sizeof *w->delta);
     w->hasher = tier_hasher_new();
-    if (!w->scratch || !w->hi || !w->base || !w->hasher || (p->optimiser && !w->delta))
+    if (!w->scratch || !w->hi || !w->base || !w->hasher || (doubles && !w->delta))
         return tier_fail(err, TIER_ENOMEM, "no memory to publish a model");
     TIER_TRY(tier_model_hash_front(p->base, w->hasher, err));
     w->lo = w->hi + n;
@@ -102,6 +104,7 @@ static void release(struct pass *w) {
 /* The sums of one segment are in w; fills next, and advances m and v. */
 static enum tier_status step(struct pass *w, uint64_t segment, size_t n, struct tier_err *err) {
     const struct kern_server *optimiser = w->p->optimiser;
+    double stretch = w->p->stretch;
     struct tier_spans it;
     struct tier_span s;
 
@@ -113,10 +116,16 @@ static enum tier_status step(struct pass *w, uint64_t segment, size_t n, struct 
     while (tier_spans_next(&it, &s)) {
         const int64_t *lo = s.tensor->wide ? w->lo + s.wide_at : NULL;
         float *next = w->next + s.at;
-        if (optimiser) {
+        if (w->delta)
             kern_mean(w->delta, w->hi + s.at, lo, s.n, s.tensor->frac_bits, w->weight);
+        for (size_t i = 0; stretch != 0 && i < s.n; i++)
+            w->delta[i] *= stretch;
+        if (optimiser) {
             kern_server_step(next, w->base + s.at, w->delta, w->m + s.at, w->v + s.at, s.n,
                              optimiser);
+        } else if (w->delta) {
+            for (size_t i = 0; i < s.n; i++)
+                next[i] = (float)((double)w->base[s.at + i] + w->delta[i]);
         } else {
             kern_apply_mean(next, w->base + s.at, w->hi + s.at, lo, s.n, s.tensor->frac_bits,
                             w->weight);

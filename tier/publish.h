@@ -24,7 +24,8 @@ struct tier_publish {
     size_t metadata_count;
     const struct tier_delta_form *down;  /* NULL: models travel whole */
     const struct kern_server *optimiser; /* NULL: none */
-    struct tier_hash state;              /* beside the base; zero: the optimiser begins here */
+    double stretch;         /* what the mean is multiplied by (tier/nova.h); 0: it is not */
+    struct tier_hash state; /* beside the base; zero: the optimiser begins here */
 };
 
 /* What is made; zero where there is no such thing. */

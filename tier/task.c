@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tier/task.h"
 #include "tier/model.h"
+#include "tier/nova.h"
+#include "tier/scaffold.h"
 #include "tier/score.h"
+#include "tier/share.h"
 
 #include <fnmatch.h>
 #include <inttypes.h>
@@ -19,10 +22,11 @@ static bool is_wide(const struct tier_plan *plan, const char *name) {
 
 enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct tier_graph *graph,
                                     struct tier_manifest **out, struct tier_err *err) {
-    size_t n = tier_graph_param_count(graph);
-    struct tier_tensor *tensors = calloc(n ? n : 1, sizeof *tensors);
+    size_t n = tier_graph_param_count(graph), count = 0;
     enum tier_status st = TIER_OK;
 
+    TIER_TRY(tier_share_check(plan, graph, err));
+    struct tier_tensor *tensors = calloc(n ? 2 * n : 1, sizeof *tensors); /* and controls */
     if (!tensors)
         return tier_fail(err, TIER_ENOMEM, "no memory for a manifest of %zu tensors", n);
     for (size_t i = 0; i < n && st == TIER_OK; i++) {
@@ -32,14 +36,17 @@ enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct t
                            strlen(p->name), TIER_TENSOR_NAME_LEN_MAX);
             break;
         }
-        snprintf(tensors[i].name, sizeof tensors[i].name, "%s", p->name);
-        tensors[i].ndim = (unsigned)p->dims_count;
-        memcpy(tensors[i].dims, p->dims, p->dims_count * sizeof p->dims[0]);
-        tensors[i].frac_bits = plan->frac_bits;
-        tensors[i].wide = is_wide(plan, p->name);
+        if (!tier_share_travels(plan, p->name))
+            continue;
+        struct tier_tensor *t = &tensors[count++];
+        tier_share_tensor(plan, p, t);
+        t->wide = is_wide(plan, p->name);
     }
+    size_t shared = count;
+    for (size_t i = 0; i < shared && plan->scaffold && st == TIER_OK; i++)
+        st = tier_scaffold_tensor(plan, &tensors[i], &tensors[count++], err);
     if (st == TIER_OK)
-        st = tier_manifest_new(tensors, n, out, err);
+        st = tier_manifest_new(tensors, count, out, err);
     free(tensors);
     return st;
 }
@@ -50,13 +57,29 @@ enum tier_status tier_task_first_model(const struct tier_graph *graph,
     struct tier_model_writer *w = NULL;
     const struct tier_kv metadata[] = {{"format", "pt"}, {"consilium.round", "0"}};
 
+    size_t t = 0; /* the manifest's next tensor: it has the graph's order */
+
     TIER_TRY(tier_model_writer_begin(models_dir, manifest, metadata, 2, &w, err));
-    for (size_t i = 0; i < tier_graph_param_count(graph); i++) {
+    for (size_t i = 0; i < tier_graph_param_count(graph) && t < manifest->count; i++) {
         const struct tier_graph_param *p = tier_graph_param(graph, i);
+        if (strcmp(p->name, manifest->tensors[t].name) != 0)
+            continue;
+        t++;
         enum tier_status st = tier_model_writer_append(w, p->data, p->elements, err);
         if (st != TIER_OK) {
             tier_model_writer_abort(w);
             return st;
+        }
+    }
+    for (; t < manifest->count; t++) { /* control variates: at zero, as many as a tensor has */
+        static const float zeros[4096];
+        for (uint64_t at = 0, n; at < manifest->tensors[t].count; at += n) {
+            n = manifest->tensors[t].count - at < 4096 ? manifest->tensors[t].count - at : 4096;
+            enum tier_status st = tier_model_writer_append(w, zeros, n, err);
+            if (st != TIER_OK) {
+                tier_model_writer_abort(w);
+                return st;
+            }
         }
     }
     return tier_model_writer_finish(w, model_out, err);
@@ -148,6 +171,8 @@ enum tier_status tier_task_metrics_check(const struct tier_metrics *sums, struct
         const char *name;
         size_t bins, k = 0;
         const int64_t *values = tier_metrics_at(sums, i, &name, &bins);
+        if (strcmp(name, TIER_NOVA_METRIC) == 0)
+            continue; /* tier_nova_check knows its bounds */
         while (k < known_count && strcmp(known[k].name, name) != 0)
             k++;
         if (k == known_count)

@@ -20,11 +20,13 @@
 #include "tier/plan.h"
 #include "tier/update.h"
 
-/* Every parameter of the graph, in file order; wide where a pattern of the plan matches its name.
- */
+/* Every parameter of the graph that is shared (tier/share.h), in file order; wide where a pattern
+ * of the plan matches its name; behind them the control variates of a plan that has them
+ * (tier/scaffold.h). TIER_EPLAN where what the plan shares is not there. */
 enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct tier_graph *graph,
                                     struct tier_manifest **out, struct tier_err *err);
-/* Writes the graph's own values as the model that round 1 starts from. */
+/* Writes the graph's own values of the manifest's tensors, controls at zero, as the model that
+ * round 1 starts from. */
 enum tier_status tier_task_first_model(const struct tier_graph *graph,
                                        const struct tier_manifest *manifest, const char *models_dir,
                                        struct tier_hash *model_out, struct tier_err *err);

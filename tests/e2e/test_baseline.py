@@ -32,9 +32,9 @@ class Baseline(unittest.TestCase):
         with open(self.table(name), encoding="utf-8") as f:
             return f.readlines()
 
-    def baseline(self, *tables, schema=SCHEMA, plan=PLAN, status=0):
+    def baseline(self, *tables, schema=SCHEMA, plan=PLAN, status=0, options=()):
         command = [federation.program("consilium-baseline"), "--plan", plan, "--schema", schema,
-                   "--json"]
+                   "--json", *options]
         for table in tables:
             command += ["--csv", table]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False,
@@ -79,6 +79,46 @@ class Baseline(unittest.TestCase):
         with open(plan, "w", encoding="utf-8") as f:
             f.write(text.replace("rounds: 20", "rounds: none"))
         self.assertIn("rounds", self.baseline(self.table("north-1"), plan=plan, status=1))
+
+    def test_a_hospitals_model_is_what_is_shared_and_what_it_kept(self):
+        """The figures of a federation are those of each hospital's own model, added up."""
+        with federation.Federation(tls=False) as f:
+            top = f.top(children_min=2)
+            spokes = [f.spoke(name, top) for name in ("north-1", "north-2")]
+            plan = f.plan(rounds=4, keep=["fc3.*"])
+            checked = json.loads(f.cli("plan", "check", plan, "--json").stdout)
+            self.assertEqual([t["name"] for t in checked["kept"]], ["fc3.weight", "fc3.bias"])
+            self.assertIn("stays at each hospital, and is never sent: 2 tensors",
+                          f.cli("plan", "check", plan).stdout)
+            run = f.run(plan)
+            run.finish()
+            shared = os.path.join(f.dir, "shared.safetensors")
+            f.cli("model", "pull", run.id, *f.at_top(), "--out", shared)
+            seen = f.cli("run", "watch", run.id, "--json", *f.at_top()).stdout.splitlines()[-1]
+            want = [r["metrics"]["accuracy"] for r in json.loads(seen)["history"]
+                    if "accuracy" in r["metrics"]][-1]
+            right = rows = 0
+            for spoke in spokes:
+                own = os.path.join(spoke.dir, "private", run.id + ".safetensors")
+                f.wait(lambda path=own: os.path.exists(path), 30, "its own tensors")
+                row, = self.baseline(f.table(spoke.name), plan=plan,
+                                     options=("--model", shared, "--kept", own))
+                opened = spoke.audit("data.opened")[-1]["data"]
+                rows += opened["test_rows"]
+                right += row["accuracy"] * opened["test_rows"]
+            self.assertAlmostEqual(right / rows, want, places=5)
+            one, two = (os.path.join(s.dir, "private", run.id + ".safetensors") for s in spokes)
+            with open(one, "rb") as a, open(two, "rb") as b:
+                self.assertNotEqual(a.read(), b.read())
+            text = self.baseline(f.table("north-1"), plan=plan, status=1,
+                                 options=("--model", shared))
+            self.assertIn("keeps 2 tensors at each hospital: --kept FILE", text)
+            text = self.baseline(f.table("north-1"), plan=f.plan(rounds=4), status=1,
+                                 options=("--model", shared, "--kept", one))
+            self.assertIn("--kept is for a plan that keeps", text)
+            bad = f.cli("plan", "check", f.plan(keep=["bn*"]), check=False)
+            self.assertEqual(bad.returncode, 1)
+            self.assertIn("keep: the pattern 'bn*' matches no tensor", bad.stderr)
 
     def test_a_table_that_is_not_there_is_refused(self):
         text = self.baseline(self.table("north-1"), self.table("nowhere"), status=1)

@@ -267,10 +267,12 @@ class Handshake(Hostile):
 class InARound(Hostile):
     """The hostile child has accepted a run of one round, which waits for it."""
 
+    PLAN = {}
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.plan = cls.f.plan(rounds=1, evaluate={"every": 0})
+        cls.plan = cls.f.plan(rounds=1, evaluate={"every": 0}, **cls.PLAN)
         with edge.Parent(cls.top.port, "top", cls.me) as parent:
             stream = parent.attend(ME)
             run, opened = cls.begin(stream)
@@ -399,6 +401,8 @@ class Offers(InARound):
                               ("metric count", {"count": [2 ** 63 - 1]}),
                               ("metric loss", {"loss": [-2 ** 63]}),
                               ("metric score_hist_pos", {"score_hist_pos": [0] * 4095}),
+                              ("metric nova_tau is for a plan with local.normalise",
+                               {"nova_tau": [1024]}),
                               ("metric m0", {"m%d" % i: [1] for i in range(256)})):
             with self.subTest(text=text):
                 self.assert_offer_refused(text, metrics_bytes=edge.metrics(vectors))
@@ -429,6 +433,31 @@ class Offers(InARound):
         self.assert_offer_refused("total weight", weight=2 ** 32, payload=zeros,
                                   encoding=edge.SUM)
         self.assert_honest_result()
+
+
+class Steps(InARound):
+    """Of a plan that normalises updates by effective steps, ten at each hospital."""
+
+    PLAN = {"local": {"normalise": "true"}}
+
+    def test_steps_beyond_the_plans_bound_are_refused(self):
+        wrong = "1 to 10 effective steps are the plan's"
+        for weight, steps in ((1, 10 * 1024 + 1), (1, 1023), (1, 0), (1, -1), (1, 2 ** 63 - 1),
+                              (7, 7 * 10 * 1024 + 1), (7, 7 * 1024 - 1)):
+            with self.subTest(weight=weight, steps=steps):
+                self.assert_offer_refused(wrong, weight=weight,
+                                          metrics_bytes=edge.metrics({"nova_tau": [steps]}))
+        self.assert_offer_refused("does not say its effective steps")
+        self.assert_offer_refused("of 1 bin would be right",
+                                  metrics_bytes=edge.metrics({"nova_tau": [1024, 1024]}))
+        self.give_up()
+        self.assert_honest_result()
+
+    def test_steps_within_it_are_taken(self):
+        update = self.update(metrics_bytes=edge.metrics({"nova_tau": [10 * 1024]}))
+        self.grant(update)
+        self.parent.push(update)
+        self.assertNotEqual(self.run_.finish(60).model, self.reference)
 
 
 class Flood(InARound):

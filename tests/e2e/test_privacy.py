@@ -7,6 +7,7 @@ wire, and everything its hub sends on to the top; logs and audit logs are read t
 looked for as text, as the floats and integers they might be packed as, standardised and not, and as
 UTF-16. A control shows that the search finds what does travel.
 """
+import json
 import os
 import struct
 import unittest
@@ -42,6 +43,16 @@ def needles():
             for order in "<>":
                 out["%si64 %d" % (order, scaled)] = struct.pack(order + "q", scaled)
     return out
+
+
+def safetensors(path):
+    """Name -> bytes of each tensor."""
+    with open(path, "rb") as f:
+        raw = f.read()
+    length, = struct.unpack_from("<Q", raw)
+    head = json.loads(raw[8:8 + length])
+    return {name: raw[8 + length + t["data_offsets"][0]:8 + length + t["data_offsets"][1]]
+            for name, t in head.items() if name != "__metadata__"}
 
 
 class Privacy(unittest.TestCase):
@@ -107,6 +118,33 @@ class Privacy(unittest.TestCase):
             for place in ("messages from north-2", "north-2.log", "audit.log"):
                 self.assertTrue(any(b"north-2" in h for w, h in hay.items() if place in w), place)
             self.assert_nowhere(hay, needles())
+
+    def test_tensors_that_stay_are_on_no_wire(self):
+        """Neither the values a hospital starts from nor those it trained: of each tensor that stays
+        eight numbers in a row are looked for, of one that travels the first eight are found."""
+        with Federation(tls=False) as f:
+            recorders = self.federation(f)
+            path = f.plan(rounds=3, keep=["fc3.*", "fc2.bias"])
+            run = f.run(path)
+            run.finish()
+            spoke = next(n for n in f.nodes if n.name == "north-2")
+            own = os.path.join(spoke.dir, "private", run.id + ".safetensors")
+            f.wait(lambda: os.path.exists(own), 30, "the hospital's own tensors")
+            tensors = safetensors(own)
+            self.assertEqual(sorted(tensors), ["fc2.bias", "fc3.bias", "fc3.weight"])
+            shared = os.path.join(f.dir, "shared.safetensors")
+            f.cli("model", "pull", *f.at_top(), "--out", shared)
+            self.assertEqual(sorted(safetensors(shared)),
+                             ["fc1.bias", "fc1.weight", "fc2.weight"])
+            hay = self.haystacks(f, recorders)
+            sent = [h for w, h in hay.items() if "messages from north-2" in w]
+            self.assert_nowhere(hay, {"%s at %d" % (name, at): raw[at:at + 32]
+                                      for name, raw in tensors.items()
+                                      for at in range(0, max(1, len(raw) - 31), 32)})
+            # As long as the three that travel, and no longer.
+            travels = 4 * sum(len(raw) // 4 for raw in safetensors(shared).values())
+            self.assertGreater(sum(map(len, sent)), 3 * travels)
+            self.assertLess(sum(map(len, sent)), 3 * travels + 65536)
 
     def test_no_patient_is_in_the_reason_for_declining(self):
         with Federation(tls=False) as f:

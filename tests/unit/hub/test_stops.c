@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Any node of a tree stopped at any moment, again and again: the model stays the same. What a
- * process does not take along when it stops is what kill -9 takes: everything but files and the
- * journal. */
-#include "tests/support/wdbc.h"
+/* Any node of a tree stopped at any moment, again and again: the model stays the same. */
+#include "tests/support/stops.h"
 
 TestSuite(hub_stops, .init = set_up, .fini = tear_down, .timeout = 240);
 
-enum { SPOKES = 4, NODES = SPOKES + 3, ROUNDS = 40, STOPS = 60, WAIT_MAX = 12 };
+enum { SPOKES = 4, NODES = SPOKES + 3, ROUNDS = 40, STOPS = 60 };
 
 struct shape {
     struct tree *tree;
@@ -23,24 +21,6 @@ static struct shape make_shape(const char *name) {
     return s;
 }
 
-static uint32_t draw(uint32_t *state, uint32_t below) {
-    *state = *state * 1664525u + 1013904223u;
-    return (*state >> 8) % below;
-}
-
-/* After so many questions to the top, or once the run has ended. */
-static bool asked_enough(struct hub *hub, void *arg) {
-    unsigned *left = arg;
-    if (hub->runs->state != HUB_RUN_OPEN)
-        return true;
-    return (*left)-- == 0;
-}
-
-static bool ended(struct hub *hub, void *arg) {
-    (void)arg;
-    return hub->runs->state != HUB_RUN_OPEN;
-}
-
 static void stop_and_compare(uint32_t seed) {
     struct tier_plan plan = plan_of(ROUNDS);
     struct shape calm = make_shape("calm"), rough = make_shape("rough");
@@ -49,16 +29,7 @@ static void stop_and_compare(uint32_t seed) {
 
     tree_free(calm.tree);
     run = tree_run(rough.node[0], &plan, EXAMPLE "/model.onnx");
-    unsigned stops = 0;
-    for (; stops < STOPS; stops++) {
-        unsigned left = draw(&seed, WAIT_MAX);
-        cr_assert(tree_until(rough.node[0], asked_enough, &left, TIMEOUT_MS));
-        if (tree_until(rough.node[0], ended, NULL, 0))
-            break;
-        struct tree_node *node = rough.node[draw(&seed, NODES)];
-        tree_stop(node);
-        tree_start(node);
-    }
+    unsigned stops = stop_at_random(rough.node[0], rough.node, NODES, STOPS, seed);
     cr_log_info("%u stops\n", stops);
     cr_assert(ge(uint, stops, 5));
     struct tier_hash got = finish(rough.node[0], &run);

@@ -387,6 +387,29 @@ Test(spoke_train, a_table_that_does_not_fit_the_model_is_refused) {
     kern_device_close(cpu);
 }
 
+/* w - lr * (g - own + control), with g read off a step without controls. */
+Test(spoke_train, control_variates_are_added_to_the_gradient) {
+    static const float control[] = {0.5f, -0.25f, 1}, own[] = {0.125f, 0.5f, -1};
+    struct spoke_recipe plain = sgd, corrected = sgd;
+    float before[3], one[3], two[3];
+    set_up(1);
+    plain.epochs = corrected.epochs = 0;
+    plain.steps = corrected.steps = 1;
+    corrected.control = control;
+    corrected.own_control = own;
+    cr_assert(eq(int, spoke_net_get(net, before, &err), TIER_OK));
+    cr_assert(eq(int, spoke_train(net, data, &plain, 1, NULL, &err), TIER_OK));
+    cr_assert(eq(int, spoke_net_get(net, one, &err), TIER_OK));
+    cr_assert(eq(int, spoke_net_set(net, before, &err), TIER_OK));
+    cr_assert(eq(int, spoke_train(net, data, &corrected, 1, NULL, &err), TIER_OK));
+    cr_assert(eq(int, spoke_net_get(net, two, &err), TIER_OK));
+    for (int i = 0; i < 3; i++)
+        cr_expect(epsilon_eq(flt, two[i], one[i] - 0.1f * (control[i] - own[i]), 1e-6f));
+    corrected.own_control = NULL;
+    cr_expect(eq(int, spoke_train(net, data, &corrected, 1, NULL, &err), TIER_EPLAN));
+    cr_expect(strstr(err.text, "control") != NULL, "%s", err.text);
+}
+
 Test(spoke_train, the_seed_depends_on_run_round_and_node) {
     set_up(1);
     uint64_t s = spoke_train_seed("run", 1, "node");

@@ -247,6 +247,14 @@ Test(tier_plan, every_key_refuses_what_it_cannot_take) {
         {"x", "weights: rows", "weights must be one of: samples, uniform"},
         {"x", "exact: {clip: 0}", "exact.clip must be a number"},
         {"x", "exact: {clip: 1e31}", "exact.clip must be a number"},
+        {"x", "local.normalise: 1", "local.normalise must be true or false"},
+        {"x", "local.normalise: true", "local.normalise_max must be above 0 with local.epochs"},
+        {"x", "local.normalise_max: 5", "normalise_max is for local.normalise with local.epochs"},
+        {"x", "local.normalise_max: 1048577", "local.normalise_max must be a whole number"},
+        {"x", "share: fc1.weight", "share must be a list"},
+        {"x", "share: [a, b, a]", "share lists 'a' twice"},
+        {"x", "keep: [\"bn*\", \"bn*\"]", "keep lists 'bn*' twice"},
+        {"x", "keep: [\"a,b\"]", "keep every entry"},
         {"x", "exact: {wide: bn}", "exact.wide must be a list"},
         {"x", "exact: {wide: [a, a]}", "exact.wide lists 'a' twice"},
         {"x", "exact: {wide: [\"a,b\"]}", "exact.wide every entry"},
@@ -303,6 +311,75 @@ Test(tier_plan, every_key_refuses_what_it_cannot_take) {
                   cases[i].line);
         cr_assert(complained(cases[i].complaint), "%s: %s", cases[i].line, cases[i].complaint);
     }
+}
+
+Test(tier_plan, updates_are_normalised_where_effective_steps_are_defined) {
+    static const struct {
+        const char *more[5];
+        const char *complaint; /* NULL: it is taken */
+    } cases[] = {
+        {{"local.normalise_max: 100"}, NULL},
+        {{"local.normalise_max: 100", "local.optimiser.momentum: 0.9"}, NULL},
+        {{"local.normalise_max: 100", "local.prox_mu: 1.0"}, NULL},
+        {{"local.normalise_max: 100", "local.prox_mu: 1.0", "local.optimiser.momentum: 0.9"},
+         "local.normalise is defined for momentum or for prox_mu, not for both"},
+        {{"local.normalise_max: 100", "local.prox_mu: 10.0"},
+         "local.normalise needs local.prox_mu times lr below 1: it is 1"},
+    };
+    const char *adam[] = {"local.normalise: true", "local.normalise_max: 9", NULL};
+    const char *steps[] = {"local.normalise: true", "local.steps: 9", NULL};
+    const char *many[] = {"local.normalise: true", "local.steps: 1048577", NULL};
+    const char *both[] = {"local.normalise: true", "local.steps: 9", "local.normalise_max: 9",
+                          NULL};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *more[7] = {"local.normalise: true"};
+        memcpy(more + 1, cases[i].more, sizeof cases[i].more);
+        cr_assert(eq(int, load_with(NULL, NULL, more), cases[i].complaint ? TIER_EPLAN : TIER_OK),
+                  "case %zu: %s", i, err.text);
+        cr_assert(cases[i].complaint == NULL || complained(cases[i].complaint));
+    }
+    cr_assert(
+        eq(int, load_with("local.optimiser.name", "local.optimiser.name: adam", adam), TIER_EPLAN));
+    cr_assert(complained("local.normalise is defined for sgd"));
+    cr_assert(eq(int, load_with("local.epochs", NULL, steps), TIER_OK), "%s", err.text);
+    cr_assert(eq(int, load_with("local.epochs", NULL, many), TIER_EPLAN));
+    cr_assert(complained("local.normalise needs at most 1048576 effective steps"));
+    cr_assert(eq(int, load_with("local.epochs", NULL, both), TIER_EPLAN));
+    cr_assert(complained("normalise_max is for local.normalise with local.epochs"));
+}
+
+Test(tier_plan, control_variates_are_for_plain_sgd_and_the_mean) {
+    static const struct {
+        const char *more, *complaint;
+    } cases[] = {
+        {"rounds: 30", NULL},
+        {"local.optimiser.weight_decay: 0.1", NULL},
+        {"keep: [a]", NULL},
+        {"local.optimiser.momentum: 0.9", "local.scaffold is defined for sgd without momentum"},
+        {"local.prox_mu: 0.1", "local.scaffold is defined for sgd without momentum"},
+        {"local.normalise: true", "local.scaffold and local.normalise exclude each other"},
+        {"codec: {name: q8}", "local.scaffold needs codec.name: f32"},
+        {"server: {optimiser: {name: momentum}}", "local.scaffold needs server.optimiser.name"},
+        {"tiers: {hub: {merge: {rule: median}}}", "local.scaffold needs the rule mean at every"},
+        {"tiers: {top: {merge: {rule: x-mine}}}", "local.scaffold needs the rule mean at every"},
+        {"exact: {clip: 1.0e+30}", NULL},
+        {"exact: {clip: 1.0e-20}", NULL},
+    };
+    const char *adam[] = {"local.scaffold: true", NULL};
+    const char *wide[] = {"local.scaffold: true", "exact: {clip: 1.0e+30}", NULL};
+    cr_assert(
+        eq(int, load_with("local.optimiser.lr", "local.optimiser.lr: 1.0e-12", wide), TIER_EPLAN));
+    cr_assert(complained("has controls of up to 4 * exact.clip / lr = 4e+42"));
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *more[] = {"local.scaffold: true", cases[i].more, NULL};
+        enum tier_status st = load_with("rounds", i ? "rounds: 30" : NULL, more);
+        cr_assert(eq(int, st, cases[i].complaint ? TIER_EPLAN : TIER_OK), "case %zu: %s", i,
+                  err.text);
+        cr_assert(cases[i].complaint == NULL || complained(cases[i].complaint));
+    }
+    cr_assert(
+        eq(int, load_with("local.optimiser.name", "local.optimiser.name: adam", adam), TIER_EPLAN));
+    cr_assert(complained("local.scaffold is defined for sgd"));
 }
 
 Test(tier_plan, what_cannot_hold_together_is_refused) {
@@ -500,6 +577,8 @@ static char *canonical(struct tier_hash *hash) {
                           "stop: {metric: auc, target: 0.85, patience: 5}",
                           "local.optimiser.momentum: 0.5",
                           "local.seed: 9007199254740991",
+                          "share: [\"fc*\", conv]",
+                          "keep: [\"*.bias\"]",
                           NULL};
     char *text;
     size_t bytes;
@@ -521,6 +600,9 @@ Test(tier_plan, the_canonical_text_round_trips_exactly) {
     cr_assert(eq(u64, other.seed, 9007199254740991));
     cr_assert(eq(int, other.hub.quorum.kind, TIER_QUORUM_FRACTION));
     cr_assert(eq(str, other.wide.item[1], "\xc3\xa9"));
+    cr_assert(eq(sz, other.share.count, 2));
+    cr_assert(eq(str, other.share.item[1], "conv"));
+    cr_assert(eq(str, other.keep.item[0], "*.bias"));
     cr_assert(eq(int, tier_plan_canonical(&other, &again, &bytes, &second, &err), TIER_OK));
     cr_assert(eq(str, text, again));
     cr_assert(tier_hash_equal(&first, &second));

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A federation on real patients' tables worked out in one process, with no network, no files and no
+ * code of tier/: each site trains with the engine, and what it sends is rounded, summed in integers
+ * and divided here. What a tree of nodes publishes is compared with it bit by bit.
+ *
+ * Threads: the caller's. Ownership: reference_new gives it, reference_free takes it.
+ */
+#ifndef CONSILIUM_TESTS_LOCAL_REFERENCE_H
+#define CONSILIUM_TESTS_LOCAL_REFERENCE_H
+
+#include "spoke/eval.h"
+#include "spoke/spoke.h"
+#include "tests/support/wdbc.h"
+
+#define REFERENCE_SITES 4
+
+struct reference {
+    struct kern_device *dev;
+    struct tier_graph *graph;
+    struct spoke_net *net;
+    struct tier_plan plan;
+    size_t elements;
+    bool *stays;    /* by element: it is each site's own */
+    float *model;   /* all parameters; those that stay are unused */
+    float *control; /* SCAFFOLD's, of all parameters: zero of those that stay */
+    struct {
+        struct spoke_data *data;
+        float *own; /* all parameters; those that travel are unused */
+        float *control;
+        bool controlled; /* it has trained before */
+    } site[REFERENCE_SITES];
+};
+
+static inline struct reference *reference_on(const struct tier_plan *plan,
+                                             bool (*stays)(const char *name), const char *onnx) {
+    struct reference *r = calloc(1, sizeof *r);
+    struct tier_err err = {0};
+    char csv[128];
+    r->plan = *plan;
+    kern_init(NULL);
+    cr_assert(kern_device_open("cpu", 1, &r->dev) == KERN_OK);
+    cr_assert(tier_graph_open(onnx, &r->graph, &err) == TIER_OK);
+    cr_assert(spoke_net_new(r->dev, r->graph, SPOKE_LOSS_BCE, plan->batch, &r->net, &err) ==
+              TIER_OK);
+    r->elements = spoke_net_elements(r->net);
+    r->stays = calloc(r->elements, sizeof *r->stays);
+    r->model = calloc(r->elements, sizeof *r->model);
+    r->control = calloc(r->elements, sizeof *r->control);
+    tier_graph_values(r->graph, r->model);
+    for (size_t p = 0; p < tier_graph_param_count(r->graph); p++) {
+        const struct tier_graph_param *q = tier_graph_param(r->graph, p);
+        for (size_t i = 0; i < q->elements; i++)
+            r->stays[q->at + i] = stays && stays(q->name);
+    }
+    for (size_t s = 0; s < REFERENCE_SITES; s++) {
+        snprintf(csv, sizeof csv, "%s/tables/%s.csv", work, sites[s]);
+        cr_assert(spoke_data_open(EXAMPLE "/schema.yaml", csv, NULL, &r->site[s].data, &err) ==
+                  TIER_OK);
+        r->site[s].own = calloc(r->elements, sizeof *r->model);
+        r->site[s].control = calloc(r->elements, sizeof *r->model);
+        tier_graph_values(r->graph, r->site[s].own);
+    }
+    return r;
+}
+
+static inline struct reference *reference_new(const struct tier_plan *plan,
+                                              bool (*stays)(const char *name)) {
+    return reference_on(plan, stays, EXAMPLE "/model.onnx");
+}
+
+static inline void reference_free(struct reference *r) {
+    for (size_t s = 0; s < REFERENCE_SITES; s++) {
+        spoke_data_free(r->site[s].data);
+        free(r->site[s].own);
+        free(r->site[s].control);
+    }
+    free(r->control);
+    free(r->stays);
+    free(r->model);
+    spoke_net_free(r->net);
+    tier_graph_free(r->graph);
+    kern_device_close(r->dev);
+    free(r);
+}
+
+/* The model as site s holds it. */
+static inline void reference_at(struct reference *r, size_t s, float *all) {
+    for (size_t i = 0; i < r->elements; i++)
+        all[i] = r->stays[i] ? r->site[s].own[i] : r->model[i];
+    cr_assert(spoke_net_set(r->net, all, NULL) == TIER_OK);
+}
+
+/* The least power of two that is no less than 4 clip / lr is within 2^30 units. */
+static inline int reference_bits(const struct reference *r) {
+    int f = 30;
+    for (double bound = 4 * r->plan.clip / r->plan.optimiser.lr; bound > 1; bound /= 2)
+        f--;
+    return f;
+}
+
+/* One round; tau_of(plan, steps) divides what a site sends, and multiplies the mean (FedNova);
+ * NULL: plain averaging. */
+static inline void reference_round(struct reference *r, uint64_t round,
+                                   double (*tau_of)(const struct tier_plan *plan, uint64_t steps)) {
+    struct spoke_recipe recipe;
+    struct spoke_train_stats stats;
+    struct tier_err err = {0};
+    int64_t *sum = calloc(r->elements, sizeof *sum), weight = 0, stretched = 0;
+    int64_t *controls = calloc(r->elements, sizeof *controls);
+    float *before = malloc(r->elements * sizeof *before), *after = malloc(r->elements * 4);
+    char stream[32];
+    spoke_round_recipe(&r->plan, &recipe);
+    snprintf(stream, sizeof stream, "%llu", (unsigned long long)r->plan.seed);
+    for (size_t s = 0; s < REFERENCE_SITES; s++) {
+        int64_t w = (int64_t)spoke_data_rows(r->site[s].data, SPOKE_TRAIN);
+        reference_at(r, s, before);
+        float *ci = r->site[s].control;
+        if (r->plan.scaffold) {
+            if (!r->site[s].controlled)
+                memcpy(ci, r->control, r->elements * sizeof *ci);
+            r->site[s].controlled = true;
+            recipe.control = r->control;
+            recipe.own_control = ci;
+        }
+        cr_assert(spoke_train(r->net, r->site[s].data, &recipe,
+                              spoke_train_seed(stream, round, sites[s]), &stats, &err) == TIER_OK,
+                  "%s", err.text);
+        cr_assert(spoke_net_get(r->net, after, &err) == TIER_OK);
+        /* In 1024ths, as it travels. */
+        int64_t tau = tau_of ? llrint(tau_of(&r->plan, stats.steps) * 1024) : 1024;
+        for (size_t i = 0; i < r->elements; i++) {
+            float delta = after[i] - before[i];
+            if (tau_of)
+                delta = (float)((double)delta / ((double)tau / 1024));
+            if (r->stays[i])
+                r->site[s].own[i] = after[i];
+            else
+                sum[i] += w * llrint(ldexp((double)delta, r->plan.frac_bits));
+            if (!r->plan.scaffold || r->stays[i])
+                continue;
+            double scale = 1 / ((double)stats.steps * (double)recipe.lr);
+            ci[i] = (float)((double)ci[i] - (double)r->control[i] - (double)delta * scale);
+            controls[i] += w * llrint(ldexp((double)(ci[i] - r->control[i]), reference_bits(r)));
+        }
+        weight += w;
+        stretched += w * tau;
+    }
+    double effective = (double)stretched / (double)weight / 1024;
+    for (size_t i = 0; i < r->elements; i++) {
+        double mean = ldexp((double)sum[i] / (double)weight, -r->plan.frac_bits);
+        if (!r->stays[i])
+            r->model[i] = (float)((double)r->model[i] + (tau_of ? mean * effective : mean));
+        mean = ldexp((double)controls[i] / (double)weight, -reference_bits(r));
+        r->control[i] = (float)((double)r->control[i] + mean);
+    }
+    free(controls);
+    free(sum);
+    free(before);
+    free(after);
+}
+
+/* Accuracy and mean loss over the test rows of all sites, each with what is its own. */
+static inline struct tier_task_figures reference_figures(struct reference *r) {
+    struct spoke_sums *sums = malloc(sizeof *sums);
+    float *all = malloc(r->elements * sizeof *all);
+    int64_t count = 0, correct = 0, loss = 0;
+    for (size_t s = 0; s < REFERENCE_SITES; s++) {
+        reference_at(r, s, all);
+        cr_assert(spoke_evaluate(r->net, r->site[s].data, SPOKE_TEST, sums, NULL) == TIER_OK);
+        count += sums->count;
+        correct += sums->correct;
+        loss += sums->loss;
+    }
+    free(all);
+    free(sums);
+    return (struct tier_task_figures){.accuracy = (double)correct / (double)count,
+                                      .loss = tier_score_loss(loss, count),
+                                      .count = (double)count};
+}
+
+/* The tensors of a file under their names: does each equal what the reference has at `values`? */
+static inline void reference_equals(const struct reference *r, const char *path,
+                                    const float *values, size_t tensors) {
+    struct tier_model *m = NULL;
+    struct tier_err err = {0};
+    size_t count;
+    cr_assert(tier_model_open(path, &m, &err) == TIER_OK, "%s", err.text);
+    const struct tier_tensor *t = tier_model_tensors(m, &count);
+    cr_assert(eq(sz, count, tensors));
+    for (size_t k = 0; k < count; k++) {
+        size_t p = 0;
+        bool control = strncmp(t[k].name, "scaffold/", 9) == 0;
+        const float *want = control ? r->control : values;
+        while (strcmp(tier_graph_param(r->graph, p)->name, t[k].name + (control ? 9 : 0)) != 0)
+            p++;
+        want += tier_graph_param(r->graph, p)->at;
+        float *got = malloc(t[k].count * sizeof *got);
+        cr_assert(tier_model_read(m, t[k].at, t[k].count, got, &err) == TIER_OK);
+        for (size_t i = 0; i < t[k].count; i++)
+            cr_assert(got[i] == want[i], "%s[%zu]: %a, %a", t[k].name, i, (double)got[i],
+                      (double)want[i]);
+        free(got);
+    }
+    tier_model_close(m);
+}
+
+/* The last figure of a run that the top has written down. */
+struct reference_figure {
+    const char *name;
+    double value;
+};
+static inline enum tier_status reference_see(void *arg, uint64_t round, const char *name,
+                                             double value, struct tier_err *err) {
+    (void)round, (void)name, (void)err;
+    ((struct reference_figure *)arg)->value = value;
+    return TIER_OK;
+}
+static inline bool reference_read(struct hub *hub, void *arg) {
+    struct reference_figure *f = arg;
+    return tier_journal_metric_each(hub->home.journal, hub->runs->hex, f->name, reference_see, f,
+                                    NULL) == TIER_OK;
+}
+static inline double last_figure(struct tree_node *top, const char *name) {
+    struct reference_figure f = {name, 0};
+    cr_assert(tree_until(top, reference_read, &f, TIMEOUT_MS));
+    return f.value;
+}
+
+#endif

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tier/share.h"
+
+#include <fnmatch.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NEAREST 3
+
+static bool matches(const struct tier_keys_list *list, const char *name) {
+    for (size_t i = 0; i < list->count; i++)
+        if (fnmatch(list->item[i], name, 0) == 0)
+            return true;
+    return false;
+}
+
+bool tier_share_travels(const struct tier_plan *plan, const char *name) {
+    return (plan->share.count == 0 || matches(&plan->share, name)) && !matches(&plan->keep, name);
+}
+
+void tier_share_tensor(const struct tier_plan *plan, const struct tier_graph_param *p,
+                       struct tier_tensor *out) {
+    *out = (struct tier_tensor){.ndim = (unsigned)p->dims_count, .frac_bits = plan->frac_bits};
+    snprintf(out->name, sizeof out->name, "%s", p->name);
+    memcpy(out->dims, p->dims, p->dims_count * sizeof p->dims[0]);
+}
+
+/* The names most like a pattern, as "'fc1.bias', 'fc2.bias'"; the file's order among equals. */
+static void say_nearest(const struct tier_graph *graph, const char *pattern, char *out,
+                        size_t bytes) {
+    size_t said[NEAREST], count = tier_graph_param_count(graph);
+
+    out[0] = '\0';
+    for (size_t k = 0; k < NEAREST && k < count; k++) {
+        size_t best = count, used = strlen(out);
+        unsigned least = 0;
+        for (size_t i = 0; i < count; i++) {
+            unsigned d = tier_text_distance(pattern, tier_graph_param(graph, i)->name);
+            bool taken = false;
+            for (size_t j = 0; j < k; j++)
+                taken = taken || said[j] == i;
+            if (!taken && (best == count || d < least)) {
+                best = i;
+                least = d;
+            }
+        }
+        said[k] = best;
+        snprintf(out + used, bytes - used, "%s'%.60s'", k ? ", " : "",
+                 tier_graph_param(graph, best)->name);
+    }
+}
+
+static enum tier_status check_list(const struct tier_keys_list *list, const char *key,
+                                   const struct tier_graph *graph, struct tier_err *err) {
+    for (size_t i = 0; i < list->count; i++) {
+        bool found = false;
+        char nearest[NEAREST * 66];
+        for (size_t p = 0; p < tier_graph_param_count(graph) && !found; p++)
+            found = fnmatch(list->item[i], tier_graph_param(graph, p)->name, 0) == 0;
+        if (found)
+            continue;
+        say_nearest(graph, list->item[i], nearest, sizeof nearest);
+        return tier_fail(err, TIER_EPLAN,
+                         "%s: the pattern '%.80s' matches no tensor of the model; the nearest: %s",
+                         key, list->item[i], nearest);
+    }
+    return TIER_OK;
+}
+
+enum tier_status tier_share_check(const struct tier_plan *plan, const struct tier_graph *graph,
+                                  struct tier_err *err) {
+    TIER_TRY(check_list(&plan->share, "share", graph, err));
+    TIER_TRY(check_list(&plan->keep, "keep", graph, err));
+    for (size_t i = 0; i < tier_graph_param_count(graph); i++)
+        if (tier_share_travels(plan, tier_graph_param(graph, i)->name))
+            return TIER_OK;
+    return tier_fail(err, TIER_EPLAN,
+                     "share and keep leave no tensor of the model to be shared: a federation needs "
+                     "at least one");
+}
+
+enum tier_status tier_share_kept(const struct tier_plan *plan, const struct tier_graph *graph,
+                                 struct tier_manifest **out, struct tier_err *err) {
+    size_t n = tier_graph_param_count(graph), count = 0;
+    struct tier_tensor *tensors = calloc(n ? n : 1, sizeof *tensors);
+    enum tier_status st = TIER_OK;
+
+    if (!tensors)
+        return tier_fail(err, TIER_ENOMEM, "no memory for a manifest of %zu tensors", n);
+    for (size_t i = 0; i < n; i++) {
+        const struct tier_graph_param *p = tier_graph_param(graph, i);
+        if (!tier_share_travels(plan, p->name))
+            tier_share_tensor(plan, p, &tensors[count++]);
+    }
+    if (count == 0)
+        *out = NULL;
+    else
+        st = tier_manifest_new(tensors, count, out, err);
+    free(tensors);
+    return st;
+}
+
+void tier_share_take(const struct tier_plan *plan, const struct tier_graph *graph, bool kept,
+                     const float *all, float *part) {
+    for (size_t i = 0; i < tier_graph_param_count(graph); i++) {
+        const struct tier_graph_param *p = tier_graph_param(graph, i);
+        if (tier_share_travels(plan, p->name) == kept)
+            continue;
+        memcpy(part, all + p->at, p->elements * sizeof *part);
+        part += p->elements;
+    }
+}
+
+void tier_share_put(const struct tier_plan *plan, const struct tier_graph *graph, bool kept,
+                    const float *part, float *all) {
+    for (size_t i = 0; i < tier_graph_param_count(graph); i++) {
+        const struct tier_graph_param *p = tier_graph_param(graph, i);
+        if (tier_share_travels(plan, p->name) == kept)
+            continue;
+        memcpy(all + p->at, part, p->elements * sizeof *part);
+        part += p->elements;
+    }
+}
