@@ -55,6 +55,7 @@ struct hub_run {
     struct tier_hash base_model;       /* of the round */
     const struct tier_merge_ops *rule; /* of this tier; NULL: the mean */
     struct tier_hash kept_update;      /* the last committed round's own, where the rule needs it */
+    struct tier_hash last_receipt;     /* the update's */
     uint64_t wanted_round;             /* the parent asked for it; not open yet */
     struct tier_hash wanted_base;      /* */
     uint64_t deadline_at_ms;           /* monotonic; 0: none */

@@ -29,14 +29,17 @@ struct spoke_run {
     char hex[TIER_HASH_HEX];
     enum spoke_run_state state;
     struct tier_plan plan;
-    struct tier_graph *graph; /* these three are here once the graph is */
+    struct tier_hash plan_hash; /* of its text; of an open run */
+    struct tier_graph *graph;   /* these three are here once the graph is */
     struct tier_manifest *manifest;
     struct spoke_data *data;
     struct tier_timer *again; /* for what a full disk has stopped */
     struct spoke_net *net;    /* the worker's; made for the first round */
     uint64_t round;           /* asked for last; 0: none */
     struct tier_hash base_model;
-    bool training; /* a job is on the worker, from this model: */
+    bool committed;                /* that round is: it is not trained again, whoever asks */
+    struct tier_hash last_receipt; /* the update's */
+    bool training;                 /* a job is on the worker, from this model: */
     struct tier_hash training_base;
 };
 

@@ -109,6 +109,10 @@ uint64_t tier_task_rounds(const struct tier_plan *plan) {
     return plan->rounds + (plan->evaluate_every ? 1 : 0);
 }
 
+uint64_t tier_task_model_bytes_max(const struct tier_plan *plan) {
+    return plan->model_bytes + TIER_MANIFEST_BYTES_MAX;
+}
+
 bool tier_task_trains(const struct tier_plan *plan, uint64_t round) {
     return round <= plan->rounds;
 }
