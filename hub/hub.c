@@ -188,15 +188,37 @@ static void link_down(void *owner, const char *reason) {
     hub_audit((struct hub *)owner, "parent.lost", "s:reason", reason);
 }
 
+/* Runs that are over stay, for operators; what grows is bounded by how fast a parent may begin
+ * them, and by how many may be open. */
+static enum tier_status has_room(const struct hub *hub, struct tier_err *err) {
+    size_t open = 0;
+    for (const struct hub_run *run = hub->runs; run; run = run->next)
+        open += run->state == HUB_RUN_OPEN;
+    return open < TIER_RUNS_OPEN_MAX
+               ? TIER_OK
+               : tier_fail(err, TIER_ELIMIT,
+                           "%zu runs are open here, as many as may be: end one of them first",
+                           open);
+}
+
 static void plan_came(struct hub *hub, const struct tier_to_child *m) {
     struct hub_run *run = hub_run_find(hub, &m->run);
     struct tier_err err = {0};
 
-    if (!run && hub_run_begin(hub, &m->run, m->plan, m->plan_bytes, &run, &err) != TIER_OK) {
+    tier_link_fault(hub->link); /* a plan is work, and is said once a stream */
+    if (!run && (has_room(hub, &err) != TIER_OK ||
+                 hub_run_begin(hub, &m->run, m->plan, m->plan_bytes, &run, &err) != TIER_OK)) {
         struct tier_from_child answer = {.type = TIER_FROM_ANSWER, .run = m->run};
         snprintf(answer.reason, sizeof answer.reason, "%s", err.text);
         tier_log_error("plan refused: %s", err.text);
         tier_link_send(hub->link, &answer);
+        tier_link_fault(hub->link);
+        return;
+    }
+    if (m->plan_bytes != run->plan_bytes || memcmp(m->plan, run->plan_text, m->plan_bytes) != 0) {
+        tier_log_warn("parent %s: another plan for run %.12s, which goes on by its first",
+                      hub->config->parent_name, run->hex);
+        tier_link_fault(hub->link);
         return;
     }
     hub_run_want_graph(run);
@@ -209,6 +231,11 @@ static void link_message(void *owner, const struct tier_to_child *m) {
 
     if (m->type == TIER_TO_PLAN)
         plan_came(hub, m);
+    else if (!run && m->type != TIER_TO_END) { /* a parent tells every child what has ended */
+        tier_log_warn("parent %s: a message about a run that it has sent no plan of",
+                      hub->config->parent_name);
+        tier_link_fault(hub->link);
+    }
     if (!run)
         return;
     switch (m->type) {

@@ -58,6 +58,7 @@ struct hub_run {
     struct tier_hash base_before;
     const struct tier_merge_ops *rule; /* of this tier; NULL: the mean */
     struct tier_hash kept_update;      /* the last committed round's own, where the rule needs it */
+    struct tier_hash last_receipt;     /* the update's */
     uint64_t wanted_round;             /* the parent asked for it; not open yet */
     struct tier_follow_target wanted;  /* its base */
     struct tier_follow follow;         /* of a hub: gets it */

@@ -192,7 +192,8 @@ static bool check_model(struct hub_run *run) {
         return true;
     if (hub_is_top(run->hub) && st == TIER_ECORRUPT)
         hub_run_finish(run, HUB_RUN_FAILED, err.text);
-    else if (!hub_is_top(run->hub) && !committed)
+    run->follow.bytes_max = tier_task_model_bytes_max(&run->plan);
+    if (!hub_is_top(run->hub) && !committed)
         tier_follow_to(&run->follow, &(struct tier_follow_target){.model = *model});
     return run->state == HUB_RUN_OPEN;
 }

@@ -62,8 +62,8 @@ static enum tier_update_state row_state(const struct tier_round_child *c) {
     }
 }
 
-/* A receipt stays with its update whatever becomes of that here, folded or lost and wanted again, so
- * that the child has one for it and the audit log one line. */
+/* A receipt stays with its update whatever becomes of that here, folded or lost and wanted again,
+ * so that the child has one for it and the audit log one line. */
 static void keep_receipt(struct hub_run *run, struct tier_journal_update *row) {
     struct tier_journal_update before;
 

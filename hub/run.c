@@ -259,11 +259,22 @@ void hub_run_published(struct hub_run *run, const struct tier_published *made,
         hub_run_want_round(run, done + 1, &next);
 }
 
+static void graph_fetched(void *arg, enum tier_status st, const char *text);
+
+static void stop_fetching(struct hub_run *run) {
+    struct tier_hash graph;
+    tier_follow_stop(&run->follow);
+    if (!run->manifest && tier_hash_parse(run->plan.model_sha256, &graph))
+        tier_link_unfetch(run->hub->link, &graph, graph_fetched, run);
+}
+
 void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *reason) {
     if (run->state != HUB_RUN_OPEN)
         return;
     run->state = state;
     snprintf(run->reason, sizeof run->reason, "%s", reason);
+    if (run->hub->link)
+        stop_fetching(run);
     run->wanted_round = 0;
     tier_timer_cancel(run->deadline);
     tier_timer_cancel(run->retry);
@@ -586,9 +597,39 @@ static void rearm_deadline(struct hub_run *run, uint64_t parent_ms) {
         hub_run_set_deadline(run, left_ms);
 }
 
+/* What the parent said is not acted upon. The link forgives some of it, not any amount. */
+static void not_heeded(struct hub_run *run, uint64_t round, const char *why) {
+    tier_log_warn("run %.12s round %" PRIu64 ": parent %s: %s", run->hex, round,
+                  run->hub->config->parent_name, why);
+    tier_link_fault(run->hub->link);
+}
+
+/* A round above the open one says that it is over, as a commit does: that is the parent's to say.
+ * It can neither bring a round back nor change what one starts from. */
+static bool round_fits(struct hub_run *run, uint64_t round, const struct tier_hash *base) {
+    bool wanted = run->wanted_round && round == run->wanted_round;
+    bool open = run->round.number && round == run->round.number;
+    const struct tier_hash *own = wanted ? &run->wanted.model : &run->base_model;
+
+    if (run->state != HUB_RUN_OPEN)
+        not_heeded(run, round, "the run is over here");
+    else if (round > tier_task_rounds(&run->plan))
+        not_heeded(run, round, "the plan has fewer rounds");
+    else if (round < run->round.number || round < run->wanted_round)
+        not_heeded(run, round, "a later round has begun");
+    else if ((wanted || open) && !tier_hash_equal(own, base))
+        not_heeded(run, round, "from another model than it began");
+    else if (wanted || open) {
+        tier_link_fault(run->hub->link); /* said again after a loss of the stream, and no oftener */
+        return !wanted;
+    } else
+        return true;
+    return false;
+}
+
 void hub_run_round(struct hub_run *run, uint64_t round, const struct tier_follow_target *base,
                    uint64_t deadline_ms) {
-    if (run->state != HUB_RUN_OPEN || round < run->round.number || round == run->wanted_round)
+    if (!round_fits(run, round, &base->model))
         return;
     if (deadline_ms > DEADLINE_MS_MAX)
         deadline_ms = DEADLINE_MS_MAX;
@@ -605,6 +646,7 @@ void hub_run_round(struct hub_run *run, uint64_t round, const struct tier_follow
     run->wanted_round = round;
     run->wanted = *base;
     run->follow.manifest = run->manifest;
+    run->follow.bytes_max = tier_task_model_bytes_max(&run->plan);
     tier_follow_to(&run->follow, base);
 }
 
@@ -615,8 +657,14 @@ void hub_run_receipt(struct hub_run *run, const struct tier_receipt *r) {
         tier_log_error("the parent's receipt is not valid: %s", err.text);
         hub_audit(hub, "receipt.invalid", "h:run", &run->id, "u:round", r->round, "s:reason",
                   err.text);
+        tier_link_fault(hub->link);
         return;
     }
+    if (tier_hash_equal(&run->last_receipt, &r->update)) {
+        tier_link_fault(hub->link); /* said again after a loss of the stream */
+        return;
+    }
+    run->last_receipt = r->update;
     if (tier_journal_sent_set_state(run->hub->home.journal, run->hex, r->round, &r->update,
                                     TIER_SENT_RECEIVED, &err) != TIER_OK &&
         err.status != TIER_ENOTFOUND)
@@ -629,10 +677,16 @@ void hub_run_refused(struct hub_run *run, uint64_t round, const char *reason) {
     tier_log_warn("run %.12s round %" PRIu64 ": the parent refuses our update: %s", run->hex, round,
                   reason);
     hub_audit(run->hub, "refused", "h:run", &run->id, "u:round", round, "s:reason", reason);
+    tier_link_fault(run->hub->link);
 }
 
 void hub_run_committed(struct hub_run *run, uint64_t round) {
-    if (run->state == HUB_RUN_OPEN && run->round.number == round)
+    if (run->state == HUB_RUN_OPEN && round > run->round.number)
+        not_heeded(run, round, "a commit of a round that is not open here");
+    else if (run->state != HUB_RUN_OPEN || round < run->round.number ||
+             run->round.state == TIER_ROUND_COMMITTED)
+        tier_link_fault(run->hub->link);
+    else
         commit_round(run);
 }
 
@@ -643,7 +697,8 @@ void hub_run_want_graph(struct hub_run *run) {
         return;
     }
     tier_hash_parse(run->plan.model_sha256, &graph);
-    tier_link_fetch(run->hub->link, &graph, TIER_CONTENT_GRAPH, graph_fetched, run);
+    tier_link_fetch(run->hub->link, &graph, TIER_CONTENT_GRAPH, run->plan.model_bytes,
+                    graph_fetched, run);
 }
 
 void hub_run_first_round(struct hub_run *run) {

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #define FULL_RETRY_MS 10000
+#define ROUND_COMMITTED "committed" /* in the journal: the run's round is */
 
 static void *need(void *p) {
     if (!p)
@@ -52,6 +53,7 @@ static void journal_run(struct spoke_run *run) {
     struct tier_err err = {0};
     memcpy(row.run, run->hex, sizeof row.run);
     row.model = run->base_model;
+    snprintf(row.detail, sizeof row.detail, "%s", run->committed ? ROUND_COMMITTED : "");
     if (tier_journal_run_set(run->spoke->home.journal, &row, &err) != TIER_OK)
         stop_on(run->spoke, &err);
 }
@@ -176,7 +178,8 @@ static void want_graph(void *arg) {
     if (run->state != SPOKE_RUN_OPEN)
         return;
     tier_hash_parse(run->plan.model_sha256, &graph);
-    tier_link_fetch(run->spoke->link, &graph, TIER_CONTENT_GRAPH, graph_fetched, run);
+    tier_link_fetch(run->spoke->link, &graph, TIER_CONTENT_GRAPH, run->plan.model_bytes,
+                    graph_fetched, run);
 }
 
 static void base_fetched(void *arg, enum tier_status st, const char *text);
@@ -208,21 +211,71 @@ static void run_free(struct spoke_run *run) {
     free(run);
 }
 
+/* What the parent said is not acted upon. The link forgives some of it, not any amount. */
+static void not_heeded(struct spoke *spoke, const char *text) {
+    tier_log_warn("parent %s: %s", spoke->config->parent_name, text);
+    tier_link_fault(spoke->link);
+}
+
+/* Room for one more run: the oldest of those that are over is forgotten where there are many. */
+static enum tier_status make_room(struct spoke *spoke, struct tier_err *err) {
+    struct spoke_run **oldest = NULL;
+    size_t open = 0, all = 0;
+
+    for (struct spoke_run **at = &spoke->runs; *at; at = &(*at)->next, all++) {
+        if ((*at)->state == SPOKE_RUN_OPEN)
+            open++;
+        else if (!(*at)->training)
+            oldest = at; /* the newest come first */
+    }
+    if (open >= TIER_RUNS_OPEN_MAX)
+        return tier_fail(err, TIER_ELIMIT,
+                         "%zu runs are open here, as many as may be: end one of them first", open);
+    if (all < TIER_RUNS_KEPT_MAX || !oldest)
+        return TIER_OK;
+    struct spoke_run *run = *oldest;
+    if (tier_journal_run_delete(spoke->home.journal, run->hex, err) != TIER_OK) {
+        stop_on(spoke, err);
+        return err->status;
+    }
+    *oldest = run->next;
+    run_free(run);
+    return TIER_OK;
+}
+
+/* A plan that is none, or one too many, is answered and leaves nothing behind. */
+static void refuse_plan(struct spoke *spoke, const struct tier_hash *id, const char *reason) {
+    struct tier_from_child m = {.type = TIER_FROM_ANSWER, .run = *id};
+    char hex[TIER_HASH_HEX];
+
+    say_without_folders(reason, m.reason, sizeof m.reason);
+    tier_log_warn("run %.12s declined: %s", tier_hash_hex(id, hex), reason);
+    audit(spoke, "plan.declined", "h:run", id, "s:reason", reason);
+    tier_link_send(spoke->link, &m);
+    tier_link_fault(spoke->link);
+}
+
 static void plan_came(struct spoke *spoke, const struct tier_to_child *m) {
     struct spoke_run *run = run_find(spoke, &m->run);
+    struct tier_hash hash;
     struct tier_err err = {0};
 
+    tier_hash_data(m->plan, m->plan_bytes, &hash);
     if (!run) {
         struct tier_journal_run row = {.created_ms = tier_wall_ms()};
+        struct tier_plan plan;
+        if (tier_plan_parse(m->plan, m->plan_bytes, &plan, &err) != TIER_OK ||
+            make_room(spoke, &err) != TIER_OK) {
+            refuse_plan(spoke, &m->run, err.text);
+            return;
+        }
         run = run_new(spoke, &m->run);
+        run->plan = plan;
+        run->plan_hash = hash;
         memcpy(row.run, run->hex, sizeof row.run);
         if (tier_journal_run_add(spoke->home.journal, &row, m->plan, m->plan_bytes, "", 0, &err) !=
             TIER_OK) {
             stop_on(spoke, &err);
-            return;
-        }
-        if (tier_plan_parse(m->plan, m->plan_bytes, &run->plan, &err) != TIER_OK) {
-            decline_run(run, err.text);
             return;
         }
         if (spoke->config->spoke.accept == TIER_ACCEPT_NONE) {
@@ -233,8 +286,16 @@ static void plan_came(struct spoke *spoke, const struct tier_to_child *m) {
               run->plan.purpose);
         tier_log_info("run %.12s: '%s' accepted", run->hex, run->plan.name);
     }
+    tier_link_fault(spoke->link); /* a plan is work, and is said once a stream */
     if (run->state == SPOKE_RUN_DECLINED) {
         answer(run, false, "declined before");
+        return;
+    }
+    if (run->state == SPOKE_RUN_OPEN && !tier_hash_equal(&run->plan_hash, &hash)) {
+        char text[128];
+        snprintf(text, sizeof text, "another plan for run %.12s, which goes on by its first",
+                 run->hex);
+        not_heeded(spoke, text);
         return;
     }
     want_graph(run);
@@ -348,7 +409,7 @@ static void job_done(void *arg) {
     run->training = false;
     if (run->state != SPOKE_RUN_OPEN || !tier_hash_equal(&run->base_model, &job->base))
         drop_model(run->spoke, &job->base); /* the run went on, or ended, while it was in use */
-    if (run->state == SPOKE_RUN_OPEN && run->round == job->round) {
+    if (run->state == SPOKE_RUN_OPEN && run->round == job->round && !run->committed) {
         if (job->st != TIER_OK)
             decline_round(run, job->err.text);
         else if (journal_sealed(run, job, &err) != TIER_OK)
@@ -372,7 +433,8 @@ static void job_done(void *arg) {
 static void train_round(struct spoke_run *run) {
     struct tier_hash id;
 
-    if (run->training || !run->data || !run->spoke->worker) /* no worker: it is being closed */
+    if (run->committed || run->training || !run->data ||
+        !run->spoke->worker) /* no worker: it is being closed */
         return;
     if (sealed_before(run, run->round, &id)) {
         offer(run, &id);
@@ -479,10 +541,39 @@ static void release_below(struct spoke_run *run, uint64_t below, uint64_t commit
             stop_on(run->spoke, &err);
 }
 
+/*
+ * A round above the one that is open says that all below it are over, as a commit does: that is the
+ * parent's to say, since it counts. It can neither bring a round back nor change what one starts
+ * from, so nothing is trained twice.
+ */
+static bool round_fits(struct spoke_run *run, const struct tier_to_child *m) {
+    uint64_t last = tier_task_rounds(&run->plan);
+    char text[160] = "";
+
+    if (run->state != SPOKE_RUN_OPEN)
+        snprintf(text, sizeof text, "run %.12s is over: round %" PRIu64 " is not trained", run->hex,
+                 m->round);
+    else if (m->round > last)
+        snprintf(text, sizeof text, "run %.12s: round %" PRIu64 " of a plan of %" PRIu64, run->hex,
+                 m->round, last);
+    else if (m->round < run->round || (m->round == run->round && run->committed))
+        snprintf(text, sizeof text, "run %.12s: round %" PRIu64 " was committed before", run->hex,
+                 m->round);
+    else if (m->round == run->round && !tier_hash_equal(&m->model, &run->base_model))
+        snprintf(text, sizeof text, "run %.12s: round %" PRIu64 " from another model than it began",
+                 run->hex, m->round);
+    if (*text)
+        not_heeded(run->spoke, text);
+    else if (m->round == run->round)
+        tier_link_fault(
+            run->spoke->link); /* said again after a loss of the stream, and no oftener */
+    return !*text;
+}
+
 static void round_came(struct spoke_run *run, const struct tier_to_child *m) {
     const struct tier_follow_target base = {m->model, m->delta, m->delta_base};
 
-    if (run->state != SPOKE_RUN_OPEN || m->round < run->round)
+    if (!round_fits(run, m))
         return;
     if (m->round > run->round) {
         struct tier_hash before = run->base_model;
@@ -491,6 +582,7 @@ static void round_came(struct spoke_run *run, const struct tier_to_child *m) {
         release_below(run, m->round, m->round);
         run->round = m->round;
         run->base_model = m->model;
+        run->committed = false;
         if (any)
             run->base_before = before;
         journal_run(run);
@@ -498,7 +590,28 @@ static void round_came(struct spoke_run *run, const struct tier_to_child *m) {
     run->follow.link = run->spoke->link;
     run->follow.intake = run->spoke->intake;
     run->follow.manifest = run->manifest;
+    run->follow.bytes_max = tier_task_model_bytes_max(&run->plan);
     tier_follow_to(&run->follow, &base);
+}
+
+/* The round that is open, or one before it: none that this child has not been told of. */
+static void commit_came(struct spoke_run *run, const struct tier_to_child *m) {
+    char text[128];
+
+    if (m->round > run->round) {
+        snprintf(text, sizeof text,
+                 "run %.12s: a commit of round %" PRIu64 ", and round %" PRIu64 " is open",
+                 run->hex, m->round, run->round);
+        not_heeded(run->spoke, text);
+        return;
+    }
+    if (m->round < run->round || run->committed)
+        tier_link_fault(run->spoke->link);
+    release_below(run, m->round + 1, m->round + 1);
+    if (m->round < run->round || run->committed || run->state != SPOKE_RUN_OPEN)
+        return;
+    run->committed = true;
+    journal_run(run);
 }
 
 /* The hospital's own tensors stay when the run has ended, and nothing else of it does. */
@@ -522,8 +635,14 @@ static enum tier_status keep_private(struct spoke_run *run, const struct tier_ha
 }
 
 static void end_came(struct spoke_run *run, const struct tier_to_child *m) {
+    struct tier_hash graph;
+
     if (run->state == SPOKE_RUN_ENDED)
         return;
+    if (run->state == SPOKE_RUN_OPEN && tier_hash_parse(run->plan.model_sha256, &graph))
+        tier_link_unfetch(run->spoke->link, &graph, graph_fetched, run);
+    tier_follow_stop(&run->follow);
+    tier_timer_cancel(run->follow_again);
     tier_log_info("run %.12s has ended: %s", run->hex, m->reason);
     audit(run->spoke, "run.ended", "h:run", &run->id, "b:completed", (int)m->completed, "s:reason",
           m->reason, "h:model", &m->model);
@@ -553,8 +672,14 @@ static void receipt_came(struct spoke_run *run, const struct tier_receipt *r) {
         tier_log_error("the parent's receipt is not valid: %s", err.text);
         audit(spoke, "receipt.invalid", "h:run", &run->id, "u:round", r->round, "s:reason",
               err.text);
+        tier_link_fault(spoke->link);
         return;
     }
+    if (tier_hash_equal(&run->last_receipt, &r->update)) {
+        tier_link_fault(spoke->link); /* said again after a loss of the stream */
+        return;
+    }
+    run->last_receipt = r->update;
     if (tier_journal_sent_set_state(spoke->home.journal, run->hex, r->round, &r->update,
                                     TIER_SENT_RECEIVED, &err) != TIER_OK &&
         err.status != TIER_ENOTFOUND)
@@ -589,6 +714,8 @@ static void link_message(void *owner, const struct tier_to_child *m) {
 
     if (m->type == TIER_TO_PLAN)
         plan_came(spoke, m);
+    else if (!run && m->type != TIER_TO_END) /* a parent tells every child what has ended */
+        not_heeded(spoke, "a message about a run that it has sent no plan of");
     if (!run)
         return;
     switch (m->type) {
@@ -603,9 +730,10 @@ static void link_message(void *owner, const struct tier_to_child *m) {
                       m->round, m->reason);
         audit(spoke, "refused", "h:run", &run->id, "u:round", m->round, "h:update", &m->update,
               "s:reason", m->reason);
+        tier_link_fault(spoke->link);
         break;
     case TIER_TO_COMMIT:
-        release_below(run, m->round + 1, m->round + 1);
+        commit_came(run, m);
         break;
     case TIER_TO_END:
         end_came(run, m);
@@ -636,9 +764,11 @@ static enum tier_status restore_run(void *arg, const struct tier_journal_run *ro
     run->state = (enum spoke_run_state)row->state;
     run->round = row->round;
     run->base_model = row->model;
+    run->committed = strcmp(row->detail, ROUND_COMMITTED) == 0;
     if (run->state != SPOKE_RUN_OPEN)
         return TIER_OK;
     TIER_TRY(tier_journal_run_plan(spoke->home.journal, row->run, &plan, &sig, err));
+    tier_hash_data(plan.data, plan.bytes, &run->plan_hash);
     enum tier_status st = tier_plan_parse(plan.data, plan.bytes, &run->plan, err);
     tier_journal_blob_release(&plan);
     tier_journal_blob_release(&sig);

@@ -31,7 +31,8 @@ struct spoke_run {
     char hex[TIER_HASH_HEX];
     enum spoke_run_state state;
     struct tier_plan plan;
-    struct tier_graph *graph; /* these four are here once the graph is */
+    struct tier_hash plan_hash; /* of its text; of an open run */
+    struct tier_graph *graph;   /* these four are here once the graph is */
     struct tier_manifest *manifest;
     struct tier_manifest *kept; /* the tensors that stay here; NULL: none do */
     struct spoke_data *data;
@@ -43,7 +44,9 @@ struct spoke_run {
     struct tier_hash base_before; /* what its delta starts from, until base_model is here */
     struct tier_follow follow;
     struct tier_timer *follow_again; /* for a model that could not be had yet */
-    bool training; /* a job is on the worker, from this model: */
+    bool committed;                  /* that round is: it is not trained again, whoever asks */
+    struct tier_hash last_receipt;   /* the update's */
+    bool training;                   /* a job is on the worker, from this model: */
     struct tier_hash training_base;
 };
 

@@ -320,6 +320,12 @@ void tier_content_rx_close(struct tier_content_rx *rx) {
     free(rx);
 }
 
+void tier_content_rx_discard(struct tier_content_rx *rx) {
+    if (rx)
+        unlink(rx->part);
+    tier_content_rx_close(rx);
+}
+
 enum tier_status tier_content_store(const char *dir, const char *suffix, const void *data,
                                     size_t bytes, struct tier_hash *hash_out,
                                     struct tier_err *err) {

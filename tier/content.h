@@ -62,6 +62,8 @@ enum tier_status tier_content_rx_writev(struct tier_content_rx *rx, const struct
 enum tier_status tier_content_rx_finish(struct tier_content_rx *rx, struct tier_err *err);
 /* Keeps the partial file. NULL is fine. */
 void tier_content_rx_close(struct tier_content_rx *rx);
+/* As close, and what has come is deleted: the next attempt begins anew. */
+void tier_content_rx_discard(struct tier_content_rx *rx);
 
 /* Stores bytes held in memory under their hash, synced; a file that is there already is kept. */
 enum tier_status tier_content_store(const char *dir, const char *suffix, const void *data,

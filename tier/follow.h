@@ -22,19 +22,22 @@ struct tier_follow {
     struct tier_intake *intake;
     const char *models_dir;
     const struct tier_manifest *manifest; /* NULL: models come whole */
+    uint64_t bytes_max;                   /* of either */
     tier_fetched done;                    /* of the newest target only */
     void *arg;
 
-    bool busy;
+    enum { TIER_FOLLOW_IDLE, TIER_FOLLOW_DELTA, TIER_FOLLOW_APPLY, TIER_FOLLOW_WHOLE } step;
     struct tier_follow_target want, now;
     struct tier_err applied;
 };
 
 /*
- * Begins, or goes on to another target once the one under way is through. `done` is called later,
+ * Begins, or goes on to another target instead of the one under way. `done` is called later,
  * from a loop callback, once for one or more calls; as with tier_link_fetch not when the node
  * stops. The delta's file is the owner's to delete.
  */
 void tier_follow_to(struct tier_follow *f, const struct tier_follow_target *target);
+/* Nothing is wanted any more; `done` is not called. */
+void tier_follow_stop(struct tier_follow *f);
 
 #endif

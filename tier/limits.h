@@ -64,6 +64,15 @@
 #define TIER_RETURN_MS_PER_CHILD 5u
 #define TIER_RETURN_MS_MAX 60000u
 
+/* What a parent may have under way at its child. Every refused, repeated or contradictory message
+ * is a fault, one a second is forgiven; a parent with more is left alone for a while. A child has
+ * so many runs open at a time, and a spoke remembers so many in all. */
+#define TIER_PARENT_FAULTS_MAX 256u
+#define TIER_PARENT_PAUSE_MS 10000u
+#define TIER_WELCOME_MS 15000u
+#define TIER_RUNS_OPEN_MAX 64u
+#define TIER_RUNS_KEPT_MAX 1024u
+
 /* Receive credit: chunks in flight over all streams of a node. */
 #define TIER_CREDIT_CHUNKS 24
 

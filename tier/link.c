@@ -11,10 +11,12 @@
 #include "tier/log.h"
 #include "tier/sender.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #define RETRY_MS_MIN 100
 #define RETRY_MS_FIRST 1000
@@ -46,6 +48,8 @@ struct fetch {
     struct tier_timer *again;
     unsigned retry_ms;
     struct tier_err failure; /* ours, which the call's own end does not know */
+    uint64_t bytes_max, pieces;
+    bool unwanted; /* nobody waits for it any more */
     struct waiter {
         tier_fetched done;
         void *arg;
@@ -66,7 +70,13 @@ struct tier_link {
     bool tls, up, closing;
     unsigned retry_ms, first_ms; /* first_ms: of the delays after a loss, by the parent's word */
     struct tier_timer *retry;
-    char last_reason[256];                   /* a reason is logged once, not at every attempt */
+    char last_reason[256];      /* a reason is logged once, not at every attempt */
+    struct tier_timer *welcome; /* how long the parent may take to say it */
+    bool dropped;               /* the stream, for the parent's faults */
+    uint64_t faults, faults_at_ms;
+    struct tier_hash offered[TIER_CHILD_OFFERS_MAX]; /* the newest: nothing else is ever pushed */
+    bool granted[TIER_CHILD_OFFERS_MAX];             /* since it was offered last */
+    size_t offered_next;
     struct tier_intake *intake, *own_intake; /* the latter where the owner has none */
     struct push *pushes;
     struct fetch *fetches;
@@ -77,6 +87,22 @@ static void *need(void *p) {
     if (!p)
         abort();
     return p;
+}
+
+void tier_link_fault(struct tier_link *link) {
+    uint64_t now = tier_clock_ms(), forgiven = (now - link->faults_at_ms) / 1000;
+
+    link->faults -= forgiven < link->faults ? forgiven : link->faults;
+    link->faults_at_ms += forgiven * 1000;
+    if (link->faults < TIER_PARENT_FAULTS_MAX)
+        link->faults++;
+    else if (link->stream && !link->dropped && !link->closing) {
+        tier_log_error("parent %s: more than %u refused, repeated or contradictory messages: the "
+                       "stream is ended, and opened again in %u s",
+                       link->parent_name, TIER_PARENT_FAULTS_MAX, TIER_PARENT_PAUSE_MS / 1000);
+        link->dropped = true;
+        tier_rpc_cancel(link->stream);
+    }
 }
 
 /* ---- pushing ---- */
@@ -104,10 +130,12 @@ static void push_message(struct tier_rpc_call *call, struct tier_rpc_message *m)
     size_t n = tier_rpc_message_bytes(m);
     const uint8_t *bytes = tier_rpc_message_flat(m, 4096);
 
-    if (!bytes || tier_wire_receipt(bytes, n, &p->receipt, &err) != TIER_OK)
-        tier_log_warn("parent's receipt cannot be read: %s", bytes ? err.text : "too long");
-    else
+    if (bytes && tier_wire_receipt(bytes, n, &p->receipt, &err) == TIER_OK) {
         p->have_receipt = true;
+    } else {
+        tier_log_warn("parent's receipt cannot be read: %s", bytes ? err.text : "too long");
+        tier_link_fault(p->link);
+    }
     tier_rpc_read(call);
 }
 
@@ -144,6 +172,7 @@ static void push_closed(struct tier_rpc_call *call, enum tier_status status, con
     link->events->push_failed(link->owner, &p->id, for_good, text);
     if (for_good) {
         push_free(p);
+        tier_link_fault(link);
         return;
     }
     /* With the stream down, `up` makes the owner offer again; this is for a stream that holds. */
@@ -165,10 +194,37 @@ static enum tier_status read_update(void *source, uint64_t offset, void *out, si
     return TIER_OK;
 }
 
+static size_t offered_at(const struct tier_link *link, const struct tier_hash *id) {
+    size_t i = 0;
+    while (i < TIER_CHILD_OFFERS_MAX && !tier_hash_equal(&link->offered[i], id))
+        i++;
+    return i;
+}
+
+/* A hub's spool holds its children's updates too, which are nobody else's business: a parent gets
+ * what it was offered and nothing else, whatever it asks for. */
+static bool grant_fits(struct tier_link *link, const struct tier_hash *id) {
+    char hex[TIER_HASH_HEX];
+    size_t i = offered_at(link, id);
+
+    if (i == TIER_CHILD_OFFERS_MAX || tier_hash_is_zero(id)) {
+        tier_log_warn("parent %s grants update %.12s, which was not offered to it: ignored",
+                      link->parent_name, tier_hash_hex(id, hex));
+        tier_link_fault(link);
+        return false;
+    }
+    if (link->granted[i])
+        tier_link_fault(link); /* an update that was damaged there is wanted again: seldom */
+    link->granted[i] = true;
+    return !link->dropped;
+}
+
 static void granted(struct tier_link *link, const struct tier_hash *id, uint64_t offset) {
     struct tier_err err = {0};
     struct push *p;
 
+    if (!grant_fits(link, id))
+        return;
     for (p = link->pushes; p; p = p->next)
         if (tier_hash_equal(&p->id, id))
             break;
@@ -187,8 +243,14 @@ static void granted(struct tier_link *link, const struct tier_hash *id, uint64_t
         return;
     }
     uint64_t total = tier_spool_update_header(p->update)->payload_bytes;
-    if (offset > total)
-        offset = 0;
+    if (offset > total) {
+        tier_log_warn("parent %s grants an update of %" PRIu64 " bytes from byte %" PRIu64
+                      " on: ignored",
+                      link->parent_name, total, offset);
+        push_free(p);
+        tier_link_fault(link);
+        return;
+    }
     p->call = tier_rpc_call_new(link->channel, TIER_PATH_PUSH, &push_handler, p, 0);
     p->sender = tier_sender_new(p->call, id, NULL, read_update, p, total, offset);
     tier_rpc_read(p->call);
@@ -202,6 +264,11 @@ enum tier_status tier_link_offer(struct tier_link *link, const struct tier_hash 
 
     TIER_TRY(tier_spool_update_open(link->spool, id, &u, err));
     m.header = tier_spool_update_header_bytes(u, &m.header_bytes);
+    size_t at = offered_at(link, id);
+    if (at == TIER_CHILD_OFFERS_MAX)
+        at = link->offered_next++ % TIER_CHILD_OFFERS_MAX;
+    link->offered[at] = *id;
+    link->granted[at] = false;
     if (tier_link_send(link, &m))
         link->traffic.header_bytes += m.header_bytes;
     tier_spool_update_close(u);
@@ -248,8 +315,19 @@ static enum tier_status fetch_absorb(void *owner, struct tier_piece_reader *r, u
     size_t n;
     struct iovec whole = {scratch, 0};
 
-    if (r->piece.offset != tier_content_rx_offset(f->rx))
-        return tier_fail(err, TIER_EPROTO, "a piece at an offset nobody asked for");
+    uint64_t at = tier_content_rx_offset(f->rx);
+    if (r->piece.offset != at)
+        return tier_fail(err, TIER_EPROTO,
+                         "a piece at offset %" PRIu64 ", which nobody asked for: %" PRIu64
+                         " is next",
+                         r->piece.offset, at);
+    if (r->piece.total > f->bytes_max || r->piece.data_bytes > f->bytes_max - at)
+        return tier_fail(err, TIER_EPROTO,
+                         "content of %" PRIu64 " bytes or more, at most %" PRIu64 " are right",
+                         r->piece.total > f->bytes_max ? r->piece.total : at + r->piece.data_bytes,
+                         f->bytes_max);
+    if (f->pieces++ && r->piece.data_bytes == 0)
+        return tier_fail(err, TIER_EPROTO, "a piece without data");
     while (tier_piece_next(r, &data, &n)) { /* at most TIER_CHUNK_BYTES */
         memcpy(scratch + whole.iov_len, data, n);
         whole.iov_len += n;
@@ -285,6 +363,14 @@ static void fetch_drained(void *owner) {
 
 static void fetch_start(void *arg);
 
+/* Nobody waits for it: what has come goes. Neither a call nor the intake is at work on it. */
+static void fetch_give_up(struct fetch *f) {
+    char *part = tier_content_path(f->link->models_dir, &f->sha256, ".part");
+    unlink(part);
+    free(part);
+    fetch_finish(f, TIER_ECANCELLED, "not wanted any more");
+}
+
 /* The call is over and all that came is absorbed. */
 static void fetch_released(void *owner) {
     struct fetch *f = owner;
@@ -295,6 +381,10 @@ static void fetch_released(void *owner) {
     f->strand = NULL;
     if (f->link->closing) {
         fetch_finish(f, TIER_ECANCELLED, "the node stops");
+        return;
+    }
+    if (f->unwanted) {
+        fetch_give_up(f);
         return;
     }
     if (status == TIER_OK && err.status == TIER_OK) {
@@ -312,8 +402,19 @@ static void fetch_released(void *owner) {
         fetch_finish(f, err.status == TIER_EFULL ? TIER_EFULL : status, text);
         return;
     }
-    tier_log_info("fetch interrupted, will go on: %s", text);
-    tier_content_rx_close(f->rx);
+    bool lied = err.status == TIER_EPROTO || err.status == TIER_ECORRUPT;
+    char hex[TIER_HASH_HEX];
+    if (lied)
+        tier_log_warn("parent %s: content %.12s, asked for again: %s", f->link->parent_name,
+                      tier_hash_hex(&f->sha256, hex), text);
+    else
+        tier_log_info("fetch interrupted, will go on: %s", text);
+    /* An offset that the parent does not take lies behind the end of what it has: ours is not it.
+     */
+    if (lied || status == TIER_EARG)
+        tier_content_rx_discard(f->rx);
+    else
+        tier_content_rx_close(f->rx);
     f->rx = NULL;
     f->retry_ms = f->retry_ms ? f->retry_ms * 2 : RETRY_MS_MIN;
     if (f->retry_ms > RETRY_MS_MAX)
@@ -347,10 +448,15 @@ static void fetch_opened(void *arg) {
         fetch_finish(f, TIER_ECANCELLED, "the node stops");
         return;
     }
+    if (f->unwanted) {
+        fetch_give_up(f);
+        return;
+    }
     if (f->failure.status != TIER_OK) {
         fetch_finish(f, f->failure.status, f->failure.text);
         return;
     }
+    f->pieces = 0;
     struct tier_fetch_request request = {.sha256 = f->sha256,
                                          .offset = tier_content_rx_offset(f->rx)};
     struct tier_bytes b = tier_wire_fetch_request_bytes(&request);
@@ -366,6 +472,10 @@ static void fetch_opened(void *arg) {
 static void fetch_start(void *arg) {
     struct fetch *f = arg;
 
+    if (f->unwanted) {
+        fetch_give_up(f);
+        return;
+    }
     f->failure = (struct tier_err){0};
     f->opening = true;
     tier_intake_submit(f->link->intake, fetch_open, fetch_opened, fetch_opened, f);
@@ -375,22 +485,52 @@ static void fetch_nothing_to_do(void *arg) {
     fetch_finish(arg, TIER_OK, "");
 }
 
-void tier_link_fetch(struct tier_link *link, const struct tier_hash *sha256, const char *suffix,
-                     tier_fetched done, void *arg) {
-    struct waiter *w = need(calloc(1, sizeof *w));
-    struct fetch *f;
+static struct fetch *fetch_of(struct tier_link *link, const struct tier_hash *sha256) {
+    struct fetch *f = link->fetches;
+    while (f && !tier_hash_equal(&f->sha256, sha256))
+        f = f->next;
+    return f;
+}
 
-    for (f = link->fetches; f; f = f->next)
-        if (tier_hash_equal(&f->sha256, sha256))
-            break;
+void tier_link_unfetch(struct tier_link *link, const struct tier_hash *sha256, tier_fetched done,
+                       void *arg) {
+    struct fetch *f = fetch_of(link, sha256);
+
+    for (struct waiter **at = f ? &f->waiters : NULL; at && *at; at = &(*at)->next) {
+        struct waiter *w = *at;
+        if (w->done != done || w->arg != arg)
+            continue;
+        *at = w->next;
+        free(w);
+        break;
+    }
+    if (!f || f->waiters || f->unwanted)
+        return;
+    f->unwanted = true;
+    if (f->call)
+        tier_rpc_cancel(f->call);
+    else if (!f->opening && !f->strand)
+        tier_timer_set(f->again, 0);
+}
+
+void tier_link_fetch(struct tier_link *link, const struct tier_hash *sha256, const char *suffix,
+                     uint64_t bytes_max, tier_fetched done, void *arg) {
+    struct fetch *f = fetch_of(link, sha256);
+
+    for (const struct waiter *w = f ? f->waiters : NULL; w; w = w->next)
+        if (w->done == done && w->arg == arg)
+            return;
+    struct waiter *w = need(calloc(1, sizeof *w));
     *w = (struct waiter){.done = done, .arg = arg, .next = f ? f->waiters : NULL};
     if (f) {
         f->waiters = w;
+        f->unwanted = false;
         return;
     }
     f = need(calloc(1, sizeof *f));
     f->link = link;
     f->sha256 = *sha256;
+    f->bytes_max = bytes_max;
     f->waiters = w;
     snprintf(f->suffix, sizeof f->suffix, "%s", suffix);
     f->next = link->fetches;
@@ -426,7 +566,9 @@ static void lost(struct tier_link *link, const char *reason) {
         link->retry_ms = link->first_ms;
         link->events->down(link->owner, reason);
     }
-    tier_timer_set(link->retry, retry_delay(link));
+    tier_timer_cancel(link->welcome);
+    tier_timer_set(link->retry, link->dropped ? TIER_PARENT_PAUSE_MS : retry_delay(link));
+    link->dropped = false;
     unsigned most = link->first_ms > RETRY_MS_MAX ? link->first_ms : RETRY_MS_MAX;
     link->retry_ms = link->retry_ms * 2 > most ? most : link->retry_ms * 2;
 }
@@ -453,29 +595,58 @@ static void stream_opened(struct tier_rpc_call *call) {
     tier_rpc_read(call);
 }
 
+/* Welcome comes first, once, and from the parent that is configured. */
+static enum tier_status check_welcome(const struct tier_link *link, const struct tier_to_child *m,
+                                      struct tier_err *err) {
+    bool welcome = m->type == TIER_TO_WELCOME;
+
+    if (welcome == link->up)
+        return tier_fail(err, TIER_EPROTO, "a parent begins with welcome, and says it once");
+    if (welcome && m->protocol != TIER_PROTOCOL)
+        return tier_fail(err, TIER_EPROTO, "the parent speaks protocol %u, this child %d",
+                         m->protocol, TIER_PROTOCOL);
+    if (welcome && strcmp(m->name, link->parent_name) != 0)
+        return tier_fail(err, TIER_EIDENTITY, "it says it is '%s'; '%s' is configured", m->name,
+                         link->parent_name);
+    return TIER_OK;
+}
+
+static void on_no_welcome(void *arg) {
+    struct tier_link *link = arg;
+    if (link->up || !link->stream || link->closing)
+        return;
+    tier_log_warn("parent %s has not said welcome for %u s", link->parent_name,
+                  TIER_WELCOME_MS / 1000);
+    tier_rpc_cancel(link->stream);
+}
+
 static void stream_message(struct tier_rpc_call *call, struct tier_rpc_message *message) {
     struct tier_link *link = tier_rpc_user(call);
     struct tier_to_child m = {0};
     struct tier_err err = {0};
-    if (link->closing)
+    if (link->closing || link->dropped)
         return;
     size_t n = tier_rpc_message_bytes(message);
     const uint8_t *bytes = tier_rpc_message_flat(message, TIER_PLAN_BYTES_MAX + 4096);
-    enum tier_status st = bytes ? tier_wire_to_child(bytes, n, &m, &err)
-                                : tier_fail(&err, TIER_ELIMIT, "a control message of %zu bytes", n);
+    enum tier_status st =
+        bytes ? tier_wire_to_child(bytes, n, &m, &err)
+              : tier_fail(&err, TIER_ELIMIT, "a control message of %zu bytes, at most %u are right",
+                          n, TIER_PLAN_BYTES_MAX + 4096);
 
-    if (st == TIER_OK && m.type == TIER_TO_WELCOME && m.protocol != TIER_PROTOCOL)
-        st = tier_fail(&err, TIER_EPROTO, "the parent speaks protocol %u, this child %d",
-                       m.protocol, TIER_PROTOCOL);
+    if (st == TIER_OK)
+        st = check_welcome(link, &m, &err);
     if (st != TIER_OK) {
         tier_log_error("parent %s: %s", link->parent_name, err.text);
         tier_wire_to_child_release(&m);
+        tier_link_fault(link);
         tier_rpc_cancel(call);
         return;
     }
     if (m.type == TIER_TO_WELCOME) {
+        tier_link_fault(link); /* a stream that comes and goes costs lines too */
         link->up = true;
         link->first_ms = m.return_ms > RETRY_MS_FIRST ? m.return_ms : RETRY_MS_FIRST;
+        tier_timer_cancel(link->welcome);
         link->last_reason[0] = '\0';
         tier_log_info("attending parent %s", link->parent_name);
         link->events->up(link->owner, link->parent_name);
@@ -485,7 +656,8 @@ static void stream_message(struct tier_rpc_call *call, struct tier_rpc_message *
         link->events->message(link->owner, &m);
     }
     tier_wire_to_child_release(&m);
-    tier_rpc_read(call);
+    if (!link->dropped)
+        tier_rpc_read(call);
 }
 
 static void stream_closed(struct tier_rpc_call *call, enum tier_status status, const char *text) {
@@ -503,6 +675,7 @@ static const struct tier_rpc_handler stream_handler = {
 static void connect_now(void *arg) {
     struct tier_link *link = arg;
     link->stream = tier_rpc_call_new(link->channel, TIER_PATH_ATTEND, &stream_handler, link, 0);
+    tier_timer_set(link->welcome, TIER_WELCOME_MS);
 }
 
 enum tier_status tier_link_new(struct tier_loop *loop, const struct tier_link_options *o,
@@ -520,6 +693,8 @@ enum tier_status tier_link_new(struct tier_loop *loop, const struct tier_link_op
     snprintf(link->parent_name, sizeof link->parent_name, "%s", o->parent_name);
     link->models_dir = need(strdup(o->models_dir));
     link->retry = tier_timer_new(loop, connect_now, link);
+    link->welcome = tier_timer_new(loop, on_no_welcome, link);
+    link->faults_at_ms = tier_clock_ms();
     enum tier_status st = TIER_OK;
     if (!o->intake)
         st = tier_intake_new(loop, 0, &link->own_intake, err);
@@ -549,6 +724,8 @@ void tier_link_free(struct tier_link *link) {
         return;
     link->closing = true;
     tier_timer_free(link->retry);
+    tier_timer_free(link->welcome);
+    link->welcome = NULL;
     tier_rpc_channel_free(link->channel); /* ends every call, which frees what hangs on it */
     tier_loop_run_until(link->loop, absorbed_all, link, UINT32_MAX);
     while (link->pushes) {

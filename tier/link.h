@@ -53,11 +53,22 @@ enum tier_status tier_link_offer(struct tier_link *link, const struct tier_hash 
 /* Called once, from a loop callback; `st` is TIER_OK when the file is there. */
 typedef void (*tier_fetched)(void *arg, enum tier_status st, const char *text);
 /*
- * Fetches content into models_dir unless it is there. Goes on through losses of the stream for as
- * long as the parent has it; ends with TIER_ENOTFOUND if it has not.
+ * Fetches content of at most bytes_max into models_dir unless it is there. Goes on through losses
+ * of the stream for as long as the parent has it; ends with TIER_ENOTFOUND if it has not. What is
+ * not as announced, or another content than named, is thrown away and asked for again. Asked for
+ * twice with the same `done` and `arg`, it calls once.
  */
 void tier_link_fetch(struct tier_link *link, const struct tier_hash *sha256, const char *suffix,
-                     tier_fetched done, void *arg);
+                     uint64_t bytes_max, tier_fetched done, void *arg);
+/* This `done` is not called any more; what nobody waits for is not fetched on, and goes. */
+void tier_link_unfetch(struct tier_link *link, const struct tier_hash *sha256, tier_fetched done,
+                       void *arg);
+/*
+ * The parent has said what is refused, was said before or contradicts itself. With more of that
+ * than TIER_PARENT_FAULTS_MAX the link ends the stream and comes back after TIER_PARENT_PAUSE_MS:
+ * neither the log nor the disk grows at the pace of a parent's messages.
+ */
+void tier_link_fault(struct tier_link *link);
 
 struct tier_link_traffic {
     uint64_t pushed_bytes;  /* payload sent, with repetitions */

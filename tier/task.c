@@ -144,6 +144,11 @@ uint64_t tier_task_rounds(const struct tier_plan *plan) {
     return plan->rounds + (plan->evaluate_every ? 1 : 0);
 }
 
+uint64_t tier_task_model_bytes_max(const struct tier_plan *plan) {
+    uint64_t values = plan->scaffold ? 2 * plan->model_bytes : plan->model_bytes;
+    return values + TIER_MANIFEST_BYTES_MAX;
+}
+
 bool tier_task_trains(const struct tier_plan *plan, uint64_t round) {
     return round <= plan->rounds;
 }

@@ -44,6 +44,8 @@ enum tier_status tier_task_encoding_check(const struct tier_plan *plan, enum tie
                                           struct tier_err *err);
 
 uint64_t tier_task_rounds(const struct tier_plan *plan); /* with the evaluation at the end */
+/* The most that a model of the plan may take as a file: its elements are in the graph, too. */
+uint64_t tier_task_model_bytes_max(const struct tier_plan *plan);
 bool tier_task_trains(const struct tier_plan *plan, uint64_t round);
 bool tier_task_evaluates(const struct tier_plan *plan, uint64_t round);
 

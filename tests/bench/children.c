@@ -84,7 +84,7 @@ static void round_came(struct child *c, const struct tier_to_child *m) {
         if (all->on_round)
             all->on_round(all->on_round_arg, m->round);
     }
-    tier_link_fetch(c->link, &m->model, TIER_CONTENT_MODEL, base_fetched, c);
+    tier_link_fetch(c->link, &m->model, TIER_CONTENT_MODEL, UINT64_MAX, base_fetched, c);
 }
 
 static void message(void *owner, const struct tier_to_child *m) {

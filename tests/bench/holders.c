@@ -82,7 +82,7 @@ static void round_came(struct held *c, const struct tier_to_child *m) {
         h->run = m->run;
         h->base = m->model;
         h->ready = false;
-        tier_link_fetch(c->link, &m->model, TIER_CONTENT_MODEL, base_fetched, h);
+        tier_link_fetch(c->link, &m->model, TIER_CONTENT_MODEL, UINT64_MAX, base_fetched, h);
     } else if (m->round == h->round && h->ready) {
         offer(c);
     }
