@@ -103,7 +103,7 @@ static void decline_run(struct spoke_run *run, const char *reason) {
 /* The graph, and what of it travels and what stays. */
 static enum tier_status read_graph(struct spoke_run *run, struct tier_err *err) {
     struct tier_hash graph_hash;
-    enum tier_status st;
+    enum tier_status st = TIER_OK;
 
     tier_hash_parse(run->plan.model_sha256, &graph_hash);
     char *path = tier_content_path(run->spoke->home.models_dir, &graph_hash, TIER_CONTENT_GRAPH);

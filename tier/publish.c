@@ -101,10 +101,18 @@ static void release(struct pass *w) {
     free(w->delta);
 }
 
+/* Of one tensor's span: S / W, and times the stretch where there is one. */
+static void mean(struct pass *w, const int64_t *lo, const struct tier_span *s) {
+    double stretch = w->p->stretch;
+
+    kern_mean(w->delta, w->hi + s->at, lo, s->n, s->tensor->frac_bits, w->weight);
+    for (size_t i = 0; stretch != 0 && i < s->n; i++)
+        w->delta[i] *= stretch;
+}
+
 /* The sums of one segment are in w; fills next, and advances m and v. */
 static enum tier_status step(struct pass *w, uint64_t segment, size_t n, struct tier_err *err) {
     const struct kern_server *optimiser = w->p->optimiser;
-    double stretch = w->p->stretch;
     struct tier_spans it;
     struct tier_span s;
 
@@ -117,9 +125,7 @@ static enum tier_status step(struct pass *w, uint64_t segment, size_t n, struct 
         const int64_t *lo = s.tensor->wide ? w->lo + s.wide_at : NULL;
         float *next = w->next + s.at;
         if (w->delta)
-            kern_mean(w->delta, w->hi + s.at, lo, s.n, s.tensor->frac_bits, w->weight);
-        for (size_t i = 0; stretch != 0 && i < s.n; i++)
-            w->delta[i] *= stretch;
+            mean(w, lo, &s);
         if (optimiser) {
             kern_server_step(next, w->base + s.at, w->delta, w->m + s.at, w->v + s.at, s.n,
                              optimiser);
