@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A round, from its announcement to its commit. A sealed update is in the journal before it is
+ * offered; after a restart the parent says again what is going on, and what was sealed is offered,
+ * not trained again. Whatever a round changes here beside its update counts from the commit on.
+ */
+#include "spoke/run_private.h"
+#include "spoke/state.h"
+#include "tier/content.h"
+#include "tier/log.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void *need(void *p) {
+    if (!p)
+        abort();
+    return p;
+}
+
+struct sent_search {
+    uint64_t round;
+    bool found;
+    struct tier_hash id;
+};
+
+static enum tier_status see_sent(void *arg, const struct tier_journal_sent *row,
+                                 struct tier_err *err) {
+    struct sent_search *s = arg;
+    (void)err;
+    if (row->round == s->round && row->state != TIER_SENT_COMMITTED) {
+        s->found = true;
+        s->id = row->update_id;
+    }
+    return TIER_OK;
+}
+
+/* The update that was sealed for this round, if its file is here. */
+static bool sealed_before(struct spoke_run *run, uint64_t round, struct tier_hash *id) {
+    struct tier_home *home = &run->spoke->home;
+    struct sent_search s = {.round = round};
+    struct tier_err err = {0};
+
+    if (tier_journal_sent_each(home->journal, run->hex, TIER_SENT_STATE_ANY, see_sent, &s, &err) !=
+        TIER_OK)
+        spoke_stop_on(run->spoke, &err);
+    *id = s.id;
+    return s.found && tier_spool_has(home->spool, &s.id);
+}
+
+static void offer(struct spoke_run *run, const struct tier_hash *id) {
+    struct tier_err err = {0};
+    if (tier_link_offer(run->spoke->link, id, &err) != TIER_OK)
+        tier_log_error("run %.12s: cannot offer the update: %s", run->hex, err.text);
+    else
+        spoke_run_progress(run, "pushing", 0);
+}
+
+static void decline_round(struct spoke_run *run, const char *reason) {
+    struct tier_from_child m = {.type = TIER_FROM_DECLINE, .run = run->id, .round = run->round};
+    spoke_say_without_folders(reason, m.reason, sizeof m.reason);
+    tier_log_error("run %.12s round %" PRIu64 ": %s", run->hex, run->round, reason);
+    spoke_audit(run->spoke, "round.declined", "h:run", &run->id, "u:round", run->round, "s:reason",
+                reason);
+    tier_link_send(run->spoke->link, &m);
+}
+
+/* Deletes a base model that no run goes on from: runs of one plan begin with the same. */
+static void drop_model(struct spoke *spoke, const struct tier_hash *model) {
+    for (const struct spoke_run *run = spoke->runs; run; run = run->next)
+        if (run->state == SPOKE_RUN_OPEN && run->round &&
+            (tier_hash_equal(&run->base_model, model) ||
+             tier_hash_equal(&run->base_before, model) ||
+             (run->training && tier_hash_equal(&run->training_base, model))))
+            return;
+    char *path = tier_content_path(spoke->home.models_dir, model, TIER_CONTENT_MODEL);
+    remove(path);
+    free(path);
+}
+
+static void drop_state(struct spoke_run *run) {
+    for (int kind = 0; kind < SPOKE_STATE_KINDS; kind++)
+        spoke_state_drop((enum spoke_state)kind, run->spoke->config->data_dir, &run->id);
+}
+
+struct job {
+    struct spoke_run *run;
+    uint64_t round;
+    struct tier_hash base, id;
+    enum tier_status st;
+    struct tier_err err;
+};
+
+static void train_round(struct spoke_run *run);
+
+static void job_work(void *arg) {
+    struct job *job = arg;
+    job->st = spoke_round_run(job->run, job->round, &job->base, &job->id, &job->err);
+}
+
+static enum tier_status journal_sealed(struct spoke_run *run, const struct job *job,
+                                       struct tier_err *err) {
+    struct tier_home *home = &run->spoke->home;
+    struct tier_journal_sent row = {
+        .round = job->round, .update_id = job->id, .state = TIER_SENT_PENDING};
+    struct tier_update *u;
+
+    TIER_TRY(tier_spool_update_open(home->spool, &job->id, &u, err));
+    memcpy(row.run, run->hex, sizeof row.run);
+    row.header = tier_spool_update_header_bytes(u, &row.header_bytes);
+    enum tier_status st = tier_journal_sent_put(home->journal, &row, err);
+    if (st == TIER_OK)
+        spoke_audit(run->spoke, "update.sealed", "h:run", &run->id, "u:round", job->round,
+                    "h:update", &job->id, "u:weight", tier_spool_update_header(u)->weight);
+    tier_spool_update_close(u);
+    return st;
+}
+
+static void job_done(void *arg) {
+    struct job *job = arg;
+    struct spoke_run *run = job->run;
+    struct tier_err err = {0};
+
+    run->training = false;
+    if (run->state != SPOKE_RUN_OPEN || !tier_hash_equal(&run->base_model, &job->base))
+        drop_model(run->spoke, &job->base); /* the run went on, or ended, while it was in use */
+    if (run->state == SPOKE_RUN_OPEN && run->round == job->round && !run->committed) {
+        if (job->st != TIER_OK)
+            decline_round(run, job->err.text);
+        else if (journal_sealed(run, job, &err) != TIER_OK)
+            spoke_stop_on(run->spoke, &err);
+        else
+            offer(run, &job->id);
+    } else {
+        if (job->st == TIER_OK)
+            tier_spool_delete(run->spoke->home.spool, &job->id, NULL);
+        if (run->state == SPOKE_RUN_ENDED)
+            drop_state(run);
+        /* The parent has gone on to another round; where its base is not here yet, base_fetched
+         * trains it. */
+        if (run->state == SPOKE_RUN_OPEN &&
+            tier_content_has(run->spoke->home.models_dir, &run->base_model, TIER_CONTENT_MODEL))
+            train_round(run);
+    }
+    free(job);
+}
+
+static void train_round(struct spoke_run *run) {
+    struct tier_hash id;
+
+    if (run->committed || run->training || !run->data ||
+        !run->spoke->worker) /* no worker: it is being closed */
+        return;
+    if (sealed_before(run, run->round, &id)) {
+        offer(run, &id);
+        return;
+    }
+    struct job *job = need(calloc(1, sizeof *job));
+    *job = (struct job){.run = run, .round = run->round, .base = run->base_model};
+    run->training = true;
+    run->training_base = job->base;
+    spoke_run_progress(run, "training", 0);
+    spoke_audit(run->spoke, "data.read", "h:run", &run->id, "u:round", run->round, "s:purpose",
+                run->plan.purpose);
+    tier_worker_submit(run->spoke->worker, job_work, job_done, free, job);
+}
+
+/* The model before, and the delta that was applied to it. */
+static void let_go_of_before(struct spoke_run *run) {
+    struct tier_hash before = run->base_before;
+
+    run->base_before = (struct tier_hash){{0}};
+    if (!tier_hash_is_zero(&before) && !tier_hash_equal(&before, &run->base_model))
+        drop_model(run->spoke, &before);
+    tier_delta_delete(run->spoke->home.models_dir, &run->follow.now.delta);
+}
+
+void spoke_run_base_fetched(void *arg, enum tier_status st, const char *text) {
+    struct spoke_run *run = arg;
+    let_go_of_before(run);
+    if (run->state != SPOKE_RUN_OPEN || !run->round)
+        return;
+    if (st == TIER_OK) {
+        train_round(run);
+    } else if (st == TIER_EFULL || st == TIER_ENOTFOUND) { /* room is made, or the parent gets it */
+        tier_log_error("run %.12s round %" PRIu64 ": the model cannot be had: %s; trying again in "
+                       "%d s",
+                       run->hex, run->round, text, SPOKE_RETRY_MS / 1000);
+        tier_timer_set(run->follow_again, SPOKE_RETRY_MS);
+    } else {
+        decline_round(run, text);
+    }
+}
+
+void spoke_run_follow_again(void *arg) {
+    struct spoke_run *run = arg;
+    if (run->state == SPOKE_RUN_OPEN && run->round && !run->training)
+        tier_follow_to(&run->follow, &(struct tier_follow_target){.model = run->base_model});
+}
+
+/* ---- what a commit frees ---- */
+
+struct release {
+    struct spoke_run *run;
+    uint64_t below;
+};
+
+static enum tier_status release_one(void *arg, const struct tier_journal_sent *row,
+                                    struct tier_err *err) {
+    struct release *r = arg;
+    (void)err;
+    if (row->round < r->below)
+        tier_spool_delete(r->run->spoke->home.spool, &row->update_id, NULL);
+    return TIER_OK;
+}
+
+struct doomed {
+    size_t count;
+    struct {
+        uint64_t round;
+        struct tier_hash id;
+    } at[64];
+    uint64_t below;
+};
+
+static enum tier_status see_doomed(void *arg, const struct tier_journal_sent *row,
+                                   struct tier_err *err) {
+    struct doomed *d = arg;
+    (void)err;
+    if (row->round < d->below && d->count < sizeof d->at / sizeof d->at[0]) {
+        d->at[d->count].round = row->round;
+        d->at[d->count++].id = row->update_id;
+    }
+    return TIER_OK;
+}
+
+/* The updates of rounds below this one have done their work; those below `committed` counted, and
+ * with them what was kept beside them. */
+static void release_below(struct spoke_run *run, uint64_t below, uint64_t committed) {
+    struct tier_journal *j = run->spoke->home.journal;
+    struct release r = {run, below};
+    struct doomed d = {.below = below};
+    struct tier_err err = {0};
+
+    tier_journal_sent_each(j, run->hex, TIER_SENT_STATE_ANY, see_doomed, &d, &err);
+    for (size_t i = 0; i < d.count; i++)
+        for (int kind = 0; kind < SPOKE_STATE_KINDS && d.at[i].round < committed; kind++)
+            if (spoke_state_commit((enum spoke_state)kind, run->spoke->config->data_dir, &run->id,
+                                   d.at[i].round, &d.at[i].id, &err) != TIER_OK) {
+                spoke_stop_on(run->spoke, &err); /* the rows stay: it is done at the next start */
+                return;
+            }
+    tier_journal_sent_each(j, run->hex, TIER_SENT_STATE_ANY, release_one, &r, &err);
+    for (size_t i = 0; i < d.count; i++)
+        if (tier_journal_sent_delete(j, run->hex, d.at[i].round, &d.at[i].id, &err) != TIER_OK)
+            spoke_stop_on(run->spoke, &err);
+}
+
+/*
+ * A round above the one that is open says that all below it are over, as a commit does: that is the
+ * parent's to say, since it counts. It can neither bring a round back nor change what one starts
+ * from, so nothing is trained twice.
+ */
+static bool round_fits(struct spoke_run *run, const struct tier_to_child *m) {
+    uint64_t last = tier_task_rounds(&run->plan);
+    char text[160] = "";
+
+    if (run->state != SPOKE_RUN_OPEN)
+        snprintf(text, sizeof text, "run %.12s is over: round %" PRIu64 " is not trained", run->hex,
+                 m->round);
+    else if (m->round > last)
+        snprintf(text, sizeof text, "run %.12s: round %" PRIu64 " of a plan of %" PRIu64, run->hex,
+                 m->round, last);
+    else if (m->round < run->round || (m->round == run->round && run->committed))
+        snprintf(text, sizeof text, "run %.12s: round %" PRIu64 " was committed before", run->hex,
+                 m->round);
+    else if (m->round == run->round && !tier_hash_equal(&m->model, &run->base_model))
+        snprintf(text, sizeof text, "run %.12s: round %" PRIu64 " from another model than it began",
+                 run->hex, m->round);
+    if (*text)
+        spoke_not_heeded(run->spoke, text);
+    else if (m->round == run->round)
+        tier_link_fault(
+            run->spoke->link); /* said again after a loss of the stream, and no oftener */
+    return !*text;
+}
+
+void spoke_round_came(struct spoke_run *run, const struct tier_to_child *m) {
+    const struct tier_follow_target base = {m->model, m->delta, m->delta_base};
+
+    if (!round_fits(run, m))
+        return;
+    if (m->round > run->round) {
+        struct tier_hash before = run->base_model;
+        bool any = run->round > 0;
+        let_go_of_before(run); /* of a round that was never begun here */
+        release_below(run, m->round, m->round);
+        run->round = m->round;
+        run->base_model = m->model;
+        run->committed = false;
+        if (any)
+            run->base_before = before;
+        spoke_run_journal(run);
+    }
+    run->follow.link = run->spoke->link;
+    run->follow.intake = run->spoke->intake;
+    run->follow.manifest = run->manifest;
+    run->follow.bytes_max = tier_task_model_bytes_max(&run->plan);
+    tier_follow_to(&run->follow, &base);
+}
+
+/* The round that is open, or one before it: none that this child has not been told of. */
+void spoke_commit_came(struct spoke_run *run, const struct tier_to_child *m) {
+    char text[128];
+
+    if (m->round > run->round) {
+        snprintf(text, sizeof text,
+                 "run %.12s: a commit of round %" PRIu64 ", and round %" PRIu64 " is open",
+                 run->hex, m->round, run->round);
+        spoke_not_heeded(run->spoke, text);
+        return;
+    }
+    if (m->round < run->round || run->committed)
+        tier_link_fault(run->spoke->link);
+    release_below(run, m->round + 1, m->round + 1);
+    if (m->round < run->round || run->committed || run->state != SPOKE_RUN_OPEN)
+        return;
+    run->committed = true;
+    spoke_run_journal(run);
+}
+
+/* The hospital's own tensors stay when the run has ended, and nothing else of it does. */
+static enum tier_status keep_private(struct spoke_run *run, const struct tier_hash *model,
+                                     struct tier_err *err) {
+    char *path = NULL;
+
+    if (run->plan.share.count == 0 && run->plan.keep.count == 0)
+        return TIER_OK;
+    TIER_TRY(spoke_run_graph(run, err));
+    if (run->kept)
+        TIER_TRY(spoke_state_keep_private(run->spoke->config->data_dir, &run->id, run->kept, model,
+                                          &path, err));
+    if (path) {
+        tier_log_info("run %.12s: this hospital's own tensors are in %s", run->hex, path);
+        spoke_audit(run->spoke, "private.kept", "h:run", &run->id, "h:model", model, "u:elements",
+                    run->kept->elements);
+    }
+    free(path);
+    return TIER_OK;
+}
+
+void spoke_end_came(struct spoke_run *run, const struct tier_to_child *m) {
+    struct tier_hash graph;
+
+    if (run->state == SPOKE_RUN_ENDED)
+        return;
+    if (run->state == SPOKE_RUN_OPEN && tier_hash_parse(run->plan.model_sha256, &graph))
+        tier_link_unfetch(run->spoke->link, &graph, spoke_run_graph_fetched, run);
+    tier_follow_stop(&run->follow);
+    tier_timer_cancel(run->follow_again);
+    tier_log_info("run %.12s has ended: %s", run->hex, m->reason);
+    spoke_audit(run->spoke, "run.ended", "h:run", &run->id, "b:completed", (int)m->completed,
+                "s:reason", m->reason, "h:model", &m->model);
+    run->state = SPOKE_RUN_ENDED;
+    /* A run that ends with this round's base model ends without its updates. */
+    bool counted = !tier_hash_equal(&run->base_model, &m->model);
+    release_below(run, UINT64_MAX, run->round + (counted ? 1 : 0));
+    struct tier_err err = {0};
+    if (run->round && keep_private(run, &m->model, &err) != TIER_OK) {
+        spoke_stop_on(run->spoke, &err); /* the end is told again after the next start */
+        return;
+    }
+    tier_spool_forget_old(run->spoke->home.spool);
+    drop_state(run);
+    if (run->round && !run->training && !tier_hash_equal(&run->base_model, &m->model))
+        drop_model(run->spoke, &run->base_model);
+    spoke_run_journal(run);
+}
+
+/* A receipt counts only if it is the parent's own, for this update. */
+void spoke_receipt_came(struct spoke_run *run, const struct tier_receipt *r) {
+    struct spoke *spoke = run->spoke;
+    struct tier_err err = {0};
+
+    if (tier_home_check_receipt(&spoke->home, tier_link_parent_cert(spoke->link), r, &err) !=
+        TIER_OK) {
+        tier_log_error("the parent's receipt is not valid: %s", err.text);
+        spoke_audit(spoke, "receipt.invalid", "h:run", &run->id, "u:round", r->round, "s:reason",
+                    err.text);
+        tier_link_fault(spoke->link);
+        return;
+    }
+    if (tier_hash_equal(&run->last_receipt, &r->update)) {
+        tier_link_fault(spoke->link); /* said again after a loss of the stream */
+        return;
+    }
+    run->last_receipt = r->update;
+    if (tier_journal_sent_set_state(spoke->home.journal, run->hex, r->round, &r->update,
+                                    TIER_SENT_RECEIVED, &err) != TIER_OK &&
+        err.status != TIER_ENOTFOUND)
+        spoke_stop_on(spoke, &err);
+    spoke_audit(spoke, "receipt", "h:run", &run->id, "u:round", r->round, "h:update", &r->update,
+                "s:parent", r->parent, "u:weight", r->weight, "i:time_ms", r->time_ms);
+    spoke_run_progress(run, "delivered", 1);
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the parts of a spoke's runs share: spoke.c hears the parent and keeps the node, plans.c
+ * decides on plans, rounds.c is what becomes of a round from its announcement to its commit.
+ *
+ * Threads: the loop's.
+ */
+#ifndef CONSILIUM_SPOKE_RUN_PRIVATE_H
+#define CONSILIUM_SPOKE_RUN_PRIVATE_H
+
+#include "spoke/spoke.h"
+
+#define SPOKE_RETRY_MS 10000 /* where a person has to make room, or the parent to mend */
+#define SPOKE_ROUND_COMMITTED "committed" /* in the journal: the run's round is */
+
+/* ---- spoke.c ---- */
+
+/* A failure of the node itself (its journal, its disk) that it cannot go on with. */
+void spoke_stop_on(struct spoke *spoke, const struct tier_err *err);
+/* Appends to the audit log; a log that cannot be written stops the node. */
+#define spoke_audit(spoke, event, ...)                                                             \
+    do {                                                                                           \
+        struct tier_err audit_err_ = {0};                                                          \
+        if (tier_audit_note((spoke)->home.audit, tier_wall_ms(), event, &audit_err_, __VA_ARGS__,  \
+                            NULL) != TIER_OK)                                                      \
+            spoke_stop_on(spoke, &audit_err_);                                                     \
+    } while (0)
+
+/* By id; NULL where there is none. */
+struct spoke_run *spoke_run_find(struct spoke *spoke, const struct tier_hash *id);
+void spoke_run_journal(struct spoke_run *run);
+/* Tells the parent, for people who watch. */
+void spoke_run_progress(struct spoke_run *run, const char *phase, uint32_t done);
+/* What the parent said is not acted upon. The link forgives some of it, not any amount. */
+void spoke_not_heeded(struct spoke *spoke, const char *text);
+
+/* ---- plans.c ---- */
+
+/*
+ * Where a site keeps its files is nobody else's business, and may say more than it should: of every
+ * path in a reason that leaves the house the last name stays.
+ */
+void spoke_say_without_folders(const char *reason, char *out, size_t size);
+/* At the head of the spoke's list. */
+struct spoke_run *spoke_run_new(struct spoke *spoke, const struct tier_hash *id);
+void spoke_run_free(struct spoke_run *run);
+/* With the graph here: what the run shares and what stays, where that is not known yet. */
+enum tier_status spoke_run_graph(struct spoke_run *run, struct tier_err *err);
+void spoke_plan_came(struct spoke *spoke, const struct tier_to_child *m);
+/* A tier_fetched, by which its fetch is known. */
+void spoke_run_graph_fetched(void *arg, enum tier_status st, const char *text);
+
+/* ---- rounds.c ---- */
+
+/* Callbacks of a run's follow and of its timer. */
+void spoke_run_base_fetched(void *arg, enum tier_status st, const char *text);
+void spoke_run_follow_again(void *arg);
+void spoke_round_came(struct spoke_run *run, const struct tier_to_child *m);
+void spoke_commit_came(struct spoke_run *run, const struct tier_to_child *m);
+void spoke_end_came(struct spoke_run *run, const struct tier_to_child *m);
+void spoke_receipt_came(struct spoke_run *run, const struct tier_receipt *r);
+
+#endif
