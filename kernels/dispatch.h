@@ -49,6 +49,5 @@ enum kern_status kern_open_refused(enum kern_status st, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 /* Remembers a failed device; returns st. */
 enum kern_status kern_done(struct kern_device *dev, enum kern_status st);
-struct kern_device *kern_buf_device(const struct kern_buf *buf);
 
 #endif

@@ -107,10 +107,6 @@ void kern_group_abort(struct kern_group *group) {
     }
 }
 
-size_t kern_group_ranks(const struct kern_group *group) {
-    return group->ranks;
-}
-
 size_t kern_group_count(const struct kern_group *group) {
     return group->count;
 }

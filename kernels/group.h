@@ -75,7 +75,6 @@ void kern_group_close(struct kern_group *group);
 /* Every call of any rank, one that waits too, fails with KERN_EGROUP. From any thread. */
 void kern_group_abort(struct kern_group *group);
 
-size_t kern_group_ranks(const struct kern_group *group);
 /* The ranks that the caller holds. */
 size_t kern_group_count(const struct kern_group *group);
 /* The way of calls to come; KERN_WAY_AUTO at first. The same on all ranks. */

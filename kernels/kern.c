@@ -349,7 +349,3 @@ size_t kern_area(size_t rows, size_t cols) {
     size_t n = 0;
     return __builtin_mul_overflow(rows, cols, &n) || n > SIZE_MAX / 16 ? 0 : n;
 }
-
-struct kern_device *kern_buf_device(const struct kern_buf *buf) {
-    return buf->dev;
-}

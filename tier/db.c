@@ -283,11 +283,6 @@ int tier_db_changes(struct tier_db *db) {
 
 /* ---- queries -------------------------------------------------------------------------------- */
 
-void tier_query_refuse(struct tier_query *q, enum tier_status st) {
-    if (q->st == TIER_OK)
-        q->st = st;
-}
-
 void tier_query_start(struct tier_query *q, struct tier_db *db, int statement,
                       struct tier_err *err) {
     *q = (struct tier_query){.db = db, .err = err, .column = 1};

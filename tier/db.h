@@ -86,7 +86,6 @@ void tier_query_get_hash(struct tier_query *q, struct tier_hash *out);
 /* Valid until the next step; at most max bytes. */
 const uint8_t *tier_query_get_blob(struct tier_query *q, size_t max, size_t *bytes_out);
 /* A store's own failure in the middle of a query, kept unless there was one before. */
-void tier_query_refuse(struct tier_query *q, enum tier_status st);
 /* Gives the statement back; the first failure since start. Calling it twice is fine. */
 enum tier_status tier_query_end(struct tier_query *q);
 

@@ -231,10 +231,6 @@ void tier_merkle_add(struct tier_merkle *m, const void *data, size_t bytes) {
     }
 }
 
-uint64_t tier_merkle_bytes(const struct tier_merkle *m) {
-    return m->bytes;
-}
-
 void tier_merkle_finish(struct tier_merkle *m, struct tier_hash *out) {
     if (m->leaf_bytes > 0)
         merkle_close_leaf(m);

@@ -46,7 +46,6 @@ struct tier_merkle;
 struct tier_merkle *tier_merkle_new(void);
 void tier_merkle_free(struct tier_merkle *m);
 void tier_merkle_add(struct tier_merkle *m, const void *data, size_t bytes);
-uint64_t tier_merkle_bytes(const struct tier_merkle *m);
 /* Gives the root of what was added and starts again empty. */
 void tier_merkle_finish(struct tier_merkle *m, struct tier_hash *out);
 

@@ -42,6 +42,7 @@ static const char *const migrations[] = {
     " round INTEGER NOT NULL) WITHOUT ROWID;"
     "CREATE INDEX models_by_run ON models(run, round);",
     "ALTER TABLE rounds ADD COLUMN result_state BLOB;",
+    "DROP TABLE models;", /* a file's name says what it is */
 };
 
 enum {
@@ -58,7 +59,6 @@ enum {
     SQL_RUN_DELETE_UPDATES,
     SQL_RUN_DELETE_METRICS,
     SQL_RUN_DELETE_SENT,
-    SQL_RUN_DELETE_MODELS,
     SQL_ROUND_PUT,
     SQL_ROUND_GET,
     SQL_ROUND_EACH,
@@ -73,10 +73,6 @@ enum {
     SQL_SENT_SET_STATE,
     SQL_SENT_DELETE,
     SQL_SENT_EACH,
-    SQL_MODEL_PUT,
-    SQL_MODEL_GET,
-    SQL_MODEL_DELETE,
-    SQL_MODEL_EACH,
     SQL_COUNT
 };
 
@@ -85,7 +81,6 @@ enum {
     "run, round, state, base_model, opened_ms, closed_ms, result_model, own_update, result_state"
 #define UPDATE_COLUMNS "run, round, child, update_id, weight, bytes, state, receipt"
 #define SENT_COLUMNS "run, round, update_id, header, state"
-#define MODEL_COLUMNS "hash, path, run, round"
 
 static const char *const statements[SQL_COUNT] = {
     [SQL_KV_PUT] = "INSERT OR REPLACE INTO kv(key, value) VALUES(?1, ?2)",
@@ -103,7 +98,6 @@ static const char *const statements[SQL_COUNT] = {
     [SQL_RUN_DELETE_UPDATES] = "DELETE FROM updates WHERE run = ?1",
     [SQL_RUN_DELETE_METRICS] = "DELETE FROM metrics WHERE run = ?1",
     [SQL_RUN_DELETE_SENT] = "DELETE FROM sent WHERE run = ?1",
-    [SQL_RUN_DELETE_MODELS] = "DELETE FROM models WHERE run = ?1",
     [SQL_ROUND_PUT] = "INSERT OR REPLACE INTO rounds(" ROUND_COLUMNS ")"
                       " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     [SQL_ROUND_GET] = "SELECT " ROUND_COLUMNS " FROM rounds WHERE run = ?1 AND round = ?2",
@@ -129,11 +123,6 @@ static const char *const statements[SQL_COUNT] = {
     [SQL_SENT_DELETE] = "DELETE FROM sent WHERE run = ?1 AND round = ?2 AND update_id = ?3",
     [SQL_SENT_EACH] = "SELECT " SENT_COLUMNS " FROM sent WHERE (?1 IS NULL OR run = ?1)"
                       " AND (?2 < 0 OR state = ?2) ORDER BY run, round, update_id",
-    [SQL_MODEL_PUT] = "INSERT OR REPLACE INTO models(" MODEL_COLUMNS ") VALUES(?1, ?2, ?3, ?4)",
-    [SQL_MODEL_GET] = "SELECT " MODEL_COLUMNS " FROM models WHERE hash = ?1",
-    [SQL_MODEL_DELETE] = "DELETE FROM models WHERE hash = ?1",
-    [SQL_MODEL_EACH] = "SELECT " MODEL_COLUMNS " FROM models WHERE (?1 IS NULL OR run = ?1)"
-                       " ORDER BY run, round, hash",
 };
 
 static const struct tier_db_schema schema = {
@@ -385,7 +374,7 @@ enum tier_status tier_journal_run_each(struct tier_journal *j, tier_journal_run_
 static enum tier_status delete_rows(struct tier_journal *j, const char *run, struct tier_err *err) {
     struct tier_query q;
 
-    for (int sql = SQL_RUN_DELETE_ROUNDS; sql <= SQL_RUN_DELETE_MODELS; sql++) {
+    for (int sql = SQL_RUN_DELETE_ROUNDS; sql <= SQL_RUN_DELETE_SENT; sql++) {
         tier_query_start(&q, j->db, sql, err);
         bind_run(&q, run);
         TIER_TRY(tier_query_run(&q));
@@ -668,71 +657,6 @@ enum tier_status tier_journal_sent_each(struct tier_journal *j, const char *run,
         tier_query_get_hash(&q, &row.update_id);
         row.header = tier_query_get_blob(&q, TIER_UPDATE_HEADER_BYTES_MAX, &row.header_bytes);
         row.state = (enum tier_sent_state)tier_query_get_enum(&q, TIER_SENT_COMMITTED);
-        if (q.st == TIER_OK)
-            q.st = fn(arg, &row, err);
-    }
-    return tier_query_end(&q);
-}
-
-/* ---- models --------------------------------------------------------------------------------- */
-
-enum tier_status tier_journal_model_put(struct tier_journal *j,
-                                        const struct tier_journal_model *model,
-                                        struct tier_err *err) {
-    struct tier_query q;
-
-    tier_query_start(&q, j->db, SQL_MODEL_PUT, err);
-    bind_id(&q, &model->hash);
-    tier_query_text(&q, "path", model->path, TIER_JOURNAL_PATH_LEN_MAX);
-    bind_run(&q, model->run);
-    tier_query_u64(&q, "round", model->round);
-    return tier_query_run(&q);
-}
-
-static void read_model(struct tier_query *q, struct tier_journal_model *model) {
-    memset(model, 0, sizeof *model);
-    tier_query_get_hash(q, &model->hash);
-    tier_query_get_text(q, model->path, sizeof model->path);
-    tier_query_get_text(q, model->run, sizeof model->run);
-    model->round = tier_query_get_u64(q);
-}
-
-enum tier_status tier_journal_model_get(struct tier_journal *j, const struct tier_hash *hash,
-                                        struct tier_journal_model *out, struct tier_err *err) {
-    struct tier_query q;
-    struct tier_journal_model row;
-    char hex[TIER_HASH_HEX];
-
-    tier_query_start(&q, j->db, SQL_MODEL_GET, err);
-    bind_id(&q, hash);
-    if (tier_query_next(&q))
-        read_model(&q, &row);
-    else if (q.st == TIER_OK)
-        q.st = tier_fail(err, TIER_ENOTFOUND, "journal: no model %s", tier_hash_hex(hash, hex));
-    if (q.st == TIER_OK)
-        *out = row;
-    return tier_query_end(&q);
-}
-
-enum tier_status tier_journal_model_delete(struct tier_journal *j, const struct tier_hash *hash,
-                                           struct tier_err *err) {
-    struct tier_query q;
-
-    tier_query_start(&q, j->db, SQL_MODEL_DELETE, err);
-    bind_id(&q, hash);
-    return tier_query_run(&q);
-}
-
-enum tier_status tier_journal_model_each(struct tier_journal *j, const char *run,
-                                         tier_journal_model_fn fn, void *arg,
-                                         struct tier_err *err) {
-    struct tier_query q;
-    struct tier_journal_model row;
-
-    tier_query_start(&q, j->db, SQL_MODEL_EACH, err);
-    bind_run_or_all(&q, run);
-    while (tier_query_next(&q)) {
-        read_model(&q, &row);
         if (q.st == TIER_OK)
             q.st = fn(arg, &row, err);
     }

@@ -29,7 +29,6 @@
 
 #define TIER_JOURNAL_RECEIPT_BYTES_MAX 2048
 #define TIER_JOURNAL_DETAIL_LEN_MAX 511
-#define TIER_JOURNAL_PATH_LEN_MAX 511
 #define TIER_JOURNAL_VALUE_BYTES_MAX (1u << 20)
 
 struct tier_journal;
@@ -224,29 +223,5 @@ typedef enum tier_status (*tier_journal_sent_fn)(void *arg, const struct tier_jo
 /* By run, round, id; `run` NULL: of every run; `state` of the enum or TIER_SENT_STATE_ANY. */
 enum tier_status tier_journal_sent_each(struct tier_journal *j, const char *run, int state,
                                         tier_journal_sent_fn fn, void *arg, struct tier_err *err);
-
-/* ---- models --------------------------------------------------------------------------------- */
-
-struct tier_journal_model {
-    struct tier_hash hash;
-    char path[TIER_JOURNAL_PATH_LEN_MAX + 1]; /* below the data directory; "": not held here */
-    char run[TIER_HASH_HEX];
-    uint64_t round; /* the round that produced it; 0: the initial one */
-};
-
-/* Adds or replaces, by hash. */
-enum tier_status tier_journal_model_put(struct tier_journal *j,
-                                        const struct tier_journal_model *model,
-                                        struct tier_err *err);
-enum tier_status tier_journal_model_get(struct tier_journal *j, const struct tier_hash *hash,
-                                        struct tier_journal_model *out, struct tier_err *err);
-/* A row that is not there is fine. */
-enum tier_status tier_journal_model_delete(struct tier_journal *j, const struct tier_hash *hash,
-                                           struct tier_err *err);
-typedef enum tier_status (*tier_journal_model_fn)(void *arg, const struct tier_journal_model *model,
-                                                  struct tier_err *err);
-/* By run, round; `run` NULL: of every run. */
-enum tier_status tier_journal_model_each(struct tier_journal *j, const char *run,
-                                         tier_journal_model_fn fn, void *arg, struct tier_err *err);
 
 #endif

@@ -744,10 +744,6 @@ void tier_link_free(struct tier_link *link) {
     free(link);
 }
 
-bool tier_link_up(const struct tier_link *link) {
-    return link->up;
-}
-
 bool tier_link_send(struct tier_link *link, const struct tier_from_child *m) {
     if (!link->up || !link->stream)
         return false;

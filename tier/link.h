@@ -42,7 +42,6 @@ enum tier_status tier_link_new(struct tier_loop *loop, const struct tier_link_op
                                struct tier_spool *spool, const struct tier_link_events *events,
                                void *owner, struct tier_link **out, struct tier_err *err);
 void tier_link_free(struct tier_link *link);
-bool tier_link_up(const struct tier_link *link);
 
 /* False while the stream is down: say it again from `up`. */
 bool tier_link_send(struct tier_link *link, const struct tier_from_child *m);

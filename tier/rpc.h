@@ -85,7 +85,6 @@ enum tier_status tier_rpc_server_reload(struct tier_rpc_server *server,
                                         const struct tier_rpc_tls *tls, struct tier_err *err);
 /* Cancels every call, runs the loop until the last `closed` was delivered, frees. */
 void tier_rpc_server_free(struct tier_rpc_server *server);
-size_t tier_rpc_server_calls(const struct tier_rpc_server *server);
 
 /* ---- client ---- */
 

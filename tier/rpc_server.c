@@ -201,13 +201,6 @@ int tier_rpc_server_port(const struct tier_rpc_server *s) {
     return s->port;
 }
 
-size_t tier_rpc_server_calls(const struct tier_rpc_server *s) {
-    size_t n = 0;
-    for (const struct tier_rpc_call *c = s->calls; c; c = c->next)
-        n += c->opened && !c->ended;
-    return n;
-}
-
 static bool server_down(void *arg) {
     struct tier_rpc_server *s = arg;
     return s->stopped && s->live == 0;

@@ -145,10 +145,6 @@ void tier_sender_free(struct tier_sender *s) {
     free(s);
 }
 
-bool tier_sender_done(const struct tier_sender *s) {
-    return s->done;
-}
-
 /* The bytes at s->offset in a chunk of their own or of several senders; NULL: they cannot be read.
  */
 static struct chunk *chunk_of(struct tier_sender *s, size_t bytes, struct tier_err *err) {

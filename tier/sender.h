@@ -35,6 +35,5 @@ void tier_sender_free(struct tier_sender *s);
  * cancelled (client) or finished with that error (server).
  */
 void tier_sender_fill(struct tier_sender *s);
-bool tier_sender_done(const struct tier_sender *s);
 
 #endif

@@ -66,7 +66,6 @@ struct tier_spool_rx;
 enum tier_status tier_spool_receive(struct tier_spool *spool, const uint8_t *header, size_t len,
                                     struct tier_spool_rx **out, struct tier_err *err);
 bool tier_spool_rx_sealed(const struct tier_spool_rx *rx);
-const struct tier_hash *tier_spool_rx_id(const struct tier_spool_rx *rx);
 /* Payload bytes that are here: the next write starts there. After a resume, a whole number of
  * TIER_CHUNK_BYTES. */
 uint64_t tier_spool_rx_offset(const struct tier_spool_rx *rx);

@@ -273,10 +273,6 @@ bool tier_spool_rx_sealed(const struct tier_spool_rx *rx) {
     return rx->sealed;
 }
 
-const struct tier_hash *tier_spool_rx_id(const struct tier_spool_rx *rx) {
-    return &rx->id;
-}
-
 uint64_t tier_spool_rx_offset(const struct tier_spool_rx *rx) {
     return rx->offset;
 }

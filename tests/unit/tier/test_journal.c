@@ -155,6 +155,7 @@ Test(tier_journal, a_journal_from_before_optimisers_at_the_root_is_brought_up) {
     cr_assert(sqlite3_open(path, &db) == SQLITE_OK);
     cr_assert(sqlite3_exec(db,
                            "ALTER TABLE rounds DROP COLUMN result_state;"
+                           "CREATE TABLE models(hash BLOB PRIMARY KEY NOT NULL);"
                            "PRAGMA user_version = 1",
                            NULL, NULL, NULL) == SQLITE_OK);
     sqlite3_close(db);
@@ -248,19 +249,6 @@ Test(tier_journal, what_was_sent_stays_until_deleted) {
     cr_assert(seen == 1);
     s.header_bytes = TIER_UPDATE_HEADER_BYTES_MAX + 1;
     cr_assert(tier_journal_sent_put(j, &s, &err) == TIER_EARG);
-}
-
-Test(tier_journal, a_model_is_found_by_its_hash_and_the_zero_hash_names_none) {
-    struct tier_journal_model m = {.hash = hash_of(3), .path = "models/x", .run = "aa", .round = 2};
-    struct tier_journal_model got;
-    open_it();
-    cr_assert(tier_journal_model_put(j, &m, &err) == TIER_OK);
-    cr_assert(tier_journal_model_get(j, &m.hash, &got, &err) == TIER_OK);
-    cr_assert(eq(str, got.path, "models/x"));
-    cr_assert(tier_journal_model_delete(j, &m.hash, &err) == TIER_OK);
-    cr_assert(tier_journal_model_get(j, &m.hash, &got, &err) == TIER_ENOTFOUND);
-    memset(&m.hash, 0, sizeof m.hash);
-    cr_assert(tier_journal_model_put(j, &m, &err) == TIER_EARG);
 }
 
 Test(tier_journal, a_commit_keeps_and_a_rollback_forgets) {
