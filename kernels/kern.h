@@ -166,7 +166,7 @@ enum kern_status kern_standardise(struct kern_vec x, struct kern_vec mean, struc
 enum kern_status kern_gather_rows(struct kern_vec y, struct kern_vec x, struct kern_vec index,
                                   size_t rows, size_t cols, size_t x_rows);
 
-/* ---- exact fold, on host memory --------------------------------------------------------------- */
+/* ---- exact fold, on host memory -------------------------------------------------------------*/
 
 /*
  * The one arithmetic of the federation: q = round_half_even(x * 2^f), refused unless |q| <= 2^30,

@@ -306,7 +306,11 @@ static enum tier_status read_table(struct loader *l) {
     for (;;) {
         TIER_TRY(spoke_csv_next(l->csv, &cells, &count, l->err));
         if (count == 0)
-            return TIER_OK;
+            return header ? tier_fail(l->err, TIER_EDATA,
+                                      "%s: the file is empty; a header with the schema's columns, "
+                                      "and a row for each patient, would be right",
+                                      l->path)
+                          : TIER_OK;
         if (header) {
             TIER_TRY(read_header(l, cells, count));
             header = false;

@@ -108,6 +108,7 @@ Test(spoke_data, a_missing_value_is_an_error_unless_the_schema_drops_the_row) {
     cr_expect(eq(sz, spoke_data_rows(d, SPOKE_TRAIN), 3));
     spoke_data_free(d);
     refused(drops, HEAD "?,1,n,0,train\n", "no row is left (1 had");
+    refused(drops, "", "the file is empty; a header");
 }
 
 Test(spoke_data, broken_quotes_and_binary_files_are_refused) {
