@@ -90,6 +90,15 @@ class Examples(unittest.TestCase):
         self.assertIn("was not made by quickstart", done.stderr)
         self.assertTrue(os.path.exists(kept))
 
+    def test_heart_disease_says_which_file_is_missing(self):
+        with tempfile.TemporaryDirectory() as empty:
+            done = subprocess.run(
+                [os.path.join(federation.ROOT, "deploy/examples/heart-disease/prepare.py"), empty,
+                 os.path.join(empty, "out")], stderr=subprocess.PIPE, text=True)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("processed.cleveland.data: No such file", done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
+
     def test_heart_disease_reaches_the_published_accuracy(self):
         originals = os.path.join(DATA, "uci-heart-disease", "original")
         if not os.path.isdir(originals):

@@ -96,8 +96,12 @@ def test_rows(labels):
 
 def read_site(folder, site):
     path = os.path.join(folder, "processed.%s.data" % site)
-    with open(path, "rb") as f:
-        data = f.read()
+    try:
+        with open(path, "rb") as f:
+            data = f.read()
+    except OSError as why:
+        sys.exit("%s: %s: the folder should hold the UCI originals, %s"
+                 % (path, why.strerror, ", ".join("processed.%s.data" % s for s in SITES)))
     found = hashlib.md5(data).hexdigest()
     if found != SITES[site]:
         sys.exit("%s: MD5 is %s, that of the UCI original is %s: fetch the original file"
