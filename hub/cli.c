@@ -36,6 +36,8 @@ static const struct command {
     {"model", "info", cli_model_info, "show what a model file holds"},
     {"audit", "verify", cli_audit_verify, "check the chain of an audit log"},
 };
+#define COMMAND_COUNT (sizeof commands / sizeof commands[0])
+
 /* Programs of their own beside this one. */
 static const struct {
     const char *word, *help;
@@ -45,7 +47,6 @@ static const struct {
     {"baseline", "train on tables alone and pooled, to compare a federation with"},
     {"bench", "measure what is promised in numbers"},
 };
-#define COMMAND_COUNT (sizeof commands / sizeof commands[0])
 
 void cli_error(const char *fmt, ...) {
     char text[2048];

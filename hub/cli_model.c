@@ -80,8 +80,8 @@ static enum tier_status pull_finish(struct pull *p, const struct tier_hash *want
     return TIER_OK;
 }
 
-/* A file appears whole, under a temporary name first; a link is followed; what is there and is no
- * file (a pipe, a device) is written to, not replaced. */
+/* A file appears whole, under a temporary name first; a link to a file is followed; what is there
+ * and is no file (a pipe, a device) is written to, not replaced. */
 static enum tier_status pull_place(struct pull *p, struct tier_err *err) {
     struct stat info;
     bool there = stat(p->path, &info) == 0;

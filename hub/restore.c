@@ -190,12 +190,16 @@ static bool check_model(struct hub_run *run) {
     enum tier_status st = tier_content_check(dir, model, TIER_CONTENT_MODEL, &err);
     if (st == TIER_OK)
         return true;
-    if (hub_is_top(run->hub) && st == TIER_ECORRUPT)
+    if (hub_is_top(run->hub) && st == TIER_ECORRUPT) {
         hub_run_finish(run, HUB_RUN_FAILED, err.text);
-    run->follow.bytes_max = tier_task_model_bytes_max(&run->plan);
-    if (!hub_is_top(run->hub) && !committed)
-        tier_follow_to(&run->follow, &(struct tier_follow_target){.model = *model});
-    return run->state == HUB_RUN_OPEN;
+        return false;
+    }
+    if (hub_is_top(run->hub))
+        tier_log_error("run %.12s stands still: %s; put the file back and start again", run->hex,
+                       err.text);
+    else if (!committed)
+        hub_run_follow(run);
+    return true;
 }
 
 enum tier_status hub_run_restore_all(struct hub *hub, struct tier_err *err) {

@@ -7,8 +7,8 @@
 #include "hub/work.h"
 #include "tier/content.h"
 #include "tier/log.h"
-#include "tier/nova.h"
 #include "tier/manifest.h"
+#include "tier/nova.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -112,10 +112,26 @@ static void on_deadline(void *arg) {
     hub_work_step(run, &e);
 }
 
+/* The base of the wanted round, or of the open one where that was damaged here. */
+void hub_run_follow(struct hub_run *run) {
+    const struct tier_follow_target own = {.model = run->base_model};
+
+    run->follow.manifest = run->manifest;
+    run->follow.bytes_max = tier_task_model_bytes_max(&run->plan);
+    tier_follow_to(&run->follow, run->wanted_round ? &run->wanted : &own);
+}
+
+static bool lacks_base(const struct hub_run *run) {
+    bool goes_on = run->round.number && run->round.state != TIER_ROUND_COMMITTED;
+    return run->wanted_round ||
+           (goes_on &&
+            !tier_content_has(run->hub->home.models_dir, &run->base_model, TIER_CONTENT_MODEL));
+}
+
 static void on_retry(void *arg) {
     struct hub_run *run = arg;
-    if (run->wanted_round && run->hub->link)
-        tier_follow_to(&run->follow, &run->wanted);
+    if (run->hub->link && lacks_base(run))
+        hub_run_follow(run);
     hub_work_resume(run);
 }
 
@@ -302,10 +318,11 @@ static void base_fetched(void *arg, enum tier_status st, const char *text) {
     struct hub_run *run = arg;
     if (st == TIER_OK) {
         open_if_ready(run);
-    } else if (run->state == HUB_RUN_OPEN && run->wanted_round) {
+    } else if (run->state == HUB_RUN_OPEN) {
         tier_log_error("run %.12s: the base model of round %" PRIu64
                        " cannot be had: %s; trying again in %d s",
-                       run->hex, run->wanted_round, text, FETCH_RETRY_MS / 1000);
+                       run->hex, run->wanted_round ? run->wanted_round : run->round.number, text,
+                       FETCH_RETRY_MS / 1000);
         tier_timer_set(run->retry, FETCH_RETRY_MS);
     }
 }
@@ -645,9 +662,7 @@ void hub_run_round(struct hub_run *run, uint64_t round, const struct tier_follow
     run->deadline_at_ms = deadline_ms ? tier_clock_ms() + deadline_ms : 0;
     run->wanted_round = round;
     run->wanted = *base;
-    run->follow.manifest = run->manifest;
-    run->follow.bytes_max = tier_task_model_bytes_max(&run->plan);
-    tier_follow_to(&run->follow, base);
+    hub_run_follow(run);
 }
 
 void hub_run_receipt(struct hub_run *run, const struct tier_receipt *r) {

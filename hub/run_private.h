@@ -25,6 +25,8 @@ uint32_t hub_run_child_number(struct hub_run *run, const char *name);
 bool hub_run_answered_no(const struct hub_run *run, const char *child);
 /* From now; 0: none. */
 void hub_run_set_deadline(struct hub_run *run, uint64_t left_ms);
+/* A hub: gets the model of the wanted round, or of the open one, from its parent. */
+void hub_run_follow(struct hub_run *run);
 /* Opens that round once everything for it is here. */
 void hub_run_want_round(struct hub_run *run, uint64_t round, const struct tier_follow_target *base);
 

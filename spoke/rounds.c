@@ -196,7 +196,7 @@ void spoke_run_base_fetched(void *arg, enum tier_status st, const char *text) {
 
 void spoke_run_follow_again(void *arg) {
     struct spoke_run *run = arg;
-    if (run->state == SPOKE_RUN_OPEN && run->round && !run->training)
+    if (run->state == SPOKE_RUN_OPEN && run->round)
         tier_follow_to(&run->follow, &(struct tier_follow_target){.model = run->base_model});
 }
 
@@ -364,6 +364,7 @@ void spoke_end_came(struct spoke_run *run, const struct tier_to_child *m) {
     spoke_audit(run->spoke, "run.ended", "h:run", &run->id, "b:completed", (int)m->completed,
                 "s:reason", m->reason, "h:model", &m->model);
     run->state = SPOKE_RUN_ENDED;
+    let_go_of_before(run);
     /* A run that ends with this round's base model ends without its updates. */
     bool counted = !tier_hash_equal(&run->base_model, &m->model);
     release_below(run, UINT64_MAX, run->round + (counted ? 1 : 0));

@@ -265,6 +265,14 @@ class Node:
         """For a test that has changed the file itself."""
         self._audit = AuditReader(os.path.join(self.dir, "audit", "audit.log"))
 
+    def rss_anon(self):
+        """Bytes of anonymous memory of the node's process."""
+        with open("/proc/%d/status" % self.process.pid, encoding="ascii") as f:
+            for line in f:
+                if line.startswith("RssAnon:"):
+                    return int(line.split()[1]) << 10
+        raise AssertionError("no RssAnon")
+
     def spool(self):
         """Name -> bytes of every file in the spool now; of a partial, those that are its own."""
         sizes = self._sizes("spool")

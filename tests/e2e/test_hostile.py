@@ -22,15 +22,6 @@ MIB = 1 << 20
 SANITIZED = "CONSILIUM_BIN" in os.environ and "asan" in os.environ["CONSILIUM_BIN"]
 
 
-def rss_anon(node):
-    """Bytes of anonymous memory of the node's process."""
-    with open("/proc/%d/status" % node.process.pid, encoding="ascii") as f:
-        for line in f:
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) << 10
-    raise AssertionError("no RssAnon")
-
-
 def open_files(node):
     return len(os.listdir("/proc/%d/fd" % node.process.pid))
 
@@ -411,14 +402,14 @@ class Offers(InARound):
 
     def test_offers_by_the_thousand_do_not_grow_the_hub(self):
         padding = {"count": [1], "score_hist_pos": [1] * 4096}
-        before = rss_anon(self.top)
+        before = self.top.rss_anon()
         for i in range(4000):
             self.stream.offer(self.update(weight=i + 1, metrics_bytes=edge.metrics(padding)))
         last = self.update(weight=5000)
         self.stream.offer(last)
         self.stream.wait("grant", lambda g: g.update == last.id, timeout_s=60)
         if not SANITIZED:
-            self.assertLess(rss_anon(self.top) - before, 24 * MIB)
+            self.assertLess(self.top.rss_anon() - before, 24 * MIB)
         self.assertLess(len(self.top.spool()), 8)
         self.parent.push(last)
         self.assertEqual(self.run_.finish().state, "completed")
@@ -657,14 +648,14 @@ class Fetches(Hostile):
 
     def test_a_thousand_fetches_that_nobody_reads_starve_nobody(self):
         parent = self.connect(options=[("grpc.http2.lookahead_bytes", 65536)])
-        before, files = rss_anon(self.top), open_files(self.top)
+        before, files = self.top.rss_anon(), open_files(self.top)
         calls = [parent.fetch_method(self.request()) for _ in range(1000)]
         # A quiet child's fetch is served beside them, and so is a whole run.
         self.assertGreater(len(self.connect(self.other).fetch(self.model)), MIB)
         self.assertEqual(self.f.run(self.plan).finish().state, "completed")
         self.assertLess(open_files(self.top) - files, 64)
         if not SANITIZED:
-            self.assertLess(rss_anon(self.top) - before, 64 * MIB)
+            self.assertLess(self.top.rss_anon() - before, 64 * MIB)
         for call in calls:
             call.cancel()
 
@@ -682,14 +673,14 @@ class Fetches(Hostile):
         self.assertGreater(served, 0)
 
     def test_streams_that_are_opened_and_left_alone_do_not_grow_the_hub(self):
-        before = rss_anon(self.top)
+        before = self.top.rss_anon()
         parent = self.connect()
         streams = [parent.open_stream(read=False) for _ in range(2000)]
         pushes = [parent.push_method.future(iter(edge.queue.Queue().get, None))
                   for _ in range(0)]
         self.assertEqual(self.f.run(self.plan).finish().state, "completed")
         if not SANITIZED:
-            self.assertLess(rss_anon(self.top) - before, 48 * MIB)
+            self.assertLess(self.top.rss_anon() - before, 48 * MIB)
         for call in pushes:
             call.cancel()
         for stream in streams:
@@ -698,11 +689,11 @@ class Fetches(Hostile):
     def test_streams_that_come_and_go_leave_nothing_behind(self):
         parent = self.connect()
         parent.attend(ME).cancel()
-        before, files = rss_anon(self.top), open_files(self.top)
+        before, files = self.top.rss_anon(), open_files(self.top)
         for _ in range(500):
             parent.attend(ME)
         if not SANITIZED:
-            self.assertLess(rss_anon(self.top) - before, 16 * MIB)
+            self.assertLess(self.top.rss_anon() - before, 16 * MIB)
         parent.close()
         wait_until(lambda: open_files(self.top) <= files, edge.WAIT_S, "the files are closed")
 

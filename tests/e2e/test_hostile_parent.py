@@ -25,14 +25,6 @@ SANITIZED = "CONSILIUM_BIN" in os.environ and "asan" in os.environ["CONSILIUM_BI
 U64 = 2 ** 64 - 1
 
 
-def rss_anon(node):
-    with open("/proc/%d/status" % node.process.pid, encoding="ascii") as f:
-        for line in f:
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) << 10
-    raise AssertionError("no RssAnon")
-
-
 def disk(node):
     return sum(os.path.getsize(os.path.join(folder, name))
                for folder, _, names in os.walk(node.dir) for name in names
@@ -111,6 +103,19 @@ class Hostile(unittest.TestCase):
 
     def said(self, pattern, mark=None):
         self.node.wait_log(pattern, self.mark if mark is None else mark)
+
+    def flood_with_runs(self, child, count):
+        """So many runs begun and ended at once: the stream is ended, and little stays of them."""
+        before, on_disk, mark = self.node.rss_anon(), disk(self.node), self.node.mark()
+        for i in range(count):
+            run = hashlib.sha256(b"%d" % i).digest()
+            child.send(plan=self.pb.Plan(run=run, plan=self.plan))
+            child.send(end=self.pb.End(run=run, reason="over", model=bytes(32)))
+        child.wait_end(60)
+        self.said("more than 256 refused", mark)
+        self.assertLess(disk(self.node) - on_disk, 8 * MIB)
+        if not SANITIZED:
+            self.assertLess(self.node.rss_anon() - before, 32 * MIB)
 
     # -- what an honest parent does
 
@@ -252,7 +257,7 @@ class Streams(Hostile):
         pb, child = self.pb, self.restart()
         run = self.begin(child)
         other = bytes(range(32))
-        before, on_disk, mark = rss_anon(self.node), disk(self.node), self.node.mark()
+        before, on_disk, mark = self.node.rss_anon(), disk(self.node), self.node.mark()
         for i in range(20000):
             child.send(**({"commit": pb.Commit(run=other, round=1)},
                           {"refusal": pb.Refusal(run=run, round=1, update=other, reason="no")},
@@ -263,7 +268,7 @@ class Streams(Hostile):
         self.assertLess(self.node.log(mark).count("\n"), 400)
         self.assertLess(disk(self.node) - on_disk, MIB)
         if not SANITIZED:
-            self.assertLess(rss_anon(self.node) - before, 8 * MIB)
+            self.assertLess(self.node.rss_anon() - before, 8 * MIB)
         again = self.host.next_child()  # after a pause, and without our help
         self.finish(again, run)
 
@@ -355,16 +360,7 @@ class Plans(Hostile):
 
     def test_g_thousands_of_runs_leave_a_bounded_trace(self):
         child = self.restart()
-        before, mark, mem = disk(self.node), self.node.mark(), rss_anon(self.node)
-        for i in range(5000):
-            run = hashlib.sha256(b"%d" % i).digest()
-            child.send(plan=self.pb.Plan(run=run, plan=self.plan))
-            child.send(end=self.pb.End(run=run, reason="over", model=bytes(32)))
-        child.wait_end(60)
-        self.said("more than 256 refused", mark)
-        self.assertLess(disk(self.node) - before, 8 * MIB)
-        if not SANITIZED:
-            self.assertLess(rss_anon(self.node) - mem, 32 * MIB)
+        self.flood_with_runs(child, 5000)
         child = self.restart()
         self.finish(child, self.begin(child))
 
@@ -442,6 +438,25 @@ class Rounds(Hostile):
         self.deliver(child, run, 150)
         self.f.wait(lambda: not any(n.endswith(".part") for n in self.node.models()), 20,
                     "nothing half is left")
+
+
+    def test_c_a_delta_that_gives_another_model_is_passed_over_and_the_model_fetched_whole(self):
+        child = self.restart()
+        run = self.begin(child)
+        before = self.host.put(self.model(1))
+        self.open_round(child, run, 1, before)
+        self.deliver(child, run, 1)
+        noise = self.host.put(b"consdlt1" + bytes(200))
+        for number, delta, text in ((2, noise, "is not a delta that this node knows"),
+                                    (3, hashlib.sha256(b"nowhere").digest(), "no such content")):
+            mark = self.node.mark()
+            model = self.host.put(self.model(number))
+            self.open_round(child, run, number, model, delta=delta, delta_base=before)
+            self.deliver(child, run, number)
+            self.said("the model is fetched whole: .*" + text, mark)
+            before = model
+        self.assertNotIn(noise.hex() + ".delta", self.node.models())
+        child.send(end=self.pb.End(run=run, completed=True, reason="done", model=bytes(32)))
 
 
 class Contents(Hostile):
@@ -586,14 +601,14 @@ class Updates(Hostile):
         run = self.begin(child)
         self.open_round(child, run, 1)
         header = self.host.take_offer(child)
-        before, pushed = rss_anon(self.node), len(self.host.deliveries)
+        before, pushed = self.node.rss_anon(), len(self.host.deliveries)
         for _ in range(5000):
             child.send(grant=self.pb.Grant(update=edge.sha256(header)))
         child.wait_end()
         self.said("more than 256 refused")
         self.assertLess(len(self.host.deliveries) - pushed, 260)
         if not SANITIZED:
-            self.assertLess(rss_anon(self.node) - before, 8 * MIB)
+            self.assertLess(self.node.rss_anon() - before, 8 * MIB)
         child = self.restart()
         child.send(plan=self.pb.Plan(run=run, plan=self.plan))
         child.wait("answer", lambda a: a.run == run and a.accepted)
@@ -675,16 +690,7 @@ class Hub(Hostile):
 
     def test_c_thousands_of_plans_and_fetches_are_bounded(self):
         child = self.restart()
-        before, on_disk, mark = rss_anon(self.node), disk(self.node), self.node.mark()
-        for i in range(3000):
-            run = hashlib.sha256(b"hub %d" % i).digest()
-            child.send(plan=self.pb.Plan(run=run, plan=self.plan))
-            child.send(end=self.pb.End(run=run, reason="over", model=bytes(32)))
-        child.wait_end(60)
-        self.said("more than 256 refused", mark)
-        self.assertLess(disk(self.node) - on_disk, 8 * MIB)
-        if not SANITIZED:
-            self.assertLess(rss_anon(self.node) - before, 32 * MIB)
+        self.flood_with_runs(child, 3000)
         child = self.restart()
         self.node.wait_log("child %s attends" % SITE, self.mark)
         self.finish(child, self.begin(child))

@@ -222,6 +222,43 @@ Test(hub_tree, a_base_that_was_damaged_at_a_hub_is_fetched_again) {
     tree_free(tree);
 }
 
+static bool lacks_its_base(struct hub *hub, void *arg) {
+    (void)arg;
+    return hub->runs && tier_link_traffic(hub->link).fetches >= 1 &&
+           !tier_content_has(hub->home.models_dir, &hub->runs->base_model, TIER_CONTENT_MODEL);
+}
+
+static char *base_path(const struct tree_node *node, const struct tier_hash *model) {
+    char dir[256];
+    snprintf(dir, sizeof dir, "%s/models", tree_dir(node));
+    return tier_content_path(dir, model, TIER_CONTENT_MODEL);
+}
+
+Test(hub_tree, a_base_that_is_gone_at_a_hub_and_its_parent_is_asked_for_until_it_is_back) {
+    struct tree *tree = make_tree("gone");
+    struct tree_node *top = tree_hub(tree, "top", NULL, 1),
+                     *north = tree_hub(tree, "north", top, 1);
+    struct tree_node *far = make_spoke(tree, 0, north);
+    struct tier_plan plan = plan_of(100);
+    struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
+    struct where w = {.round = 2};
+    cr_assert(tree_until(north, base_of_round, &w, TIMEOUT_MS));
+    tree_stop(far);
+    cr_assert(tree_until(north, waits_for_a_spoke, &w.model, TIMEOUT_MS));
+    tree_stop(north);
+    char *there = base_path(top, &w.model), *here = base_path(north, &w.model), away[600];
+    snprintf(away, sizeof away, "%s.away", there);
+    cr_assert(rename(there, away) == 0 && unlink(here) == 0);
+    tree_start(north);
+    cr_assert(tree_until(north, lacks_its_base, NULL, TIMEOUT_MS));
+    cr_assert(rename(away, there) == 0);
+    tree_start(far);
+    finish(top, &run);
+    free(there);
+    free(here);
+    tree_free(tree);
+}
+
 Test(hub_tree, a_spoke_whose_data_do_not_fit_declines_and_the_others_go_on) {
     char schema[128], command[512];
     snprintf(schema, sizeof schema, "%s/other.yaml", work);
