@@ -54,11 +54,6 @@
 #define TIER_CHILD_TRANSFERS_MAX 4u
 #define TIER_STALL_MS 60000u
 
-/* Content goes out in chunks; to more children than so many at a time in pieces that are shorter,
- * so that what is on the way to them all does not grow much with their number. */
-#define TIER_SEND_CHUNKS_TO 8u
-#define TIER_SEND_SHORT_BYTES (256u << 10)
-
 /* Children that lost their parent come back over so many milliseconds each, in all at most the
  * second: a hub on two cores shakes hands with some hundreds in a second. */
 #define TIER_RETURN_MS_PER_CHILD 5u

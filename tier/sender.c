@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Chunk buffers are recycled through one small pool for the whole process, so that the data path
- * does not allocate: the pool keeps a few megabytes, a surplus is freed.
+ * does not allocate: the pool keeps as many as the receive credit has chunks, a surplus is freed.
  *
  * What several children fetch at about the same time is read once: the last few chunks of content
  * stay in their buffers, which may be on the way to many.
@@ -16,7 +16,6 @@
 #define PIECES_AHEAD 2
 
 #define RECENT_CHUNKS 8
-#define KEPT_BYTES (8u << 20) /* of a kind */
 
 struct chunk {
     struct chunk *next; /* in the pool */
@@ -24,34 +23,26 @@ struct chunk {
     struct tier_hash content;
     uint64_t offset;
     size_t bytes;
-    enum size_class { SHORT, WHOLE, CLASSES } room;
-    _Alignas(64) uint8_t data[];
+    _Alignas(64) uint8_t data[TIER_CHUNK_BYTES];
 };
-static const size_t class_bytes[CLASSES] = {TIER_SEND_SHORT_BYTES, TIER_CHUNK_BYTES};
-static const unsigned class_most[CLASSES] = {KEPT_BYTES / TIER_SEND_SHORT_BYTES,
-                                             KEPT_BYTES / TIER_CHUNK_BYTES};
 
 static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER; /* guards all below, and refs */
-static struct chunk *pool_free[CLASSES];
-static unsigned pool_count[CLASSES];
+static struct chunk *pool_free;
+static unsigned pool_count;
 static struct chunk *recent[RECENT_CHUNKS]; /* a ring: the oldest goes next */
 static unsigned recent_next;
 
-static struct chunk *chunk_get(size_t bytes) {
-    enum size_class room = bytes <= TIER_SEND_SHORT_BYTES ? SHORT : WHOLE;
-
+static struct chunk *chunk_get(void) {
     pthread_mutex_lock(&pool_lock);
-    struct chunk *c = pool_free[room];
+    struct chunk *c = pool_free;
     if (c) {
-        pool_free[room] = c->next;
-        pool_count[room]--;
+        pool_free = c->next;
+        pool_count--;
     } else {
-        c = aligned_alloc(64, sizeof *c + class_bytes[room]);
+        c = aligned_alloc(64, sizeof *c);
     }
-    if (c) {
+    if (c)
         c->refs = 1;
-        c->room = room;
-    }
     pthread_mutex_unlock(&pool_lock);
     if (!c)
         abort();
@@ -62,11 +53,11 @@ static struct chunk *chunk_get(size_t bytes) {
 static struct chunk *unref(struct chunk *c) {
     if (--c->refs > 0)
         return NULL;
-    if (pool_count[c->room] >= class_most[c->room])
+    if (pool_count >= TIER_CREDIT_CHUNKS)
         return c;
-    c->next = pool_free[c->room];
-    pool_free[c->room] = c;
-    pool_count[c->room]++;
+    c->next = pool_free;
+    pool_free = c;
+    pool_count++;
     return NULL;
 }
 
@@ -114,7 +105,6 @@ struct tier_sender {
     void *source;
     struct tier_hash content; /* zero: what is sent is nobody else's */
     uint64_t total, offset;
-    size_t piece_bytes;
     bool begun, done;
 };
 
@@ -124,21 +114,13 @@ struct tier_sender *tier_sender_new(struct tier_rpc_call *call, const struct tie
     struct tier_sender *s = calloc(1, sizeof *s);
     if (!s)
         abort();
-    *s = (struct tier_sender){.call = call,
-                              .read = read,
-                              .source = source,
-                              .total = total,
-                              .offset = offset,
-                              .piece_bytes = TIER_CHUNK_BYTES};
+    *s = (struct tier_sender){
+        .call = call, .read = read, .source = source, .total = total, .offset = offset};
     if (id)
         s->id = *id;
     if (content)
         s->content = *content;
     return s;
-}
-
-void tier_sender_shorten(struct tier_sender *s, bool shorter) {
-    s->piece_bytes = shorter ? TIER_SEND_SHORT_BYTES : TIER_CHUNK_BYTES;
 }
 
 void tier_sender_free(struct tier_sender *s) {
@@ -153,7 +135,7 @@ static struct chunk *chunk_of(struct tier_sender *s, size_t bytes, struct tier_e
 
     if (c)
         return c;
-    c = chunk_get(bytes);
+    c = chunk_get();
     if (bytes && s->read(s->source, s->offset, c->data, bytes, err) != TIER_OK) {
         chunk_put(c);
         return NULL;
@@ -166,7 +148,7 @@ static struct chunk *chunk_of(struct tier_sender *s, size_t bytes, struct tier_e
 static bool send_piece(struct tier_sender *s, struct tier_err *err) {
     uint64_t left = s->total - s->offset;
     struct tier_piece piece = {.offset = s->offset,
-                               .data_bytes = left < s->piece_bytes ? left : s->piece_bytes};
+                               .data_bytes = left < TIER_CHUNK_BYTES ? left : TIER_CHUNK_BYTES};
     uint8_t prefix[TIER_PIECE_PREFIX_MAX];
     struct chunk *c = chunk_of(s, piece.data_bytes, err);
 

@@ -25,8 +25,6 @@ typedef enum tier_status tier_sender_read(void *source, uint64_t offset, void *o
 struct tier_sender *tier_sender_new(struct tier_rpc_call *call, const struct tier_hash *id,
                                     const struct tier_hash *content, tier_sender_read *read,
                                     void *source, uint64_t total, uint64_t offset);
-/* Whether its pieces are to be TIER_SEND_SHORT_BYTES from now on, or chunks. */
-void tier_sender_shorten(struct tier_sender *s, bool shorter);
 /* NULL is fine. Pieces under way are finished by the network. */
 void tier_sender_free(struct tier_sender *s);
 /*

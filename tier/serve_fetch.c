@@ -36,11 +36,6 @@ static void queue_remove(struct tier_serve *s, struct fetch *f) {
     f->queued = false;
 }
 
-static void fill(struct fetch *f) {
-    tier_sender_shorten(f->sender, f->serve->fetching > TIER_SEND_CHUNKS_TO);
-    tier_sender_fill(f->sender);
-}
-
 static void start(struct tier_serve *s, struct fetch *f) {
     struct tier_err err = {0};
 
@@ -60,7 +55,7 @@ static void start(struct tier_serve *s, struct fetch *f) {
     s->traffic.fetched_bytes += f->content.bytes - f->offset;
     f->sender = tier_sender_new(f->call, NULL, &f->sha256, tier_content_read, &f->content,
                                 f->content.bytes, f->offset);
-    fill(f);
+    tier_sender_fill(f->sender);
 }
 
 static void start_next(struct tier_serve *s) {
@@ -136,7 +131,7 @@ static void fetch_sent(struct tier_rpc_call *call) {
     struct fetch *f = tier_rpc_user(call);
     f->moved_ms = tier_clock_ms();
     if (f->sender)
-        fill(f);
+        tier_sender_fill(f->sender);
 }
 
 static void fetch_closed(struct tier_rpc_call *call, enum tier_status status, const char *text) {
