@@ -225,11 +225,17 @@ static enum tier_status rx_begin(struct tier_spool_rx *rx, const uint8_t *header
     return st;
 }
 
-/* A sealed file with a damaged header or length is as good as none: the child pushes it again. */
+/*
+ * A sealed file that is damaged is as good as none: the child pushes it again. It is read through,
+ * because a crash of the machine can leave another's bytes under a name that was never synced; that
+ * a child pushes what is here already is rare.
+ */
 static enum tier_status rx_look_for_sealed(struct tier_spool_rx *rx, struct tier_err *err) {
     struct tier_update *u = NULL;
     enum tier_status st = tier_spool_update_open(rx->spool, &rx->id, &u, err);
 
+    if (st == TIER_OK)
+        st = tier_spool_update_check(u, err);
     tier_spool_update_close(u);
     rx->sealed = st == TIER_OK;
     if (st == TIER_ECORRUPT)

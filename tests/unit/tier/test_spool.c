@@ -148,6 +148,23 @@ Test(tier_spool, a_repeated_push_is_harmless) {
     edge_down(&e);
 }
 
+Test(tier_spool, a_push_of_what_is_sealed_and_damaged_is_taken_from_its_start) {
+    struct edge e = edge_up(manifest_big(), false);
+    struct tier_spool_rx *rx = receive(&e);
+    char name[160], hex[TIER_HASH_HEX];
+    push(&e, rx, e.wire.payload_len, TIER_CHUNK_BYTES);
+    seal_and_check(&e, rx);
+    snprintf(name, sizeof name, "parent/%s.upd", tier_hash_hex(&e.id, hex));
+    int fd = open(fixture_path(name), O_RDWR);
+    CHECK(pwrite(fd, "?", 1, 4096 + TIER_CHUNK_BYTES + 5) == 1);
+    close(fd);
+    rx = receive(&e);
+    CHECK(!tier_spool_rx_sealed(rx) && tier_spool_rx_offset(rx) == 0);
+    push(&e, rx, e.wire.payload_len, TIER_CHUNK_BYTES);
+    seal_and_check(&e, rx);
+    edge_down(&e);
+}
+
 Test(tier_spool, bytes_out_of_order_or_too_many_are_refused) {
     struct edge e = edge_up(manifest_small(), false);
     struct tier_hash id;
