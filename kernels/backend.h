@@ -17,7 +17,7 @@
 
 #include "kernels/group.h"
 
-#define KERN_BACKEND_ABI 3u
+#define KERN_BACKEND_ABI 4u
 #define KERN_TEXT_BYTES 256
 
 /* The head of every backend's own context. An entry that fails writes here, in words, why. */
@@ -111,6 +111,9 @@ struct kern_ops {
      * caller's ranks of a group; errors stand in the context of the first of them. */
     enum kern_status (*group_id)(struct kern_ctx *ctx, struct kern_group_id *out);
     enum kern_status (*group_join)(const struct kern_group_id *id, size_t ranks, size_t first,
+                                   struct kern_ctx *const *ctx, size_t count, void **state_out);
+    /* The same over a link; NULL where ranks of several processes meet by id alone. */
+    enum kern_status (*group_span)(const struct kern_group_link *link, size_t ranks, size_t first,
                                    struct kern_ctx *const *ctx, size_t count, void **state_out);
     void (*group_leave)(void *state);
     void (*group_abort)(void *state); /* from any thread */

@@ -42,9 +42,9 @@ static enum kern_status check_devices(struct kern_device *const *devs, size_t co
     return KERN_OK;
 }
 
-static enum kern_status enter(const struct kern_group_id *id, size_t ranks, size_t first,
-                              struct kern_device *const *devs, size_t count,
-                              struct kern_group **out) {
+static enum kern_status enter(const struct kern_group_id *id, const struct kern_group_link *link,
+                              size_t ranks, size_t first, struct kern_device *const *devs,
+                              size_t count, struct kern_group **out) {
     struct kern_ctx *ctx[KERN_GROUP_RANKS_MAX];
     struct kern_group *g = calloc(1, sizeof *g + count * sizeof g->dev[0]);
     if (g == NULL) {
@@ -58,7 +58,9 @@ static enum kern_status enter(const struct kern_group_id *id, size_t ranks, size
         g->dev[i] = devs[i];
         ctx[i] = devs[i]->ctx;
     }
-    enum kern_status st = g->ops->group_join(id, ranks, first, ctx, count, &g->state);
+    enum kern_status st = link != NULL && g->ops->group_span != NULL
+                              ? g->ops->group_span(link, ranks, first, ctx, count, &g->state)
+                              : g->ops->group_join(id, ranks, first, ctx, count, &g->state);
     if (st != KERN_OK) {
         free(g);
         return st;
@@ -70,7 +72,7 @@ static enum kern_status enter(const struct kern_group_id *id, size_t ranks, size
 enum kern_status kern_group_open(struct kern_device *const *devs, size_t count,
                                  struct kern_group **out) {
     enum kern_status st = out == NULL ? KERN_EARG : check_devices(devs, count);
-    return st == KERN_OK ? enter(NULL, count, 0, devs, count, out) : st;
+    return st == KERN_OK ? enter(NULL, NULL, count, 0, devs, count, out) : st;
 }
 
 enum kern_status kern_group_id_new(struct kern_device *dev, struct kern_group_id *out) {
@@ -80,9 +82,9 @@ enum kern_status kern_group_id_new(struct kern_device *dev, struct kern_group_id
     return dev->failed ? KERN_EDEVICE : dev->ops->group_id(dev->ctx, out);
 }
 
-enum kern_status kern_group_join(const struct kern_group_id *id, size_t ranks, size_t first,
-                                 struct kern_device *const *devs, size_t count,
-                                 struct kern_group **out) {
+static enum kern_status join(const struct kern_group_id *id, const struct kern_group_link *link,
+                             size_t ranks, size_t first, struct kern_device *const *devs,
+                             size_t count, struct kern_group **out) {
     enum kern_status st = id == NULL || out == NULL ? KERN_EARG : check_devices(devs, count);
     if (st != KERN_OK) {
         return st;
@@ -91,7 +93,19 @@ enum kern_status kern_group_join(const struct kern_group_id *id, size_t ranks, s
         return kern_refuse(devs[0], "kern_group_join: ranks %zu to %zu of %zu; a group has 1 to %d",
                            first, first + count, ranks, KERN_GROUP_RANKS_MAX);
     }
-    return enter(id, ranks, first, devs, count, out);
+    return enter(id, link, ranks, first, devs, count, out);
+}
+
+enum kern_status kern_group_join(const struct kern_group_id *id, size_t ranks, size_t first,
+                                 struct kern_device *const *devs, size_t count,
+                                 struct kern_group **out) {
+    return join(id, NULL, ranks, first, devs, count, out);
+}
+
+enum kern_status kern_group_span(const struct kern_group_id *id, const struct kern_group_link *link,
+                                 size_t ranks, size_t first, struct kern_device *const *devs,
+                                 size_t count, struct kern_group **out) {
+    return link == NULL ? KERN_EARG : join(id, link, ranks, first, devs, count, out);
 }
 
 void kern_group_close(struct kern_group *group) {
@@ -109,6 +123,14 @@ void kern_group_abort(struct kern_group *group) {
 
 size_t kern_group_count(const struct kern_group *group) {
     return group->count;
+}
+
+size_t kern_group_first(const struct kern_group *group) {
+    return group->first;
+}
+
+size_t kern_group_ranks(const struct kern_group *group) {
+    return group->ranks;
 }
 
 void kern_group_set_way(struct kern_group *group, enum kern_way way) {

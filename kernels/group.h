@@ -5,7 +5,8 @@
  * is done when every rank of the group made it: the same operation, type, n, root and way.
  *
  *   CPU devices    threads of one process: every rank has its own, and reads its neighbours'
- *                  arrays where they lie, so that a group needs no memory beside them
+ *                  arrays where they lie, so that a group needs no memory beside them; by a link
+ *                  that its owner brings, of several processes on several servers
  *   CUDA devices   NCCL, in one process or, by an id, in several on several servers; copies from
  *                  GPU to GPU where NCCL is not there or where one GPU is more than one rank
  *
@@ -26,12 +27,13 @@
  * threads, or processes: on CPU devices a call waits (asleep) for the others, on CUDA devices it
  * enqueues. Ownership: a group borrows its devices, which must outlive it.
  *
- * Errors: KERN_EARG where the ranks did not call alike (CPU devices; every rank is told, and the
- * group lives on) or an array does not fit; KERN_EGROUP where a rank aborted or left: every call of
- * every rank fails so from then on, the arrays are spoilt, and the devices live on; KERN_EDEVICE.
- * A caller that is refused for its own arrays has not come: the others wait until it calls rightly,
- * aborts or leaves. NCCL does not find out that callers ask for different things: they must not.
- * Words are in kern_device_error of the caller's first device.
+ * Errors: KERN_EARG where the ranks did not call alike (CPU devices of one process; every rank is
+ * told, and the group lives on; over a link it is KERN_EGROUP) or an array does not fit;
+ * KERN_EGROUP where a rank aborted or left: every call of every rank fails so from then on, the
+ * arrays are spoilt, and the devices live on; KERN_EDEVICE. A caller that is refused for its own
+ * arrays has not come: the others wait until it calls rightly, aborts or leaves. NCCL does not find
+ * out that callers ask for different things: they must not. Words are in kern_device_error of the
+ * caller's first device.
  */
 #ifndef CONSILIUM_KERN_GROUP_H
 #define CONSILIUM_KERN_GROUP_H
@@ -70,13 +72,40 @@ enum kern_status kern_group_id_new(struct kern_device *dev, struct kern_group_id
 enum kern_status kern_group_join(const struct kern_group_id *id, size_t ranks, size_t first,
                                  struct kern_device *const *devs, size_t count,
                                  struct kern_group **out);
+/*
+ * What lies between the processes of one group of CPU devices: messages from rank to rank, whole
+ * and in the order in which they were sent. Called by the threads of any of the caller's ranks,
+ * several at once, `from` or `to` being its own; false ends the group. `send` borrows the bytes
+ * until it returns, and may wait for the network but not for the receiver to call `receive`: what
+ * is on its way between two ranks is at most two arrays of the calls that are made. `receive`
+ * waits, for exactly n bytes. `shut` is kern_group_abort's: whoever waits is let go with false, as
+ * is whoever comes later.
+ */
+struct kern_group_link {
+    void *arg;
+    bool (*send)(void *arg, size_t from, size_t to, const void *bytes, size_t n);
+    bool (*receive)(void *arg, size_t from, size_t to, void *bytes, size_t n);
+    void (*shut)(void *arg);
+};
+/* The longest message of a link. */
+#define KERN_GROUP_MESSAGE_BYTES ((256u << 10) + 64)
+/*
+ * As kern_group_join, for ranks of several processes: CPU devices add up over `link`, which must
+ * outlive the group (borrowed), with the same bits as in one process; CUDA devices meet by `id` and
+ * leave the link alone.
+ */
+enum kern_status kern_group_span(const struct kern_group_id *id, const struct kern_group_link *link,
+                                 size_t ranks, size_t first, struct kern_device *const *devs,
+                                 size_t count, struct kern_group **out);
 /* Leaves: ranks that stay cannot go on. NULL is fine. */
 void kern_group_close(struct kern_group *group);
 /* Every call of any rank, one that waits too, fails with KERN_EGROUP. From any thread. */
 void kern_group_abort(struct kern_group *group);
 
-/* The ranks that the caller holds. */
+/* The ranks that the caller holds, the first of them, and those of all callers. */
 size_t kern_group_count(const struct kern_group *group);
+size_t kern_group_first(const struct kern_group *group);
+size_t kern_group_ranks(const struct kern_group *group);
 /* The way of calls to come; KERN_WAY_AUTO at first. The same on all ranks. */
 void kern_group_set_way(struct kern_group *group, enum kern_way way);
 

@@ -125,6 +125,7 @@ const struct kern_ops kern_cpu_ops = {
     .fold_f32 = fold,
     .group_id = kern_cpu_group_id,
     .group_join = kern_cpu_group_join,
+    .group_span = kern_cpu_group_span,
     .group_leave = kern_cpu_group_leave,
     .group_abort = kern_cpu_group_abort,
     .group_run = kern_cpu_group_run,

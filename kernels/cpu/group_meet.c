@@ -7,6 +7,11 @@
  *
  * A meeting of several callers is found by its id in a list of the process. It stays there until
  * all its ranks have joined and left, so that a rank that joins late finds it broken, not empty.
+ *
+ * Over a link, the meeting is of this process's ranks alone. Those of other processes are not
+ * waited for as such: each message says what call it belongs to, and the first that belongs to
+ * another ends the group. A rank's array is its own once its call returns, because what others need
+ * was sent.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/group.h"
@@ -20,7 +25,10 @@ struct kern_meeting {
     struct kern_meeting *next; /* in the list; NULL for a group of one caller */
     struct kern_group_id id;
     bool listed, taken[KERN_GROUP_RANKS_MAX];
-    size_t ranks, joined, callers; /* of the list's lock */
+    size_t ranks, joined, callers;      /* of the list's lock */
+    const struct kern_group_link *link; /* NULL: all ranks are in this process */
+    size_t first, here;                 /* the ranks that are: first to first + here - 1 */
+    unsigned char *messages;            /* room for one for each of them */
 
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t moved;
@@ -66,9 +74,63 @@ bool kern_rank_wait(const struct kern_rank *r, enum kern_track track, size_t oth
     return ok;
 }
 
+/* ---- over a link ---------------------------------------------------------------------------- */
+
+/* Ranks that wait for each other, here or for one elsewhere, are let go. */
+static void break_off(struct kern_meeting *m) {
+    pthread_mutex_lock(&m->lock);
+    m->broken = true;
+    pthread_cond_broadcast(&m->moved);
+    pthread_mutex_unlock(&m->lock);
+    if (m->link != NULL) {
+        m->link->shut(m->link->arg);
+    }
+}
+
+/* Stands before the bytes of every message. Processes of one group run the same program on machines
+ * of one kind: numbers travel as they lie. */
+struct head {
+    uint64_t number, n, root, bytes;
+    uint32_t op, type, way, zero;
+};
+_Static_assert(sizeof(struct head) == 48, "a message is its head and at most 256 KiB");
+
+static struct head head_of(const struct kern_rank *r, size_t bytes) {
+    const struct kern_group_call *c = &r->call;
+    return (struct head){r->number,        c->n, c->root, bytes, (uint32_t)c->op, (uint32_t)c->type,
+                         (uint32_t)c->way, 0};
+}
+
+bool kern_rank_here(const struct kern_rank *r, size_t other) {
+    return other >= r->meeting->first && other - r->meeting->first < r->meeting->here;
+}
+
+bool kern_rank_send(const struct kern_rank *r, size_t to, const void *bytes, size_t n) {
+    const struct kern_group_link *link = r->meeting->link;
+    struct head head = head_of(r, n);
+    memcpy(r->message, &head, sizeof head);
+    memcpy(r->message + sizeof head, bytes, n);
+    if (!link->send(link->arg, r->rank, to, r->message, sizeof head + n)) {
+        break_off(r->meeting);
+        return false;
+    }
+    return true;
+}
+
+const void *kern_rank_receive(const struct kern_rank *r, size_t from, size_t n) {
+    const struct kern_group_link *link = r->meeting->link;
+    struct head want = head_of(r, n);
+    if (!link->receive(link->arg, from, r->rank, r->message, sizeof want + n) ||
+        memcmp(r->message, &want, sizeof want) != 0) {
+        break_off(r->meeting);
+        return NULL;
+    }
+    return r->message + sizeof want;
+}
+
 static bool alike(const struct kern_meeting *m) {
-    const struct kern_group_call *a = &m->call[0];
-    for (size_t i = 1; i < m->ranks; i++) {
+    const struct kern_group_call *a = &m->call[m->first];
+    for (size_t i = m->first + 1; i < m->first + m->here; i++) {
         const struct kern_group_call *b = &m->call[i];
         if (a->op != b->op || a->type != b->type || a->way != b->way || a->n != b->n ||
             a->root != b->root) {
@@ -85,7 +147,7 @@ static enum kern_status arrive(struct kern_meeting *m, size_t rank,
     uint64_t this_call = m->calls;
     m->call[rank] = *call;
     m->part[rank] = part;
-    if (!m->broken && ++m->arrived == m->ranks) {
+    if (!m->broken && ++m->arrived == m->here) {
         m->verdict = alike(m) ? KERN_OK : KERN_EARG;
         m->arrived = m->finished = 0;
         m->failed = false;
@@ -105,10 +167,10 @@ static enum kern_status arrive(struct kern_meeting *m, size_t rank,
 static enum kern_status finish(struct kern_meeting *m, bool ok) {
     pthread_mutex_lock(&m->lock);
     m->failed = m->failed || !ok;
-    if (++m->finished == m->ranks) {
+    if (++m->finished == m->here) {
         pthread_cond_broadcast(&m->moved);
     }
-    while (m->finished < m->ranks) {
+    while (m->finished < m->here) {
         pthread_cond_wait(&m->moved, &m->lock);
     }
     enum kern_status st = m->failed ? KERN_EGROUP : KERN_OK;
@@ -126,9 +188,16 @@ struct job {
 static void run_rank(const void *arg, size_t i) {
     const struct job *job = arg;
     struct kern_meeting *m = job->member->meeting;
-    struct kern_rank r = {m, *job->call, job->member->first + i, m->ranks, m->part};
+    struct kern_rank r = {m, *job->call, job->member->first + i, m->ranks, m->part, 0, NULL};
+    if (m->messages != NULL) {
+        r.message = m->messages + i * KERN_GROUP_MESSAGE_BYTES;
+    }
     enum kern_status st = arrive(m, r.rank, job->call, job->parts[i]);
-    job->status[i] = st == KERN_OK ? finish(m, kern_rank_work(&r)) : st;
+    if (st == KERN_OK) {
+        r.number = m->calls; /* stays what it is until this rank is done */
+        st = finish(m, kern_rank_work(&r));
+    }
+    job->status[i] = st;
 }
 
 enum kern_status kern_cpu_group_run(void *state, const struct kern_group_call *call,
@@ -171,10 +240,12 @@ void kern_cpu_group_each(void *state, void (*fn)(void *arg, size_t i), void *arg
 
 /* ---- life cycle ---------------------------------------------------------------------------- */
 
-static struct kern_meeting *meeting_new(size_t ranks) {
+static struct kern_meeting *meeting_new(size_t ranks, size_t first, size_t here) {
     struct kern_meeting *m = calloc(1, sizeof *m);
     if (m != NULL) {
         m->ranks = ranks;
+        m->first = first;
+        m->here = here;
         pthread_mutex_init(&m->lock, NULL);
         pthread_cond_init(&m->moved, NULL);
     }
@@ -183,10 +254,7 @@ static struct kern_meeting *meeting_new(size_t ranks) {
 
 /* Drops one caller; frees with the last. */
 static void meeting_leave(struct kern_meeting *m) {
-    pthread_mutex_lock(&m->lock);
-    m->broken = true;
-    pthread_cond_broadcast(&m->moved);
-    pthread_mutex_unlock(&m->lock);
+    break_off(m);
     pthread_mutex_lock(&list.lock);
     bool last = --m->callers == 0 && (!m->listed || m->joined == m->ranks);
     for (struct kern_meeting **at = &list.first; last && *at != NULL; at = &(*at)->next) {
@@ -199,6 +267,7 @@ static void meeting_leave(struct kern_meeting *m) {
     if (last) {
         pthread_cond_destroy(&m->moved);
         pthread_mutex_destroy(&m->lock);
+        free(m->messages);
         free(m);
     }
 }
@@ -211,7 +280,7 @@ static enum kern_status find(const struct kern_group_id *id, size_t ranks, size_
         m = m->next;
     }
     if (m == NULL) {
-        m = meeting_new(ranks);
+        m = meeting_new(ranks, 0, ranks);
         if (m == NULL) {
             return KERN_ENOMEM;
         }
@@ -241,7 +310,7 @@ static enum kern_status take_meeting(const struct kern_group_id *id, size_t rank
                                      size_t count, struct kern_meeting **out,
                                      struct kern_ctx *ctx) {
     if (id == NULL) {
-        struct kern_meeting *m = meeting_new(ranks);
+        struct kern_meeting *m = meeting_new(ranks, 0, ranks);
         if (m == NULL) {
             return KERN_ENOMEM;
         }
@@ -255,6 +324,22 @@ static enum kern_status take_meeting(const struct kern_group_id *id, size_t rank
     return st;
 }
 
+static enum kern_status span_meeting(const struct kern_group_link *link, size_t ranks, size_t first,
+                                     size_t count, struct kern_meeting **out) {
+    struct kern_meeting *m = meeting_new(ranks, first, count);
+    unsigned char *messages = calloc(count, KERN_GROUP_MESSAGE_BYTES);
+    if (m == NULL || messages == NULL) {
+        free(messages);
+        free(m);
+        return KERN_ENOMEM;
+    }
+    m->messages = messages;
+    m->link = link;
+    m->callers = 1;
+    *out = m;
+    return KERN_OK;
+}
+
 enum kern_status kern_cpu_group_id(struct kern_ctx *ctx, struct kern_group_id *out) {
     (void)ctx;
     memset(out, 0, sizeof *out);
@@ -266,14 +351,16 @@ enum kern_status kern_cpu_group_id(struct kern_ctx *ctx, struct kern_group_id *o
     return KERN_OK;
 }
 
-enum kern_status kern_cpu_group_join(const struct kern_group_id *id, size_t ranks, size_t first,
-                                     struct kern_ctx *const *ctx, size_t count, void **out) {
+static enum kern_status join(const struct kern_group_id *id, const struct kern_group_link *link,
+                             size_t ranks, size_t first, struct kern_ctx *const *ctx, size_t count,
+                             void **out) {
     struct member *member = calloc(1, sizeof *member);
     struct kern_pool *pool = count > 1 ? kern_pool_new((int)count) : NULL;
     enum kern_status st = KERN_ENOMEM;
     /* Ranks wait for each other: each needs its thread, not a turn on another's. */
     if (member != NULL && (count == 1 || (pool != NULL && kern_pool_start(pool)))) {
-        st = take_meeting(id, ranks, first, count, &member->meeting, ctx[0]);
+        st = link != NULL ? span_meeting(link, ranks, first, count, &member->meeting)
+                          : take_meeting(id, ranks, first, count, &member->meeting, ctx[0]);
     } else {
         snprintf(ctx[0]->error, sizeof ctx[0]->error, "no threads for %zu ranks", count);
     }
@@ -290,6 +377,16 @@ enum kern_status kern_cpu_group_join(const struct kern_group_id *id, size_t rank
     return KERN_OK;
 }
 
+enum kern_status kern_cpu_group_join(const struct kern_group_id *id, size_t ranks, size_t first,
+                                     struct kern_ctx *const *ctx, size_t count, void **out) {
+    return join(id, NULL, ranks, first, ctx, count, out);
+}
+
+enum kern_status kern_cpu_group_span(const struct kern_group_link *link, size_t ranks, size_t first,
+                                     struct kern_ctx *const *ctx, size_t count, void **out) {
+    return join(NULL, link, ranks, first, ctx, count, out);
+}
+
 void kern_cpu_group_leave(void *state) {
     struct member *member = state;
     meeting_leave(member->meeting);
@@ -298,9 +395,5 @@ void kern_cpu_group_leave(void *state) {
 }
 
 void kern_cpu_group_abort(void *state) {
-    struct kern_meeting *m = ((struct member *)state)->meeting;
-    pthread_mutex_lock(&m->lock);
-    m->broken = true;
-    pthread_cond_broadcast(&m->moved);
-    pthread_mutex_unlock(&m->lock);
+    break_off(((struct member *)state)->meeting);
 }

@@ -4,7 +4,8 @@
  * neighbour's array where it lies and writes its own alone. What a rank may read is what its
  * neighbour has told; what it may overwrite is safe because whoever still had to read it comes
  * before, in the chain of those it waited for: in the ring, step G of rank r follows step
- * G - (ranks - 1) of rank r + 1, its only reader.
+ * G - (ranks - 1) of rank r + 1, its only reader. To a rank of another process, which cannot read
+ * it, a rank gives what it will take, in the order in which it takes.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/fold.h"
@@ -24,29 +25,69 @@ static void *place(const struct kern_rank *r, size_t rank, size_t at) {
 }
 
 /* Mine = mine + theirs, in this order. */
-static void add(const struct kern_rank *r, size_t other, size_t at, size_t n) {
+static void add(const struct kern_rank *r, const void *theirs, size_t at, size_t n) {
     if (n == 0) {
         return;
     }
     if (r->call.type == KERN_F32) {
         float *y = place(r, r->rank, at);
-        const float *x = place(r, other, at);
+        const float *x = theirs;
         for (size_t i = 0; i < n; i++) {
             y[i] = x[i] + y[i];
         }
     } else {
         int64_t *y = place(r, r->rank, at);
-        const int64_t *x = place(r, other, at);
+        const int64_t *x = theirs;
         for (size_t i = 0; i < n; i++) {
             y[i] = kern_wrap_add(x[i], y[i]);
         }
     }
 }
 
-static void copy(const struct kern_rank *r, size_t other, size_t at, size_t n) {
-    if (n > 0 && other != r->rank) {
-        memcpy(place(r, r->rank, at), place(r, other, at), bytes_of(r, n));
+static void copy(const struct kern_rank *r, const void *theirs, size_t at, size_t n) {
+    if (n > 0) {
+        memcpy(place(r, r->rank, at), theirs, bytes_of(r, n));
     }
+}
+
+typedef void (*use_fn)(const struct kern_rank *r, const void *theirs, size_t at, size_t n);
+
+/* Elements [at, at + n) of another rank, once it has told `done` or as it has given them. */
+static bool take(const struct kern_rank *r, enum kern_track track, size_t other, size_t done,
+                 use_fn use, size_t at, size_t n) {
+    if (other == r->rank) {
+        return true;
+    }
+    if (kern_rank_here(r, other)) {
+        bool ok = kern_rank_wait(r, track, other, done);
+        if (ok && n > 0) {
+            use(r, place(r, other, at), at, n);
+        }
+        return ok;
+    }
+    for (size_t m; n > 0; at += m, n -= m) {
+        m = n < PIECE ? n : PIECE;
+        const void *theirs = kern_rank_receive(r, other, bytes_of(r, m));
+        if (theirs == NULL) {
+            return false;
+        }
+        use(r, theirs, at, m);
+    }
+    return true;
+}
+
+/* Mine, to a rank that is to take them; one that is here reads them by itself. */
+static bool give(const struct kern_rank *r, size_t to, size_t at, size_t n) {
+    if (kern_rank_here(r, to)) {
+        return true;
+    }
+    for (size_t m; n > 0; at += m, n -= m) {
+        m = n < PIECE ? n : PIECE;
+        if (!kern_rank_send(r, to, place(r, r->rank, at), bytes_of(r, m))) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static bool has_shares(const struct kern_rank *r) {
@@ -66,43 +107,61 @@ static size_t before(const struct kern_rank *r, size_t steps) {
     return (r->rank + 2 * r->ranks - steps) % r->ranks;
 }
 
+static bool give_share(const struct kern_rank *r, size_t to, size_t c) {
+    return give(r, to, begin(r, c), begin(r, c + 1) - begin(r, c));
+}
+
+static bool take_share(const struct kern_rank *r, size_t from, size_t done, use_fn use, size_t c) {
+    return take(r, KERN_TRACK_UP, from, done, use, begin(r, c), begin(r, c + 1) - begin(r, c));
+}
+
 /* ---- ring ---------------------------------------------------------------------------------- */
 
 /* Share r ends in rank r: each share walks the ring once, starting behind its owner. */
 static bool ring_scatter(const struct kern_rank *r) {
-    size_t prev = before(r, 1);
+    size_t prev = before(r, 1), next = (r->rank + 1) % r->ranks;
+    if (r->ranks > 1 && !give_share(r, next, prev)) {
+        return false;
+    }
     for (size_t s = 0; s + 1 < r->ranks; s++) {
-        size_t c = before(r, 2 + s), at = begin(r, c);
-        if (!kern_rank_wait(r, KERN_TRACK_UP, prev, s)) {
+        size_t c = before(r, 2 + s);
+        if (!take_share(r, prev, s, add, c)) {
             return false;
         }
-        add(r, prev, at, begin(r, c + 1) - at);
         kern_rank_tell(r, KERN_TRACK_UP, s + 1);
+        if (s + 2 < r->ranks && !give_share(r, next, c)) {
+            return false;
+        }
     }
     return true;
 }
 
 /* After `done` steps of the ring, every share walks it once more. */
 static bool ring_gather(const struct kern_rank *r, size_t done) {
-    size_t prev = before(r, 1);
+    size_t prev = before(r, 1), next = (r->rank + 1) % r->ranks;
+    if (r->ranks > 1 && !give_share(r, next, r->rank)) {
+        return false;
+    }
     for (size_t t = 0; t + 1 < r->ranks; t++) {
-        size_t c = before(r, 1 + t), at = begin(r, c);
-        if (!kern_rank_wait(r, KERN_TRACK_UP, prev, done + t)) {
+        size_t c = before(r, 1 + t);
+        if (!take_share(r, prev, done + t, copy, c)) {
             return false;
         }
-        copy(r, prev, at, begin(r, c + 1) - at);
         kern_rank_tell(r, KERN_TRACK_UP, done + t + 1);
+        if (t + 2 < r->ranks && !give_share(r, next, c)) {
+            return false;
+        }
     }
     return true;
 }
 
 static bool ring_reduce(const struct kern_rank *r) {
     bool ok = ring_scatter(r);
-    for (size_t c = 0; ok && r->rank == r->call.root && c < r->ranks; c++) {
-        ok = kern_rank_wait(r, KERN_TRACK_UP, c, r->ranks - 1);
-        if (ok) {
-            copy(r, c, begin(r, c), begin(r, c + 1) - begin(r, c));
-        }
+    if (r->rank != r->call.root) {
+        return ok && give_share(r, r->call.root, r->rank);
+    }
+    for (size_t c = 0; ok && c < r->ranks; c++) {
+        ok = take_share(r, c, r->ranks - 1, copy, c);
     }
     return ok;
 }
@@ -122,50 +181,61 @@ static bool tree_up(const struct kern_rank *r) {
     for (size_t at = 0, piece = 1; at < n; at += PIECE, piece++) {
         size_t m = n - at < PIECE ? n - at : PIECE;
         for (size_t bit = 1; bit < r->ranks && (me & bit) == 0 && (me | bit) < r->ranks; bit *= 2) {
-            size_t child = absolute(r, me | bit);
-            if (!kern_rank_wait(r, KERN_TRACK_UP, child, piece)) {
+            if (!take(r, KERN_TRACK_UP, absolute(r, me | bit), piece, add, at, m)) {
                 return false;
             }
-            add(r, child, at, m);
         }
         kern_rank_tell(r, KERN_TRACK_UP, piece);
+        if (me > 0 && !give(r, absolute(r, me & (me - 1)), at, m)) { /* without its lowest bit */
+            return false;
+        }
     }
     return true;
 }
 
-/* Copies what `from` has told piece by piece; the root, which waits for none, tells all at once. */
-static bool take_from(const struct kern_rank *r, size_t from) {
-    size_t n = total(r);
+/* To every rank that takes from this one on the way down. */
+static bool give_down(const struct kern_rank *r, bool chain, size_t at, size_t n) {
+    size_t me = from_root(r);
+    if (chain) {
+        return me + 1 >= r->ranks || give(r, absolute(r, me + 1), at, n);
+    }
+    for (size_t bit = 1; bit < r->ranks && (me & bit) == 0 && (me | bit) < r->ranks; bit *= 2) {
+        if (!give(r, absolute(r, me | bit), at, n)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Copies piece by piece what the rank before has told; the root waits for none. */
+static bool go_down(const struct kern_rank *r, bool chain) {
+    size_t me = from_root(r), n = total(r);
+    size_t from = absolute(r, me == 0 ? 0 : chain ? me - 1 : me & (me - 1));
     for (size_t at = 0, piece = 1; at < n; at += PIECE, piece++) {
-        if (from != r->rank) {
-            if (!kern_rank_wait(r, KERN_TRACK_DOWN, from, piece)) {
-                return false;
-            }
-            copy(r, from, at, n - at < PIECE ? n - at : PIECE);
+        size_t m = n - at < PIECE ? n - at : PIECE;
+        if (!take(r, KERN_TRACK_DOWN, from, piece, copy, at, m)) {
+            return false;
         }
         kern_rank_tell(r, KERN_TRACK_DOWN, piece);
+        if (!give_down(r, chain, at, m)) {
+            return false;
+        }
     }
     return true;
-}
-
-static bool tree_down(const struct kern_rank *r) {
-    size_t me = from_root(r);
-    return take_from(r, absolute(r, me & (me - (me > 0)))); /* without its lowest bit */
-}
-
-static bool chain_down(const struct kern_rank *r) {
-    size_t me = from_root(r);
-    return take_from(r, absolute(r, me - (me > 0)));
 }
 
 /* All sums at rank 0, and each share from there to its owner. */
 static bool tree_scatter(const struct kern_rank *r) {
     size_t pieces = (total(r) + PIECE - 1) / PIECE;
-    if (!tree_up(r) || !kern_rank_wait(r, KERN_TRACK_UP, 0, pieces)) {
+    if (!tree_up(r)) {
         return false;
     }
-    copy(r, 0, begin(r, r->rank), r->call.n);
-    return true;
+    for (size_t c = 1; r->rank == 0 && c < r->ranks; c++) {
+        if (!give_share(r, c, c)) {
+            return false;
+        }
+    }
+    return take_share(r, 0, pieces, copy, r->rank);
 }
 
 bool kern_rank_work(const struct kern_rank *r) {
@@ -175,13 +245,14 @@ bool kern_rank_work(const struct kern_rank *r) {
     case KERN_GROUP_REDUCE:
         return tree ? tree_up(r) : ring_reduce(r);
     case KERN_GROUP_ALL_REDUCE:
-        return tree ? tree_up(r) && tree_down(r) : ring_scatter(r) && ring_gather(r, r->ranks - 1);
+        return tree ? tree_up(r) && go_down(r, false)
+                    : ring_scatter(r) && ring_gather(r, r->ranks - 1);
     case KERN_GROUP_REDUCE_SCATTER:
         return tree ? tree_scatter(r) : ring_scatter(r);
     case KERN_GROUP_ALL_GATHER:
         return ring_gather(r, 0); /* every rank needs every share: no tree is shorter */
     case KERN_GROUP_BROADCAST:
-        return tree ? tree_down(r) : chain_down(r);
+        return go_down(r, !tree);
     }
     return false;
 }
