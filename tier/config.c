@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Two tables share their common part as a macro, so that a key means the same for a hub and a
- * spoke. Sources are applied from the weakest to the strongest onto one struct; only then is it
- * checked as a whole, so that an option may mend what the file left out.
+ * The tables share their common parts as macros, so that a key means the same for a hub, a spoke
+ * and a spoke's member. Sources are applied from the weakest to the strongest onto one struct; only
+ * then is it checked as a whole, so that an option may mend what the file left out.
  */
 #include "tier/config.h"
 
@@ -21,7 +21,7 @@ static const char *const durability_choices[] = {"normal", "strict", NULL};
 static const char *const accept_choices[] = {"none", "all", NULL};
 
 /* clang-format off */
-#define COMMON_KEYS(parent_default)                                                                \
+#define COMMON_KEYS                                                                \
     {"name", TIER_KEYS_NAME, FIELD(name), NULL, 0, 0, NULL,                                        \
      "the node's name, as its certificate carries it"},                                            \
     {"role", TIER_KEYS_CHOICE, FIELD(role), "", 0, 0, role_choices,                                \
@@ -37,14 +37,17 @@ static const char *const accept_choices[] = {"none", "all", NULL};
     {"keepalive_ms", TIER_KEYS_INT, FIELD(keepalive_ms), "1500", 100, 3600000, NULL,               \
      "silence after which a connection is probed, in milliseconds"},                               \
     {"keepalive_timeout_ms", TIER_KEYS_INT, FIELD(keepalive_timeout_ms), "2800", 100, 3600000,     \
-     NULL, "wait for the answer to a probe before the connection counts as lost"},                 \
+     NULL, "wait for the answer to a probe before the connection counts as lost"}
+
+#define PARENT_KEYS(parent_default)                                                                \
     {"parent.address", TIER_KEYS_ADDRESS, FIELD(parent_address), parent_default, 1, 0, NULL,       \
      "host:port of the parent"},                                                                   \
     {"parent.name", TIER_KEYS_NAME, FIELD(parent_name), parent_default, 0, 0, NULL,                \
      "the name the parent's certificate must carry"}
 
 static const struct tier_keys_item hub_keys[] = {
-    COMMON_KEYS(""),
+    COMMON_KEYS,
+    PARENT_KEYS(""),
     {"listen", TIER_KEYS_ADDRESS, FIELD(hub.listen), NULL, 0, 0, NULL,
      "address:port where children attend"},
     {"advertise", TIER_KEYS_ADDRESS, FIELD(hub.advertise), "", 1, 0, NULL,
@@ -73,25 +76,52 @@ static const struct tier_keys_item hub_keys[] = {
      "what adds updates beside the CPU: cpu (nothing), cuda (every GPU), cuda:0,1, or auto"},
 };
 
+#define DATA_KEYS                                                                                  \
+    {"data.csv", TIER_KEYS_PATH, FIELD(spoke.csv), NULL, 0, 0, NULL,                               \
+     "the patients' table"},                                                                       \
+    {"data.schema", TIER_KEYS_PATH, FIELD(spoke.schema), NULL, 0, 0, NULL,                         \
+     "what the table's columns mean, and the contract they fulfil"},                               \
+    {"device", TIER_KEYS_DEVICE, FIELD(spoke.device), "auto", 0, 0, NULL,                          \
+     "auto, cpu, cuda or cuda:N; several train side by side: cuda:0,1, cuda:all or cpu*4"}
+
 static const struct tier_keys_item spoke_keys[] = {
-    COMMON_KEYS(NULL),
-    {"data.csv", TIER_KEYS_PATH, FIELD(spoke.csv), NULL, 0, 0, NULL,
-     "the patients' table"},
-    {"data.schema", TIER_KEYS_PATH, FIELD(spoke.schema), NULL, 0, 0, NULL,
-     "what the table's columns mean, and the contract they fulfil"},
-    {"device", TIER_KEYS_DEVICE, FIELD(spoke.device), "auto", 0, 0, NULL,
-     "auto, cpu, cuda or cuda:N; several train side by side: cuda:0,1, cuda:all or cpu*4"},
+    COMMON_KEYS,
+    PARENT_KEYS(NULL),
+    DATA_KEYS,
     {"policy.accept", TIER_KEYS_CHOICE, FIELD(spoke.accept), "none", 0, 0, accept_choices,
      "which plans the data steward accepts"},
+    {"team.listen", TIER_KEYS_ADDRESS, FIELD(spoke.team_listen), "", 0, 0, NULL,
+     "address:port where other servers of the hospital join (consilium-spoke member)"},
+    {"team.members", TIER_KEYS_LIST, FIELD(spoke.team_members), "", 0, 0, NULL,
+     "their names: no round is trained before all have joined, ranks in this order"},
+    {"team.identity", TIER_KEYS_PATH, FIELD(spoke.team_identity), "", 0, 0, NULL,
+     "folder of the identity it shows them, of an authority of the hospital's own"},
+};
+
+/* A member knows no hub: what it calls is its leader. */
+static const struct tier_keys_item member_keys[] = {
+    COMMON_KEYS,
+    {"leader.address", TIER_KEYS_ADDRESS, FIELD(parent_address), NULL, 1, 0, NULL,
+     "host:port of the spoke's team.listen"},
+    {"leader.name", TIER_KEYS_NAME, FIELD(parent_name), NULL, 0, 0, NULL,
+     "the name in the certificate of the spoke's team.identity"},
+    DATA_KEYS,
 };
 /* clang-format on */
 
 _Static_assert(sizeof hub_keys / sizeof hub_keys[0] <= TIER_KEYS_MAX, "origin[] is too small");
 
 const struct tier_keys_item *tier_config_keys(enum tier_config_kind kind, size_t *count_out) {
-    *count_out = kind == TIER_CONFIG_HUB ? sizeof hub_keys / sizeof hub_keys[0]
-                                         : sizeof spoke_keys / sizeof spoke_keys[0];
-    return kind == TIER_CONFIG_HUB ? hub_keys : spoke_keys;
+    static const struct {
+        const struct tier_keys_item *keys;
+        size_t count;
+    } tables[TIER_CONFIG_KINDS] = {
+        [TIER_CONFIG_HUB] = {hub_keys, sizeof hub_keys / sizeof hub_keys[0]},
+        [TIER_CONFIG_SPOKE] = {spoke_keys, sizeof spoke_keys / sizeof spoke_keys[0]},
+        [TIER_CONFIG_MEMBER] = {member_keys, sizeof member_keys / sizeof member_keys[0]},
+    };
+    *count_out = tables[kind].count;
+    return tables[kind].keys;
 }
 
 static const char *derived_name(const char *prefix, const char *path, bool upper, char *buf,
@@ -287,7 +317,7 @@ static void warn_of_misspelt_variables(const struct loading *ld) {
         given[equals - *e] = 0;
         const struct tier_keys_item *near = NULL;
         bool known = strcmp(given, "CONSILIUM_CONFIG") == 0;
-        for (int kind = 0; kind < 2 && !known; kind++) {
+        for (int kind = 0; kind < TIER_CONFIG_KINDS && !known; kind++) {
             size_t count;
             const struct tier_keys_item *keys =
                 tier_config_keys((enum tier_config_kind)kind, &count);
@@ -368,10 +398,34 @@ static void check_hub(struct loading *ld) {
         complain(ld, "console_listen", "is the same as listen; leave it out to share the port");
 }
 
+static void check_team(struct loading *ld) {
+    struct tier_config *c = ld->config;
+    bool listens = *c->spoke.team_listen, members = c->spoke.team_members.count > 0;
+    const struct tier_keys_list *list = &c->spoke.team_members;
+
+    if (listens != members)
+        complain(ld, listens ? "team.listen" : "team.members",
+                 "must be set together with its partner: team.listen and team.members, or neither");
+    if (listens && c->tls && !*c->spoke.team_identity)
+        complain(ld, "team.listen",
+                 "needs team.identity: servers of a team prove to each other who they are");
+    for (size_t i = 0; i < list->count; i++) {
+        if (!tier_name_valid(list->item[i]))
+            complain(ld, "team.members",
+                     "must hold lower-case letters, digits and '-', as in a certificate");
+        for (size_t j = 0; j < i; j++)
+            if (strcmp(list->item[i], list->item[j]) == 0)
+                complain(ld, "team.members", "names a server twice");
+    }
+}
+
 static void check_whole(struct loading *ld) {
     struct tier_config *c = ld->config;
+    const char *parent = c->kind == TIER_CONFIG_MEMBER ? "leader.name" : "parent.name";
 
     check_required(ld);
+    if (c->kind == TIER_CONFIG_SPOKE)
+        check_team(ld);
     if (c->kind == TIER_CONFIG_HUB)
         check_hub(ld);
     else if (c->role >= 0 && c->role != TIER_ROLE_SPOKE)
@@ -381,10 +435,9 @@ static void check_whole(struct loading *ld) {
     if (*c->name && !tier_name_valid(c->name))
         complain(ld, "name", "must be lower-case letters, digits and '-', as in a certificate");
     if (*c->parent_name && !tier_name_valid(c->parent_name))
-        complain(ld, "parent.name",
-                 "must be lower-case letters, digits and '-', as in a certificate");
+        complain(ld, parent, "must be lower-case letters, digits and '-', as in a certificate");
     if (*c->parent_name && strcmp(c->parent_name, c->name) == 0)
-        complain(ld, "parent.name", "is the node's own name; a node cannot be its own parent");
+        complain(ld, parent, "is the node's own name; a node cannot be its own parent");
 }
 
 enum tier_status tier_config_load(enum tier_config_kind kind, int argc, char *const *argv,

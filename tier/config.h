@@ -24,7 +24,9 @@
 #define TIER_CONFIG_ADDRESS_BYTES 264 /* a DNS name and a port */
 
 /* Which table: keys of the other program are unknown. */
-enum tier_config_kind { TIER_CONFIG_HUB, TIER_CONFIG_SPOKE };
+/* A member is one more server of a spoke (consilium-spoke member); its leader stands as parent. */
+enum tier_config_kind { TIER_CONFIG_HUB, TIER_CONFIG_SPOKE, TIER_CONFIG_MEMBER };
+#define TIER_CONFIG_KINDS 3
 
 enum tier_retain { TIER_RETAIN_SUMS, TIER_RETAIN_UPDATES };
 enum tier_durability { TIER_DURABILITY_NORMAL, TIER_DURABILITY_STRICT };
@@ -66,6 +68,10 @@ struct tier_config_spoke {
     char schema[TIER_CONFIG_PATH_BYTES];
     char device[64]; /* as kern_devices_open takes it */
     int accept;      /* enum tier_accept */
+    /* Where other servers of the hospital train along, all set together; no member may be set. */
+    char team_listen[TIER_CONFIG_ADDRESS_BYTES]; /* "" where there are none */
+    struct tier_keys_list team_members;          /* their names, in the order of their ranks */
+    char team_identity[TIER_CONFIG_PATH_BYTES];  /* a data directory: its identity/ is used */
 };
 
 struct tier_config {
@@ -81,7 +87,7 @@ struct tier_config {
     char parent_name[TIER_NAME_LEN_MAX + 1];        /* the name its certificate must carry */
     uint64_t keepalive_ms, keepalive_timeout_ms;
     struct tier_config_hub hub;     /* kind HUB */
-    struct tier_config_spoke spoke; /* kind SPOKE */
+    struct tier_config_spoke spoke; /* kind SPOKE; MEMBER: csv, schema and device of it */
 
     char file[TIER_CONFIG_PATH_BYTES]; /* "" where none was read */
     struct {

@@ -379,3 +379,45 @@ Test(tier_config, the_distance_between_words_counts_edits) {
     cr_assert(eq(u32, tier_text_distance("naem", "name"), 1));
     cr_assert(eq(u32, tier_text_distance("kitten", "sitting"), 3));
 }
+
+#define SPOKE_FILE                                                                                 \
+    "name: ward\ndata_dir: state\nparent: {address: \"hub.example:7400\", name: north}\n"          \
+    "data: {csv: a.csv, schema: s.yaml}\n"
+
+Test(tier_config, a_spoke_of_several_servers_names_them) {
+    cr_assert(eq(int,
+                 load(TIER_CONFIG_SPOKE,
+                      SPOKE_FILE
+                      "team: {listen: \"10.0.0.1:7500\", members: [rack-2, rack-3], identity: t}\n",
+                      NULL, NULL),
+                 TIER_OK),
+              "%s", err.text);
+    cr_assert(eq(sz, config.spoke.team_members.count, 2));
+    cr_assert(eq(str, config.spoke.team_members.item[1], "rack-3"));
+}
+
+Test(tier_config, half_a_team_is_refused) {
+    load(TIER_CONFIG_SPOKE, SPOKE_FILE "team: {listen: \"10.0.0.1:7500\"}\n", NULL, NULL);
+    cr_assert(complained("team.listen must be set together"));
+    cr_assert(complained("needs team.identity"));
+    remove_file();
+    load(TIER_CONFIG_SPOKE, SPOKE_FILE "team: {members: [a, a]}\n", NULL, NULL);
+    cr_assert(complained("team.members must be set together"));
+    cr_assert(complained("names a server twice"));
+}
+
+Test(tier_config, a_member_has_a_leader_and_no_parent) {
+    cr_assert(eq(int,
+                 load(TIER_CONFIG_MEMBER,
+                      "name: rack-2\ndata_dir: state\ndata: {csv: a.csv, schema: s.yaml}\n"
+                      "leader: {address: \"10.0.0.1:7500\", name: ward-team}\n",
+                      NULL, NULL),
+                 TIER_OK),
+              "%s", err.text);
+    cr_assert(eq(str, config.parent_address, "10.0.0.1:7500"));
+    cr_assert(eq(str, config.parent_name, "ward-team"));
+    remove_file();
+    cr_assert(eq(int, load(TIER_CONFIG_MEMBER, SPOKE_FILE, NULL, NULL), TIER_ECONFIG));
+    cr_assert(complained("parent"));
+    cr_assert(complained("leader.name"));
+}
