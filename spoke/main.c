@@ -1,7 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "spoke/member.h"
 #include "spoke/spoke.h"
 #include "tier/log.h"
 #include "tier/node_main.h"
+
+#include <string.h>
+
+/* consilium-spoke member: one more server of a spoke. */
+static int run_member(int argc, char **argv) {
+    static struct tier_config config;
+    struct spoke_member *member = NULL;
+    struct tier_loop *loop = NULL;
+    struct tier_err err = {0};
+    int code;
+
+    if (!tier_node_begin(TIER_CONFIG_MEMBER, "consilium-spoke member", argc, argv, &config, &code))
+        return code;
+    tier_node_catch_signals();
+    if (tier_loop_new(&loop, &err) != TIER_OK ||
+        spoke_member_open(&config, loop, &member, &err) != TIER_OK) {
+        tier_log_error("cannot start: %s", err.text);
+        tier_loop_free(loop);
+        return 1;
+    }
+    tier_node_stop_on_signals(loop);
+    tier_loop_run(loop);
+    spoke_member_close(member);
+    tier_loop_free(loop);
+    return 0;
+}
 
 int main(int argc, char **argv) {
     static struct tier_config config;
@@ -10,6 +37,8 @@ int main(int argc, char **argv) {
     struct tier_err err = {0};
     int code;
 
+    if (argc > 1 && strcmp(argv[1], "member") == 0)
+        return run_member(argc - 1, argv + 1);
     if (!tier_node_begin(TIER_CONFIG_SPOKE, "consilium-spoke", argc, argv, &config, &code))
         return code;
     tier_node_catch_signals();

@@ -171,6 +171,55 @@ static void advance_controls(struct work *w, uint64_t steps, float lr) {
     }
 }
 
+/* With the other servers' devices: they have the plan, the graph and the rows, and get from here
+ * the parameters to start from, which spoke_train hands out, and the control variates. */
+static enum tier_status train_with(struct spoke_run *run, const struct spoke_order *order,
+                                   const struct spoke_recipe *recipe, struct work *w,
+                                   struct spoke_train_stats *stats, struct tier_err *err) {
+    struct spoke_team *team = &run->spoke->team;
+    struct kern_group *group;
+    struct tier_hash model;
+    enum tier_status st;
+
+    TIER_TRY(spoke_servers_begin(run->spoke->servers, order, &group, err));
+    if (recipe->control) {
+        TIER_TRY_OUT(spoke_team_share(group, team->dev, w->control_all, order->elements, err));
+        TIER_TRY_OUT(spoke_team_share(group, team->dev, w->own_control_all, order->elements, err));
+    }
+    TIER_TRY_OUT(spoke_train_replicas(run->nets, team->count, group, run->data, recipe, order->seed,
+                                      stats, err));
+    TIER_TRY_OUT(spoke_team_model(run->nets[0], &model, err));
+out:
+    return spoke_servers_end(run->spoke->servers, st, &model, err);
+}
+
+static enum tier_status train_team(struct spoke_run *run, const struct spoke_recipe *recipe,
+                                   struct work *w, uint64_t seed, struct spoke_train_stats *stats,
+                                   struct tier_err *err) {
+    struct spoke_team *team = &run->spoke->team;
+    struct tier_hash graph;
+    char *text = NULL;
+    size_t bytes = 0;
+
+    if (!run->spoke->servers)
+        return spoke_train_replicas(run->nets, team->count, team->group, run->data, recipe, seed,
+                                    stats, err);
+    TIER_TRY(tier_plan_canonical(&run->plan, &text, &bytes, NULL, err));
+    tier_hash_parse(run->plan.model_sha256, &graph);
+    char *path = tier_content_path(run->spoke->home.models_dir, &graph, TIER_CONTENT_GRAPH);
+    struct spoke_order order = {.plan = text,
+                                .plan_bytes = bytes,
+                                .graph_path = path,
+                                .seed = seed,
+                                .elements = spoke_net_elements(run->nets[0]),
+                                .ranks = run->net_ranks};
+    spoke_team_data(run->data, &order.data);
+    enum tier_status st = train_with(run, &order, recipe, w, stats, err);
+    free(path);
+    free(text);
+    return st;
+}
+
 static enum tier_status train(struct spoke_run *run, uint64_t round, struct work *w,
                               uint64_t *steps_out, struct tier_err *err) {
     struct spoke_recipe recipe;
@@ -183,9 +232,8 @@ static enum tier_status train(struct spoke_run *run, uint64_t round, struct work
         TIER_TRY(read_controls(run, w, &recipe, err));
     /* From the plan, not the run: the same plan on the same data gives the same model again. */
     snprintf(stream, sizeof stream, "%" PRIu64, run->plan.seed);
-    TIER_TRY(spoke_train_replicas(
-        run->nets, run->spoke->team.count, run->spoke->team.group, run->data, &recipe,
-        spoke_train_seed(stream, round, run->spoke->config->name), &stats, err));
+    TIER_TRY(train_team(run, &recipe, w, spoke_train_seed(stream, round, run->spoke->config->name),
+                        &stats, err));
     float *after = malloc(n * sizeof *after);
     if (!after)
         return tier_fail(err, TIER_ENOMEM, "no memory for an update of %zu elements", n);
@@ -267,11 +315,20 @@ static enum spoke_loss loss_of(const struct tier_plan *plan) {
     return plan->loss == TIER_PLAN_BCE ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE;
 }
 
+/* A server came back with another number of devices: slices are of another size. */
+static void drop_nets(struct spoke_run *run) {
+    for (size_t i = 0; i < KERN_GROUP_RANKS_MAX; i++) {
+        spoke_net_free(run->nets[i]);
+        run->nets[i] = NULL;
+    }
+}
+
 enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                                  const struct tier_hash *base, struct tier_hash *id_out,
                                  struct tier_err *err) {
     struct tier_metrics *metrics = tier_metrics_new();
     struct work w = {0};
+    size_t ranks = run->spoke->team.count;
     uint64_t steps = 0, rows = spoke_data_rows(run->data, SPOKE_TRAIN);
     bool trains = tier_task_trains(&run->plan, round) && rows > 0;
     struct tier_update_header header = {.run = run->id,
@@ -289,9 +346,16 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
         goto out;
     }
     TIER_TRY_OUT(take_memory(run, &w, err));
+    if (trains && run->spoke->servers)
+        TIER_TRY_OUT(spoke_servers_ranks(run->spoke->servers, &ranks, err));
+    else if (run->nets[0])
+        ranks = run->net_ranks;
+    if (run->net_ranks != ranks)
+        drop_nets(run);
     if (!run->nets[0]) {
         TIER_TRY_OUT(spoke_team_nets(&run->spoke->team, run->graph, loss_of(&run->plan),
-                                     run->plan.batch, run->nets, err));
+                                     run->plan.batch, ranks, true, run->nets, err));
+        run->net_ranks = ranks;
         TIER_TRY_OUT(spoke_eval_fits(run->nets[0], run->data, err));
     }
     TIER_TRY_OUT(set_net(run, base, &w, err));

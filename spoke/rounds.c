@@ -118,6 +118,26 @@ static enum tier_status journal_sealed(struct spoke_run *run, const struct job *
     return st;
 }
 
+/* The round is trained when all are here, not declined: nothing is wrong with it. */
+static void wait_for_servers(struct spoke_run *run, const char *reason) {
+    tier_log_warn("run %.12s round %" PRIu64 ": %s; it is trained when all servers are here",
+                  run->hex, run->round, reason);
+    spoke_audit(run->spoke, "round.waits", "h:run", &run->id, "u:round", run->round, "s:reason",
+                reason);
+    spoke_run_progress(run, "waiting for servers", 0);
+    if (spoke_servers_complete(run->spoke->servers))
+        train_round(run); /* back already */
+}
+
+void spoke_servers_came(void *arg) {
+    struct spoke *spoke = arg;
+
+    for (struct spoke_run *run = spoke->runs; run; run = run->next)
+        if (run->state == SPOKE_RUN_OPEN && run->round &&
+            tier_content_has(spoke->home.models_dir, &run->base_model, TIER_CONTENT_MODEL))
+            train_round(run);
+}
+
 static void job_done(void *arg) {
     struct job *job = arg;
     struct spoke_run *run = job->run;
@@ -127,7 +147,9 @@ static void job_done(void *arg) {
     if (run->state != SPOKE_RUN_OPEN || !tier_hash_equal(&run->base_model, &job->base))
         drop_model(run->spoke, &job->base); /* the run went on, or ended, while it was in use */
     if (run->state == SPOKE_RUN_OPEN && run->round == job->round && !run->committed) {
-        if (job->st != TIER_OK)
+        if (job->st == TIER_EUNAVAILABLE && run->spoke->servers)
+            wait_for_servers(run, job->err.text);
+        else if (job->st != TIER_OK)
             decline_round(run, job->err.text);
         else if (journal_sealed(run, job, &err) != TIER_OK)
             spoke_stop_on(run->spoke, &err);

@@ -58,6 +58,8 @@ void spoke_run_follow_again(void *arg);
 void spoke_round_came(struct spoke_run *run, const struct tier_to_child *m);
 void spoke_commit_came(struct spoke_run *run, const struct tier_to_child *m);
 void spoke_end_came(struct spoke_run *run, const struct tier_to_child *m);
+/* A callback of spoke_servers: rounds that waited for them are trained. */
+void spoke_servers_came(void *arg);
 void spoke_receipt_came(struct spoke_run *run, const struct tier_receipt *r);
 
 #endif

@@ -166,7 +166,11 @@ enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *
     TIER_TRY_OUT(tier_spool_sweep(out->home.spool, keep_file, out, err));
     tier_delta_sweep(out->home.models_dir);
     spoke_state_sweep(config->data_dir);
-    TIER_TRY_OUT(spoke_team_open(config->spoke.device, (int)config->threads, &out->team, err));
+    TIER_TRY_OUT(spoke_team_open(config->spoke.device, (int)config->threads,
+                                 !*config->spoke.team_listen, &out->team, err));
+    if (*config->spoke.team_listen)
+        TIER_TRY_OUT(spoke_servers_open(config, loop, &out->team, spoke_servers_came, out,
+                                        &out->servers, err));
     TIER_TRY_OUT(tier_worker_new(loop, &out->worker, err));
     TIER_TRY_OUT(tier_intake_new(loop, tier_intake_threads() > 0, &out->intake, err));
     const struct tier_link_options above = {.name = config->name,
@@ -185,8 +189,11 @@ out:
 }
 
 void spoke_close(struct spoke *spoke) {
+    spoke_servers_stop(spoke->servers);
     tier_worker_free(spoke->worker);
     spoke->worker = NULL;
+    spoke_servers_close(spoke->servers);
+    spoke->servers = NULL;
     tier_link_free(spoke->link);
     tier_intake_free(spoke->intake);
     while (spoke->runs) {

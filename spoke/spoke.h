@@ -12,6 +12,7 @@
 
 #include "spoke/data.h"
 #include "spoke/net.h"
+#include "spoke/servers.h"
 #include "spoke/team.h"
 #include "spoke/train.h"
 #include "tier/follow.h"
@@ -39,6 +40,7 @@ struct spoke_run {
     struct tier_timer *again;                     /* for what a full disk has stopped */
     struct spoke_net *nets[KERN_GROUP_RANKS_MAX]; /* the worker's, one for each device of the team;
                                                      made for the first round */
+    size_t net_ranks;                             /* they were made for */
     uint64_t round;                               /* asked for last; 0: none */
     struct tier_hash base_model;
     struct tier_hash base_before; /* what its delta starts from, until base_model is here */
@@ -57,7 +59,8 @@ struct spoke {
     struct tier_worker *worker;
     struct tier_intake *intake;
     struct tier_link *link;
-    struct spoke_team team; /* the worker's */
+    struct spoke_team team;        /* the worker's */
+    struct spoke_servers *servers; /* that train along; NULL: none do */
     struct spoke_run *runs;
     bool failed;
 };

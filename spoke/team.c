@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-enum tier_status spoke_team_open(const char *list, int threads, struct spoke_team *out,
+enum tier_status spoke_team_open(const char *list, int threads, bool alone, struct spoke_team *out,
                                  struct tier_err *err) {
     struct spoke_team team = {.count = 0};
 
@@ -15,7 +15,7 @@ enum tier_status spoke_team_open(const char *list, int threads, struct spoke_tea
     if (st != KERN_OK)
         return tier_fail(err, TIER_EDEVICE, "device '%s': %s: %s", list, kern_status_text(st),
                          kern_device_error(NULL));
-    if (team.count > 1)
+    if (team.count > 1 && alone)
         st = kern_group_open(team.dev, team.count, &team.group);
     if (st != KERN_OK) {
         tier_fail(err, TIER_EDEVICE, "device '%s': no group of %zu devices: %s: %s", list,
@@ -37,13 +37,13 @@ void spoke_team_close(struct spoke_team *team) {
 }
 
 enum tier_status spoke_team_nets(const struct spoke_team *team, const struct tier_graph *graph,
-                                 enum spoke_loss loss, size_t batch, struct spoke_net **nets,
-                                 struct tier_err *err) {
-    size_t slice = (batch + team->count - 1) / team->count;
+                                 enum spoke_loss loss, size_t batch, size_t ranks, bool whole,
+                                 struct spoke_net **nets, struct tier_err *err) {
+    size_t slice = (batch + ranks - 1) / ranks;
 
     for (size_t i = 0; i < team->count; i++) {
-        enum tier_status st =
-            spoke_net_new(team->dev[i], graph, loss, i == 0 ? batch : slice, &nets[i], err);
+        enum tier_status st = spoke_net_new(team->dev[i], graph, loss,
+                                            i == 0 && whole ? batch : slice, &nets[i], err);
         if (st != TIER_OK) {
             while (i-- > 0) {
                 spoke_net_free(nets[i]);

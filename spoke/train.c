@@ -23,7 +23,7 @@ struct trainer {
     const struct spoke_recipe *recipe;
     uint64_t seed;
     size_t rows, features;
-    size_t place, replicas;                  /* this one among them */
+    size_t place, replicas;                  /* this one among all, here and elsewhere */
     int32_t *order;                          /* [rows], this epoch's; the first replica's */
     struct kern_buf *x, *target, *index;     /* all training rows */
     struct kern_buf *batch_x, *batch_target; /* one batch */
@@ -31,11 +31,13 @@ struct trainer {
     struct kern_buf *control, *own_control;
     struct kern_buf *start;     /* the parameters at the start, where prox_mu pulls towards them */
     struct kern_buf *step_loss; /* a replica's, of one step, before it is weighted */
-    enum tier_status st;        /* of what this replica did last */
+    struct kern_buf *losses;    /* [replicas]: of all of them, its own at its place */
+    bool owns_order;
+    enum tier_status st; /* of what this replica did last */
     struct tier_err *err, own_err;
 };
 
-/* All replicas of one training, and what they are at. */
+/* All replicas of one training that are here, and what they are at. */
 struct crew {
     struct trainer *t; /* [count] */
     size_t count;
@@ -179,6 +181,7 @@ static enum tier_status take_memory(struct trainer *t, const struct spoke_data *
     TIER_TRY(new_buf(t, 1, &t->loss));
     if (t->replicas > 1)
         TIER_TRY(new_buf(t, 1, &t->step_loss));
+    TIER_TRY(new_buf(t, t->replicas, &t->losses));
     if (r->optimiser == SPOKE_OPT_ADAM)
         TIER_TRY(new_buf(t, elements, &t->m));
     if (r->optimiser == SPOKE_OPT_ADAM || r->momentum > 0.0f)
@@ -213,9 +216,10 @@ static void release(struct trainer *t) {
     kern_buf_free(t->v);
     kern_buf_free(t->start);
     kern_buf_free(t->step_loss);
+    kern_buf_free(t->losses);
     kern_buf_free(t->control);
     kern_buf_free(t->own_control);
-    if (t->place == 0)
+    if (t->owns_order)
         free(t->order);
 }
 
@@ -301,8 +305,8 @@ static void each_starts_epoch(void *arg, size_t i) {
 
 static void each_has_gradients(void *arg, size_t i) {
     struct crew *c = arg;
-    c->t[i].st = c->count > 1 ? slice_gradients(&c->t[i], c->at, c->rows)
-                              : gradients(&c->t[i], c->at, c->rows, c->t[i].loss);
+    c->t[i].st = c->group ? slice_gradients(&c->t[i], c->at, c->rows)
+                          : gradients(&c->t[i], c->at, c->rows, c->t[i].loss);
 }
 
 static void each_optimises(void *arg, size_t i) {
@@ -344,18 +348,29 @@ static enum tier_status run_step(struct crew *c) {
 }
 
 static enum tier_status collect_loss(struct crew *c, uint64_t step) {
+    struct kern_vec all[KERN_GROUP_RANKS_MAX];
+    float loss[KERN_GROUP_RANKS_MAX];
+    enum kern_status st = KERN_OK;
     double sum = 0;
 
-    for (size_t i = 0; i < c->count; i++) {
-        float loss = 0;
+    for (size_t i = 0; i < c->count && st == KERN_OK; i++) {
         struct trainer *t = &c->t[i];
-        enum kern_status st = kern_download(&loss, t->loss, 0, sizeof loss);
+        all[i] = (struct kern_vec){t->losses, 0};
+        st = kern_copy(t->losses, t->place * sizeof *loss, t->loss, 0, sizeof *loss);
         if (st == KERN_OK)
-            st = kern_zero(t->loss, 0, sizeof loss);
+            st = kern_zero(t->loss, 0, sizeof *loss);
         if (st != KERN_OK)
             return spoke_net_kern_fail(t->dev, st, "reading the loss", c->err);
-        sum += (double)loss;
     }
+    /* All of them see the same sum, and so stop alike where it is not finite. */
+    if (c->group)
+        st = kern_group_all_gather(c->group, all, 1, KERN_F32);
+    if (st == KERN_OK)
+        st = kern_download(loss, all[0].buf, 0, c->t[0].replicas * sizeof *loss);
+    if (st != KERN_OK)
+        return group_failed(c, st, "reading the loss");
+    for (size_t i = 0; i < c->t[0].replicas; i++)
+        sum += (double)loss[i];
     if (!isfinite(sum))
         return tier_fail(c->err, TIER_EPLAN,
                          "training diverged: the loss is not finite at step %" PRIu64
@@ -406,9 +421,9 @@ static enum tier_status end_alike(struct crew *c) {
     size_t bytes = spoke_net_elements(c->t[0].net) * sizeof(float);
     struct tier_hash first, other;
     enum tier_status st = TIER_OK;
-    float *values = c->group ? malloc(bytes) : NULL;
+    float *values = c->count > 1 ? malloc(bytes) : NULL;
 
-    if (!c->group)
+    if (c->count == 1)
         return TIER_OK;
     if (!values)
         return tier_fail(c->err, TIER_ENOMEM, "no memory to compare replicas");
@@ -445,8 +460,9 @@ static enum tier_status crew_new(struct crew *c, struct spoke_net *const *nets,
                                    .seed = seed,
                                    .rows = rows,
                                    .features = spoke_data_features(c->data),
-                                   .place = i,
-                                   .replicas = c->count,
+                                   .place = c->group ? kern_group_first(c->group) + i : i,
+                                   .replicas = c->group ? kern_group_ranks(c->group) : 1,
+                                   .owns_order = i == 0,
                                    .order = order,
                                    .err = &c->t[i].own_err};
     return TIER_OK;
@@ -462,18 +478,24 @@ enum tier_status spoke_train_replicas(struct spoke_net *const *nets, size_t coun
                                       struct kern_group *group, const struct spoke_data *data,
                                       const struct spoke_recipe *recipe, uint64_t seed,
                                       struct spoke_train_stats *stats_out, struct tier_err *err) {
-    struct crew c = {.count = count, .group = count > 1 ? group : NULL, .data = data, .err = err};
+    struct crew c = {.count = count,
+                     .group = group && kern_group_ranks(group) > 1 ? group : NULL,
+                     .data = data,
+                     .err = err};
     struct spoke_train_stats stats = {0};
     enum tier_status st;
 
-    if (count < 1 || (count > 1 && (!group || kern_group_count(group) != count)))
+    if (count < 1 || (count > 1 && !group) || (group && kern_group_count(group) != count))
         return tier_fail(err, TIER_EINTERNAL, "%zu replicas, and no group of as many devices",
                          count);
     TIER_TRY(spoke_recipe_check(recipe, err));
     TIER_TRY(spoke_eval_fits(nets[0], data, err));
-    if (recipe->batch > spoke_net_batch_max(nets[0]))
-        return tier_fail(err, TIER_EPLAN, "a batch of %u rows: this model was made for at most %zu",
-                         recipe->batch, spoke_net_batch_max(nets[0]));
+    size_t ranks = c.group ? kern_group_ranks(c.group) : 1;
+    size_t slice = (recipe->batch + ranks - 1) / ranks;
+    if (slice > spoke_net_batch_max(nets[0]))
+        return tier_fail(err, TIER_EPLAN,
+                         "a batch of %zu rows: this model was made for at most %zu", slice,
+                         spoke_net_batch_max(nets[0]));
     TIER_TRY_OUT(crew_new(&c, nets, recipe, seed));
     TIER_TRY_OUT(start_alike(&c));
     TIER_TRY_OUT(crew_do(&c, each_takes_memory));

@@ -65,6 +65,10 @@ enum tier_status spoke_train(struct spoke_net *net, const struct spoke_data *dat
  * The same on nets[count] replicas, whose devices are the group's, in its order; `group` may be
  * NULL for one. They start from the first one's parameters. TIER_EDEVICE where a replica's
  * parameters differ in the end: a device is broken then, and none of them is to be believed.
+ *
+ * A group may have ranks in other processes, which call this with the same recipe, seed and rows:
+ * the batch is cut over all ranks, and all start from rank 0's parameters. Here replicas of this
+ * process are compared alone.
  */
 enum tier_status spoke_train_replicas(struct spoke_net *const *nets, size_t count,
                                       struct kern_group *group, const struct spoke_data *data,

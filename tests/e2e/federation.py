@@ -161,6 +161,7 @@ class Node:
         self.port = None
         self.enroll_port = None
         self.process = None
+        self.program = None      # another file than the built one
         self.may_end = False     # by itself, without that being a failure
         self.file_limit = None   # bytes of one file, RLIMIT_FSIZE
         self._asked = False      # we ended it
@@ -179,10 +180,12 @@ class Node:
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
-        name = "consilium-spoke" if self.role == "spoke" else "consilium-hub"
+        start = {"spoke": ["consilium-spoke"], "member": ["consilium-spoke", "member"]}.get(
+            self.role, ["consilium-hub"])
+        start[0] = self.program or program(start[0])
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [program(name), "--config", self.config_path], stdin=subprocess.DEVNULL,
+                start + ["--config", self.config_path], stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, cwd=self.federation.dir, env=clean_environment(),
                 preexec_fn=in_child)
         self._asked = False
@@ -191,7 +194,8 @@ class Node:
     def start(self):
         """Starts the process and returns when it serves (a hub) or has its data directory open."""
         mark = self.mark()
-        ready = r"listening on port (\d+)" if self.role != "spoke" else r"training on "
+        serves = self.role not in ("spoke", "member")
+        ready = r"listening on port (\d+)" if serves else r"training on "
         for _ in range(20):
             self.spawn()
             self._asked = True  # an end is looked into below
@@ -206,7 +210,7 @@ class Node:
         else:
             raise AssertionError("port %d does not become free" % self.port)
         self._asked = False
-        if self.role != "spoke" and self.port is None:
+        if serves and self.port is None:
             self.port = int(found.group(1))
             self.keys["listen"] = "127.0.0.1:%d" % self.port
         return self
@@ -403,10 +407,17 @@ class Federation:
         where = ["--hub", "127.0.0.1:%d" % self.root.port, "--hub-name", self.root.name]
         return where + (["--identity", self.operator] if self.tls else ["--insecure"])
 
-    def enroll(self, name, role, data_dir):
+    def enroll(self, name, role, data_dir, authority=None):
         """An identity straight from the authority's folder, as the very first node gets it."""
-        self.cli("enroll", "--local", "--authority-dir", self.authority, "--name", name, "--role",
-                 role, "--data-dir", data_dir)
+        self.cli("enroll", "--local", "--authority-dir", authority or self.authority, "--name",
+                 name, "--role", role, "--data-dir", data_dir)
+
+    def hospital(self):
+        """The folder of an authority that a hospital makes for its own servers."""
+        path = os.path.join(self.dir, "hospital")
+        if self.tls and not os.path.exists(path):
+            self.cli("pki", "init", "--dir", path, "--name", "hospital")
+        return path
 
     # -- nodes
 
@@ -442,6 +453,28 @@ class Federation:
                               "schema": schema or os.path.join(EXAMPLE, "schema.yaml")},
                      "device": "cpu", "policy": {"accept": "all"}})
         return self._node(name, "spoke", keys, changes, enroll, start)
+
+    def leader(self, name, parent, members, **changes):
+        """A spoke of several servers. Its port stays the same from its first start on."""
+        identity = os.path.join(self.dir, name + "-team")
+        team = {"listen": "127.0.0.1:0", "members": "[%s]" % ", ".join(members)}
+        if self.tls:
+            self.enroll(name + "-team", "spoke", identity, self.hospital())
+            team["identity"] = identity
+        node = self.spoke(name, parent, **merged({"team": team}, changes))
+        node.team_port = int(node.wait_log(r"team: waiting for .* on port (\d+)").group(1))
+        node.keys["team"]["listen"] = "127.0.0.1:%d" % node.team_port
+        return node
+
+    def member(self, name, leader, authority=None, start=True, **changes):
+        """One more server of that leader's, with the leader's table."""
+        keys = self._common(name, None)
+        keys.update({"leader": {"address": "127.0.0.1:%d" % leader.team_port,
+                                "name": leader.name + "-team"},
+                     "data": leader.keys["data"], "device": "cpu"})
+        if self.tls:
+            self.enroll(name, "spoke", os.path.join(self.dir, name), authority or self.hospital())
+        return self._node(name, "member", keys, changes, False, start)
 
     def tree(self, shape, threads=1):
         """Starts a tree. `shape` is a dict of name -> shape for a hub, name -> None for a spoke;

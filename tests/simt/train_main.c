@@ -81,10 +81,10 @@ static enum tier_status train_on(const char *list, float *out) {
                                         .epochs = 2};
     struct spoke_net *nets[KERN_GROUP_RANKS_MAX] = {NULL};
     struct spoke_team team;
-    enum tier_status st = spoke_team_open(list, 1, &team, &err);
+    enum tier_status st = spoke_team_open(list, 1, true, &team, &err);
     if (st != TIER_OK)
         return st;
-    st = spoke_team_nets(&team, graph, SPOKE_LOSS_BCE, recipe.batch, nets, &err);
+    st = spoke_team_nets(&team, graph, SPOKE_LOSS_BCE, recipe.batch, team.count, true, nets, &err);
     for (int i = 0; i < ELEMENTS; i++)
         out[i] = (float)sin(i * 0.9); /* the others begin where the first does */
     if (st == TIER_OK)

@@ -190,8 +190,8 @@ static enum tier_status train_on(const char *list, struct spoke_recipe r, float 
                                  struct spoke_train_stats *stats) {
     struct spoke_team team;
     struct spoke_net *nets[KERN_GROUP_RANKS_MAX] = {NULL};
-    cr_assert(eq(int, spoke_team_open(list, 2, &team, &err), TIER_OK), "%s", err.text);
-    cr_assert(eq(int, spoke_team_nets(&team, graph, SPOKE_LOSS_BCE, r.batch, nets, &err), TIER_OK));
+    cr_assert(eq(int, spoke_team_open(list, 2, true, &team, &err), TIER_OK), "%s", err.text);
+    cr_assert(eq(int, spoke_team_nets(&team, graph, SPOKE_LOSS_BCE, r.batch, team.count, true, nets, &err), TIER_OK));
     spoke_net_set(nets[0], begin, &err); /* the others begin where the first does */
     enum tier_status st =
         spoke_train_replicas(nets, team.count, team.group, data, &r, 1, stats, &err);
@@ -279,7 +279,7 @@ Test(spoke_train, replicas_say_what_one_device_would) {
 Test(spoke_train, devices_that_are_not_here_are_refused_with_the_reason) {
     struct spoke_team team;
     set_up(1);
-    cr_expect(eq(int, spoke_team_open("cuda:98,99", 1, &team, &err), TIER_EDEVICE));
+    cr_expect(eq(int, spoke_team_open("cuda:98,99", 1, true, &team, &err), TIER_EDEVICE));
     cr_expect(strstr(err.text, "device 'cuda:98,99'") != NULL, "%s", err.text);
 }
 
