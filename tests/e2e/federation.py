@@ -466,12 +466,12 @@ class Federation:
         node.keys["team"]["listen"] = "127.0.0.1:%d" % node.team_port
         return node
 
-    def member(self, name, leader, authority=None, start=True, **changes):
+    def member(self, name, of, authority=None, start=True, **changes):
         """One more server of that leader's, with the leader's table."""
         keys = self._common(name, None)
-        keys.update({"leader": {"address": "127.0.0.1:%d" % leader.team_port,
-                                "name": leader.name + "-team"},
-                     "data": leader.keys["data"], "device": "cpu"})
+        keys.update({"leader": {"address": "127.0.0.1:%d" % of.team_port,
+                                "name": of.name + "-team"},
+                     "data": of.keys["data"], "device": "cpu"})
         if self.tls:
             self.enroll(name, "spoke", os.path.join(self.dir, name), authority or self.hospital())
         return self._node(name, "member", keys, changes, False, start)

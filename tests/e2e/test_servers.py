@@ -4,13 +4,14 @@ hospital's own. The model is that of one server with as many devices, whatever w
 does not belong is refused by name."""
 import os
 import shutil
+import subprocess
 import unittest
 
 from federation import BIN, EXAMPLE, Federation
 
 ADAM = {"local": {"optimiser": {"name": "adam", "lr": 0.002}}}
 SCAFFOLD = {"local": {"scaffold": "true"}}
-LONG = {"local": {"steps": 3000}}
+LONG = {"local": {"steps": 500}}
 
 
 class Servers(unittest.TestCase):
@@ -73,18 +74,29 @@ class Servers(unittest.TestCase):
         with Federation() as f:
             top = f.top(children_min=1)
             leader = f.leader("north-1", top, ["rack-2"])
-            # Of another authority: the federation's own is none of the team's.
-            mark = leader.mark()
+            # Of another authority: the federation's own is none of the team's, at either end.
             wrong = f.member("rack-2", leader, authority=f.authority)
-            leader.wait_log("not of this node's authority", mark)
+            wrong.wait_log("certificate at its other end is not of this node's authority")
             wrong.stop()
-            shutil.rmtree(wrong.dir)
+            self.handshake(leader, os.path.join(wrong.dir, "identity"))
+            leader.wait_log("certificate at its other end is not of this node's authority")
+            self.handshake(leader, None)
+            leader.wait_log("a connection without a certificate was refused")
             # Of the hospital's, and not in the list.
             f.member("rack-9", leader).wait_log("server 'rack-9' is refused: team.members")
             # A leader that has another name than the member was told.
             liar = f.member("rack-8", leader, leader={"name": "south-1-team"})
             liar.wait_log("not in the team of south-1-team")
             self.assertFalse(leader.find("has joined"))
+
+    @staticmethod
+    def handshake(leader, identity):
+        """A client that believes any server, with a certificate or none."""
+        shown = [] if identity is None else ["-cert", identity + "/cert.pem",
+                                             "-key", identity + "/key.pem"]
+        subprocess.run(["openssl", "s_client", "-alpn", "h2", "-connect",
+                        "127.0.0.1:%d" % leader.team_port, *shown], input=b"", timeout=20,
+                       capture_output=True, check=False)
 
     def test_another_build_is_refused(self):
         with Federation() as f:

@@ -131,8 +131,22 @@ static void open_two(struct kern_device **dev, struct kern_vec *part) {
     }
 }
 
+static bool no_link_send(void *arg, size_t from, size_t to, const void *bytes, size_t n) {
+    (void)arg, (void)from, (void)to, (void)bytes, (void)n;
+    return false;
+}
+
+static bool no_link_receive(void *arg, size_t from, size_t to, void *bytes, size_t n) {
+    (void)arg, (void)from, (void)to, (void)bytes, (void)n;
+    return false;
+}
+
+static void no_link_shut(void *arg) {
+    (void)arg;
+}
+
 /* Two callers with a rank each, as two servers are; and that one is refused without NCCL. */
-static void run_two_callers(bool nccl) {
+static void run_two_callers(bool nccl, bool spans) {
     struct kern_device *dev[2] = {NULL, NULL};
     struct kern_group *group[2] = {NULL, NULL};
     struct kern_group_id id;
@@ -144,7 +158,10 @@ static void run_two_callers(bool nccl) {
     } else {
         bool ok = kern_group_id_new(dev[0], &id) == KERN_OK;
         for (size_t r = 0; r < 2; r++) {
-            ok = ok && kern_group_join(&id, 2, r, &dev[r], 1, &group[r]) == KERN_OK;
+            /* GPUs have NCCL and leave a link alone: these calls would end the group. */
+            const struct kern_group_link link = {NULL, no_link_send, no_link_receive, no_link_shut};
+            ok = ok && (spans ? kern_group_span(&id, &link, 2, r, &dev[r], 1, &group[r])
+                              : kern_group_join(&id, 2, r, &dev[r], 1, &group[r])) == KERN_OK;
         }
         for (size_t r = 0; r < 2; r++) {
             ok = ok && kern_group_all_reduce(group[r], &part[r], 10, KERN_I64) == KERN_OK;
@@ -209,7 +226,8 @@ int main(int argc, char **argv) {
     run_parity();
     run_groups(nccl);
     run_one_gpu_twice();
-    run_two_callers(nccl);
+    run_two_callers(nccl, false);
+    run_two_callers(nccl, true);
     expect(simt_findings() == 0, "no finding before failures are injected");
     run_open_failures();
     run_call_failures();
