@@ -60,7 +60,8 @@ struct spoke_member {
     struct tier_hash build;
     struct tier_rpc_channel *channel;
     struct tier_rpc_call *call;
-    struct tier_timer *again;
+    struct tier_timer *again, *stuck;
+    uint64_t stuck_join;
     bool welcomed, closing;
     char last[512];    /* reason of the last loss: said once, not at every try */
     uint64_t job;      /* the order under way; 0: none */
@@ -260,6 +261,12 @@ static void train_done(void *arg) {
     work_free(w);
 }
 
+static void on_stuck(void *arg) {
+    struct spoke_member *m = arg;
+    if (m->stuck_join && spoke_bond_joining(&m->bond) == m->stuck_join)
+        spoke_bond_stuck();
+}
+
 /* The order under way is none any more; a worker that is at it is let go. */
 static void call_off(struct spoke_member *m) {
     m->job = 0;
@@ -268,6 +275,9 @@ static void call_off(struct spoke_member *m) {
     free(m->graph);
     m->graph = NULL;
     spoke_bond_break(&m->bond);
+    m->stuck_join = spoke_bond_joining(&m->bond);
+    if (m->stuck_join)
+        tier_timer_set(m->stuck, SPOKE_STUCK_MS);
 }
 
 static void on_job(struct spoke_member *m, struct tier_team_message *t) {
@@ -457,6 +467,7 @@ enum tier_status spoke_member_open(const struct tier_config *config, struct tier
                                       config->name, config->tls ? &m->tls : NULL, &m->keepalive,
                                       &m->channel, err));
     m->again = tier_timer_new(loop, join, m);
+    m->stuck = tier_timer_new(loop, on_stuck, m);
     join(m);
     *out = m;
 out:
@@ -470,9 +481,12 @@ void spoke_member_close(struct spoke_member *m) {
         return;
     m->closing = true;
     spoke_bond_break(&m->bond);
+    if (spoke_bond_joining(&m->bond))
+        spoke_bond_stuck();
     tier_worker_free(m->worker);
     tier_rpc_channel_free(m->channel);
     tier_timer_free(m->again);
+    tier_timer_free(m->stuck);
     work_free(m->work);
     free(m->graph);
     spoke_bond_release(&m->bond);

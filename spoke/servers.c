@@ -46,6 +46,8 @@ struct spoke_servers {
     struct tier_hash build;
     size_t count;
     struct spoke_bond bond;
+    struct tier_timer *stuck; /* a loss while ranks join: the try that it was */
+    uint64_t stuck_join;
 
     pthread_mutex_t lock; /* guards all below, and ready, done, devices, joined of a member */
     pthread_cond_t moved;
@@ -74,7 +76,13 @@ static void say(struct member *m, const struct tier_team_message *message) {
     free(b.data);
 }
 
-/* Ends the order under way, once: the first reason counts. Any thread. */
+static void on_stuck(void *arg) {
+    struct spoke_servers *s = arg;
+    if (s->stuck_join && spoke_bond_joining(&s->bond) == s->stuck_join)
+        spoke_bond_stuck();
+}
+
+/* Ends the order under way, once: the first reason counts. */
 static void fail(struct spoke_servers *s, enum tier_status status, const char *format,
                  const char *name, const char *text) {
     pthread_mutex_lock(&s->lock);
@@ -85,6 +93,9 @@ static void fail(struct spoke_servers *s, enum tier_status status, const char *f
     pthread_cond_broadcast(&s->moved);
     pthread_mutex_unlock(&s->lock);
     spoke_bond_break(&s->bond);
+    s->stuck_join = spoke_bond_joining(&s->bond);
+    if (s->stuck_join)
+        tier_timer_set(s->stuck, SPOKE_STUCK_MS);
 }
 
 /* ---- who joins ---- */
@@ -584,6 +595,7 @@ enum tier_status spoke_servers_open(const struct tier_config *config, struct tie
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->moved, NULL);
     spoke_bond_init(&s->bond);
+    s->stuck = tier_timer_new(loop, on_stuck, s);
     for (size_t i = 0; i < s->count; i++)
         s->member[i] = (struct member){.servers = s, .name = names->item[i]};
     TIER_TRY_OUT(spoke_team_build(&s->build, err));
@@ -619,12 +631,15 @@ void spoke_servers_stop(struct spoke_servers *s) {
     pthread_cond_broadcast(&s->moved);
     pthread_mutex_unlock(&s->lock);
     spoke_bond_break(&s->bond);
+    if (spoke_bond_joining(&s->bond))
+        spoke_bond_stuck();
 }
 
 void spoke_servers_close(struct spoke_servers *s) {
     if (!s)
         return;
     tier_rpc_server_free(s->server);
+    tier_timer_free(s->stuck);
     spoke_bond_release(&s->bond);
     tier_identity_release(&s->node);
     pthread_cond_destroy(&s->moved);

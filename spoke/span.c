@@ -7,10 +7,12 @@
 #include "spoke/span.h"
 
 #include "tier/bytes.h"
+#include "tier/log.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define OUT_BYTES (8u << 20)
 #define OUT_PARTS 256 /* far from what a stream's queue holds */
@@ -275,8 +277,15 @@ enum tier_status spoke_bond_join(struct spoke_bond *bond, const struct kern_grou
 
     if (bond->group)
         return TIER_OK;
+    pthread_mutex_lock(&bond->lock);
+    bond->joins++;
+    bond->joining = strcmp(spoke_team_backend(dev[0]), "cuda") == 0 ? bond->joins : 0;
+    pthread_mutex_unlock(&bond->lock);
     enum kern_status st =
         kern_group_span(id, spoke_span_link(bond->span), ranks, first, dev, count, &group);
+    pthread_mutex_lock(&bond->lock);
+    bond->joining = 0;
+    pthread_mutex_unlock(&bond->lock);
     if (st != KERN_OK)
         return tier_fail(err, TIER_EDEVICE, "no group of %zu devices on several servers: %s: %s",
                          ranks, kern_status_text(st), kern_device_error(dev[0]));
@@ -305,6 +314,19 @@ void spoke_bond_break(struct spoke_bond *bond) {
     spoke_span_break(bond->span);
     kern_group_abort(bond->group);
     pthread_mutex_unlock(&bond->lock);
+}
+
+uint64_t spoke_bond_joining(struct spoke_bond *bond) {
+    pthread_mutex_lock(&bond->lock);
+    uint64_t joining = bond->joining;
+    pthread_mutex_unlock(&bond->lock);
+    return joining;
+}
+
+void spoke_bond_stuck(void) {
+    tier_log_error("NCCL waits for a server that is lost and cannot be called off: ending this "
+                   "process, which loses nothing; start it again");
+    _exit(1);
 }
 
 void spoke_bond_drop(struct spoke_bond *bond) {

@@ -49,6 +49,7 @@ struct spoke_bond {
     struct spoke_span *span;
     struct kern_group *group;
     bool broken;
+    uint64_t joining, joins; /* the try under way, where it cannot be called off; tries so far */
 };
 
 void spoke_bond_init(struct spoke_bond *bond);
@@ -65,6 +66,14 @@ enum tier_status spoke_bond_join(struct spoke_bond *bond, const struct kern_grou
  * spoke_span_came. */
 bool spoke_bond_came(struct spoke_bond *bond, struct tier_team_message *m, uint64_t elements);
 void spoke_bond_break(struct spoke_bond *bond);
+/*
+ * The try to join that nothing ends but the others' coming, if one is under way, or 0: NCCL has no
+ * way to call it off. A server that is lost just then leaves the process to be ended, as by kill,
+ * and started again by its supervisor: SPOKE_STUCK_MS after the loss, or when it is told to stop.
+ */
+#define SPOKE_STUCK_MS 30000
+uint64_t spoke_bond_joining(struct spoke_bond *bond);
+_Noreturn void spoke_bond_stuck(void);
 /* While no worker uses it. */
 void spoke_bond_drop(struct spoke_bond *bond);
 

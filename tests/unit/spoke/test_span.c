@@ -102,7 +102,7 @@ Test(spoke_span, a_part_of_another_length_is_not_taken) {
     const struct kern_group_link *link = spoke_span_link(s);
     uint8_t byte[4];
     cr_assert(came(s, 5, 0, 2, 3));
-    cr_assert(!link->receive(link->arg, 0, 2, byte, 4));
+    cr_assert_not(link->receive(link->arg, 0, 2, byte, 4));
     spoke_span_unref(s);
 }
 
@@ -114,17 +114,17 @@ Test(spoke_span, more_than_a_model_may_send_breaks_it) {
     while (parts < 1000 && came(s, 5, 0, 2, 256u << 10))
         parts++;
     cr_assert(parts >= 4 && parts < 16, "%zu parts of 256 KiB", parts);
-    cr_assert(!link->receive(link->arg, 0, 2, &byte, 1));
-    cr_assert(!link->send(link->arg, 2, 0, &byte, 1));
+    cr_assert_not(link->receive(link->arg, 0, 2, &byte, 1));
+    cr_assert_not(link->send(link->arg, 2, 0, &byte, 1));
     spoke_span_unref(s);
 }
 
 Test(spoke_span, a_part_for_no_rank_here_breaks_it) {
     struct spoke_span *s = span_of_two();
-    cr_assert(!came(s, 5, 0, 4, 1));
+    cr_assert_not(came(s, 5, 0, 4, 1));
     spoke_span_unref(s);
     s = span_of_two();
-    cr_assert(!came(s, 5, 0, 1, 1));
+    cr_assert_not(came(s, 5, 0, 1, 1));
     spoke_span_unref(s);
 }
 
@@ -135,7 +135,7 @@ Test(spoke_span, a_stream_that_takes_nothing_breaks_it) {
     refuse = true;
     cr_assert(link->send(link->arg, 2, 0, "a", 1));
     cr_assert(tier_loop_run_until(loop, was_sent, &one, 5000));
-    cr_assert(!link->send(link->arg, 2, 0, "a", 1));
+    cr_assert_not(link->send(link->arg, 2, 0, "a", 1));
     spoke_span_unref(s);
 }
 
