@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SERVERS_RETRY_MS 1000
+
 static void *need(void *p) {
     if (!p)
         abort();
@@ -126,7 +128,7 @@ static void wait_for_servers(struct spoke_run *run, const char *reason) {
                 reason);
     spoke_run_progress(run, "waiting for servers", 0);
     if (spoke_servers_complete(run->spoke->servers))
-        train_round(run); /* back already */
+        tier_timer_set(run->follow_again, SERVERS_RETRY_MS); /* back already, or only upset */
 }
 
 void spoke_servers_came(void *arg) {

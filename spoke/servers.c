@@ -125,12 +125,23 @@ static void refuse(struct tier_rpc_call *call, enum tier_status st, const char *
     tier_rpc_finish(call, st, text);
 }
 
+/* Members that were left unread while another's queue was full. */
+static void read_again(struct spoke_servers *s) {
+    for (size_t i = 0; i < s->count; i++) {
+        struct member *m = &s->member[i];
+        if (m->held && m->call)
+            tier_rpc_read(m->call);
+        m->held = false;
+    }
+}
+
 static void member_left(struct member *m, const char *text) {
     struct spoke_servers *s = m->servers;
     bool joined = m->joined;
 
     m->call = NULL;
     m->held = false;
+    read_again(s);
     if (m->graph)
         fclose(m->graph);
     m->graph = NULL;
@@ -346,12 +357,8 @@ static void on_sent(struct tier_rpc_call *call) {
     if (!m || m->call != call)
         return;
     send_graph(m);
-    for (size_t i = 0; tier_rpc_waiting(call) < RELAY_RESUME && i < m->servers->count; i++) {
-        struct member *other = &m->servers->member[i];
-        if (other->held && other->call)
-            tier_rpc_read(other->call);
-        other->held = false;
-    }
+    if (tier_rpc_waiting(call) < RELAY_RESUME)
+        read_again(m->servers);
 }
 
 static void on_half_closed(struct tier_rpc_call *call) {

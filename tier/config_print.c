@@ -38,7 +38,7 @@ void tier_config_help(enum tier_config_kind kind, const char *program, FILE *to)
     const struct tier_keys_item *keys = tier_config_keys(kind, &count);
 
     fprintf(to,
-            "Usage: %s [--config FILE] [--KEY VALUE]...\n\n"
+            "Usage: %s [--config FILE] [--KEY VALUE]...\n%s\n"
             "A key may be set in the YAML file, in the environment or as an option; an option\n"
             "wins over the environment, that over the file. Paths in the file are relative to it.\n"
             "\n"
@@ -46,7 +46,10 @@ void tier_config_help(enum tier_config_kind kind, const char *program, FILE *to)
             "  --print-config          print the effective configuration and stop\n"
             "  --version               print the version and stop\n"
             "  --help                  print this and stop\n\n",
-            program);
+            program,
+            kind == TIER_CONFIG_SPOKE
+                ? "       consilium-spoke member --help: one more server of a spoke\n"
+                : "");
     for (size_t i = 0; i < count; i++) {
         const struct tier_keys_item *key = &keys[i];
         char option[128], env[128], bounds[128];

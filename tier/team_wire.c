@@ -290,7 +290,8 @@ static struct tier_bytes part_bytes(const struct tier_team_message *m) {
     struct tier_bytes b = {.n = n + m->data_bytes};
     b.data = need(b.n);
     memcpy(b.data, prefix, n);
-    memcpy(b.data + n, m->data, m->data_bytes);
+    if (m->data_bytes)
+        memcpy(b.data + n, m->data, m->data_bytes);
     return b;
 }
 
