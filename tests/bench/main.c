@@ -47,7 +47,8 @@ static const struct bench {
     {"merge", bench_merge, "[--children N] [--bytes B]: every merge rule over sealed files", NULL},
     {"collective", bench_collective, "[--children N] [--bytes B]: all-reduce over N CPU devices",
      NULL},
-    {"kill", NULL, "--cases N --seed S", "no seeded killing of nodes is built in"},
+    {"kill", bench_kill,
+     "--cases N --seed S: rounds that kill -9 of any node lost, repeated, changed", NULL},
     {"train", NULL, "NAME", "no comparison of training with another framework is built in"},
 };
 
