@@ -94,7 +94,7 @@ static enum tier_status set_net(struct spoke_run *run, const struct tier_hash *b
     bool found = false;
 
     TIER_TRY(read_base(run, base, w->model, err));
-    tier_graph_values(run->graph, w->all);
+    TIER_TRY(tier_graph_values(run->graph, w->all, err));
     tier_share_put(&run->plan, run->graph, false, w->model, w->all);
     if (run->kept)
         TIER_TRY(spoke_state_read(SPOKE_STATE_PRIVATE, run->spoke->config->data_dir, &run->id,

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -42,8 +43,10 @@ static bool hash_model(const char *path, struct tier_plan *plan, char *why, size
         snprintf(why, why_bytes, "cannot be read: %s", strerror(errno));
         goto out;
     }
-    if (!S_ISREG(info.st_mode) || info.st_size == 0 || info.st_size > TIER_GRAPH_BYTES_MAX) {
-        snprintf(why, why_bytes, "must be a regular file of 1 to %u bytes", TIER_GRAPH_BYTES_MAX);
+    if (!S_ISREG(info.st_mode) || info.st_size < 1 ||
+        (uint64_t)info.st_size > TIER_GRAPH_BYTES_MAX) {
+        snprintf(why, why_bytes, "must be a regular file of 1 to %" PRIu64 " bytes",
+                 TIER_GRAPH_BYTES_MAX);
         goto out;
     }
     hasher = tier_hasher_new();

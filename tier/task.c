@@ -52,38 +52,52 @@ enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct t
     return st;
 }
 
+/* As many values of the graph's parameter as the tensor has. */
+static enum tier_status append_values(struct tier_model_writer *w, const struct tier_graph *graph,
+                                      size_t param, struct tier_err *err) {
+    uint64_t count = tier_graph_param(graph, param)->elements;
+    float block[4096];
+
+    for (uint64_t at = 0, n; at < count; at += n) {
+        n = count - at < 4096 ? count - at : 4096;
+        TIER_TRY(tier_graph_read(graph, param, at, n, block, err));
+        TIER_TRY(tier_model_writer_append(w, block, n, err));
+    }
+    return TIER_OK;
+}
+
+static enum tier_status append_zeros(struct tier_model_writer *w, uint64_t count,
+                                     struct tier_err *err) {
+    static const float zeros[4096];
+
+    for (uint64_t at = 0, n; at < count; at += n) {
+        n = count - at < 4096 ? count - at : 4096;
+        TIER_TRY(tier_model_writer_append(w, zeros, n, err));
+    }
+    return TIER_OK;
+}
+
 enum tier_status tier_task_first_model(const struct tier_graph *graph,
                                        const struct tier_manifest *manifest, const char *models_dir,
                                        struct tier_hash *model_out, struct tier_err *err) {
     struct tier_model_writer *w = NULL;
     const struct tier_kv metadata[] = {{"format", "pt"}, {"consilium.round", "0"}};
-
+    enum tier_status st;
     size_t t = 0; /* the manifest's next tensor: it has the graph's order */
 
     TIER_TRY(tier_model_writer_begin(models_dir, manifest, metadata, 2, &w, err));
     for (size_t i = 0; i < tier_graph_param_count(graph) && t < manifest->count; i++) {
-        const struct tier_graph_param *p = tier_graph_param(graph, i);
-        if (strcmp(p->name, manifest->tensors[t].name) != 0)
+        if (strcmp(tier_graph_param(graph, i)->name, manifest->tensors[t].name) != 0)
             continue;
         t++;
-        enum tier_status st = tier_model_writer_append(w, p->data, p->elements, err);
-        if (st != TIER_OK) {
-            tier_model_writer_abort(w);
-            return st;
-        }
+        TIER_TRY_OUT(append_values(w, graph, i, err));
     }
-    for (; t < manifest->count; t++) { /* control variates: at zero, as many as a tensor has */
-        static const float zeros[4096];
-        for (uint64_t at = 0, n; at < manifest->tensors[t].count; at += n) {
-            n = manifest->tensors[t].count - at < 4096 ? manifest->tensors[t].count - at : 4096;
-            enum tier_status st = tier_model_writer_append(w, zeros, n, err);
-            if (st != TIER_OK) {
-                tier_model_writer_abort(w);
-                return st;
-            }
-        }
-    }
+    for (; t < manifest->count; t++) /* control variates */
+        TIER_TRY_OUT(append_zeros(w, manifest->tensors[t].count, err));
     return tier_model_writer_finish(w, model_out, err);
+out:
+    tier_model_writer_abort(w);
+    return st;
 }
 
 bool tier_task_server(const struct tier_plan *plan, struct kern_server *out) {

@@ -47,7 +47,7 @@ static inline struct reference *reference_on(const struct tier_plan *plan,
     r->stays = calloc(r->elements, sizeof *r->stays);
     r->model = calloc(r->elements, sizeof *r->model);
     r->control = calloc(r->elements, sizeof *r->control);
-    tier_graph_values(r->graph, r->model);
+    cr_assert(tier_graph_values(r->graph, r->model, NULL) == TIER_OK);
     for (size_t p = 0; p < tier_graph_param_count(r->graph); p++) {
         const struct tier_graph_param *q = tier_graph_param(r->graph, p);
         for (size_t i = 0; i < q->elements; i++)
@@ -59,7 +59,7 @@ static inline struct reference *reference_on(const struct tier_plan *plan,
                   TIER_OK);
         r->site[s].own = calloc(r->elements, sizeof *r->model);
         r->site[s].control = calloc(r->elements, sizeof *r->model);
-        tier_graph_values(r->graph, r->site[s].own);
+        cr_assert(tier_graph_values(r->graph, r->site[s].own, NULL) == TIER_OK);
     }
     return r;
 }

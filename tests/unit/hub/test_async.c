@@ -173,7 +173,7 @@ static size_t run_and_follow(struct shape s, const struct tier_plan *plan, uint3
 
     for (uint64_t round = 0; round <= plan->rounds; round++)
         models[round] = calloc(r->elements, sizeof *models[round]);
-    tier_graph_values(r->graph, models[0]);
+    cr_assert(tier_graph_values(r->graph, models[0], NULL) == TIER_OK);
     for (uint64_t round = 1; round <= plan->rounds; round++)
         reference_follow(r, h, round, models);
     char *path = published(&s, &model);
