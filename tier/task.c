@@ -31,6 +31,16 @@ uint64_t tier_task_model_elements(const struct tier_plan *plan,
     return manifest->elements / times_of(plan);
 }
 
+bool tier_task_is_parameter(const char *name) {
+    static const char *const prefixes[] = {TIER_SCAFFOLD_PREFIX, TIER_FEDCURV_FISHER,
+                                           TIER_FEDCURV_PULL};
+
+    for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++)
+        if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0)
+            return false;
+    return true;
+}
+
 enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct tier_graph *graph,
                                     struct tier_manifest **out, struct tier_err *err) {
     size_t n = tier_graph_param_count(graph), count = 0;

@@ -29,6 +29,8 @@ enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct t
 /* Elements of a plan's manifest that are the model; what goes with them is behind them. */
 uint64_t tier_task_model_elements(const struct tier_plan *plan,
                                   const struct tier_manifest *manifest);
+/* Whether a tensor of that name is of the model, and does not go with it. */
+bool tier_task_is_parameter(const char *name);
 /* Writes the graph's own values of the manifest's tensors, what goes with them at zero, as the
  * model that round 1 starts from. */
 enum tier_status tier_task_first_model(const struct tier_graph *graph,
