@@ -51,7 +51,8 @@ static enum tier_status restore_child(void *arg, const struct tier_journal_updat
         tier_spool_delete(spool, &row->update_id, NULL);
         restore->lost = true;
     }
-    tier_round_restore_child(&run->round, child, state, &row->update_id, row->weight);
+    tier_round_restore_child(&run->round, child, state, &row->update_id, row->weight,
+                             row->base_round);
     return TIER_OK;
 }
 
@@ -72,14 +73,27 @@ static enum tier_status restore_state(struct hub_run *run, const struct tier_jou
     return TIER_OK;
 }
 
+static enum tier_status restore_base(void *arg, const struct tier_journal_round *row,
+                                     struct tier_err *err) {
+    struct hub_run *run = arg;
+    (void)err;
+
+    if (row->round < run->round.number)
+        hub_run_remember_base(run, row->round, &row->base_model);
+    return TIER_OK;
+}
+
 static enum tier_status restore_round(struct hub_run *run, uint64_t number, struct tier_err *err) {
     struct tier_journal_round row;
     struct tier_journal *j = run->hub->home.journal;
-    struct tier_round_rules rules = hub_run_rules(run);
+    struct tier_round_rules rules = hub_run_rules(run, number);
 
     TIER_TRY(tier_journal_round_get(j, run->hex, number, &row, err));
     tier_round_init(&run->round, number, &rules);
     run->base_model = row.base_model;
+    uint64_t behind = tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->staleness_max + 1;
+    TIER_TRY(tier_journal_round_each(j, run->hex, number > behind ? number - behind : 1,
+                                     restore_base, run, err));
     enum tier_round_state state = (enum tier_round_state)row.state;
     struct restore restore = {.run = run,
                               .folded = state == TIER_ROUND_COMMITTED ||
@@ -168,7 +182,8 @@ static bool keep_file(void *arg, const struct tier_hash *id, bool sealed) {
         bool open = run->state == HUB_RUN_OPEN && run->round.number &&
                     run->round.state != TIER_ROUND_COMMITTED;
         any_open = any_open || open;
-        if (h && open && tier_hash_equal(&h->run, &run->id) && h->round == run->round.number)
+        if (h && open && tier_hash_equal(&h->run, &run->id) && hub_run_base_of(run, h->round) &&
+            run->round.number - h->round <= run->round.rules.staleness_max)
             keep = keep || round_needs(run, id);
         if (h && run->state == HUB_RUN_OPEN && tier_hash_equal(id, &run->kept_update))
             keep = true;

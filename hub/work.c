@@ -6,6 +6,7 @@
  * ends; what a machine's crash takes from before that, the children still hold.
  */
 #include "hub/receipt.h"
+#include "hub/run_private.h"
 #include "tier/content.h"
 #include "tier/fedcurv.h"
 #include "tier/fold.h"
@@ -38,14 +39,21 @@ static uint64_t time_left_ms(const struct hub_run *run) {
     return run->deadline_at_ms > now ? run->deadline_at_ms - now : 1;
 }
 
+/* Of a tier that buffers, a child has the time that it needs: it counts in a later round then. */
 static void tell_round(struct hub_run *run, uint32_t child) {
-    struct tier_to_child m = {.type = TIER_TO_ROUND,
-                              .run = run->id,
-                              .round = run->round.number,
-                              .model = run->base_model,
-                              .delta = run->base_delta,
-                              .delta_base = run->base_before,
-                              .deadline_ms = time_left_ms(run)};
+    struct tier_to_child m = {
+        .type = TIER_TO_ROUND, .run = run->id, .round = hub_run_child_round(run, child)};
+    const struct tier_hash *base = hub_run_base_of(run, m.round);
+
+    if (!base) /* bases are kept for as long as a child may be behind */
+        return;
+    m.model = *base;
+    if (m.round == run->round.number) {
+        m.delta = run->base_delta;
+        m.delta_base = run->base_before;
+    }
+    if (!hub_run_buffers(run))
+        m.deadline_ms = time_left_ms(run);
     tier_serve_send(run->hub->serve, run->children[child].name, &m);
 }
 
@@ -65,7 +73,9 @@ struct job {
     struct tier_hash state; /* of the root's optimiser */
     struct kern_server optimiser;
     struct tier_delta_form down;
-    bool optimises, normalises, shortens, weighs;
+    bool optimises, normalises, buffers, shortens, weighs;
+    struct tier_fold_version *versions; /* older rounds whose updates are folded too */
+    struct tier_fold_stale stale;
     struct tier_published made;
     uint64_t weight;
     const struct tier_manifest *manifest; /* the run's: runs outlive the worker */
@@ -82,6 +92,7 @@ struct job {
 };
 
 static void job_free(struct job *job) {
+    free(job->versions);
     free(job->inputs);
     free(job->damaged);
     free(job->children);
@@ -110,6 +121,7 @@ static enum tier_status fold_job(struct job *job) {
                              .run = job->run_id,
                              .round = job->round,
                              .base_model = job->base,
+                             .stale = job->buffers ? &job->stale : NULL,
                              .inputs = job->inputs,
                              .count = job->count,
                              .threads = job->threads,
@@ -164,7 +176,9 @@ static enum tier_status publish_job(struct job *job) {
                                          .down = job->shortens ? &job->down : NULL,
                                          .optimiser = job->optimises ? &job->optimiser : NULL,
                                          .state = job->state,
-                                         .stretch = job->normalises ? tier_nova_effective(h) : 0};
+                                         .stretch = job->normalises ? tier_nova_effective(h)
+                                                    : job->buffers  ? tier_stale_damping(h)
+                                                                    : 0};
     st = tier_publish_run(&publish, &job->made, &job->err);
     if (st == TIER_EMODEL)
         tier_content_check(job->hub->home.models_dir, &job->base, TIER_CONTENT_MODEL, NULL);
@@ -396,7 +410,9 @@ static bool made_in_vain(const struct job *job) {
 static void job_done(void *arg) {
     struct job *job = arg;
     struct hub_run *run = hub_run_find(job->hub, &job->run_id);
-    bool current = run && run->state == HUB_RUN_OPEN && run->round.number == job->round;
+    /* Where the tier buffers, what arrived in one round may count in the next. */
+    bool later = run && job->kind == JOB_CHECK && hub_run_buffers(run);
+    bool current = run && run->state == HUB_RUN_OPEN && (run->round.number == job->round || later);
 
     if (run && (job->kind == JOB_FOLD || job->kind == JOB_PART))
         run->folding = false;
@@ -459,6 +475,16 @@ void hub_work_check(struct hub_run *run, uint32_t child, const struct tier_hash 
     submit(run, job);
 }
 
+static void take_stale(const struct hub_run *run, struct job *job) {
+    job->buffers = tier_stale_in(&run->plan);
+    job->versions = need(malloc(sizeof run->before));
+    job->stale = (struct tier_fold_stale){
+        .damps = hub_run_buffers(run), .versions = job->versions, .partial = run->round.partial};
+    for (size_t i = 0; i < run->before_count; i++)
+        if (run->round.number - run->before[i].round <= run->round.rules.staleness_max)
+            job->versions[job->stale.version_count++] = run->before[i];
+}
+
 /* Of the inputs of a part or of the whole; the partial, where there is one, is the last of them. */
 static void start_fold(struct hub_run *run, enum job_kind kind) {
     const struct tier_config *c = run->hub->config;
@@ -479,6 +505,7 @@ static void start_fold(struct hub_run *run, enum job_kind kind) {
     }
     if (!tier_hash_is_zero(&run->round.partial))
         job->inputs[job->count++] = run->round.partial;
+    take_stale(run, job);
     job->rule = run->rule;
     job->merge = tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->merge;
     job->previous = run->kept_update;
@@ -509,6 +536,7 @@ static void start_publish(struct hub_run *run) {
     job->optimises = tier_task_server(&run->plan, &job->optimiser);
     job->shortens = tier_task_down(&run->plan, run->round.number + 1, &job->down);
     job->normalises = run->plan.normalise;
+    job->buffers = tier_stale_in(&run->plan);
     job->weighs = tier_fedcurv_on(&run->plan);
     job->state = run->server_state;
     run->publishing = true;
@@ -650,13 +678,43 @@ static void report_progress(struct hub_run *run) {
     tier_link_send(run->hub->link, &m);
 }
 
+/*
+ * While a buffered round is being folded and published, nobody is refused for being late: what is
+ * said of an update then is heard once the next round is open. It is forgotten in a restart, after
+ * which children offer again.
+ */
+static bool keep_for_next(struct hub_run *run, const struct tier_round_event *e) {
+    bool said = e->type == TIER_EVENT_OFFER || e->type == TIER_EVENT_SEALED;
+
+    if (e->type == TIER_EVENT_LEAVE && run->children[e->child].early.type == TIER_EVENT_OFFER)
+        run->children[e->child].has_early = false;
+    if (!said || run->round.state == TIER_ROUND_OPEN || !hub_run_still_at_work(run, e->child))
+        return false;
+    struct hub_child *c = &run->children[e->child];
+    bool sealed = c->has_early && c->early.type == TIER_EVENT_SEALED;
+    if (!sealed)
+        c->early = *e;
+    c->has_early = true;
+    return true;
+}
+
+void hub_work_take_early(struct hub_run *run) {
+    for (uint32_t i = 0; i < run->child_count; i++) {
+        struct tier_round_event e = run->children[i].early;
+        if (!run->children[i].has_early)
+            continue;
+        run->children[i].has_early = false;
+        hub_work_step(run, &e);
+    }
+}
+
 void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
     struct tier_round_actions actions = {0};
     enum tier_round_child_state child_before = tier_round_child(&run->round, e->child)->state;
     enum tier_round_state state_before = run->round.state;
     size_t sealed_before = tier_round_tally(&run->round).sealed;
 
-    if (run->state != HUB_RUN_OPEN || run->round.number == 0)
+    if (run->state != HUB_RUN_OPEN || run->round.number == 0 || keep_for_next(run, e))
         return;
     tier_round_step(&run->round, e, &actions);
     hub_rows_step(run, e, child_before, state_before, &actions);

@@ -37,6 +37,11 @@ void hub_work_restore_kept(struct hub_run *run);
 /* The run's row. */
 void hub_work_journal_run(struct hub_run *run);
 
+/* With a round open: what children said of their updates before it was. */
+void hub_work_take_early(struct hub_run *run);
+/* What the child is pushing, or has pushed in part, is not wanted any more. */
+void hub_work_abandon(struct hub_run *run, uint32_t child);
+
 /* Deletes a state of the root's optimiser, unless it is the open run's own; `run` may be NULL. */
 void hub_work_drop_state(struct hub *hub, const struct hub_run *run, const struct tier_hash *state);
 /* After a restart, before anything is published: deletes what no open run's journal names. */

@@ -6,6 +6,7 @@
 #include "tier/scaffold.h"
 #include "tier/score.h"
 #include "tier/share.h"
+#include "tier/stale.h"
 
 #include <fnmatch.h>
 #include <inttypes.h>
@@ -199,8 +200,8 @@ enum tier_status tier_task_metrics_check(const struct tier_metrics *sums, struct
         const char *name;
         size_t bins, k = 0;
         const int64_t *values = tier_metrics_at(sums, i, &name, &bins);
-        if (strcmp(name, TIER_NOVA_METRIC) == 0)
-            continue; /* tier_nova_check knows its bounds */
+        if (strcmp(name, TIER_NOVA_METRIC) == 0 || strcmp(name, TIER_STALE_METRIC) == 0)
+            continue; /* tier_nova_check and tier_stale_check know their bounds */
         while (k < known_count && strcmp(known[k].name, name) != 0)
             k++;
         if (k == known_count)

@@ -405,6 +405,8 @@ Test(tier_plan, curvature_is_for_exact_means_and_steps_that_do_not_overshoot) {
         {"server: {optimiser: {name: momentum}}", "local.curvature.lambda needs server.optimiser"},
         {"tiers: {hub: {merge: {rule: median}}}", "local.curvature.lambda needs the rule mean"},
         {"tiers: {top: {merge: {rule: x-mine}}}", "local.curvature.lambda needs the rule mean"},
+        {"tiers: {top: {sync: buffered, quorum: 2}}",
+         "tiers.top.sync buffered and local.curvature exclude each other"},
         {"exact: {clip: 1.0e-20}", NULL},
         {"local.curvature.clip: 9.0", "local.curvature.lambda times lr times "},
         {"local.curvature.rows: -1", "local.curvature.rows must be"},
