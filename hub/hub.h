@@ -33,7 +33,7 @@ struct hub_child {
     bool accepted, declined, attending;
     char phase[64]; /* as it last reported, for people */
     uint32_t done, total;
-    bool has_early; /* buffered: what it said of its update while no round was open to take it */
+    bool has_early; /* buffered: its update arrived while no round was open to take it */
     struct tier_round_event early;
 };
 

@@ -102,10 +102,14 @@ void hub_work_sweep_models(struct hub *hub) {
 }
 
 void hub_work_abandon(struct hub_run *run, uint32_t child) {
+    static const struct tier_err late = {.status = TIER_ELATE, .text = "the round is closed"};
     const struct tier_round_child *c = tier_round_child(&run->round, child);
 
     if (tier_hash_is_zero(&c->update))
         return;
+    if (run->children[child].has_early) /* it has arrived, and its push waits for an answer */
+        tier_serve_pushed(run->hub->serve, run->children[child].name, &c->update, NULL, &late);
+    run->children[child].has_early = false;
     tier_serve_withdraw(run->hub->serve, run->children[child].name, &c->update, TIER_ELATE,
                         "the round is closed");
     tier_spool_delete(run->hub->home.spool, &c->update, NULL);

@@ -11,11 +11,14 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 struct restore {
     struct hub_run *run;
-    bool folded; /* what the journal says was folded is in a sum that is whole */
-    bool lost;   /* an update that counted is wanted again */
+    bool folded;    /* what the journal says was folded is in a sum that is whole, */
+    bool all;       /* and so is all that was sealed */
+    uint32_t *lost; /* whose update counted, and is wanted again */
+    size_t lost_count;
 };
 
 static bool whole(const struct tier_spool *spool, const struct tier_hash *id,
@@ -35,7 +38,6 @@ static enum tier_status restore_child(void *arg, const struct tier_journal_updat
     uint32_t child = hub_run_child_number(run, row->child);
     enum tier_round_child_state state = TIER_CHILD_EXPECTED;
     struct tier_err why = {0};
-    (void)err;
 
     run->children[child].declined = hub_run_answered_no(run, row->child);
     run->children[child].accepted = !run->children[child].declined;
@@ -43,13 +45,18 @@ static enum tier_status restore_child(void *arg, const struct tier_journal_updat
         state = tier_hash_is_zero(&row->update_id) ? TIER_CHILD_DECLINED : TIER_CHILD_REFUSED;
     } else if (row->state == TIER_UPDATE_FOLDED && restore->folded) {
         state = TIER_CHILD_FOLDED;
-    } else if (row->state == TIER_UPDATE_SEALED && whole(spool, &row->update_id, &why)) {
+    } else if (row->state == TIER_UPDATE_SEALED &&
+               (restore->all || whole(spool, &row->update_id, &why))) {
         state = TIER_CHILD_SEALED;
     } else if (row->state != TIER_UPDATE_WANTED) {
         tier_log_warn("run %.12s: the update of %s is wanted again: %s", run->hex, row->child,
                       why.status ? why.text : "the sum that it was in is damaged");
         tier_spool_delete(spool, &row->update_id, NULL);
-        restore->lost = true;
+        uint32_t *more = realloc(restore->lost, (restore->lost_count + 1) * sizeof *more);
+        if (!more)
+            return tier_fail(err, TIER_ENOMEM, "no memory to restore a round");
+        restore->lost = more;
+        restore->lost[restore->lost_count++] = child;
     }
     tier_round_restore_child(&run->round, child, state, &row->update_id, row->weight,
                              row->base_round);
@@ -98,15 +105,23 @@ static enum tier_status restore_round(struct hub_run *run, uint64_t number, stru
     struct restore restore = {.run = run,
                               .folded = state == TIER_ROUND_COMMITTED ||
                                         whole(run->hub->home.spool, &row.own_update, NULL)};
-    TIER_TRY(tier_journal_update_each(j, run->hex, number, TIER_UPDATE_STATE_ANY, restore_child,
-                                      &restore, err));
+    restore.all = restore.folded && (state == TIER_ROUND_FOLDED || state == TIER_ROUND_COMMITTED);
+    enum tier_status st = tier_journal_update_each(j, run->hex, number, TIER_UPDATE_STATE_ANY,
+                                                   restore_child, &restore, err);
+    if (st != TIER_OK) {
+        free(restore.lost);
+        return st;
+    }
     if (state == TIER_ROUND_FOLDED && !restore.folded)
         state = TIER_ROUND_FOLDING;
-    if (state == TIER_ROUND_FOLDING && restore.lost)
+    if (state == TIER_ROUND_FOLDING && restore.lost_count > 0)
         state = TIER_ROUND_OPEN; /* the quorum is counted anew, and the deadline looked at */
     bool closed = state != TIER_ROUND_OPEN && state != TIER_ROUND_FOLDING;
     tier_round_restore(&run->round, state, !closed && restore.folded ? &row.own_update : NULL,
                        closed ? &row.own_update : NULL);
+    if (restore.lost_count > 0) /* the journal says what counts, so it must not say that they do */
+        hub_rows_children(run, restore.lost, restore.lost_count);
+    free(restore.lost);
     hub_work_restore_kept(run);
     if (state == TIER_ROUND_COMMITTED && !tier_hash_is_zero(&row.result_model))
         run->model = row.result_model;

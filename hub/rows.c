@@ -149,7 +149,7 @@ void hub_rows_step(struct hub_run *run, const struct tier_round_event *e,
         hub_receipt_audit(run->hub, &receipt);
 }
 
-void hub_rows_part(struct hub_run *run, const uint32_t *children, size_t count) {
+void hub_rows_children(struct hub_run *run, const uint32_t *children, size_t count) {
     struct tier_journal *j = run->hub->home.journal;
     struct tier_err err = {0};
     enum tier_status st = tier_journal_begin_lazy(j, &err);

@@ -134,7 +134,6 @@ static void leave_behind(struct hub_run *run, uint64_t number,
     for (uint32_t i = 0; i < run->round.count; i++) {
         if (tier_round_carries(&run->round, i, number, rules))
             continue;
-        run->children[i].has_early = false;
         if (hub_run_still_at_work(run, i))
             hub_work_abandon(run, i);
     }

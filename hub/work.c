@@ -340,7 +340,7 @@ static void part_done(struct hub_run *run, struct job *job) {
         return;
     }
     tier_round_step(&run->round, &e, &actions);
-    hub_rows_part(run, job->children, job->child_count);
+    hub_rows_children(run, job->children, job->child_count);
     hub_audit(run->hub, "round.part", "h:run", &run->id, "u:round", job->round, "u:updates",
               (uint64_t)job->child_count, "h:update", &job->result);
     for (size_t k = 0; k < job->count; k++)
@@ -679,22 +679,15 @@ static void report_progress(struct hub_run *run) {
 }
 
 /*
- * While a buffered round is being folded and published, nobody is refused for being late: what is
- * said of an update then is heard once the next round is open. It is forgotten in a restart, after
- * which children offer again.
+ * While a buffered round is being folded and published, what arrives waits for the next one to
+ * open. It is forgotten in a restart, after which children offer again.
  */
 static bool keep_for_next(struct hub_run *run, const struct tier_round_event *e) {
-    bool said = e->type == TIER_EVENT_OFFER || e->type == TIER_EVENT_SEALED;
-
-    if (e->type == TIER_EVENT_LEAVE && run->children[e->child].early.type == TIER_EVENT_OFFER)
-        run->children[e->child].has_early = false;
-    if (!said || run->round.state == TIER_ROUND_OPEN || !hub_run_still_at_work(run, e->child))
+    if (e->type != TIER_EVENT_SEALED || run->round.state == TIER_ROUND_OPEN ||
+        !hub_run_still_at_work(run, e->child))
         return false;
-    struct hub_child *c = &run->children[e->child];
-    bool sealed = c->has_early && c->early.type == TIER_EVENT_SEALED;
-    if (!sealed)
-        c->early = *e;
-    c->has_early = true;
+    run->children[e->child].early = *e;
+    run->children[e->child].has_early = true;
     return true;
 }
 

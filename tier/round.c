@@ -170,19 +170,20 @@ static void on_decline(struct tier_round *r, uint32_t child, struct tier_round_a
 static void on_offer(struct tier_round *r, const struct tier_round_event *e,
                      struct tier_round_actions *out) {
     struct tier_round_child *c = child_at(r, e->child);
-    bool same = tier_hash_equal(&c->update, &e->update);
+    bool same = tier_hash_equal(&c->update, &e->update), open = r->state == TIER_ROUND_OPEN;
+    bool later = r->rules.staleness_max && at_work(c->state);
 
     if (delivered(c->state) && same) {
         act(out, TIER_ACTION_RECEIPT, e->child, &e->update);
     } else if (delivered(c->state)) {
         refuse(out, e, TIER_ECONFLICT, "another update of this child is sealed for this round");
-    } else if (r->state != TIER_ROUND_OPEN) {
+    } else if (!open && !later) {
         refuse(out, e, TIER_ELATE, "the round is closed");
     } else if (c->state == TIER_CHILD_REFUSED) {
         refuse(out, e, TIER_EPOLICY, "an update of this child was refused in this round");
     } else if (c->state == TIER_CHILD_NONE || c->state == TIER_CHILD_DECLINED) {
         refuse(out, e, TIER_EPOLICY, "this child does not take part in this round");
-    } else if (counted(r, c, e->weight) > r->rules.weight_total_max - r->weight) {
+    } else if (open && counted(r, c, e->weight) > r->rules.weight_total_max - r->weight) {
         /* Nothing will make it fit, and the others must not wait for it. */
         c->state = TIER_CHILD_REFUSED;
         refuse(out, e, TIER_ELIMIT, "the total weight would pass the plan's weight_total_max");
