@@ -105,8 +105,7 @@ void spoke_curvature_before(struct spoke_curvature *c, const float *sums, bool k
 }
 
 /* F_i as it is to travel. */
-static enum tier_status admit(const struct spoke_curvature *c, uint64_t *cut,
-                              struct tier_err *err) {
+static enum tier_status admit(struct spoke_curvature *c, struct tier_err *err) {
     double clip = ldexp(1, 30 - tier_fedcurv_fisher_bits(c->plan));
 
     for (size_t k = 0; k < c->n; k++) {
@@ -121,7 +120,7 @@ static enum tier_status admit(const struct spoke_curvature *c, uint64_t *cut,
                              t->name, c->n + k - t->at, (double)c->own[k], clip);
         }
         c->own[k] = (float)clip;
-        ++*cut;
+        c->cut++;
     }
     return TIER_OK;
 }
@@ -131,13 +130,11 @@ enum tier_status spoke_curvature_after(struct spoke_curvature *c, struct spoke_n
                                        const float *delta, float *sums, struct tier_err *err) {
     double clip = ldexp(1, 30 - c->plan->frac_bits);
     float *theta = c->part;
-    uint64_t cut = 0;
 
+    c->cut = 0;
     TIER_TRY(spoke_fisher(net, data, c->plan->curvature.rows, seed, c->all, err));
     tier_share_take(c->plan, c->graph, false, c->all, c->own);
-    TIER_TRY(admit(c, &cut, err));
-    if (cut)
-        tier_log_info("%" PRIu64 " values of Fisher information were cut at the clip", cut);
+    TIER_TRY(admit(c, err));
     TIER_TRY(spoke_net_get(net, c->all, err));
     tier_share_take(c->plan, c->graph, false, c->all, theta);
     for (size_t k = 0; k < c->n; k++) {

@@ -43,6 +43,7 @@ struct spoke_curvature {
     const struct tier_graph *graph;
     const struct tier_manifest *manifest;
     size_t n;                        /* elements of the model that travel */
+    uint64_t cut;                    /* values of F_i that were cut at the clip */
     float *own;                      /* [2 n]: F_i, and F_i (theta_i - theta_0) behind it */
     float *start;                    /* [n] */
     float *part;                     /* [2 n], for a while */
@@ -66,7 +67,7 @@ void spoke_curvature_before(struct spoke_curvature *c, const float *sums, bool k
 /*
  * The net is as training left it, `delta` the change of what travels. Fills c->own, and turns
  * `sums` into the differences that the update carries. TIER_EUPDATE where a value is beyond the
- * plan's clip for it, by tensor name, unless the plan says to saturate.
+ * plan's clip for it, by tensor name, unless the plan says to saturate; c->cut counts those.
  */
 enum tier_status spoke_curvature_after(struct spoke_curvature *c, struct spoke_net *net,
                                        const struct spoke_data *data, uint64_t seed,

@@ -364,6 +364,7 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
         TIER_TRY_OUT(train(run, round, header.weight, &w, &steps, err));
     if (trains && run->plan.normalise)
         TIER_TRY_OUT(normalise(run, steps, header.weight, &w, metrics, err));
+    header.saturated = w.curvature.cut;
     TIER_TRY_OUT(seal(run, &header, trains ? w.model : NULL, &id, err));
     if (trains)
         TIER_TRY_OUT(keep(run, round, &id, &w, err));

@@ -236,7 +236,7 @@ Test(spoke_curvature_round, a_value_beyond_the_clip_is_refused_by_name_or_cut) {
               err.text);
     /* The change of 0.75 counts as 0.5. */
     cr_expect(c.own[0] == 0.125f && c.own[2] == 0.125f * 0.5f);
-    cr_expect(c.own[1] < 0.125f && c.own[3] == 0);
+    cr_expect(c.own[1] < 0.125f && c.own[3] == 0 && c.cut == 1);
     spoke_curvature_release(&c);
 }
 
