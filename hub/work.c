@@ -8,6 +8,7 @@
 #include "hub/receipt.h"
 #include "hub/run_private.h"
 #include "tier/content.h"
+#include "tier/fedcurv.h"
 #include "tier/fold.h"
 #include "tier/log.h"
 #include "tier/metric.h"
@@ -72,7 +73,7 @@ struct job {
     struct tier_hash state; /* of the root's optimiser */
     struct kern_server optimiser;
     struct tier_delta_form down;
-    bool optimises, normalises, buffers, shortens;
+    bool optimises, normalises, buffers, shortens, weighs;
     struct tier_fold_version *versions; /* older rounds whose updates are folded too */
     struct tier_fold_stale stale;
     struct tier_published made;
@@ -145,11 +146,12 @@ static enum tier_status fold_job(struct job *job) {
 static enum tier_status publish_job(struct job *job) {
     struct tier_update *u = NULL;
     struct tier_model *base = NULL;
-    char round[24], plan[TIER_HASH_HEX];
+    char round[24], weight[24], plan[TIER_HASH_HEX];
     /* The plan, not the run: the same plan on the same data publishes the same file again. */
     const struct tier_kv metadata[] = {{"format", "pt"},
-                                       {"consilium.round", round},
-                                       {"consilium.plan", tier_hash_hex(&job->plan, plan)}};
+                                       {TIER_FEDCURV_ROUND, round},
+                                       {"consilium.plan", tier_hash_hex(&job->plan, plan)},
+                                       {TIER_FEDCURV_WEIGHT, weight}};
     enum tier_status st;
 
     snprintf(round, sizeof round, "%" PRIu64, job->round);
@@ -157,6 +159,7 @@ static enum tier_status publish_job(struct job *job) {
     const struct tier_update_header *h = tier_spool_update_header(u);
     job->figures = tier_task_figures(h->metrics);
     job->weight = h->weight;
+    snprintf(weight, sizeof weight, "%" PRIu64, h->weight);
     job->made = (struct tier_published){.model = job->base, .state = job->state};
     if (h->weight == 0) {
         tier_spool_update_close(u);
@@ -169,7 +172,7 @@ static enum tier_status publish_job(struct job *job) {
                                          .base = base,
                                          .models_dir = job->hub->home.models_dir,
                                          .metadata = metadata,
-                                         .metadata_count = 3,
+                                         .metadata_count = job->weighs ? 4 : 3,
                                          .down = job->shortens ? &job->down : NULL,
                                          .optimiser = job->optimises ? &job->optimiser : NULL,
                                          .state = job->state,
@@ -534,6 +537,7 @@ static void start_publish(struct hub_run *run) {
     job->shortens = tier_task_down(&run->plan, run->round.number + 1, &job->down);
     job->normalises = run->plan.normalise;
     job->buffers = tier_stale_in(&run->plan);
+    job->weighs = tier_fedcurv_on(&run->plan);
     job->state = run->server_state;
     run->publishing = true;
     submit(run, job);

@@ -17,7 +17,7 @@
 
 #include "kernels/group.h"
 
-#define KERN_BACKEND_ABI 3u
+#define KERN_BACKEND_ABI 4u
 #define KERN_TEXT_BYTES 256
 
 /* The head of every backend's own context. An entry that fails writes here, in words, why. */
@@ -95,6 +95,9 @@ struct kern_ops {
                                    const int32_t *label, size_t rows, size_t cols);
     enum kern_status (*prox_grad)(struct kern_ctx *ctx, float *g, const float *w, const float *w0,
                                   size_t n, float mu);
+    enum kern_status (*stiff_grad)(struct kern_ctx *ctx, float *g, const float *w, const float *c,
+                                   const float *a, size_t n, float mu);
+    enum kern_status (*add_square)(struct kern_ctx *ctx, float *y, const float *x, size_t n);
     /* v may be NULL where momentum is 0. */
     enum kern_status (*sgd_step)(struct kern_ctx *ctx, float *w, const float *g, float *v, size_t n,
                                  const struct kern_sgd *opt);

@@ -125,8 +125,13 @@ struct tier_plan {
         bool nesterov;                     /* SGD only */
         double beta1, beta2, eps;          /* Adam only */
     } optimiser;
-    double prox_mu;         /* FedProx; 0: none */
-    bool scaffold;          /* SCAFFOLD (tier/scaffold.h) */
+    double prox_mu; /* FedProx; 0: none */
+    bool scaffold;  /* SCAFFOLD (tier/scaffold.h) */
+    struct {
+        double lambda;      /* 0: none */
+        double clip;        /* the greatest Fisher information of a parameter */
+        uint64_t rows;      /* of a hospital, that it is worked out on; 0: all */
+    } curvature;            /* FedCurv (tier/fedcurv.h) */
     bool normalise;         /* FedNova (tier/nova.h) */
     uint64_t normalise_max; /* most effective steps of a spoke; 0 with steps, which say it */
     uint64_t batch;

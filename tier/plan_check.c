@@ -4,6 +4,7 @@
  * code: where it is written, to help the researcher, and wherever it arrives, because the sender
  * may be anyone.
  */
+#include "tier/fedcurv.h"
 #include "tier/nova.h"
 #include "tier/plan_keys.h"
 #include "tier/scaffold.h"
@@ -72,6 +73,12 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "FedProx: pulls towards the round's model, mu/2 * |w - w0|^2; 0 is none"},                    \
     {"local.scaffold", TIER_KEYS_BOOL, FIELD(plan.scaffold), "false", 0, 0, NULL,                  \
      "SCAFFOLD: control variates against drift between unlike hospitals; for plain sgd"},          \
+    {"local.curvature.lambda", TIER_KEYS_REAL, FIELD(plan.curvature.lambda), "0.0", 0, 1e9, NULL,  \
+     "FedCurv: pulls towards the others' parameters, by their Fisher information; 0 is none"},     \
+    {"local.curvature.clip", TIER_KEYS_REAL, FIELD(plan.curvature.clip), "1.0", 0, 1e30, NULL, \
+     "greatest Fisher information of a parameter; sets the resolution, 2^-30 of it"},              \
+    {"local.curvature.rows", TIER_KEYS_INT, FIELD(plan.curvature.rows), "0", 0, 2147483647, NULL,  \
+     "rows of a hospital that its Fisher information is worked out on; 0 is all"},                 \
     {"local.normalise", TIER_KEYS_BOOL, FIELD(plan.normalise), "false", 0, 0, NULL,                \
      "FedNova: hospitals that take more steps weigh no more by it; for sgd"},                      \
     {"local.normalise_max", TIER_KEYS_INT, FIELD(plan.normalise_max), "0", 0,                      \
@@ -311,6 +318,53 @@ static void check_scaffold(const struct tier_plan_checker *c) {
                  4 * p->clip / p->optimiser.lr);
 }
 
+/* A step of sgd on a quadratic of curvature h leaves it no further than before while lr h is below
+ * 2; with Nesterov's momentum p, (2 + 2p) / (1 + 2p). The penalty's h is 2 lambda F at most. */
+static void check_stiffness(const struct tier_plan_checker *c) {
+    const struct tier_plan *p = c->plan;
+    double m = p->optimiser.nesterov ? p->optimiser.momentum : 0;
+    double most = (1 + m) / (1 + 2 * m), clip = ldexp(1, 30 - tier_fedcurv_fisher_bits(p));
+    double got = p->curvature.lambda * p->optimiser.lr * clip;
+
+    if (p->optimiser.kind == TIER_PLAN_SGD && !(got < most))
+        complain(c, "local.curvature.lambda",
+                 "times lr times local.curvature.clip (as a power of two, %g) is %g: below %g a "
+                 "step cannot overshoot, so that a lower clip would be right, or a lower lambda",
+                 clip, got, most);
+}
+
+/* What the two means of FedCurv would not be true for. */
+static void check_curvature(const struct tier_plan_checker *c) {
+    const struct tier_plan *p = c->plan;
+    const char *path = "local.curvature.lambda";
+
+    if (!tier_fedcurv_on(p) || p->optimiser.kind < 0 || !(p->clip > 0))
+        return;
+    if (!(p->curvature.clip >= 1e-20)) {
+        complain(c, "local.curvature.clip", "must be at least 1e-20 with local.curvature.lambda");
+        return;
+    }
+    if (p->scaffold)
+        complain(c, path, "and local.scaffold exclude each other: keep one");
+    if (p->normalise)
+        complain(c, path, "and local.normalise exclude each other: only changes are to be divided");
+    if (p->codec.name != TIER_PLAN_F32)
+        complain(c, path, "needs codec.name: f32, for changes and curvatures differ in scale");
+    if (p->codec.down > TIER_PLAN_DOWN_F32)
+        complain(c, path, "needs codec.down: f32, for a hospital takes its own part out of a sum");
+    if (p->server.kind != TIER_PLAN_SERVER_NONE)
+        complain(c, path, "needs server.optimiser.name: none, which would take it for a step");
+    if (!is_plain_mean(&p->top) || !is_plain_mean(&p->hub))
+        complain(c, path,
+                 "needs the rule mean at every tier: a hospital takes its own part out of a sum");
+    int fisher = tier_fedcurv_fisher_bits(p), pull = tier_fedcurv_pull_bits(p);
+    if (pull < TIER_FRAC_BITS_MIN || pull > TIER_FRAC_BITS_MAX || fisher < TIER_FRAC_BITS_MIN ||
+        fisher > TIER_FRAC_BITS_MAX)
+        complain(c, path, "has sums of up to %g, which cannot be summed",
+                 2 * p->curvature.clip * tier_fedcurv_reach(p));
+    check_stiffness(c);
+}
+
 static void check_list(const struct tier_plan_checker *c, const struct tier_keys_list *list,
                        const char *path) {
     for (size_t i = 0; i < list->count; i++)
@@ -412,6 +466,10 @@ static void check_sync(const struct tier_plan_checker *c, const struct tier_plan
         complain(c, sync,
                  "buffered and local.scaffold exclude each other: controls are of one "
                  "round's model");
+    if (tier_fedcurv_on(p))
+        complain(c, sync,
+                 "buffered and local.curvature exclude each other: a hospital takes its own part "
+                 "out of the sums of one round");
     if (p->normalise)
         complain(c, sync,
                  "buffered and local.normalise exclude each other: both set the step at "
@@ -469,6 +527,7 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     check_normalise(c);
     check_scaffold(c);
     check_exact(c);
+    check_curvature(c); /* which needs frac_bits */
     check_codec(c);
     check_stop(c);
     check_server(c);

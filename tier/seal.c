@@ -84,6 +84,7 @@ enum tier_status tier_sealer_begin_as(struct tier_spool *spool,
     h.encoding = s->as.encoding;
     s->manifest = manifest;
     s->saturate = saturate;
+    s->saturated = tmpl->saturated;
     s->empty = h.weight == 0;
     s->room = room_of(h.encoding, manifest);
     s->piece = malloc(s->room * sizeof *s->piece);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tier/task.h"
+#include "tier/fedcurv.h"
 #include "tier/model.h"
 #include "tier/nova.h"
 #include "tier/scaffold.h"
@@ -21,13 +22,33 @@ static bool is_wide(const struct tier_plan *plan, const char *name) {
     return false;
 }
 
+/* How often a model's tensors are in its manifest. */
+static unsigned times_of(const struct tier_plan *plan) {
+    return tier_fedcurv_on(plan) ? 3 : plan->scaffold ? 2 : 1;
+}
+
+uint64_t tier_task_model_elements(const struct tier_plan *plan,
+                                  const struct tier_manifest *manifest) {
+    return manifest->elements / times_of(plan);
+}
+
+bool tier_task_is_parameter(const char *name) {
+    static const char *const prefixes[] = {TIER_SCAFFOLD_PREFIX, TIER_FEDCURV_FISHER,
+                                           TIER_FEDCURV_PULL};
+
+    for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++)
+        if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0)
+            return false;
+    return true;
+}
+
 enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct tier_graph *graph,
                                     struct tier_manifest **out, struct tier_err *err) {
     size_t n = tier_graph_param_count(graph), count = 0;
     enum tier_status st = TIER_OK;
 
     TIER_TRY(tier_share_check(plan, graph, err));
-    struct tier_tensor *tensors = calloc(n ? 2 * n : 1, sizeof *tensors); /* and controls */
+    struct tier_tensor *tensors = calloc(n ? times_of(plan) * n : 1, sizeof *tensors);
     if (!tensors)
         return tier_fail(err, TIER_ENOMEM, "no memory for a manifest of %zu tensors", n);
     for (size_t i = 0; i < n && st == TIER_OK; i++) {
@@ -46,6 +67,9 @@ enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct t
     size_t shared = count;
     for (size_t i = 0; i < shared && plan->scaffold && st == TIER_OK; i++)
         st = tier_scaffold_tensor(plan, &tensors[i], &tensors[count++], err);
+    for (size_t i = 0; i < shared && tier_fedcurv_on(plan) && st == TIER_OK; i++, count += 2)
+        st = tier_fedcurv_tensors(plan, &tensors[i], &tensors[shared + i], &tensors[2 * shared + i],
+                                  err);
     if (st == TIER_OK)
         st = tier_manifest_new(tensors, count, out, err);
     free(tensors);
@@ -92,7 +116,7 @@ enum tier_status tier_task_first_model(const struct tier_graph *graph,
         t++;
         TIER_TRY_OUT(append_values(w, graph, i, err));
     }
-    for (; t < manifest->count; t++) /* control variates */
+    for (; t < manifest->count; t++) /* what goes with them is zero at first */
         TIER_TRY_OUT(append_zeros(w, manifest->tensors[t].count, err));
     return tier_model_writer_finish(w, model_out, err);
 out:
@@ -160,8 +184,7 @@ uint64_t tier_task_rounds(const struct tier_plan *plan) {
 }
 
 uint64_t tier_task_model_bytes_max(const struct tier_plan *plan) {
-    uint64_t values = plan->scaffold ? 2 * plan->model_bytes : plan->model_bytes;
-    return values + TIER_MANIFEST_BYTES_MAX;
+    return times_of(plan) * plan->model_bytes + TIER_MANIFEST_BYTES_MAX;
 }
 
 bool tier_task_trains(const struct tier_plan *plan, uint64_t round) {
