@@ -34,6 +34,7 @@ static const struct command {
     {"node", "list", cli_node_list, "list a hub's children"},
     {"model", "pull", cli_model_pull, "fetch a published model, or its graph"},
     {"model", "info", cli_model_info, "show what a model file holds"},
+    {"model", "strip", cli_model_strip, "leave out of a model file what is no parameter"},
     {"audit", "verify", cli_audit_verify, "check the chain of an audit log"},
 };
 #define COMMAND_COUNT (sizeof commands / sizeof commands[0])

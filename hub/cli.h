@@ -78,6 +78,7 @@ int cli_run_stop(int argc, char **argv);
 int cli_node_list(int argc, char **argv);
 int cli_model_pull(int argc, char **argv);
 int cli_model_info(int argc, char **argv);
+int cli_model_strip(int argc, char **argv);
 int cli_audit_verify(int argc, char **argv);
 
 /* ---- talking to a hub (cli_net.c) ---- */

@@ -2,10 +2,12 @@
 #include "hub/cli.h"
 #include "tier/content.h"
 #include "tier/model.h"
+#include "tier/task.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -242,4 +244,123 @@ int cli_model_info(int argc, char **argv) {
     }
     tier_model_close(m);
     return code;
+}
+
+/* ---- strip ---- */
+
+#define STRIP_PIECE 65536
+
+/* The parameters among the tensors of m, as a manifest of their own; first[] says where each is. */
+static enum tier_status parameters_of(const struct tier_model *m, struct tier_manifest **out,
+                                      uint64_t *first, struct tier_err *err) {
+    size_t count, kept = 0;
+    const struct tier_tensor *t = tier_model_tensors(m, &count);
+    struct tier_tensor *tensors = calloc(count ? count : 1, sizeof *tensors);
+
+    if (!tensors)
+        return tier_fail(err, TIER_ENOMEM, "no memory for %zu tensors", count);
+    for (size_t i = 0; i < count; i++)
+        if (tier_task_is_parameter(t[i].name)) {
+            first[kept] = t[i].at;
+            tensors[kept++] = t[i];
+        }
+    enum tier_status st = tier_manifest_new(tensors, kept, out, err);
+    free(tensors);
+    return st;
+}
+
+static enum tier_status copy_parameters(const struct tier_model *m,
+                                        const struct tier_manifest *manifest, const uint64_t *first,
+                                        struct tier_model_writer *w, struct tier_err *err) {
+    float *piece = malloc(STRIP_PIECE * sizeof *piece);
+    enum tier_status st = piece ? TIER_OK : tier_fail(err, TIER_ENOMEM, "no memory for a piece");
+
+    for (size_t i = 0; i < manifest->count && st == TIER_OK; i++) {
+        uint64_t count = manifest->tensors[i].count;
+        for (uint64_t at = 0, n; at < count && st == TIER_OK; at += n) {
+            n = count - at < STRIP_PIECE ? count - at : STRIP_PIECE;
+            st = tier_model_read(m, first[i] + at, n, piece, err);
+            if (st == TIER_OK)
+                st = tier_model_writer_append(w, piece, n, err);
+        }
+    }
+    free(piece);
+    return st;
+}
+
+/* The file is written beside its place, under its hash, and moved there when it is whole. */
+static enum tier_status strip(const char *path, const char *out, struct tier_hash *hash_out,
+                              struct tier_err *err) {
+    struct tier_kv metadata[TIER_MODEL_METADATA_MAX + 1];
+    char of[TIER_HASH_HEX], *named = NULL, *copy = strdup(out), *dir = copy ? dirname(copy) : NULL;
+    struct tier_manifest *manifest = NULL;
+    struct tier_model_writer *w = NULL;
+    struct tier_model *m = NULL;
+    const struct tier_kv *kv;
+    struct tier_hash hash;
+    uint64_t *first = NULL;
+    size_t count = 0;
+    enum tier_status st;
+
+    TIER_TRY_OUT(tier_model_open(path, &m, err));
+    tier_model_tensors(m, &count);
+    first = calloc(count ? count : 1, sizeof *first);
+    if (!copy || !first) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory for %zu tensors", count);
+        goto out;
+    }
+    TIER_TRY_OUT(parameters_of(m, &manifest, first, err));
+    TIER_TRY_OUT(tier_model_hash_file(path, &hash, err));
+    count = 0;
+    for (size_t i = 0; (kv = tier_model_metadata_at(m, i)) && count < TIER_MODEL_METADATA_MAX; i++)
+        if (strcmp(kv->key, "consilium.stripped_from") != 0)
+            metadata[count++] = *kv;
+    metadata[count++] = (struct tier_kv){"consilium.stripped_from", tier_hash_hex(&hash, of)};
+    TIER_TRY_OUT(tier_model_writer_begin(dir, manifest, metadata, count, &w, err));
+    TIER_TRY_OUT(copy_parameters(m, manifest, first, w, err));
+    st = tier_model_writer_finish(w, hash_out, err);
+    w = NULL;
+    if (st != TIER_OK)
+        goto out;
+    named = tier_model_path(dir, hash_out);
+    if (!named || rename(named, out) != 0) {
+        st = tier_fail_errno(err, TIER_EIO, "cannot write %s", out);
+        if (named)
+            unlink(named);
+    }
+out:
+    tier_model_writer_abort(w);
+    tier_manifest_free(manifest);
+    tier_model_close(m);
+    free(named);
+    free(first);
+    free(copy);
+    return st;
+}
+
+int cli_model_strip(int argc, char **argv) {
+    const char *path, *out = NULL;
+    bool json = false;
+    const struct cli_option options[] = {
+        {"out", CLI_TEXT, &out, "FILE", "where to put it", NULL, true, 0, 0},
+        {"json", CLI_FLAG, &json, NULL, "one JSON object", NULL, false, 0, 0},
+    };
+    const struct cli_usage usage = {
+        "model strip", "FILE",
+        "Writes a model's parameters without what a run of SCAFFOLD or FedCurv lets travel with "
+        "them (tensors named scaffold/..., fedcurv/...), and prints the SHA-256 of the new file"};
+    struct tier_err err = {0};
+    struct tier_hash hash;
+    char hex[TIER_HASH_HEX];
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, &path, 1, 1);
+
+    if (code != CLI_GO)
+        return code;
+    if (strip(path, out, &hash, &err) != TIER_OK)
+        return cli_failed(&err);
+    tier_hash_hex(&hash, hex);
+    if (json)
+        return cli_print_json(json_pack("{s:s, s:s}", "file", out, "sha256", hex));
+    puts(hex);
+    return cli_done();
 }

@@ -17,6 +17,7 @@
 #include "tier/merge.h"
 #include "tier/round.h"
 #include "tier/serve.h"
+#include "tier/stale.h"
 #include "tier/task.h"
 
 struct hub;
@@ -32,6 +33,8 @@ struct hub_child {
     bool accepted, declined, attending;
     char phase[64]; /* as it last reported, for people */
     uint32_t done, total;
+    bool has_early; /* buffered: its update arrived while no round was open to take it */
+    struct tier_round_event early;
 };
 
 struct hub_run {
@@ -54,7 +57,9 @@ struct hub_run {
     struct tier_hash server_state; /* of the root's optimiser, beside model; zero: none */
     struct tier_round round;       /* number 0: none yet */
     struct tier_hash base_model;   /* of the round */
-    struct tier_hash base_delta;   /* what makes it of the model base_before; zero: not here */
+    struct tier_fold_version before[TIER_STALENESS_LIMIT + 1]; /* earlier rounds, newest first */
+    size_t before_count;         /* whose base models are kept: children may be at work on them */
+    struct tier_hash base_delta; /* what makes it of the model base_before; zero: not here */
     struct tier_hash base_before;
     const struct tier_merge_ops *rule; /* of this tier; NULL: the mean */
     struct tier_hash kept_update;      /* the last committed round's own, where the rule needs it */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a child gets for its update: a signed receipt, once and always the same, or a reason. */
 #include "hub/receipt.h"
+#include "hub/run_private.h"
 #include "tier/bytes.h"
 #include "tier/log.h"
 
@@ -17,8 +18,15 @@
 #define COUNTED_KEY "audit.counted" /* the audit log's seq, 8 bytes, and the receipt */
 
 void hub_receipt_audit(struct hub *hub, const struct tier_receipt *r) {
-    hub_audit(hub, "update.counted", "h:run", &r->run, "u:round", r->round, "s:child", r->child,
-              "h:update", &r->update, "u:weight", r->weight);
+    uint64_t staleness = r->counted ? r->counted - r->round : 0;
+
+    if (r->counted)
+        hub_audit(hub, "update.counted", "h:run", &r->run, "u:round", r->round, "s:child", r->child,
+                  "h:update", &r->update, "u:weight", r->weight, "u:counted", r->counted,
+                  "u:multiplier", (uint64_t)tier_stale_multiplier(staleness));
+    else
+        hub_audit(hub, "update.counted", "h:run", &r->run, "u:round", r->round, "s:child", r->child,
+                  "h:update", &r->update, "u:weight", r->weight);
 }
 
 /* Inside a transaction; audit_counted follows its commit. */
@@ -63,7 +71,8 @@ enum tier_status hub_receipt_make(struct hub_run *run, uint32_t child,
     if (row.receipt_bytes)
         return tier_wire_receipt(row.receipt, row.receipt_bytes, r, err);
     *r = (struct tier_receipt){.run = run->id,
-                               .round = run->round.number,
+                               .round = hub_run_child_round(run, child),
+                               .counted = hub_run_buffers(run) ? run->round.number : 0,
                                .update = *update,
                                .weight = row.weight,
                                .time_ms = tier_wall_ms()};
@@ -129,17 +138,18 @@ void hub_work_settle(struct hub_run *run) {
 
 void hub_receipt_refuse(struct hub_run *run, const struct tier_round_action *a) {
     const char *child = run->children[a->child].name;
-    struct tier_to_child m = {
-        .type = TIER_TO_REFUSAL, .run = run->id, .round = run->round.number, .update = a->update};
+    struct tier_to_child m = {.type = TIER_TO_REFUSAL,
+                              .run = run->id,
+                              .round = hub_run_child_round(run, a->child),
+                              .update = a->update};
     struct tier_err refusal = {.status = a->status};
 
     snprintf(m.reason, sizeof m.reason, "%s", a->reason);
     snprintf(refusal.text, sizeof refusal.text, "%s", a->reason);
-    tier_log_warn("run %.12s round %" PRIu64 ": update %.12s of %s refused: %s", run->hex,
-                  run->round.number, tier_hash_hex(&a->update, (char[TIER_HASH_HEX]){0}), child,
-                  a->reason);
-    hub_audit(run->hub, "update.refused", "h:run", &run->id, "u:round", run->round.number,
-              "s:child", child, "h:update", &a->update, "s:reason", a->reason);
+    tier_log_warn("run %.12s round %" PRIu64 ": update %.12s of %s refused: %s", run->hex, m.round,
+                  tier_hash_hex(&a->update, (char[TIER_HASH_HEX]){0}), child, a->reason);
+    hub_audit(run->hub, "update.refused", "h:run", &run->id, "u:round", m.round, "s:child", child,
+              "h:update", &a->update, "s:reason", a->reason);
     if (!tier_serve_pushed(run->hub->serve, child, &a->update, NULL, &refusal))
         tier_serve_send(run->hub->serve, child, &m);
 }

@@ -3,6 +3,7 @@
  * What a round leaves behind when it is over: which files go and which stay. Disk must not grow
  * with rounds, and nothing may go that a round still to come would miss.
  */
+#include "hub/run_private.h"
 #include "hub/work.h"
 #include "tier/content.h"
 #include "tier/log.h"
@@ -30,7 +31,8 @@ static enum tier_status collect(void *arg, const struct tier_journal_update *row
                                 struct tier_err *err) {
     struct release *r = arg;
     (void)err;
-    if (tier_hash_is_zero(&row->update_id))
+    bool wanted = row->state == TIER_UPDATE_WANTED; /* where it is still to come, it may go on */
+    if (tier_hash_is_zero(&row->update_id) || (wanted && hub_run_buffers(r->run)))
         return TIER_OK;
     if (r->count == r->room) {
         r->room = r->room ? r->room * 2 : 16;
@@ -40,10 +42,17 @@ static enum tier_status collect(void *arg, const struct tier_journal_update *row
     return TIER_OK;
 }
 
+static bool is_before(const struct hub_run *run, const struct tier_hash *model) {
+    for (size_t i = 0; i < run->before_count; i++)
+        if (tier_hash_equal(model, &run->before[i].base_model))
+            return true;
+    return false;
+}
+
 static bool model_in_use(const struct hub *hub, const struct tier_hash *model) {
     for (const struct hub_run *run = hub->runs; run; run = run->next)
         if (tier_hash_equal(model, &run->model) || tier_hash_equal(model, &run->base_model) ||
-            tier_hash_equal(model, &run->wanted.model))
+            tier_hash_equal(model, &run->wanted.model) || is_before(run, model))
             return true;
     return false;
 }
@@ -56,22 +65,26 @@ void hub_work_drop_state(struct hub *hub, const struct hub_run *run,
         tier_server_state_delete(hub->home.models_dir, state);
 }
 
-/* Two models of a run are kept, its latest and the one that came from, and the optimiser's state
- * beside the latest while it goes on; disk must not grow by rounds. */
-static void drop_old_model(struct hub_run *run, uint64_t round) {
+/* Of a run its latest model is kept and the one that came from, and while it goes on those that
+ * children may still be at work on; and the optimiser's state beside the latest. Disk must not grow
+ * by rounds. */
+static void drop_old_models(struct hub_run *run, uint64_t round) {
+    uint64_t behind = run->state == HUB_RUN_OPEN ? run->round.rules.staleness_max : 0;
     struct tier_journal_round row;
 
     if (run->state != HUB_RUN_OPEN)
         hub_work_drop_state(run->hub, run, &run->server_state);
-    if (round < 2 ||
-        tier_journal_round_get(run->hub->home.journal, run->hex, round - 1, &row, NULL) != TIER_OK)
-        return;
-    hub_work_drop_state(run->hub, run, &row.result_state);
-    if (model_in_use(run->hub, &row.base_model))
-        return;
-    char *path = tier_content_path(run->hub->home.models_dir, &row.base_model, TIER_CONTENT_MODEL);
-    unlink(path);
-    free(path);
+    if (round > 1 &&
+        tier_journal_round_get(run->hub->home.journal, run->hex, round - 1, &row, NULL) == TIER_OK)
+        hub_work_drop_state(run->hub, run, &row.result_state);
+    while (run->before_count > 0 && round - run->before[run->before_count - 1].round > behind) {
+        const struct tier_hash old = run->before[--run->before_count].base_model;
+        if (model_in_use(run->hub, &old))
+            continue;
+        char *path = tier_content_path(run->hub->home.models_dir, &old, TIER_CONTENT_MODEL);
+        unlink(path);
+        free(path);
+    }
 }
 
 static bool state_named(void *arg, const struct tier_hash *state) {
@@ -88,16 +101,27 @@ void hub_work_sweep_models(struct hub *hub) {
     tier_named_file_sweep(hub->home.models_dir, TIER_MODEL_TEMPORARY);
 }
 
+void hub_work_abandon(struct hub_run *run, uint32_t child) {
+    static const struct tier_err late = {.status = TIER_ELATE, .text = "the round is closed"};
+    const struct tier_round_child *c = tier_round_child(&run->round, child);
+
+    if (tier_hash_is_zero(&c->update))
+        return;
+    if (run->children[child].has_early) /* it has arrived, and its push waits for an answer */
+        tier_serve_pushed(run->hub->serve, run->children[child].name, &c->update, NULL, &late);
+    run->children[child].has_early = false;
+    tier_serve_withdraw(run->hub->serve, run->children[child].name, &c->update, TIER_ELATE,
+                        "the round is closed");
+    tier_spool_delete(run->hub->home.spool, &c->update, NULL);
+}
+
 /* Children that were still pushing when the round went on without them, and what came of it. */
 static void drop_unfinished(struct hub_run *run) {
     for (uint32_t i = 0; i < run->round.count; i++) {
-        const struct tier_round_child *c = tier_round_child(&run->round, i);
-        if (c->state == TIER_CHILD_SEALED || c->state == TIER_CHILD_FOLDED ||
-            tier_hash_is_zero(&c->update))
-            continue;
-        tier_serve_withdraw(run->hub->serve, run->children[i].name, &c->update, TIER_ELATE,
-                            "the round is closed");
-        tier_spool_delete(run->hub->home.spool, &c->update, NULL);
+        enum tier_round_child_state now = tier_round_child(&run->round, i)->state;
+        bool goes_on = run->state == HUB_RUN_OPEN && hub_run_still_at_work(run, i);
+        if (now != TIER_CHILD_SEALED && now != TIER_CHILD_FOLDED && !goes_on)
+            hub_work_abandon(run, i);
     }
 }
 
@@ -136,7 +160,7 @@ void hub_work_release(struct hub_run *run, uint64_t round) {
     struct release r = {.run = run};
     struct tier_err err = {0};
 
-    drop_old_model(run, round);
+    drop_old_models(run, round);
     if (round == run->round.number) {
         drop_unfinished(run);
         if (!tier_hash_is_zero(&run->round.partial) &&

@@ -11,11 +11,14 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 struct restore {
     struct hub_run *run;
-    bool folded; /* what the journal says was folded is in a sum that is whole */
-    bool lost;   /* an update that counted is wanted again */
+    bool folded;    /* what the journal says was folded is in a sum that is whole, */
+    bool all;       /* and so is all that was sealed */
+    uint32_t *lost; /* whose update counted, and is wanted again */
+    size_t lost_count;
 };
 
 static bool whole(const struct tier_spool *spool, const struct tier_hash *id,
@@ -35,7 +38,6 @@ static enum tier_status restore_child(void *arg, const struct tier_journal_updat
     uint32_t child = hub_run_child_number(run, row->child);
     enum tier_round_child_state state = TIER_CHILD_EXPECTED;
     struct tier_err why = {0};
-    (void)err;
 
     run->children[child].declined = hub_run_answered_no(run, row->child);
     run->children[child].accepted = !run->children[child].declined;
@@ -43,15 +45,21 @@ static enum tier_status restore_child(void *arg, const struct tier_journal_updat
         state = tier_hash_is_zero(&row->update_id) ? TIER_CHILD_DECLINED : TIER_CHILD_REFUSED;
     } else if (row->state == TIER_UPDATE_FOLDED && restore->folded) {
         state = TIER_CHILD_FOLDED;
-    } else if (row->state == TIER_UPDATE_SEALED && whole(spool, &row->update_id, &why)) {
+    } else if (row->state == TIER_UPDATE_SEALED &&
+               (restore->all || whole(spool, &row->update_id, &why))) {
         state = TIER_CHILD_SEALED;
     } else if (row->state != TIER_UPDATE_WANTED) {
         tier_log_warn("run %.12s: the update of %s is wanted again: %s", run->hex, row->child,
                       why.status ? why.text : "the sum that it was in is damaged");
         tier_spool_delete(spool, &row->update_id, NULL);
-        restore->lost = true;
+        uint32_t *more = realloc(restore->lost, (restore->lost_count + 1) * sizeof *more);
+        if (!more)
+            return tier_fail(err, TIER_ENOMEM, "no memory to restore a round");
+        restore->lost = more;
+        restore->lost[restore->lost_count++] = child;
     }
-    tier_round_restore_child(&run->round, child, state, &row->update_id, row->weight);
+    tier_round_restore_child(&run->round, child, state, &row->update_id, row->weight,
+                             row->base_round);
     return TIER_OK;
 }
 
@@ -72,27 +80,48 @@ static enum tier_status restore_state(struct hub_run *run, const struct tier_jou
     return TIER_OK;
 }
 
+static enum tier_status restore_base(void *arg, const struct tier_journal_round *row,
+                                     struct tier_err *err) {
+    struct hub_run *run = arg;
+    (void)err;
+
+    if (row->round < run->round.number)
+        hub_run_remember_base(run, row->round, &row->base_model);
+    return TIER_OK;
+}
+
 static enum tier_status restore_round(struct hub_run *run, uint64_t number, struct tier_err *err) {
     struct tier_journal_round row;
     struct tier_journal *j = run->hub->home.journal;
-    struct tier_round_rules rules = hub_run_rules(run);
+    struct tier_round_rules rules = hub_run_rules(run, number);
 
     TIER_TRY(tier_journal_round_get(j, run->hex, number, &row, err));
     tier_round_init(&run->round, number, &rules);
     run->base_model = row.base_model;
+    uint64_t behind = tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->staleness_max + 1;
+    TIER_TRY(tier_journal_round_each(j, run->hex, number > behind ? number - behind : 1,
+                                     restore_base, run, err));
     enum tier_round_state state = (enum tier_round_state)row.state;
     struct restore restore = {.run = run,
                               .folded = state == TIER_ROUND_COMMITTED ||
                                         whole(run->hub->home.spool, &row.own_update, NULL)};
-    TIER_TRY(tier_journal_update_each(j, run->hex, number, TIER_UPDATE_STATE_ANY, restore_child,
-                                      &restore, err));
+    restore.all = restore.folded && (state == TIER_ROUND_FOLDED || state == TIER_ROUND_COMMITTED);
+    enum tier_status st = tier_journal_update_each(j, run->hex, number, TIER_UPDATE_STATE_ANY,
+                                                   restore_child, &restore, err);
+    if (st != TIER_OK) {
+        free(restore.lost);
+        return st;
+    }
     if (state == TIER_ROUND_FOLDED && !restore.folded)
         state = TIER_ROUND_FOLDING;
-    if (state == TIER_ROUND_FOLDING && restore.lost)
+    if (state == TIER_ROUND_FOLDING && restore.lost_count > 0)
         state = TIER_ROUND_OPEN; /* the quorum is counted anew, and the deadline looked at */
     bool closed = state != TIER_ROUND_OPEN && state != TIER_ROUND_FOLDING;
     tier_round_restore(&run->round, state, !closed && restore.folded ? &row.own_update : NULL,
                        closed ? &row.own_update : NULL);
+    if (restore.lost_count > 0) /* the journal says what counts, so it must not say that they do */
+        hub_rows_children(run, restore.lost, restore.lost_count);
+    free(restore.lost);
     hub_work_restore_kept(run);
     if (state == TIER_ROUND_COMMITTED && !tier_hash_is_zero(&row.result_model))
         run->model = row.result_model;
@@ -168,7 +197,8 @@ static bool keep_file(void *arg, const struct tier_hash *id, bool sealed) {
         bool open = run->state == HUB_RUN_OPEN && run->round.number &&
                     run->round.state != TIER_ROUND_COMMITTED;
         any_open = any_open || open;
-        if (h && open && tier_hash_equal(&h->run, &run->id) && h->round == run->round.number)
+        if (h && open && tier_hash_equal(&h->run, &run->id) && hub_run_base_of(run, h->round) &&
+            run->round.number - h->round <= run->round.rules.staleness_max)
             keep = keep || round_needs(run, id);
         if (h && run->state == HUB_RUN_OPEN && tier_hash_equal(id, &run->kept_update))
             keep = true;

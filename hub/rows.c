@@ -4,6 +4,7 @@
  * Everything that one event changes is one transaction.
  */
 #include "hub/receipt.h"
+#include "hub/run_private.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -82,7 +83,9 @@ static void keep_receipt(struct hub_run *run, struct tier_journal_update *row) {
 static enum tier_status put_child(struct hub_run *run, uint32_t child, struct tier_err *err) {
     const struct tier_round_child *c = tier_round_child(&run->round, child);
     const struct hub_child *who = &run->children[child];
-    struct tier_journal_update row = {.round = run->round.number, .state = row_state(c)};
+    struct tier_journal_update row = {.round = run->round.number,
+                                      .state = row_state(c),
+                                      .base_round = hub_run_child_round(run, child)};
 
     memcpy(row.run, run->hex, sizeof row.run);
     memcpy(row.child, who->name, sizeof who->name);
@@ -146,7 +149,7 @@ void hub_rows_step(struct hub_run *run, const struct tier_round_event *e,
         hub_receipt_audit(run->hub, &receipt);
 }
 
-void hub_rows_part(struct hub_run *run, const uint32_t *children, size_t count) {
+void hub_rows_children(struct hub_run *run, const uint32_t *children, size_t count) {
     struct tier_journal *j = run->hub->home.journal;
     struct tier_err err = {0};
     enum tier_status st = tier_journal_begin_lazy(j, &err);

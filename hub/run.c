@@ -36,72 +36,6 @@ const char *hub_run_state_text(enum hub_run_state state) {
     return (unsigned)state < 4 ? text[state] : "unknown";
 }
 
-/* ---- children ---- */
-
-uint32_t hub_run_child_number(struct hub_run *run, const char *name) {
-    for (size_t i = 0; i < run->child_count; i++)
-        if (strcmp(run->children[i].name, name) == 0)
-            return (uint32_t)i;
-    run->children = need(realloc(run->children, (run->child_count + 1) * sizeof *run->children));
-    struct hub_child *c = &run->children[run->child_count];
-    *c = (struct hub_child){0};
-    snprintf(c->name, sizeof c->name, "%s", name);
-    return (uint32_t)run->child_count++;
-}
-
-/* Valid until the next new child. */
-static struct hub_child *child_of(struct hub_run *run, const char *name) {
-    uint32_t number = hub_run_child_number(run, name); /* may move the array */
-    return &run->children[number];
-}
-
-static void tell_end(struct hub_run *run, const char *child) {
-    struct tier_to_child m = {.type = TIER_TO_END,
-                              .run = run->id,
-                              .completed = run->state == HUB_RUN_COMPLETED,
-                              .model = run->model};
-    snprintf(m.reason, sizeof m.reason, "%s", run->reason);
-    tier_serve_send(run->hub->serve, child, &m);
-}
-
-static void tell_plan(struct hub_run *run, const char *child) {
-    struct tier_to_child m = {.type = TIER_TO_PLAN,
-                              .run = run->id,
-                              .plan = (const uint8_t *)run->plan_text,
-                              .plan_bytes = run->plan_bytes};
-    tier_serve_send(run->hub->serve, child, &m);
-}
-
-#define ANSWER_KEY_BYTES (TIER_HASH_HEX + TIER_NAME_LEN_MAX + 16)
-
-static void answer_key(const struct hub_run *run, const char *child, char key[ANSWER_KEY_BYTES]) {
-    snprintf(key, ANSWER_KEY_BYTES, "declined/%s/%s", run->hex, child);
-}
-
-/* A round's row says that a child gave nothing; whether it left the run with that is said here. */
-static void journal_answer(struct hub_run *run, const char *child, bool accepted) {
-    struct tier_journal *j = run->hub->home.journal;
-    struct tier_err err = {0};
-    char key[ANSWER_KEY_BYTES];
-
-    answer_key(run, child, key);
-    enum tier_status st =
-        accepted ? tier_journal_kv_delete(j, key, &err) : tier_journal_kv_put(j, key, "", 0, &err);
-    if (st != TIER_OK)
-        hub_stop_on(run->hub, &err);
-}
-
-/* Whether the child declined the plan before a restart. */
-bool hub_run_answered_no(const struct hub_run *run, const char *child) {
-    struct tier_journal_blob value = {0};
-    char key[ANSWER_KEY_BYTES];
-
-    answer_key(run, child, key);
-    bool found = tier_journal_kv_get(run->hub->home.journal, key, &value, NULL) == TIER_OK;
-    tier_journal_blob_release(&value);
-    return found;
-}
-
 /* ---- rounds ---- */
 
 static void on_deadline(void *arg) {
@@ -143,16 +77,42 @@ static uint32_t part_at(const struct hub_run *run) {
     return places < PART_AT ? (uint32_t)places : PART_AT;
 }
 
-struct tier_round_rules hub_run_rules(const struct hub_run *run) {
+bool hub_run_buffers(const struct hub_run *run) {
+    return run->round.rules.staleness_max > 0;
+}
+
+bool hub_run_still_at_work(const struct hub_run *run, uint32_t child) {
+    return hub_run_buffers(run) &&
+           tier_round_carries(&run->round, child, run->round.number, &run->round.rules);
+}
+
+uint64_t hub_run_child_round(const struct hub_run *run, uint32_t child) {
+    uint64_t base = tier_round_child(&run->round, child)->base;
+    return base ? base : run->round.number;
+}
+
+const struct tier_hash *hub_run_base_of(const struct hub_run *run, uint64_t round) {
+    if (round == run->round.number)
+        return &run->base_model;
+    for (size_t i = 0; i < run->before_count; i++)
+        if (run->before[i].round == round)
+            return &run->before[i].base_model;
+    return NULL;
+}
+
+/* The evaluation at the end is of one model, so it takes nothing of an older one. */
+struct tier_round_rules hub_run_rules(const struct hub_run *run, uint64_t round) {
     const struct tier_plan_tier *tier = tier_plan_tier_of(&run->plan, hub_is_top(run->hub));
     uint64_t most = run->plan.weight_total_max;
 
     if (run->rule && most > TIER_WEIGHT_MAX)
         most = TIER_WEIGHT_MAX; /* what one resealed update may weigh */
-    return (struct tier_round_rules){.quorum = tier->quorum,
-                                     .weight_total_max = most,
-                                     .wait_when_empty = hub_is_top(run->hub),
-                                     .part_at = part_at(run)};
+    return (struct tier_round_rules){
+        .quorum = tier->quorum,
+        .weight_total_max = most,
+        .staleness_max = tier_task_trains(&run->plan, round) ? tier->staleness_max : 0,
+        .wait_when_empty = hub_is_top(run->hub),
+        .part_at = part_at(run)};
 }
 
 void hub_run_set_deadline(struct hub_run *run, uint64_t left_ms) {
@@ -168,8 +128,59 @@ static uint64_t share_of(uint64_t parent_ms) {
     return parent_ms * DEADLINE_SHARE_NUM / DEADLINE_SHARE_DEN + 1; /* at most DEADLINE_MS_MAX */
 }
 
+/* What is still at work on an older round goes on, as far as the rules of the next one allow. */
+static void leave_behind(struct hub_run *run, uint64_t number,
+                         const struct tier_round_rules *rules) {
+    for (uint32_t i = 0; i < run->round.count; i++) {
+        if (tier_round_carries(&run->round, i, number, rules))
+            continue;
+        if (hub_run_still_at_work(run, i))
+            hub_work_abandon(run, i);
+    }
+}
+
+void hub_run_remember_base(struct hub_run *run, uint64_t round, const struct tier_hash *model) {
+    const size_t most = sizeof run->before / sizeof run->before[0];
+
+    if (run->before_count == most) /* hub_work_release drops what nobody needs before that */
+        run->before_count--;
+    memmove(run->before + 1, run->before, run->before_count * sizeof run->before[0]);
+    run->before[0] = (struct tier_fold_version){round, *model};
+    run->before_count++;
+}
+
+static void begin_round(struct hub_run *run) {
+    struct tier_round_rules rules = hub_run_rules(run, run->wanted_round);
+
+    leave_behind(run, run->wanted_round, &rules);
+    if (run->round.number) {
+        hub_run_remember_base(run, run->round.number, &run->base_model);
+        tier_round_next(&run->round, run->wanted_round, &rules);
+    } else {
+        tier_round_init(&run->round, run->wanted_round, &rules);
+    }
+    run->base_model = run->wanted.model;
+    if (!tier_hash_equal(&run->base_delta, &run->wanted.delta))
+        tier_delta_delete(run->hub->home.models_dir, &run->base_delta);
+    bool has = tier_content_has(run->hub->home.models_dir, &run->wanted.delta, TIER_CONTENT_DELTA);
+    run->base_delta = has ? run->wanted.delta : (struct tier_hash){{0}};
+    run->base_before = run->wanted.base;
+    run->wanted_round = 0;
+    for (uint32_t i = 0; i < run->child_count; i++) {
+        enum tier_round_child_state now = tier_round_child(&run->round, i)->state;
+        if (!run->children[i].accepted && now != TIER_CHILD_NONE)
+            tier_round_restore_child(&run->round, i, TIER_CHILD_NONE, NULL, 0, 0);
+        else if (run->children[i].accepted && now == TIER_CHILD_NONE)
+            tier_round_restore_child(&run->round, i, TIER_CHILD_EXPECTED, NULL, 0,
+                                     run->round.number);
+        if (hub_run_child_round(run, i) != run->round.number)
+            continue;
+        run->children[i].phase[0] = '\0';
+        run->children[i].done = run->children[i].total = 0;
+    }
+}
+
 static void open_round(struct hub_run *run) {
-    struct tier_round_rules rules = hub_run_rules(run);
     uint64_t own_ms = tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->deadline_s * 1000;
     uint64_t granted_ms = 0;
 
@@ -181,21 +192,7 @@ static void open_round(struct hub_run *run) {
     if (own_ms && (!granted_ms || own_ms < granted_ms))
         granted_ms = own_ms;
 
-    tier_round_release(&run->round);
-    tier_round_init(&run->round, run->wanted_round, &rules);
-    run->base_model = run->wanted.model;
-    if (!tier_hash_equal(&run->base_delta, &run->wanted.delta))
-        tier_delta_delete(run->hub->home.models_dir, &run->base_delta);
-    bool has = tier_content_has(run->hub->home.models_dir, &run->wanted.delta, TIER_CONTENT_DELTA);
-    run->base_delta = has ? run->wanted.delta : (struct tier_hash){{0}};
-    run->base_before = run->wanted.base;
-    run->wanted_round = 0;
-    for (uint32_t i = 0; i < run->child_count; i++) {
-        run->children[i].phase[0] = '\0';
-        run->children[i].done = run->children[i].total = 0;
-        if (run->children[i].accepted)
-            tier_round_restore_child(&run->round, i, TIER_CHILD_EXPECTED, NULL, 0);
-    }
+    begin_round(run);
     hub_work_open_round(run);
     hub_work_journal_run(run);
     hub_audit(run->hub, "round.opened", "h:run", &run->id, "u:round", run->round.number, "h:base",
@@ -204,14 +201,16 @@ static void open_round(struct hub_run *run) {
     hub_run_set_deadline(run, granted_ms);
     for (uint32_t i = 0; i < run->child_count; i++) {
         struct tier_round_event e = {.type = TIER_EVENT_JOIN, .child = i};
-        if (run->children[i].accepted && run->children[i].attending)
+        if (run->children[i].accepted && run->children[i].attending &&
+            hub_run_child_round(run, i) == run->round.number)
             hub_work_step(run, &e);
     }
+    hub_work_take_early(run);
     hub_console_changed(run->hub, run);
 }
 
 /* Opens the wanted round once everything for it is here. */
-static void open_if_ready(struct hub_run *run) {
+void hub_run_open_if_ready(struct hub_run *run) {
     size_t ready = 0;
 
     if (run->state != HUB_RUN_OPEN || !run->wanted_round || !run->manifest)
@@ -229,13 +228,13 @@ void hub_run_want_round(struct hub_run *run, uint64_t round,
                         const struct tier_follow_target *base) {
     run->wanted_round = round;
     run->wanted = *base;
-    open_if_ready(run);
+    hub_run_open_if_ready(run);
 }
 
 /* The round of this number is over: its result is published. */
 static void commit_round(struct hub_run *run) {
     struct tier_round_event e = {.type = TIER_EVENT_COMMIT};
-    struct tier_to_child m = {.type = TIER_TO_COMMIT, .run = run->id, .round = run->round.number};
+    struct tier_to_child m = {.type = TIER_TO_COMMIT, .run = run->id};
 
     if (run->round.state == TIER_ROUND_COMMITTED)
         return;
@@ -244,9 +243,12 @@ static void commit_round(struct hub_run *run) {
               "h:model", &run->model);
     hub_audit_sync(run->hub); /* with the journal, which has just waited: children let go now */
     hub_run_set_deadline(run, 0);
-    for (size_t i = 0; i < run->child_count; i++)
-        if (run->children[i].attending && run->children[i].accepted)
+    for (uint32_t i = 0; i < run->child_count; i++) {
+        m.round = hub_run_child_round(run, i);
+        if (run->children[i].attending && run->children[i].accepted &&
+            !hub_run_still_at_work(run, i))
             tier_serve_send(run->hub->serve, run->children[i].name, &m);
+    }
     hub_work_release(run, run->round.number);
 }
 
@@ -301,9 +303,9 @@ void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *r
     tier_log_info("run %.12s: %s: %s", run->hex, hub_run_state_text(state), reason);
     for (size_t i = 0; i < run->child_count; i++) {
         if (run->children[i].declined)
-            journal_answer(run, run->children[i].name, true); /* nobody will ask any more */
+            hub_run_journal_answer(run, run->children[i].name, true); /* nobody will ask any more */
         if (run->children[i].attending)
-            tell_end(run, run->children[i].name);
+            hub_run_tell_end(run, run->children[i].name);
     }
     if (run->round.number)
         hub_work_release(run, run->round.number);
@@ -317,7 +319,7 @@ void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *r
 static void base_fetched(void *arg, enum tier_status st, const char *text) {
     struct hub_run *run = arg;
     if (st == TIER_OK) {
-        open_if_ready(run);
+        hub_run_open_if_ready(run);
     } else if (run->state == HUB_RUN_OPEN) {
         tier_log_error("run %.12s: the base model of round %" PRIu64
                        " cannot be had: %s; trying again in %d s",
@@ -416,9 +418,9 @@ static void graph_fetched(void *arg, enum tier_status st, const char *text) {
     answer_parent(run, true, "");
     for (uint32_t i = 0; i < run->child_count; i++)
         if (run->children[i].attending)
-            tell_plan(run, run->children[i].name);
+            hub_run_tell_plan(run, run->children[i].name);
     hub_work_resume(run);
-    open_if_ready(run);
+    hub_run_open_if_ready(run);
 }
 
 static void tell_attending(void *arg, const struct tier_serve_child_info *info) {
@@ -466,139 +468,6 @@ enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id, cons
     if (out)
         *out = run;
     return TIER_OK;
-}
-
-/* ---- events from children ---- */
-
-void hub_run_attending(struct hub_run *run, const char *child) {
-    if (run->state != HUB_RUN_OPEN) {
-        tell_end(run, child);
-        return;
-    }
-    child_of(run, child)->attending = true;
-    if (run->manifest) /* children fetch the graph from here: else when it has come */
-        tell_plan(run, child);
-    hub_console_changed(run->hub, run);
-}
-
-void hub_run_left(struct hub_run *run, const char *child) {
-    struct tier_round_event e = {.type = TIER_EVENT_LEAVE,
-                                 .child = hub_run_child_number(run, child)};
-    run->children[e.child].attending = false;
-    hub_work_step(run, &e);
-    hub_console_changed(run->hub, run);
-}
-
-void hub_run_answered(struct hub_run *run, const char *child, bool accepted, const char *reason) {
-    struct tier_round_event e = {.child = hub_run_child_number(run, child)};
-    struct hub_child *c = &run->children[e.child];
-
-    if (run->state != HUB_RUN_OPEN)
-        return;
-    if (c->accepted != accepted || c->declined == accepted)
-        hub_audit(run->hub, accepted ? "run.accepted" : "run.declined", "h:run", &run->id,
-                  "s:child", child, "s:reason", reason);
-    if (c->accepted != accepted && (c->accepted || c->declined))
-        hub_fault(run->hub, child);
-    if (c->declined == accepted)
-        journal_answer(run, child, accepted);
-    c->accepted = accepted;
-    c->declined = !accepted;
-    c->attending = true;
-    if (!accepted)
-        tier_log_warn("run %.12s: %s declines: %s", run->hex, child, reason);
-    e.type = accepted ? TIER_EVENT_JOIN : TIER_EVENT_DECLINE;
-    if (run->round.number && run->round.state != TIER_ROUND_COMMITTED)
-        hub_work_step(run, &e);
-    open_if_ready(run);
-    hub_console_changed(run->hub, run);
-}
-
-static void refuse(struct hub_run *run, const char *child, uint64_t round,
-                   const struct tier_hash *id, const char *reason) {
-    struct tier_to_child m = {
-        .type = TIER_TO_REFUSAL, .run = run->id, .round = round, .update = *id};
-    snprintf(m.reason, sizeof m.reason, "%s", reason);
-    tier_log_warn("run %.12s: offer of %s refused: %s", run->hex, child, reason);
-    hub_audit(run->hub, "update.refused", "h:run", &run->id, "u:round", round, "s:child", child,
-              "h:update", id, "s:reason", reason);
-    tier_serve_send(run->hub->serve, child, &m);
-    hub_fault(run->hub, child);
-}
-
-void hub_run_offered(struct hub_run *run, const char *child, const struct tier_hash *id,
-                     const struct tier_update_header *h) {
-    struct tier_round_event e = {.type = TIER_EVENT_OFFER,
-                                 .child = hub_run_child_number(run, child),
-                                 .update = *id,
-                                 .weight = h->weight};
-    struct tier_err err = {0};
-
-    if (run->state != HUB_RUN_OPEN) {
-        tell_end(run, child);
-    } else if (!run->manifest) {
-        tier_log_info("run %.12s: %s offers before the graph is here", run->hex, child);
-    } else if (h->round == 0) {
-        refuse(run, child, 1, id, "an update of round 0: the first is 1");
-    } else if (h->round < run->round.number ||
-               (h->round == run->round.number && run->round.state == TIER_ROUND_COMMITTED)) {
-        struct tier_to_child m = {.type = TIER_TO_COMMIT, .run = run->id, .round = h->round};
-        if (h->round == run->round.number &&
-            tier_hash_equal(&tier_round_child(&run->round, e.child)->update, id))
-            hub_work_step(run, &e); /* the receipt, if the stream was lost before it went out */
-        tier_serve_send(run->hub->serve, child, &m);
-    } else if (h->round > run->round.number) {
-        refuse(run, child, h->round, id, "that round is not open here");
-    } else if (!tier_hash_equal(&h->base_model, &run->base_model)) {
-        refuse(run, child, h->round, id, "it was made from another base model than this round's");
-    } else if (tier_task_encoding_check(&run->plan, h->encoding, &err) != TIER_OK ||
-               tier_update_header_check(h, run->manifest, &err) != TIER_OK ||
-               tier_task_metrics_check(h->metrics, &err) != TIER_OK ||
-               tier_nova_check(&run->plan, h, &err) != TIER_OK) {
-        refuse(run, child, h->round, id, err.text);
-    } else {
-        hub_work_step(run, &e);
-    }
-}
-
-void hub_run_declined(struct hub_run *run, const char *child, uint64_t round, const char *reason) {
-    struct tier_round_event e = {.type = TIER_EVENT_DECLINE,
-                                 .child = hub_run_child_number(run, child)};
-    enum tier_round_child_state now = tier_round_child(&run->round, e.child)->state;
-    if (round != run->round.number || run->state != HUB_RUN_OPEN || now == TIER_CHILD_DECLINED)
-        return;
-    hub_fault(run->hub, child);
-    tier_log_warn("run %.12s round %" PRIu64 ": %s delivers nothing: %s", run->hex, round, child,
-                  reason);
-    hub_audit(run->hub, "round.declined", "h:run", &run->id, "u:round", round, "s:child", child,
-              "s:reason", reason);
-    hub_work_step(run, &e);
-}
-
-void hub_run_progressed(struct hub_run *run, const char *child, uint64_t round, const char *phase,
-                        uint32_t done, uint32_t total) {
-    struct hub_child *c = child_of(run, child);
-    if (round != run->round.number)
-        return;
-    snprintf(c->phase, sizeof c->phase, "%s", phase);
-    c->done = done;
-    c->total = total;
-    hub_console_changed(run->hub, run);
-}
-
-void hub_run_arrived(struct hub_run *run, const char *child, const struct tier_hash *id,
-                     const struct tier_update_header *h, bool checked) {
-    struct tier_round_event e = {.type = TIER_EVENT_SEALED, .update = *id, .weight = h->weight};
-
-    if (run->state != HUB_RUN_OPEN || !run->manifest || h->round != run->round.number) {
-        hub_work_drop(run, child, id);
-        return;
-    }
-    e.child = hub_run_child_number(run, child);
-    if (checked)
-        hub_work_step(run, &e);
-    else
-        hub_work_check(run, e.child, id, h->weight);
 }
 
 /* ---- from the parent ---- */

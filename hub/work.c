@@ -6,7 +6,9 @@
  * ends; what a machine's crash takes from before that, the children still hold.
  */
 #include "hub/receipt.h"
+#include "hub/run_private.h"
 #include "tier/content.h"
+#include "tier/fedcurv.h"
 #include "tier/fold.h"
 #include "tier/log.h"
 #include "tier/metric.h"
@@ -37,14 +39,21 @@ static uint64_t time_left_ms(const struct hub_run *run) {
     return run->deadline_at_ms > now ? run->deadline_at_ms - now : 1;
 }
 
+/* Of a tier that buffers, a child has the time that it needs: it counts in a later round then. */
 static void tell_round(struct hub_run *run, uint32_t child) {
-    struct tier_to_child m = {.type = TIER_TO_ROUND,
-                              .run = run->id,
-                              .round = run->round.number,
-                              .model = run->base_model,
-                              .delta = run->base_delta,
-                              .delta_base = run->base_before,
-                              .deadline_ms = time_left_ms(run)};
+    struct tier_to_child m = {
+        .type = TIER_TO_ROUND, .run = run->id, .round = hub_run_child_round(run, child)};
+    const struct tier_hash *base = hub_run_base_of(run, m.round);
+
+    if (!base) /* bases are kept for as long as a child may be behind */
+        return;
+    m.model = *base;
+    if (m.round == run->round.number) {
+        m.delta = run->base_delta;
+        m.delta_base = run->base_before;
+    }
+    if (!hub_run_buffers(run))
+        m.deadline_ms = time_left_ms(run);
     tier_serve_send(run->hub->serve, run->children[child].name, &m);
 }
 
@@ -64,7 +73,9 @@ struct job {
     struct tier_hash state; /* of the root's optimiser */
     struct kern_server optimiser;
     struct tier_delta_form down;
-    bool optimises, normalises, shortens;
+    bool optimises, normalises, buffers, shortens, weighs;
+    struct tier_fold_version *versions; /* older rounds whose updates are folded too */
+    struct tier_fold_stale stale;
     struct tier_published made;
     uint64_t weight;
     const struct tier_manifest *manifest; /* the run's: runs outlive the worker */
@@ -81,6 +92,7 @@ struct job {
 };
 
 static void job_free(struct job *job) {
+    free(job->versions);
     free(job->inputs);
     free(job->damaged);
     free(job->children);
@@ -109,6 +121,7 @@ static enum tier_status fold_job(struct job *job) {
                              .run = job->run_id,
                              .round = job->round,
                              .base_model = job->base,
+                             .stale = job->buffers ? &job->stale : NULL,
                              .inputs = job->inputs,
                              .count = job->count,
                              .threads = job->threads,
@@ -133,11 +146,12 @@ static enum tier_status fold_job(struct job *job) {
 static enum tier_status publish_job(struct job *job) {
     struct tier_update *u = NULL;
     struct tier_model *base = NULL;
-    char round[24], plan[TIER_HASH_HEX];
+    char round[24], weight[24], plan[TIER_HASH_HEX];
     /* The plan, not the run: the same plan on the same data publishes the same file again. */
     const struct tier_kv metadata[] = {{"format", "pt"},
-                                       {"consilium.round", round},
-                                       {"consilium.plan", tier_hash_hex(&job->plan, plan)}};
+                                       {TIER_FEDCURV_ROUND, round},
+                                       {"consilium.plan", tier_hash_hex(&job->plan, plan)},
+                                       {TIER_FEDCURV_WEIGHT, weight}};
     enum tier_status st;
 
     snprintf(round, sizeof round, "%" PRIu64, job->round);
@@ -145,6 +159,7 @@ static enum tier_status publish_job(struct job *job) {
     const struct tier_update_header *h = tier_spool_update_header(u);
     job->figures = tier_task_figures(h->metrics);
     job->weight = h->weight;
+    snprintf(weight, sizeof weight, "%" PRIu64, h->weight);
     job->made = (struct tier_published){.model = job->base, .state = job->state};
     if (h->weight == 0) {
         tier_spool_update_close(u);
@@ -157,11 +172,13 @@ static enum tier_status publish_job(struct job *job) {
                                          .base = base,
                                          .models_dir = job->hub->home.models_dir,
                                          .metadata = metadata,
-                                         .metadata_count = 3,
+                                         .metadata_count = job->weighs ? 4 : 3,
                                          .down = job->shortens ? &job->down : NULL,
                                          .optimiser = job->optimises ? &job->optimiser : NULL,
                                          .state = job->state,
-                                         .stretch = job->normalises ? tier_nova_effective(h) : 0};
+                                         .stretch = job->normalises ? tier_nova_effective(h)
+                                                    : job->buffers  ? tier_stale_damping(h)
+                                                                    : 0};
     st = tier_publish_run(&publish, &job->made, &job->err);
     if (st == TIER_EMODEL)
         tier_content_check(job->hub->home.models_dir, &job->base, TIER_CONTENT_MODEL, NULL);
@@ -323,7 +340,7 @@ static void part_done(struct hub_run *run, struct job *job) {
         return;
     }
     tier_round_step(&run->round, &e, &actions);
-    hub_rows_part(run, job->children, job->child_count);
+    hub_rows_children(run, job->children, job->child_count);
     hub_audit(run->hub, "round.part", "h:run", &run->id, "u:round", job->round, "u:updates",
               (uint64_t)job->child_count, "h:update", &job->result);
     for (size_t k = 0; k < job->count; k++)
@@ -393,7 +410,9 @@ static bool made_in_vain(const struct job *job) {
 static void job_done(void *arg) {
     struct job *job = arg;
     struct hub_run *run = hub_run_find(job->hub, &job->run_id);
-    bool current = run && run->state == HUB_RUN_OPEN && run->round.number == job->round;
+    /* Where the tier buffers, what arrived in one round may count in the next. */
+    bool later = run && job->kind == JOB_CHECK && hub_run_buffers(run);
+    bool current = run && run->state == HUB_RUN_OPEN && (run->round.number == job->round || later);
 
     if (run && (job->kind == JOB_FOLD || job->kind == JOB_PART))
         run->folding = false;
@@ -456,6 +475,16 @@ void hub_work_check(struct hub_run *run, uint32_t child, const struct tier_hash 
     submit(run, job);
 }
 
+static void take_stale(const struct hub_run *run, struct job *job) {
+    job->buffers = tier_stale_in(&run->plan);
+    job->versions = need(malloc(sizeof run->before));
+    job->stale = (struct tier_fold_stale){
+        .damps = hub_run_buffers(run), .versions = job->versions, .partial = run->round.partial};
+    for (size_t i = 0; i < run->before_count; i++)
+        if (run->round.number - run->before[i].round <= run->round.rules.staleness_max)
+            job->versions[job->stale.version_count++] = run->before[i];
+}
+
 /* Of the inputs of a part or of the whole; the partial, where there is one, is the last of them. */
 static void start_fold(struct hub_run *run, enum job_kind kind) {
     const struct tier_config *c = run->hub->config;
@@ -476,6 +505,7 @@ static void start_fold(struct hub_run *run, enum job_kind kind) {
     }
     if (!tier_hash_is_zero(&run->round.partial))
         job->inputs[job->count++] = run->round.partial;
+    take_stale(run, job);
     job->rule = run->rule;
     job->merge = tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->merge;
     job->previous = run->kept_update;
@@ -506,6 +536,8 @@ static void start_publish(struct hub_run *run) {
     job->optimises = tier_task_server(&run->plan, &job->optimiser);
     job->shortens = tier_task_down(&run->plan, run->round.number + 1, &job->down);
     job->normalises = run->plan.normalise;
+    job->buffers = tier_stale_in(&run->plan);
+    job->weighs = tier_fedcurv_on(&run->plan);
     job->state = run->server_state;
     run->publishing = true;
     submit(run, job);
@@ -646,13 +678,36 @@ static void report_progress(struct hub_run *run) {
     tier_link_send(run->hub->link, &m);
 }
 
+/*
+ * While a buffered round is being folded and published, what arrives waits for the next one to
+ * open. It is forgotten in a restart, after which children offer again.
+ */
+static bool keep_for_next(struct hub_run *run, const struct tier_round_event *e) {
+    if (e->type != TIER_EVENT_SEALED || run->round.state == TIER_ROUND_OPEN ||
+        !hub_run_still_at_work(run, e->child))
+        return false;
+    run->children[e->child].early = *e;
+    run->children[e->child].has_early = true;
+    return true;
+}
+
+void hub_work_take_early(struct hub_run *run) {
+    for (uint32_t i = 0; i < run->child_count; i++) {
+        struct tier_round_event e = run->children[i].early;
+        if (!run->children[i].has_early)
+            continue;
+        run->children[i].has_early = false;
+        hub_work_step(run, &e);
+    }
+}
+
 void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
     struct tier_round_actions actions = {0};
     enum tier_round_child_state child_before = tier_round_child(&run->round, e->child)->state;
     enum tier_round_state state_before = run->round.state;
     size_t sealed_before = tier_round_tally(&run->round).sealed;
 
-    if (run->state != HUB_RUN_OPEN || run->round.number == 0)
+    if (run->state != HUB_RUN_OPEN || run->round.number == 0 || keep_for_next(run, e))
         return;
     tier_round_step(&run->round, e, &actions);
     hub_rows_step(run, e, child_before, state_before, &actions);

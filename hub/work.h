@@ -37,6 +37,11 @@ void hub_work_restore_kept(struct hub_run *run);
 /* The run's row. */
 void hub_work_journal_run(struct hub_run *run);
 
+/* With a round open: the updates that arrived before it was. */
+void hub_work_take_early(struct hub_run *run);
+/* What the child is pushing, or has pushed in part, is not wanted any more. */
+void hub_work_abandon(struct hub_run *run, uint32_t child);
+
 /* Deletes a state of the root's optimiser, unless it is the open run's own; `run` may be NULL. */
 void hub_work_drop_state(struct hub *hub, const struct hub_run *run, const struct tier_hash *state);
 /* After a restart, before anything is published: deletes what no open run's journal names. */
@@ -48,8 +53,8 @@ void hub_work_sweep_models(struct hub *hub);
 void hub_rows_step(struct hub_run *run, const struct tier_round_event *e,
                    enum tier_round_child_state child_before, enum tier_round_state state_before,
                    const struct tier_round_actions *actions);
-/* The new partial, and the children whose updates went into it. */
-void hub_rows_part(struct hub_run *run, const uint32_t *children, size_t count);
+/* These children, and the round: a new partial has their updates, or they were lost. */
+void hub_rows_children(struct hub_run *run, const uint32_t *children, size_t count);
 
 /* A publication gave its result: the model, and the optimiser's state beside it. run.c goes on from
  * there. */

@@ -95,6 +95,9 @@ struct kern_ops {
                                    const int32_t *label, size_t rows, size_t cols);
     enum kern_status (*prox_grad)(struct kern_ctx *ctx, float *g, const float *w, const float *w0,
                                   size_t n, float mu);
+    enum kern_status (*stiff_grad)(struct kern_ctx *ctx, float *g, const float *w, const float *c,
+                                   const float *a, size_t n, float mu);
+    enum kern_status (*add_square)(struct kern_ctx *ctx, float *y, const float *x, size_t n);
     /* v may be NULL where momentum is 0. */
     enum kern_status (*sgd_step)(struct kern_ctx *ctx, float *w, const float *g, float *v, size_t n,
                                  const struct kern_sgd *opt);

@@ -139,6 +139,13 @@ enum kern_status kern_softmax_ce(struct kern_vec loss, struct kern_vec dz, struc
 /* g += mu * (w - w0): the gradient of FedProx's mu/2 ||w - w0||^2 (Li et al. 2020). mu >= 0. */
 enum kern_status kern_prox_grad(struct kern_vec g, struct kern_vec w, struct kern_vec w0, size_t n,
                                 float mu);
+/* g += mu * a * (w - c), element by element: the gradient of mu/2 sum of a (w - c)^2, a proximal
+ * term that is as stiff as a says (EWC: Kirkpatrick et al. 2017; FedCurv: Shoham et al. 2019). mu
+ * >= 0; what a holds is the caller's to check. */
+enum kern_status kern_stiff_grad(struct kern_vec g, struct kern_vec w, struct kern_vec c,
+                                 struct kern_vec a, size_t n, float mu);
+/* y += x * x, element by element: a row's gradient into the diagonal of the Fisher information. */
+enum kern_status kern_add_square(struct kern_vec y, struct kern_vec x, size_t n);
 /* g' = g + weight_decay * w; v = momentum * v + g'; w -= lr * (nesterov ? g' + momentum * v : v).
  * v.buf NULL when momentum is 0. */
 struct kern_sgd {

@@ -154,6 +154,26 @@ enum kern_status kern_prox_grad(struct kern_vec g, struct kern_vec w, struct ker
     return kern_done(dev, dev->ops->prox_grad(dev->ctx, args[0].p, args[1].p, args[2].p, n, mu));
 }
 
+enum kern_status kern_stiff_grad(struct kern_vec g, struct kern_vec w, struct kern_vec c,
+                                 struct kern_vec a, size_t n, float mu) {
+    struct kern_arg args[] = {{"g", g, F32, n, INOUT, NULL},
+                              {"w", w, F32, n, IN, NULL},
+                              {"c", c, F32, n, IN, NULL},
+                              {"a", a, F32, n, IN, NULL}};
+    CHECK("kern_stiff_grad", args);
+    if (!(mu >= 0) || !isfinite(mu)) {
+        return kern_refuse(dev, "kern_stiff_grad: mu is finite and not below 0");
+    }
+    return kern_done(
+        dev, dev->ops->stiff_grad(dev->ctx, args[0].p, args[1].p, args[2].p, args[3].p, n, mu));
+}
+
+enum kern_status kern_add_square(struct kern_vec y, struct kern_vec x, size_t n) {
+    struct kern_arg args[] = {{"y", y, F32, n, INOUT, NULL}, {"x", x, F32, n, IN, NULL}};
+    CHECK("kern_add_square", args);
+    return kern_done(dev, dev->ops->add_square(dev->ctx, args[0].p, args[1].p, n));
+}
+
 enum kern_status kern_sgd_step(struct kern_vec w, struct kern_vec g, struct kern_vec v, size_t n,
                                const struct kern_sgd *opt) {
     struct kern_arg args[] = {{"w", w, F32, n, INOUT, NULL},

@@ -178,36 +178,23 @@ static void prepare_work(void *arg) {
     w->st = prepare(w);
 }
 
-/* Arrays that a recipe brings are the leader's: room for them here. */
-static enum tier_status share_controls(struct spoke_member *m, struct spoke_recipe *recipe,
-                                       float **controls, size_t n, struct tier_err *err) {
-    *controls = calloc(2 * n, sizeof **controls);
-    if (!*controls)
-        return tier_fail(err, TIER_ENOMEM, "no memory for control variates of %zu elements", n);
-    TIER_TRY(spoke_team_share(m->bond.group, m->team.dev, *controls, n, err));
-    TIER_TRY(spoke_team_share(m->bond.group, m->team.dev, *controls + n, n, err));
-    recipe->control = *controls;
-    recipe->own_control = *controls + n;
-    return TIER_OK;
-}
-
 static enum tier_status train(struct work *w) {
     struct spoke_member *m = w->member;
     struct task *t = &m->task;
     struct spoke_recipe recipe;
-    float *controls = NULL;
+    float *arrays = NULL;
     enum tier_status st;
 
     spoke_round_recipe(&t->plan, &recipe);
     TIER_TRY_OUT(spoke_bond_join(&m->bond, &w->id, w->order.ranks, w->order.first, m->team.dev,
                                  m->team.count, &w->err));
-    if (t->plan.scaffold)
-        TIER_TRY_OUT(share_controls(m, &recipe, &controls, w->elements, &w->err));
+    TIER_TRY_OUT(
+        spoke_team_share(m->bond.group, m->team.dev, &recipe, w->elements, &arrays, &w->err));
     TIER_TRY_OUT(spoke_train_replicas(t->nets, m->team.count, m->bond.group, t->data, &recipe,
                                       w->order.seed, NULL, &w->err));
     TIER_TRY_OUT(spoke_team_model(t->nets[0], &w->hash, &w->err));
 out:
-    free(controls);
+    free(arrays);
     if (st != TIER_OK) {
         spoke_bond_break(&m->bond);
         spoke_bond_drop(&m->bond);

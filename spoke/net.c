@@ -147,11 +147,17 @@ static enum tier_status fill_ones(struct spoke_net *net, struct tier_err *err) {
 }
 
 static enum tier_status start_values(struct spoke_net *net, struct tier_err *err) {
+    float block[4096];
+
     for (size_t i = 0; i < tier_graph_param_count(net->graph); i++) {
         const struct tier_graph_param *p = tier_graph_param(net->graph, i);
-        KERN_TRY(
-            net, "an upload",
-            kern_upload(net->params, p->at * sizeof(float), p->data, p->elements * sizeof(float)));
+        for (uint64_t at = 0, n; at < p->elements; at += n) {
+            n = p->elements - at < 4096 ? p->elements - at : 4096;
+            TIER_TRY(tier_graph_read(net->graph, i, at, n, block, err));
+            KERN_TRY(
+                net, "an upload",
+                kern_upload(net->params, (p->at + at) * sizeof(float), block, n * sizeof(float)));
+        }
     }
     return TIER_OK;
 }

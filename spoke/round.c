@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "spoke/curvature.h"
 #include "spoke/eval.h"
 #include "spoke/spoke.h"
 #include "spoke/state.h"
 #include "spoke/train.h"
 #include "tier/content.h"
+#include "tier/fedcurv.h"
 #include "tier/log.h"
 #include "tier/metric.h"
 #include "tier/model.h"
@@ -42,7 +44,9 @@ struct work {
     /* With SCAFFOLD: this hospital's control variate, [shared] elements, and both for the trainer,
      * [the net's] each. */
     float *own_control, *control_all, *own_control_all;
-    size_t shared; /* elements of the model that travel */
+    size_t shared;                    /* elements of the model that travel */
+    struct spoke_curvature curvature; /* with FedCurv */
+    uint64_t base_round, base_weight; /* of the sums in the base model; 0: there are none */
 };
 
 static enum tier_status take_memory(struct spoke_run *run, struct work *w, struct tier_err *err) {
@@ -51,7 +55,9 @@ static enum tier_status take_memory(struct spoke_run *run, struct work *w, struc
     w->model = malloc(n * sizeof *w->model);
     w->all = malloc(tier_graph_elements(run->graph) * sizeof *w->all);
     w->kept = run->kept ? malloc(run->kept->elements * sizeof *w->kept) : NULL;
-    w->shared = tier_scaffold_model_elements(&run->plan, run->manifest);
+    w->shared = tier_task_model_elements(&run->plan, run->manifest);
+    if (tier_fedcurv_on(&run->plan))
+        TIER_TRY(spoke_curvature_init(&w->curvature, &run->plan, run->graph, run->manifest, err));
     if (run->plan.scaffold) {
         w->own_control = malloc(w->shared * sizeof *w->own_control);
         w->control_all = calloc(tier_graph_elements(run->graph), sizeof *w->control_all);
@@ -70,17 +76,42 @@ static void release(struct work *w) {
     free(w->own_control);
     free(w->control_all);
     free(w->own_control_all);
+    spoke_curvature_release(&w->curvature);
 }
 
-static enum tier_status read_base(struct spoke_run *run, const struct tier_hash *base, float *out,
-                                  struct tier_err *err) {
+static bool number_of(const struct tier_model *model, const char *key, uint64_t *out) {
+    const char *text = tier_model_metadata(model, key);
+    char *end = NULL;
+
+    if (!text || *text < '0' || *text > '9')
+        return false;
+    *out = strtoull(text, &end, 10);
+    return *end == '\0';
+}
+
+/* Whose sums the base model carries; the first one has none, and names round 0. */
+static enum tier_status read_origin(const struct tier_model *model, struct work *w,
+                                    struct tier_err *err) {
+    if (!number_of(model, TIER_FEDCURV_ROUND, &w->base_round) ||
+        (w->base_round > 0 && !number_of(model, TIER_FEDCURV_WEIGHT, &w->base_weight)))
+        return tier_fail(err, TIER_EMODEL,
+                         "the model does not say of which round and of what weight its sums of "
+                         "curvature are: numbers as %s and %s in its metadata would be right",
+                         TIER_FEDCURV_ROUND, TIER_FEDCURV_WEIGHT);
+    return TIER_OK;
+}
+
+static enum tier_status read_base(struct spoke_run *run, const struct tier_hash *base,
+                                  struct work *w, struct tier_err *err) {
     struct tier_model *model = NULL;
     char *path = tier_content_path(run->spoke->home.models_dir, base, TIER_CONTENT_MODEL);
     enum tier_status st;
 
     TIER_TRY_OUT(tier_model_open(path, &model, err));
     TIER_TRY_OUT(tier_model_matches(model, run->manifest, err));
-    TIER_TRY_OUT(tier_model_read(model, 0, run->manifest->elements, out, err));
+    TIER_TRY_OUT(tier_model_read(model, 0, run->manifest->elements, w->model, err));
+    if (tier_fedcurv_on(&run->plan))
+        TIER_TRY_OUT(read_origin(model, w, err));
 out:
     tier_model_close(model);
     free(path);
@@ -93,8 +124,8 @@ static enum tier_status set_net(struct spoke_run *run, const struct tier_hash *b
                                 struct tier_err *err) {
     bool found = false;
 
-    TIER_TRY(read_base(run, base, w->model, err));
-    tier_graph_values(run->graph, w->all);
+    TIER_TRY(read_base(run, base, w, err));
+    TIER_TRY(tier_graph_values(run->graph, w->all, err));
     tier_share_put(&run->plan, run->graph, false, w->model, w->all);
     if (run->kept)
         TIER_TRY(spoke_state_read(SPOKE_STATE_PRIVATE, run->spoke->config->data_dir, &run->id,
@@ -134,17 +165,18 @@ static enum tier_status normalise(struct spoke_run *run, uint64_t steps, uint64_
     return tier_metrics_add(metrics, TIER_NOVA_METRIC, 1, &value, err);
 }
 
-/* The state of a control variate is one of the run's manifest, as long as the model alone. */
-static struct tier_manifest controls_of(const struct spoke_run *run, const struct work *w) {
+/* What is kept of a control variate, or of a curvature, is of the run's manifest, as long as the
+ * model alone, or as what goes with it. */
+static struct tier_manifest kept_beside(const struct spoke_run *run, uint64_t elements) {
     struct tier_manifest m = *run->manifest;
-    m.elements = w->shared;
+    m.elements = elements;
     return m;
 }
 
 /* The base model's control variate and this hospital's own; where it has none yet, they are one. */
 static enum tier_status read_controls(struct spoke_run *run, struct work *w,
                                       struct spoke_recipe *recipe, struct tier_err *err) {
-    const struct tier_manifest m = controls_of(run, w);
+    const struct tier_manifest m = kept_beside(run, w->shared);
     const float *control = w->model + w->shared;
     bool found = false;
 
@@ -172,20 +204,18 @@ static void advance_controls(struct work *w, uint64_t steps, float lr) {
 }
 
 /* With the other servers' devices: they have the plan, the graph and the rows, and get from here
- * the parameters to start from, which spoke_train hands out, and the control variates. */
+ * the parameters to start from, which spoke_train hands out, and the arrays of the recipe. */
 static enum tier_status train_with(struct spoke_run *run, const struct spoke_order *order,
-                                   const struct spoke_recipe *recipe, struct work *w,
-                                   struct spoke_train_stats *stats, struct tier_err *err) {
+                                   struct spoke_recipe *recipe, struct spoke_train_stats *stats,
+                                   struct tier_err *err) {
     struct spoke_team *team = &run->spoke->team;
     struct kern_group *group;
+    float *none = NULL;
     struct tier_hash model;
     enum tier_status st;
 
     TIER_TRY(spoke_servers_begin(run->spoke->servers, order, &group, err));
-    if (recipe->control) {
-        TIER_TRY_OUT(spoke_team_share(group, team->dev, w->control_all, order->elements, err));
-        TIER_TRY_OUT(spoke_team_share(group, team->dev, w->own_control_all, order->elements, err));
-    }
+    TIER_TRY_OUT(spoke_team_share(group, team->dev, recipe, order->elements, &none, err));
     TIER_TRY_OUT(spoke_train_replicas(run->nets, team->count, group, run->data, recipe, order->seed,
                                       stats, err));
     TIER_TRY_OUT(spoke_team_model(run->nets[0], &model, err));
@@ -193,8 +223,8 @@ out:
     return spoke_servers_end(run->spoke->servers, st, &model, err);
 }
 
-static enum tier_status train_team(struct spoke_run *run, const struct spoke_recipe *recipe,
-                                   struct work *w, uint64_t seed, struct spoke_train_stats *stats,
+static enum tier_status train_team(struct spoke_run *run, struct spoke_recipe *recipe,
+                                   uint64_t seed, struct spoke_train_stats *stats,
                                    struct tier_err *err) {
     struct spoke_team *team = &run->spoke->team;
     struct tier_hash graph;
@@ -214,25 +244,45 @@ static enum tier_status train_team(struct spoke_run *run, const struct spoke_rec
                                 .elements = spoke_net_elements(run->nets[0]),
                                 .ranks = run->net_ranks};
     spoke_team_data(run->data, &order.data);
-    enum tier_status st = train_with(run, &order, recipe, w, stats, err);
+    enum tier_status st = train_with(run, &order, recipe, stats, err);
     free(path);
     free(text);
     return st;
 }
 
-static enum tier_status train(struct spoke_run *run, uint64_t round, struct work *w,
-                              uint64_t *steps_out, struct tier_err *err) {
+/* The pull of the others: the sums of the base model, less this hospital's part where it is known
+ * to be of that very round. */
+static enum tier_status read_curvature(struct spoke_run *run, uint64_t weight, struct work *w,
+                                       struct spoke_recipe *recipe, struct tier_err *err) {
+    const struct tier_manifest m = kept_beside(run, 2 * w->shared);
+    const char *dir = run->spoke->config->data_dir;
+    bool found = false;
+
+    if (w->base_round == 0)
+        return TIER_OK;
+    TIER_TRY(
+        spoke_state_read(SPOKE_STATE_CURVATURE, dir, &run->id, &m, w->curvature.own, &found, err));
+    found = found && spoke_state_round(SPOKE_STATE_CURVATURE, dir, &run->id) == w->base_round;
+    spoke_curvature_before(&w->curvature, w->model + w->shared, found,
+                           (double)weight / (double)w->base_weight, recipe);
+    return TIER_OK;
+}
+
+static enum tier_status train(struct spoke_run *run, uint64_t round, uint64_t weight,
+                              struct work *w, uint64_t *steps_out, struct tier_err *err) {
     struct spoke_recipe recipe;
     struct spoke_train_stats stats;
-    char stream[32];
+    char stream[40];
     size_t n = w->shared;
 
     spoke_round_recipe(&run->plan, &recipe);
     if (run->plan.scaffold)
         TIER_TRY(read_controls(run, w, &recipe, err));
+    if (tier_fedcurv_on(&run->plan))
+        TIER_TRY(read_curvature(run, weight, w, &recipe, err));
     /* From the plan, not the run: the same plan on the same data gives the same model again. */
     snprintf(stream, sizeof stream, "%" PRIu64, run->plan.seed);
-    TIER_TRY(train_team(run, &recipe, w, spoke_train_seed(stream, round, run->spoke->config->name),
+    TIER_TRY(train_team(run, &recipe, spoke_train_seed(stream, round, run->spoke->config->name),
                         &stats, err));
     float *after = malloc(n * sizeof *after);
     if (!after)
@@ -246,6 +296,12 @@ static enum tier_status train(struct spoke_run *run, uint64_t round, struct work
     free(after);
     if (st == TIER_OK && run->plan.scaffold)
         advance_controls(w, stats.steps, recipe.lr);
+    if (st == TIER_OK && tier_fedcurv_on(&run->plan)) {
+        snprintf(stream, sizeof stream, "curvature %" PRIu64, run->plan.seed);
+        st = spoke_curvature_after(&w->curvature, run->nets[0], run->data,
+                                   spoke_train_seed(stream, round, run->spoke->config->name),
+                                   w->model, w->model + w->shared, err);
+    }
     tier_log_info("run %.12s round %" PRIu64 ": %" PRIu64 " steps, mean loss %.4f", run->hex, round,
                   stats.steps, stats.loss_mean);
     *steps_out = stats.steps;
@@ -295,9 +351,14 @@ out:
 static enum tier_status keep(struct spoke_run *run, uint64_t round, const struct tier_hash *id,
                              struct work *w, struct tier_err *err) {
     if (run->plan.scaffold) {
-        const struct tier_manifest m = controls_of(run, w);
+        const struct tier_manifest m = kept_beside(run, w->shared);
         TIER_TRY(spoke_state_write(SPOKE_STATE_CONTROL, run->spoke->config->data_dir, &run->id, &m,
                                    round, id, w->own_control, err));
+    }
+    if (tier_fedcurv_on(&run->plan)) {
+        const struct tier_manifest m = kept_beside(run, 2 * w->shared);
+        TIER_TRY(spoke_state_write(SPOKE_STATE_CURVATURE, run->spoke->config->data_dir, &run->id,
+                                   &m, round, id, w->curvature.own, err));
     }
     if (!run->kept)
         return TIER_OK;
@@ -362,9 +423,10 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
     if (tier_task_evaluates(&run->plan, round))
         TIER_TRY_OUT(evaluate(run, metrics, err));
     if (trains)
-        TIER_TRY_OUT(train(run, round, &w, &steps, err));
+        TIER_TRY_OUT(train(run, round, header.weight, &w, &steps, err));
     if (trains && run->plan.normalise)
         TIER_TRY_OUT(normalise(run, steps, header.weight, &w, metrics, err));
+    header.saturated = w.curvature.cut;
     TIER_TRY_OUT(seal(run, &header, trains ? w.model : NULL, &id, err));
     if (trains)
         TIER_TRY_OUT(keep(run, round, &id, &w, err));

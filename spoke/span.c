@@ -398,28 +398,52 @@ enum tier_status spoke_team_model(const struct spoke_net *net, struct tier_hash 
     return st;
 }
 
+/* values[n] of rank 0, which reads them, to all others, which write them. */
 static enum kern_status share(struct kern_group *group, struct kern_device *const *dev,
-                              float *values, size_t n) {
+                              const float *given, float *taken, size_t n) {
     struct kern_vec part[KERN_GROUP_RANKS_MAX] = {{NULL, 0}};
     size_t count = kern_group_count(group), bytes = n * sizeof(float);
     enum kern_status st = KERN_OK;
 
     for (size_t i = 0; i < count && st == KERN_OK; i++)
         st = kern_buf_new(dev[i], bytes, &part[i].buf);
-    if (st == KERN_OK && kern_group_first(group) == 0)
-        st = kern_upload(part[0].buf, 0, values, bytes);
+    if (st == KERN_OK && given)
+        st = kern_upload(part[0].buf, 0, given, bytes);
     if (st == KERN_OK)
         st = kern_group_broadcast(group, part, n, KERN_F32, 0);
-    if (st == KERN_OK)
-        st = kern_download(values, part[0].buf, 0, bytes);
+    if (st == KERN_OK && taken)
+        st = kern_download(taken, part[0].buf, 0, bytes);
     for (size_t i = 0; i < count; i++)
         kern_buf_free(part[i].buf);
     return st;
 }
 
 enum tier_status spoke_team_share(struct kern_group *group, struct kern_device *const *dev,
-                                  float *values, size_t n, struct tier_err *err) {
-    enum kern_status st = share(group, dev, values, n);
+                                  struct spoke_recipe *recipe, size_t n, float **owned_out,
+                                  struct tier_err *err) {
+    /* All that a recipe borrows; which of them it has does not follow from the plan alone. */
+    const float **array[] = {&recipe->control, &recipe->own_control, &recipe->stiffness,
+                             &recipe->centre};
+    enum { ARRAYS = sizeof array / sizeof array[0] };
+    bool leads = kern_group_first(group) == 0;
+    float has[ARRAYS + 1]; /* and the factor that goes with them */
+
+    for (size_t i = 0; i < ARRAYS; i++)
+        has[i] = *array[i] ? 1 : 0;
+    has[ARRAYS] = recipe->lambda;
+    enum kern_status st = share(group, dev, leads ? has : NULL, leads ? NULL : has, ARRAYS + 1);
+    recipe->lambda = has[ARRAYS];
+    float *owned = st == KERN_OK && !leads ? calloc(ARRAYS * n, sizeof *owned) : NULL;
+    *owned_out = owned;
+    if (st == KERN_OK && !leads && !owned)
+        return tier_fail(err, TIER_ENOMEM, "no memory for what training starts from");
+    for (size_t i = 0; i < ARRAYS && st == KERN_OK; i++) {
+        if (has[i] == 0)
+            continue;
+        st = share(group, dev, *array[i], leads ? NULL : owned + i * n, n);
+        if (!leads)
+            *array[i] = owned + i * n;
+    }
     if (st != KERN_OK)
         return tier_fail(err, TIER_EDEVICE, "sharing what training starts from: %s: %s",
                          kern_status_text(st), kern_device_error(dev[0]));

@@ -14,6 +14,7 @@
 #include "kernels/group.h"
 #include "spoke/data.h"
 #include "spoke/net.h"
+#include "spoke/train.h"
 #include "tier/loop.h"
 #include "tier/team_wire.h"
 
@@ -84,8 +85,13 @@ void spoke_team_data(const struct spoke_data *data, struct tier_hash *out);     
 const char *spoke_team_backend(const struct kern_device *dev);
 enum tier_status spoke_team_model(const struct spoke_net *net, struct tier_hash *out,
                                   struct tier_err *err);
-/* values[n] of the leader to all. The worker's, at every server; dev[] are the group's own here. */
+/*
+ * The arrays of the leader's recipe, of n elements each, to all servers. The worker's, at every
+ * one; dev[] are the group's own here. A member's recipe gets them out of *owned_out, the caller's
+ * to free once trained, also after an error; at the leader that stays NULL.
+ */
 enum tier_status spoke_team_share(struct kern_group *group, struct kern_device *const *dev,
-                                  float *values, size_t n, struct tier_err *err);
+                                  struct spoke_recipe *recipe, size_t n, float **owned_out,
+                                  struct tier_err *err);
 
 #endif

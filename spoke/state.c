@@ -28,6 +28,9 @@ static const struct {
     [SPOKE_STATE_RESIDUAL] = {"residual", "consres1", "what earlier rounds dropped"},
     [SPOKE_STATE_PRIVATE] = {"private", "conspri1", "the tensors that this hospital keeps"},
     [SPOKE_STATE_CONTROL] = {"control", "consctl1", "this hospital's control variate"},
+    [SPOKE_STATE_CURVATURE] = {"curvature", "conscur1",
+                               "what this hospital knows to be its own of "
+                               "the sums of FedCurv"},
 };
 enum { MAGIC_BYTES = 8 };
 
@@ -123,6 +126,21 @@ enum tier_status spoke_state_read(enum spoke_state kind, const char *data_dir,
     if (st == TIER_OK)
         *found_out = true;
     return st;
+}
+
+uint64_t spoke_state_round(enum spoke_state kind, const char *data_dir,
+                           const struct tier_hash *run) {
+    char path[PATH_BYTES];
+    uint8_t head[HEAD_BYTES];
+
+    path_of(kind, data_dir, run, ".now", path);
+    FILE *f = fopen(path, "rbe");
+    bool ours = f && fread(head, 1, sizeof head, f) == sizeof head &&
+                memcmp(head, kinds[kind].magic, MAGIC_BYTES) == 0 &&
+                memcmp(head + AT_RUN, run->b, TIER_HASH_BYTES) == 0;
+    if (f)
+        fclose(f);
+    return ours ? tier_get_u64(head + AT_ROUND) : 0;
 }
 
 static bool write_all(FILE *f, const uint8_t *head, const float *values, size_t n) {

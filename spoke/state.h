@@ -5,14 +5,15 @@
  *   RESIDUAL  what a codec dropped of a round's deltas, which the next round's are to carry (error
  *             feedback: Seide et al. 2014; Stich et al. 2018; Karimireddy et al. 2019);
  *   PRIVATE   the tensors that the plan keeps at the hospital (tier/share.h);
- *   CONTROL   the hospital's control variate (SCAFFOLD: Karimireddy et al. 2020).
+ *   CONTROL   the hospital's control variate (SCAFFOLD: Karimireddy et al. 2020);
+ *   CURVATURE the hospital's part in the sums of FedCurv (tier/fedcurv.h).
  *
  * It must advance with the round's commit and with nothing else, or a node that is killed would
  * count a round twice, or never. So there are two files a run and kind, "<data_dir>/residual/",
- * "private/" and "control/": RUN.next, written when a round's update is sealed and naming that
- * update, and RUN.now, what the last committed round left. RUN.next becomes RUN.now when the
- * journal's update of a round is committed and is the one it names; whatever else lies there is
- * written over.
+ * "private/", "control/" and "curvature/": RUN.next, written when a round's update is sealed and
+ * naming that update, and RUN.now, what the last committed round left. RUN.next becomes RUN.now
+ * when the journal's update of a round is committed and is the one it names; whatever else lies
+ * there is written over.
  *
  * An update that its round went on without takes along what it carried, as any late update does.
  *
@@ -28,6 +29,7 @@ enum spoke_state {
     SPOKE_STATE_RESIDUAL,
     SPOKE_STATE_PRIVATE,
     SPOKE_STATE_CONTROL,
+    SPOKE_STATE_CURVATURE,
     SPOKE_STATE_KINDS,
 };
 
@@ -36,6 +38,9 @@ enum spoke_state {
 enum tier_status spoke_state_read(enum spoke_state kind, const char *data_dir,
                                   const struct tier_hash *run, const struct tier_manifest *manifest,
                                   float *out, bool *found_out, struct tier_err *err);
+/* The round that left RUN.now; 0 where there is none, or none that can be read. */
+uint64_t spoke_state_round(enum spoke_state kind, const char *data_dir,
+                           const struct tier_hash *run);
 /* Writes values[manifest->elements], as the round's update `id` leaves them, to RUN.next, synced.
  */
 enum tier_status spoke_state_write(enum spoke_state kind, const char *data_dir,

@@ -28,7 +28,7 @@ struct trainer {
     struct kern_buf *x, *target, *index;     /* all training rows */
     struct kern_buf *batch_x, *batch_target; /* one batch */
     struct kern_buf *loss, *m, *v;
-    struct kern_buf *control, *own_control;
+    struct kern_buf *control, *own_control, *stiffness, *centre;
     struct kern_buf *start;     /* the parameters at the start, where prox_mu pulls towards them */
     struct kern_buf *step_loss; /* a replica's, of one step, before it is weighted */
     struct kern_buf *losses;    /* [replicas]: of all of them, its own at its place */
@@ -134,6 +134,10 @@ enum tier_status spoke_recipe_check(const struct spoke_recipe *r, struct tier_er
         wrong = "eps: a finite number above 0";
     else if (!r->control != !r->own_control)
         wrong = "control: it and own_control go together";
+    else if (!r->stiffness != !r->centre)
+        wrong = "stiffness: it and centre go together";
+    else if (r->stiffness && (!(r->lambda >= 0.0f) || !isfinite(2.0f * r->lambda)))
+        wrong = "lambda: a finite number of at least 0";
     else if (r->batch == 0 || r->batch > SPOKE_BATCH_MAX)
         wrong = "batch: 1 to 1048576 rows";
     else if ((r->steps == 0) == (r->epochs == 0))
@@ -149,6 +153,17 @@ enum tier_status spoke_recipe_check(const struct spoke_recipe *r, struct tier_er
 
 static enum tier_status new_buf(struct trainer *t, size_t count, struct kern_buf **out) {
     KERN_TRY(t, "taking memory for training", kern_buf_new(t->dev, count * 4, out));
+    return TIER_OK;
+}
+
+/* What a recipe has for every parameter; nothing where it has none. */
+static enum tier_status put_array(struct trainer *t, const float *values, struct kern_buf **out) {
+    size_t elements = spoke_net_elements(t->net);
+
+    if (!values)
+        return TIER_OK;
+    TIER_TRY(new_buf(t, elements, out));
+    KERN_TRY(t, "an upload", kern_upload(*out, 0, values, elements * sizeof *values));
     return TIER_OK;
 }
 
@@ -186,13 +201,10 @@ static enum tier_status take_memory(struct trainer *t, const struct spoke_data *
         TIER_TRY(new_buf(t, elements, &t->m));
     if (r->optimiser == SPOKE_OPT_ADAM || r->momentum > 0.0f)
         TIER_TRY(new_buf(t, elements, &t->v));
-    if (r->control) {
-        TIER_TRY(new_buf(t, elements, &t->control));
-        TIER_TRY(new_buf(t, elements, &t->own_control));
-        KERN_TRY(t, "an upload", kern_upload(t->control, 0, r->control, elements * sizeof(float)));
-        KERN_TRY(t, "an upload",
-                 kern_upload(t->own_control, 0, r->own_control, elements * sizeof(float)));
-    }
+    TIER_TRY(put_array(t, r->control, &t->control));
+    TIER_TRY(put_array(t, r->own_control, &t->own_control));
+    TIER_TRY(put_array(t, r->stiffness, &t->stiffness));
+    TIER_TRY(put_array(t, r->centre, &t->centre));
     if (r->prox_mu > 0.0f) {
         struct kern_vec w = spoke_net_params(t->net);
         TIER_TRY(new_buf(t, elements, &t->start));
@@ -219,6 +231,8 @@ static void release(struct trainer *t) {
     kern_buf_free(t->losses);
     kern_buf_free(t->control);
     kern_buf_free(t->own_control);
+    kern_buf_free(t->stiffness);
+    kern_buf_free(t->centre);
     if (t->owns_order)
         free(t->order);
 }
@@ -237,6 +251,10 @@ static enum tier_status optimise(struct trainer *t, uint64_t step) {
         KERN_TRY(t, "the control variates",
                  kern_prox_grad(g, (struct kern_vec){t->control, 0},
                                 (struct kern_vec){t->own_control, 0}, n, 1.0f));
+    if (r->stiffness)
+        KERN_TRY(t, "the pull towards the others",
+                 kern_stiff_grad(g, w, (struct kern_vec){t->centre, 0},
+                                 (struct kern_vec){t->stiffness, 0}, n, 2.0f * r->lambda));
     if (r->optimiser == SPOKE_OPT_SGD) {
         struct kern_sgd opt = {.lr = r->lr,
                                .momentum = r->momentum,

@@ -37,6 +37,11 @@ struct spoke_recipe {
     /* SCAFFOLD (Karimireddy et al. 2020): control - own_control, float[the net's elements] each, is
      * added to the gradient; both NULL: none. Borrowed for a training. */
     const float *control, *own_control;
+    /* FedCurv (Shoham et al. 2019), EWC (Kirkpatrick et al. 2017): 2 lambda stiffness (w - centre),
+     * element by element, is added to the gradient; float[the net's elements] each, both NULL:
+     * none. Borrowed for a training. */
+    const float *stiffness, *centre;
+    float lambda;           /* >= 0 */
     uint32_t batch;         /* rows a step, <= the net's batch_max */
     uint64_t steps, epochs; /* exactly one is not 0 */
 };

@@ -37,6 +37,7 @@ struct fold_job {
     const struct tier_fold *fold;
     struct input *inputs;               /* of weight > 0, ids ascending */
     const struct tier_update **updates; /* theirs */
+    uint32_t *multipliers;
     size_t count;
     bool on_devices;
     uint64_t segments;
@@ -69,8 +70,8 @@ static size_t worker_bytes(const struct tier_manifest *m, size_t count) {
 }
 
 static size_t shared_bytes(const struct tier_manifest *m, size_t count) {
-    return count * (sizeof(struct input) + sizeof(struct tier_update *) + sizeof(struct tier_hash) +
-                    UPDATE_BYTES) +
+    return count * (sizeof(struct input) + sizeof(struct tier_update *) + sizeof(uint32_t) +
+                    sizeof(struct tier_hash) + UPDATE_BYTES) +
            4 * (size_t)tier_manifest_segments(m) + TIER_CHUNK_BYTES;
 }
 
@@ -122,6 +123,7 @@ static enum tier_status add_segment(struct fold_worker *w, uint64_t segment, siz
     struct tier_fold_part part = {.manifest = job->fold->manifest,
                                   .segment = segment,
                                   .updates = job->updates,
+                                  .multipliers = job->multipliers,
                                   .extents = w->extents,
                                   .count = job->count,
                                   .scratch = w->scratch,
@@ -277,7 +279,8 @@ static enum tier_status open_inputs(struct fold_job *job, const struct tier_hash
         struct input *in = &job->inputs[job->count];
         TIER_TRY(tier_spool_update_open(job->fold->spool, &ids[i], &in->update, err));
         enum tier_status st =
-            tier_fold_header_add(&job->header, job->fold, in->update, TIER_WEIGHT_TOTAL_MAX, err);
+            tier_fold_header_add(&job->header, job->fold, in->update, TIER_WEIGHT_TOTAL_MAX,
+                                 &job->multipliers[job->count], err);
         if (st != TIER_OK || tier_spool_update_header(in->update)->weight == 0) {
             tier_spool_update_close(in->update);
             in->update = NULL;
@@ -315,6 +318,7 @@ enum tier_status tier_fold_run(const struct tier_fold *fold, struct tier_hash *i
     ids = malloc(fold->count * sizeof *ids);
     job.inputs = calloc(fold->count, sizeof *job.inputs);
     job.updates = calloc(fold->count, sizeof *job.updates);
+    job.multipliers = calloc(fold->count, sizeof *job.multipliers);
     job.directory = malloc(4 * (size_t)job.segments);
     job.header = (struct tier_update_header){.run = fold->run,
                                              .round = fold->round,
@@ -322,7 +326,8 @@ enum tier_status tier_fold_run(const struct tier_fold *fold, struct tier_hash *i
                                              .base_model = fold->base_model,
                                              .encoding = TIER_ENC_SUM,
                                              .metrics = tier_metrics_new()};
-    if (!ids || !job.inputs || !job.updates || !job.directory || !job.header.metrics) {
+    if (!ids || !job.inputs || !job.updates || !job.multipliers || !job.directory ||
+        !job.header.metrics) {
         st = tier_fail(err, TIER_ENOMEM, "no memory to fold %zu updates", fold->count);
         goto out;
     }
@@ -346,6 +351,7 @@ out:
         tier_spool_update_close(job.inputs[i].update);
     tier_metrics_free(job.header.metrics);
     free(job.directory);
+    free(job.multipliers);
     free(job.updates);
     free(job.inputs);
     free(ids);

@@ -18,12 +18,32 @@
 #include "tier/model.h"
 #include "tier/spool.h"
 
+/* A round whose updates count, and the model that they were made from. */
+struct tier_fold_version {
+    uint64_t round;
+    struct tier_hash base_model;
+};
+
+/*
+ * Where a tier of the plan buffers (tier/stale.h), its own or another: the sum says what it would
+ * weigh with nothing stale. A tier that buffers itself takes updates of this round and of older
+ * ones, each times its multiplier, and the round's own partial, where there is one, as it is.
+ * Metrics of older rounds' updates are of older models, and are left out.
+ */
+struct tier_fold_stale {
+    bool damps;
+    const struct tier_fold_version *versions; /* the older rounds: below `round` of the fold */
+    size_t version_count;
+    struct tier_hash partial; /* zero: none */
+};
+
 struct tier_fold {
     struct tier_spool *spool;
     const struct tier_manifest *manifest;
     struct tier_hash run;
     uint64_t round;
     struct tier_hash base_model;
+    const struct tier_fold_stale *stale; /* NULL: no tier of the plan buffers */
     /* Ids of sealed updates, F32 and SUM mixed; one that is listed twice counts twice: two children
      * with the same data hold the same update. */
     const struct tier_hash *inputs;

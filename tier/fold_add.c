@@ -16,13 +16,14 @@ enum tier_status tier_fold_add_cpu(void *adder, const struct tier_fold_part *par
             if (tier_spool_update_header(group[n_group])->encoding == TIER_ENC_SUM)
                 break;
         if (n_group > 0) {
-            TIER_TRY(tier_segment_add_group(group, part->extents + i, n_group, part->manifest,
-                                            part->segment, part->scratch, part->hi, part->lo, err));
+            TIER_TRY(tier_segment_add_group(group, part->multipliers + i, part->extents + i,
+                                            n_group, part->manifest, part->segment, part->scratch,
+                                            part->hi, part->lo, err));
             continue;
         }
         n_group = 1;
-        TIER_TRY(tier_segment_add(group[0], part->manifest, part->segment, part->extents[i],
-                                  part->scratch, part->hi, part->lo, err));
+        TIER_TRY(tier_segment_add(group[0], part->multipliers[i], part->manifest, part->segment,
+                                  part->extents[i], part->scratch, part->hi, part->lo, err));
     }
     return TIER_OK;
 }

@@ -16,6 +16,7 @@ struct tier_fold_part {
     uint64_t segment;
     size_t n, wide; /* elements, and wide ones */
     const struct tier_update *const *updates;
+    const uint32_t *multipliers;       /* of each */
     const struct tier_extent *extents; /* of each */
     size_t count;
     uint8_t *scratch; /* tier_segment_scratch_bytes */

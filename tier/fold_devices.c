@@ -192,7 +192,8 @@ static enum outcome add_run(const struct lane *l, size_t at, size_t n, int frac_
 
 /* Narrow tensors on the device, neighbours of one scale at once; wide ones here. */
 static enum outcome add_update(const struct lane *l, const struct tier_fold_part *p, size_t i) {
-    uint32_t weight = (uint32_t)tier_spool_update_header(p->updates[i])->weight;
+    uint32_t weight =
+        (uint32_t)(tier_spool_update_header(p->updates[i])->weight * p->multipliers[i]);
     size_t begin = 0, n = 0;
     int bits = 0;
     struct tier_spans it;
@@ -255,8 +256,8 @@ static enum outcome add_all(struct tier_fold_devices *d, const struct tier_fold_
             return BROKEN;
     for (size_t i = 0; i < p->count; i++) {
         if (tier_spool_update_header(p->updates[i])->encoding == TIER_ENC_SUM) {
-            if (tier_segment_add(p->updates[i], p->manifest, p->segment, p->extents[i], p->scratch,
-                                 p->hi, p->lo, NULL) != TIER_OK)
+            if (tier_segment_add(p->updates[i], p->multipliers[i], p->manifest, p->segment,
+                                 p->extents[i], p->scratch, p->hi, p->lo, NULL) != TIER_OK)
                 return DOUBTED;
             continue;
         }

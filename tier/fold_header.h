@@ -12,13 +12,14 @@
 #include "tier/update.h"
 
 /*
- * Adds one input to `sum`, whose metrics are there. TIER_EUPDATE names the input that is of another
- * run, round, base model or manifest than the fold; TIER_ELIMIT where the weights would pass
- * weight_max, or a count its own limit.
+ * Adds one input to `sum`, whose metrics are there; its multiplier (1 but in a fold of buffered
+ * rounds) goes to *multiplier_out. TIER_EUPDATE names the input that is of another run, round, base
+ * model or manifest than the fold; TIER_ELIMIT where the weights would pass weight_max, or a count
+ * its own limit.
  */
 enum tier_status tier_fold_header_add(struct tier_update_header *sum, const struct tier_fold *fold,
                                       const struct tier_update *input, uint64_t weight_max,
-                                      struct tier_err *err);
+                                      uint32_t *multiplier_out, struct tier_err *err);
 void tier_fold_sort(struct tier_hash *ids, size_t count); /* ascending */
 
 /* Inputs that a fold or merge may keep open at a time; the files of more are opened for each read.

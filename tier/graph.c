@@ -1,21 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The unpacked protobuf message stays for the life of the graph: names and weights point into it,
- * so a model is held once, and writing it back with other weights keeps whatever this reader does
- * not know. Unpacking runs on an allocator with a budget in proportion to the file, because a few
- * bytes on the wire can ask for a hundred in memory. Everything that has a name is then put in one
- * sorted table; a node may read only what stands before it, so order, cycles and undefined names
- * are one check.
+ * The unpacked protobuf message, without the weights (tier/graph_file.h), stays for the life of the
+ * graph: names point into it, and writing it back with other weights keeps whatever this reader
+ * does not know. Unpacking runs on an allocator with a budget in proportion to the file, because a
+ * few bytes on the wire can ask for a hundred in memory. Everything that has a name is then put in
+ * one sorted table; a node may read only what stands before it, so order, cycles and undefined
+ * names are one check.
  */
 #include "tier/graph_priv.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "raw_data is little-endian float");
 
@@ -75,9 +72,6 @@ static enum tier_status unpack(const void *bytes, size_t len, model_proto **out,
     struct budget budget = {.left = 2 * (uint64_t)len + (UINT64_C(64) << 20)};
     ProtobufCAllocator allocator = {budget_alloc, budget_free, &budget};
 
-    if (len == 0 || len > TIER_GRAPH_BYTES_MAX)
-        return tier_fail(err, TIER_ELIMIT, "an ONNX file of %zu bytes: 1 to %u are read", len,
-                         TIER_GRAPH_BYTES_MAX);
     model_proto *model = consilium__onnx__model_proto__unpack(&allocator, len, bytes);
     if (!model && budget.over)
         return tier_fail(err, TIER_ELIMIT,
@@ -124,20 +118,30 @@ static enum tier_status check_model(const model_proto *m, struct tier_err *err) 
 
 /* ---- parameters ---------------------------------------------------------------------------- */
 
-static enum tier_status read_values(const tensor_proto *t, struct tier_graph_param *p,
-                                    struct tier_err *err) {
-    uint64_t have = t->has_raw_data ? t->raw_data.len / sizeof(float) : t->n_float_data;
+static enum tier_status check_values(const struct tier_graph *g, size_t index,
+                                     struct tier_err *err) {
+    const tensor_proto *t = g->model->graph->initializer[index];
+    const struct tier_graph_param *p = &g->params[index];
+    uint64_t apart = g->weights[index].bytes;
+    uint64_t raw = apart ? apart : t->has_raw_data ? t->raw_data.len : 0;
+    uint64_t have = raw ? raw / sizeof(float) : t->n_float_data;
+    bool twice =
+        (t->has_raw_data && t->n_float_data) || (apart && (t->has_raw_data || t->n_float_data));
+    float block[4096];
 
-    if ((t->has_raw_data && t->n_float_data) ||
-        (t->has_raw_data && t->raw_data.len % sizeof(float) != 0) || have != p->elements)
+    if (twice || raw % sizeof(float) != 0 || have != p->elements)
         return tier_fail(err, TIER_EMODEL,
                          "initialiser '%s' holds %" PRIu64 " floats where its shape says %" PRIu64,
                          p->name, have, p->elements);
-    p->data = t->has_raw_data ? (const float *)(const void *)t->raw_data.data : t->float_data;
-    for (uint64_t i = 0; i < p->elements; i++)
-        if (!isfinite(p->data[i]))
-            return tier_fail(err, TIER_EMODEL, "initialiser '%s' is not finite at element %" PRIu64,
-                             p->name, i);
+    for (uint64_t at = 0, n; at < p->elements; at += n) {
+        n = p->elements - at < 4096 ? p->elements - at : 4096;
+        TIER_TRY(tier_graph_read(g, index, at, n, block, err));
+        for (uint64_t i = 0; i < n; i++)
+            if (!isfinite(block[i]))
+                return tier_fail(err, TIER_EMODEL,
+                                 "initialiser '%s' is not finite at element %" PRIu64, p->name,
+                                 at + i);
+    }
     return TIER_OK;
 }
 
@@ -167,7 +171,7 @@ static enum tier_status read_param(struct tier_graph *g, size_t index, struct ti
             return tier_fail(err, TIER_EMODEL, "initialiser '%s' has an impossible shape", p->name);
         p->dims[d] = (uint64_t)t->dims[d];
     }
-    TIER_TRY(read_values(t, p, err));
+    TIER_TRY(check_values(g, index, err));
     p->at = g->elements;
     g->elements += p->elements; /* the file's size bounds the sum */
     return TIER_OK;
@@ -286,14 +290,21 @@ static enum tier_status allocate(struct tier_graph *g, struct tier_err *err) {
     return TIER_OK;
 }
 
-enum tier_status tier_graph_parse(const void *bytes, size_t len, struct tier_graph **graph_out,
-                                  struct tier_err *err) {
+/* Takes the source, whatever comes of it. */
+static enum tier_status parse(struct graph_source *source, struct tier_graph **graph_out,
+                              struct tier_err *err) {
     enum tier_status st;
     struct tier_graph *g = calloc(1, sizeof *g);
+    uint8_t *skeleton = NULL;
+    size_t len = 0;
 
-    if (!g)
+    if (!g) {
+        graph_source_close(source);
         return tier_fail(err, TIER_ENOMEM, "no memory for a graph");
-    TIER_TRY_OUT(unpack(bytes, len, &g->model, err));
+    }
+    g->source = *source;
+    TIER_TRY_OUT(graph_skeleton(&g->source, &skeleton, &len, &g->weights, &g->weights_count, err));
+    TIER_TRY_OUT(unpack(skeleton, len, &g->model, err));
     TIER_TRY_OUT(check_model(g->model, err));
     TIER_TRY_OUT(allocate(g, err));
     for (size_t i = 0; i < g->param_count; i++)
@@ -305,55 +316,27 @@ enum tier_status tier_graph_parse(const void *bytes, size_t len, struct tier_gra
     free(g->defs);
     g->defs = NULL;
     *graph_out = g;
-    return TIER_OK;
+    g = NULL;
 out:
+    free(skeleton);
     tier_graph_free(g);
     return st;
 }
 
-static enum tier_status read_file(const char *path, uint8_t **bytes_out, size_t *len_out,
+enum tier_status tier_graph_parse(const void *bytes, size_t len, struct tier_graph **graph_out,
                                   struct tier_err *err) {
-    enum tier_status st = TIER_OK;
-    struct stat info;
-    uint8_t *bytes = NULL;
-    FILE *f = fopen(path, "rb");
+    struct graph_source source;
 
-    if (!f)
-        return tier_fail_errno(err, errno == ENOENT ? TIER_ENOTFOUND : TIER_EIO,
-                               "%s: cannot be read", path);
-    if (fstat(fileno(f), &info) != 0 || !S_ISREG(info.st_mode) || info.st_size < 1 ||
-        (uint64_t)info.st_size > TIER_GRAPH_BYTES_MAX) {
-        st = tier_fail(err, TIER_EMODEL, "%s: not a file of 1 to %u bytes", path,
-                       TIER_GRAPH_BYTES_MAX);
-        goto out;
-    }
-    size_t len = (size_t)info.st_size;
-    bytes = malloc(len);
-    if (!bytes) {
-        st = tier_fail(err, TIER_ENOMEM, "%s: no memory for %zu bytes", path, len);
-        goto out;
-    }
-    if (fread(bytes, 1, len, f) != len) {
-        st = tier_fail(err, TIER_EIO, "%s: cut short while it was read", path);
-        goto out;
-    }
-    *bytes_out = bytes;
-    *len_out = len;
-    bytes = NULL;
-out:
-    free(bytes);
-    fclose(f);
-    return st;
+    TIER_TRY(graph_source_copy(&source, bytes, len, err));
+    return parse(&source, graph_out, err);
 }
 
 enum tier_status tier_graph_open(const char *path, struct tier_graph **graph_out,
                                  struct tier_err *err) {
-    uint8_t *bytes = NULL;
-    size_t len = 0;
+    struct graph_source source;
 
-    TIER_TRY(read_file(path, &bytes, &len, err));
-    enum tier_status st = tier_graph_parse(bytes, len, graph_out, err);
-    free(bytes);
+    TIER_TRY(graph_source_open(&source, path, err));
+    enum tier_status st = parse(&source, graph_out, err);
     if (st != TIER_OK)
         tier_err_prefix(err, "%s", path);
     return st;
@@ -366,6 +349,8 @@ void tier_graph_free(struct tier_graph *g) {
         ProtobufCAllocator allocator = {budget_alloc, budget_free, NULL};
         consilium__onnx__model_proto__free_unpacked(g->model, &allocator);
     }
+    graph_source_close(&g->source);
+    free(g->weights);
     free(g->nodes);
     free(g->params);
     free(g->cols);
@@ -411,9 +396,26 @@ uint64_t tier_graph_elements(const struct tier_graph *g) {
     return g->elements;
 }
 
-void tier_graph_values(const struct tier_graph *g, float *values) {
+enum tier_status tier_graph_read(const struct tier_graph *g, size_t i, uint64_t at, size_t n,
+                                 float *out, struct tier_err *err) {
+    const tensor_proto *t = g->model->graph->initializer[i];
+    const struct graph_weights *apart = &g->weights[i];
+
+    if (apart->bytes > 0)
+        return graph_source_read(&g->source, apart->offset + at * sizeof *out, out, n * sizeof *out,
+                                 err);
+    if (t->has_raw_data)
+        memcpy(out, t->raw_data.data + at * sizeof *out, n * sizeof *out);
+    else
+        memcpy(out, t->float_data + at, n * sizeof *out);
+    return TIER_OK;
+}
+
+enum tier_status tier_graph_values(const struct tier_graph *g, float *values,
+                                   struct tier_err *err) {
     for (size_t i = 0; i < g->param_count; i++)
-        memcpy(values + g->params[i].at, g->params[i].data, g->params[i].elements * sizeof(float));
+        TIER_TRY(tier_graph_read(g, i, 0, g->params[i].elements, values + g->params[i].at, err));
+    return TIER_OK;
 }
 
 enum tier_status tier_graph_write(const struct tier_graph *g, const float *values,
@@ -443,9 +445,9 @@ enum tier_status tier_graph_write(const struct tier_graph *g, const float *value
     graph.initializer = list;
     model.graph = &graph;
     size_t len = consilium__onnx__model_proto__get_packed_size(&model);
-    if (len > TIER_GRAPH_BYTES_MAX) {
-        st = tier_fail(err, TIER_ELIMIT, "the ONNX file would have %zu bytes: %u are the most", len,
-                       TIER_GRAPH_BYTES_MAX);
+    if (len > INT32_MAX) { /* protobuf's own limit, which other readers have */
+        st = tier_fail(err, TIER_ELIMIT, "the ONNX file would have %zu bytes: %d are the most", len,
+                       INT32_MAX);
         goto out;
     }
     bytes = malloc(len);

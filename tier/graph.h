@@ -40,8 +40,7 @@ struct tier_graph_param {
     size_t dims_count; /* 1 or 2 */
     uint64_t dims[TIER_DIMS_MAX];
     uint64_t elements;
-    uint64_t at;       /* first element's place in the vector of all parameters */
-    const float *data; /* the file's values */
+    uint64_t at; /* first element's place in the vector of all parameters */
 };
 
 #define TIER_GRAPH_NONE (-1)
@@ -67,8 +66,8 @@ struct tier_graph;
  */
 enum tier_status tier_graph_parse(const void *bytes, size_t len, struct tier_graph **graph_out,
                                   struct tier_err *err);
-/* Reads the file first. TIER_ENOTFOUND or TIER_EIO where that fails; messages begin with the path.
- */
+/* Of a file, which stays open for the graph's life, for its values are read when they are wanted.
+ * TIER_ENOTFOUND or TIER_EIO where that fails; messages begin with the path. */
 enum tier_status tier_graph_open(const char *path, struct tier_graph **graph_out,
                                  struct tier_err *err);
 void tier_graph_free(struct tier_graph *graph);
@@ -84,8 +83,12 @@ size_t tier_graph_param_count(const struct tier_graph *graph);
 const struct tier_graph_param *tier_graph_param(const struct tier_graph *graph, size_t i);
 /* Elements of all parameters together. */
 uint64_t tier_graph_elements(const struct tier_graph *graph);
-/* Copies the file's values of all parameters, end to end, into float[tier_graph_elements]. */
-void tier_graph_values(const struct tier_graph *graph, float *values);
+/* The file's values of parameter i, elements [at, at + n). TIER_EIO where it has become shorter. */
+enum tier_status tier_graph_read(const struct tier_graph *graph, size_t i, uint64_t at, size_t n,
+                                 float *out, struct tier_err *err);
+/* Those of all parameters, end to end, into float[tier_graph_elements]. */
+enum tier_status tier_graph_values(const struct tier_graph *graph, float *values,
+                                   struct tier_err *err);
 /* "Gemm", "MatMul", ...: the name ONNX gives the operator. */
 const char *tier_op_text(enum tier_op op);
 

@@ -8,6 +8,7 @@
 
 #include "onnx.pb-c.h"
 #include "tier/graph.h"
+#include "tier/graph_file.h"
 
 typedef Consilium__Onnx__ModelProto model_proto;
 typedef Consilium__Onnx__GraphProto graph_proto;
@@ -25,7 +26,10 @@ struct def {
 };
 
 struct tier_graph {
-    model_proto *model;
+    struct graph_source source;
+    struct graph_weights *weights; /* of each parameter */
+    size_t weights_count;
+    model_proto *model; /* without what the weights say lies in the source */
     const char *input_name, *output_name;
     uint64_t *cols;       /* of each activation */
     uint32_t *uses;       /* of each activation */

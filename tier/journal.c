@@ -43,6 +43,8 @@ static const char *const migrations[] = {
     "CREATE INDEX models_by_run ON models(run, round);",
     "ALTER TABLE rounds ADD COLUMN result_state BLOB;",
     "DROP TABLE models;", /* a file's name says what it is */
+    "ALTER TABLE updates ADD COLUMN base_round INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE updates SET base_round = round;",
 };
 
 enum {
@@ -79,7 +81,7 @@ enum {
 #define RUN_COLUMNS "run_id, state, round, created_ms, model_hash, detail"
 #define ROUND_COLUMNS                                                                              \
     "run, round, state, base_model, opened_ms, closed_ms, result_model, own_update, result_state"
-#define UPDATE_COLUMNS "run, round, child, update_id, weight, bytes, state, receipt"
+#define UPDATE_COLUMNS "run, round, child, update_id, weight, bytes, state, receipt, base_round"
 #define SENT_COLUMNS "run, round, update_id, header, state"
 
 static const char *const statements[SQL_COUNT] = {
@@ -104,7 +106,7 @@ static const char *const statements[SQL_COUNT] = {
     [SQL_ROUND_EACH] = "SELECT " ROUND_COLUMNS " FROM rounds WHERE run = ?1 AND round >= ?2"
                        " ORDER BY round",
     [SQL_UPDATE_PUT] = "INSERT OR REPLACE INTO updates(" UPDATE_COLUMNS ")"
-                       " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                       " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     [SQL_UPDATE_SET_STATE] = "UPDATE updates SET state = ?4"
                              " WHERE run = ?1 AND round = ?2 AND child = ?3",
     [SQL_UPDATE_GET] = "SELECT " UPDATE_COLUMNS " FROM updates"
@@ -481,6 +483,7 @@ enum tier_status tier_journal_update_put(struct tier_journal *j,
     bind_state(&q, (int)update->state, TIER_UPDATE_WANTED, TIER_UPDATE_REFUSED);
     tier_query_blob(&q, "receipt", update->receipt, update->receipt_bytes,
                     TIER_JOURNAL_RECEIPT_BYTES_MAX);
+    tier_query_u64(&q, "base_round", update->base_round);
     return tier_query_run(&q);
 }
 
@@ -509,6 +512,7 @@ static void read_update(struct tier_query *q, struct tier_journal_update *update
     const uint8_t *receipt =
         tier_query_get_blob(q, TIER_JOURNAL_RECEIPT_BYTES_MAX, &update->receipt_bytes);
     memcpy(update->receipt, receipt, update->receipt_bytes);
+    update->base_round = tier_query_get_u64(q);
 }
 
 /* Ends a query whose one row is wanted. */

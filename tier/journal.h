@@ -156,6 +156,7 @@ struct tier_journal_update {
     enum tier_update_state state;
     uint8_t receipt[TIER_JOURNAL_RECEIPT_BYTES_MAX]; /* signed, as sent; empty: none yet */
     size_t receipt_bytes;
+    uint64_t base_round; /* that it was made in; `round` but in a tier that buffers */
 };
 
 /* One row for each (run, round, child): adds or replaces it. */

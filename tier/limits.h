@@ -18,7 +18,7 @@
 #define TIER_DIMS_MAX 8
 #define TIER_ELEMENTS_MAX (UINT64_C(1) << 36)
 #define TIER_MANIFEST_BYTES_MAX (32u << 20)
-#define TIER_GRAPH_BYTES_MAX (2147483647u) /* protobuf's own limit */
+#define TIER_GRAPH_BYTES_MAX (UINT64_C(1) << 36)
 #define TIER_GRAPH_NODES_MAX 65536
 #define TIER_GRAPH_COLS_MAX (UINT64_C(1) << 24) /* columns of an activation */
 

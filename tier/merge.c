@@ -96,9 +96,10 @@ static enum tier_status open_inputs(struct tier_merge_job *job, struct tier_err 
 
     for (size_t i = 0; i < f->count; i++) {
         struct tier_merge_input *in = &job->inputs[job->count];
+        uint32_t multiplier; /* 1: rules are for rounds */
         TIER_TRY(tier_spool_update_open(f->spool, &ids[i], &in->update, err));
         enum tier_status st =
-            tier_fold_header_add(&job->header, f, in->update, TIER_WEIGHT_MAX, err);
+            tier_fold_header_add(&job->header, f, in->update, TIER_WEIGHT_MAX, &multiplier, err);
         in->weight = tier_spool_update_header(in->update)->weight;
         if (st != TIER_OK || in->weight == 0) {
             tier_spool_update_close(in->update);

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -42,8 +43,10 @@ static bool hash_model(const char *path, struct tier_plan *plan, char *why, size
         snprintf(why, why_bytes, "cannot be read: %s", strerror(errno));
         goto out;
     }
-    if (!S_ISREG(info.st_mode) || info.st_size == 0 || info.st_size > TIER_GRAPH_BYTES_MAX) {
-        snprintf(why, why_bytes, "must be a regular file of 1 to %u bytes", TIER_GRAPH_BYTES_MAX);
+    if (!S_ISREG(info.st_mode) || info.st_size < 1 ||
+        (uint64_t)info.st_size > TIER_GRAPH_BYTES_MAX) {
+        snprintf(why, why_bytes, "must be a regular file of 1 to %" PRIu64 " bytes",
+                 TIER_GRAPH_BYTES_MAX);
         goto out;
     }
     hasher = tier_hasher_new();
@@ -78,6 +81,8 @@ out:
     return ok;
 }
 
+#define STALENESS_DEFAULT 8
+
 static void fill(double *value, double otherwise) {
     if (isnan(*value))
         *value = otherwise;
@@ -108,7 +113,8 @@ static void resolve_server(struct tier_plan_server *s) {
 
 /*
  * A tier has what is written for it, and the rest from the default. A merge's numbers belong to its
- * rule, so a tier that names a rule takes none of the default's.
+ * rule, so a tier that names a rule takes none of the default's; nor does one that says how it
+ * waits take the default's staleness_max.
  */
 static void resolve_tier(struct tier_plan_tier *out, const struct tier_plan_tier *fallback,
                          const struct tier_plan_tier *own, const char *tier, const int *lines) {
@@ -126,6 +132,11 @@ static void resolve_tier(struct tier_plan_tier *out, const struct tier_plan_tier
     } while (0)
     if (WRITTEN("merge.rule"))
         out->merge = own->merge;
+    if (WRITTEN("sync")) {
+        out->sync = own->sync;
+        out->staleness_max = own->staleness_max;
+    }
+    TAKE("staleness_max", staleness_max);
     TAKE("quorum", quorum);
     TAKE("deadline_s", deadline_s);
     TAKE("merge.mix", merge.mix);
@@ -135,6 +146,9 @@ static void resolve_tier(struct tier_plan_tier *out, const struct tier_plan_tier
     TAKE("merge.iterations", merge.iterations);
     TAKE("merge.smoothing", merge.smoothing);
     TAKE("retain", retain);
+    if (out->sync == TIER_PLAN_BUFFERED && !WRITTEN("staleness_max") &&
+        (WRITTEN("sync") || !lines[tier_keys_find(keys, count, "tiers.default.staleness_max")]))
+        out->staleness_max = STALENESS_DEFAULT;
     if (!WRITTEN("retain") && !lines[tier_keys_find(keys, count, "tiers.default.retain")] &&
         tier_plan_needs_updates(&out->merge))
         out->retain = TIER_PLAN_RETAIN_UPDATES;

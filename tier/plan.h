@@ -82,6 +82,9 @@ enum tier_plan_rule { /* how a tier merges its children's updates */
 };
 enum tier_plan_mix { TIER_PLAN_MIX_NONE, TIER_PLAN_MIX_NEAREST };
 
+/* Whether a tier waits for its children round by round, or buffers (tier/stale.h). */
+enum tier_plan_sync { TIER_PLAN_ROUNDS, TIER_PLAN_BUFFERED };
+
 /* What a hub keeps of its children's updates until the commit. */
 enum tier_plan_retain { TIER_PLAN_RETAIN_UPDATES, TIER_PLAN_RETAIN_SUMS };
 
@@ -98,9 +101,11 @@ struct tier_plan_merge {
 };
 
 struct tier_plan_tier {
-    struct tier_quorum quorum;
-    uint64_t deadline_s; /* 0: none */
-    int retain;          /* enum tier_plan_retain */
+    int sync;                  /* enum tier_plan_sync */
+    struct tier_quorum quorum; /* with BUFFERED: the buffer */
+    uint64_t staleness_max;    /* with BUFFERED: rounds that an update may be behind; else 0 */
+    uint64_t deadline_s;       /* 0: none */
+    int retain;                /* enum tier_plan_retain */
     struct tier_plan_merge merge;
 };
 
@@ -120,8 +125,13 @@ struct tier_plan {
         bool nesterov;                     /* SGD only */
         double beta1, beta2, eps;          /* Adam only */
     } optimiser;
-    double prox_mu;         /* FedProx; 0: none */
-    bool scaffold;          /* SCAFFOLD (tier/scaffold.h) */
+    double prox_mu; /* FedProx; 0: none */
+    bool scaffold;  /* SCAFFOLD (tier/scaffold.h) */
+    struct {
+        double lambda;      /* 0: none */
+        double clip;        /* the greatest Fisher information of a parameter */
+        uint64_t rows;      /* of a hospital, that it is worked out on; 0: all */
+    } curvature;            /* FedCurv (tier/fedcurv.h) */
     bool normalise;         /* FedNova (tier/nova.h) */
     uint64_t normalise_max; /* most effective steps of a spoke; 0 with steps, which say it */
     uint64_t batch;

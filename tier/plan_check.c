@@ -4,9 +4,11 @@
  * code: where it is written, to help the researcher, and wherever it arrives, because the sender
  * may be anyone.
  */
+#include "tier/fedcurv.h"
 #include "tier/nova.h"
 #include "tier/plan_keys.h"
 #include "tier/scaffold.h"
+#include "tier/stale.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -26,6 +28,7 @@ static const char *const rule_choices[] = {
     "mean",       "median",           "trimmed_mean",     "krum",
     "multi_krum", "geometric_median", "centred_clipping", "norm_bound",
     NULL};
+static const char *const sync_choices[] = {"rounds", "buffered", NULL};
 static const char *const retain_choices[] = {"updates", "sums", NULL};
 static const char *const mix_choices[] = {"none", "nearest", NULL};
 static const char *const down_choices[] = {"f32", "bf16", "q8", "q4", NULL};
@@ -70,6 +73,12 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "FedProx: pulls towards the round's model, mu/2 * |w - w0|^2; 0 is none"},                    \
     {"local.scaffold", TIER_KEYS_BOOL, FIELD(plan.scaffold), "false", 0, 0, NULL,                  \
      "SCAFFOLD: control variates against drift between unlike hospitals; for plain sgd"},          \
+    {"local.curvature.lambda", TIER_KEYS_REAL, FIELD(plan.curvature.lambda), "0.0", 0, 1e9, NULL,  \
+     "FedCurv: pulls towards the others' parameters, by their Fisher information; 0 is none"},     \
+    {"local.curvature.clip", TIER_KEYS_REAL, FIELD(plan.curvature.clip), "1.0", 0, 1e30, NULL, \
+     "greatest Fisher information of a parameter; sets the resolution, 2^-30 of it"},              \
+    {"local.curvature.rows", TIER_KEYS_INT, FIELD(plan.curvature.rows), "0", 0, 2147483647, NULL,  \
+     "rows of a hospital that its Fisher information is worked out on; 0 is all"},                 \
     {"local.normalise", TIER_KEYS_BOOL, FIELD(plan.normalise), "false", 0, 0, NULL,                \
      "FedNova: hospitals that take more steps weigh no more by it; for sgd"},                      \
     {"local.normalise_max", TIER_KEYS_INT, FIELD(plan.normalise_max), "0", 0,                      \
@@ -129,8 +138,13 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "for adam, yogi and adagrad: how adaptive; 0.001 where it is left out"}
 
 #define ROUND_KEYS(path, member, quorum_default, deadline_default)                                 \
+    {path ".sync", TIER_KEYS_CHOICE, FIELD(member.sync), "rounds", 0, 0, sync_choices,             \
+     "rounds, or buffered: late updates count, damped, in the round that they arrive in"},         \
     {path ".quorum", TIER_KEYS_QUORUM, FIELD(member.quorum), quorum_default, 0, 0, NULL,           \
-     "children that must answer: all, a number, or a fraction"},                                   \
+     "children that must answer: all, a number, or a fraction; with buffered, the buffer"},        \
+    {path ".staleness_max", TIER_KEYS_INT, FIELD(member.staleness_max), "0", 0,                    \
+     TIER_STALENESS_LIMIT, NULL,                                                                   \
+     "with buffered: rounds that an update may be behind; 8 where it is left out"},                \
     {path ".deadline_s", TIER_KEYS_INT, FIELD(member.deadline_s), deadline_default, 0, 2592000,    \
      NULL, "seconds after which a round closes with what it has; 0 is none"},                      \
     {path ".retain", TIER_KEYS_CHOICE, FIELD(member.retain), "sums", 0, 0, retain_choices,         \
@@ -205,6 +219,20 @@ void tier_plan_complain(const struct tier_plan_checker *c, const char *path, con
     va_end(args);
     tier_problems_add(c->problems, c->name, c->lines && key >= 0 ? c->lines[key] : 0, "%s %s", path,
                       reason);
+}
+
+const char *tier_plan_tier_path(const struct tier_plan_checker *c, const char *tier,
+                                const char *leaf, char *path, size_t bytes) {
+    snprintf(path, bytes, "%s.%s", tier, leaf);
+    if (c->lines) {
+        char above[64];
+        int own = tier_keys_find(c->keys, c->count, path);
+        snprintf(above, sizeof above, "tiers.default.%s", leaf);
+        int fallback = tier_keys_find(c->keys, c->count, above);
+        if (own >= 0 && fallback >= 0 && !c->lines[own] && c->lines[fallback])
+            snprintf(path, bytes, "%s", above);
+    }
+    return path;
 }
 
 static bool is_written(const struct tier_plan_checker *c, const char *path) {
@@ -290,6 +318,53 @@ static void check_scaffold(const struct tier_plan_checker *c) {
                  4 * p->clip / p->optimiser.lr);
 }
 
+/* A step of sgd on a quadratic of curvature h leaves it no further than before while lr h is below
+ * 2; with Nesterov's momentum p, (2 + 2p) / (1 + 2p). The penalty's h is 2 lambda F at most. */
+static void check_stiffness(const struct tier_plan_checker *c) {
+    const struct tier_plan *p = c->plan;
+    double m = p->optimiser.nesterov ? p->optimiser.momentum : 0;
+    double most = (1 + m) / (1 + 2 * m), clip = ldexp(1, 30 - tier_fedcurv_fisher_bits(p));
+    double got = p->curvature.lambda * p->optimiser.lr * clip;
+
+    if (p->optimiser.kind == TIER_PLAN_SGD && !(got < most))
+        complain(c, "local.curvature.lambda",
+                 "times lr times local.curvature.clip (as a power of two, %g) is %g: below %g a "
+                 "step cannot overshoot, so that a lower clip would be right, or a lower lambda",
+                 clip, got, most);
+}
+
+/* What the two means of FedCurv would not be true for. */
+static void check_curvature(const struct tier_plan_checker *c) {
+    const struct tier_plan *p = c->plan;
+    const char *path = "local.curvature.lambda";
+
+    if (!tier_fedcurv_on(p) || p->optimiser.kind < 0 || !(p->clip > 0))
+        return;
+    if (!(p->curvature.clip >= 1e-20)) {
+        complain(c, "local.curvature.clip", "must be at least 1e-20 with local.curvature.lambda");
+        return;
+    }
+    if (p->scaffold)
+        complain(c, path, "and local.scaffold exclude each other: keep one");
+    if (p->normalise)
+        complain(c, path, "and local.normalise exclude each other: only changes are to be divided");
+    if (p->codec.name != TIER_PLAN_F32)
+        complain(c, path, "needs codec.name: f32, for changes and curvatures differ in scale");
+    if (p->codec.down > TIER_PLAN_DOWN_F32)
+        complain(c, path, "needs codec.down: f32, for a hospital takes its own part out of a sum");
+    if (p->server.kind != TIER_PLAN_SERVER_NONE)
+        complain(c, path, "needs server.optimiser.name: none, which would take it for a step");
+    if (!is_plain_mean(&p->top) || !is_plain_mean(&p->hub))
+        complain(c, path,
+                 "needs the rule mean at every tier: a hospital takes its own part out of a sum");
+    int fisher = tier_fedcurv_fisher_bits(p), pull = tier_fedcurv_pull_bits(p);
+    if (pull < TIER_FRAC_BITS_MIN || pull > TIER_FRAC_BITS_MAX || fisher < TIER_FRAC_BITS_MIN ||
+        fisher > TIER_FRAC_BITS_MAX)
+        complain(c, path, "has sums of up to %g, which cannot be summed",
+                 2 * p->curvature.clip * tier_fedcurv_reach(p));
+    check_stiffness(c);
+}
+
 static void check_list(const struct tier_plan_checker *c, const struct tier_keys_list *list,
                        const char *path) {
     for (size_t i = 0; i < list->count; i++)
@@ -359,11 +434,58 @@ static void check_stop(const struct tier_plan_checker *c) {
         complain(c, "stop.metric", "auc is defined for two classes: it needs local.loss: bce");
 }
 
+/* What staleness weights do not hold for. */
+static void check_sync(const struct tier_plan_checker *c, const struct tier_plan_tier *tier,
+                       const char *name) {
+    const struct tier_plan *p = c->plan;
+    char sync[64], quorum[64], most[64];
+
+    if (tier == &p->hub && tier->sync == p->top.sync && tier->quorum.kind == p->top.quorum.kind &&
+        tier->staleness_max == p->top.staleness_max &&
+        is_plain_mean(tier) == is_plain_mean(&p->top))
+        return; /* said once */
+    tier_plan_tier_path(c, name, "sync", sync, sizeof sync);
+    tier_plan_tier_path(c, name, "quorum", quorum, sizeof quorum);
+    tier_plan_tier_path(c, name, "staleness_max", most, sizeof most);
+    if (!tier_stale_buffers(tier)) {
+        if (tier->sync == TIER_PLAN_ROUNDS && tier->staleness_max)
+            complain(c, most, "is for sync: buffered");
+        return;
+    }
+    if (tier->quorum.kind == TIER_QUORUM_ALL)
+        complain(c, quorum,
+                 "must be a number or a fraction with sync: buffered: how many updates "
+                 "make a new model; to wait for all is sync: rounds");
+    if (tier->staleness_max == 0)
+        complain(c, most, "must be above 0 with sync: buffered; 0 would be sync: rounds");
+    if (!is_plain_mean(tier))
+        complain(c, sync,
+                 "buffered needs the rule mean: a robust rule compares updates of one "
+                 "model, and these are of several");
+    if (p->scaffold)
+        complain(c, sync,
+                 "buffered and local.scaffold exclude each other: controls are of one "
+                 "round's model");
+    if (tier_fedcurv_on(p))
+        complain(c, sync,
+                 "buffered and local.curvature exclude each other: a hospital takes its own part "
+                 "out of the sums of one round");
+    if (p->normalise)
+        complain(c, sync,
+                 "buffered and local.normalise exclude each other: both set the step at "
+                 "the root");
+    if (p->stop.metric > TIER_PLAN_METRIC_NONE)
+        complain(c, "stop.metric",
+                 "needs sync: rounds: with buffered, a model is evaluated by those who began with "
+                 "it and were in time, which are not the same hospitals twice");
+}
+
 static void check_retain(const struct tier_plan_checker *c, const struct tier_plan_tier *tier,
-                         const char *path) {
-    int own = tier_keys_find(c->keys, c->count, path);
+                         const char *name) {
+    char path[64];
+
     if (tier->retain == TIER_PLAN_RETAIN_SUMS && tier_plan_needs_updates(&tier->merge))
-        complain(c, c->lines && !c->lines[own] ? "tiers.default.retain" : path,
+        complain(c, tier_plan_tier_path(c, name, "retain", path, sizeof path),
                  "must be updates: the rule %s looks at each update, and sums of some hide them",
                  tier_plan_rule_text(&tier->merge));
 }
@@ -405,11 +527,14 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     check_normalise(c);
     check_scaffold(c);
     check_exact(c);
+    check_curvature(c); /* which needs frac_bits */
     check_codec(c);
     check_stop(c);
     check_server(c);
-    check_retain(c, &c->plan->top, "tiers.top.retain");
-    check_retain(c, &c->plan->hub, "tiers.hub.retain");
+    check_sync(c, &c->plan->top, "tiers.top");
+    check_sync(c, &c->plan->hub, "tiers.hub");
+    check_retain(c, &c->plan->top, "tiers.top");
+    check_retain(c, &c->plan->hub, "tiers.hub");
     tier_plan_check_merge(c, &c->plan->top.merge, "tiers.top");
     tier_plan_check_merge(c, &c->plan->hub.merge, "tiers.hub");
 }
@@ -424,10 +549,11 @@ const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t byte
     snprintf(
         buf, bytes,
         "no sum can overflow: |x| <= clip = %s and f = %d give |q| = |round(x * 2^f)| <= 2^30; "
-        "all weights together are at most %" PRIu64 " <= 2^32; so |S| = |sum of w * q| <= "
+        "all weights together%s are at most %" PRIu64 " <= 2^32; so |S| = |sum of w * q| <= "
         "%" PRIu64 " * 2^30 <= 2^62 < 2^63",
-        tier_real_text(plan->clip, clip, sizeof clip), plan->frac_bits, plan->weight_total_max,
-        plan->weight_total_max);
+        tier_real_text(plan->clip, clip, sizeof clip), plan->frac_bits,
+        tier_stale_in(plan) ? ", times what staleness makes of them (64 and less)," : "",
+        plan->weight_total_max, plan->weight_total_max);
     return buf;
 }
 

@@ -37,6 +37,9 @@ bool tier_plan_needs_updates(const struct tier_plan_merge *merge);
 /* What must hold for a tier's merge; `tier` is "tiers.top" or "tiers.hub". */
 void tier_plan_check_merge(const struct tier_plan_checker *c, const struct tier_plan_merge *merge,
                            const char *tier);
+/* The key as it was written: the tier's own, or the default's that it took over. Returns path. */
+const char *tier_plan_tier_path(const struct tier_plan_checker *c, const char *tier,
+                                const char *leaf, char *path, size_t bytes);
 /* A problem about a key, at its line where it has one. */
 void tier_plan_complain(const struct tier_plan_checker *c, const char *path, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));

@@ -44,19 +44,12 @@ bool tier_plan_needs_updates(const struct tier_plan_merge *m) {
     return !is_mean(m);
 }
 
-/* The key as it was written: the tier's own, or the default's that it took over. */
 static const char *path_of(const struct tier_plan_checker *c, const char *tier, const char *leaf,
                            char *path, size_t bytes) {
-    snprintf(path, bytes, "%s.merge.%s", tier, leaf);
-    if (c->lines) {
-        char above[64];
-        int own = tier_keys_find(c->keys, c->count, path);
-        snprintf(above, sizeof above, "tiers.default.merge.%s", leaf);
-        int fallback = tier_keys_find(c->keys, c->count, above);
-        if (own >= 0 && fallback >= 0 && !c->lines[own] && c->lines[fallback])
-            memcpy(path, above, strlen(above) + 1);
-    }
-    return path;
+    char below[64];
+
+    snprintf(below, sizeof below, "merge.%s", leaf);
+    return tier_plan_tier_path(c, tier, below, path, bytes);
 }
 
 void tier_plan_check_merge(const struct tier_plan_checker *c, const struct tier_plan_merge *m,

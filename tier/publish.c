@@ -173,7 +173,8 @@ static enum tier_status run(struct pass *w, struct tier_err *err) {
         size_t n = tier_manifest_segment(p->manifest, i, NULL);
         memset(w->hi, 0, sums * sizeof *w->hi);
         TIER_TRY(tier_segment_cursor_next(&cursor, &extent, err));
-        TIER_TRY(tier_segment_add(p->sum, p->manifest, i, extent, w->scratch, w->hi, w->lo, err));
+        TIER_TRY(
+            tier_segment_add(p->sum, 1, p->manifest, i, extent, w->scratch, w->hi, w->lo, err));
         TIER_TRY(tier_model_read(p->base, i * TIER_SEGMENT_ELEMENTS, n, w->base, err));
         tier_hasher_add(w->hasher, w->base, n * sizeof *w->base);
         TIER_TRY(step(w, i, n, err));

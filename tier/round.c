@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tier/round.h"
 
+#include "tier/stale.h"
+
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,13 +33,46 @@ static struct tier_round_child *child_at(struct tier_round *r, uint32_t child) {
     return &r->children[child];
 }
 
+static bool delivered(enum tier_round_child_state s) {
+    return s == TIER_CHILD_SEALED || s == TIER_CHILD_FOLDED;
+}
+
+static bool at_work(enum tier_round_child_state s) {
+    return s == TIER_CHILD_EXPECTED || s == TIER_CHILD_PUSHING;
+}
+
+bool tier_round_carries(const struct tier_round *r, uint32_t child, uint64_t number,
+                        const struct tier_round_rules *rules) {
+    const struct tier_round_child *c = tier_round_child(r, child);
+    return at_work(c->state) && number - c->base <= rules->staleness_max;
+}
+
+void tier_round_next(struct tier_round *r, uint64_t number, const struct tier_round_rules *rules) {
+    for (uint32_t i = 0; i < r->count; i++) {
+        struct tier_round_child *c = &r->children[i];
+        if (tier_round_carries(r, i, number, rules) || c->state == TIER_CHILD_NONE)
+            continue;
+        *c = (struct tier_round_child){
+            .state = TIER_CHILD_EXPECTED, .attending = c->attending, .base = number};
+    }
+    struct tier_round next = {.number = number,
+                              .state = TIER_ROUND_OPEN,
+                              .rules = *rules,
+                              .children = r->children,
+                              .count = r->count,
+                              .room = r->room};
+    *r = next;
+}
+
+/* What an update of the child's counts as, of a weight of at most 2^32. */
+static uint64_t counted(const struct tier_round *r, const struct tier_round_child *c,
+                        uint64_t weight) {
+    return r->rules.staleness_max ? weight * tier_stale_multiplier(r->number - c->base) : weight;
+}
+
 const struct tier_round_child *tier_round_child(const struct tier_round *r, uint32_t child) {
     static const struct tier_round_child none = {0};
     return child < r->count ? &r->children[child] : &none;
-}
-
-static bool delivered(enum tier_round_child_state s) {
-    return s == TIER_CHILD_SEALED || s == TIER_CHILD_FOLDED;
 }
 
 struct tier_round_tally tier_round_tally(const struct tier_round *r) {
@@ -105,8 +140,10 @@ static void on_join(struct tier_round *r, uint32_t child, struct tier_round_acti
     c->attending = true;
     if (r->state != TIER_ROUND_OPEN)
         return;
-    if (c->state == TIER_CHILD_NONE)
+    if (c->state == TIER_CHILD_NONE) {
         c->state = TIER_CHILD_EXPECTED;
+        c->base = r->number;
+    }
     /* One that has delivered is told too: it may have lost everything but its sealed update. */
     if (c->state == TIER_CHILD_EXPECTED || delivered(c->state))
         act(out, TIER_ACTION_START, child, NULL);
@@ -119,22 +156,34 @@ static void on_leave(struct tier_round *r, uint32_t child) {
         c->state = TIER_CHILD_EXPECTED; /* what has arrived stays in the spool and is resumed */
 }
 
+static void on_decline(struct tier_round *r, uint32_t child, struct tier_round_actions *out) {
+    struct tier_round_child *c = child_at(r, child);
+    bool later = r->rules.staleness_max && at_work(c->state); /* or it would be waited for */
+
+    if (delivered(c->state) || c->state == TIER_CHILD_REFUSED ||
+        (r->state != TIER_ROUND_OPEN && !later))
+        return;
+    c->state = TIER_CHILD_DECLINED;
+    close_if_due(r, out);
+}
+
 static void on_offer(struct tier_round *r, const struct tier_round_event *e,
                      struct tier_round_actions *out) {
     struct tier_round_child *c = child_at(r, e->child);
-    bool same = tier_hash_equal(&c->update, &e->update);
+    bool same = tier_hash_equal(&c->update, &e->update), open = r->state == TIER_ROUND_OPEN;
+    bool later = r->rules.staleness_max && at_work(c->state);
 
     if (delivered(c->state) && same) {
         act(out, TIER_ACTION_RECEIPT, e->child, &e->update);
     } else if (delivered(c->state)) {
         refuse(out, e, TIER_ECONFLICT, "another update of this child is sealed for this round");
-    } else if (r->state != TIER_ROUND_OPEN) {
+    } else if (!open && !later) {
         refuse(out, e, TIER_ELATE, "the round is closed");
     } else if (c->state == TIER_CHILD_REFUSED) {
         refuse(out, e, TIER_EPOLICY, "an update of this child was refused in this round");
     } else if (c->state == TIER_CHILD_NONE || c->state == TIER_CHILD_DECLINED) {
         refuse(out, e, TIER_EPOLICY, "this child does not take part in this round");
-    } else if (e->weight > r->rules.weight_total_max - r->weight) {
+    } else if (open && counted(r, c, e->weight) > r->rules.weight_total_max - r->weight) {
         /* Nothing will make it fit, and the others must not wait for it. */
         c->state = TIER_CHILD_REFUSED;
         refuse(out, e, TIER_ELIMIT, "the total weight would pass the plan's weight_total_max");
@@ -170,7 +219,7 @@ static void on_sealed(struct tier_round *r, const struct tier_round_event *e,
         act(out, TIER_ACTION_DISCARD, e->child, &e->update);
         return;
     }
-    if (e->weight > r->rules.weight_total_max - r->weight) { /* others were faster */
+    if (counted(r, c, e->weight) > r->rules.weight_total_max - r->weight) { /* others were faster */
         c->state = TIER_CHILD_REFUSED;
         refuse(out, e, TIER_ELIMIT, "the total weight would pass the plan's weight_total_max");
         act(out, TIER_ACTION_DISCARD, e->child, &e->update);
@@ -179,7 +228,7 @@ static void on_sealed(struct tier_round *r, const struct tier_round_event *e,
     }
     c->state = TIER_CHILD_SEALED;
     c->weight = e->weight;
-    r->weight += e->weight;
+    r->weight += counted(r, c, e->weight);
     act(out, TIER_ACTION_RECEIPT, e->child, &e->update);
     close_if_due(r, out);
 }
@@ -190,12 +239,13 @@ static void on_bad(struct tier_round *r, const struct tier_round_event *e,
 
     if (!tier_hash_equal(&c->update, &e->update))
         return;
-    if (c->state == TIER_CHILD_SEALED)
-        r->weight -= c->weight;
+    bool counts = c->state == TIER_CHILD_SEALED;
+    if (counts)
+        r->weight -= counted(r, c, c->weight);
     c->state = TIER_CHILD_REFUSED;
     refuse(out, e, TIER_EUPDATE, e->reason ? e->reason : "the update holds elements out of range");
     act(out, TIER_ACTION_DISCARD, e->child, &e->update);
-    if (r->state == TIER_ROUND_FOLDING)
+    if (counts && r->state == TIER_ROUND_FOLDING)
         r->state = TIER_ROUND_OPEN;
     close_if_due(r, out);
 }
@@ -208,7 +258,7 @@ static void on_lost(struct tier_round *r, const struct tier_round_event *e,
         return;
     if (c->state == TIER_CHILD_FOLDED)
         r->partial = (struct tier_hash){{0}};
-    r->weight -= c->weight;
+    r->weight -= counted(r, c, c->weight);
     c->state = TIER_CHILD_EXPECTED;
     c->in_part = false;
     r->state = TIER_ROUND_OPEN;
@@ -248,11 +298,7 @@ void tier_round_step(struct tier_round *r, const struct tier_round_event *e,
         on_leave(r, e->child);
         break;
     case TIER_EVENT_DECLINE:
-        if (r->state == TIER_ROUND_OPEN && !delivered(child_at(r, e->child)->state) &&
-            child_at(r, e->child)->state != TIER_CHILD_REFUSED) {
-            child_at(r, e->child)->state = TIER_CHILD_DECLINED;
-            close_if_due(r, out);
-        }
+        on_decline(r, e->child, out);
         break;
     case TIER_EVENT_OFFER:
         on_offer(r, e, out);
@@ -298,14 +344,16 @@ void tier_round_step(struct tier_round *r, const struct tier_round_event *e,
 
 void tier_round_restore_child(struct tier_round *r, uint32_t child,
                               enum tier_round_child_state state, const struct tier_hash *update,
-                              uint64_t weight) {
+                              uint64_t weight, uint64_t base) {
     struct tier_round_child *c = child_at(r, child);
-    *c = (struct tier_round_child){
-        .state = state == TIER_CHILD_PUSHING ? TIER_CHILD_EXPECTED : state, .weight = weight};
+    *c = (struct tier_round_child){.state =
+                                       state == TIER_CHILD_PUSHING ? TIER_CHILD_EXPECTED : state,
+                                   .weight = weight,
+                                   .base = base};
     if (update)
         c->update = *update;
     if (delivered(c->state))
-        r->weight += weight;
+        r->weight += counted(r, c, weight);
 }
 
 void tier_round_restore(struct tier_round *r, enum tier_round_state state,

@@ -12,6 +12,10 @@
  * declined, were not refused. A deadline closes it with what has arrived. A child's first sealed
  * update is the one that counts: the same again gets the same receipt, another one is refused.
  *
+ * A round of a tier that buffers (rules.staleness_max) also takes updates that children began in
+ * earlier rounds: each child has the round that it is at work on, its `base`, and tier_round_next
+ * carries those who are still at work over into the next round, unless they are too far behind.
+ *
  * While it is open, sealed updates may be folded a few at a time into a partial sum, and their
  * files go: what is held does not grow with the number of children then. A partial that is damaged
  * makes all of its children wanted again; they hold their updates until the commit.
@@ -49,6 +53,7 @@ enum tier_round_child_state {
 struct tier_round_rules {
     struct tier_quorum quorum;
     uint64_t weight_total_max; /* the plan's overflow proof holds up to here */
+    uint64_t staleness_max;    /* rounds that an update may be behind; 0: none, nor multipliers */
     bool wait_when_empty;      /* the top: a deadline with nothing waits for the first update */
     uint32_t part_at;          /* sealed updates that are folded into a partial; 0: never */
 };
@@ -57,7 +62,7 @@ enum tier_round_event_type {
     TIER_EVENT_JOIN,     /* a child that takes part attends */
     TIER_EVENT_LEAVE,    /* its stream is lost */
     TIER_EVENT_DECLINE,  /* it will not deliver this round, or left the run */
-    TIER_EVENT_OFFER,    /* it holds update `update` of weight `weight` */
+    TIER_EVENT_OFFER,    /* it holds update `update` of weight `weight`, of its base round */
     TIER_EVENT_SEALED,   /* that update arrived and every element of it is in range */
     TIER_EVENT_BAD,      /* that update arrived and is not */
     TIER_EVENT_LOST,     /* a sealed update is no longer (whole) in the spool; of a folded one: the
@@ -110,7 +115,8 @@ struct tier_round_child {
     bool attending;
     bool in_part;            /* SEALED, and being folded into the partial */
     struct tier_hash update; /* while PUSHING, SEALED, FOLDED, REFUSED */
-    uint64_t weight;
+    uint64_t weight;         /* as the update says: what counts is that, times its multiplier */
+    uint64_t base;           /* the round that it is at work on; this one unless it is behind */
 };
 
 struct tier_round {
@@ -119,7 +125,7 @@ struct tier_round {
     struct tier_round_rules rules;
     bool overdue;             /* the deadline has passed */
     bool parting;             /* a partial is being made */
-    uint64_t weight;          /* of what is sealed and folded */
+    uint64_t weight;          /* of what is sealed and folded, as it counts */
     struct tier_hash partial; /* zero: none */
     struct tier_hash own_update;
     struct tier_round_child *children;
@@ -131,12 +137,22 @@ void tier_round_init(struct tier_round *r, uint64_t number, const struct tier_ro
 void tier_round_release(struct tier_round *r);
 
 /*
- * Puts back what the journal says, before any event: a child's state (PUSHING becomes EXPECTED), or
- * the state of the round itself with its own update.
+ * The round after r takes its place, open and without updates. Who takes part goes on: from this
+ * round, or, where `rules` allow it and nothing of theirs was counted, with what they are at work
+ * on.
+ */
+void tier_round_next(struct tier_round *r, uint64_t number, const struct tier_round_rules *rules);
+/* Whether the child's work would go on in round `number` of those rules. */
+bool tier_round_carries(const struct tier_round *r, uint32_t child, uint64_t number,
+                        const struct tier_round_rules *rules);
+
+/*
+ * Puts back what the journal says, before any event: a child's state (PUSHING becomes EXPECTED) and
+ * base, or the state of the round itself with its own update.
  */
 void tier_round_restore_child(struct tier_round *r, uint32_t child,
                               enum tier_round_child_state state, const struct tier_hash *update,
-                              uint64_t weight);
+                              uint64_t weight, uint64_t base);
 void tier_round_restore(struct tier_round *r, enum tier_round_state state,
                         const struct tier_hash *partial, const struct tier_hash *own_update);
 /* After restoring: what has to be done now (a fold that was cut short, a delivery). */

@@ -30,8 +30,3 @@ enum tier_status tier_scaffold_tensor(const struct tier_plan *plan, const struct
     *out = control;
     return TIER_OK;
 }
-
-uint64_t tier_scaffold_model_elements(const struct tier_plan *plan,
-                                      const struct tier_manifest *manifest) {
-    return plan->scaffold ? manifest->elements / 2 : manifest->elements;
-}

@@ -34,8 +34,5 @@ int tier_scaffold_frac_bits(const struct tier_plan *plan);
 /* The control variate of tensor t. TIER_EMODEL where its name would be too long, or t's is one. */
 enum tier_status tier_scaffold_tensor(const struct tier_plan *plan, const struct tier_tensor *t,
                                       struct tier_tensor *out, struct tier_err *err);
-/* Elements of a plan's manifest that are the model; the controls, as many, are behind them. */
-uint64_t tier_scaffold_model_elements(const struct tier_plan *plan,
-                                      const struct tier_manifest *manifest);
 
 #endif

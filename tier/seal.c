@@ -84,6 +84,7 @@ enum tier_status tier_sealer_begin_as(struct tier_spool *spool,
     h.encoding = s->as.encoding;
     s->manifest = manifest;
     s->saturate = saturate;
+    s->saturated = tmpl->saturated;
     s->empty = h.weight == 0;
     s->room = room_of(h.encoding, manifest);
     s->piece = malloc(s->room * sizeof *s->piece);
@@ -445,7 +446,7 @@ enum tier_status tier_update_verify(const struct tier_update *u,
         /* The sums are thrown away; from zero, because one update's alone may reach 2^62. */
         memset(sums, 0, (n + wide) * sizeof *sums);
         TIER_TRY_OUT(tier_segment_cursor_next(&cursor, &extent, err));
-        TIER_TRY_OUT(tier_segment_add(u, manifest, i, extent, scratch, sums, sums + n, err));
+        TIER_TRY_OUT(tier_segment_add(u, 1, manifest, i, extent, scratch, sums, sums + n, err));
     }
 out:
     free(sums);

@@ -142,22 +142,20 @@ static enum tier_status beyond(const struct tier_update *update, const struct ti
                      s->index + at, (double)x[at], 30 - s->tensor->frac_bits);
 }
 
-static uint32_t weight_of(const struct tier_update *update) {
-    return (uint32_t)tier_spool_update_header(update)->weight;
+static uint32_t weight_of(const struct tier_update *update, uint32_t multiplier) {
+    return (uint32_t)(tier_spool_update_header(update)->weight * multiplier);
 }
 
 /* x[k] + s.at of each update; the sums are spoilt where an element is refused. */
-static enum tier_status add_span(const struct tier_update *const *updates, const float *const *x,
-                                 size_t count, const struct tier_span *s, int64_t *hi, int64_t *lo,
-                                 struct tier_err *err) {
+static enum tier_status add_span(const struct tier_update *const *updates, const uint32_t *weight,
+                                 const float *const *x, size_t count, const struct tier_span *s,
+                                 int64_t *hi, int64_t *lo, struct tier_err *err) {
     const float *at[TIER_SEGMENT_GROUP];
-    uint32_t weight[TIER_SEGMENT_GROUP];
     int bits = s->tensor->frac_bits;
     uint64_t refused = 0;
 
     for (size_t k = 0; k < count; k++) {
         at[k] = x[k] + s->at;
-        weight[k] = weight_of(updates[k]);
         if (s->tensor->wide)
             refused += kern_fold_f32_wide(hi, lo, at[k], s->n, bits, weight[k], NULL);
     }
@@ -182,6 +180,7 @@ size_t tier_segment_scratch_bytes(const struct tier_manifest *manifest) {
 }
 
 enum tier_status tier_segment_add_group(const struct tier_update *const *updates,
+                                        const uint32_t *multipliers,
                                         const struct tier_extent *extents, size_t count,
                                         const struct tier_manifest *manifest, uint64_t segment,
                                         uint8_t *scratch, int64_t *hi, int64_t *lo,
@@ -189,10 +188,13 @@ enum tier_status tier_segment_add_group(const struct tier_update *const *updates
     size_t n = tier_manifest_segment(manifest, segment, NULL), room = block_max(manifest);
     struct tier_decoder decoders[TIER_SEGMENT_GROUP];
     const float *x[TIER_SEGMENT_GROUP];
+    uint32_t weight[TIER_SEGMENT_GROUP];
     size_t wide_at = 0;
 
-    for (size_t k = 0; k < count; k++)
+    for (size_t k = 0; k < count; k++) {
+        weight[k] = weight_of(updates[k], multipliers[k]);
         TIER_TRY(tier_decoder_begin(&decoders[k], updates[k], manifest, segment, extents[k], err));
+    }
     for (size_t at = 0; at < n; at += TIER_FOLD_BLOCK) {
         size_t m = n - at < TIER_FOLD_BLOCK ? n - at : TIER_FOLD_BLOCK;
         struct tier_spans it;
@@ -204,15 +206,30 @@ enum tier_status tier_segment_add_group(const struct tier_update *const *updates
         }
         tier_spans_begin(&it, manifest, segment * TIER_SEGMENT_ELEMENTS + at, m);
         while (tier_spans_next(&it, &s)) {
-            TIER_TRY(add_span(updates, x, count, &s, hi + at + s.at, lo + wide_at, err));
+            TIER_TRY(add_span(updates, weight, x, count, &s, hi + at + s.at, lo + wide_at, err));
             wide_at += s.tensor->wide ? s.n : 0;
         }
     }
     return TIER_OK;
 }
 
+/* As kern_fold_i64, times m: values are checked against the weight before they are multiplied. */
+static size_t fold_sums(int64_t *acc, int64_t *values, size_t n, uint64_t weight, uint32_t m,
+                        size_t *first) {
+    int64_t most = (int64_t)(weight << 30); /* weight <= 2^32 */
+
+    for (size_t i = 0; i < n && m != 1; i++) {
+        if (values[i] > most || values[i] < -most) {
+            *first = i;
+            return 1;
+        }
+        values[i] *= m;
+    }
+    return kern_fold_i64(acc, values, n, weight * m, first);
+}
+
 /* One plane of n packed sums at the front of in[len]. */
-static enum tier_status add_plane(const struct tier_update *update,
+static enum tier_status add_plane(const struct tier_update *update, uint32_t multiplier,
                                   const struct tier_manifest *manifest, uint64_t segment, bool lo,
                                   const uint8_t *in, size_t len, size_t n, int64_t *acc,
                                   size_t *used_out, struct tier_err *err) {
@@ -232,7 +249,7 @@ static enum tier_status add_plane(const struct tier_update *update,
             return st;
         }
         used += batch_bytes;
-        if (kern_fold_i64(acc + i, values, m, weight, &first) > 0) {
+        if (fold_sums(acc + i, values, m, weight, multiplier, &first) > 0) {
             struct place p = place_of(manifest, segment, i + first, lo);
             return tier_fail(err, TIER_EUPDATE,
                              "update %.*s: tensor %s, element %" PRIu64 " is the sum %" PRId64
@@ -244,7 +261,7 @@ static enum tier_status add_plane(const struct tier_update *update,
     return TIER_OK;
 }
 
-enum tier_status tier_segment_add(const struct tier_update *update,
+enum tier_status tier_segment_add(const struct tier_update *update, uint32_t multiplier,
                                   const struct tier_manifest *manifest, uint64_t segment,
                                   struct tier_extent extent, uint8_t *scratch, int64_t *hi,
                                   int64_t *lo, struct tier_err *err) {
@@ -253,12 +270,13 @@ enum tier_status tier_segment_add(const struct tier_update *update,
     char hex[TIER_HASH_HEX];
 
     if (tier_spool_update_header(update)->encoding != TIER_ENC_SUM)
-        return tier_segment_add_group(&update, &extent, 1, manifest, segment, scratch, hi, lo, err);
+        return tier_segment_add_group(&update, &multiplier, &extent, 1, manifest, segment, scratch,
+                                      hi, lo, err);
     TIER_TRY(tier_spool_update_read(update, extent.offset, scratch, extent.bytes, err));
-    TIER_TRY(
-        add_plane(update, manifest, segment, false, scratch, extent.bytes, n, hi, &hi_bytes, err));
-    TIER_TRY(add_plane(update, manifest, segment, true, scratch + hi_bytes, extent.bytes - hi_bytes,
-                       wide, lo, &lo_bytes, err));
+    TIER_TRY(add_plane(update, multiplier, manifest, segment, false, scratch, extent.bytes, n, hi,
+                       &hi_bytes, err));
+    TIER_TRY(add_plane(update, multiplier, manifest, segment, true, scratch + hi_bytes,
+                       extent.bytes - hi_bytes, wide, lo, &lo_bytes, err));
     if (hi_bytes + lo_bytes != extent.bytes)
         return tier_fail(err, TIER_EUPDATE,
                          "update %.*s, segment %" PRIu64

@@ -54,10 +54,12 @@ size_t tier_segment_wide_max(const struct tier_manifest *manifest);
 
 /*
  * Reads one segment into scratch[tier_segment_scratch_bytes] and adds weight * q, or S for SUM, of
- * each element to hi, and the lo limbs of the wide ones to lo. Every element is checked;
+ * each element to hi, and the lo limbs of the wide ones to lo, times `multiplier`: 1, or what the
+ * update's staleness leaves of it (tier/stale.h), with which its weight must be within
+ * TIER_WEIGHT_TOTAL_MAX, or TIER_WEIGHT_MAX but for SUM. Every element is checked;
  * TIER_EUPDATE names the update, the tensor and the element, and then hi and lo are spoilt.
  */
-enum tier_status tier_segment_add(const struct tier_update *update,
+enum tier_status tier_segment_add(const struct tier_update *update, uint32_t multiplier,
                                   const struct tier_manifest *manifest, uint64_t segment,
                                   struct tier_extent extent, uint8_t *scratch, int64_t *hi,
                                   int64_t *lo, struct tier_err *err);
@@ -72,6 +74,7 @@ size_t tier_segment_scratch_bytes(const struct tier_manifest *manifest);
  * one's by place in the segment, then by place in `updates`.
  */
 enum tier_status tier_segment_add_group(const struct tier_update *const *updates,
+                                        const uint32_t *multipliers,
                                         const struct tier_extent *extents, size_t count,
                                         const struct tier_manifest *manifest, uint64_t segment,
                                         uint8_t *scratch, int64_t *hi, int64_t *lo,

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tier/task.h"
+#include "tier/fedcurv.h"
 #include "tier/model.h"
 #include "tier/nova.h"
 #include "tier/scaffold.h"
 #include "tier/score.h"
 #include "tier/share.h"
+#include "tier/stale.h"
 
 #include <fnmatch.h>
 #include <inttypes.h>
@@ -20,13 +22,33 @@ static bool is_wide(const struct tier_plan *plan, const char *name) {
     return false;
 }
 
+/* How often a model's tensors are in its manifest. */
+static unsigned times_of(const struct tier_plan *plan) {
+    return tier_fedcurv_on(plan) ? 3 : plan->scaffold ? 2 : 1;
+}
+
+uint64_t tier_task_model_elements(const struct tier_plan *plan,
+                                  const struct tier_manifest *manifest) {
+    return manifest->elements / times_of(plan);
+}
+
+bool tier_task_is_parameter(const char *name) {
+    static const char *const prefixes[] = {TIER_SCAFFOLD_PREFIX, TIER_FEDCURV_FISHER,
+                                           TIER_FEDCURV_PULL};
+
+    for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++)
+        if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0)
+            return false;
+    return true;
+}
+
 enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct tier_graph *graph,
                                     struct tier_manifest **out, struct tier_err *err) {
     size_t n = tier_graph_param_count(graph), count = 0;
     enum tier_status st = TIER_OK;
 
     TIER_TRY(tier_share_check(plan, graph, err));
-    struct tier_tensor *tensors = calloc(n ? 2 * n : 1, sizeof *tensors); /* and controls */
+    struct tier_tensor *tensors = calloc(n ? times_of(plan) * n : 1, sizeof *tensors);
     if (!tensors)
         return tier_fail(err, TIER_ENOMEM, "no memory for a manifest of %zu tensors", n);
     for (size_t i = 0; i < n && st == TIER_OK; i++) {
@@ -45,10 +67,38 @@ enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct t
     size_t shared = count;
     for (size_t i = 0; i < shared && plan->scaffold && st == TIER_OK; i++)
         st = tier_scaffold_tensor(plan, &tensors[i], &tensors[count++], err);
+    for (size_t i = 0; i < shared && tier_fedcurv_on(plan) && st == TIER_OK; i++, count += 2)
+        st = tier_fedcurv_tensors(plan, &tensors[i], &tensors[shared + i], &tensors[2 * shared + i],
+                                  err);
     if (st == TIER_OK)
         st = tier_manifest_new(tensors, count, out, err);
     free(tensors);
     return st;
+}
+
+/* As many values of the graph's parameter as the tensor has. */
+static enum tier_status append_values(struct tier_model_writer *w, const struct tier_graph *graph,
+                                      size_t param, struct tier_err *err) {
+    uint64_t count = tier_graph_param(graph, param)->elements;
+    float block[4096];
+
+    for (uint64_t at = 0, n; at < count; at += n) {
+        n = count - at < 4096 ? count - at : 4096;
+        TIER_TRY(tier_graph_read(graph, param, at, n, block, err));
+        TIER_TRY(tier_model_writer_append(w, block, n, err));
+    }
+    return TIER_OK;
+}
+
+static enum tier_status append_zeros(struct tier_model_writer *w, uint64_t count,
+                                     struct tier_err *err) {
+    static const float zeros[4096];
+
+    for (uint64_t at = 0, n; at < count; at += n) {
+        n = count - at < 4096 ? count - at : 4096;
+        TIER_TRY(tier_model_writer_append(w, zeros, n, err));
+    }
+    return TIER_OK;
 }
 
 enum tier_status tier_task_first_model(const struct tier_graph *graph,
@@ -56,33 +106,22 @@ enum tier_status tier_task_first_model(const struct tier_graph *graph,
                                        struct tier_hash *model_out, struct tier_err *err) {
     struct tier_model_writer *w = NULL;
     const struct tier_kv metadata[] = {{"format", "pt"}, {"consilium.round", "0"}};
-
+    enum tier_status st;
     size_t t = 0; /* the manifest's next tensor: it has the graph's order */
 
     TIER_TRY(tier_model_writer_begin(models_dir, manifest, metadata, 2, &w, err));
     for (size_t i = 0; i < tier_graph_param_count(graph) && t < manifest->count; i++) {
-        const struct tier_graph_param *p = tier_graph_param(graph, i);
-        if (strcmp(p->name, manifest->tensors[t].name) != 0)
+        if (strcmp(tier_graph_param(graph, i)->name, manifest->tensors[t].name) != 0)
             continue;
         t++;
-        enum tier_status st = tier_model_writer_append(w, p->data, p->elements, err);
-        if (st != TIER_OK) {
-            tier_model_writer_abort(w);
-            return st;
-        }
+        TIER_TRY_OUT(append_values(w, graph, i, err));
     }
-    for (; t < manifest->count; t++) { /* control variates: at zero, as many as a tensor has */
-        static const float zeros[4096];
-        for (uint64_t at = 0, n; at < manifest->tensors[t].count; at += n) {
-            n = manifest->tensors[t].count - at < 4096 ? manifest->tensors[t].count - at : 4096;
-            enum tier_status st = tier_model_writer_append(w, zeros, n, err);
-            if (st != TIER_OK) {
-                tier_model_writer_abort(w);
-                return st;
-            }
-        }
-    }
+    for (; t < manifest->count; t++) /* what goes with them is zero at first */
+        TIER_TRY_OUT(append_zeros(w, manifest->tensors[t].count, err));
     return tier_model_writer_finish(w, model_out, err);
+out:
+    tier_model_writer_abort(w);
+    return st;
 }
 
 bool tier_task_server(const struct tier_plan *plan, struct kern_server *out) {
@@ -145,8 +184,7 @@ uint64_t tier_task_rounds(const struct tier_plan *plan) {
 }
 
 uint64_t tier_task_model_bytes_max(const struct tier_plan *plan) {
-    uint64_t values = plan->scaffold ? 2 * plan->model_bytes : plan->model_bytes;
-    return values + TIER_MANIFEST_BYTES_MAX;
+    return times_of(plan) * plan->model_bytes + TIER_MANIFEST_BYTES_MAX;
 }
 
 bool tier_task_trains(const struct tier_plan *plan, uint64_t round) {
@@ -176,8 +214,8 @@ enum tier_status tier_task_metrics_check(const struct tier_metrics *sums, struct
         const char *name;
         size_t bins, k = 0;
         const int64_t *values = tier_metrics_at(sums, i, &name, &bins);
-        if (strcmp(name, TIER_NOVA_METRIC) == 0)
-            continue; /* tier_nova_check knows its bounds */
+        if (strcmp(name, TIER_NOVA_METRIC) == 0 || strcmp(name, TIER_STALE_METRIC) == 0)
+            continue; /* tier_nova_check and tier_stale_check know their bounds */
         while (k < known_count && strcmp(known[k].name, name) != 0)
             k++;
         if (k == known_count)

@@ -22,11 +22,17 @@
 
 /* Every parameter of the graph that is shared (tier/share.h), in file order; wide where a pattern
  * of the plan matches its name; behind them the control variates of a plan that has them
- * (tier/scaffold.h). TIER_EPLAN where what the plan shares is not there. */
+ * (tier/scaffold.h), or the curvatures (tier/fedcurv.h). TIER_EPLAN where what the plan shares is
+ * not there. */
 enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct tier_graph *graph,
                                     struct tier_manifest **out, struct tier_err *err);
-/* Writes the graph's own values of the manifest's tensors, controls at zero, as the model that
- * round 1 starts from. */
+/* Elements of a plan's manifest that are the model; what goes with them is behind them. */
+uint64_t tier_task_model_elements(const struct tier_plan *plan,
+                                  const struct tier_manifest *manifest);
+/* Whether a tensor of that name is of the model, and does not go with it. */
+bool tier_task_is_parameter(const char *name);
+/* Writes the graph's own values of the manifest's tensors, what goes with them at zero, as the
+ * model that round 1 starts from. */
 enum tier_status tier_task_first_model(const struct tier_graph *graph,
                                        const struct tier_manifest *manifest, const char *models_dir,
                                        struct tier_hash *model_out, struct tier_err *err);

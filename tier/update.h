@@ -85,7 +85,8 @@ enum tier_status tier_update_header_check(const struct tier_update_header *h,
 
 /*
  * Seals float deltas, in manifest order, into the spool. `tmpl` gives run, round, base_model,
- * weight and metrics; the rest is filled in. An element that is NaN, infinite or rounds beyond
+ * weight and metrics, and as `saturated` the elements that were clamped before they came here; the
+ * rest is filled in. An element that is NaN, infinite or rounds beyond
  * 2^30 is refused (TIER_EUPDATE with the tensor's name, the index and the value); with `saturate`
  * it becomes +-clip and is counted, except NaN, which has no direction to clamp in and is always
  * refused. Borrows the manifest until the end; _finish and _abort end the sealer.

@@ -180,7 +180,10 @@ static enum tier_status take_receipt(const Consilium__Receipt *p, struct tier_re
     if (p->signature.len > sizeof r->signature)
         return tier_fail(err, TIER_EPROTO, "receipt.signature has %zu bytes, at most %zu",
                          p->signature.len, sizeof r->signature);
+    if (p->counted && (p->counted < p->round || p->counted > TIER_ROUNDS_MAX))
+        return tier_fail(err, TIER_EPROTO, "receipt.counted is not a round from receipt.round on");
     r->weight = p->weight;
+    r->counted = p->counted;
     r->time_ms = p->time_ms;
     r->signature_bytes = p->signature.len;
     if (p->signature.len)
@@ -195,6 +198,7 @@ static void give_receipt(const struct tier_receipt *r, Consilium__Receipt *p) {
     p->child = (char *)r->child;
     p->parent = (char *)r->parent;
     p->weight = r->weight;
+    p->counted = r->counted;
     p->time_ms = r->time_ms;
     p->signature = (ProtobufCBinaryData){r->signature_bytes, (uint8_t *)r->signature};
 }
@@ -219,12 +223,15 @@ struct tier_bytes tier_wire_receipt_bytes(const struct tier_receipt *r) {
 }
 
 size_t tier_receipt_text(const struct tier_receipt *r, char *text, size_t size) {
-    char run[TIER_HASH_HEX], update[TIER_HASH_HEX];
-    int n = snprintf(text, size,
-                     "consilium receipt 1\nrun %s\nround %" PRIu64
-                     "\nupdate %s\nchild %s\nparent %s\nweight %" PRIu64 "\ntime_ms %" PRId64 "\n",
-                     tier_hash_hex(&r->run, run), r->round, tier_hash_hex(&r->update, update),
-                     r->child, r->parent, r->weight, r->time_ms);
+    char run[TIER_HASH_HEX], update[TIER_HASH_HEX], counted[40] = "";
+    if (r->counted)
+        snprintf(counted, sizeof counted, "counted %" PRIu64 "\n", r->counted);
+    int n =
+        snprintf(text, size,
+                 "consilium receipt 1\nrun %s\nround %" PRIu64
+                 "\nupdate %s\nchild %s\nparent %s\nweight %" PRIu64 "\ntime_ms %" PRId64 "\n%s",
+                 tier_hash_hex(&r->run, run), r->round, tier_hash_hex(&r->update, update), r->child,
+                 r->parent, r->weight, r->time_ms, counted);
     return n < 0 || (size_t)n >= size ? 0 : (size_t)n;
 }
 

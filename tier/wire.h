@@ -77,6 +77,8 @@ struct tier_receipt {
     char child[TIER_NAME_LEN_MAX + 1];
     char parent[TIER_NAME_LEN_MAX + 1];
     uint64_t weight;
+    uint64_t counted; /* buffered rounds: the one it counts in, from which its multiplier follows
+                         (tier/stale.h); else 0 */
     int64_t time_ms;
     uint8_t signature[80]; /* ECDSA P-256 in DER; empty without TLS */
     size_t signature_bytes;

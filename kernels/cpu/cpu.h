@@ -69,6 +69,9 @@ enum kern_status kern_cpu_softmax_ce(struct kern_ctx *ctx, float *loss, float *d
                                      const int32_t *label, size_t rows, size_t cols);
 enum kern_status kern_cpu_prox_grad(struct kern_ctx *ctx, float *g, const float *w, const float *w0,
                                     size_t n, float mu);
+enum kern_status kern_cpu_stiff_grad(struct kern_ctx *ctx, float *g, const float *w, const float *c,
+                                     const float *a, size_t n, float mu);
+enum kern_status kern_cpu_add_square(struct kern_ctx *ctx, float *y, const float *x, size_t n);
 enum kern_status kern_cpu_sgd_step(struct kern_ctx *ctx, float *w, const float *g, float *v,
                                    size_t n, const struct kern_sgd *opt);
 enum kern_status kern_cpu_adam_step(struct kern_ctx *ctx, float *w, const float *g, float *m,

@@ -22,7 +22,7 @@ struct map {
     range_fn fn;
     size_t n, parts;
     float *y, *v, *m;
-    const float *a, *b;
+    const float *a, *b, *c;
     const int32_t *index;
     size_t rows, cols, x_rows;
     const void *opt;
@@ -187,6 +187,28 @@ static void prox_range(const struct map *map, size_t begin, size_t end) {
 enum kern_status kern_cpu_prox_grad(struct kern_ctx *ctx, float *g, const float *w, const float *w0,
                                     size_t n, float mu) {
     return run(ctx, &(struct map){.y = g, .a = w, .b = w0, .opt = &mu}, prox_range, n, 1);
+}
+
+static void stiff_range(const struct map *map, size_t begin, size_t end) {
+    float mu = *(const float *)map->opt;
+    for (size_t i = begin; i < end; i++) {
+        map->y[i] += mu * map->c[i] * (map->a[i] - map->b[i]);
+    }
+}
+
+enum kern_status kern_cpu_stiff_grad(struct kern_ctx *ctx, float *g, const float *w, const float *c,
+                                     const float *a, size_t n, float mu) {
+    return run(ctx, &(struct map){.y = g, .a = w, .b = c, .c = a, .opt = &mu}, stiff_range, n, 1);
+}
+
+static void add_square_range(const struct map *map, size_t begin, size_t end) {
+    for (size_t i = begin; i < end; i++) {
+        map->y[i] += map->a[i] * map->a[i];
+    }
+}
+
+enum kern_status kern_cpu_add_square(struct kern_ctx *ctx, float *y, const float *x, size_t n) {
+    return run(ctx, &(struct map){.y = y, .a = x}, add_square_range, n, 1);
 }
 
 static void sgd_range(const struct map *map, size_t begin, size_t end) {

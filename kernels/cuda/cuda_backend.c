@@ -328,6 +328,19 @@ static enum kern_status prox_grad(struct kern_ctx *ctx, float *g, const float *w
     return LAUNCH(cuda, kern_cu_prox_grad, g, w, w0, n, mu);
 }
 
+static enum kern_status stiff_grad(struct kern_ctx *ctx, float *g, const float *w, const float *c,
+                                   const float *a, size_t n, float mu) {
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
+    ENTER(cuda);
+    return LAUNCH(cuda, kern_cu_stiff_grad, g, w, c, a, n, mu);
+}
+
+static enum kern_status add_square(struct kern_ctx *ctx, float *y, const float *x, size_t n) {
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
+    ENTER(cuda);
+    return LAUNCH(cuda, kern_cu_add_square, y, x, n);
+}
+
 static enum kern_status sgd_step(struct kern_ctx *ctx, float *w, const float *g, float *v, size_t n,
                                  const struct kern_sgd *opt) {
     struct kern_cuda *cuda = kern_cuda_of(ctx);
@@ -394,6 +407,8 @@ static const struct kern_ops cuda_ops = {
     .bce_logits = bce_logits,
     .softmax_ce = softmax_ce,
     .prox_grad = prox_grad,
+    .stiff_grad = stiff_grad,
+    .add_square = add_square,
     .sgd_step = sgd_step,
     .adam_step = adam_step,
     .standardise = standardise,

@@ -74,6 +74,19 @@ __global__ static void prox_kernel(float *g, const float *w, const float *w0, si
     }
 }
 
+__global__ static void stiff_kernel(float *g, const float *w, const float *c, const float *a,
+                                    size_t n, float mu) {
+    KERN_EACH(i, n) {
+        g[i] += mu * a[i] * (w[i] - c[i]);
+    }
+}
+
+__global__ static void add_square_kernel(float *y, const float *x, size_t n) {
+    KERN_EACH(i, n) {
+        y[i] += x[i] * x[i];
+    }
+}
+
 __global__ static void sgd_kernel(float *w, const float *g, float *v, size_t n,
                                   struct kern_sgd opt) {
     KERN_EACH(i, n) {
@@ -151,6 +164,15 @@ int kern_cu_gather_rows(float *y, const float *x, const int32_t *index, size_t r
 int kern_cu_prox_grad(float *g, const float *w, const float *w0, size_t n, float mu,
                       cudaStream_t stream) {
     return KERN_LAUNCH(prox_kernel, each_grid(n), KERN_BLOCK, stream, g, w, w0, n, mu);
+}
+
+int kern_cu_stiff_grad(float *g, const float *w, const float *c, const float *a, size_t n, float mu,
+                       cudaStream_t stream) {
+    return KERN_LAUNCH(stiff_kernel, each_grid(n), KERN_BLOCK, stream, g, w, c, a, n, mu);
+}
+
+int kern_cu_add_square(float *y, const float *x, size_t n, cudaStream_t stream) {
+    return KERN_LAUNCH(add_square_kernel, each_grid(n), KERN_BLOCK, stream, y, x, n);
 }
 
 int kern_cu_sgd_step(float *w, const float *g, float *v, size_t n, const struct kern_sgd *opt,

@@ -45,6 +45,9 @@ int kern_cu_softmax_ce(float *loss, float *dz, const float *z, const int32_t *la
 
 int kern_cu_prox_grad(float *g, const float *w, const float *w0, size_t n, float mu,
                       cudaStream_t stream);
+int kern_cu_stiff_grad(float *g, const float *w, const float *c, const float *a, size_t n, float mu,
+                       cudaStream_t stream);
+int kern_cu_add_square(float *y, const float *x, size_t n, cudaStream_t stream);
 int kern_cu_sgd_step(float *w, const float *g, float *v, size_t n, const struct kern_sgd *opt,
                      cudaStream_t stream);
 int kern_cu_adam_step(float *w, const float *g, float *m, float *v, size_t n,

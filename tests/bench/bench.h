@@ -19,7 +19,7 @@
 #define BENCH_REPEATS_MAX 64
 
 struct bench_options {
-    uint64_t children, bytes, seed, trees, spokes, cases;
+    uint64_t children, bytes, rounds, seed, trees, spokes, cases;
     uint64_t keepalive_ms, keepalive_timeout_ms; /* 0: the nodes' default */
     bool tls;
     const char *work; /* an empty folder of this run's own */
@@ -38,7 +38,7 @@ typedef enum tier_status bench_fn(const struct bench_options *options, struct be
                                   struct tier_err *err);
 
 bench_fn bench_round, bench_uplink, bench_fold, bench_ingest, bench_same_bits, bench_scale,
-    bench_codecs, bench_crowd, bench_attacks, bench_merge, bench_collective;
+    bench_codecs, bench_crowd, bench_kill, bench_attacks, bench_merge, bench_collective;
 
 /* Seconds, monotonic. */
 double bench_now_s(void);

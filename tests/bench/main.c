@@ -29,7 +29,8 @@ static const struct bench {
     const char *help;
     const char *missing;
 } benches[] = {
-    {"round", bench_round, "--children N --bytes B [--tls on|off]: a round, in seconds", NULL},
+    {"round", bench_round,
+     "--children N --bytes B [--rounds N] [--tls on|off]: a round, in seconds", NULL},
     {"uplink", bench_uplink, "--children N: a hub's uplink bytes per round, in f32 models", NULL},
     {"fold", bench_fold, "[--bytes B] [--children N]: folding against reading memory", NULL},
     {"ingest", bench_ingest, "[--bytes B]: receiving against a bare discarding stream", NULL},
@@ -47,7 +48,8 @@ static const struct bench {
     {"merge", bench_merge, "[--children N] [--bytes B]: every merge rule over sealed files", NULL},
     {"collective", bench_collective, "[--children N] [--bytes B]: all-reduce over N CPU devices",
      NULL},
-    {"kill", NULL, "--cases N --seed S", "no seeded killing of nodes is built in"},
+    {"kill", bench_kill,
+     "--cases N --seed S: rounds that kill -9 of any node lost, repeated, changed", NULL},
     {"train", NULL, "NAME", "no comparison of training with another framework is built in"},
 };
 
@@ -97,6 +99,7 @@ static bool parse(int argc, char **argv, struct parsed *out, bool *help_out) {
         {"cases", required_argument, NULL, OPT_NUMBER + 5},
         {"keepalive-ms", required_argument, NULL, OPT_NUMBER + 6},
         {"keepalive-timeout-ms", required_argument, NULL, OPT_NUMBER + 7},
+        {"rounds", required_argument, NULL, OPT_NUMBER + 8},
         {"json", no_argument, NULL, OPT_JSON},
         {"dir", required_argument, NULL, OPT_DIR},
         {"tls", required_argument, NULL, OPT_TLS},
@@ -113,7 +116,8 @@ static bool parse(int argc, char **argv, struct parsed *out, bool *help_out) {
                    {&o->spokes, 1, BENCH_SPOKES_MAX, "a whole number from 1 to 16384"},
                    {&o->cases, 1, 1000000, "a whole number from 1 to 1000000"},
                    {&o->keepalive_ms, 100, 3600000, "milliseconds from 100 to 3600000"},
-                   {&o->keepalive_timeout_ms, 100, 3600000, "milliseconds from 100 to 3600000"}};
+                   {&o->keepalive_timeout_ms, 100, 3600000, "milliseconds from 100 to 3600000"},
+                   {&o->rounds, 2, 100, "a whole number from 2 to 100"}};
     int c, index;
 
     while ((c = getopt_long(argc, argv, "", longs, &index)) != -1) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/bench/nodes.h"
 #include "hub/hub.h"
+#include "spoke/spoke.h"
 #include "tier/authority.h"
 #include "tier/cert.h"
 #include "tier/content.h"
@@ -249,6 +250,31 @@ enum tier_status bench_hub_start_watched(const struct tier_config *config,
                                          struct bench_process *out, struct tier_err *err) {
     struct hub_start start = {.config = config, .watched = true, .reload_ms = reload_ms};
     return start_hub(&start, plan, out, err);
+}
+
+/* ---- a spoke ---- */
+
+static void spoke_main(void *arg, int say, int wait) {
+    static struct spoke spoke;
+    const struct tier_config *config = arg;
+    struct tier_loop *loop = NULL;
+    struct tier_err err = {0};
+    int port = 0;
+    (void)wait;
+
+    tier_log_init(config->name, TIER_LOG_WARN);
+    if (tier_loop_new(&loop, &err) != TIER_OK ||
+        spoke_open(config, loop, &spoke, &err) != TIER_OK) {
+        tier_log_error("%s", err.text);
+        return;
+    }
+    bench_process_say(say, &port, sizeof port);
+    tier_loop_run(loop);
+}
+
+enum tier_status bench_spoke_start(const struct tier_config *config, struct bench_process *out,
+                                   struct tier_err *err) {
+    return bench_process_start(spoke_main, (void *)config, out, err);
 }
 
 /* ---- plans and graphs ---- */

@@ -66,6 +66,10 @@ enum tier_status bench_hub_start_watched(const struct tier_config *config,
                                          const struct tier_plan *plan, uint64_t reload_ms,
                                          struct bench_process *out, struct tier_err *err);
 
+/* A spoke in its own process. */
+enum tier_status bench_spoke_start(const struct tier_config *config, struct bench_process *out,
+                                   struct tier_err *err);
+
 /* A plan that trains `rounds` rounds, with mean and quorum of all. */
 struct tier_plan bench_plan(uint64_t rounds);
 /* Stores an ONNX file in the models directory of a top that is about to start, and names it in the

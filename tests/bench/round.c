@@ -11,9 +11,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define ROUNDS 6
+#define ROUNDS 6 /* where --rounds does not say so */
+#define ROUNDS_MAX 100
 #define FIRST_COUNTED 2
 #define REFERENCE_RUNS 5
+#define LONG_BYTES (UINT64_C(8) << 30) /* a reference of more runs once */
 #define TIMEOUT_MS 240000
 
 struct round_bench {
@@ -48,7 +50,7 @@ static enum tier_status configure(struct round_bench *b, struct tier_err *err) {
 }
 
 static enum tier_status start_hub(struct round_bench *b, struct tier_err *err) {
-    struct tier_plan plan = bench_plan(ROUNDS);
+    struct tier_plan plan = bench_plan(b->options->rounds);
     struct tier_config *top = &b->config[b->options->children + 2];
     uint64_t elements = b->options->bytes / sizeof(float);
     struct tier_tensor tensor;
@@ -77,8 +79,8 @@ static enum tier_status run_rounds(struct round_bench *b, struct tier_err *err) 
     bench_children_on_round(b->children, on_round, b);
     if (st == TIER_OK &&
         !tier_loop_run_until(b->loop, bench_children_done, b->children, TIMEOUT_MS))
-        st = tier_fail(err, TIER_ETIMEOUT, "%d rounds did not end within %d s", ROUNDS,
-                       TIMEOUT_MS / 1000);
+        st = tier_fail(err, TIER_ETIMEOUT, "%d rounds did not end within %d s",
+                       (int)b->options->rounds, TIMEOUT_MS / 1000);
     bench_usage(b->hub.pid, &b->hub_last);
     b->hub_peak = bench_resident_peak(b->hub.pid);
     b->children_peak = bench_resident_peak(0);
@@ -92,31 +94,32 @@ static enum tier_status references(struct round_bench *b, double *bare_s, double
                                    json_t *detail, struct tier_err *err) {
     size_t n = b->options->children;
     struct bench_bare *bare = NULL;
+    int runs = 2 * n * b->options->bytes > LONG_BYTES ? 1 : REFERENCE_RUNS;
     double bare_runs[REFERENCE_RUNS], tcp_runs[REFERENCE_RUNS];
     enum tier_status st =
         bench_bare_open(&b->config[n], "bare-server", b->bare.port, n, &bare, err);
 
-    for (int i = 0; i < REFERENCE_RUNS && st == TIER_OK; i++) {
+    for (int i = 0; i < runs && st == TIER_OK; i++) {
         st = bench_bare_push(bare, 2 * b->options->bytes, &bare_runs[i], err);
         if (st == TIER_OK)
             st = bench_tcp_push(b->tcp.port, n, 2 * b->options->bytes, &tcp_runs[i], err);
     }
     bench_bare_close(bare);
     TIER_TRY(st);
-    *bare_s = bench_median(bare_runs, REFERENCE_RUNS);
-    *tcp_s = bench_median(tcp_runs, REFERENCE_RUNS);
-    json_object_set_new(detail, "bare_grpc_s", bench_spread(bare_runs, REFERENCE_RUNS));
-    json_object_set_new(detail, "tcp_s", bench_spread(tcp_runs, REFERENCE_RUNS));
+    *bare_s = bench_median(bare_runs, (size_t)runs);
+    *tcp_s = bench_median(tcp_runs, (size_t)runs);
+    json_object_set_new(detail, "bare_grpc_s", bench_spread(bare_runs, (size_t)runs));
+    json_object_set_new(detail, "tcp_s", bench_spread(tcp_runs, (size_t)runs));
     return TIER_OK;
 }
 
 static void report(struct round_bench *b, double bare_s, struct bench_result *r) {
     const double *t = bench_children_times(b->children);
-    const int counted = ROUNDS - FIRST_COUNTED + 1;
-    double lengths[ROUNDS], fetch[ROUNDS], push[ROUNDS], fold[ROUNDS];
+    const int all = (int)b->options->rounds, counted = all - FIRST_COUNTED + 1;
+    double lengths[ROUNDS_MAX], fetch[ROUNDS_MAX], push[ROUNDS_MAX], fold[ROUNDS_MAX];
     json_t *rounds = json_array();
 
-    for (int i = 1; i <= ROUNDS; i++) {
+    for (int i = 1; i <= all; i++) {
         double length = t[i + 1] - t[i];
         json_array_append_new(rounds, json_real(length));
         if (i < FIRST_COUNTED)
@@ -159,6 +162,7 @@ enum tier_status bench_round(const struct bench_options *given, struct bench_res
     enum tier_status st;
 
     options.children = options.children ? options.children : 8;
+    options.rounds = options.rounds ? options.rounds : ROUNDS;
     options.bytes = (options.bytes ? options.bytes : 4000000) / 4 * 4;
     size_t n = options.children;
     TIER_TRY_OUT(bench_nodes_open(options.work, options.tls, &b.nodes, err));
@@ -167,7 +171,7 @@ enum tier_status bench_round(const struct bench_options *given, struct bench_res
     TIER_TRY_OUT(bench_bare_serve(&b.config[n + 1], &b.bare, err));
     TIER_TRY_OUT(bench_tcp_serve(&b.tcp, err));
     const struct bench_children_options children = {
-        .count = n, .configs = b.config, .manifest = b.manifest, .rounds = ROUNDS};
+        .count = n, .configs = b.config, .manifest = b.manifest, .rounds = options.rounds};
     TIER_TRY_OUT(bench_children_new(&children, &b.children, err));
     b.watch = bench_watch_new(b.hub.pid);
     TIER_TRY_OUT(run_rounds(&b, err));

@@ -5,6 +5,7 @@
  * and all, from the first connection to the end of the run.
  */
 #include "tests/bench/nodes.h"
+#include "tests/bench/patients.h"
 #include "hub/hub.h"
 #include "spoke/spoke.h"
 #include "tier/log.h"
@@ -19,9 +20,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define EXAMPLE CONSILIUM_SOURCE_DIR "/deploy/examples/breast-cancer"
 #define ROUNDS 16
-#define LINE_MAX_HERE 1024
 #define TIMEOUT_MS 240000
 #define RELAY_BUFFER (256 << 10)
 
@@ -86,49 +85,6 @@ static void *relay_main(void *arg) {
     return NULL;
 }
 
-/* ---- the patients ---- */
-
-/* Deals the example's patients in turn to one table for each spoke. */
-static enum tier_status deal(const char *dir, size_t spokes, struct tier_err *err) {
-    static const char *const measures[] = {
-        "radius",      "texture",   "perimeter",      "area",     "smoothness",
-        "compactness", "concavity", "concave_points", "symmetry", "fractal_dimension"};
-    static const char *const kinds[] = {"mean", "error", "worst"};
-    FILE *in = fopen(EXAMPLE "/breast_cancer.csv", "r");
-    char line[LINE_MAX_HERE], path[600];
-
-    if (!in)
-        return tier_fail_errno(err, TIER_ENOTFOUND, "cannot read %s", EXAMPLE "/breast_cancer.csv");
-    for (size_t i = 0; i < spokes; i++) {
-        snprintf(path, sizeof path, "%s/spoke-%zu.csv", dir, i + 1);
-        FILE *out = fopen(path, "w");
-        bool ok = out && fprintf(out, "patient") > 0;
-        for (size_t k = 0; ok && k < 30; k++)
-            ok = fprintf(out, ",%s_%s", measures[k % 10], kinds[k / 10]) > 0;
-        ok = ok && fprintf(out, ",diagnosis\n") > 0;
-        rewind(in);
-        size_t row = 0;
-        ok = ok && fgets(line, sizeof line, in);
-        for (; ok && fgets(line, sizeof line, in); row++) {
-            char *class = strrchr(line, ',');
-            if (row % spokes != i || !class)
-                continue;
-            bool malignant = class[1] == '0';
-            *class = '\0';
-            ok = fprintf(out, "wdbc-%zu,%s,%s\n", row + 1, line,
-                         malignant ? "malignant" : "benign") > 0;
-        }
-        if (out && fclose(out) != 0)
-            ok = false;
-        if (!ok) {
-            fclose(in);
-            return tier_fail_errno(err, TIER_EIO, "cannot write %s", path);
-        }
-    }
-    fclose(in);
-    return TIER_OK;
-}
-
 /* ---- the tree: every node a loop of its own, in this process ---- */
 
 struct node {
@@ -190,37 +146,17 @@ struct uplink {
     struct relay relay;
 };
 
-static enum tier_status read_file(const char *path, uint8_t **out, size_t *n_out,
-                                  struct tier_err *err) {
-    FILE *f = fopen(path, "rb");
-    if (!f || fseek(f, 0, SEEK_END) != 0) {
-        if (f)
-            fclose(f);
-        return tier_fail_errno(err, TIER_ENOTFOUND, "cannot read %s", path);
-    }
-    *n_out = (size_t)ftell(f);
-    *out = bench_alloc(*n_out, 1);
-    rewind(f);
-    bool ok = fread(*out, 1, *n_out, f) == *n_out;
-    fclose(f);
-    return ok ? TIER_OK : tier_fail(err, TIER_EIO, "cannot read %s", path);
-}
-
 static enum tier_status start_top(struct uplink *u, struct tier_err *err) {
     struct tier_plan plan = bench_plan(ROUNDS);
     struct hub_run *run = NULL;
-    uint8_t *onnx = NULL;
     char *text = NULL;
     size_t n = 0;
 
     TIER_TRY(bench_nodes_config(&u->nodes, TIER_CONFIG_HUB, "top", "", 0, &u->top.config, err));
-    TIER_TRY(read_file(EXAMPLE "/model.onnx", &onnx, &n, err));
-    enum tier_status st = bench_plan_graph(&plan, &u->top.config, onnx, n, err);
-    free(onnx);
-    TIER_TRY(st);
+    TIER_TRY(bench_patients_graph(&plan, &u->top.config, err));
     TIER_TRY(node_open(&u->top, err));
     TIER_TRY(tier_plan_canonical(&plan, &text, &n, NULL, err));
-    st = hub_run_begin(&u->top.hub, NULL, text, n, &run, err);
+    enum tier_status st = hub_run_begin(&u->top.hub, NULL, text, n, &run, err);
     free(text);
     TIER_TRY(st);
     hub_run_first_round(run);
@@ -231,7 +167,7 @@ static enum tier_status start_tree(struct uplink *u, struct tier_err *err) {
     size_t n = u->options->children;
     char name[32];
 
-    TIER_TRY(deal(u->options->work, n, err));
+    TIER_TRY(bench_patients_deal(u->options->work, n, err));
     TIER_TRY(bench_nodes_open(u->options->work, u->options->tls, &u->nodes, err));
     TIER_TRY(start_top(u, err));
     u->relay.to_port = tier_serve_port(u->top.hub.serve);
@@ -247,11 +183,7 @@ static enum tier_status start_tree(struct uplink *u, struct tier_err *err) {
         snprintf(name, sizeof name, "spoke-%zu", i + 1);
         TIER_TRY(bench_nodes_config(&u->nodes, TIER_CONFIG_SPOKE, name, "hub",
                                     tier_serve_port(u->hub.hub.serve), c, err));
-        c->threads = 1;
-        c->spoke.accept = TIER_ACCEPT_ALL;
-        snprintf(c->spoke.device, sizeof c->spoke.device, "cpu");
-        snprintf(c->spoke.schema, sizeof c->spoke.schema, "%s", EXAMPLE "/schema.yaml");
-        snprintf(c->spoke.csv, sizeof c->spoke.csv, "%s/%s.csv", u->options->work, name);
+        bench_patients_spoke(u->options->work, c);
         TIER_TRY(node_start(&u->spokes[i], err));
     }
     return TIER_OK;

@@ -270,8 +270,9 @@ def forge(folder, authority, name, role="spoke", spiffe_authority="test-authorit
 def receipt_text(r):
     """What a receipt's signature covers (tier_receipt_text)."""
     return ("consilium receipt 1\nrun %s\nround %d\nupdate %s\nchild %s\nparent %s\nweight %d\n"
-            "time_ms %d\n" % (r.run.hex(), r.round, r.update.hex(), r.child, r.parent, r.weight,
-                              r.time_ms)).encode()
+            "time_ms %d\n%s" % (r.run.hex(), r.round, r.update.hex(), r.child, r.parent, r.weight,
+                                r.time_ms, "counted %d\n" % r.counted if r.counted else "")
+            ).encode()
 
 
 def receipt_signed_by(r, cert_path):

@@ -34,6 +34,40 @@ class Console(unittest.TestCase):
         self.assertTrue(done.stderr.startswith("consilium: "), done.stderr)
         return done.stderr
 
+    def test_a_model_is_stripped_of_what_went_with_it(self):
+        def parts(path):
+            with open(path, "rb") as f:
+                raw = f.read()
+            head = 8 + int.from_bytes(raw[:8], "little")
+            info = json.loads(f2.cli("model", "info", path, "--json").stdout)
+            return info, raw[head:]
+        with Federation() as f2:
+            top = f2.top(children_min=2)
+            for site in ("north-1", "north-2"):
+                f2.spoke(site, top)
+            for times, local in ((3, {"curvature": {"lambda": 1.0, "clip": 4.0}}),
+                                 (2, {"scaffold": "true"}), (1, {})):
+                run = f2.run(f2.plan(rounds=2, local=local))
+                whole = os.path.join(f2.dir, "whole.safetensors")
+                bare = os.path.join(f2.dir, "bare.safetensors")
+                run.finish()
+                published = f2.cli("model", "pull", run.id, "--out", whole,
+                                   *f2.at_top()).stdout.strip()
+                printed = f2.cli("model", "strip", whole, "--out", bare).stdout.strip()
+                self.assertEqual(printed, sha256(bare))
+                before, values = parts(whole)
+                after, kept = parts(bare)
+                self.assertEqual((before["elements"], after["elements"]), (times * 24449, 24449))
+                self.assertEqual([t["name"] for t in after["tensors"]],
+                                 [t["name"] for t in before["tensors"]][:6])
+                self.assertEqual(kept, values[:4 * 24449])
+                self.assertEqual(after["metadata"]["consilium.stripped_from"], published)
+                self.assertEqual("consilium.weight" in before["metadata"], times == 3)
+            self.refused(f2, "model", "strip", bare, "--out", f2.dir)
+            self.refused(f2, "model", "strip", bare + "-", "--out", whole)
+            self.assertEqual([n for n in os.listdir(os.path.dirname(f2.dir) or "/")
+                              if n == sha256(bare) + ".safetensors"], [])
+
     def test_a_run_is_started_listed_pulled_and_audited(self):
         with Federation() as f:
             top = f.top(children_min=2)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """kill -9 where hospitals hold more than an update: tensors that stay with them, control variates,
-step counts. A disturbed tree publishes the model of a calm one, and leaves its hospitals the same
+curvatures, step counts. A disturbed tree publishes the model of a calm one, and leaves its hospitals the same
 tensors of their own."""
 import json
 import os
@@ -48,7 +48,7 @@ class Local(unittest.TestCase):
     def left(folder):
         """What a run that has ended must not leave at a hospital."""
         out = []
-        for kind in ("control", "private", "residual"):
+        for kind in ("control", "curvature", "private", "residual"):
             path = os.path.join(folder, kind)
             if os.path.isdir(path):
                 out += [n for n in os.listdir(path) if not n.endswith(".safetensors")]
@@ -67,6 +67,9 @@ class Local(unittest.TestCase):
 
     def test_control_variates_are_the_same_after_kills(self):
         self.check(local={"scaffold": "true"}, **KEEP)
+
+    def test_curvatures_are_the_same_after_kills(self):
+        self.check(local={"curvature": {"lambda": 20.0, "clip": 0.5, "rows": 60}}, **KEEP)
 
     def test_normalised_updates_are_the_same_after_kills(self):
         self.check(local={"steps": None, "epochs": 1, "normalise": "true", "normalise_max": 500})

@@ -13,6 +13,7 @@ from onnx_file import write_mlp
 
 ADAM = {"local": {"optimiser": {"name": "adam", "lr": 0.002}}}
 SCAFFOLD = {"local": {"scaffold": "true"}}
+FEDCURV = {"local": {"curvature": {"lambda": 0.5, "clip": 1.0}}}
 LONG = {"local": {"steps": 500}}
 
 
@@ -43,6 +44,24 @@ class Servers(unittest.TestCase):
 
     def test_control_variates_reach_every_server(self):
         self.same_bits(1, [2], **SCAFFOLD)
+
+    def test_the_pull_of_other_hospitals_reaches_every_server(self):
+        plain = self.with_another_hospital("cpu*3", [])
+        curved = self.with_another_hospital("cpu*3", [], **FEDCURV)
+        self.assertNotEqual(plain, curved)
+        self.assertEqual(self.with_another_hospital("cpu", [2], **FEDCURV), curved)
+
+    @staticmethod
+    def with_another_hospital(device, there, **changes):
+        with Federation() as f:
+            top = f.top(children_min=2)
+            f.spoke("south-1", top)
+            if there:
+                leader = f.leader("north-1", top, ["rack-2"], device=device)
+                f.member("rack-2", leader, device="cpu*%d" % there[0])
+            else:
+                f.spoke("north-1", top, device=device)
+            return f.run(f.plan(**changes)).finish().model
 
     def test_killed_servers_cost_time_and_no_bit(self):
         with Federation() as f:

@@ -364,6 +364,52 @@ static bool prox_case(struct kern_device *dev, char *why, size_t why_bytes) {
     return ok;
 }
 
+static void stiff_once(struct bench *b, size_t n, float mu) {
+    float *g = bench_random(b, n, -1, 1), *w = bench_random(b, n, -1, 1);
+    float *c = bench_random(b, n, -1, 1), *a = bench_random(b, n, 0, 4);
+    double *want = bench_host(b, n, sizeof *want);
+    for (size_t i = 0; i < n; i++) {
+        want[i] = (double)g[i] + (double)mu * (double)a[i] * ((double)w[i] - (double)c[i]);
+    }
+    struct kern_vec vg = bench_put(b, g, n, F32), vw = bench_put(b, w, n, F32);
+    BENCH_OK(b, kern_stiff_grad(vg, vw, bench_put(b, c, n, F32), bench_put(b, a, n, F32), n, mu));
+    bench_near(b, "stiff", bench_get(b, vg, n, F32), want, n, TOL_MAP);
+}
+
+static bool stiff_case(struct kern_device *dev, char *why, size_t why_bytes) {
+    static const float mus[] = {0, 0.001f, 2};
+    bool ok = true;
+    for (size_t i = 0; ok && i < COUNT(lengths) * COUNT(mus); i++) {
+        struct bench b;
+        bench_begin(&b, dev, why, why_bytes);
+        stiff_once(&b, lengths[i / COUNT(mus)], mus[i % COUNT(mus)]);
+        ok = bench_end(&b);
+    }
+    return ok;
+}
+
+static void add_square_once(struct bench *b, size_t n) {
+    float *y = bench_random(b, n, 0, 1), *x = bench_random(b, n, -1, 1);
+    double *want = bench_host(b, n, sizeof *want);
+    for (size_t i = 0; i < n; i++) {
+        want[i] = (double)y[i] + (double)x[i] * (double)x[i];
+    }
+    struct kern_vec vy = bench_put(b, y, n, F32);
+    BENCH_OK(b, kern_add_square(vy, bench_put(b, x, n, F32), n));
+    bench_near(b, "add_square", bench_get(b, vy, n, F32), want, n, TOL_MAP);
+}
+
+static bool add_square_case(struct kern_device *dev, char *why, size_t why_bytes) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < COUNT(lengths); i++) {
+        struct bench b;
+        bench_begin(&b, dev, why, why_bytes);
+        add_square_once(&b, lengths[i]);
+        ok = bench_end(&b);
+    }
+    return ok;
+}
+
 static void sgd_once(struct bench *b, size_t n, const struct kern_sgd *opt) {
     float *w = bench_random(b, n, -1, 1), *zero = bench_host(b, n, F32);
     double *want = bench_host(b, n, sizeof *want), *v = bench_host(b, n, sizeof *v);
@@ -453,6 +499,8 @@ const struct parity_case parity_nn_cases[] = {
     {"standardise", standardise_case},
     {"gather_rows", gather_case},
     {"prox_grad", prox_case},
+    {"stiff_grad", stiff_case},
+    {"add_square", add_square_case},
     {"sgd_step", sgd_case},
     {"adam_step", adam_case},
 };

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * simt_train SEED [no-nccl]: a spoke trains on 1, 2, 4 and 8 emulated GPUs; all end near one CPU
+ * simt_train SEED [no-nccl]: a spoke trains on 1, 2, 4 and 8 emulated GPUs, with every term a
+ * gradient may have, and works out its Fisher information; all end near one CPU
  * device, a second run ends in the same bits, and a GPU that fails in the middle is an error.
  */
 #include "kernels/backend.h"
+#include "spoke/fisher.h"
 #include "spoke/team.h"
 #include "spoke/train.h"
 #include "tests/simt/engine/control.h"
@@ -70,13 +72,18 @@ static void make_world(void) {
     }
 }
 
-static enum tier_status train_on(const char *list, float *out) {
+/* What it ends with, and the Fisher information there. */
+static enum tier_status train_on(const char *list, float *out, float *fisher) {
+    float stiffness[ELEMENTS], centre[ELEMENTS];
     const struct spoke_recipe recipe = {.optimiser = SPOKE_OPT_ADAM,
                                         .lr = 0.02f,
                                         .beta1 = 0.9f,
                                         .beta2 = 0.99f,
                                         .eps = 1e-3f,
                                         .prox_mu = 0.01f,
+                                        .stiffness = stiffness,
+                                        .centre = centre,
+                                        .lambda = 0.05f,
                                         .batch = 11,
                                         .epochs = 2};
     struct spoke_net *nets[KERN_GROUP_RANKS_MAX] = {NULL};
@@ -85,8 +92,11 @@ static enum tier_status train_on(const char *list, float *out) {
     if (st != TIER_OK)
         return st;
     st = spoke_team_nets(&team, graph, SPOKE_LOSS_BCE, recipe.batch, team.count, true, nets, &err);
-    for (int i = 0; i < ELEMENTS; i++)
+    for (int i = 0; i < ELEMENTS; i++) {
         out[i] = (float)sin(i * 0.9); /* the others begin where the first does */
+        stiffness[i] = (float)(1 + cos(i * 0.4));
+        centre[i] = (float)cos(i * 0.9);
+    }
     if (st == TIER_OK)
         st = spoke_net_elements(nets[0]) == ELEMENTS ? spoke_net_set(nets[0], out, &err)
                                                      : TIER_EINTERNAL;
@@ -94,6 +104,8 @@ static enum tier_status train_on(const char *list, float *out) {
         st = spoke_train_replicas(nets, team.count, team.group, data, &recipe, 3, NULL, &err);
     if (st == TIER_OK)
         st = spoke_net_get(nets[team.count - 1], out, &err);
+    if (st == TIER_OK)
+        st = spoke_fisher(nets[0], data, 20, 3, fisher, &err);
     for (size_t i = 0; i < team.count; i++)
         spoke_net_free(nets[i]);
     spoke_team_close(&team);
@@ -105,26 +117,29 @@ int main(int argc, char **argv) {
     uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
     bool nccl = argc < 3;
     float cpu[ELEMENTS], a[ELEMENTS], b[ELEMENTS];
+    float cpu_fisher[ELEMENTS], fa[ELEMENTS], fb[ELEMENTS];
     tier_log_init("simt", TIER_LOG_ERROR);
     simt_begin(seed, 8, false);
     if (!nccl)
         simt_without_nccl();
     kern_registry_set_cuda(kern_plugin_ops_v1(KERN_BACKEND_ABI));
     make_world();
-    expect(train_on("cpu", cpu) == TIER_OK, "training on the CPU");
+    expect(train_on("cpu", cpu, cpu_fisher) == TIER_OK, "training on the CPU");
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
-        expect(train_on(lists[i], a) == TIER_OK, lists[i]);
-        expect(train_on(lists[i], b) == TIER_OK, lists[i]);
-        expect(memcmp(a, b, sizeof a) == 0, "the same bits again");
+        expect(train_on(lists[i], a, fa) == TIER_OK, lists[i]);
+        expect(train_on(lists[i], b, fb) == TIER_OK, lists[i]);
+        expect(memcmp(a, b, sizeof a) == 0 && memcmp(fa, fb, sizeof fa) == 0,
+               "the same bits again");
         for (int k = 0; k < ELEMENTS; k++)
-            expect(fabsf(a[k] - cpu[k]) < 1e-4f, "what the CPU ends with");
+            expect(fabsf(a[k] - cpu[k]) < 1e-4f && fabsf(fa[k] - cpu_fisher[k]) < 1e-4f,
+                   "what the CPU ends with");
     }
     expect(simt_findings() == 0, "no finding before failures are injected");
     expect((simt_nccl_calls() > 0) == nccl, "the way sums go");
     simt_fail_at(nccl ? "ncclAllReduce" : "cudaMemcpyPeerAsync", 5);
-    expect(train_on("cuda:0,1", a) == TIER_EDEVICE, "a sum that fails");
+    expect(train_on("cuda:0,1", a, fa) == TIER_EDEVICE, "a sum that fails");
     simt_fail_at("launch", 50);
-    expect(train_on("cuda:0,1,2", a) == TIER_EDEVICE, "a launch that fails");
+    expect(train_on("cuda:0,1,2", a, fa) == TIER_EDEVICE, "a launch that fails");
     expect(simt_live_bytes() == 0, "all device memory is freed");
     spoke_data_free(data);
     tier_graph_free(graph);

@@ -23,7 +23,9 @@ struct device_fold {
     struct tier_spool *spool;
     struct tier_manifest *m;
     struct tier_hash ids[DEVICE_FOLD_UPDATES];
-    uint64_t seed;
+    uint64_t seed, round;           /* the next update's */
+    struct tier_fold_version older; /* round 5; of every second scene, which buffers then */
+    struct tier_fold_stale stale;
     struct tier_err err;
 };
 
@@ -52,7 +54,7 @@ static inline enum tier_status device_fold_manifest(struct device_fold *f, uint6
 /* `bad` elements from `at` on are out of range; the file is made as a hostile child would. */
 static inline enum tier_status device_fold_seal(struct device_fold *f, struct tier_hash *id,
                                                 uint64_t weight, uint64_t at, uint64_t bad) {
-    struct tier_update_header h = {.round = 7,
+    struct tier_update_header h = {.round = f->round,
                                    .manifest = f->m->hash,
                                    .weight = weight,
                                    .encoding = TIER_ENC_F32,
@@ -79,6 +81,7 @@ static inline struct tier_fold device_fold_of(struct device_fold *f, size_t coun
     return (struct tier_fold){.spool = f->spool,
                               .manifest = f->m,
                               .round = 7,
+                              .stale = f->stale.damps ? &f->stale : NULL,
                               .inputs = f->ids,
                               .count = count,
                               .threads = 1,
@@ -92,8 +95,16 @@ static inline bool device_fold_compare(struct device_fold *f, struct tier_fold_d
     struct tier_hash on_cpu, on_devices;
     struct tier_err cpu_err = {0}, dev_err = {0};
     enum tier_status st = device_fold_manifest(f, largest);
-    for (size_t i = 0; i < 5 && st == TIER_OK; i++)
-        st = device_fold_seal(f, &f->ids[i], 1 + device_fold_next(f) % (1u << 28), 0, 0);
+    bool buffers = f->seed % 2;
+    uint32_t most = buffers ? 1u << 17 : 1u << 28;
+    f->older.round = 5;
+    f->stale =
+        (struct tier_fold_stale){.damps = buffers, .versions = &f->older, .version_count = 1};
+    for (size_t i = 0; i < 5 && st == TIER_OK; i++) {
+        f->round = buffers && i % 2 ? 5 : 7;
+        st = device_fold_seal(f, &f->ids[i], 1 + device_fold_next(f) % most, 0, 0);
+    }
+    f->round = 7;
     struct tier_fold two = device_fold_of(f, 2, NULL);
     if (st == TIER_OK)
         st = tier_fold_run(&two, &f->ids[5], &f->err);

@@ -10,6 +10,7 @@
 #define CONSILIUM_TESTS_LOCAL_REFERENCE_H
 
 #include "spoke/eval.h"
+#include "spoke/fisher.h"
 #include "spoke/spoke.h"
 #include "tests/support/wdbc.h"
 
@@ -24,11 +25,16 @@ struct reference {
     bool *stays;    /* by element: it is each site's own */
     float *model;   /* all parameters; those that stay are unused */
     float *control; /* SCAFFOLD's, of all parameters: zero of those that stay */
+    /* FedCurv's, likewise: the graph's values, the means of the last round, and its weight. */
+    float *start, *fisher, *pull;
+    int64_t weight;
     struct {
         struct spoke_data *data;
         float *own; /* all parameters; those that travel are unused */
         float *control;
         bool controlled; /* it has trained before */
+        float *fisher, *pull;
+        float *ended; /* all parameters, as its training of the last round left them */
     } site[REFERENCE_SITES];
 };
 
@@ -47,7 +53,11 @@ static inline struct reference *reference_on(const struct tier_plan *plan,
     r->stays = calloc(r->elements, sizeof *r->stays);
     r->model = calloc(r->elements, sizeof *r->model);
     r->control = calloc(r->elements, sizeof *r->control);
-    tier_graph_values(r->graph, r->model);
+    r->start = calloc(r->elements, sizeof *r->start);
+    r->fisher = calloc(r->elements, sizeof *r->fisher);
+    r->pull = calloc(r->elements, sizeof *r->pull);
+    cr_assert(tier_graph_values(r->graph, r->model, NULL) == TIER_OK);
+    cr_assert(tier_graph_values(r->graph, r->start, NULL) == TIER_OK);
     for (size_t p = 0; p < tier_graph_param_count(r->graph); p++) {
         const struct tier_graph_param *q = tier_graph_param(r->graph, p);
         for (size_t i = 0; i < q->elements; i++)
@@ -59,7 +69,10 @@ static inline struct reference *reference_on(const struct tier_plan *plan,
                   TIER_OK);
         r->site[s].own = calloc(r->elements, sizeof *r->model);
         r->site[s].control = calloc(r->elements, sizeof *r->model);
-        tier_graph_values(r->graph, r->site[s].own);
+        r->site[s].fisher = calloc(r->elements, sizeof *r->model);
+        r->site[s].pull = calloc(r->elements, sizeof *r->model);
+        r->site[s].ended = calloc(r->elements, sizeof *r->model);
+        cr_assert(tier_graph_values(r->graph, r->site[s].own, NULL) == TIER_OK);
     }
     return r;
 }
@@ -74,8 +87,14 @@ static inline void reference_free(struct reference *r) {
         spoke_data_free(r->site[s].data);
         free(r->site[s].own);
         free(r->site[s].control);
+        free(r->site[s].fisher);
+        free(r->site[s].pull);
+        free(r->site[s].ended);
     }
     free(r->control);
+    free(r->start);
+    free(r->fisher);
+    free(r->pull);
     free(r->stays);
     free(r->model);
     spoke_net_free(r->net);
@@ -91,12 +110,90 @@ static inline void reference_at(struct reference *r, size_t s, float *all) {
     cr_assert(spoke_net_set(r->net, all, NULL) == TIER_OK);
 }
 
-/* The least power of two that is no less than 4 clip / lr is within 2^30 units. */
-static inline int reference_bits(const struct reference *r) {
+/* The least power of two that is no less than the bound is within 2^30 units. */
+static inline int reference_bits_of(double bound) {
     int f = 30;
-    for (double bound = 4 * r->plan.clip / r->plan.optimiser.lr; bound > 1; bound /= 2)
+    for (; bound > 1; bound /= 2)
         f--;
+    for (; bound <= 0.5; bound *= 2)
+        f++;
     return f;
+}
+
+static inline int reference_bits(const struct reference *r) {
+    return reference_bits_of(4 * r->plan.clip / r->plan.optimiser.lr);
+}
+
+/* FedCurv's numbers on their way through a round: penalty, and what is summed. */
+struct reference_curvature {
+    bool on;
+    int fisher_bits, pull_bits;
+    double reach;
+    float *stiffness, *centre, *now;
+    int64_t *fisher, *pull;
+};
+
+static inline struct reference_curvature reference_curvature_new(const struct reference *r) {
+    struct reference_curvature c = {.on = r->plan.curvature.lambda > 0};
+    if (!c.on)
+        return c;
+    c.reach = ldexp((double)r->plan.rounds, 30 - r->plan.frac_bits);
+    c.fisher_bits = reference_bits_of(r->plan.curvature.clip);
+    c.pull_bits = reference_bits_of(ldexp(2 * c.reach, 30 - c.fisher_bits));
+    c.stiffness = calloc(r->elements, sizeof *c.stiffness);
+    c.centre = calloc(r->elements, sizeof *c.centre);
+    c.now = calloc(r->elements, sizeof *c.now);
+    c.fisher = calloc(r->elements, sizeof *c.fisher);
+    c.pull = calloc(r->elements, sizeof *c.pull);
+    return c;
+}
+
+static inline void reference_curvature_free(struct reference_curvature *c) {
+    free(c->stiffness);
+    free(c->centre);
+    free(c->now);
+    free(c->fisher);
+    free(c->pull);
+}
+
+/* What the other sites pull site s, of w rows, with: nothing in the first round. */
+static inline void reference_pull(const struct reference *r, size_t s, int64_t w,
+                                  struct reference_curvature *c, struct spoke_recipe *recipe) {
+    if (!c->on || r->weight == 0)
+        return;
+    double share = (double)w / (double)r->weight;
+    for (size_t i = 0; i < r->elements; i++) {
+        double a = (double)r->fisher[i] - share * (double)r->site[s].fisher[i];
+        double b = (double)r->pull[i] - share * (double)r->site[s].pull[i];
+        bool any = !r->stays[i] && a > ldexp(1, -c->fisher_bits);
+        double at = any ? b / a : 0;
+        at = at > c->reach ? c->reach : at < -c->reach ? -c->reach : at;
+        c->stiffness[i] = any ? (float)a : 0;
+        c->centre[i] = r->stays[i] ? 0 : (float)((double)r->start[i] + at);
+    }
+    recipe->stiffness = c->stiffness;
+    recipe->centre = c->centre;
+    recipe->lambda = (float)r->plan.curvature.lambda;
+}
+
+/* The net is at `after`: what site s knows of its own rows there. */
+static inline void reference_curve(struct reference *r, size_t s, int64_t w, uint64_t round,
+                                   const float *after, struct reference_curvature *c) {
+    char stream[40];
+    if (!c->on)
+        return;
+    snprintf(stream, sizeof stream, "curvature %llu", (unsigned long long)r->plan.seed);
+    cr_assert(spoke_fisher(r->net, r->site[s].data, r->plan.curvature.rows,
+                           spoke_train_seed(stream, round, sites[s]), c->now, NULL) == TIER_OK);
+    for (size_t i = 0; i < r->elements; i++) {
+        if (r->stays[i])
+            continue;
+        float f = c->now[i], p = (float)((double)f * ((double)after[i] - (double)r->start[i]));
+        r->site[s].fisher[i] = f;
+        r->site[s].pull[i] = p;
+        c->fisher[i] += w * llrint(ldexp((double)(f - r->fisher[i]), c->fisher_bits));
+        c->pull[i] += w * llrint(ldexp((double)(p - r->pull[i]), c->pull_bits));
+    }
 }
 
 /* One round; tau_of(plan, steps) divides what a site sends, and multiplies the mean (FedNova);
@@ -109,6 +206,7 @@ static inline void reference_round(struct reference *r, uint64_t round,
     int64_t *sum = calloc(r->elements, sizeof *sum), weight = 0, stretched = 0;
     int64_t *controls = calloc(r->elements, sizeof *controls);
     float *before = malloc(r->elements * sizeof *before), *after = malloc(r->elements * 4);
+    struct reference_curvature curvature = reference_curvature_new(r);
     char stream[32];
     spoke_round_recipe(&r->plan, &recipe);
     snprintf(stream, sizeof stream, "%llu", (unsigned long long)r->plan.seed);
@@ -123,10 +221,13 @@ static inline void reference_round(struct reference *r, uint64_t round,
             recipe.control = r->control;
             recipe.own_control = ci;
         }
+        reference_pull(r, s, w, &curvature, &recipe);
         cr_assert(spoke_train(r->net, r->site[s].data, &recipe,
                               spoke_train_seed(stream, round, sites[s]), &stats, &err) == TIER_OK,
                   "%s", err.text);
         cr_assert(spoke_net_get(r->net, after, &err) == TIER_OK);
+        memcpy(r->site[s].ended, after, r->elements * sizeof *after);
+        reference_curve(r, s, w, round, after, &curvature);
         /* In 1024ths, as it travels. */
         int64_t tau = tau_of ? llrint(tau_of(&r->plan, stats.steps) * 1024) : 1024;
         for (size_t i = 0; i < r->elements; i++) {
@@ -153,7 +254,15 @@ static inline void reference_round(struct reference *r, uint64_t round,
             r->model[i] = (float)((double)r->model[i] + (tau_of ? mean * effective : mean));
         mean = ldexp((double)controls[i] / (double)weight, -reference_bits(r));
         r->control[i] = (float)((double)r->control[i] + mean);
+        if (!curvature.on)
+            continue;
+        mean = ldexp((double)curvature.fisher[i] / (double)weight, -curvature.fisher_bits);
+        r->fisher[i] = (float)((double)r->fisher[i] + mean);
+        mean = ldexp((double)curvature.pull[i] / (double)weight, -curvature.pull_bits);
+        r->pull[i] = (float)((double)r->pull[i] + mean);
     }
+    r->weight = weight;
+    reference_curvature_free(&curvature);
     free(controls);
     free(sum);
     free(before);
@@ -190,9 +299,12 @@ static inline void reference_equals(const struct reference *r, const char *path,
     cr_assert(eq(sz, count, tensors));
     for (size_t k = 0; k < count; k++) {
         size_t p = 0;
-        bool control = strncmp(t[k].name, "scaffold/", 9) == 0;
-        const float *want = control ? r->control : values;
-        while (strcmp(tier_graph_param(r->graph, p)->name, t[k].name + (control ? 9 : 0)) != 0)
+        const char *last = strrchr(t[k].name, '/');
+        const float *want = !last                                         ? values
+                            : strncmp(t[k].name, "scaffold/", 9) == 0     ? r->control
+                            : strncmp(t[k].name, "fedcurv/pull", 12) == 0 ? r->pull
+                                                                          : r->fisher;
+        while (strcmp(tier_graph_param(r->graph, p)->name, last ? last + 1 : t[k].name) != 0)
             p++;
         want += tier_graph_param(r->graph, p)->at;
         float *got = malloc(t[k].count * sizeof *got);

@@ -52,6 +52,7 @@ static inline void temp_release(void) {
         unlink(temp.paths[--temp.count]);
     if (temp.folder[0])
         rmdir(temp.folder);
+    temp.folder[0] = '\0'; /* a test may begin anew */
 }
 
 #endif

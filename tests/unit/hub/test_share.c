@@ -100,6 +100,8 @@ static struct outcome outcome_of(struct shape *s, const struct tier_hash *run) {
         cr_assert(tier_model_read(m, 0, tier_model_elements(m), x, NULL) == TIER_OK);
         tier_hash_data(x, tier_model_elements(m) * sizeof *x, &o.own[i]);
         tier_model_close(m);
+        for (int k = 0; k < 3000 && files_in(s->node[i], "private") > 1; k++)
+            usleep(10000); /* what it was made of goes next */
         cr_assert(eq(sz, files_in(s->node[i], "private"), 1));
     }
     return o;

@@ -151,6 +151,21 @@ Test(kern, a_proximal_term_is_refused_below_zero_and_on_its_own_gradient) {
     cr_assert(kern_prox_grad(at(0), at(0), at(16), 8, 0.5f) == KERN_EARG);
 }
 
+Test(kern, a_stiff_proximal_term_is_refused_below_zero_and_on_its_own_gradient) {
+    cr_assert(kern_stiff_grad(at(0), at(8), at(16), at(24), 8, 0.5f) == KERN_OK);
+    cr_assert(kern_stiff_grad(at(0), at(8), at(8), at(16), 8, 0) == KERN_OK);
+    cr_assert(kern_stiff_grad(at(0), at(8), at(16), at(24), 8, -0.5f) == KERN_EARG);
+    cr_assert(kern_stiff_grad(at(0), at(8), at(16), at(24), 8, INFINITY) == KERN_EARG);
+    cr_assert(kern_stiff_grad(at(0), at(8), at(16), at(0), 8, 0.5f) == KERN_EARG);
+    cr_assert(kern_stiff_grad(at(0), at(8), at(16), nowhere(), 8, 0.5f) == KERN_EARG);
+}
+
+Test(kern, squares_are_not_added_to_what_is_squared) {
+    cr_assert(kern_add_square(at(0), at(8), 8) == KERN_OK);
+    cr_assert(kern_add_square(at(0), at(0), 8) == KERN_EARG);
+    cr_assert(kern_add_square(at(0), nowhere(), 8) == KERN_EARG);
+}
+
 Test(kern, momentum_needs_an_array_to_live_in) {
     struct kern_sgd plain = {0.1f, 0, 0, false}, heavy = {0.1f, 0.9f, 0, false};
     cr_assert(kern_sgd_step(at(0), at(8), nowhere(), 8, &plain) == KERN_OK);

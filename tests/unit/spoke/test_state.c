@@ -104,6 +104,21 @@ Test(spoke_state, a_damaged_or_foreign_file_is_refused_by_name) {
     tier_manifest_free(other);
 }
 
+Test(spoke_state, it_says_which_round_left_it) {
+    struct tier_manifest *m = manifest_of_300();
+    struct tier_hash run = hash_of("run"), a = hash_of("a"), b = hash_of("b");
+    cr_assert(eq(ulong, spoke_state_round(SPOKE_STATE_RESIDUAL, fixture_dir, &run), 0));
+    dropped(m, &run, 3, &a, 1);
+    cr_assert(eq(ulong, spoke_state_round(SPOKE_STATE_RESIDUAL, fixture_dir, &run), 0));
+    MUST(spoke_state_commit(SPOKE_STATE_RESIDUAL, fixture_dir, &run, 3, &a, err));
+    cr_assert(eq(ulong, spoke_state_round(SPOKE_STATE_RESIDUAL, fixture_dir, &run), 3));
+    dropped(m, &run, 4, &b, 2);
+    cr_assert(eq(ulong, spoke_state_round(SPOKE_STATE_RESIDUAL, fixture_dir, &run), 3));
+    cr_assert(eq(ulong, spoke_state_round(SPOKE_STATE_CURVATURE, fixture_dir, &run), 0));
+    cr_assert(eq(ulong, spoke_state_round(SPOKE_STATE_RESIDUAL, fixture_dir, &a), 0));
+    tier_manifest_free(m);
+}
+
 Test(spoke_state, kinds_do_not_meet) {
     struct tier_manifest *m = manifest_of_300();
     struct tier_hash run = hash_of("run"), id = hash_of("id");

@@ -191,7 +191,9 @@ static enum tier_status train_on(const char *list, struct spoke_recipe r, float 
     struct spoke_team team;
     struct spoke_net *nets[KERN_GROUP_RANKS_MAX] = {NULL};
     cr_assert(eq(int, spoke_team_open(list, 2, true, &team, &err), TIER_OK), "%s", err.text);
-    cr_assert(eq(int, spoke_team_nets(&team, graph, SPOKE_LOSS_BCE, r.batch, team.count, true, nets, &err), TIER_OK));
+    cr_assert(eq(
+        int, spoke_team_nets(&team, graph, SPOKE_LOSS_BCE, r.batch, team.count, true, nets, &err),
+        TIER_OK));
     spoke_net_set(nets[0], begin, &err); /* the others begin where the first does */
     enum tier_status st =
         spoke_train_replicas(nets, team.count, team.group, data, &r, 1, stats, &err);
@@ -358,6 +360,14 @@ Test(spoke_recipe, values_outside_their_range_are_refused_by_name) {
     WRONG(sgd, weight_decay, -1, "weight_decay");
     WRONG(sgd, prox_mu, -1, "prox_mu");
     WRONG(sgd, prox_mu, INFINITY, "prox_mu");
+    WRONG(sgd, stiffness, &sgd.lr, "stiffness");
+    WRONG(sgd, centre, &sgd.lr, "stiffness");
+    for (int i = 0; i < 3; i++) {
+        struct spoke_recipe r = sgd;
+        r.stiffness = r.centre = &sgd.lr;
+        r.lambda = (float[]){-1, NAN, INFINITY}[i];
+        wrong(r, "lambda");
+    }
     WRONG(sgd, batch, 0, "batch");
     WRONG(sgd, epochs, 0, "steps or epochs");
     WRONG(sgd, steps, 3, "steps or epochs");
@@ -385,6 +395,44 @@ Test(spoke_train, a_table_that_does_not_fit_the_model_is_refused) {
     spoke_net_free(binary);
     tier_graph_free(first);
     kern_device_close(cpu);
+}
+
+/* w - lr * (g + 2 lambda a (w - c)), with g read off a step without. */
+Test(spoke_train, the_pull_of_others_is_as_stiff_as_their_curvature) {
+    static const float stiffness[] = {0.5f, 0, 2}, centre[] = {1, 9, -0.25f};
+    struct spoke_recipe plain = sgd, pulled = sgd, long_pull = sgd;
+    float before[] = {0.25f, -0.5f, 0.125f}, one[3], two[3];
+    set_up(1);
+    plain.epochs = pulled.epochs = 0;
+    plain.steps = pulled.steps = 1;
+    pulled.stiffness = stiffness;
+    pulled.centre = centre;
+    pulled.lambda = 0.75f;
+    cr_assert(eq(int, spoke_net_set(net, before, &err), TIER_OK));
+    train(plain);
+    cr_assert(eq(int, spoke_net_get(net, one, &err), TIER_OK));
+    cr_assert(eq(int, spoke_net_set(net, before, &err), TIER_OK));
+    train(pulled);
+    cr_assert(eq(int, spoke_net_get(net, two, &err), TIER_OK));
+    for (int i = 0; i < 3; i++) {
+        float want = one[i] - sgd.lr * 2 * pulled.lambda * stiffness[i] * (before[i] - centre[i]);
+        cr_expect(lt(dbl, fabs((double)(two[i] - want)), 1e-6));
+    }
+    cr_expect(two[1] == one[1], "nobody holds this one");
+
+    /* Nothing in it is plain training, and in the end the stiffest is where it is held. */
+    pulled.lambda = 0;
+    cr_assert(eq(int, spoke_net_set(net, before, &err), TIER_OK));
+    train(pulled);
+    cr_assert(eq(int, spoke_net_get(net, two, &err), TIER_OK));
+    cr_expect(memcmp(one, two, sizeof one) == 0);
+    long_pull.epochs = 20;
+    long_pull.stiffness = stiffness;
+    long_pull.centre = centre;
+    long_pull.lambda = 2;
+    train(long_pull);
+    cr_assert(eq(int, spoke_net_get(net, two, &err), TIER_OK));
+    cr_expect(lt(dbl, fabs((double)(two[2] - centre[2])), 0.1));
 }
 
 /* w - lr * (g - own + control), with g read off a step without controls. */

@@ -5,7 +5,9 @@
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <malloc.h>
 #include <math.h>
+#include <unistd.h>
 
 static const float zeros[64];
 static struct onnx_msg graph, model, node;
@@ -110,9 +112,9 @@ Test(tier_graph, writing_puts_new_values_in_place_and_keeps_the_rest) {
     cr_assert(eq(int, tier_graph_write(g, values, &bytes, &len, &err), TIER_OK));
     cr_expect(memmem(bytes, len, "a doc string", 12) != NULL);
     cr_assert(eq(int, tier_graph_parse(bytes, len, &again, &err), TIER_OK));
-    tier_graph_values(again, back);
+    cr_assert(tier_graph_values(again, back, NULL) == TIER_OK);
     cr_expect(memcmp(values, back, sizeof values) == 0);
-    tier_graph_values(g, back);
+    cr_assert(tier_graph_values(g, back, NULL) == TIER_OK);
     cr_expect(eq(flt, back[5], 0.0f), "the first graph must not change");
     free(bytes);
     tier_graph_free(again);
@@ -259,6 +261,122 @@ Test(tier_graph, a_shape_that_the_bytes_do_not_fill_is_refused) {
         gemm("x w1 b1", "h");
         refused("'odd'");
     }
+}
+
+/* ---- weights that stay in the file ---- */
+
+enum { WIDE = 100 };
+
+/* x[N,100] -> Gemm(w[40,100] transB, b[40]) -> y; field 9 is raw_data, 4 float_data. */
+static void wide(unsigned field, size_t pieces, const float *values) {
+    static struct onnx_msg t;
+    graph.n = t.n = node.n = 0;
+    onnx_add_value(&graph, 11, "x", 0, WIDE);
+    onnx_add_value(&graph, 12, "y", 0, 40);
+    onnx_int(&t, 1, 40);
+    onnx_int(&t, 1, WIDE);
+    onnx_int(&t, 2, 1);
+    onnx_text(&t, 8, "w");
+    for (size_t i = 0; i < pieces; i++)
+        onnx_bytes(&t, field, values + i * 40 * WIDE / pieces, 40 * WIDE * 4 / pieces);
+    onnx_sub(&graph, 5, &t);
+    onnx_add_tensor(&graph, "b", 40, 0, values + 7);
+    onnx_node(&node, "Gemm", "x w b", "y");
+    onnx_attr_int(&node, "transB", 1);
+    onnx_sub(&graph, 1, &node);
+}
+
+Test(tier_graph, large_weights_are_read_from_the_file_when_they_are_wanted) {
+    static float values[40 * WIDE], back[40 * WIDE + 40];
+    for (size_t i = 0; i < 40 * WIDE; i++)
+        values[i] = (float)i / 8192 - 0.25f;
+    for (unsigned field = 4; field <= 9; field += 5) {
+        char path[] = "/tmp/consilium-graph-XXXXXX";
+        float some[3];
+        wide(field, 1, values);
+        tier_graph_free(parse(13, TIER_OK));
+        int fd = mkstemp(path);
+        cr_assert(fd >= 0 && write(fd, model.b, model.n) == (ssize_t)model.n);
+        struct tier_graph *g = NULL;
+        cr_assert(eq(int, tier_graph_open(path, &g, &err), TIER_OK), "%s", err.text);
+        cr_assert(tier_graph_read(g, 0, 3997, 3, some, &err) == TIER_OK);
+        cr_expect(some[0] == values[3997] && some[2] == values[3999]);
+        cr_assert(tier_graph_values(g, back, &err) == TIER_OK);
+        cr_expect(memcmp(back, values, sizeof values) == 0);
+        cr_expect(memcmp(back + 40 * WIDE, values + 7, 40 * 4) == 0);
+        cr_assert(ftruncate(fd, (off_t)(model.n / 2)) == 0);
+        cr_expect(eq(int, tier_graph_values(g, back, &err), TIER_EIO));
+        cr_expect(strstr(err.text, "cut short") != NULL, "%s", err.text);
+        tier_graph_free(g);
+        close(fd);
+        unlink(path);
+    }
+}
+
+Test(tier_graph, weights_in_the_file_are_checked_as_those_in_memory_are) {
+    static float values[40 * WIDE];
+    wide(9, 2, values);
+    refused("initialiser 0 is stored in several pieces");
+    wide(9, 80, values); /* small ones, of which protobuf takes the last */
+    refused("'w' holds 50 floats where its shape says 4000");
+    values[3999] = INFINITY;
+    wide(9, 1, values);
+    refused("'w' is not finite at element 3999");
+    values[3999] = 0;
+    wide(4, 80, values); /* as floats they follow each other */
+    tier_graph_free(parse(13, TIER_OK));
+}
+
+Test(tier_graph, two_graphs_in_a_file_are_refused) {
+    struct tier_graph *g = NULL;
+    start();
+    gemm("x w1 b1", "h");
+    finish();
+    onnx_model(&model, &graph, 13);
+    onnx_sub(&model, 7, &graph);
+    cr_assert(eq(int, tier_graph_parse(model.b, model.n, &g, &err), TIER_EMODEL));
+    cr_expect(strstr(err.text, "two graphs") != NULL, "%s", err.text);
+}
+
+/* 160 MB of weights in a sparse file: what is read of them goes through a small buffer. */
+Test(tier_graph, memory_does_not_grow_with_the_weights) {
+    static struct onnx_msg t, head;
+    char path[] = "/tmp/consilium-graph-XXXXXX";
+    const uint64_t columns = 1000000, bytes = 40 * columns * 4;
+    struct tier_graph *g = NULL;
+    graph.n = t.n = head.n = node.n = 0;
+    onnx_int(&head, 1, 8);
+    onnx_add_value(&graph, 11, "x", 0, (int64_t)columns);
+    onnx_add_value(&graph, 12, "y", 0, 40);
+    onnx_node(&node, "MatMul", "x w", "y");
+    onnx_sub(&graph, 1, &node);
+    onnx_int(&t, 1, (int64_t)columns);
+    onnx_int(&t, 1, 40);
+    onnx_int(&t, 2, 1);
+    onnx_text(&t, 8, "w");
+    onnx_varint(&t, 9 << 3 | 2);
+    onnx_varint(&t, bytes);
+    onnx_varint(&graph, 5 << 3 | 2);
+    onnx_varint(&graph, t.n + bytes);
+    for (size_t i = 0; i < t.n; i++)
+        onnx_byte(&graph, t.b[i]);
+    node.n = 0; /* here, the operator set */
+    onnx_int(&node, 2, 13);
+    onnx_sub(&head, 8, &node);
+    onnx_varint(&head, 7 << 3 | 2);
+    onnx_varint(&head, graph.n + bytes);
+    int fd = mkstemp(path);
+    cr_assert(fd >= 0 && write(fd, head.b, head.n) == (ssize_t)head.n);
+    cr_assert(write(fd, graph.b, graph.n) == (ssize_t)graph.n);
+    cr_assert(ftruncate(fd, (off_t)(head.n + graph.n + bytes)) == 0);
+    size_t before = mallinfo2().uordblks + mallinfo2().hblkhd;
+    cr_assert(eq(int, tier_graph_open(path, &g, &err), TIER_OK), "%s", err.text);
+    size_t taken = mallinfo2().uordblks + mallinfo2().hblkhd - before;
+    cr_expect(eq(u64, tier_graph_elements(g), 40 * columns));
+    cr_expect(lt(sz, taken, 1u << 20), "%zu bytes", taken);
+    tier_graph_free(g);
+    close(fd);
+    unlink(path);
 }
 
 Test(tier_graph, every_cut_and_every_flipped_byte_is_survived) {

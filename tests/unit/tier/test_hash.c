@@ -129,7 +129,7 @@ Test(tier_hash, every_implementation_hashes_any_number_of_leaves_as_libcrypto_do
     for (size_t k = 0; tier_hash_lanes_all[k]; k++) {
         const struct tier_hash_lanes *lanes = tier_hash_lanes_all[k];
         if (!lanes->here()) {
-            cr_log_warn("%s: not on this processor", lanes->name);
+            fprintf(stderr, "skipped: %s: not on this processor\n", lanes->name);
             continue;
         }
         for (size_t count = 1; count <= lanes->lanes; count++, tried++) {

@@ -58,7 +58,8 @@ static void add_run(const char *id) {
 }
 
 static struct tier_journal_update an_update(const char *child, enum tier_update_state state) {
-    struct tier_journal_update u = {.round = 3, .weight = 70, .bytes = 900, .state = state};
+    struct tier_journal_update u = {
+        .round = 3, .weight = 70, .bytes = 900, .state = state, .base_round = 2};
     snprintf(u.run, sizeof u.run, "aa");
     snprintf(u.child, sizeof u.child, "%s", child);
     u.update_id = hash_of((uint8_t)child[0]);
@@ -144,17 +145,20 @@ Test(tier_journal, rounds_come_in_order_from_the_one_asked_for) {
     cr_assert(tier_journal_round_put(j, &r, &err) == TIER_EARG);
 }
 
-Test(tier_journal, a_journal_from_before_optimisers_at_the_root_is_brought_up) {
+Test(tier_journal, a_journal_of_the_first_version_is_brought_up) {
     struct tier_journal_round r = {.run = "aa", .round = 4, .opened_ms = 1};
+    struct tier_journal_update u = an_update("a", TIER_UPDATE_SEALED);
     sqlite3 *db = NULL;
     open_it();
     r.result_model = hash_of(7);
     cr_assert(tier_journal_round_put(j, &r, &err) == TIER_OK);
+    cr_assert(tier_journal_update_put(j, &u, &err) == TIER_OK);
     tier_journal_close(j);
     j = NULL;
     cr_assert(sqlite3_open(path, &db) == SQLITE_OK);
     cr_assert(sqlite3_exec(db,
                            "ALTER TABLE rounds DROP COLUMN result_state;"
+                           "ALTER TABLE updates DROP COLUMN base_round;"
                            "CREATE TABLE models(hash BLOB PRIMARY KEY NOT NULL);"
                            "PRAGMA user_version = 1",
                            NULL, NULL, NULL) == SQLITE_OK);
@@ -162,6 +166,8 @@ Test(tier_journal, a_journal_from_before_optimisers_at_the_root_is_brought_up) {
     open_it();
     cr_assert(tier_journal_round_get(j, "aa", 4, &r, &err) == TIER_OK, "%s", err.text);
     cr_assert(r.result_model.b[0] == 7 && tier_hash_is_zero(&r.result_state));
+    cr_assert(tier_journal_update_get(j, "aa", 3, "a", &u, &err) == TIER_OK);
+    cr_assert(eq(u64, u.base_round, 3), "all updates were of their own round then");
     r.result_state = hash_of(8);
     cr_assert(tier_journal_round_put(j, &r, &err) == TIER_OK);
     reopen();

@@ -67,7 +67,8 @@ static void put(char *text, size_t bytes, const char *line) {
     snprintf(text + used, bytes - used, "%s\n", line);
 }
 
-/* A line that begins with "local." or "local.optimiser." goes below that key, indented. */
+/* A line that begins with "local.", "local.optimiser." or "local.curvature." goes below that key,
+ * indented. */
 static void put_section(char *text, size_t bytes, const char *const *lines, size_t count,
                         const char *prefix, const char *indent) {
     for (size_t i = 0; i < count; i++) {
@@ -100,6 +101,12 @@ static enum tier_status load_with(const char *key, const char *line, const char 
     put_section(text, sizeof text, lines, count, "local.", "  ");
     put(text, sizeof text, "  optimiser:");
     put_section(text, sizeof text, lines, count, "local.optimiser.", "    ");
+    for (size_t i = 0; i < count; i++)
+        if (strncmp(lines[i], "local.curvature.", 16) == 0) {
+            put(text, sizeof text, "  curvature:");
+            put_section(text, sizeof text, lines, count, "local.curvature.", "    ");
+            break;
+        }
     return load_text(text);
 }
 
@@ -380,6 +387,50 @@ Test(tier_plan, control_variates_are_for_plain_sgd_and_the_mean) {
     cr_assert(
         eq(int, load_with("local.optimiser.name", "local.optimiser.name: adam", adam), TIER_EPLAN));
     cr_assert(complained("local.scaffold is defined for sgd"));
+}
+
+Test(tier_plan, curvature_is_for_exact_means_and_steps_that_do_not_overshoot) {
+    static const struct {
+        const char *more, *complaint;
+    } cases[] = {
+        {"rounds: 30", NULL},
+        {"local.optimiser.momentum: 0.9", NULL},
+        {"local.prox_mu: 0.1", NULL},
+        {"keep: [a]", NULL},
+        {"local.curvature.rows: 100", NULL},
+        {"local.scaffold: true", "local.curvature.lambda and local.scaffold exclude each other"},
+        {"local.normalise: true", "local.curvature.lambda and local.normalise exclude each other"},
+        {"codec: {name: q8}", "local.curvature.lambda needs codec.name: f32"},
+        {"codec: {down: bf16}", "local.curvature.lambda needs codec.down: f32"},
+        {"server: {optimiser: {name: momentum}}", "local.curvature.lambda needs server.optimiser"},
+        {"tiers: {hub: {merge: {rule: median}}}", "local.curvature.lambda needs the rule mean"},
+        {"tiers: {top: {merge: {rule: x-mine}}}", "local.curvature.lambda needs the rule mean"},
+        {"tiers: {top: {sync: buffered, quorum: 2}}",
+         "tiers.top.sync buffered and local.curvature exclude each other"},
+        {"exact: {clip: 1.0e-20}", NULL},
+        {"local.curvature.clip: 9.0", "local.curvature.lambda times lr times "},
+        {"local.curvature.rows: -1", "local.curvature.rows must be"},
+        {"local.curvature.clip: 0.0", "local.curvature.clip must be at least 1e-20"},
+    };
+    const char *adam[] = {"local.curvature.lambda: 1.0", "local.curvature.clip: 9.0", NULL};
+    const char *off[] = {"local.curvature.lambda: 0.0", "local.curvature.clip: 9.0",
+                         "codec: {name: q8}", NULL};
+    const char *far[] = {"local.curvature.lambda: 1.0e-12", "local.curvature.clip: 1.0e+10",
+                         "exact: {clip: 1.0e+30}", NULL};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *more[] = {"local.curvature.lambda: 1.0", cases[i].more, NULL};
+        enum tier_status st = load_with("rounds", i ? "rounds: 30" : NULL, more);
+        cr_assert(eq(int, st, cases[i].complaint ? TIER_EPLAN : TIER_OK), "case %zu: %s", i,
+                  err.text);
+        cr_assert(cases[i].complaint == NULL || complained(cases[i].complaint), "case %zu: %s", i,
+                  err.text);
+    }
+    cr_assert(
+        eq(int, load_with("local.optimiser.name", "local.optimiser.name: adam", adam), TIER_OK),
+        "%s", err.text);
+    cr_assert(eq(int, load_with("x", NULL, off), TIER_OK), "%s", err.text);
+    cr_assert(eq(int, load_with("rounds", "rounds: 1000000", far), TIER_EPLAN));
+    cr_assert(complained("local.curvature.lambda has sums of up to 2.5"));
 }
 
 Test(tier_plan, what_cannot_hold_together_is_refused) {

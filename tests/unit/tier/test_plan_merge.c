@@ -158,3 +158,74 @@ Test(tier_plan_merge, what_travels_is_checked_as_what_was_written) {
     }
     free(text);
 }
+
+/* ---- how a tier waits ---- */
+
+Test(tier_plan_merge, a_tier_that_buffers_has_a_buffer_and_a_bound) {
+    cr_assert(eq(int, load("tiers: {top: {sync: buffered, quorum: 3}}"), TIER_OK), "%s", err.text);
+    cr_assert(eq(int, plan.top.sync, TIER_PLAN_BUFFERED));
+    cr_assert(eq(u64, plan.top.quorum.count, 3));
+    cr_assert(eq(u64, plan.top.staleness_max, 8));
+    cr_assert(eq(int, plan.hub.sync, TIER_PLAN_ROUNDS));
+    cr_assert(eq(u64, plan.hub.staleness_max, 0));
+    cr_assert(eq(int,
+                 load("tiers: {default: {sync: buffered, quorum: 0.5, staleness_max: 2}, "
+                      "top: {sync: buffered}, hub: {staleness_max: 3}}"),
+                 TIER_OK),
+              "%s", err.text);
+    cr_assert(eq(u64, plan.top.staleness_max, 8), "what says how it waits has its own bound");
+    cr_assert(eq(u64, plan.hub.staleness_max, 3));
+    cr_assert(eq(int,
+                 load("tiers: {default: {sync: buffered, quorum: 0.5, staleness_max: 2}, "
+                      "top: {sync: rounds}}"),
+                 TIER_OK),
+              "%s", err.text);
+    cr_assert(eq(u64, plan.top.staleness_max, 0));
+    cr_assert(eq(u64, plan.hub.staleness_max, 2));
+    char proof[400];
+    cr_assert(strstr(tier_plan_proof(&plan, proof, sizeof proof), "staleness") != NULL);
+}
+
+Test(tier_plan_merge, what_staleness_does_not_go_with_is_refused_where_it_is_written) {
+    static const struct {
+        const char *tiers, *line, *reason;
+    } cases[] = {
+        {"tiers: {top: {sync: buffered}}", "", "tiers.top.quorum must be a number or a fraction"},
+        {"tiers: {default: {sync: buffered}}", "", "tiers.top.quorum must be a number"},
+        {"tiers: {top: {staleness_max: 3}}",
+         "plan.yaml:8:", "tiers.top.staleness_max is for sync: buffered"},
+        {"tiers:\n  default:\n    sync: buffered\n    quorum: 2\n    staleness_max: 0",
+         "plan.yaml:12:", "tiers.default.staleness_max must be above 0"},
+        {"tiers:\n  hub:\n    quorum: 2\n    merge: {rule: median}\n    sync: buffered",
+         "plan.yaml:12:", "tiers.hub.sync buffered needs the rule mean"},
+        {"tiers: {top: {sync: buffered, quorum: 2}}\nstop: {metric: loss, patience: 2}",
+         "plan.yaml:9:", "stop.metric needs sync: rounds"},
+        {"tiers: {top: {sync: sometimes, quorum: 2}}",
+         "plan.yaml:8:", "tiers.top.sync must be one of: rounds, buffered"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        cr_assert(eq(int, load(cases[i].tiers), TIER_EPLAN), "%s", cases[i].tiers);
+        cr_assert(eq(sz, problems.count, 1), "%s: %s", cases[i].tiers, err.text);
+        cr_assert(strstr(problems.item[0].text, cases[i].reason) != NULL, "%s",
+                  problems.item[0].text);
+        cr_assert(strstr(problems.item[0].text, cases[i].line) != NULL, "%s",
+                  problems.item[0].text);
+    }
+}
+
+Test(tier_plan_merge, what_buffers_travels) {
+    char *text = NULL;
+    size_t bytes = 0;
+    cr_assert(
+        eq(int, load("tiers: {hub: {sync: buffered, quorum: 2, staleness_max: 5}}"), TIER_OK));
+    cr_assert(eq(int, tier_plan_canonical(&plan, &text, &bytes, NULL, &err), TIER_OK));
+    cr_assert(eq(int, tier_plan_parse(text, bytes, &other, &err), TIER_OK), "%s", err.text);
+    cr_assert(eq(u64, other.hub.staleness_max, 5));
+    cr_assert(eq(int, other.hub.sync, TIER_PLAN_BUFFERED));
+    char *at = strstr(text, "\"staleness_max\":5");
+    cr_assert(at != NULL);
+    at[16] = '0';
+    cr_assert(eq(int, tier_plan_parse(text, bytes, &other, &err), TIER_EPLAN));
+    cr_assert(strstr(err.text, "staleness_max must be above 0") != NULL, "%s", err.text);
+    free(text);
+}

@@ -294,11 +294,11 @@ Test(tier_round, a_restored_round_carries_on_where_it_was) {
     struct tier_hash id = id_of(1), own = id_of(99);
 
     tier_round_init(&r, 3, &all);
-    tier_round_restore_child(&r, 0, TIER_CHILD_SEALED, &id, 10);
-    tier_round_restore_child(&r, 1, TIER_CHILD_EXPECTED, NULL, 0);
+    tier_round_restore_child(&r, 0, TIER_CHILD_SEALED, &id, 10, 3);
+    tier_round_restore_child(&r, 1, TIER_CHILD_EXPECTED, NULL, 0, 3);
     tier_round_resume(&r, &a);
     cr_assert(eq(sz, a.count, 0), "one is missing still");
-    tier_round_restore_child(&r, 1, TIER_CHILD_DECLINED, NULL, 0);
+    tier_round_restore_child(&r, 1, TIER_CHILD_DECLINED, NULL, 0, 3);
     tier_round_resume(&r, &a);
     cr_assert(has(&a, TIER_ACTION_FOLD));
     tier_round_restore(&r, TIER_ROUND_FOLDED, NULL, &own);
@@ -465,10 +465,10 @@ Test(tier_round, a_restart_puts_folded_children_and_their_partial_back) {
     struct tier_hash partial = id_of(100), update = id_of(0);
     struct tier_round_actions a;
     tier_round_init(&r, 1, &by_two);
-    tier_round_restore_child(&r, 0, TIER_CHILD_FOLDED, &update, 3);
+    tier_round_restore_child(&r, 0, TIER_CHILD_FOLDED, &update, 3, 1);
     update = id_of(1);
-    tier_round_restore_child(&r, 1, TIER_CHILD_SEALED, &update, 4);
-    tier_round_restore_child(&r, 2, TIER_CHILD_EXPECTED, NULL, 0);
+    tier_round_restore_child(&r, 1, TIER_CHILD_SEALED, &update, 4, 1);
+    tier_round_restore_child(&r, 2, TIER_CHILD_EXPECTED, NULL, 0, 1);
     tier_round_restore(&r, TIER_ROUND_OPEN, &partial, NULL);
     tier_round_resume(&r, &a);
     cr_assert(eq(sz, a.count, 0));

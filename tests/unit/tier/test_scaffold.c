@@ -19,8 +19,8 @@ Test(tier_scaffold, the_manifest_has_a_control_for_each_tensor_that_travels) {
     plain.scaffold = false;
     snprintf(p.wide.item[p.wide.count++], sizeof p.wide.item[0], "b");
     MUST(tier_task_manifest(&p, g, &m, err));
-    CHECK(m->count == 4 && m->elements == 12 && tier_scaffold_model_elements(&p, m) == 6);
-    CHECK(tier_scaffold_model_elements(&plain, m) == 12);
+    CHECK(m->count == 4 && m->elements == 12 && tier_task_model_elements(&p, m) == 6);
+    CHECK(tier_task_model_elements(&plain, m) == 12);
     cr_assert(eq(str, m->tensors[2].name, "scaffold/w"));
     cr_assert(eq(str, m->tensors[3].name, "scaffold/b"));
     CHECK(m->tensors[2].ndim == 2 && m->tensors[2].dims[1] == 2 && m->tensors[3].at == 10);

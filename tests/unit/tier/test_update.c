@@ -148,6 +148,12 @@ Test(tier_update, saturation_clamps_and_counts_but_never_takes_nan, .fini = fixt
     CHECK(back[0] == 1 && back[5] == -1 && back[12] == 1024 && back[13] == 1024);
     MUST(tier_update_verify(u, m, err));
     tier_spool_update_close(u);
+    struct tier_update_header cut_before = h;
+    cut_before.saturated = 4;
+    MUST(tier_update_seal_f32(spool, &cut_before, m, x, true, &id, err));
+    u = update_open(spool, &id);
+    cr_assert(eq(u64, tier_spool_update_header(u)->saturated, 4 + 3));
+    tier_spool_update_close(u);
     x[1] = NAN;
     REFUSED(TIER_EUPDATE, "body.weight, element 1",
             tier_update_seal_f32(spool, &h, m, x, true, &id, err));

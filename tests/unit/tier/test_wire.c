@@ -462,6 +462,19 @@ Test(tier_wire, a_receipt_comes_back_as_it_was_and_its_bounds_hold) {
     REFUSED(TIER_EPROTO, "receipt.weight", tier_wire_receipt(b.data, b.n, &back, err));
     free(b.data);
 
+    r.weight = 7;
+    for (uint64_t counted = 0; counted <= r.round + 1; counted++) {
+        r.counted = counted;
+        b = tier_wire_receipt_bytes(&r);
+        if (counted == 0 || counted >= r.round) {
+            MUST(tier_wire_receipt(b.data, b.n, &back, err));
+            CHECK(back.counted == counted);
+        } else {
+            REFUSED(TIER_EPROTO, "receipt.counted", tier_wire_receipt(b.data, b.n, &back, err));
+        }
+        free(b.data);
+    }
+
     uint8_t signature[81] = {0};
     struct raw raw = of_run(32, 1, 0, NULL);
     raw_bytes(&raw, 3, r.update.b, 32);
@@ -477,7 +490,7 @@ Test(tier_wire, what_a_receipt_signs_names_every_field) {
     CHECK(strstr(text, "\nround 9\n") && strstr(text, "\nchild north-1\nparent north\n"));
     CHECK(strstr(text, "\nweight 4294967296\ntime_ms -5\n") != NULL);
     CHECK(tier_receipt_text(&r, other, n) == 0, "cut texts are not signed");
-    for (int field = 0; field < 7; field++) {
+    for (int field = 0; field < 8; field++) {
         struct tier_receipt changed = r;
         changed.run.b[0] ^= field == 0;
         changed.round += field == 1;
@@ -486,6 +499,7 @@ Test(tier_wire, what_a_receipt_signs_names_every_field) {
         changed.parent[0] = field == 4 ? 'x' : changed.parent[0];
         changed.weight -= field == 5;
         changed.time_ms += field == 6;
+        changed.counted += field == 7 ? 9 : 0;
         CHECK(tier_receipt_text(&changed, other, sizeof other) > 0);
         CHECK(strcmp(text, other) != 0, "field %d is not covered", field);
     }
