@@ -271,7 +271,7 @@ static enum tier_status read_curvature(struct spoke_run *run, uint64_t weight, s
 static enum tier_status train(struct spoke_run *run, uint64_t round, uint64_t weight,
                               struct work *w, uint64_t *steps_out, struct tier_err *err) {
     struct spoke_recipe recipe;
-    struct spoke_train_stats stats;
+    struct spoke_train_stats stats = {0};
     char stream[40];
     size_t n = w->shared;
 

@@ -366,8 +366,8 @@ static enum tier_status run_step(struct crew *c) {
 }
 
 static enum tier_status collect_loss(struct crew *c, uint64_t step) {
-    struct kern_vec all[KERN_GROUP_RANKS_MAX];
-    float loss[KERN_GROUP_RANKS_MAX];
+    struct kern_vec all[KERN_GROUP_RANKS_MAX] = {{NULL, 0}};
+    float loss[KERN_GROUP_RANKS_MAX] = {0};
     enum kern_status st = KERN_OK;
     double sum = 0;
 

@@ -207,31 +207,34 @@ static struct tier_bytes pack(const Message *m) {
     return b;
 }
 
-static struct tier_bytes hello_bytes(Message *w, const struct tier_team_message *m) {
+static struct tier_bytes hello_bytes(const struct tier_team_message *m) {
+    Message w = CONSILIUM__TEAM__MESSAGE__INIT;
     Consilium__Team__Hello p = CONSILIUM__TEAM__HELLO__INIT;
     p.protocol = m->protocol;
     p.devices = m->devices;
     p.software = (char *)m->software;
     p.backend = (char *)m->backend;
     p.build = binary(m->hash.b, sizeof m->hash.b);
-    w->kind_case = CONSILIUM__TEAM__MESSAGE__KIND_HELLO;
-    w->hello = &p;
-    return pack(w);
+    w.kind_case = CONSILIUM__TEAM__MESSAGE__KIND_HELLO;
+    w.hello = &p;
+    return pack(&w);
 }
 
-static struct tier_bytes job_bytes(Message *w, const struct tier_team_message *m) {
+static struct tier_bytes job_bytes(const struct tier_team_message *m) {
+    Message w = CONSILIUM__TEAM__MESSAGE__INIT;
     Consilium__Team__Job p = CONSILIUM__TEAM__JOB__INIT;
     p.job = m->job;
     p.plan = binary(m->data, m->data_bytes);
     p.seed = m->seed;
     p.ranks = m->ranks;
     p.first = m->first;
-    w->kind_case = CONSILIUM__TEAM__MESSAGE__KIND_JOB;
-    w->job = &p;
-    return pack(w);
+    w.kind_case = CONSILIUM__TEAM__MESSAGE__KIND_JOB;
+    w.job = &p;
+    return pack(&w);
 }
 
-static struct tier_bytes ready_bytes(Message *w, const struct tier_team_message *m) {
+static struct tier_bytes ready_bytes(const struct tier_team_message *m) {
+    Message w = CONSILIUM__TEAM__MESSAGE__INIT;
     Consilium__Team__Ready p = CONSILIUM__TEAM__READY__INIT;
     p.job = m->job;
     p.want_graph = m->want_graph;
@@ -239,49 +242,53 @@ static struct tier_bytes ready_bytes(Message *w, const struct tier_team_message 
     p.status = (uint32_t)m->status;
     p.reason = (char *)m->reason;
     p.data = binary(m->hash.b, sizeof m->hash.b);
-    w->kind_case = CONSILIUM__TEAM__MESSAGE__KIND_READY;
-    w->ready = &p;
-    return pack(w);
+    w.kind_case = CONSILIUM__TEAM__MESSAGE__KIND_READY;
+    w.ready = &p;
+    return pack(&w);
 }
 
-static struct tier_bytes graph_bytes(Message *w, const struct tier_team_message *m) {
+static struct tier_bytes graph_bytes(const struct tier_team_message *m) {
+    Message w = CONSILIUM__TEAM__MESSAGE__INIT;
     Consilium__Team__Graph p = CONSILIUM__TEAM__GRAPH__INIT;
     p.job = m->job;
     p.at = m->at;
     p.data = binary(m->data, m->data_bytes);
-    w->kind_case = CONSILIUM__TEAM__MESSAGE__KIND_GRAPH;
-    w->graph = &p;
-    return pack(w);
+    w.kind_case = CONSILIUM__TEAM__MESSAGE__KIND_GRAPH;
+    w.graph = &p;
+    return pack(&w);
 }
 
-static struct tier_bytes go_bytes(Message *w, const struct tier_team_message *m) {
+static struct tier_bytes go_bytes(const struct tier_team_message *m) {
+    Message w = CONSILIUM__TEAM__MESSAGE__INIT;
     Consilium__Team__Go p = CONSILIUM__TEAM__GO__INIT;
     p.job = m->job;
     p.group = m->group;
     p.id = binary(m->id.bytes, sizeof m->id.bytes);
-    w->kind_case = CONSILIUM__TEAM__MESSAGE__KIND_GO;
-    w->go = &p;
-    return pack(w);
+    w.kind_case = CONSILIUM__TEAM__MESSAGE__KIND_GO;
+    w.go = &p;
+    return pack(&w);
 }
 
-static struct tier_bytes done_bytes(Message *w, const struct tier_team_message *m) {
+static struct tier_bytes done_bytes(const struct tier_team_message *m) {
+    Message w = CONSILIUM__TEAM__MESSAGE__INIT;
     Consilium__Team__Done p = CONSILIUM__TEAM__DONE__INIT;
     p.job = m->job;
     p.status = (uint32_t)m->status;
     p.reason = (char *)m->reason;
     p.model = binary(m->hash.b, sizeof m->hash.b);
-    w->kind_case = CONSILIUM__TEAM__MESSAGE__KIND_DONE;
-    w->done = &p;
-    return pack(w);
+    w.kind_case = CONSILIUM__TEAM__MESSAGE__KIND_DONE;
+    w.done = &p;
+    return pack(&w);
 }
 
-static struct tier_bytes abort_bytes(Message *w, const struct tier_team_message *m) {
+static struct tier_bytes abort_bytes(const struct tier_team_message *m) {
+    Message w = CONSILIUM__TEAM__MESSAGE__INIT;
     Consilium__Team__Abort p = CONSILIUM__TEAM__ABORT__INIT;
     p.job = m->job;
     p.reason = (char *)m->reason;
-    w->kind_case = CONSILIUM__TEAM__MESSAGE__KIND_ABORT;
-    w->abort = &p;
-    return pack(w);
+    w.kind_case = CONSILIUM__TEAM__MESSAGE__KIND_ABORT;
+    w.abort = &p;
+    return pack(&w);
 }
 
 static struct tier_bytes part_bytes(const struct tier_team_message *m) {
@@ -301,23 +308,23 @@ struct tier_bytes tier_team_bytes(const struct tier_team_message *m) {
 
     switch (m->type) {
     case TIER_TEAM_HELLO:
-        return hello_bytes(&w, m);
+        return hello_bytes(m);
     case TIER_TEAM_WELCOME:
         w.kind_case = CONSILIUM__TEAM__MESSAGE__KIND_WELCOME;
         w.welcome = &welcome;
         return pack(&w);
     case TIER_TEAM_JOB:
-        return job_bytes(&w, m);
+        return job_bytes(m);
     case TIER_TEAM_READY:
-        return ready_bytes(&w, m);
+        return ready_bytes(m);
     case TIER_TEAM_GRAPH:
-        return graph_bytes(&w, m);
+        return graph_bytes(m);
     case TIER_TEAM_GO:
-        return go_bytes(&w, m);
+        return go_bytes(m);
     case TIER_TEAM_DONE:
-        return done_bytes(&w, m);
+        return done_bytes(m);
     case TIER_TEAM_ABORT:
-        return abort_bytes(&w, m);
+        return abort_bytes(m);
     case TIER_TEAM_PART:
         return part_bytes(m);
     }
