@@ -81,6 +81,10 @@ enum tier_status tier_model_writer_begin(const char *dir, const struct tier_mani
                                          struct tier_model_writer **out, struct tier_err *err);
 enum tier_status tier_model_writer_append(struct tier_model_writer *w, const float *x, size_t n,
                                           struct tier_err *err);
+/* As _append, but for the hash (tier/named_file.h). */
+enum tier_status tier_model_writer_write(struct tier_model_writer *w, const float *x, size_t n,
+                                         struct tier_err *err);
+struct tier_hasher *tier_model_writer_hasher(struct tier_model_writer *w);
 /* Ends the writer whether it succeeds or not. */
 enum tier_status tier_model_writer_finish(struct tier_model_writer *w, struct tier_hash *hash_out,
                                           struct tier_err *err);

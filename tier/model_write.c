@@ -143,12 +143,23 @@ out:
 
 enum tier_status tier_model_writer_append(struct tier_model_writer *w, const float *x, size_t n,
                                           struct tier_err *err) {
+    TIER_TRY(tier_model_writer_write(w, x, n, err));
+    tier_hasher_add(tier_model_writer_hasher(w), x, n * sizeof *x);
+    return TIER_OK;
+}
+
+enum tier_status tier_model_writer_write(struct tier_model_writer *w, const float *x, size_t n,
+                                         struct tier_err *err) {
     if (n > w->manifest->elements - w->next)
         return tier_fail(err, TIER_EARG, "more elements than the %" PRIu64 " of the model",
                          w->manifest->elements);
-    TIER_TRY(tier_named_file_put(w->file, x, n * sizeof *x, err));
+    TIER_TRY(tier_named_file_write(w->file, x, n * sizeof *x, err));
     w->next += n;
     return TIER_OK;
+}
+
+struct tier_hasher *tier_model_writer_hasher(struct tier_model_writer *w) {
+    return tier_named_file_hasher(w->file);
 }
 
 enum tier_status tier_model_writer_finish(struct tier_model_writer *w, struct tier_hash *hash_out,

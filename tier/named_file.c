@@ -15,7 +15,7 @@
 #define RANDOM_CHARACTERS 6
 /* The disk begins while the rest is still made, so that the sync at the end has little to wait for.
  */
-#define WRITE_BEHIND_BYTES (8 << 20)
+#define WRITE_BEHIND_BYTES (1 << 20)
 
 struct tier_named_file {
     char *dir, *temp;
@@ -54,9 +54,18 @@ out:
 
 enum tier_status tier_named_file_put(struct tier_named_file *f, const void *data, size_t n,
                                      struct tier_err *err) {
+    tier_hasher_add(f->hasher, data, n);
+    return tier_named_file_write(f, data, n, err);
+}
+
+struct tier_hasher *tier_named_file_hasher(struct tier_named_file *f) {
+    return f->hasher;
+}
+
+enum tier_status tier_named_file_write(struct tier_named_file *f, const void *data, size_t n,
+                                       struct tier_err *err) {
     const uint8_t *p = data;
 
-    tier_hasher_add(f->hasher, data, n);
     while (n > 0) {
         ssize_t done = write(f->fd, p, n);
         if (done < 0 && errno == EINTR)

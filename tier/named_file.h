@@ -21,6 +21,11 @@ enum tier_status tier_named_file_begin(const char *dir, const char *what,
                                        struct tier_named_file **out, struct tier_err *err);
 enum tier_status tier_named_file_put(struct tier_named_file *f, const void *data, size_t n,
                                      struct tier_err *err);
+/* As _put, but for the hash: the caller adds the same bytes, in the same order, to _hasher, which
+ * is borrowed, before it ends the file. */
+enum tier_status tier_named_file_write(struct tier_named_file *f, const void *data, size_t n,
+                                       struct tier_err *err);
+struct tier_hasher *tier_named_file_hasher(struct tier_named_file *f);
 /* "<dir>/<hash><suffix>". Ends f whether it succeeds or not; leaves no file when it fails. */
 enum tier_status tier_named_file_finish(struct tier_named_file *f, const char *suffix, mode_t mode,
                                         struct tier_hash *hash_out, struct tier_err *err);

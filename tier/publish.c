@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The one division of the federation: new model = base + S / W, at the root, segment by segment in
- * one thread (the result of a merge other than the mean is taken as W times its rounded value).
- * IEEE double operations in a fixed order per element, so every machine that holds the same sum
- * publishes the same file, and the file's name proves it. An optimiser at the root stands where the
- * mean is added: its state is read, advanced and written in the same pass. Where updates were
- * normalised, the mean is multiplied once, before either.
+ * one thread, while another hashes the segment before (the result of a merge other than the mean is
+ * taken as W times its rounded value). IEEE double operations in a fixed order per element, so
+ * every machine that holds the same sum publishes the same file, and the file's name proves it. An
+ * optimiser at the root stands where the mean is added: its state is read, advanced and written in
+ * the same pass. Where updates were normalised, the mean is multiplied once, before either.
  */
 #include "tier/publish.h"
+#include "tier/hash_aside.h"
 #include "tier/segment.h"
 #include "tier/server_state.h"
 
@@ -22,13 +23,15 @@ struct pass {
     uint64_t weight;
     uint8_t *scratch;
     int64_t *hi, *lo;
-    float *base, *next;
+    float *blocks;         /* two segments of base and next, in turn */
+    float *base, *next;    /* of this one */
     double *delta, *m, *v; /* with an optimiser; v is always there then; delta with a stretch too */
     struct tier_model_writer *model;
     struct tier_server_state *before; /* NULL where the optimiser begins */
     struct tier_server_state_writer *after;
     struct tier_delta_writer *down;
     struct tier_hasher *hasher; /* of the base, which nobody has looked at since it was written */
+    struct tier_hash_aside *aside; /* hashes it, and the new model */
 };
 
 static enum tier_status publishable(const struct tier_update_header *h,
@@ -61,16 +64,16 @@ static enum tier_status begin(struct pass *w, struct tier_err *err) {
 
     w->scratch = malloc(tier_segment_scratch_bytes(p->manifest));
     w->hi = malloc((n + wide) * sizeof *w->hi);
-    w->base = malloc(2 * n * sizeof *w->base);
+    w->blocks = malloc(4 * n * sizeof *w->blocks);
     bool doubles = p->optimiser || p->stretch != 0;
     if (doubles)
         w->delta = malloc((p->optimiser ? 3 : 1) * n * sizeof *w->delta);
     w->hasher = tier_hasher_new();
-    if (!w->scratch || !w->hi || !w->base || !w->hasher || (doubles && !w->delta))
+    w->aside = tier_hash_aside_begin();
+    if (!w->scratch || !w->hi || !w->blocks || !w->hasher || !w->aside || (doubles && !w->delta))
         return tier_fail(err, TIER_ENOMEM, "no memory to publish a model");
     TIER_TRY(tier_model_hash_front(p->base, w->hasher, err));
     w->lo = w->hi + n;
-    w->next = w->base + n;
     if (p->optimiser) {
         struct tier_server_state_id id = state_id(p);
         w->m = w->delta + n;
@@ -90,6 +93,7 @@ static enum tier_status begin(struct pass *w, struct tier_err *err) {
 }
 
 static void release(struct pass *w) {
+    tier_hash_aside_end(w->aside);
     tier_model_writer_abort(w->model);
     tier_server_state_abort(w->after);
     tier_server_state_close(w->before);
@@ -97,7 +101,7 @@ static void release(struct pass *w) {
     tier_hasher_free(w->hasher);
     free(w->scratch);
     free(w->hi);
-    free(w->base);
+    free(w->blocks);
     free(w->delta);
 }
 
@@ -171,17 +175,25 @@ static enum tier_status run(struct pass *w, struct tier_err *err) {
     for (uint64_t i = 0; i < tier_manifest_segments(p->manifest); i++) {
         struct tier_extent extent;
         size_t n = tier_manifest_segment(p->manifest, i, NULL);
+        /* The segment before this one is being hashed where it lies. */
+        w->base = w->blocks + (i % 2) * 2 * tier_segment_elements_max(p->manifest);
+        w->next = w->base + tier_segment_elements_max(p->manifest);
         memset(w->hi, 0, sums * sizeof *w->hi);
         TIER_TRY(tier_segment_cursor_next(&cursor, &extent, err));
         TIER_TRY(
             tier_segment_add(p->sum, 1, p->manifest, i, extent, w->scratch, w->hi, w->lo, err));
         TIER_TRY(tier_model_read(p->base, i * TIER_SEGMENT_ELEMENTS, n, w->base, err));
-        tier_hasher_add(w->hasher, w->base, n * sizeof *w->base);
         TIER_TRY(step(w, i, n, err));
         if (w->down)
             TIER_TRY(tier_delta_append(w->down, w->base, w->next, n, err));
-        TIER_TRY(tier_model_writer_append(w->model, w->next, n, err));
+        const struct tier_hash_aside_block blocks[] = {
+            {w->hasher, w->base, n * sizeof *w->base},
+            {tier_model_writer_hasher(w->model), w->next, n * sizeof *w->next}};
+        tier_hash_aside_give(w->aside, blocks);
+        TIER_TRY(tier_model_writer_write(w->model, w->next, n, err));
     }
+    tier_hash_aside_end(w->aside);
+    w->aside = NULL;
     TIER_TRY(check_base(w, err));
     return w->before ? tier_server_state_check(w->before, err) : TIER_OK;
 }
