@@ -18,11 +18,13 @@ void hub_work_journal_run(struct hub_run *run) {
                                    .model = run->model};
     memcpy(row.run, run->hex, sizeof row.run);
     snprintf(row.detail, sizeof row.detail, "%s", run->reason);
-    bool round_open = run->state == HUB_RUN_OPEN && run->round.state == TIER_ROUND_OPEN;
-    enum tier_status st = round_open ? tier_journal_begin_lazy(j, &err) : TIER_OK;
+    /* While it goes on, a lost row is made again from the rows of its rounds, which are waited for
+     * where they commit. */
+    bool goes_on = run->state == HUB_RUN_OPEN;
+    enum tier_status st = goes_on ? tier_journal_begin_lazy(j, &err) : TIER_OK;
     if (st == TIER_OK)
         st = tier_journal_run_set(j, &row, &err);
-    if (st == TIER_OK && round_open)
+    if (st == TIER_OK && goes_on)
         st = tier_journal_commit(j, &err);
     if (st != TIER_OK)
         hub_stop_on(run->hub, &err);
