@@ -20,6 +20,7 @@
 
 struct bench_options {
     uint64_t children, bytes, rounds, seed, trees, spokes, cases;
+    uint64_t limit_s;
     uint64_t keepalive_ms, keepalive_timeout_ms; /* 0: the nodes' default */
     bool tls;
     const char *work; /* an empty folder of this run's own */

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <ftw.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <math.h>
 #include <poll.h>
 #include <signal.h>
@@ -20,7 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define LIMIT_S 295
+#define LIMIT_S 295 /* where --limit-s does not say so */
 #define TEXT_BYTES_MAX (1u << 20)
 
 static const struct bench {
@@ -58,8 +59,10 @@ static int usage(FILE *to) {
     for (size_t i = 0; i < sizeof benches / sizeof benches[0]; i++)
         fprintf(to, "  %-10s %s%s\n", benches[i].name, benches[i].help,
                 benches[i].fn ? "" : " (not measured yet)");
-    fprintf(to, "\n  --json     exactly one JSON object on standard output\n"
-                "  --dir D    work below D instead of TMPDIR or /tmp; it should be a real disk\n");
+    fprintf(to,
+            "\n  --json       exactly one JSON object on standard output\n"
+            "  --limit-s S  give up after S seconds; 295 unless it is given\n"
+            "  --dir D      work below D instead of TMPDIR or /tmp; it should be a real disk\n");
     return to == stderr ? 2 : 0;
 }
 
@@ -100,12 +103,14 @@ static bool parse(int argc, char **argv, struct parsed *out, bool *help_out) {
         {"keepalive-ms", required_argument, NULL, OPT_NUMBER + 6},
         {"keepalive-timeout-ms", required_argument, NULL, OPT_NUMBER + 7},
         {"rounds", required_argument, NULL, OPT_NUMBER + 8},
+        {"limit-s", required_argument, NULL, OPT_NUMBER + 9},
         {"json", no_argument, NULL, OPT_JSON},
         {"dir", required_argument, NULL, OPT_DIR},
         {"tls", required_argument, NULL, OPT_TLS},
         {"help", no_argument, NULL, OPT_HELP},
         {NULL, 0, NULL, 0}};
     struct bench_options *o = &out->options;
+    o->limit_s = LIMIT_S;
     const struct {
         uint64_t *to, min, max;
         const char *right;
@@ -117,7 +122,8 @@ static bool parse(int argc, char **argv, struct parsed *out, bool *help_out) {
                    {&o->cases, 1, 1000000, "a whole number from 1 to 1000000"},
                    {&o->keepalive_ms, 100, 3600000, "milliseconds from 100 to 3600000"},
                    {&o->keepalive_timeout_ms, 100, 3600000, "milliseconds from 100 to 3600000"},
-                   {&o->rounds, 2, 100, "a whole number from 2 to 100"}};
+                   {&o->rounds, 2, 100, "a whole number from 2 to 100"},
+                   {&o->limit_s, 1, 86400, "seconds from 1 to 86400"}};
     int c, index;
 
     while ((c = getopt_long(argc, argv, "", longs, &index)) != -1) {
@@ -188,12 +194,14 @@ static int remove_entry(const char *path, const struct stat *info, int kind, str
 }
 
 /* What the bench wrote before it ended, or what is to be said instead. */
-static json_t *collect(const struct bench *bench, int from, pid_t pid) {
+static json_t *collect(const struct bench *bench, uint64_t limit_s, int from, pid_t pid) {
     char *text = bench_alloc(TEXT_BYTES_MAX, 1);
-    double end = bench_now_s() + LIMIT_S;
+    double end = bench_now_s() + (double)limit_s;
+    char late[64];
     size_t n = 0;
     const char *reason = NULL;
 
+    snprintf(late, sizeof late, "it did not end within %" PRIu64 " s", limit_s);
     while (!reason && n < TEXT_BYTES_MAX) {
         struct pollfd p = {.fd = from, .events = POLLIN};
         double left = end - bench_now_s();
@@ -201,7 +209,7 @@ static json_t *collect(const struct bench *bench, int from, pid_t pid) {
         if (interrupted)
             reason = "interrupted";
         else if (ready == 0)
-            reason = "it did not end within 295 s";
+            reason = late;
         if (ready <= 0)
             continue;
         ssize_t k = read(from, text + n, TEXT_BYTES_MAX - n);
@@ -240,7 +248,7 @@ static json_t *supervise(const struct bench *bench, struct parsed *p) {
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     close(fds[1]);
-    json_t *json = collect(bench, fds[0], pid);
+    json_t *json = collect(bench, p->options.limit_s, fds[0], pid);
     close(fds[0]);
     nftw(work, remove_entry, 64, FTW_DEPTH | FTW_PHYS);
     return json;

@@ -16,7 +16,6 @@
 #define FIRST_COUNTED 2
 #define REFERENCE_RUNS 5
 #define LONG_BYTES (UINT64_C(8) << 30) /* a reference of more runs once */
-#define TIMEOUT_MS 240000
 
 struct round_bench {
     const struct bench_options *options;
@@ -74,13 +73,15 @@ static void on_round(void *arg, uint64_t round) {
 }
 
 static enum tier_status run_rounds(struct round_bench *b, struct tier_err *err) {
+    uint64_t limit_s = b->options->limit_s * 4 / 5; /* the rest is the references' */
+
     TIER_TRY(tier_loop_new(&b->loop, err));
     enum tier_status st = bench_children_start(b->children, b->loop, b->hub.port, err);
     bench_children_on_round(b->children, on_round, b);
     if (st == TIER_OK &&
-        !tier_loop_run_until(b->loop, bench_children_done, b->children, TIMEOUT_MS))
+        !tier_loop_run_until(b->loop, bench_children_done, b->children, limit_s * 1000))
         st = tier_fail(err, TIER_ETIMEOUT, "%d rounds did not end within %d s",
-                       (int)b->options->rounds, TIMEOUT_MS / 1000);
+                       (int)b->options->rounds, (int)limit_s);
     bench_usage(b->hub.pid, &b->hub_last);
     b->hub_peak = bench_resident_peak(b->hub.pid);
     b->children_peak = bench_resident_peak(0);
