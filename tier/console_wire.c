@@ -5,6 +5,7 @@
  * of its hub. Arrays of our own are counted before they are made.
  */
 #include "tier/console_wire.h"
+#include "tier/wire_field.h"
 
 #include "console.pb-c.h"
 
@@ -12,38 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static void *need(size_t count, size_t bytes) {
-    void *p = calloc(count ? count : 1, bytes);
-    if (!p)
-        abort(); /* as in wire.c: control messages are small */
-    return p;
-}
-
-static struct tier_bytes pack(const ProtobufCMessage *m) {
-    struct tier_bytes b = {.n = protobuf_c_message_get_packed_size(m)};
-    b.data = need(b.n, 1);
-    protobuf_c_message_pack(m, b.data);
-    return b;
-}
-
-static enum tier_status unreadable(const char *what, size_t n, struct tier_err *err) {
-    return tier_fail(err, TIER_EPROTO, "%s of %zu bytes is not a valid protobuf message", what, n);
-}
-
-static enum tier_status take_text(const char *field, const char *in, char *out, size_t size,
-                                  struct tier_err *err) {
-    size_t n = strlen(in);
-    if (n >= size)
-        return tier_fail(err, TIER_EPROTO, "%s has %zu bytes, at most %zu are allowed", field, n,
-                         size - 1);
-    for (size_t i = 0; i < n; i++)
-        if ((unsigned char)in[i] < 0x20 || in[i] == 0x7f ||
-            ((unsigned char)in[i] == 0xc2 && ((unsigned char)in[i + 1] & 0xe0) == 0x80))
-            return tier_fail(err, TIER_EPROTO, "%s holds a control character", field);
-    memcpy(out, in, n + 1);
-    return TIER_OK;
-}
 
 static enum tier_status take_count(const char *field, size_t n, size_t max, struct tier_err *err) {
     if (n > max)
@@ -82,7 +51,7 @@ struct scratch {
 };
 
 static void *scratch_get(struct scratch *s, size_t count, size_t bytes) {
-    struct block *b = need(1, sizeof *b + count * bytes);
+    struct block *b = tier_wire_need(1, sizeof *b + count * bytes);
     b->next = s->first;
     s->first = b;
     return b->data;
@@ -96,7 +65,7 @@ static char *scratch_hex(struct scratch *s, const struct tier_hash *hash) {
 }
 
 static struct tier_bytes pack_with(const ProtobufCMessage *m, struct scratch *s) {
-    struct tier_bytes bytes = pack(m);
+    struct tier_bytes bytes = tier_wire_pack(m);
     while (s->first) {
         struct block *b = s->first;
         s->first = b->next;
@@ -117,8 +86,8 @@ static enum tier_status take_round(const Consilium__Console__RoundInfo *p,
     r->updates = p->updates;
     r->metric_count = p->n_metrics;
     for (size_t i = 0; i < p->n_metrics; i++) {
-        TIER_TRY(take_text("metric.name", p->metrics[i]->name, r->metrics[i].name,
-                           sizeof r->metrics[i].name, err));
+        TIER_TRY(tier_wire_text("metric.name", p->metrics[i]->name, r->metrics[i].name,
+                                sizeof r->metrics[i].name, err));
         if (!isfinite(p->metrics[i]->value))
             return tier_fail(err, TIER_EPROTO, "metric '%s' is not a finite number",
                              r->metrics[i].name);
@@ -132,9 +101,9 @@ static enum tier_status take_child(const Consilium__Console__ChildInfo *p,
     c->attending = p->attending;
     c->done = p->done;
     c->total = p->total;
-    TIER_TRY(take_text("child.name", p->name, c->name, sizeof c->name, err));
-    TIER_TRY(take_text("child.state", p->state, c->state, sizeof c->state, err));
-    return take_text("child.phase", p->phase, c->phase, sizeof c->phase, err);
+    TIER_TRY(tier_wire_text("child.name", p->name, c->name, sizeof c->name, err));
+    TIER_TRY(tier_wire_text("child.state", p->state, c->state, sizeof c->state, err));
+    return tier_wire_text("child.phase", p->phase, c->phase, sizeof c->phase, err);
 }
 
 static enum tier_status take_run(const Consilium__Console__RunInfo *p, struct tier_console_run *r,
@@ -144,20 +113,20 @@ static enum tier_status take_run(const Consilium__Console__RunInfo *p, struct ti
     r->created_ms = p->created_ms;
     r->children_total = p->children_total;
     TIER_TRY(take_hash("run.run", p->run, &r->run, err));
-    TIER_TRY(take_text("run.name", p->name, r->name, sizeof r->name, err));
-    TIER_TRY(take_text("run.state", p->state, r->state, sizeof r->state, err));
-    TIER_TRY(
-        take_text("run.round_state", p->round_state, r->round_state, sizeof r->round_state, err));
+    TIER_TRY(tier_wire_text("run.name", p->name, r->name, sizeof r->name, err));
+    TIER_TRY(tier_wire_text("run.state", p->state, r->state, sizeof r->state, err));
+    TIER_TRY(tier_wire_text("run.round_state", p->round_state, r->round_state,
+                            sizeof r->round_state, err));
     TIER_TRY(take_hash("run.model", p->model, &r->model, err));
-    TIER_TRY(take_text("run.reason", p->reason, r->reason, sizeof r->reason, err));
+    TIER_TRY(tier_wire_text("run.reason", p->reason, r->reason, sizeof r->reason, err));
     TIER_TRY(take_count("run.children", p->n_children, TIER_CONSOLE_CHILDREN_MAX, err));
     TIER_TRY(take_count("run.history", p->n_history, TIER_CONSOLE_ROUNDS_MAX, err));
     r->child_count = p->n_children;
-    r->children = need(p->n_children, sizeof *r->children);
+    r->children = tier_wire_need(p->n_children, sizeof *r->children);
     for (size_t i = 0; i < p->n_children; i++)
         TIER_TRY(take_child(p->children[i], &r->children[i], err));
     r->history_count = p->n_history;
-    r->history = need(p->n_history, sizeof *r->history);
+    r->history = tier_wire_need(p->n_history, sizeof *r->history);
     for (size_t i = 0; i < p->n_history; i++)
         TIER_TRY(take_round(p->history[i], &r->history[i], err));
     return TIER_OK;
@@ -168,7 +137,7 @@ enum tier_status tier_console_run(const uint8_t *bytes, size_t n, struct tier_co
     struct tier_console_run r = {0};
     Consilium__Console__RunInfo *p = consilium__console__run_info__unpack(NULL, n, bytes);
     if (!p)
-        return unreadable("a run's state", n, err);
+        return tier_wire_unreadable("a run's state", n, err);
     enum tier_status st = take_run(p, &r, err);
     consilium__console__run_info__free_unpacked(p, NULL);
     if (st == TIER_OK)
@@ -262,10 +231,10 @@ enum tier_status tier_console_runs(const uint8_t *bytes, size_t n, struct tier_c
     struct tier_console_runs r = {0};
     Consilium__Console__RunList *p = consilium__console__run_list__unpack(NULL, n, bytes);
     if (!p)
-        return unreadable("a list of runs", n, err);
+        return tier_wire_unreadable("a list of runs", n, err);
     enum tier_status st = take_count("list.runs", p->n_runs, TIER_CONSOLE_RUNS_MAX, err);
     if (st == TIER_OK)
-        r.item = need(p->n_runs, sizeof *r.item);
+        r.item = tier_wire_need(p->n_runs, sizeof *r.item);
     for (size_t i = 0; st == TIER_OK && i < p->n_runs; i++) {
         r.count = i + 1;
         st = take_run(p->runs[i], &r.item[i], err);
@@ -304,10 +273,10 @@ void tier_console_runs_release(struct tier_console_runs *runs) {
 static enum tier_status take_node(const Consilium__Console__NodeInfo *p,
                                   struct tier_console_node *n, struct tier_err *err) {
     n->since_ms = p->since_ms;
-    TIER_TRY(take_text("node.name", p->name, n->name, sizeof n->name, err));
-    TIER_TRY(take_text("node.state", p->state, n->state, sizeof n->state, err));
-    TIER_TRY(take_text("node.address", p->address, n->address, sizeof n->address, err));
-    return take_text("node.software", p->software, n->software, sizeof n->software, err);
+    TIER_TRY(tier_wire_text("node.name", p->name, n->name, sizeof n->name, err));
+    TIER_TRY(tier_wire_text("node.state", p->state, n->state, sizeof n->state, err));
+    TIER_TRY(tier_wire_text("node.address", p->address, n->address, sizeof n->address, err));
+    return tier_wire_text("node.software", p->software, n->software, sizeof n->software, err);
 }
 
 enum tier_status tier_console_nodes(const uint8_t *bytes, size_t n, struct tier_console_nodes *out,
@@ -315,14 +284,14 @@ enum tier_status tier_console_nodes(const uint8_t *bytes, size_t n, struct tier_
     struct tier_console_nodes r = {0};
     Consilium__Console__NodeList *p = consilium__console__node_list__unpack(NULL, n, bytes);
     if (!p)
-        return unreadable("a list of nodes", n, err);
+        return tier_wire_unreadable("a list of nodes", n, err);
     enum tier_status st =
         p->self ? take_node(p->self, &r.self, err)
                 : tier_fail(err, TIER_EPROTO, "a list of nodes does not say whose it is");
     if (st == TIER_OK)
         st = take_count("list.children", p->n_children, TIER_CONSOLE_CHILDREN_MAX, err);
     if (st == TIER_OK) {
-        r.children = need(p->n_children, sizeof *r.children);
+        r.children = tier_wire_need(p->n_children, sizeof *r.children);
         r.count = p->n_children;
         r.total = p->children_total;
     }
@@ -371,7 +340,7 @@ void tier_console_nodes_release(struct tier_console_nodes *nodes) {
 
 struct tier_bytes tier_console_empty_bytes(void) {
     const Consilium__Console__Empty p = CONSILIUM__CONSOLE__EMPTY__INIT;
-    return pack(&p.base);
+    return tier_wire_pack(&p.base);
 }
 
 enum tier_status tier_console_run_request(const uint8_t *bytes, size_t n,
@@ -380,7 +349,7 @@ enum tier_status tier_console_run_request(const uint8_t *bytes, size_t n,
     struct tier_console_run_request r = {.run = ""};
     Consilium__Console__RunRequest *p = consilium__console__run_request__unpack(NULL, n, bytes);
     if (!p)
-        return unreadable("a request", n, err);
+        return tier_wire_unreadable("a request", n, err);
     enum tier_status st = take_prefix("request.run", p->run, r.run, err);
     consilium__console__run_request__free_unpacked(p, NULL);
     if (st == TIER_OK)
@@ -391,7 +360,7 @@ enum tier_status tier_console_run_request(const uint8_t *bytes, size_t n,
 struct tier_bytes tier_console_run_request_bytes(const struct tier_console_run_request *request) {
     Consilium__Console__RunRequest p = CONSILIUM__CONSOLE__RUN_REQUEST__INIT;
     p.run = (char *)request->run;
-    return pack(&p.base);
+    return tier_wire_pack(&p.base);
 }
 
 static enum tier_status take_pull(const Consilium__Console__PullRequest *p,
@@ -413,7 +382,7 @@ enum tier_status tier_console_pull(const uint8_t *bytes, size_t n, struct tier_c
     struct tier_console_pull r = {.graph = false};
     Consilium__Console__PullRequest *p = consilium__console__pull_request__unpack(NULL, n, bytes);
     if (!p)
-        return unreadable("a request", n, err);
+        return tier_wire_unreadable("a request", n, err);
     enum tier_status st = take_pull(p, &r, err);
     consilium__console__pull_request__free_unpacked(p, NULL);
     if (st == TIER_OK)
@@ -437,7 +406,7 @@ enum tier_status tier_console_part(const uint8_t *bytes, size_t n, struct tier_c
     Consilium__Console__StartRunPart *p =
         consilium__console__start_run_part__unpack(NULL, n, bytes);
     if (!p)
-        return unreadable("a part of a run's start", n, err);
+        return tier_wire_unreadable("a part of a run's start", n, err);
     if ((p->plan.len != 0) == (p->graph.len != 0))
         st = tier_fail(err, TIER_EPROTO, "a part holds either a plan or a piece of a graph");
     else if (p->plan.len > TIER_PLAN_BYTES_MAX)
@@ -462,7 +431,7 @@ struct tier_bytes tier_console_part_bytes(const struct tier_console_part *part) 
         p.plan = data;
     else
         p.graph = data;
-    return pack(&p.base);
+    return tier_wire_pack(&p.base);
 }
 
 void tier_console_part_release(struct tier_console_part *part) {

@@ -5,6 +5,7 @@
  * where it lies.
  */
 #include "tier/team_wire.h"
+#include "tier/wire_field.h"
 
 #include "team.pb-c.h"
 
@@ -13,45 +14,14 @@
 
 typedef Consilium__Team__Message Message;
 
-static void *need(size_t bytes) {
-    void *p = calloc(1, bytes ? bytes : 1);
-    if (!p)
-        abort(); /* as in wire.c: control messages are small */
-    return p;
-}
-
 /* ---- decoding ---- */
-
-static enum tier_status take_text(const char *field, const char *in, char *out, size_t size,
-                                  struct tier_err *err) {
-    size_t n = strlen(in);
-
-    if (n >= size)
-        return tier_fail(err, TIER_EPROTO, "%s has %zu bytes, at most %zu are allowed", field, n,
-                         size - 1);
-    for (size_t i = 0; i < n; i++)
-        if ((unsigned char)in[i] < 0x20 || in[i] == 0x7f)
-            return tier_fail(err, TIER_EPROTO, "%s holds a control character", field);
-    memcpy(out, in, n + 1);
-    return TIER_OK;
-}
-
-/* 32 bytes, or none where `optional`. */
-static enum tier_status take_hash(const char *field, ProtobufCBinaryData in, bool optional,
-                                  struct tier_hash *out, struct tier_err *err) {
-    if (in.len != sizeof out->b && !(optional && in.len == 0))
-        return tier_fail(err, TIER_EPROTO, "%s has %zu bytes, a SHA-256 has 32", field, in.len);
-    if (in.len)
-        memcpy(out->b, in.data, sizeof out->b);
-    return TIER_OK;
-}
 
 static enum tier_status take_data(const char *field, ProtobufCBinaryData in, size_t max,
                                   struct tier_team_message *out, struct tier_err *err) {
     if (in.len == 0 || in.len > max)
         return tier_fail(err, TIER_EPROTO, "%s has %zu bytes, 1 to %zu are allowed", field, in.len,
                          max);
-    out->data = need(in.len);
+    out->data = tier_wire_need(1, in.len);
     memcpy(out->data, in.data, in.len);
     out->data_bytes = in.len;
     return TIER_OK;
@@ -76,9 +46,10 @@ static enum tier_status take_hello(const Consilium__Team__Hello *p, struct tier_
     out->protocol = p->protocol;
     out->devices = p->devices;
     TIER_TRY(take_below("hello.devices", p->devices, 1, KERN_GROUP_RANKS_MAX + 1, err));
-    TIER_TRY(take_text("hello.software", p->software, out->software, sizeof out->software, err));
-    TIER_TRY(take_text("hello.backend", p->backend, out->backend, sizeof out->backend, err));
-    return take_hash("hello.build", p->build, false, &out->hash, err);
+    TIER_TRY(
+        tier_wire_text("hello.software", p->software, out->software, sizeof out->software, err));
+    TIER_TRY(tier_wire_text("hello.backend", p->backend, out->backend, sizeof out->backend, err));
+    return tier_wire_hash("hello.build", p->build, &out->hash, err);
 }
 
 static enum tier_status take_job(const Consilium__Team__Job *p, struct tier_team_message *out,
@@ -99,8 +70,8 @@ static enum tier_status take_ready(const Consilium__Team__Ready *p, struct tier_
     out->elements = p->elements;
     TIER_TRY(take_below("ready.elements", p->elements, 0, TIER_ELEMENTS_MAX + 1, err));
     TIER_TRY(take_status("ready.status", p->status, &out->status, err));
-    TIER_TRY(take_text("ready.reason", p->reason, out->reason, sizeof out->reason, err));
-    return take_hash("ready.data", p->data, true, &out->hash, err);
+    TIER_TRY(tier_wire_text("ready.reason", p->reason, out->reason, sizeof out->reason, err));
+    return p->data.len == 0 ? TIER_OK : tier_wire_hash("ready.data", p->data, &out->hash, err);
 }
 
 static enum tier_status take_go(const Consilium__Team__Go *p, struct tier_team_message *out,
@@ -118,8 +89,10 @@ static enum tier_status take_done(const Consilium__Team__Done *p, struct tier_te
                                   struct tier_err *err) {
     out->job = p->job;
     TIER_TRY(take_status("done.status", p->status, &out->status, err));
-    TIER_TRY(take_text("done.reason", p->reason, out->reason, sizeof out->reason, err));
-    return take_hash("done.model", p->model, p->status != TIER_OK, &out->hash, err);
+    TIER_TRY(tier_wire_text("done.reason", p->reason, out->reason, sizeof out->reason, err));
+    return p->model.len == 0 && p->status != TIER_OK
+               ? TIER_OK
+               : tier_wire_hash("done.model", p->model, &out->hash, err);
 }
 
 static enum tier_status take_part(const Consilium__Team__Part *p, struct tier_team_message *out,
@@ -161,7 +134,8 @@ static enum tier_status take(const Message *p, struct tier_team_message *out,
     case CONSILIUM__TEAM__MESSAGE__KIND_ABORT:
         out->type = TIER_TEAM_ABORT;
         out->job = p->abort->job;
-        return take_text("abort.reason", p->abort->reason, out->reason, sizeof out->reason, err);
+        return tier_wire_text("abort.reason", p->abort->reason, out->reason, sizeof out->reason,
+                              err);
     case CONSILIUM__TEAM__MESSAGE__KIND_PART:
         out->type = TIER_TEAM_PART;
         return take_part(p->part, out, err);
@@ -177,8 +151,7 @@ enum tier_status tier_team_message(const uint8_t *bytes, size_t n, struct tier_t
         n <= TIER_MESSAGE_BYTES_MAX ? consilium__team__message__unpack(NULL, n, bytes) : NULL;
 
     if (!p)
-        return tier_fail(err, TIER_EPROTO,
-                         "a team's message of %zu bytes is not a valid protobuf message", n);
+        return tier_wire_unreadable("a team's message", n, err);
     enum tier_status st = take(p, &m, err);
     consilium__team__message__free_unpacked(p, NULL);
     if (st == TIER_OK)
@@ -200,13 +173,6 @@ static ProtobufCBinaryData binary(const void *data, size_t n) {
     return (ProtobufCBinaryData){n, (uint8_t *)data};
 }
 
-static struct tier_bytes pack(const Message *m) {
-    struct tier_bytes b = {.n = consilium__team__message__get_packed_size(m)};
-    b.data = need(b.n);
-    consilium__team__message__pack(m, b.data);
-    return b;
-}
-
 static struct tier_bytes hello_bytes(const struct tier_team_message *m) {
     Message w = CONSILIUM__TEAM__MESSAGE__INIT;
     Consilium__Team__Hello p = CONSILIUM__TEAM__HELLO__INIT;
@@ -217,7 +183,7 @@ static struct tier_bytes hello_bytes(const struct tier_team_message *m) {
     p.build = binary(m->hash.b, sizeof m->hash.b);
     w.kind_case = CONSILIUM__TEAM__MESSAGE__KIND_HELLO;
     w.hello = &p;
-    return pack(&w);
+    return tier_wire_pack(&w.base);
 }
 
 static struct tier_bytes job_bytes(const struct tier_team_message *m) {
@@ -230,7 +196,7 @@ static struct tier_bytes job_bytes(const struct tier_team_message *m) {
     p.first = m->first;
     w.kind_case = CONSILIUM__TEAM__MESSAGE__KIND_JOB;
     w.job = &p;
-    return pack(&w);
+    return tier_wire_pack(&w.base);
 }
 
 static struct tier_bytes ready_bytes(const struct tier_team_message *m) {
@@ -244,7 +210,7 @@ static struct tier_bytes ready_bytes(const struct tier_team_message *m) {
     p.data = binary(m->hash.b, sizeof m->hash.b);
     w.kind_case = CONSILIUM__TEAM__MESSAGE__KIND_READY;
     w.ready = &p;
-    return pack(&w);
+    return tier_wire_pack(&w.base);
 }
 
 static struct tier_bytes graph_bytes(const struct tier_team_message *m) {
@@ -255,7 +221,7 @@ static struct tier_bytes graph_bytes(const struct tier_team_message *m) {
     p.data = binary(m->data, m->data_bytes);
     w.kind_case = CONSILIUM__TEAM__MESSAGE__KIND_GRAPH;
     w.graph = &p;
-    return pack(&w);
+    return tier_wire_pack(&w.base);
 }
 
 static struct tier_bytes go_bytes(const struct tier_team_message *m) {
@@ -266,7 +232,7 @@ static struct tier_bytes go_bytes(const struct tier_team_message *m) {
     p.id = binary(m->id.bytes, sizeof m->id.bytes);
     w.kind_case = CONSILIUM__TEAM__MESSAGE__KIND_GO;
     w.go = &p;
-    return pack(&w);
+    return tier_wire_pack(&w.base);
 }
 
 static struct tier_bytes done_bytes(const struct tier_team_message *m) {
@@ -278,7 +244,7 @@ static struct tier_bytes done_bytes(const struct tier_team_message *m) {
     p.model = binary(m->hash.b, sizeof m->hash.b);
     w.kind_case = CONSILIUM__TEAM__MESSAGE__KIND_DONE;
     w.done = &p;
-    return pack(&w);
+    return tier_wire_pack(&w.base);
 }
 
 static struct tier_bytes abort_bytes(const struct tier_team_message *m) {
@@ -288,14 +254,14 @@ static struct tier_bytes abort_bytes(const struct tier_team_message *m) {
     p.reason = (char *)m->reason;
     w.kind_case = CONSILIUM__TEAM__MESSAGE__KIND_ABORT;
     w.abort = &p;
-    return pack(&w);
+    return tier_wire_pack(&w.base);
 }
 
 static struct tier_bytes part_bytes(const struct tier_team_message *m) {
     uint8_t prefix[TIER_TEAM_PART_PREFIX];
     size_t n = tier_team_part_prefix(m->group, m->from, m->to, m->data_bytes, prefix);
     struct tier_bytes b = {.n = n + m->data_bytes};
-    b.data = need(b.n);
+    b.data = tier_wire_need(1, b.n);
     memcpy(b.data, prefix, n);
     if (m->data_bytes)
         memcpy(b.data + n, m->data, m->data_bytes);
@@ -312,7 +278,7 @@ struct tier_bytes tier_team_bytes(const struct tier_team_message *m) {
     case TIER_TEAM_WELCOME:
         w.kind_case = CONSILIUM__TEAM__MESSAGE__KIND_WELCOME;
         w.welcome = &welcome;
-        return pack(&w);
+        return tier_wire_pack(&w.base);
     case TIER_TEAM_JOB:
         return job_bytes(m);
     case TIER_TEAM_READY:

@@ -6,6 +6,7 @@
 #include "tier/wire.h"
 #include "tier/authority.h"
 #include "tier/cert.h"
+#include "tier/wire_field.h"
 
 #include "tier.pb-c.h"
 
@@ -14,50 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct tier_bytes pack(const ProtobufCMessage *m) {
-    struct tier_bytes b = {.n = protobuf_c_message_get_packed_size(m)};
-    b.data = malloc(b.n ? b.n : 1);
-    if (!b.data)
-        abort(); /* control messages are small; without memory for one the node cannot go on */
-    protobuf_c_message_pack(m, b.data);
-    return b;
-}
-
-static ProtobufCBinaryData hash_field(const struct tier_hash *h) {
-    return (ProtobufCBinaryData){TIER_HASH_BYTES, (uint8_t *)h->b};
-}
-
-static enum tier_status take_hash(const char *field, ProtobufCBinaryData in, struct tier_hash *out,
-                                  struct tier_err *err) {
-    if (in.len != TIER_HASH_BYTES)
-        return tier_fail(err, TIER_EPROTO, "%s holds %zu bytes, a SHA-256 has 32", field, in.len);
-    memcpy(out->b, in.data, TIER_HASH_BYTES);
-    return TIER_OK;
-}
-
-static enum tier_status take_text(const char *field, const char *in, char *out, size_t size,
-                                  struct tier_err *err) {
-    size_t n = strlen(in);
-    if (n >= size)
-        return tier_fail(err, TIER_EPROTO, "%s has %zu bytes, at most %zu are allowed", field, n,
-                         size - 1);
-    for (size_t i = 0; i < n; i++)
-        if ((unsigned char)in[i] < 0x20 || in[i] == 0x7f)
-            return tier_fail(err, TIER_EPROTO, "%s holds a control character", field);
-    memcpy(out, in, n + 1);
-    return TIER_OK;
-}
-
 static enum tier_status take_round(uint64_t in, uint64_t *out, struct tier_err *err) {
     if (in == 0 || in > TIER_ROUNDS_MAX)
         return tier_fail(err, TIER_EPROTO, "round %" PRIu64 " is outside 1..%d", in,
                          TIER_ROUNDS_MAX);
     *out = in;
     return TIER_OK;
-}
-
-static enum tier_status unreadable(const char *what, size_t n, struct tier_err *err) {
-    return tier_fail(err, TIER_EPROTO, "%s of %zu bytes is not a valid protobuf message", what, n);
 }
 
 /* ---- child to parent ---- */
@@ -68,14 +31,14 @@ static enum tier_status take_from_child(const Consilium__FromChild *p, struct ti
     case CONSILIUM__FROM_CHILD__MESSAGE_HELLO:
         m->type = TIER_FROM_HELLO;
         m->protocol = p->hello->protocol;
-        TIER_TRY(take_text("hello.name", p->hello->name, m->name, sizeof m->name, err));
-        return take_text("hello.software", p->hello->software, m->software, sizeof m->software,
-                         err);
+        TIER_TRY(tier_wire_text("hello.name", p->hello->name, m->name, sizeof m->name, err));
+        return tier_wire_text("hello.software", p->hello->software, m->software, sizeof m->software,
+                              err);
     case CONSILIUM__FROM_CHILD__MESSAGE_ANSWER:
         m->type = TIER_FROM_ANSWER;
         m->accepted = p->answer->accepted;
-        TIER_TRY(take_hash("answer.run", p->answer->run, &m->run, err));
-        return take_text("answer.reason", p->answer->reason, m->reason, sizeof m->reason, err);
+        TIER_TRY(tier_wire_hash("answer.run", p->answer->run, &m->run, err));
+        return tier_wire_text("answer.reason", p->answer->reason, m->reason, sizeof m->reason, err);
     case CONSILIUM__FROM_CHILD__MESSAGE_OFFER:
         m->type = TIER_FROM_OFFER;
         if (p->offer->header.len == 0 || p->offer->header.len > TIER_UPDATE_HEADER_BYTES_MAX)
@@ -86,16 +49,18 @@ static enum tier_status take_from_child(const Consilium__FromChild *p, struct ti
         return TIER_OK;
     case CONSILIUM__FROM_CHILD__MESSAGE_DECLINE:
         m->type = TIER_FROM_DECLINE;
-        TIER_TRY(take_hash("decline.run", p->decline->run, &m->run, err));
+        TIER_TRY(tier_wire_hash("decline.run", p->decline->run, &m->run, err));
         TIER_TRY(take_round(p->decline->round, &m->round, err));
-        return take_text("decline.reason", p->decline->reason, m->reason, sizeof m->reason, err);
+        return tier_wire_text("decline.reason", p->decline->reason, m->reason, sizeof m->reason,
+                              err);
     case CONSILIUM__FROM_CHILD__MESSAGE_PROGRESS:
         m->type = TIER_FROM_PROGRESS;
         m->done = p->progress->done;
         m->total = p->progress->total;
-        TIER_TRY(take_hash("progress.run", p->progress->run, &m->run, err));
+        TIER_TRY(tier_wire_hash("progress.run", p->progress->run, &m->run, err));
         TIER_TRY(take_round(p->progress->round, &m->round, err));
-        return take_text("progress.phase", p->progress->phase, m->reason, sizeof m->reason, err);
+        return tier_wire_text("progress.phase", p->progress->phase, m->reason, sizeof m->reason,
+                              err);
     default:
         return tier_fail(err, TIER_EPROTO, "a message of a kind this version does not know");
     }
@@ -106,7 +71,7 @@ enum tier_status tier_wire_from_child(const uint8_t *bytes, size_t n, struct tie
     struct tier_from_child m = {0};
     Consilium__FromChild *p = consilium__from_child__unpack(NULL, n, bytes);
     if (!p)
-        return unreadable("a message from a child", n, err);
+        return tier_wire_unreadable("a message from a child", n, err);
     enum tier_status st = take_from_child(p, &m, err);
     m.owner = p;
     if (st == TIER_OK)
@@ -139,7 +104,7 @@ struct tier_bytes tier_wire_from_child_bytes(const struct tier_from_child *m) {
         p.hello = &hello;
         break;
     case TIER_FROM_ANSWER:
-        answer.run = hash_field(&m->run);
+        answer.run = tier_wire_hash_field(&m->run);
         answer.accepted = m->accepted;
         answer.reason = (char *)m->reason;
         p.answer = &answer;
@@ -149,13 +114,13 @@ struct tier_bytes tier_wire_from_child_bytes(const struct tier_from_child *m) {
         p.offer = &offer;
         break;
     case TIER_FROM_DECLINE:
-        decline.run = hash_field(&m->run);
+        decline.run = tier_wire_hash_field(&m->run);
         decline.round = m->round;
         decline.reason = (char *)m->reason;
         p.decline = &decline;
         break;
     case TIER_FROM_PROGRESS:
-        progress.run = hash_field(&m->run);
+        progress.run = tier_wire_hash_field(&m->run);
         progress.round = m->round;
         progress.done = m->done;
         progress.total = m->total;
@@ -163,18 +128,18 @@ struct tier_bytes tier_wire_from_child_bytes(const struct tier_from_child *m) {
         p.progress = &progress;
         break;
     }
-    return pack(&p.base);
+    return tier_wire_pack(&p.base);
 }
 
 /* ---- receipts ---- */
 
 static enum tier_status take_receipt(const Consilium__Receipt *p, struct tier_receipt *r,
                                      struct tier_err *err) {
-    TIER_TRY(take_hash("receipt.run", p->run, &r->run, err));
+    TIER_TRY(tier_wire_hash("receipt.run", p->run, &r->run, err));
     TIER_TRY(take_round(p->round, &r->round, err));
-    TIER_TRY(take_hash("receipt.update", p->update, &r->update, err));
-    TIER_TRY(take_text("receipt.child", p->child, r->child, sizeof r->child, err));
-    TIER_TRY(take_text("receipt.parent", p->parent, r->parent, sizeof r->parent, err));
+    TIER_TRY(tier_wire_hash("receipt.update", p->update, &r->update, err));
+    TIER_TRY(tier_wire_text("receipt.child", p->child, r->child, sizeof r->child, err));
+    TIER_TRY(tier_wire_text("receipt.parent", p->parent, r->parent, sizeof r->parent, err));
     if (p->weight > TIER_WEIGHT_TOTAL_MAX)
         return tier_fail(err, TIER_EPROTO, "receipt.weight is above 2^32");
     if (p->signature.len > sizeof r->signature)
@@ -192,9 +157,9 @@ static enum tier_status take_receipt(const Consilium__Receipt *p, struct tier_re
 }
 
 static void give_receipt(const struct tier_receipt *r, Consilium__Receipt *p) {
-    p->run = hash_field(&r->run);
+    p->run = tier_wire_hash_field(&r->run);
     p->round = r->round;
-    p->update = hash_field(&r->update);
+    p->update = tier_wire_hash_field(&r->update);
     p->child = (char *)r->child;
     p->parent = (char *)r->parent;
     p->weight = r->weight;
@@ -208,7 +173,7 @@ enum tier_status tier_wire_receipt(const uint8_t *bytes, size_t n, struct tier_r
     struct tier_receipt r = {0};
     Consilium__Receipt *p = consilium__receipt__unpack(NULL, n, bytes);
     if (!p)
-        return unreadable("a receipt", n, err);
+        return tier_wire_unreadable("a receipt", n, err);
     enum tier_status st = take_receipt(p, &r, err);
     consilium__receipt__free_unpacked(p, NULL);
     if (st == TIER_OK)
@@ -219,7 +184,7 @@ enum tier_status tier_wire_receipt(const uint8_t *bytes, size_t n, struct tier_r
 struct tier_bytes tier_wire_receipt_bytes(const struct tier_receipt *r) {
     Consilium__Receipt p = CONSILIUM__RECEIPT__INIT;
     give_receipt(r, &p);
-    return pack(&p.base);
+    return tier_wire_pack(&p.base);
 }
 
 size_t tier_receipt_text(const struct tier_receipt *r, char *text, size_t size) {
@@ -241,19 +206,19 @@ static enum tier_status take_round_message(const Consilium__Round *p, struct tie
                                            struct tier_err *err) {
     m->type = TIER_TO_ROUND;
     m->deadline_ms = p->deadline_ms;
-    TIER_TRY(take_hash("round.run", p->run, &m->run, err));
+    TIER_TRY(tier_wire_hash("round.run", p->run, &m->run, err));
     TIER_TRY(take_round(p->round, &m->round, err));
-    TIER_TRY(take_hash("round.base_model", p->base_model, &m->model, err));
+    TIER_TRY(tier_wire_hash("round.base_model", p->base_model, &m->model, err));
     if (p->delta.len == 0 && p->delta_base.len == 0)
         return TIER_OK;
-    TIER_TRY(take_hash("round.delta", p->delta, &m->delta, err));
-    return take_hash("round.delta_base", p->delta_base, &m->delta_base, err);
+    TIER_TRY(tier_wire_hash("round.delta", p->delta, &m->delta, err));
+    return tier_wire_hash("round.delta_base", p->delta_base, &m->delta_base, err);
 }
 
 static enum tier_status take_plan(const Consilium__Plan *p, struct tier_to_child *m,
                                   struct tier_err *err) {
     m->type = TIER_TO_PLAN;
-    TIER_TRY(take_hash("plan.run", p->run, &m->run, err));
+    TIER_TRY(tier_wire_hash("plan.run", p->run, &m->run, err));
     if (p->plan.len == 0 || p->plan.len > TIER_PLAN_BYTES_MAX)
         return tier_fail(err, TIER_EPROTO, "plan.plan has %zu bytes, 1 to %u are allowed",
                          p->plan.len, TIER_PLAN_BYTES_MAX);
@@ -265,19 +230,19 @@ static enum tier_status take_plan(const Consilium__Plan *p, struct tier_to_child
 static enum tier_status take_refusal(const Consilium__Refusal *p, struct tier_to_child *m,
                                      struct tier_err *err) {
     m->type = TIER_TO_REFUSAL;
-    TIER_TRY(take_hash("refusal.run", p->run, &m->run, err));
+    TIER_TRY(tier_wire_hash("refusal.run", p->run, &m->run, err));
     TIER_TRY(take_round(p->round, &m->round, err));
-    TIER_TRY(take_hash("refusal.update", p->update, &m->update, err));
-    return take_text("refusal.reason", p->reason, m->reason, sizeof m->reason, err);
+    TIER_TRY(tier_wire_hash("refusal.update", p->update, &m->update, err));
+    return tier_wire_text("refusal.reason", p->reason, m->reason, sizeof m->reason, err);
 }
 
 static enum tier_status take_end(const Consilium__End *p, struct tier_to_child *m,
                                  struct tier_err *err) {
     m->type = TIER_TO_END;
     m->completed = p->completed;
-    TIER_TRY(take_hash("end.run", p->run, &m->run, err));
-    TIER_TRY(take_hash("end.model", p->model, &m->model, err));
-    return take_text("end.reason", p->reason, m->reason, sizeof m->reason, err);
+    TIER_TRY(tier_wire_hash("end.run", p->run, &m->run, err));
+    TIER_TRY(tier_wire_hash("end.model", p->model, &m->model, err));
+    return tier_wire_text("end.reason", p->reason, m->reason, sizeof m->reason, err);
 }
 
 static enum tier_status take_to_child(const Consilium__ToChild *p, struct tier_to_child *m,
@@ -290,7 +255,7 @@ static enum tier_status take_to_child(const Consilium__ToChild *p, struct tier_t
         if (m->return_ms > TIER_RETURN_MS_MAX)
             return tier_fail(err, TIER_EPROTO, "welcome.return_ms is %u, at most %u", m->return_ms,
                              TIER_RETURN_MS_MAX);
-        return take_text("welcome.name", p->welcome->name, m->name, sizeof m->name, err);
+        return tier_wire_text("welcome.name", p->welcome->name, m->name, sizeof m->name, err);
     case CONSILIUM__TO_CHILD__MESSAGE_PLAN:
         return take_plan(p->plan, m, err);
     case CONSILIUM__TO_CHILD__MESSAGE_ROUND:
@@ -298,7 +263,7 @@ static enum tier_status take_to_child(const Consilium__ToChild *p, struct tier_t
     case CONSILIUM__TO_CHILD__MESSAGE_GRANT:
         m->type = TIER_TO_GRANT;
         m->offset = p->grant->offset;
-        return take_hash("grant.update", p->grant->update, &m->update, err);
+        return tier_wire_hash("grant.update", p->grant->update, &m->update, err);
     case CONSILIUM__TO_CHILD__MESSAGE_RECEIPT:
         m->type = TIER_TO_RECEIPT;
         return take_receipt(p->receipt, &m->receipt, err);
@@ -306,7 +271,7 @@ static enum tier_status take_to_child(const Consilium__ToChild *p, struct tier_t
         return take_refusal(p->refusal, m, err);
     case CONSILIUM__TO_CHILD__MESSAGE_COMMIT:
         m->type = TIER_TO_COMMIT;
-        TIER_TRY(take_hash("commit.run", p->commit->run, &m->run, err));
+        TIER_TRY(tier_wire_hash("commit.run", p->commit->run, &m->run, err));
         return take_round(p->commit->round, &m->round, err);
     case CONSILIUM__TO_CHILD__MESSAGE_END:
         return take_end(p->end, m, err);
@@ -320,7 +285,7 @@ enum tier_status tier_wire_to_child(const uint8_t *bytes, size_t n, struct tier_
     struct tier_to_child m = {0};
     Consilium__ToChild *p = consilium__to_child__unpack(NULL, n, bytes);
     if (!p)
-        return unreadable("a message from the parent", n, err);
+        return tier_wire_unreadable("a message from the parent", n, err);
     enum tier_status st = take_to_child(p, &m, err);
     m.owner = p;
     if (st == TIER_OK)
@@ -356,23 +321,23 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
         p.welcome = &welcome;
         break;
     case TIER_TO_PLAN:
-        plan.run = hash_field(&m->run);
+        plan.run = tier_wire_hash_field(&m->run);
         plan.plan = (ProtobufCBinaryData){m->plan_bytes, (uint8_t *)m->plan};
         p.plan = &plan;
         break;
     case TIER_TO_ROUND:
-        round.run = hash_field(&m->run);
+        round.run = tier_wire_hash_field(&m->run);
         round.round = m->round;
-        round.base_model = hash_field(&m->model);
+        round.base_model = tier_wire_hash_field(&m->model);
         round.deadline_ms = m->deadline_ms;
         if (!tier_hash_is_zero(&m->delta)) {
-            round.delta = hash_field(&m->delta);
-            round.delta_base = hash_field(&m->delta_base);
+            round.delta = tier_wire_hash_field(&m->delta);
+            round.delta_base = tier_wire_hash_field(&m->delta_base);
         }
         p.round = &round;
         break;
     case TIER_TO_GRANT:
-        grant.update = hash_field(&m->update);
+        grant.update = tier_wire_hash_field(&m->update);
         grant.offset = m->offset;
         p.grant = &grant;
         break;
@@ -381,26 +346,26 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
         p.receipt = &receipt;
         break;
     case TIER_TO_REFUSAL:
-        refusal.run = hash_field(&m->run);
+        refusal.run = tier_wire_hash_field(&m->run);
         refusal.round = m->round;
-        refusal.update = hash_field(&m->update);
+        refusal.update = tier_wire_hash_field(&m->update);
         refusal.reason = (char *)m->reason;
         p.refusal = &refusal;
         break;
     case TIER_TO_COMMIT:
-        commit.run = hash_field(&m->run);
+        commit.run = tier_wire_hash_field(&m->run);
         commit.round = m->round;
         p.commit = &commit;
         break;
     case TIER_TO_END:
-        end.run = hash_field(&m->run);
+        end.run = tier_wire_hash_field(&m->run);
         end.completed = m->completed;
         end.reason = (char *)m->reason;
-        end.model = hash_field(&m->model);
+        end.model = tier_wire_hash_field(&m->model);
         p.end = &end;
         break;
     }
-    return pack(&p.base);
+    return tier_wire_pack(&p.base);
 }
 
 /* ---- pieces ---- */
@@ -501,9 +466,9 @@ enum tier_status tier_wire_fetch_request(const uint8_t *bytes, size_t n,
     struct tier_fetch_request m = {0};
     Consilium__FetchRequest *p = consilium__fetch_request__unpack(NULL, n, bytes);
     if (!p)
-        return unreadable("a fetch request", n, err);
+        return tier_wire_unreadable("a fetch request", n, err);
     m.offset = p->offset;
-    enum tier_status st = take_hash("fetch.sha256", p->sha256, &m.sha256, err);
+    enum tier_status st = tier_wire_hash("fetch.sha256", p->sha256, &m.sha256, err);
     consilium__fetch_request__free_unpacked(p, NULL);
     if (st == TIER_OK)
         *out = m;
@@ -512,9 +477,9 @@ enum tier_status tier_wire_fetch_request(const uint8_t *bytes, size_t n,
 
 struct tier_bytes tier_wire_fetch_request_bytes(const struct tier_fetch_request *m) {
     Consilium__FetchRequest p = CONSILIUM__FETCH_REQUEST__INIT;
-    p.sha256 = hash_field(&m->sha256);
+    p.sha256 = tier_wire_hash_field(&m->sha256);
     p.offset = m->offset;
-    return pack(&p.base);
+    return tier_wire_pack(&p.base);
 }
 
 /* ---- enrollment ---- */
@@ -545,7 +510,7 @@ enum tier_status tier_wire_enroll_request(const uint8_t *bytes, size_t n, char *
                                           char **csr_out, struct tier_err *err) {
     Consilium__EnrollRequest *p = consilium__enroll_request__unpack(NULL, n, bytes);
     if (!p)
-        return unreadable("an enrollment request", n, err);
+        return tier_wire_unreadable("an enrollment request", n, err);
     enum tier_status st = take_two((const char *const[]){"enroll.token", "enroll.csr_pem"},
                                    (const char *const[]){p->token, p->csr_pem},
                                    (const size_t[]){TIER_TOKEN_SIZE - 1, TIER_PEM_BYTES_MAX},
@@ -558,14 +523,14 @@ struct tier_bytes tier_wire_enroll_request_bytes(const char *token, const char *
     Consilium__EnrollRequest p = CONSILIUM__ENROLL_REQUEST__INIT;
     p.token = (char *)token;
     p.csr_pem = (char *)csr_pem;
-    return pack(&p.base);
+    return tier_wire_pack(&p.base);
 }
 
 enum tier_status tier_wire_enroll_reply(const uint8_t *bytes, size_t n, char **cert_out,
                                         char **ca_out, struct tier_err *err) {
     Consilium__EnrollReply *p = consilium__enroll_reply__unpack(NULL, n, bytes);
     if (!p)
-        return unreadable("an enrollment reply", n, err);
+        return tier_wire_unreadable("an enrollment reply", n, err);
     enum tier_status st =
         take_two((const char *const[]){"enroll.cert_pem", "enroll.ca_pem"},
                  (const char *const[]){p->cert_pem, p->ca_pem},
@@ -578,5 +543,5 @@ struct tier_bytes tier_wire_enroll_reply_bytes(const char *cert_pem, const char 
     Consilium__EnrollReply p = CONSILIUM__ENROLL_REPLY__INIT;
     p.cert_pem = (char *)cert_pem;
     p.ca_pem = (char *)ca_pem;
-    return pack(&p.base);
+    return tier_wire_pack(&p.base);
 }
