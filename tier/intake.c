@@ -2,7 +2,11 @@
 /*
  * A strand's two jobs are in its own struct and go to one worker, which runs its jobs in order: no
  * lock is needed for what only `absorb` touches, and a worker never waits for the loop to give it
- * the piece that is here already. Credit is counted from the moment a message is asked for.
+ * the piece that is here already.
+ *
+ * Credit is counted from the moment a message is asked for, because from then on all of it may
+ * come. A message that is long in coming is its sender's doing and is not counted until it is
+ * here: else as many slow senders as there is credit would hold up everyone.
  */
 #include "tier/intake.h"
 
@@ -11,6 +15,7 @@
 
 #define THREADS_MAX 8u
 #define STRAND_JOBS 2u
+#define PATIENCE_MS 100u
 
 struct thread {
     struct tier_worker *worker; /* NULL: the loop itself */
@@ -23,8 +28,11 @@ struct tier_intake {
     unsigned count; /* of threads; one that is the loop itself where there are none */
     struct thread thread[THREADS_MAX];
     unsigned next;   /* for what is submitted alone */
-    unsigned credit; /* messages asked for or here */
+    unsigned credit; /* messages here, or asked for less than patience_ms ago */
     struct tier_strand *hungry_first, *hungry_last;
+    struct tier_strand *strands;
+    uint32_t patience_ms;
+    struct tier_timer *impatient; /* runs while strands are hungry */
 };
 
 struct job {
@@ -49,10 +57,13 @@ struct tier_strand {
     /* The loop's: */
     _Alignas(8) unsigned used; /* messages asked for or here */
     bool reading;              /* one is asked for */
-    bool stop;                 /* the loop's: ask for no more */
+    bool late;                 /* and is not counted */
+    uint64_t asked_ms;
+    bool stop; /* the loop's: ask for no more */
     bool ended, closed, telling;
     bool hungry;
     struct tier_strand *hungry_next;
+    struct tier_strand *prev, *next; /* the intake's */
 };
 
 static void *need(void *p) {
@@ -60,6 +71,8 @@ static void *need(void *p) {
         abort();
     return p;
 }
+
+static void impatient(void *arg);
 
 unsigned tier_intake_threads(void) {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -74,6 +87,8 @@ enum tier_status tier_intake_new(struct tier_loop *loop, unsigned threads, struc
     enum tier_status st = TIER_OK;
 
     in->loop = loop;
+    in->patience_ms = PATIENCE_MS;
+    in->impatient = tier_timer_new(loop, impatient, in);
     threads = threads < THREADS_MAX ? threads : THREADS_MAX;
     in->count = threads ? threads : 1;
     for (unsigned i = 0; i < threads && st == TIER_OK; i++)
@@ -93,6 +108,7 @@ void tier_intake_free(struct tier_intake *in) {
         return;
     for (unsigned i = 0; i < THREADS_MAX; i++)
         tier_worker_free(in->thread[i].worker);
+    tier_timer_free(in->impatient);
     for (unsigned i = 0; i < THREADS_MAX; i++)
         free(in->thread[i].scratch);
     free(in);
@@ -100,6 +116,10 @@ void tier_intake_free(struct tier_intake *in) {
 
 unsigned tier_intake_held(const struct tier_intake *in) {
     return in->credit;
+}
+
+void tier_intake_set_patience(struct tier_intake *in, uint32_t patience_ms) {
+    in->patience_ms = patience_ms;
 }
 
 static void submit(struct thread *t, tier_loop_fn work, tier_loop_fn done, tier_loop_fn drop,
@@ -123,6 +143,8 @@ static void hungry_add(struct tier_strand *s) {
     struct tier_intake *in = s->intake;
     if (s->hungry)
         return;
+    if (!in->hungry_first)
+        tier_timer_set(in->impatient, in->patience_ms);
     s->hungry = true;
     s->hungry_next = NULL;
     if (in->hungry_last)
@@ -153,26 +175,51 @@ static void ask(struct tier_strand *s) {
     struct tier_intake *in = s->intake;
     if (s->reading || s->stop || s->used >= STRAND_JOBS)
         return;
-    if (s->used > 0 && in->credit >= TIER_CREDIT_CHUNKS) {
+    if (in->credit >= TIER_CREDIT_CHUNKS) {
         hungry_add(s);
         return;
     }
     hungry_remove(s);
     s->reading = true;
+    s->asked_ms = tier_clock_ms();
     s->used++;
     in->credit++;
     tier_rpc_read(s->call);
 }
 
-static void give_back(struct tier_strand *s, unsigned messages) {
-    struct tier_intake *in = s->intake;
-    s->used -= messages;
-    in->credit -= messages;
+static void feed(struct tier_intake *in) {
     for (struct tier_strand *h = in->hungry_first, *next; h && in->credit < TIER_CREDIT_CHUNKS;
          h = next) {
         next = h->hungry_next;
         ask(h);
     }
+}
+
+static void give_back(struct tier_strand *s) {
+    s->used--;
+    s->intake->credit--;
+    feed(s->intake);
+}
+
+/* What was asked for is here, or is not waited for any more: from now on it counts. */
+static void count_late(struct tier_strand *s) {
+    s->intake->credit += s->late;
+    s->late = false;
+}
+
+static void impatient(void *arg) {
+    struct tier_intake *in = arg;
+    uint64_t now = tier_clock_ms();
+
+    for (struct tier_strand *s = in->strands; s; s = s->next) {
+        if (!s->reading || s->late || now - s->asked_ms < in->patience_ms)
+            continue;
+        s->late = true;
+        in->credit--;
+    }
+    feed(in);
+    if (in->hungry_first)
+        tier_timer_set(in->impatient, in->patience_ms);
 }
 
 /* ---- strands ---- */
@@ -189,6 +236,10 @@ struct tier_strand *tier_strand_open(struct tier_intake *in, struct tier_rpc_cal
         .intake = in, .thread = least, .call = call, .events = events, .owner = owner};
     for (unsigned i = 0; i < STRAND_JOBS; i++)
         s->job[i].strand = s;
+    s->next = in->strands;
+    if (s->next)
+        s->next->prev = s;
+    in->strands = s;
     least->strands++;
     return s;
 }
@@ -209,7 +260,8 @@ static void stop_asking(struct tier_strand *s) {
     hungry_remove(s);
     if (s->reading) {
         s->reading = false;
-        give_back(s, 1);
+        count_late(s);
+        give_back(s);
     }
 }
 
@@ -217,6 +269,12 @@ static void release(struct tier_strand *s) {
     const struct tier_strand_events *events = s->events;
     void *owner = s->owner;
     s->thread->strands--;
+    if (s->prev)
+        s->prev->next = s->next;
+    else
+        s->intake->strands = s->next;
+    if (s->next)
+        s->next->prev = s->prev;
     free(s);
     events->released(owner);
 }
@@ -253,7 +311,7 @@ static void absorbed(void *arg) {
         s->events->absorbed(s->owner, job->st, &job->err, job->bytes); /* may close the strand */
     }
     s->telling = false;
-    give_back(s, 1);
+    give_back(s);
     if (s->closed && at_work(s) == 0)
         release(s);
     else if (s->ended && at_work(s) == 0)
@@ -280,6 +338,7 @@ void tier_strand_take(struct tier_strand *s, struct tier_rpc_message *message) {
     if (!s->reading) /* it was asked for before the strand wanted no more */
         return;
     s->reading = false;
+    count_late(s);
     job->busy = true;
     job->message = tier_rpc_message_take(message);
     submit(s->thread, absorb, absorbed, dropped, job);

@@ -3,8 +3,9 @@
  * What is received is hashed, checked and written on threads of their own, so that the loop's
  * thread only moves bytes off the network. A strand is one call's ordered run of pieces: at most
  * two of its messages are here at a time, one being absorbed while the next arrives, and over all
- * strands of an intake no more than TIER_CREDIT_CHUNKS are, but for the one that each strand may
- * always have. That is the bound on received memory, whatever children and parents do.
+ * strands of an intake no more than TIER_CREDIT_CHUNKS are here or on their way, but for those of
+ * senders that are slow (tier_intake_set_patience), which may have one each. That is the
+ * bound on received memory, whatever children and parents do.
  *
  * Threads: every call on the loop's; `absorb` and a submitted `work` run on an intake's thread, all
  * others of the loop. One strand's pieces are absorbed in order on one thread.
@@ -26,8 +27,11 @@ void tier_intake_free(struct tier_intake *intake);
 /* As many threads as are right for this machine: a core is the loop's. */
 unsigned tier_intake_threads(void);
 
-/* Messages that are here or asked for, over all strands. */
+/* Messages that are here or asked for, over all strands, but for those that are long in coming. */
 unsigned tier_intake_held(const struct tier_intake *intake);
+/* How long a message may take to come before others need not wait for it: 100 ms, unless told
+ * otherwise. */
+void tier_intake_set_patience(struct tier_intake *intake, uint32_t patience_ms);
 
 /* Runs work(arg) on one of its threads, then done(arg) on the loop; drop(arg) takes the place of
  * done where the intake is freed first. */

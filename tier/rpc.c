@@ -14,6 +14,7 @@
 
 #define SEND_QUEUE_MAX 1024
 #define LOOKAHEAD_BYTES (256 << 10)
+#define READ_BYTES (64 << 10)
 
 struct tier_rpc_message {
     grpc_byte_buffer *bytes; /* NULL once it was taken */
@@ -61,6 +62,16 @@ void tier_rpc_process_init(void) {
     mallopt(M_MMAP_THRESHOLD, 32 << 20);
     mallopt(M_TRIM_THRESHOLD, 64 << 20);
     mallopt(M_TOP_PAD, 16 << 20);
+    /* Slices go back to the heap they came from, whichever thread frees them: further heaps would
+     * only keep what a fold or a publication needed for a moment. */
+    mallopt(M_ARENA_MAX, 1);
+    /*
+     * Every connection keeps a buffer ready for what it reads next. The core makes it twice as
+     * large whenever it was filled, without a bound and for good: megabytes for each child that
+     * has pushed. Reading as it did before that came has a bound, READ_BYTES. An operator's own
+     * choice stands.
+     */
+    setenv("GRPC_EXPERIMENTS", "-tcp_read_chunks", 0);
     signal(SIGPIPE, SIG_IGN);
     gpr_set_log_function(core_log);
     gpr_set_log_verbosity(GPR_LOG_SEVERITY_ERROR);
@@ -97,6 +108,7 @@ size_t rpc_common_args(grpc_arg *a, const struct tier_rpc_keepalive *k) {
      */
     a[n++] = rpc_int_arg(GRPC_ARG_HTTP2_BDP_PROBE, 0);
     a[n++] = rpc_int_arg(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, LOOKAHEAD_BYTES);
+    a[n++] = rpc_int_arg(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, READ_BYTES);
     return n;
 }
 

@@ -114,7 +114,7 @@ const char *rpc_or_empty(const char *s);
 
 /* Channel arguments of both ends. */
 grpc_arg rpc_int_arg(const char *key, int value);
-#define RPC_COMMON_ARGS 7
+#define RPC_COMMON_ARGS 8
 size_t rpc_common_args(grpc_arg *a, const struct tier_rpc_keepalive *k);
 
 #endif

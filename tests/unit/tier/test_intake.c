@@ -137,6 +137,7 @@ static const struct tier_rpc_method methods[] = {{PATH, &server_handler}};
 /* ---- the client ---- */
 
 struct client {
+    struct tier_rpc_call *call;
     struct tier_sender *sender;
     bool closed;
     enum tier_status status;
@@ -166,13 +167,20 @@ static void client_closed(struct tier_rpc_call *call, enum tier_status status, c
 static const struct tier_rpc_handler client_handler = {.sent = client_sent,
                                                        .closed = client_closed};
 
+static void call(unsigned i) {
+    client[i].call = tier_rpc_call_new(channel, PATH, &client_handler, &client[i], 0);
+}
+
+static void push(unsigned i) {
+    client[i].sender =
+        tier_sender_new(client[i].call, NULL, NULL, source, NULL, PIECES * TIER_CHUNK_BYTES, 0);
+    tier_sender_fill(client[i].sender);
+}
+
 static void begin(unsigned streams) {
     for (unsigned i = 0; i < streams; i++) {
-        struct tier_rpc_call *call =
-            tier_rpc_call_new(channel, PATH, &client_handler, &client[i], 0);
-        client[i].sender =
-            tier_sender_new(call, NULL, NULL, source, NULL, PIECES * TIER_CHUNK_BYTES, 0);
-        tier_sender_fill(client[i].sender);
+        call(i);
+        push(i);
     }
 }
 
@@ -253,10 +261,11 @@ static bool reached(void *arg) {
     return n > 0 && tier_intake_held(intake) >= *(unsigned *)arg;
 }
 
-Test(tier_intake, what_is_here_is_bounded_by_the_credit_and_one_for_each_strand) {
-    unsigned few = 2 * 4, many = STREAMS_MAX;
-    move_gate(true);
+Test(tier_intake, what_is_here_or_on_its_way_is_bounded_by_the_credit) {
+    unsigned few = 2 * 4, many = TIER_CREDIT_CHUNKS;
     up(2);
+    tier_intake_set_patience(intake, UINT32_MAX);
+    move_gate(true);
     begin(4);
     cr_assert(tier_loop_run_until(loop, reached, &few, TIMEOUT_MS), "two a strand");
     move_gate(false);
@@ -266,13 +275,43 @@ Test(tier_intake, what_is_here_is_bounded_by_the_credit_and_one_for_each_strand)
     memset(stream, 0, sizeof stream);
     memset(client, 0, sizeof client);
     opened = held_max = 0;
+    cr_assert(lt(uint, many, (unsigned)STREAMS_MAX));
     move_gate(true);
     begin(STREAMS_MAX);
-    cr_assert(tier_loop_run_until(loop, reached, &many, TIMEOUT_MS), "every strand has one");
+    cr_assert(tier_loop_run_until(loop, reached, &many, TIMEOUT_MS));
     move_gate(false);
     finish(STREAMS_MAX); /* those that waited for credit get it */
     cr_assert(le(uint, held_max, many));
-    cr_assert(gt(uint, many, (unsigned)TIER_CREDIT_CHUNKS));
+    down();
+}
+
+static bool asked_all(void *arg) {
+    return opened == *(unsigned *)arg;
+}
+
+static bool last_is_over(void *arg) {
+    unsigned last = *(unsigned *)arg;
+    return client[last].closed && stream[last].released;
+}
+
+Test(tier_intake, senders_that_are_slow_hold_up_nobody_and_count_once_they_send) {
+    unsigned slow = TIER_CREDIT_CHUNKS;
+    up(2);
+    tier_intake_set_patience(intake, 1);
+    for (unsigned i = 0; i < slow; i++)
+        call(i);
+    cr_assert(tier_loop_run_until(loop, asked_all, &slow, TIMEOUT_MS));
+    cr_assert(eq(uint, tier_intake_held(intake), (unsigned)TIER_CREDIT_CHUNKS));
+    call(slow);
+    push(slow);
+    cr_assert(tier_loop_run_until(loop, last_is_over, &slow, TIMEOUT_MS));
+    cr_assert(eq(uint, stream[slow].absorbed, (unsigned)PIECES));
+    cr_assert(eq(int, client[slow].status, TIER_OK));
+    for (unsigned i = 0; i < slow; i++)
+        push(i);
+    finish(slow + 1);
+    for (unsigned i = 0; i < slow; i++)
+        cr_assert(eq(uint, stream[i].absorbed, (unsigned)PIECES));
     down();
 }
 

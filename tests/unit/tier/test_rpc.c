@@ -7,6 +7,7 @@
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -369,6 +370,51 @@ Test(tier_rpc, a_borrowed_payload_is_released_once_sent_or_not) {
     cr_expect(eq(sz, seen.bytes, 2 * (2 + sizeof payload)));
     tier_rpc_channel_free(channel);
     cr_expect(eq(int, atomic_load(&released), 3));
+}
+
+#define CONNECTIONS 8u
+#define ECHOES 6u
+
+static bool all_echoed(void *arg) {
+    return seen.client_messages == *(unsigned *)arg;
+}
+
+static size_t allocated(void) {
+    struct mallinfo2 m = mallinfo2();
+    return m.uordblks + m.hblkhd;
+}
+
+/* Bytes that so many connections have grown by once each has moved megabytes both ways. */
+Test(tier_rpc, what_a_connection_keeps_does_not_grow_with_what_it_moved) {
+    struct tier_rpc_channel *channel[CONNECTIONS];
+    struct tier_rpc_call *call[CONNECTIONS];
+    char *payload = calloc(1, TIER_CHUNK_BYTES);
+    unsigned expected = 0;
+
+    cr_assert(payload != NULL);
+    serve(NULL);
+    for (unsigned i = 0; i < CONNECTIONS; i++) {
+        channel[i] = connect_as(NULL, "x");
+        call[i] = tier_rpc_call_new(channel[i], ECHO_PATH, &client, NULL, 0);
+        tier_rpc_send(call[i], "hello", 5);
+        tier_rpc_read(call[i]);
+    }
+    expected += CONNECTIONS;
+    cr_assert(tier_loop_run_until(loop, all_echoed, &expected, TIMEOUT_MS));
+    size_t before = allocated();
+    for (unsigned n = 0; n < ECHOES; n++) {
+        for (unsigned i = 0; i < CONNECTIONS; i++)
+            tier_rpc_send(call[i], payload, TIER_CHUNK_BYTES);
+        expected += CONNECTIONS;
+        cr_assert(tier_loop_run_until(loop, all_echoed, &expected, TIMEOUT_MS));
+    }
+    size_t after = allocated();
+    cr_log_info("%zu bytes before, %zu after", before, after);
+    /* Two ends, each with a buffer for its next read. */
+    cr_assert(lt(sz, after, before + CONNECTIONS * 2 * (size_t)(128 << 10)));
+    for (unsigned i = 0; i < CONNECTIONS; i++)
+        tier_rpc_channel_free(channel[i]);
+    free(payload);
 }
 
 Test(tier_rpc, a_cancelled_call_closes_on_both_sides) {
