@@ -770,7 +770,8 @@ Test(tier_plan, real_numbers_are_written_short_and_exact) {
     cr_assert(eq(str, (char *)tier_real_text(2, text, sizeof text), "2.0"));
 }
 
-/* A seed that is no plan any more lets a fuzzer see nothing of what stands behind the first check. */
+/* A seed that is no plan any more lets a fuzzer see nothing of what stands behind the first check.
+ */
 Test(tier_plan, the_fuzzers_seeds_are_plans) {
     static const char *const seeds[] = {"wire", "wire-buffered"};
     for (size_t i = 0; i < 2; i++) {
