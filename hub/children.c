@@ -124,7 +124,7 @@ void hub_run_answered(struct hub_run *run, const char *child, bool accepted, con
     if (!accepted)
         tier_log_warn("run %.12s: %s declines: %s", run->hex, child, reason);
     e.type = accepted ? TIER_EVENT_JOIN : TIER_EVENT_DECLINE;
-    if (run->round.number && run->round.state != TIER_ROUND_COMMITTED)
+    if (run->round.number && (run->round.state != TIER_ROUND_COMMITTED || hub_run_buffers(run)))
         hub_work_step(run, &e);
     hub_run_open_if_ready(run);
     hub_console_changed(run->hub, run);

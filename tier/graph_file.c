@@ -208,6 +208,9 @@ static enum tier_status copy_field(struct walk *w, const struct field *f, struct
     uint8_t block[4096];
     uint64_t end = f->payload + f->bytes;
 
+    /* Small fields are there already: a file of nothing else would be a read for each. */
+    if (f->at >= w->window_at && end - w->window_at <= w->window_n)
+        return put(w, out, w->window + (f->at - w->window_at), (size_t)(end - f->at));
     for (uint64_t at = f->at; at < end;) {
         size_t n = end - at < sizeof block ? (size_t)(end - at) : sizeof block;
         TIER_TRY(graph_source_read(w->source, at, block, n, w->err));

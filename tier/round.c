@@ -138,8 +138,12 @@ static void close_if_due(struct tier_round *r, struct tier_round_actions *out) {
 static void on_join(struct tier_round *r, uint32_t child, struct tier_round_actions *out) {
     struct tier_round_child *c = child_at(r, child);
     c->attending = true;
-    if (r->state != TIER_ROUND_OPEN)
+    if (r->state != TIER_ROUND_OPEN) {
+        /* It may have lost what it was at work on, and will not be told when the next one opens. */
+        if (r->rules.staleness_max && at_work(c->state))
+            act(out, TIER_ACTION_START, child, NULL);
         return;
+    }
     if (c->state == TIER_CHILD_NONE) {
         c->state = TIER_CHILD_EXPECTED;
         c->base = r->number;

@@ -130,6 +130,20 @@ Test(tier_round_buffered, a_push_goes_on_while_a_round_is_closed) {
     cr_assert(eq(u64, r.weight, 12 * 45));
 }
 
+Test(tier_round_buffered, who_comes_back_while_a_round_is_closed_is_told_what_it_was_at_work_on) {
+    deliver(0, 1, 1);
+    deliver(1, 1, 1);
+    step(TIER_EVENT_LEAVE, 2, 0, 0);
+    step(TIER_EVENT_JOIN, 2, 0, 0);
+    cr_assert(has(TIER_ACTION_START), "else it waits, and all with it, until it is too far behind");
+    cr_assert(eq(u64, tier_round_child(&r, 2)->base, 1));
+    step(TIER_EVENT_JOIN, 0, 0, 0);
+    cr_assert(not(has(TIER_ACTION_START)), "it has delivered, and is told of the next");
+    go_on(2, &two);
+    step(TIER_EVENT_JOIN, 2, 0, 0);
+    cr_assert(has(TIER_ACTION_START));
+}
+
 Test(tier_round_buffered, a_bad_update_that_does_not_count_yet_reopens_nothing) {
     step(TIER_EVENT_OFFER, 2, 1, 5);
     deliver(0, 1, 1);
