@@ -122,6 +122,8 @@ static enum tier_status put(struct walk *w, struct text *t, const void *data, si
                          "the ONNX file holds more than %u MiB beside the values of its "
                          "initialisers: it is not a model that is read here",
                          GRAPH_SKELETON_BYTES_MAX >> 20);
+    if (n == 0) /* an empty message: there may be nothing to copy from, or to */
+        return TIER_OK;
     if (n > t->room - t->n) {
         size_t room = t->room ? t->room : 4096;
         while (room < t->n + n)
