@@ -48,6 +48,11 @@ static void move_gate(bool to) {
     pthread_mutex_unlock(&gate);
 }
 
+/* Whoever waits on the loop for a thread at the gate looks again. */
+static void look_again(void *arg) {
+    (void)arg;
+}
+
 static enum tier_status absorb(void *owner, struct tier_piece_reader *r, uint8_t *scratch,
                                struct tier_err *err) {
     struct stream *s = owner;
@@ -56,6 +61,8 @@ static enum tier_status absorb(void *owner, struct tier_piece_reader *r, uint8_t
 
     pthread_mutex_lock(&gate);
     waiting++;
+    if (shut)
+        tier_loop_post(loop, look_again, NULL);
     while (shut)
         pthread_cond_wait(&gate_moved, &gate);
     waiting--;
