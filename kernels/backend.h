@@ -17,7 +17,7 @@
 
 #include "kernels/group.h"
 
-#define KERN_BACKEND_ABI 4u
+#define KERN_BACKEND_ABI 5u
 #define KERN_TEXT_BYTES 256
 
 /* The head of every backend's own context. An entry that fails writes here, in words, why. */
@@ -42,10 +42,13 @@ struct kern_group_call {
     size_t root;
 };
 
+struct kern_nn_ops;
+
 struct kern_ops {
     uint32_t abi;
     uint32_t bytes; /* sizeof(struct kern_ops) where the backend was compiled */
     const char *name;
+    const struct kern_nn_ops *nn; /* kernels/nn_ops.h; NULL where the backend has none of them */
 
     /* Counts the devices that can be opened; KERN_ENODEV with a reason in `why` where there are
      * none. */

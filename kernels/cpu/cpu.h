@@ -15,6 +15,8 @@
 struct kern_cpu {
     struct kern_ctx base;
     struct kern_pool *pool;
+    float *scratch[3]; /* conv.c's, grown as needed */
+    size_t scratch_floats[3];
 };
 
 static inline struct kern_pool *kern_cpu_pool(struct kern_ctx *ctx) {

@@ -5,6 +5,7 @@
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/group.h"
+#include "kernels/cpu/nn.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -19,6 +20,11 @@ static enum kern_status probe(int *count_out, char *why, size_t why_bytes) {
     return KERN_OK;
 }
 
+static void start_once(void) {
+    kern_cpu_sgemm_init();
+    kern_cpu_nn_init();
+}
+
 static enum kern_status open_cpu(int index, int threads, struct kern_ctx **out, char *why,
                                  size_t why_bytes) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -27,9 +33,9 @@ static enum kern_status open_cpu(int index, int threads, struct kern_ctx **out, 
         long online = sysconf(_SC_NPROCESSORS_ONLN);
         threads = online < 1 ? 1 : (int)online;
     }
-    pthread_once(&once, kern_cpu_sgemm_init);
+    pthread_once(&once, start_once);
     struct kern_cpu *cpu = calloc(1, sizeof *cpu);
-    struct kern_pool *pool = cpu == NULL ? NULL : kern_pool_new(threads);
+    struct kern_pool *pool = cpu == NULL ? NULL : kern_pool_new_device(threads);
     if (pool == NULL) {
         free(cpu);
         snprintf(why, why_bytes, "out of host memory");
@@ -42,7 +48,11 @@ static enum kern_status open_cpu(int index, int threads, struct kern_ctx **out, 
 }
 
 static void close_cpu(struct kern_ctx *ctx) {
-    kern_pool_free(kern_cpu_pool(ctx));
+    struct kern_cpu *cpu = (struct kern_cpu *)ctx;
+    for (size_t i = 0; i < sizeof cpu->scratch / sizeof cpu->scratch[0]; i++) {
+        free(cpu->scratch[i]);
+    }
+    kern_pool_free(cpu->pool);
     free(ctx);
 }
 
@@ -91,6 +101,7 @@ const struct kern_ops kern_cpu_ops = {
     .abi = KERN_BACKEND_ABI,
     .bytes = sizeof(struct kern_ops),
     .name = "cpu",
+    .nn = &kern_cpu_nn,
     .probe = probe,
     .open = open_cpu,
     .close = close_cpu,

@@ -5,7 +5,7 @@
  * the bits do not depend on the number of threads, which a BLAS with its own threads cannot say.
  * Packing the shared operand once a strip costs under one part in STRIP of the arithmetic.
  */
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/nn.h"
 
 #define STRIP 192
 
@@ -42,4 +42,32 @@ enum kern_status kern_cpu_gemm(struct kern_ctx *ctx, float *y, const float *a, c
     size_t side = m >= n ? m : n;
     kern_pool_run(kern_cpu_pool(ctx), gemm_strip, &j, (side + STRIP - 1) / STRIP);
     return KERN_OK;
+}
+
+/* ---- many at once ---------------------------------------------------------------------------- */
+
+struct batch_job {
+    struct gemm_job one;
+    struct kern_gemm_batch batch;
+};
+
+static void gemm_range(const void *job, size_t begin, size_t end) {
+    const struct batch_job *b = job;
+    const struct gemm_job *j = &b->one;
+    size_t lda = j->trans_a ? j->m : j->k, ldb = j->trans_b ? j->k : j->n;
+    for (size_t i = begin; i < end; i++) {
+        kern_cpu_sgemm(j->m, j->n, j->k, j->trans_a, j->trans_b, j->alpha,
+                       j->a + i * b->batch.step_a, lda, j->b + i * b->batch.step_b, ldb, j->beta,
+                       j->y + i * b->batch.step_y, j->n);
+    }
+}
+
+enum kern_status kern_cpu_gemm_batch(struct kern_ctx *ctx, float *y, const float *a, const float *b,
+                                     size_t m, size_t n, size_t k, bool trans_a, bool trans_b,
+                                     float alpha, float beta, const struct kern_gemm_batch *batch) {
+    if (batch->count == 1) {
+        return kern_cpu_gemm(ctx, y, a, b, m, n, k, trans_a, trans_b, alpha, beta);
+    }
+    struct batch_job j = {{m, n, k, a, b, y, trans_a, trans_b, alpha, beta}, *batch};
+    return kern_cpu_each(ctx, gemm_range, &j, batch->count, m * n + k);
 }

@@ -18,6 +18,7 @@ struct kern_pool {
     uint64_t generation;
     int busy;
     bool stop, tried;
+    bool omp; /* OpenMP has the threads */
     kern_task_fn fn;
     const void *job;
     size_t tasks;
@@ -82,6 +83,14 @@ struct kern_pool *kern_pool_new(int threads) {
     return pool;
 }
 
+struct kern_pool *kern_pool_new_device(int threads) {
+    struct kern_pool *pool = kern_pool_new(threads);
+    if (pool != NULL) {
+        pool->omp = kern_omp_there();
+    }
+    return pool;
+}
+
 void kern_pool_free(struct kern_pool *pool) {
     if (pool == NULL) {
         return;
@@ -112,6 +121,10 @@ int kern_pool_threads(const struct kern_pool *pool) {
 }
 
 void kern_pool_run(struct kern_pool *pool, kern_task_fn fn, const void *job, size_t tasks) {
+    if (pool->omp && pool->threads > 1 && tasks > 1) {
+        kern_omp_run(pool->threads, fn, job, tasks);
+        return;
+    }
     if (pool->threads > 1 && tasks > 1 && !pool->tried) {
         start_workers(pool);
     }

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Chooses who computes a convolution's passes, and turns a transposed convolution into the plain
+ * one whose gradient it is: its forward pass is that one's gradient of the input, and the other way
+ * round.
+ */
+#include "kernels/cpu/conv.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct cpu_conv {
+    struct conv_plan plan; /* plain */
+    bool transposed;
+    struct conv_dnnl *dnnl; /* or NULL */
+};
+
+float *kern_cpu_scratch(struct kern_ctx *ctx, unsigned which, size_t floats) {
+    struct kern_cpu *cpu = (struct kern_cpu *)ctx;
+    if (cpu->scratch_floats[which] < floats) {
+        void *p = NULL;
+        free(cpu->scratch[which]);
+        cpu->scratch[which] = NULL;
+        cpu->scratch_floats[which] = 0;
+        if (posix_memalign(&p, 64, floats * sizeof(float)) != 0) {
+            kern_cpu_no_memory(ctx, floats * sizeof(float));
+            return NULL;
+        }
+        cpu->scratch[which] = p;
+        cpu->scratch_floats[which] = floats;
+    }
+    return cpu->scratch[which];
+}
+
+static struct conv_plan plan_of(const struct kern_conv_shape *shape) {
+    struct conv_plan p = {.s = *shape, .taps = 1, .in_spots = 1, .out_spots = 1};
+    if (shape->transposed) {
+        p.s.in_channels = shape->out_channels;
+        p.s.out_channels = shape->in_channels;
+        p.s.transposed = false;
+    }
+    for (unsigned i = 0; i < shape->window.spatial; i++) {
+        p.taps *= shape->window.kernel[i];
+        p.in_spots *= shape->window.in[i];
+        p.out_spots *= shape->window.out[i];
+    }
+    p.in_group = p.s.in_channels / p.s.groups;
+    p.out_group = p.s.out_channels / p.s.groups;
+    return p;
+}
+
+enum kern_status kern_cpu_conv_new(struct kern_ctx *ctx, const struct kern_conv_shape *shape,
+                                   void **state_out) {
+    struct cpu_conv *c = calloc(1, sizeof *c);
+    if (c == NULL) {
+        return kern_cpu_no_memory(ctx, sizeof *c);
+    }
+    c->plan = plan_of(shape);
+    c->transposed = shape->transposed;
+    c->dnnl = kern_dnnl_conv_new(ctx, &c->plan);
+    *state_out = c;
+    return KERN_OK;
+}
+
+void kern_cpu_conv_free(struct kern_ctx *ctx, void *state) {
+    struct cpu_conv *c = state;
+    (void)ctx;
+    kern_dnnl_conv_free(c->dnnl);
+    free(c);
+}
+
+static const char *dnnl_how(const struct cpu_conv *c, enum conv_pass pass) {
+    return c->dnnl == NULL ? NULL : kern_dnnl_conv_how(c->dnnl, pass);
+}
+
+const char *kern_cpu_conv_how(const void *state) {
+    const struct cpu_conv *c = state;
+    const char *how = dnnl_how(c, c->transposed ? CONV_GRAD_X : CONV_FORWARD);
+    return how == NULL ? "own" : how;
+}
+
+static enum kern_status plain_forward(struct kern_ctx *ctx, struct cpu_conv *c, float *y,
+                                      const float *x, const float *w, const float *b, bool add) {
+    size_t n = c->plan.s.batch * c->plan.out_spots * c->plan.s.out_channels;
+    float *to = add ? kern_cpu_scratch(ctx, 0, n) : y;
+    if (to == NULL) {
+        return KERN_ENOMEM;
+    }
+    enum kern_status st = dnnl_how(c, CONV_FORWARD) != NULL
+                              ? kern_dnnl_conv_forward(ctx, c->dnnl, to, x, w, b)
+                              : kern_own_conv_forward(ctx, &c->plan, to, x, w, b);
+    return st == KERN_OK && add ? kern_cpu_add(ctx, y, y, to, n) : st;
+}
+
+static enum kern_status plain_grad_x(struct kern_ctx *ctx, struct cpu_conv *c, float *dx,
+                                     const float *dy, const float *w, bool add) {
+    size_t n = c->plan.s.batch * c->plan.in_spots * c->plan.s.in_channels;
+    if (dnnl_how(c, CONV_GRAD_X) == NULL) {
+        return kern_own_conv_grad_x(ctx, &c->plan, dx, dy, w, add);
+    }
+    float *to = add ? kern_cpu_scratch(ctx, 0, n) : dx;
+    if (to == NULL) {
+        return KERN_ENOMEM;
+    }
+    enum kern_status st = kern_dnnl_conv_grad_x(ctx, c->dnnl, to, dy, w);
+    return st == KERN_OK && add ? kern_cpu_add(ctx, dx, dx, to, n) : st;
+}
+
+enum kern_status kern_cpu_conv_forward(struct kern_ctx *ctx, void *state, float *y, const float *x,
+                                       const float *w, const float *b) {
+    struct cpu_conv *c = state;
+    if (!c->transposed) {
+        return plain_forward(ctx, c, y, x, w, b, false);
+    }
+    enum kern_status st = plain_grad_x(ctx, c, y, x, w, false);
+    if (st != KERN_OK || b == NULL) {
+        return st;
+    }
+    return kern_cpu_bias_add(ctx, y, b, c->plan.s.batch * c->plan.in_spots, c->plan.s.in_channels);
+}
+
+enum kern_status kern_cpu_conv_grad_x(struct kern_ctx *ctx, void *state, float *dx, const float *dy,
+                                      const float *w, bool add) {
+    struct cpu_conv *c = state;
+    return c->transposed ? plain_forward(ctx, c, dx, dy, w, NULL, add)
+                         : plain_grad_x(ctx, c, dx, dy, w, add);
+}
+
+enum kern_status kern_cpu_conv_grad_w(struct kern_ctx *ctx, void *state, float *dw, float *db,
+                                      const float *x, const float *dy) {
+    struct cpu_conv *c = state;
+    const struct conv_plan *p = &c->plan;
+    const float *image = c->transposed ? dy : x, *slope = c->transposed ? x : dy;
+    enum kern_status st = dnnl_how(c, CONV_GRAD_W) != NULL
+                              ? kern_dnnl_conv_grad_w(ctx, c->dnnl, dw, image, slope)
+                              : kern_own_conv_grad_w(ctx, p, dw, image, slope);
+    if (st != KERN_OK || db == NULL) {
+        return st;
+    }
+    size_t spots = c->transposed ? p->in_spots : p->out_spots;
+    size_t channels = c->transposed ? p->s.in_channels : p->s.out_channels;
+    const struct kern_nd nd = {.rank = 2, .dims = {p->s.batch * spots, channels}};
+    return kern_cpu_nn.nd_reduce(ctx, db, dy, &nd, 1, 1.0f, true);
+}

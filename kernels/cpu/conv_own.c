@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Convolutions by patches: the inputs that an output spot sees are laid side by side, tap after tap
+ * and its channels together, SLAB output spots at a time, and multiplied by the weights in the same
+ * order. A slab of patches stays in a core's second-level cache; memory does not grow with the
+ * image.
+ */
+#include "kernels/cpu/conv.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define SLAB_FLOATS (48u << 10)
+#define PARTS_MAX 8
+#define PARTS_BYTES_MAX ((size_t)64 << 20)
+
+struct own_job {
+    const struct conv_plan *p;
+    size_t width, slab; /* floats of a patch of one group, spots of a slab */
+    size_t parts, slabs;
+    float *y, *dx, *dw;
+    const float *x, *dy, *b;
+    float *w;       /* [groups][out_group][taps][in_group] */
+    float *patches; /* [tasks at once][slab][width] */
+    bool add, failed;
+};
+
+/* [out][in_group][taps] <-> [out][taps][in_group] */
+static void pack(float *to, const float *w, const struct conv_plan *p) {
+    for (size_t o = 0; o < p->s.out_channels; o++) {
+        for (size_t c = 0; c < p->in_group; c++) {
+            for (size_t t = 0; t < p->taps; t++) {
+                to[(o * p->taps + t) * p->in_group + c] = w[(o * p->in_group + c) * p->taps + t];
+            }
+        }
+    }
+}
+
+static void unpack_add(float *dw, const float *from, const struct conv_plan *p) {
+    for (size_t o = 0; o < p->s.out_channels; o++) {
+        for (size_t c = 0; c < p->in_group; c++) {
+            for (size_t t = 0; t < p->taps; t++) {
+                dw[(o * p->in_group + c) * p->taps + t] +=
+                    from[(o * p->taps + t) * p->in_group + c];
+            }
+        }
+    }
+}
+
+/* Which input spot tap `tap` of output spot `o` sees; false in the padding. */
+static bool sees(const struct kern_window *w, size_t o, size_t tap, size_t *spot_out) {
+    size_t at[KERN_SPATIAL_MAX], spot = 0;
+    for (unsigned i = w->spatial; i-- > 0;) {
+        size_t place = o % w->out[i] * w->stride[i] + tap % w->kernel[i] * w->dilation[i];
+        o /= w->out[i];
+        tap /= w->kernel[i];
+        if (place < w->pad[i] || place - w->pad[i] >= w->in[i]) {
+            return false;
+        }
+        at[i] = place - w->pad[i];
+    }
+    for (unsigned i = 0; i < w->spatial; i++) {
+        spot = spot * w->in[i] + at[i];
+    }
+    *spot_out = spot;
+    return true;
+}
+
+/*
+ * Calls of one tap over a slab: runs of output spots along the last dimension whose inputs lie at
+ * one distance. For each run: fn(spot of the slab, input spot, how many, step of the input).
+ */
+struct run {
+    size_t row, spot, n;
+};
+
+/* The longest run of tap `tap` that begins at output spot `o` (n 0: that many in the padding). */
+static bool next_run(const struct kern_window *w, size_t o, size_t left, size_t tap,
+                     struct run *run) {
+    unsigned last = w->spatial - 1;
+    size_t line = w->out[last] - o % w->out[last], spot, n;
+    n = line < left ? line : left;
+    if (!sees(w, o, tap, &spot)) {
+        run->n = 1;
+        return false;
+    }
+    size_t column = o % w->out[last] * w->stride[last] + tap % w->kernel[last] * w->dilation[last] -
+                    w->pad[last];
+    size_t fit = (w->in[last] - 1 - column) / w->stride[last] + 1;
+    run->spot = spot;
+    run->n = n < fit ? n : fit;
+    return true;
+}
+
+static void gather_patches(const struct own_job *j, float *patches, const float *x, size_t first,
+                           size_t n, size_t group) {
+    const struct conv_plan *p = j->p;
+    const struct kern_window *w = &p->s.window;
+    size_t c = p->in_group, step = w->stride[w->spatial - 1] * p->s.in_channels;
+    x += group * c;
+    for (size_t t = 0; t < p->taps; t++) {
+        float *to = patches + t * c;
+        struct run r = {0, 0, 0};
+        for (size_t i = 0; i < n; i += r.n) {
+            bool there = next_run(w, first + i, n - i, t, &r);
+            const float *from = x + r.spot * p->s.in_channels;
+            for (size_t k = 0; k < r.n; k++) {
+                float *patch = to + (i + k) * j->width;
+                for (size_t e = 0; e < c; e++) {
+                    patch[e] = there ? from[k * step + e] : 0;
+                }
+            }
+        }
+    }
+}
+
+static void scatter_patches(const struct own_job *j, const float *patches, float *dx, size_t first,
+                            size_t n, size_t group) {
+    const struct conv_plan *p = j->p;
+    const struct kern_window *w = &p->s.window;
+    size_t c = p->in_group, step = w->stride[w->spatial - 1] * p->s.in_channels;
+    dx += group * c;
+    for (size_t t = 0; t < p->taps; t++) {
+        const float *from = patches + t * c;
+        struct run r = {0, 0, 0};
+        for (size_t i = 0; i < n; i += r.n) {
+            if (!next_run(w, first + i, n - i, t, &r)) {
+                continue;
+            }
+            float *to = dx + r.spot * p->s.in_channels;
+            for (size_t k = 0; k < r.n; k++) {
+                for (size_t e = 0; e < c; e++) {
+                    to[k * step + e] += from[(i + k) * j->width + e];
+                }
+            }
+        }
+    }
+}
+
+static enum kern_status take_memory(struct kern_ctx *ctx, struct own_job *j, size_t tasks,
+                                    size_t more) {
+    const struct conv_plan *p = j->p;
+    size_t weights = p->s.out_channels * p->taps * p->in_group;
+    j->width = p->taps * p->in_group;
+    j->slab = SLAB_FLOATS / j->width;
+    j->slab = j->slab < 16 ? 16 : j->slab;
+    j->slab = j->slab > p->out_spots ? p->out_spots : j->slab;
+    j->slabs = (p->out_spots + j->slab - 1) / j->slab;
+    size_t floats = weights + tasks * j->slab * j->width + more;
+    j->w = malloc(floats * sizeof *j->w);
+    if (j->w == NULL) {
+        return kern_cpu_no_memory(ctx, floats * sizeof *j->w);
+    }
+    j->patches = j->w + weights;
+    return KERN_OK;
+}
+
+/* Tasks run at once at most; each has patches of its own, so more tasks than these take turns. */
+static size_t lanes_of(struct kern_ctx *ctx, size_t tasks) {
+    size_t threads = (size_t)kern_pool_threads(kern_cpu_pool(ctx));
+    return tasks < threads ? tasks : threads;
+}
+
+/* ---- forward --------------------------------------------------------------------------------- */
+
+/* Lane `lane` takes every lanes-th slab of all samples: no result depends on which lane it was. */
+static void forward_lane(const void *job, size_t lane) {
+    const struct own_job *j = job;
+    const struct conv_plan *p = j->p;
+    float *patches = j->patches + lane * j->slab * j->width;
+    size_t out = p->s.out_channels;
+    for (size_t task = lane; task < p->s.batch * j->slabs; task += j->parts) {
+        size_t sample = task / j->slabs, first = task % j->slabs * j->slab;
+        size_t n = p->out_spots - first < j->slab ? p->out_spots - first : j->slab;
+        float *y = j->y + (sample * p->out_spots + first) * out;
+        for (size_t g = 0; g < p->s.groups; g++) {
+            gather_patches(j, patches, j->x + sample * p->in_spots * p->s.in_channels, first, n, g);
+            kern_cpu_sgemm(n, p->out_group, j->width, false, true, 1.0f, patches, j->width,
+                           j->w + g * p->out_group * j->width, j->width, 0.0f, y + g * p->out_group,
+                           out);
+        }
+        for (size_t i = 0; j->b != NULL && i < n; i++) {
+            for (size_t o = 0; o < out; o++) {
+                y[i * out + o] += j->b[o];
+            }
+        }
+    }
+}
+
+enum kern_status kern_own_conv_forward(struct kern_ctx *ctx, const struct conv_plan *plan, float *y,
+                                       const float *x, const float *w, const float *b) {
+    struct own_job j = {.p = plan, .y = y, .x = x, .b = b};
+    j.parts = (size_t)kern_pool_threads(kern_cpu_pool(ctx));
+    enum kern_status st = take_memory(ctx, &j, j.parts, 0);
+    if (st != KERN_OK) {
+        return st;
+    }
+    pack(j.w, w, plan);
+    kern_pool_run(kern_cpu_pool(ctx), forward_lane, &j, j.parts);
+    free(j.w);
+    return KERN_OK;
+}
+
+/* ---- the gradient of the input --------------------------------------------------------------- */
+
+static void grad_x_lane(const void *job, size_t lane) {
+    const struct own_job *j = job;
+    const struct conv_plan *p = j->p;
+    float *patches = j->patches + lane * j->slab * j->width;
+    size_t in = p->in_spots * p->s.in_channels, out = p->s.out_channels;
+    for (size_t sample = lane; sample < p->s.batch; sample += j->parts) {
+        float *dx = j->dx + sample * in;
+        if (!j->add) {
+            memset(dx, 0, in * sizeof *dx);
+        }
+        for (size_t first = 0; first < p->out_spots; first += j->slab) {
+            size_t n = p->out_spots - first < j->slab ? p->out_spots - first : j->slab;
+            const float *dy = j->dy + (sample * p->out_spots + first) * out;
+            for (size_t g = 0; g < p->s.groups; g++) {
+                kern_cpu_sgemm(n, j->width, p->out_group, false, false, 1.0f, dy + g * p->out_group,
+                               out, j->w + g * p->out_group * j->width, j->width, 0.0f, patches,
+                               j->width);
+                scatter_patches(j, patches, dx, first, n, g);
+            }
+        }
+    }
+}
+
+enum kern_status kern_own_conv_grad_x(struct kern_ctx *ctx, const struct conv_plan *plan, float *dx,
+                                      const float *dy, const float *w, bool add) {
+    struct own_job j = {.p = plan, .dx = dx, .dy = dy, .add = add};
+    j.parts = lanes_of(ctx, plan->s.batch);
+    enum kern_status st = take_memory(ctx, &j, j.parts, 0);
+    if (st != KERN_OK) {
+        return st;
+    }
+    pack(j.w, w, plan);
+    kern_pool_run(kern_cpu_pool(ctx), grad_x_lane, &j, j.parts);
+    free(j.w);
+    return KERN_OK;
+}
+
+/* ---- the gradient of the weights ------------------------------------------------------------- */
+
+/* Part `part` adds up its share of all slabs; the parts follow from the shape alone. */
+static void grad_w_part(const void *job, size_t part) {
+    const struct own_job *j = job;
+    const struct conv_plan *p = j->p;
+    size_t weights = p->s.out_channels * j->width, out = p->s.out_channels;
+    size_t tasks = p->s.batch * j->slabs;
+    float *patches = j->patches + part * j->slab * j->width;
+    float *dw = j->dw + part * weights;
+    memset(dw, 0, weights * sizeof *dw);
+    for (size_t task = kern_cpu_part_begin(tasks, j->parts, part);
+         task < kern_cpu_part_begin(tasks, j->parts, part + 1); task++) {
+        size_t sample = task / j->slabs, first = task % j->slabs * j->slab;
+        size_t n = p->out_spots - first < j->slab ? p->out_spots - first : j->slab;
+        const float *dy = j->dy + (sample * p->out_spots + first) * out;
+        for (size_t g = 0; g < p->s.groups; g++) {
+            gather_patches(j, patches, j->x + sample * p->in_spots * p->s.in_channels, first, n, g);
+            kern_cpu_sgemm(p->out_group, j->width, n, true, false, 1.0f, dy + g * p->out_group, out,
+                           patches, j->width, 1.0f, dw + g * p->out_group * j->width, j->width);
+        }
+    }
+}
+
+enum kern_status kern_own_conv_grad_w(struct kern_ctx *ctx, const struct conv_plan *plan, float *dw,
+                                      const float *x, const float *dy) {
+    struct own_job j = {.p = plan, .x = x, .dy = dy};
+    size_t weights = plan->s.out_channels * plan->taps * plan->in_group;
+    size_t fit = PARTS_BYTES_MAX / (weights * sizeof(float));
+    j.parts = fit < 1 ? 1 : fit < PARTS_MAX ? fit : PARTS_MAX;
+    enum kern_status st = take_memory(ctx, &j, j.parts, j.parts * weights);
+    if (st != KERN_OK) {
+        return st;
+    }
+    j.dw = j.patches + j.parts * j.slab * j.width;
+    kern_pool_run(kern_cpu_pool(ctx), grad_w_part, &j, j.parts);
+    for (size_t part = 1; part < j.parts; part++) {
+        for (size_t i = 0; i < weights; i++) {
+            j.dw[i] += j.dw[part * weights + i];
+        }
+    }
+    unpack_add(dw, j.dw, plan);
+    free(j.w);
+    return KERN_OK;
+}

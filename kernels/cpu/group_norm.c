@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * GroupNorm, and with it InstanceNorm and LayerNorm. A sample is one task: it normally fits a
+ * core's cache, and its statistics depend on nothing else. Sums per channel are taken in float over
+ * blocks of spots and joined in double; a group is the sum of its channels.
+ */
+#include "kernels/cpu/nn.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BLOCK_FLOATS 8192 /* 32 KiB */
+
+struct group_job {
+    const struct kern_group_norm *norm;
+    size_t width; /* channels a group */
+    float *y, *mean, *inv_std, *dx;
+    const float *x, *dy, *out, *scale, *bias, *in_mean, *in_inv;
+    double *work; /* [samples at once][4][channels] */
+    double *sums; /* [batch][2][channels], for dscale and dbias */
+};
+
+static size_t block_of(const struct kern_group_norm *norm) {
+    size_t rows = BLOCK_FLOATS / norm->channels;
+    return rows < 1 ? 1 : rows;
+}
+
+/* total[c] += the sum over rows of (x[r][c] - shift[c]) to the power of 1 or 2. */
+static void add_sums(double *restrict total, float *restrict part, const float *x,
+                     const float *restrict shift, size_t rows, const struct kern_group_norm *norm,
+                     bool squares) {
+    size_t channels = norm->channels, block = block_of(norm);
+    for (size_t at = 0, n; at < rows; at += n) {
+        n = rows - at < block ? rows - at : block;
+        memset(part, 0, channels * sizeof *part);
+        for (size_t r = at; r < at + n; r++) {
+            const float *row = x + r * channels;
+            if (squares) {
+                for (size_t c = 0; c < channels; c++) {
+                    float d = row[c] - shift[c];
+                    part[c] += d * d;
+                }
+            } else {
+                for (size_t c = 0; c < channels; c++) {
+                    part[c] += row[c];
+                }
+            }
+        }
+        for (size_t c = 0; c < channels; c++) {
+            total[c] += (double)part[c];
+        }
+    }
+}
+
+/* The sum of one group's channels: in one accumulator for each of eight lanes where the group is
+ * all there is (LayerNorm), in ascending order. */
+static double group_sum(const double *v, size_t width) {
+    double sum = 0;
+    for (size_t c = 0; c < width; c++) {
+        sum += v[c];
+    }
+    return sum;
+}
+
+static void write_rows(const struct group_job *j, const float *x, float *y, const float *restrict m,
+                       const float *restrict a, const float *restrict b) {
+    size_t channels = j->norm->channels;
+    for (size_t r = 0; r < j->norm->spots; r++, x += channels, y += channels) {
+        if (j->norm->relu) {
+            for (size_t c = 0; c < channels; c++) {
+                float v = (x[c] - m[c]) * a[c] + b[c];
+                y[c] = v < 0 ? 0 : v;
+            }
+        } else {
+            for (size_t c = 0; c < channels; c++) {
+                y[c] = (x[c] - m[c]) * a[c] + b[c];
+            }
+        }
+    }
+}
+
+static void forward_sample(const struct group_job *j, size_t i, double *work) {
+    const struct kern_group_norm *norm = j->norm;
+    size_t channels = norm->channels, each = norm->spots * channels;
+    const float *x = j->x + i * each;
+    float *part = (float *)(work + channels), *m = part + channels, *a = m + channels,
+          *b = a + channels;
+    double n = (double)(norm->spots * j->width);
+    memset(work, 0, channels * sizeof *work);
+    add_sums(work, part, x, NULL, norm->spots, norm, false);
+    for (size_t g = 0; g < norm->groups; g++) {
+        float mean = (float)(group_sum(work + g * j->width, j->width) / n);
+        j->mean[i * norm->groups + g] = mean;
+        for (size_t c = 0; c < j->width; c++) {
+            m[g * j->width + c] = mean;
+        }
+    }
+    memset(work, 0, channels * sizeof *work);
+    add_sums(work, part, x, m, norm->spots, norm, true);
+    for (size_t g = 0; g < norm->groups; g++) {
+        double var = group_sum(work + g * j->width, j->width) / n;
+        float inv = (float)(1.0 / sqrt(var + (double)norm->epsilon));
+        j->inv_std[i * norm->groups + g] = inv;
+        for (size_t c = g * j->width; c < (g + 1) * j->width; c++) {
+            a[c] = j->scale != NULL ? inv * j->scale[c] : inv;
+            b[c] = j->bias != NULL ? j->bias[c] : 0;
+        }
+    }
+    write_rows(j, x, j->y + i * each, m, a, b);
+}
+
+/* Doubles of work a range takes: channels of double, then four arrays of float. */
+static size_t work_doubles(size_t channels) {
+    return 2 * channels + 4 * channels;
+}
+
+static void forward_range(const void *job, size_t begin, size_t end) {
+    const struct group_job *j = job;
+    size_t parts = kern_cpu_parts(j->norm->batch, j->norm->spots * j->norm->channels);
+    size_t part = 0;
+    while (kern_cpu_part_begin(j->norm->batch, parts, part) < begin) {
+        part++;
+    }
+    for (size_t i = begin; i < end; i++) {
+        forward_sample(j, i, j->work + part * work_doubles(j->norm->channels));
+    }
+}
+
+static enum kern_status take_work(struct kern_ctx *ctx, struct group_job *j, size_t sums) {
+    const struct kern_group_norm *norm = j->norm;
+    size_t parts = kern_cpu_parts(norm->batch, norm->spots * norm->channels);
+    size_t n = parts * work_doubles(norm->channels) + sums;
+    j->width = norm->channels / norm->groups;
+    j->work = malloc(n * sizeof *j->work);
+    if (j->work == NULL) {
+        return kern_cpu_no_memory(ctx, n * sizeof *j->work);
+    }
+    j->sums = j->work + parts * work_doubles(norm->channels);
+    return KERN_OK;
+}
+
+enum kern_status NN(group_norm)(struct kern_ctx *ctx, float *y, float *mean, float *inv_std,
+                                const float *x, const float *scale, const float *bias,
+                                const struct kern_group_norm *norm) {
+    struct group_job j = {.norm = norm,
+                          .y = y,
+                          .mean = mean,
+                          .inv_std = inv_std,
+                          .x = x,
+                          .scale = scale,
+                          .bias = bias};
+    enum kern_status st = take_work(ctx, &j, 0);
+    if (st != KERN_OK) {
+        return st;
+    }
+    kern_cpu_each(ctx, forward_range, &j, norm->batch, norm->spots * norm->channels);
+    free(j.work);
+    return KERN_OK;
+}
+
+/* sum[c] and dot[c] over the sample's spots of dy and of dy * (x - mean). */
+static void grad_sums(const struct group_job *j, size_t i, const float *restrict m,
+                      float *restrict s, float *restrict d, double *restrict sum,
+                      double *restrict dot) {
+    size_t channels = j->norm->channels, each = j->norm->spots * channels;
+    size_t block = block_of(j->norm);
+    memset(sum, 0, channels * sizeof *sum);
+    memset(dot, 0, channels * sizeof *dot);
+    for (size_t at = 0, n; at < j->norm->spots; at += n) {
+        n = j->norm->spots - at < block ? j->norm->spots - at : block;
+        memset(s, 0, channels * sizeof *s);
+        memset(d, 0, channels * sizeof *d);
+        for (size_t r = at; r < at + n; r++) {
+            const float *x = j->x + i * each + r * channels, *dy = j->dy + i * each + r * channels;
+            const float *y = j->norm->relu ? j->out + i * each + r * channels : NULL;
+            for (size_t c = 0; c < channels; c++) {
+                float g = y == NULL || y[c] > 0 ? dy[c] : 0;
+                s[c] += g;
+                d[c] += g * (x[c] - m[c]);
+            }
+        }
+        for (size_t c = 0; c < channels; c++) {
+            sum[c] += (double)s[c];
+            dot[c] += (double)d[c];
+        }
+    }
+}
+
+static void grad_rows(const struct group_job *j, size_t i, const float *restrict m,
+                      const float *restrict a, const float *restrict b, const float *restrict k) {
+    size_t channels = j->norm->channels, each = j->norm->spots * channels;
+    for (size_t r = 0; r < j->norm->spots; r++) {
+        size_t at = i * each + r * channels;
+        const float *x = j->x + at, *dy = j->dy + at;
+        const float *y = j->norm->relu ? j->out + at : NULL;
+        float *dx = j->dx + at;
+        for (size_t c = 0; c < channels; c++) {
+            float g = y == NULL || y[c] > 0 ? dy[c] : 0;
+            dx[c] = (a[c] * g - (x[c] - m[c]) * b[c]) - k[c];
+        }
+    }
+}
+
+static void grad_sample(const struct group_job *j, size_t i, double *work) {
+    const struct kern_group_norm *norm = j->norm;
+    size_t channels = norm->channels;
+    float *m = (float *)work, *s = m + channels, *d = s + channels;
+    float *a = d + channels, *b = a + channels, *k = b + channels;
+    double *sum = j->sums + i * 2 * channels, *dot = sum + channels;
+    double n = (double)(norm->spots * j->width);
+    for (size_t c = 0; c < channels; c++) {
+        m[c] = j->in_mean[i * norm->groups + c / j->width];
+    }
+    grad_sums(j, i, m, s, d, sum, dot);
+    for (size_t g = 0; g < norm->groups; g++) {
+        double inv = (double)j->in_inv[i * norm->groups + g], s1 = 0, s2 = 0;
+        for (size_t c = g * j->width; c < (g + 1) * j->width; c++) {
+            double w = j->scale != NULL ? (double)j->scale[c] : 1;
+            s1 += w * sum[c];
+            s2 += w * dot[c];
+        }
+        for (size_t c = g * j->width; c < (g + 1) * j->width; c++) {
+            double w = j->scale != NULL ? (double)j->scale[c] : 1;
+            a[c] = (float)(w * inv);
+            b[c] = (float)(inv * inv * inv * s2 / n);
+            k[c] = (float)(inv * s1 / n);
+            dot[c] *= inv;
+        }
+    }
+    if (j->dx != NULL) {
+        grad_rows(j, i, m, a, b, k);
+    }
+}
+
+static void grad_range(const void *job, size_t begin, size_t end) {
+    const struct group_job *j = job;
+    size_t parts = kern_cpu_parts(j->norm->batch, j->norm->spots * j->norm->channels);
+    size_t part = 0;
+    while (kern_cpu_part_begin(j->norm->batch, parts, part) < begin) {
+        part++;
+    }
+    for (size_t i = begin; i < end; i++) {
+        grad_sample(j, i, j->work + part * work_doubles(j->norm->channels));
+    }
+}
+
+enum kern_status NN(group_norm_grad)(struct kern_ctx *ctx, float *dx, float *dscale, float *dbias,
+                                     const float *dy, const float *x, const float *y,
+                                     const float *scale, const float *mean, const float *inv_std,
+                                     const struct kern_group_norm *norm) {
+    struct group_job j = {.norm = norm,
+                          .dx = dx,
+                          .dy = dy,
+                          .x = x,
+                          .out = y,
+                          .scale = scale,
+                          .in_mean = mean,
+                          .in_inv = inv_std};
+    size_t channels = norm->channels;
+    enum kern_status st = take_work(ctx, &j, norm->batch * 2 * channels);
+    if (st != KERN_OK) {
+        return st;
+    }
+    kern_cpu_each(ctx, grad_range, &j, norm->batch, norm->spots * channels);
+    for (size_t i = 1; i < norm->batch; i++) {
+        for (size_t c = 0; c < 2 * channels; c++) {
+            j.sums[c] += j.sums[i * 2 * channels + c];
+        }
+    }
+    for (size_t c = 0; c < channels; c++) {
+        if (dbias != NULL) {
+            dbias[c] += (float)j.sums[c];
+        }
+        if (dscale != NULL) {
+            dscale[c] += (float)j.sums[channels + c];
+        }
+    }
+    free(j.work);
+    return KERN_OK;
+}
