@@ -29,6 +29,10 @@ enum tier_status spoke_eval_fits(const struct spoke_net *net, const struct spoke
     if (spoke_data_features(data) != spoke_net_features(net))
         return tier_fail(err, TIER_EDATA, "the schema makes %zu features: the model takes %zu",
                          spoke_data_features(data), spoke_net_features(net));
+    if (spoke_net_spots(net) != 1)
+        return tier_fail(err, TIER_EDATA,
+                         "the model predicts %zu spots of a row: the table has one target a row",
+                         spoke_net_spots(net));
     if (spoke_data_classes(data) != classes)
         return tier_fail(err, TIER_EDATA,
                          "the schema's target has %zu classes: the model takes %zu",

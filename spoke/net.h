@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A graph made executable on one device: parameters in one contiguous float vector in the graph's
- * order (so that an update is one subtraction), their gradients in another, and one activation and
- * one gradient buffer per node for up to `batch_max` rows, all taken once at the start.
+ * A model on one device: its parameters in one contiguous float vector in the graph's order (so
+ * that an update is one subtraction), their gradients in another, and for each batch size that
+ * comes along a tape (spoke/tape.h) of what to do.
  *
  * Losses are computed on logits, which is stable where the probability is not: a graph that ends in
- * Sigmoid (binary cross-entropy) or Softmax (cross-entropy) is trained on that operator's input,
- * and one that ends without it is taken to give logits already.
+ * Sigmoid (binary cross-entropy) or Softmax or LogSoftmax (cross-entropy) is trained on that
+ * operator's input, and one that ends without it is taken to give logits already. A model whose
+ * output has more than two dimensions [N, C, ...] gives a prediction for every spot of an image.
+ *
+ * Training uses a batch's own statistics in BatchNormalization and moves the running ones, and
+ * draws Dropout anew; evaluation does neither, whatever the file says of either.
  *
  * Threads: a net belongs to its device's thread. Ownership: borrows device and graph, which must
  * outlive it; owns its buffers.
@@ -21,7 +25,7 @@
 
 enum spoke_loss {
     SPOKE_LOSS_BCE, /* binary cross-entropy: one output, classes 0 and 1 */
-    SPOKE_LOSS_CE,  /* cross-entropy: one output a class */
+    SPOKE_LOSS_CE,  /* cross-entropy: one output a class, at every spot */
 };
 
 struct spoke_net;
@@ -39,9 +43,14 @@ void spoke_net_free(struct spoke_net *net);
 struct kern_device *spoke_net_device(const struct spoke_net *net);
 enum spoke_loss spoke_net_loss(const struct spoke_net *net);
 size_t spoke_net_batch_max(const struct spoke_net *net);
-size_t spoke_net_features(const struct spoke_net *net);
+size_t spoke_net_features(const struct spoke_net *net); /* floats of a row */
+/* Outputs a row has at each of its spots, and how many spots it has (1, but for images). */
 size_t spoke_net_outputs(const struct spoke_net *net);
+size_t spoke_net_spots(const struct spoke_net *net);
 size_t spoke_net_elements(const struct spoke_net *net); /* of all parameters */
+size_t spoke_net_trained(const struct spoke_net *net);  /* of the trained ones, which come first */
+/* Where the random draws of the next backward passes begin. */
+void spoke_net_seed(struct spoke_net *net, uint64_t seed);
 
 /* Views of the parameters and of the gradients of the last backward: float[elements]. */
 struct kern_vec spoke_net_params(const struct spoke_net *net);
@@ -51,15 +60,15 @@ enum tier_status spoke_net_set(struct spoke_net *net, const float *values, struc
 enum tier_status spoke_net_get(const struct spoke_net *net, float *values, struct tier_err *err);
 
 /*
- * Runs rows <= batch_max rows of x (float[rows x features] on the device) up to the logits
- * (float[rows x outputs], *logits_out, valid until the next forward; may be NULL).
+ * Evaluates rows <= batch_max rows of x (float[rows x features] on the device) up to the logits
+ * (float[rows x spots x outputs], *logits_out, valid until the next call; may be NULL).
  */
 enum tier_status spoke_net_forward(struct spoke_net *net, struct kern_vec x, size_t rows,
                                    struct kern_vec *logits_out, struct tier_err *err);
 /*
- * Forward, loss and backward. `target` is float[rows] of 0 and 1 (BCE) or int32[rows] (CE), on the
- * device; the mean loss over the rows is added to loss[0]; gradients of the mean loss replace the
- * last ones. Gradients of a parameter are summed in the kernels' fixed order.
+ * Forward in training, loss and backward. `target` is float[rows] of 0 and 1 (BCE) or int32[rows x
+ * spots] (CE), on the device; the mean loss is added to loss[0]; gradients of the mean loss replace
+ * the last ones. Gradients of a parameter are summed in the kernels' fixed order.
  */
 enum tier_status spoke_net_backward(struct spoke_net *net, struct kern_vec x,
                                     struct kern_vec target, size_t rows, struct kern_vec loss,

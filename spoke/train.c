@@ -241,7 +241,7 @@ static enum tier_status optimise(struct trainer *t, uint64_t step) {
     const struct spoke_recipe *r = t->recipe;
     struct kern_vec w = spoke_net_params(t->net), g = spoke_net_grads(t->net);
     struct kern_vec m = {t->m, 0}, v = {t->v, 0};
-    size_t n = spoke_net_elements(t->net);
+    size_t n = spoke_net_trained(t->net); /* states move by themselves */
 
     if (r->prox_mu > 0.0f)
         KERN_TRY(t, "the proximal term",
@@ -289,7 +289,7 @@ static enum tier_status gradients(struct trainer *t, size_t at, size_t rows,
 /* This replica's slice of the batch, weighted by its share of the rows. */
 static enum tier_status slice_gradients(struct trainer *t, size_t at, size_t rows) {
     struct kern_vec g = spoke_net_grads(t->net), one = {t->step_loss, 0}, sum = {t->loss, 0};
-    size_t n = spoke_net_elements(t->net), each = rows / t->replicas, more = rows % t->replicas;
+    size_t n = spoke_net_trained(t->net), each = rows / t->replicas, more = rows % t->replicas;
     size_t mine = each + (t->place < more);
     size_t first = at + each * t->place + (t->place < more ? t->place : more);
     float weight = (float)((double)mine / (double)rows);
@@ -359,7 +359,7 @@ static enum tier_status run_step(struct crew *c) {
         g[i] = spoke_net_grads(c->t[i].net);
     enum kern_status st = KERN_OK;
     if (c->group)
-        st = kern_group_all_reduce(c->group, g, spoke_net_elements(c->t[0].net), KERN_F32);
+        st = kern_group_all_reduce(c->group, g, spoke_net_trained(c->t[0].net), KERN_F32);
     if (st != KERN_OK)
         return group_failed(c, st, "summing gradients");
     return crew_do(c, each_optimises);
@@ -434,6 +434,22 @@ static enum tier_status start_alike(struct crew *c) {
     return st == KERN_OK ? TIER_OK : group_failed(c, st, "handing out the model");
 }
 
+/* Each replica's running statistics saw its own slices of the batches: the first one's count. */
+static enum tier_status share_states(struct crew *c) {
+    size_t trained = spoke_net_trained(c->t[0].net);
+    size_t states = spoke_net_elements(c->t[0].net) - trained;
+    struct kern_vec w[KERN_GROUP_RANKS_MAX];
+
+    if (!c->group || states == 0)
+        return TIER_OK;
+    for (size_t i = 0; i < c->count; i++) {
+        w[i] = spoke_net_params(c->t[i].net);
+        w[i].at += trained;
+    }
+    enum kern_status st = kern_group_broadcast(c->group, w, states, KERN_F32, 0);
+    return st == KERN_OK ? TIER_OK : group_failed(c, st, "handing out running statistics");
+}
+
 /* Replicas that did the same with the same numbers hold the same bits. */
 static enum tier_status end_alike(struct crew *c) {
     size_t bytes = spoke_net_elements(c->t[0].net) * sizeof(float);
@@ -483,6 +499,9 @@ static enum tier_status crew_new(struct crew *c, struct spoke_net *const *nets,
                                    .owns_order = i == 0,
                                    .order = order,
                                    .err = &c->t[i].own_err};
+    /* Replicas draw apart: each sees rows of its own. */
+    for (size_t i = 0; i < c->count; i++)
+        spoke_net_seed(nets[i], mix(seed ^ mix(c->t[i].place + 1)));
     return TIER_OK;
 }
 
@@ -518,6 +537,7 @@ enum tier_status spoke_train_replicas(struct spoke_net *const *nets, size_t coun
     TIER_TRY_OUT(start_alike(&c));
     TIER_TRY_OUT(crew_do(&c, each_takes_memory));
     TIER_TRY_OUT(run_steps(&c, &stats));
+    TIER_TRY_OUT(share_states(&c));
     TIER_TRY_OUT(end_alike(&c));
     if (stats_out)
         *stats_out = stats;

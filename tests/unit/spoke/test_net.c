@@ -81,54 +81,72 @@ static void begin_everything(int outputs) {
 
 /* ---- the second implementation ------------------------------------------------------------- */
 
-static double one(double v[][COLS_MAX], const struct tier_graph *g, size_t i, const double *w,
-                  int c) {
+/* What one row of a value holds at column c: a parameter of one row is the same for all. */
+static double at(double v[][COLS_MAX], const struct tier_graph *g, int32_t value, const double *w,
+                 size_t c) {
+    const struct tier_graph_value *d = tier_graph_value(g, (size_t)value);
+    return d->kind == TIER_VALUE_PARAM ? w[tier_graph_param(g, d->index)->at + c] : v[value][c];
+}
+
+static size_t cols_of(const struct tier_shapes *s, int32_t value) {
+    const struct tier_shape *shape = tier_shapes_of(s, (size_t)value);
+    return shape->dims[shape->rank - 1];
+}
+
+static double one(double v[][COLS_MAX], const struct tier_graph *g, const struct tier_shapes *s,
+                  size_t i, const double *w, size_t c) {
     const struct tier_graph_node *n = tier_graph_node(g, i);
-    const double *x = v[n->x[0]];
-    const double *weight = n->weight >= 0 ? w + tier_graph_param(g, n->weight)->at : NULL;
-    const double *bias = n->bias >= 0 ? w + tier_graph_param(g, n->bias)->at : NULL;
-    double sum = 0;
+    const struct tier_call *call = tier_shapes_call(s, i);
+    size_t in = cols_of(s, n->in[0]), out = cols_of(s, n->out[0]);
+    double x = at(v, g, n->in[0], w, c < in ? c : 0), sum = 0;
+    bool gemm = n->op == TIER_OP_GEMM;
 
     switch (n->op) {
     case TIER_OP_GEMM:
     case TIER_OP_MATMUL:
-        for (size_t k = 0; k < n->cols_in; k++)
-            sum += x[k] * weight[n->trans_b ? c * n->cols_in + k : k * n->cols_out + c];
-        return (double)n->alpha * sum + (bias ? (double)n->beta * bias[c] : 0);
-    case TIER_OP_ADD_BIAS:
-        return x[c] + bias[c];
+        for (size_t k = 0; k < in; k++)
+            sum += at(v, g, n->in[0], w, k) *
+                   at(v, g, n->in[1], w, gemm && call->trans_b ? c * in + k : k * out + c);
+        if (!gemm)
+            return sum;
+        return (double)call->alpha * sum + (double)call->beta * at(v, g, n->in[2], w, c);
     case TIER_OP_ADD:
-        return x[c] + v[n->x[1]][c];
+        return x + at(v, g, n->in[1], w, c);
     case TIER_OP_RELU:
-        return x[c] > 0 ? x[c] : 0;
+        return x > 0 ? x : 0;
     case TIER_OP_SIGMOID:
-        return 1 / (1 + exp(-x[c]));
+        return 1 / (1 + exp(-x));
     case TIER_OP_SOFTMAX:
-        for (size_t k = 0; k < n->cols_in; k++)
-            sum += exp(x[k]);
-        return exp(x[c]) / sum;
+        for (size_t k = 0; k < in; k++)
+            sum += exp(at(v, g, n->in[0], w, k));
+        return exp(x) / sum;
     default:
-        return x[c];
+        return x;
     }
 }
 
 /* Mean over the rows of -log of the probability that the graph gives the right class. */
 static double loss_of(const struct tier_graph *g, enum spoke_loss kind, const double *w,
                       const float *x, const int32_t *label) {
-    double v[32][COLS_MAX], total = 0;
-    size_t last = tier_graph_node_count(g);
+    double v[48][COLS_MAX], total = 0;
+    size_t last = tier_graph_output(g);
+    struct tier_shapes *s;
 
+    cr_assert(tier_graph_infer(g, 1, &s, &err) == TIER_OK);
     for (int r = 0; r < ROWS; r++) {
         for (size_t k = 0; k < tier_graph_features(g); k++)
-            v[0][k] = (double)x[r * tier_graph_features(g) + k];
-        for (size_t i = 0; i < last; i++)
-            for (size_t c = 0; c < tier_graph_node(g, i)->cols_out; c++)
-                v[i + 1][c] = one(v, g, i, w, (int)c);
+            v[tier_graph_input(g)][k] = (double)x[r * tier_graph_features(g) + k];
+        for (size_t i = 0; i < tier_graph_node_count(g); i++) {
+            int32_t to = tier_graph_node(g, i)->out[0];
+            for (size_t c = 0; c < cols_of(s, to); c++)
+                v[to][c] = one(v, g, s, i, w, c);
+        }
         if (kind == SPOKE_LOSS_BCE)
             total -= log(label[r] ? v[last][0] : 1 - v[last][0]);
         else
             total -= log(v[last][label[r]]);
     }
+    tier_shapes_free(s);
     return total / ROWS;
 }
 

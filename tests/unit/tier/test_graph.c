@@ -64,13 +64,15 @@ Test(tier_graph, a_perceptron_is_read_with_its_shapes_and_parameters) {
     cr_expect(eq(str, (char *)tier_graph_output_name(g), "y"));
     cr_assert(eq(sz, tier_graph_node_count(g), 5));
     const struct tier_graph_node *n = tier_graph_node(g, 0);
-    cr_expect(n->op == TIER_OP_GEMM && n->trans_b && n->weight == 0 && n->bias == 1);
-    cr_expect(eq(u64, n->cols_out, 4));
+    cr_expect(n->op == TIER_OP_GEMM && n->in_count == 3 && n->in[0] == 0 && n->in[1] == 1);
+    cr_expect(n->out_count == 1 && n->out[0] == 5 && tier_graph_value(g, 5)->uses == 1);
     n = tier_graph_node(g, 3);
-    cr_expect(n->op == TIER_OP_ADD_BIAS && n->x[0] == 3 && n->bias == 3);
+    cr_expect(n->op == TIER_OP_ADD && n->in[0] == 4 && n->in[1] == 7);
+    cr_expect(tier_graph_output(g) == 9 && tier_graph_value_count(g) == 10);
     cr_assert(eq(sz, tier_graph_param_count(g), 4));
     cr_expect(eq(u64, tier_graph_param(g, 2)->at, 16));
     cr_expect(eq(u64, tier_graph_elements(g), 26));
+    cr_expect(eq(u64, tier_graph_trained(g), 26));
     tier_graph_free(g);
 }
 
@@ -182,20 +184,21 @@ Test(tier_graph, a_name_given_twice_is_refused) {
 Test(tier_graph, shapes_that_do_not_meet_are_refused) {
     start();
     onnx_add_node(&graph, "Gemm", "x w1 b1", "h"); /* without transB */
+    finish();
     refused("columns");
     start();
     gemm("x w1 b2", "h");
-    refused("'b2'");
+    onnx_add_node(&graph, "Add", "h b1", "g");
+    onnx_add_node(&graph, "MatMul", "g w2", "y");
+    refused("[2, 4] and [1, 2] do not broadcast");
     start();
-    onnx_add_node(&graph, "Add", "x b1", "h");
-    refused("'b1'");
-    start();
-    gemm("x w1 b1", "h");
-    onnx_add_node(&graph, "Add", "x h", "s");
-    refused("adds");
+    onnx_add_node(&graph, "Add", "x b1", "g");
+    gemm("g w1 b1", "h");
+    finish();
+    refused("[2, 3] and [4] do not broadcast");
 }
 
-Test(tier_graph, what_leads_nowhere_is_refused) {
+Test(tier_graph, an_initialiser_that_nothing_needs_is_refused_and_a_node_is_dropped) {
     start();
     onnx_add_tensor(&graph, "spare", 4, 0, zeros);
     gemm("x w1 b1", "h");
@@ -204,6 +207,14 @@ Test(tier_graph, what_leads_nowhere_is_refused) {
     start();
     gemm("x w1 b1", "h");
     onnx_add_node(&graph, "Relu", "h", "dead");
+    finish();
+    struct tier_graph *g = parse(13, TIER_OK);
+    cr_expect(eq(sz, tier_graph_node_count(g), 5));
+    cr_expect(eq(u32, tier_graph_value(g, 5)->uses, 1));
+    tier_graph_free(g);
+    start();
+    gemm("x w1 b1", "h");
+    onnx_add_node(&graph, "Loop", "h", "dead");
     finish();
     refused("'dead'");
 }
@@ -233,7 +244,9 @@ Test(tier_graph, weights_outside_the_file_or_not_finite_are_refused) {
     start();
     onnx_add_tensor(&graph, "bad", 2, 0, nan_values);
     gemm("x w1 b1", "h");
-    finish();
+    onnx_add_node(&graph, "MatMul", "h w2", "m");
+    onnx_add_node(&graph, "Add", "b2 m", "z");
+    onnx_add_node(&graph, "Add", "z bad", "y");
     refused("'bad' is not finite at element 1");
     start();
     t.n = 0;
@@ -259,6 +272,9 @@ Test(tier_graph, a_shape_that_the_bytes_do_not_fill_is_refused) {
         onnx_bytes(&t, 9, zeros, 8);
         onnx_sub(&graph, 5, &t);
         gemm("x w1 b1", "h");
+        onnx_add_node(&graph, "MatMul", "h w2", "m");
+        onnx_add_node(&graph, "Add", "b2 m", "z");
+        onnx_add_node(&graph, "Add", "z odd", "y");
         refused("'odd'");
     }
 }

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the makers of a tape share: tape_build.c (steps, layouts, gradients) and tape_prepare.c
+ * (what single operations need made for them).
+ */
+#ifndef CONSILIUM_SPOKE_TAPE_BUILD_H
+#define CONSILIUM_SPOKE_TAPE_BUILD_H
+
+#include "spoke/tape.h"
+
+/* A value's tensors by layout, and the layout it was made in. */
+struct value_map {
+    size_t tensor[2]; /* SIZE_MAX where there is none */
+    enum tape_layout first;
+};
+
+struct builder {
+    struct tape *tape;
+    const struct tier_graph *graph;
+    struct value_map *map;
+    uint32_t *uses; /* of each value, by needed nodes */
+    size_t *reader; /* of each value: the node that reads it, the first of several */
+    bool *value_needed, *needed, *melted; /* the latter two of each node */
+    size_t tensor_cap, step_cap, buffer_cap;
+    float *const_data;
+    size_t const_floats;
+    uint64_t draws;
+    struct tier_err *err;
+};
+
+bool tape_is_norm(int op);
+enum tier_status tape_new_buffer(struct builder *b, size_t floats, int32_t *out);
+enum tier_status tape_value(struct builder *b, size_t value, size_t *out);
+enum tier_status tape_value_as(struct builder *b, size_t value, enum tape_layout layout,
+                               size_t *out);
+/* A buffer that forward fills and backward reads. */
+enum tier_status tape_aux(struct builder *b, struct tape_step *s, unsigned which, size_t floats);
+
+/* Makes what the step's operation needs: convolution, window, tables, statistics. TIER_EMODEL where
+ * the kernels cannot do it. */
+enum tier_status tape_prepare(struct builder *b, struct tape_step *s);
+void tape_release_step(struct tape_step *s);
+/* Floats that the backward step needs for itself; `spare`: its kernel cannot add. */
+void tape_temps(const struct builder *b, const struct tape_step *s, bool spare, size_t floats[2]);
+
+#endif

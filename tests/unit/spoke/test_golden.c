@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engine against PyTorch, frozen: tests/golden/net holds models as PyTorch exports them and
+ * what PyTorch makes of one batch in float64 (tests/support/make_net_golden.py). The error of an
+ * array is the norm of the difference over the norm of PyTorch's.
+ */
+#include "spoke/net.h"
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <dirent.h>
+#include <math.h>
+#include <stdio.h>
+
+#define FOLDER CONSILIUM_SOURCE_DIR "/tests/golden/net"
+#define TOLERANCE 1e-5
+
+struct golden {
+    int32_t loss, rows, x_count, targets, logits_count, params;
+    float *x, *logits;
+    void *target;
+    double loss_value;
+    FILE *file; /* at the first parameter */
+};
+
+static struct tier_err err;
+
+static void take(FILE *f, void *out, size_t bytes) {
+    cr_assert(fread(out, 1, bytes, f) == bytes, "the file is too short");
+}
+
+static void open_golden(const char *name, struct golden *g) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s.bin", FOLDER, name);
+    g->file = fopen(path, "rb");
+    cr_assert(g->file != NULL, "%s", path);
+    take(g->file, &g->loss, 6 * sizeof g->loss);
+    g->x = malloc((size_t)g->x_count * 4);
+    g->target = malloc((size_t)g->targets * 4);
+    g->logits = malloc((size_t)g->logits_count * 4);
+    take(g->file, g->x, (size_t)g->x_count * 4);
+    take(g->file, g->target, (size_t)g->targets * 4);
+    take(g->file, &g->loss_value, sizeof g->loss_value);
+    take(g->file, g->logits, (size_t)g->logits_count * 4);
+}
+
+static void close_golden(struct golden *g) {
+    free(g->x);
+    free(g->target);
+    free(g->logits);
+    fclose(g->file);
+}
+
+static double norm(const float *a, const float *b, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        double d = (double)a[i] - (b ? (double)b[i] : 0);
+        sum += d * d;
+    }
+    return sqrt(sum);
+}
+
+/* A gradient that is zero but for rounding (a bias before a normalisation) is held against
+ * `largest`. */
+static void near(const char *model, const char *what, const float *ours, const float *theirs,
+                 size_t n, double largest) {
+    double size = norm(theirs, NULL, n);
+    size = size < 1e-8 * largest ? largest : size;
+    cr_expect(norm(ours, theirs, n) <= TOLERANCE * size, "%s: %s is off by %.1e", model, what,
+              norm(ours, theirs, n) / size);
+}
+
+static const struct tier_graph_param *find(const struct tier_graph *g, const char *name) {
+    for (size_t i = 0; i < tier_graph_param_count(g); i++)
+        if (strcmp(tier_graph_param(g, i)->name, name) == 0)
+            return tier_graph_param(g, i);
+    return NULL;
+}
+
+static void check_gradients(const char *model, struct golden *g, const struct tier_graph *graph,
+                            const float *grads) {
+    double largest = 0;
+    for (size_t i = 0; i < tier_graph_param_count(graph); i++) {
+        const struct tier_graph_param *p = tier_graph_param(graph, i);
+        largest = fmax(largest, norm(grads + p->at, NULL, p->elements));
+    }
+    for (int32_t i = 0, len, n; i < g->params; i++) {
+        char name[256] = "";
+        take(g->file, &len, sizeof len);
+        cr_assert(len > 0 && len < 256);
+        take(g->file, name, (size_t)len);
+        take(g->file, &n, sizeof n);
+        float *theirs = malloc((size_t)n * sizeof *theirs);
+        take(g->file, theirs, (size_t)n * sizeof *theirs);
+        const struct tier_graph_param *p = find(graph, name);
+        cr_assert(p != NULL, "%s: there is no parameter '%s'", model, name);
+        cr_expect(p->trained && p->elements == (uint64_t)n, "%s: '%s'", model, name);
+        near(model, name, grads + p->at, theirs, p->elements, largest);
+        free(theirs);
+    }
+}
+
+static struct kern_vec put(struct kern_device *dev, const void *data, size_t bytes) {
+    struct kern_buf *b;
+    cr_assert(eq(int, kern_buf_new(dev, bytes, &b), KERN_OK));
+    cr_assert(eq(int, kern_upload(b, 0, data, bytes), KERN_OK));
+    return (struct kern_vec){b, 0};
+}
+
+static void check(struct kern_device *dev, const char *model) {
+    struct golden g = {0};
+    char path[512];
+    struct tier_graph *graph = NULL;
+    struct spoke_net *net = NULL;
+    struct kern_vec z;
+    float zero = 0, loss;
+
+    open_golden(model, &g);
+    snprintf(path, sizeof path, "%s/%s.onnx", FOLDER, model);
+    cr_assert(tier_graph_open(path, &graph, &err) == TIER_OK, "%s", err.text);
+    enum spoke_loss kind = g.loss == 0 ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE;
+    size_t rows = (size_t)g.rows;
+    cr_assert(spoke_net_new(dev, graph, kind, rows, &net, &err) == TIER_OK, "%s: %s", model,
+              err.text);
+    struct kern_vec x = put(dev, g.x, (size_t)g.x_count * 4);
+    struct kern_vec target = put(dev, g.target, (size_t)g.targets * 4);
+    struct kern_vec sum = put(dev, &zero, sizeof zero);
+    float *logits = malloc((size_t)g.logits_count * sizeof *logits);
+    float *grads = malloc(spoke_net_elements(net) * sizeof *grads);
+
+    cr_assert(spoke_net_forward(net, x, rows, &z, &err) == TIER_OK, "%s: %s", model, err.text);
+    kern_download(logits, z.buf, z.at * sizeof *logits, (size_t)g.logits_count * sizeof *logits);
+    near(model, "the logits", logits, g.logits, (size_t)g.logits_count, 0);
+    /* Twice: the second must not remember the first, but for the running statistics. */
+    for (int i = 0; i < 2; i++) {
+        kern_zero(sum.buf, 0, sizeof zero);
+        cr_assert(spoke_net_backward(net, x, target, rows, sum, &err) == TIER_OK, "%s: %s", model,
+                  err.text);
+    }
+    kern_download(&loss, sum.buf, 0, sizeof loss);
+    cr_expect(fabs((double)loss - g.loss_value) <= TOLERANCE * fabs(g.loss_value), "%s: the loss",
+              model);
+    struct kern_vec gv = spoke_net_grads(net);
+    kern_download(grads, gv.buf, gv.at * sizeof *grads, spoke_net_elements(net) * sizeof *grads);
+    check_gradients(model, &g, graph, grads);
+
+    free(logits);
+    free(grads);
+    kern_buf_free(x.buf);
+    kern_buf_free(target.buf);
+    kern_buf_free(sum.buf);
+    spoke_net_free(net);
+    tier_graph_free(graph);
+    close_golden(&g);
+}
+
+static void check_all(int threads) {
+    struct kern_device *dev;
+    DIR *d = opendir(FOLDER);
+    size_t models = 0;
+
+    cr_assert(d != NULL, "%s", FOLDER);
+    kern_init(NULL);
+    cr_assert(eq(int, kern_device_open("cpu", threads, &dev), KERN_OK));
+    for (struct dirent *e; (e = readdir(d)) != NULL;) {
+        char *dot = strrchr(e->d_name, '.');
+        if (!dot || strcmp(dot, ".bin") != 0)
+            continue;
+        *dot = '\0';
+        check(dev, e->d_name);
+        models++;
+    }
+    cr_expect(gt(sz, models, 40));
+    kern_device_close(dev);
+    closedir(d);
+}
+
+Test(spoke_golden, losses_and_gradients_of_exported_models_are_pytorchs) {
+    check_all(2);
+}
+
+Test(spoke_golden, losses_and_gradients_of_exported_models_are_pytorchs_on_one_thread) {
+    check_all(1);
+}
