@@ -447,7 +447,7 @@ static enum kern_status one_array(struct tape_run *r, const struct tape_step *s)
 }
 
 static enum kern_status backward_step(struct tape_run *r, const struct tape_step *s) {
-    const struct tape_tensor *x = s->in[0] == SIZE_MAX ? NULL : tape_in(r, s, 0);
+    const struct tape_tensor *x = tape_in(r, s, 0);
     bool add = s->flow[0] == TAPE_ADD;
 
     if (s->nothing) {

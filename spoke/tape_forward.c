@@ -463,7 +463,7 @@ static enum kern_status softmax(struct tape_run *r, const struct tape_step *s) {
 
 static enum kern_status forward_step(struct tape_run *r, const struct tape_step *s) {
     struct kern_vec x = tape_x(r, s, 0), y = tape_y(r, s);
-    const struct tape_tensor *tx = s->in[0] == SIZE_MAX ? NULL : tape_in(r, s, 0);
+    const struct tape_tensor *tx = tape_in(r, s, 0);
     size_t n = tape_out(r, s)->shape.elements;
     enum kern_unary unary;
     float alpha, beta;

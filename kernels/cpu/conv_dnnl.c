@@ -11,7 +11,6 @@
 #include "kernels/cpu/conv.h"
 
 #include <dnnl.h>
-#include <omp.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +29,9 @@ struct conv_dnnl {
     dnnl_memory_desc_t image, slope, any, ours, bias;
     dnnl_primitive_desc_t hint;
 };
+
+/* OpenMP's; its header comes with each compiler's own runtime, which an analyzer may be without. */
+void omp_set_num_threads(int threads);
 
 static dnnl_engine_t engine;
 static pthread_once_t once = PTHREAD_ONCE_INIT;

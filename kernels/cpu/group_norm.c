@@ -22,8 +22,7 @@ struct group_job {
 };
 
 static size_t block_of(const struct kern_group_norm *norm) {
-    size_t rows = BLOCK_FLOATS / norm->channels;
-    return rows < 1 ? 1 : rows;
+    return norm->channels == 0 || norm->channels > BLOCK_FLOATS ? 1 : BLOCK_FLOATS / norm->channels;
 }
 
 /* total[c] += the sum over rows of (x[r][c] - shift[c]) to the power of 1 or 2. */
