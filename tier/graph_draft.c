@@ -291,7 +291,8 @@ static void mark_reads(struct draft *d, size_t node, bool run) {
             continue;
         struct raw *raw = &d->raws[read];
         raw->live = true;
-        if (!run || (rule->op != TIER_OP_COUNT && !graph_rule_tensor(rule, i)) || rule->shape_only)
+        if (!run || (rule->op != TIER_OP_COUNT && !graph_rule_tensor(rule, i)) ||
+            graph_rule_unread(rule, i))
             continue;
         raw->run = true;
         if (norm && i >= 3)

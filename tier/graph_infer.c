@@ -192,9 +192,9 @@ enum tier_status graph_fold_room(const struct graph_at *at, size_t k) {
                          "node '%.120s' (%s) makes a constant of %" PRIu64 " elements: %" PRIu64
                          " are the most",
                          at->node->name, at->step->rule->text, n, GRAPH_CONSTANT_MAX);
-    for (size_t i = 0; k == 0 && i < graph_in_count(at) && !at->step->rule->shape_only; i++) {
+    for (size_t i = 0; k == 0 && i < graph_in_count(at); i++) {
         const struct graph_tensor *in = graph_in(at, i);
-        work += in ? in->shape.elements : 0;
+        work += in && !graph_rule_unread(at->step->rule, i) ? in->shape.elements : 0;
     }
     if (work > at->shapes->work_left)
         return tier_fail(at->err, TIER_ELIMIT,
@@ -216,7 +216,7 @@ enum tier_status graph_fold_room(const struct graph_at *at, size_t k) {
 static bool all_constant(const struct graph_at *at) {
     for (size_t i = 0; i < graph_in_count(at); i++) {
         const struct graph_tensor *t = graph_in(at, i);
-        if (t && !graph_constant(t))
+        if (t && !graph_constant(t) && !graph_rule_unread(at->step->rule, i))
             return false;
     }
     return true;
@@ -258,7 +258,7 @@ static enum tier_status infer_node(struct graph_at *at) {
             return graph_bad(at, "'%.80s' has no elements", graph_in_name(at, i));
     }
     TIER_TRY(rule->shape(at));
-    if (rule->fold && (rule->shape_only || all_constant(at))) {
+    if (rule->fold && all_constant(at)) {
         at->call->folded = true;
         return rule->fold(at);
     }

@@ -69,7 +69,7 @@ struct graph_rule {
     const char *attrs; /* "i:axis F:scales": type (f i s t F I) and name of each */
     graph_rule_fn *shape;
     graph_rule_fn *fold; /* NULL: is executed on constants as on anything else */
-    bool shape_only;     /* folds whatever its inputs are: it does not look at their elements */
+    uint32_t unread;     /* a bit for each input of which it looks at shape or type only */
 };
 #define GRAPH_ALL UINT32_MAX
 #define GRAPH_MANY 65536
@@ -130,6 +130,9 @@ bool graph_domain_ok(const char *domain); /* the default domain, in either spell
  * checked; or why it is not allowed. */
 enum tier_status graph_rule_find(const node_proto *np, const char *name, int opset,
                                  const struct graph_rule **out, struct tier_err *err);
+static inline bool graph_rule_unread(const struct graph_rule *rule, size_t input) {
+    return input < 32 && (rule->unread >> input & 1);
+}
 static inline bool graph_rule_tensor(const struct graph_rule *rule, size_t input) {
     return rule->tensors == GRAPH_ALL || (input < 32 && (rule->tensors >> input & 1));
 }
@@ -205,18 +208,17 @@ enum tier_status graph_scalar(const struct graph_at *at, size_t i, float *out);
 
 /* ---- rules ---- */
 
-#define GRAPH_RULES(X)                                                                             \
-    X(same)                                                                                        \
-    X(relu)                                                                                        \
-    X(alpha) X(hard_sigmoid) X(gelu) X(clip) X(binary) X(compare) X(pow) X(prelu) X(where) X(gemm) \
-        X(matmul) X(softmax) X(batch_norm) X(instance_norm) X(group_norm) X(layer_norm) X(dropout) \
-            X(reduce) X(range) X(shape_of) X(size_of) X(constant) X(constant_of_shape) X(cast)     \
-                X(conv) X(conv_transpose) X(pool) X(global_average) X(global_max) X(resize) X(pad) \
-                    X(reshape) X(flatten) X(squeeze) X(unsqueeze) X(expand) X(transpose) X(concat) \
-                        X(split) X(slice) X(gather)
-#define X(name) graph_rule_fn graph_shape_##name;
-GRAPH_RULES(X)
-#undef X
+graph_rule_fn graph_shape_same, graph_shape_relu, graph_shape_alpha, graph_shape_hard_sigmoid,
+    graph_shape_gelu, graph_shape_clip, graph_shape_binary, graph_shape_compare, graph_shape_pow,
+    graph_shape_prelu, graph_shape_where, graph_shape_gemm, graph_shape_matmul, graph_shape_softmax,
+    graph_shape_batch_norm, graph_shape_instance_norm, graph_shape_group_norm,
+    graph_shape_layer_norm, graph_shape_dropout, graph_shape_reduce, graph_shape_range,
+    graph_shape_shape_of, graph_shape_size_of, graph_shape_constant, graph_shape_constant_of_shape,
+    graph_shape_cast, graph_shape_cast_like, graph_shape_conv, graph_shape_conv_transpose,
+    graph_shape_pool, graph_shape_global_average, graph_shape_global_max, graph_shape_resize,
+    graph_shape_pad, graph_shape_reshape, graph_shape_flatten, graph_shape_squeeze,
+    graph_shape_unsqueeze, graph_shape_expand, graph_shape_transpose, graph_shape_concat,
+    graph_shape_split, graph_shape_slice, graph_shape_gather;
 
 /* Rank and dimensions of what both broadcast to. */
 enum tier_status graph_broadcast(const struct graph_at *at, const struct tier_shape *a,
@@ -224,15 +226,11 @@ enum tier_status graph_broadcast(const struct graph_at *at, const struct tier_sh
 
 /* ---- folding: shapes are known, every input is constant ---- */
 
-#define GRAPH_FOLDS(X)                                                                             \
-    X(binary)                                                                                      \
-    X(compare)                                                                                     \
-    X(logic) X(unary) X(where) X(reduce) X(range) X(shape_of) X(size_of) X(constant)               \
-        X(constant_of_shape) X(cast) X(copy) X(expand) X(transpose) X(concat) X(split) X(slice)    \
-            X(gather)
-#define X(name) graph_rule_fn graph_fold_##name;
-GRAPH_FOLDS(X)
-#undef X
+graph_rule_fn graph_fold_binary, graph_fold_compare, graph_fold_logic, graph_fold_unary,
+    graph_fold_where, graph_fold_reduce, graph_fold_range, graph_fold_shape_of, graph_fold_size_of,
+    graph_fold_constant, graph_fold_constant_of_shape, graph_fold_cast, graph_fold_copy,
+    graph_fold_expand, graph_fold_transpose, graph_fold_concat, graph_fold_split, graph_fold_slice,
+    graph_fold_gather;
 
 /* Room for the elements of output k, by its type; pays for them and for reading the inputs. */
 enum tier_status graph_fold_room(const struct graph_at *at, size_t k);

@@ -464,23 +464,29 @@ enum tier_status graph_shape_constant_of_shape(struct graph_at *at) {
 }
 
 /* Integers that come from the data may become floats where they never were any. */
-enum tier_status graph_shape_cast(struct graph_at *at) {
+static enum tier_status cast_to(struct graph_at *at, enum tier_type to) {
     const struct graph_tensor *x = graph_in(at, 0);
+
+    if (!graph_constant(x) && to == TIER_TYPE_FLOAT && x->type == TIER_TYPE_INT &&
+        !at->graph->input_is_int)
+        return graph_bad(at, "from integers to floats is allowed on constants only");
+    return graph_give(at, 0, to, x->shape.rank, x->shape.dims);
+}
+
+enum tier_status graph_shape_cast(struct graph_at *at) {
     int64_t to = graph_attr_int(at, "to", 0);
     bool to_float = to == ONNX_FLOAT || to == ONNX_DOUBLE;
 
     if (!to_float && to != ONNX_INT32 && to != ONNX_INT64 && to != ONNX_BOOL)
         return graph_bad(at,
                          "element type %" PRId64
-                         ": float (1), int32 (6), int64 (7), bool (9) and double (11) are "
-                         "allowed",
+                         ": float (1), int32 (6), int64 (7), bool (9) and double (11) are allowed",
                          to);
-    if (!graph_constant(x)) {
-        if (to == ONNX_BOOL)
-            return graph_bad(at, "to bool is allowed on constants only");
-        if (to_float && x->type == TIER_TYPE_INT && !at->graph->input_is_int)
-            return graph_bad(at, "from integers to floats is allowed on constants only");
-    }
-    return graph_give(at, 0, to_float ? TIER_TYPE_FLOAT : TIER_TYPE_INT, x->shape.rank,
-                      x->shape.dims);
+    if (!graph_constant(graph_in(at, 0)) && to == ONNX_BOOL)
+        return graph_bad(at, "to bool is allowed on constants only");
+    return cast_to(at, to_float ? TIER_TYPE_FLOAT : TIER_TYPE_INT);
+}
+
+enum tier_status graph_shape_cast_like(struct graph_at *at) {
+    return cast_to(at, graph_in(at, 1)->type);
 }

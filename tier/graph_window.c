@@ -251,8 +251,8 @@ enum tier_status graph_shape_pool(struct graph_at *at) {
     for (unsigned d = 0; d < c->spatial; d++) {
         if (c->kernel[d] == 0)
             return graph_bad(at, "kernel_shape is missing");
-        if (c->pad[d] >= reach(c, d) || c->pad_end[d] >= reach(c, d))
-            return graph_bad(at, "pads must be smaller than the window");
+        if (c->pad[d] >= c->kernel[d] || c->pad_end[d] >= c->kernel[d])
+            return graph_bad(at, "pads must be smaller than the kernel");
         padded |= c->pad[d] || c->pad_end[d];
     }
     TIER_TRY(slide(at, auto_pad, dims + 2));

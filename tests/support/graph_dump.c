@@ -20,7 +20,8 @@ static void print_value(const struct tier_graph *g, const struct tier_shapes *s,
     const struct tier_graph_value *value = tier_graph_value(g, v);
     const struct tier_shape *shape = tier_shapes_of(s, v);
     const int64_t *ints = tier_shapes_ints(s, v);
-    bool constant = ints || tier_shapes_floats(s, v);
+    const float *floats = tier_shapes_floats(s, v);
+    bool constant = ints || floats;
 
     printf("%s\t%s\t%s\t%" PRIu32 "\t", constant ? "folded" : kinds[value->kind], value->name,
            value->type == TIER_TYPE_INT ? "int" : "float", value->uses);
@@ -28,6 +29,8 @@ static void print_value(const struct tier_graph *g, const struct tier_shapes *s,
     putchar('\t');
     for (uint64_t i = 0; ints && i < shape->elements && i < 16; i++)
         printf("%s%" PRId64, i ? "," : "", ints[i]);
+    for (uint64_t i = 0; floats && i < shape->elements && i < 16; i++)
+        printf("%s%.9g", i ? "," : "", (double)floats[i]);
     putchar('\n');
 }
 

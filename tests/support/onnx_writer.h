@@ -77,16 +77,38 @@ static inline void onnx_attr_int(struct onnx_msg *node, const char *name, int64_
     onnx_sub(node, 5, &a);
 }
 
-/* Inputs in one string, separated by spaces. */
+static inline void onnx_attr_ints(struct onnx_msg *node, const char *name, size_t n,
+                                  const int64_t *v) {
+    static struct onnx_msg a;
+    a.n = 0;
+    onnx_text(&a, 1, name);
+    for (size_t i = 0; i < n; i++)
+        onnx_int(&a, 8, v[i]);
+    onnx_int(&a, 20, 7);
+    onnx_sub(node, 5, &a);
+}
+
+static inline void onnx_attr_text(struct onnx_msg *node, const char *name, const char *v) {
+    static struct onnx_msg a;
+    a.n = 0;
+    onnx_text(&a, 1, name);
+    onnx_text(&a, 4, v);
+    onnx_int(&a, 20, 3);
+    onnx_sub(node, 5, &a);
+}
+
+/* Inputs in one string, separated by spaces; "-" is an input that is left out. Outputs too. */
 static inline void onnx_node(struct onnx_msg *node, const char *op, const char *inputs,
                              const char *output) {
+    const char *lists[] = {inputs, output};
     node->n = 0;
-    for (const char *p = inputs; *p;) {
-        size_t n = strcspn(p, " ");
-        onnx_bytes(node, 1, p, n);
-        p += n + (p[n] == ' ');
+    for (unsigned field = 1; field <= 2; field++) {
+        for (const char *p = lists[field - 1]; *p;) {
+            size_t n = strcspn(p, " ");
+            onnx_bytes(node, field, p, n == 1 && *p == '-' ? 0 : n);
+            p += n + (p[n] == ' ');
+        }
     }
-    onnx_text(node, 2, output);
     onnx_text(node, 4, op);
 }
 
@@ -109,6 +131,47 @@ static inline void onnx_add_tensor(struct onnx_msg *graph, const char *name, int
     onnx_text(&t, 8, name);
     onnx_bytes(&t, 9, values, (size_t)(rows * (cols ? cols : 1)) * sizeof *values);
     onnx_sub(graph, 5, &t);
+}
+
+/* Of any shape, as raw data: type 1 is float, 7 int64. */
+static inline void onnx_add_dims(struct onnx_msg *graph, const char *name, size_t rank,
+                                 const int64_t *dims, int64_t type, const void *values) {
+    static struct onnx_msg t;
+    size_t n = type == 7 ? 8 : 4;
+    t.n = 0;
+    for (size_t d = 0; d < rank; d++) {
+        onnx_int(&t, 1, dims[d]);
+        n *= (size_t)dims[d];
+    }
+    onnx_int(&t, 2, type);
+    onnx_text(&t, 8, name);
+    onnx_bytes(&t, 9, values, n);
+    onnx_sub(graph, 5, &t);
+}
+
+static inline void onnx_add_ints(struct onnx_msg *graph, const char *name, int64_t n,
+                                 const int64_t *values) {
+    onnx_add_dims(graph, name, 1, &n, 7, values);
+}
+
+/* field 11 is an input, 12 an output: [N, dims...], of a type as above. */
+static inline void onnx_add_rows(struct onnx_msg *graph, unsigned field, const char *name,
+                                 size_t rank, const int64_t *dims, int64_t elements) {
+    static struct onnx_msg dim, shape, tensor, type, value;
+    shape.n = tensor.n = type.n = value.n = dim.n = 0;
+    onnx_text(&dim, 2, "N");
+    onnx_sub(&shape, 1, &dim);
+    for (size_t d = 0; d < rank; d++) {
+        dim.n = 0;
+        onnx_int(&dim, 1, dims[d]);
+        onnx_sub(&shape, 1, &dim);
+    }
+    onnx_int(&tensor, 1, elements);
+    onnx_sub(&tensor, 2, &shape);
+    onnx_sub(&type, 1, &tensor);
+    onnx_text(&value, 1, name);
+    onnx_sub(&value, 2, &type);
+    onnx_sub(graph, field, &value);
 }
 
 /* field 11 is an input, 12 an output; batch 0 is symbolic. */
