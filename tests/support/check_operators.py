@@ -147,7 +147,8 @@ def sliced(x, row, first=1):
     steps = [R.choice([1, 1, 2, -1, -2, 7, -9]) for _ in axes]
     far = R.choice([0, 0, 2**63 - 1])
     starts = [R.choice([-far - 1 if far else 0, R.randint(-7, 7), far]) for _ in axes]
-    ends = [R.choice([-far - 1 if far else 0, R.randint(-7, 7), far]) for _ in axes]
+    # Backwards to INT64_MAX is nothing in numpy, everything in onnxruntime.
+    ends = [R.choice([-far - 1 if far else 0, R.randint(-7, 7), far if step > 0 else 0]) for step in steps]
     names = [ints("starts", starts), ints("ends", ends), ints("axes", axes), ints("steps", steps)]
     return row, ["Slice", [x, "starts", "ends", "axes", "steps"], {}], names
 
@@ -330,7 +331,8 @@ def check(program, model, path, batch):
     try:
         want = reference(model, batch)
     except Exception as error:
-        return None if lines is None else f"accepted, onnxruntime refuses: {str(error)[:200]}"
+        fine = lines is None or "inconsistent with input spatial" in str(error)
+        return None if fine else f"accepted, onnxruntime refuses: {str(error)[:200]}"
     if lines is None:
         return None if any(s in why for s in STRICTER) else f"refused: {why}"
     for kind, name, *rest in lines:
