@@ -22,8 +22,20 @@ struct loaded {
     struct tier_graph *graph;
     struct tier_manifest *manifest;
     struct tier_manifest *kept; /* at each hospital; NULL: nothing is */
+    size_t operators;           /* that are executed */
     struct tier_problems problems;
 };
+
+/* Files compute sizes and settings with nodes too: those are not counted. */
+static enum tier_status count_operators(struct loaded *l, struct tier_err *err) {
+    struct tier_shapes *shapes;
+
+    TIER_TRY(tier_graph_infer(l->graph, 1, &shapes, err));
+    for (size_t i = 0; i < tier_graph_node_count(l->graph); i++)
+        l->operators += !tier_shapes_call(shapes, i)->folded;
+    tier_shapes_free(shapes);
+    return TIER_OK;
+}
 
 /* NULL where there is no memory for it. Every reason ends up in `problems`. */
 static struct loaded *load(const char *path, bool with_graph) {
@@ -38,6 +50,7 @@ static struct loaded *load(const char *path, bool with_graph) {
     if (!with_graph)
         goto out;
     TIER_TRY_OUT(tier_graph_open(l->model_path, &l->graph, &err));
+    TIER_TRY_OUT(count_operators(l, &err));
     TIER_TRY_OUT(tier_task_manifest(&l->plan, l->graph, &l->manifest, &err));
     TIER_TRY_OUT(tier_share_kept(&l->plan, l->graph, &l->kept, &err));
 out:
@@ -128,8 +141,7 @@ static void print_checked(const struct loaded *l) {
     printf("  model     %s\n            sha256 %s, %" PRIu64 " bytes\n", l->model_path,
            l->plan.model_sha256, l->plan.model_bytes);
     printf("  graph     %" PRIu64 " inputs, %zu operators, %" PRIu64 " outputs\n",
-           tier_graph_features(l->graph), tier_graph_node_count(l->graph),
-           tier_graph_outputs(l->graph));
+           tier_graph_features(l->graph), l->operators, tier_graph_outputs(l->graph));
     printf("  manifest  %zu tensors, %" PRIu64 " elements\n            sha256 %s\n",
            l->manifest->count, l->manifest->elements, tier_hash_hex(&l->manifest->hash, hex));
     for (size_t i = 0; i < l->manifest->count; i++) {

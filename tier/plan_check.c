@@ -101,7 +101,7 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
     {"exact.clip", TIER_KEYS_REAL, FIELD(plan.clip), "8.0", 1e-20, 1e30, NULL,                     \
      "largest change of a parameter in a round; sets the resolution, 2^-30 of it"},                \
     {"exact.wide", TIER_KEYS_LIST, FIELD(plan.wide), "", 0, 0, NULL,                               \
-     "patterns of tensor names that carry a second limb"},                                         \
+     "patterns of tensor names that carry a second limb; running statistics if left out"},                                         \
     {"exact.saturate", TIER_KEYS_BOOL, FIELD(plan.saturate), "false", 0, 0, NULL,                  \
      "cut changes beyond the clip, and count them, instead of refusing the update"},               \
     {"exact.weight_total_max", TIER_KEYS_INT, FIELD(plan.weight_total_max), "4294967296", 1,       \

@@ -15,11 +15,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool is_wide(const struct tier_plan *plan, const char *name) {
+/* The plan's list decides. Without one, running statistics are wide: a variance may be far larger
+ * than any change of a weight. A codec that drops bits has no second limb, for them neither. */
+static bool is_wide(const struct tier_plan *plan, const struct tier_graph_param *p) {
     for (size_t i = 0; i < plan->wide.count; i++)
-        if (fnmatch(plan->wide.item[i], name, 0) == 0)
+        if (fnmatch(plan->wide.item[i], p->name, 0) == 0)
             return true;
-    return false;
+    return plan->wide.count == 0 && !p->trained && plan->codec.name == TIER_PLAN_F32 &&
+           plan->codec.down == TIER_PLAN_DOWN_F32;
 }
 
 /* How often a model's tensors are in its manifest. */
@@ -62,7 +65,7 @@ enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct t
             continue;
         struct tier_tensor *t = &tensors[count++];
         tier_share_tensor(plan, p, t);
-        t->wide = is_wide(plan, p->name);
+        t->wide = is_wide(plan, p);
     }
     size_t shared = count;
     for (size_t i = 0; i < shared && plan->scaffold && st == TIER_OK; i++)

@@ -47,6 +47,49 @@ Test(tier_task, a_tensor_is_wide_where_any_pattern_matches_its_whole_name) {
     tier_graph_free(g);
 }
 
+/* x[N,2] -> BatchNormalization -> Gemm -> y */
+static struct tier_graph *graph_with_states(void) {
+    static const char *const names[] = {"mean", "var", "scale", "shift"};
+    static struct onnx_msg graph, model;
+    struct tier_graph *g = NULL;
+    graph.n = 0;
+    onnx_add_value(&graph, 11, "x", 0, 2);
+    onnx_add_value(&graph, 12, "y", 0, 2);
+    for (int i = 0; i < 4; i++)
+        onnx_add_tensor(&graph, names[i], 2, 0, values);
+    onnx_add_tensor(&graph, "w", 2, 2, values);
+    onnx_add_node(&graph, "BatchNormalization", "x scale shift mean var", "n");
+    onnx_add_node(&graph, "MatMul", "n w", "y");
+    onnx_model(&model, &graph, 13);
+    MUST(tier_graph_parse(model.b, model.n, &g, err));
+    return g;
+}
+
+Test(tier_task, running_statistics_are_wide_unless_the_plan_names_others_or_drops_bits) {
+    static const struct {
+        const char *pattern;
+        int codec, down;
+        uint64_t wide;
+    } cases[] = {{NULL, TIER_PLAN_F32, TIER_PLAN_DOWN_F32, 4},
+                 {"w", TIER_PLAN_F32, TIER_PLAN_DOWN_F32, 4},
+                 {"var", TIER_PLAN_F32, TIER_PLAN_DOWN_F32, 2},
+                 {"none", TIER_PLAN_F32, TIER_PLAN_DOWN_F32, 0},
+                 {NULL, TIER_PLAN_Q8, TIER_PLAN_DOWN_F32, 0},
+                 {NULL, TIER_PLAN_F32, TIER_PLAN_DOWN_Q8, 0}};
+    struct tier_graph *g = graph_with_states();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct tier_plan p = plan_with_wide(cases[i].pattern, NULL);
+        struct tier_manifest *m = NULL;
+        p.codec.name = cases[i].codec;
+        p.codec.down = cases[i].down;
+        MUST(tier_task_manifest(&p, g, &m, err));
+        CHECK(m->wide_elements == cases[i].wide, "case %zu", i);
+        cr_assert(eq(str, m->tensors[3].name, "mean"), "states come last");
+        tier_manifest_free(m);
+    }
+    tier_graph_free(g);
+}
+
 Test(tier_task, an_update_comes_as_the_plans_codec_says_or_as_f32_or_a_sum) {
     struct tier_plan p = {.codec = {.name = TIER_PLAN_Q4}};
     cr_assert(eq(int, tier_task_encoding(&p), TIER_ENC_Q4));
