@@ -420,25 +420,23 @@ static enum tier_status number_constants(struct draft *d) {
     return TIER_OK;
 }
 
-/* `refs` is filled front to back: a node's inputs, those it executes on, its outputs. */
-static void number_node(struct draft *d, size_t node, bool run, int32_t **refs) {
+/* `refs` is filled front to back: a node's inputs, those it executes on, its outputs. `reads` holds
+ * what it reads as values. */
+static void add_node(struct draft *d, size_t node, const struct graph_rule *rule, bool run,
+                     const int32_t *reads, size_t count, int32_t **refs) {
     struct tier_graph *g = d->g;
     const node_proto *np = d->gp->node[node];
-    const struct graph_rule *rule = d->rules[node];
     struct tier_graph_node *n = &g->nodes[g->node_count];
     struct graph_step *step = &g->steps[g->node_count];
     int32_t *p = *refs;
 
-    *step = (struct graph_step){
-        .np = np, .rule = rule, .all = p, .all_count = np->n_input, .idle = !run};
-    for (size_t i = 0; i < np->n_input; i++) {
-        int32_t read = d->reads[d->first_in[node] + i];
-        *p++ = read == TIER_GRAPH_NONE ? read : d->raws[read].value;
-    }
+    *step = (struct graph_step){.np = np, .rule = rule, .all = p, .all_count = count, .idle = !run};
+    for (size_t i = 0; i < count; i++)
+        *p++ = reads[i];
     *n = (struct tier_graph_node){.op = rule->op, .name = node_name(np), .in = p};
-    for (size_t i = 0; i < np->n_input; i++)
-        if (graph_rule_tensor(rule, i))
-            *p++ = step->all[i];
+    for (size_t i = 0; i < count; i++)
+        if (graph_rule_tensor(rule, i) || rule->gated)
+            *p++ = reads[i];
     while (p > n->in && p[-1] == TIER_GRAPH_NONE) /* "" at the end is as good as nothing */
         p--;
     n->in_count = (size_t)(p - n->in);
@@ -450,19 +448,36 @@ static void number_node(struct draft *d, size_t node, bool run, int32_t **refs) 
     *refs = p;
 }
 
+static void number_node(struct draft *d, size_t node, bool run, int32_t **refs) {
+    const struct graph_rule *rule = d->rules[node];
+    int32_t *reads = &d->reads[d->first_in[node]];
+    size_t count = d->gp->node[node]->n_input;
+
+    for (size_t i = 0; i < count; i++) /* raws become values: nobody else looks at these */
+        reads[i] = reads[i] == TIER_GRAPH_NONE ? reads[i] : d->raws[reads[i]].value;
+    if (!rule->gated) {
+        add_node(d, node, rule, run, reads, count, refs);
+        return;
+    }
+    add_node(d, node, rule->gated, run, reads, 1, refs);
+    int32_t both[] = {reads[0], (int32_t)d->g->value_count - 1};
+    add_node(d, node, rule, run, both, 2, refs);
+}
+
 static enum tier_status number(struct draft *d) {
     struct tier_graph *g = d->g;
     const graph_proto *gp = d->gp;
     size_t reads = gp->n_node ? d->first_in[gp->n_node - 1] + gp->node[gp->n_node - 1]->n_input : 0;
     bool run;
 
-    g->values = calloc(d->raw_count, sizeof *g->values);
+    /* A gated node is two, with a value and up to five references more. */
+    g->values = calloc(d->raw_count + gp->n_node, sizeof *g->values);
     g->params = calloc(gp->n_initializer + 1, sizeof *g->params);
     g->param_init = calloc(gp->n_initializer + 1, sizeof *g->param_init);
     g->constants = calloc(gp->n_initializer + 1, sizeof *g->constants);
-    g->nodes = calloc(gp->n_node, sizeof *g->nodes);
-    g->steps = calloc(gp->n_node, sizeof *g->steps);
-    g->refs = calloc(2 * reads + d->raw_count, sizeof *g->refs);
+    g->nodes = calloc(2 * gp->n_node, sizeof *g->nodes);
+    g->steps = calloc(2 * gp->n_node, sizeof *g->steps);
+    g->refs = calloc(2 * reads + d->raw_count + 5 * gp->n_node, sizeof *g->refs);
     if (!g->values || !g->params || !g->param_init || !g->constants || !g->nodes || !g->steps ||
         !g->refs)
         return tier_fail(d->err, TIER_ENOMEM, "no memory for a graph of %zu nodes", gp->n_node);

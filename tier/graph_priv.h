@@ -57,7 +57,8 @@ struct graph_tensor {
 struct graph_at;
 typedef enum tier_status graph_rule_fn(struct graph_at *at);
 
-/* One operator in a range of operator sets. */
+/* One operator in a range of operator sets. Where it is `gated` it is two nodes: what it is gated
+ * by, on its only input, and the product of the two. */
 struct graph_rule {
     const char *text;
     enum tier_op op; /* TIER_OP_COUNT: only ever folded */
@@ -70,6 +71,7 @@ struct graph_rule {
     graph_rule_fn *shape;
     graph_rule_fn *fold; /* NULL: is executed on constants as on anything else */
     uint32_t unread;     /* a bit for each input of which it looks at shape or type only */
+    const struct graph_rule *gated;
 };
 #define GRAPH_ALL UINT32_MAX
 #define GRAPH_MANY 65536
@@ -209,16 +211,17 @@ enum tier_status graph_scalar(const struct graph_at *at, size_t i, float *out);
 /* ---- rules ---- */
 
 graph_rule_fn graph_shape_same, graph_shape_relu, graph_shape_alpha, graph_shape_hard_sigmoid,
-    graph_shape_gelu, graph_shape_clip, graph_shape_binary, graph_shape_compare, graph_shape_pow,
-    graph_shape_prelu, graph_shape_where, graph_shape_gemm, graph_shape_matmul, graph_shape_softmax,
-    graph_shape_batch_norm, graph_shape_instance_norm, graph_shape_group_norm,
-    graph_shape_layer_norm, graph_shape_dropout, graph_shape_reduce, graph_shape_range,
-    graph_shape_shape_of, graph_shape_size_of, graph_shape_constant, graph_shape_constant_of_shape,
-    graph_shape_cast, graph_shape_cast_like, graph_shape_conv, graph_shape_conv_transpose,
-    graph_shape_pool, graph_shape_global_average, graph_shape_global_max, graph_shape_resize,
-    graph_shape_pad, graph_shape_reshape, graph_shape_flatten, graph_shape_squeeze,
-    graph_shape_unsqueeze, graph_shape_expand, graph_shape_transpose, graph_shape_concat,
-    graph_shape_split, graph_shape_slice, graph_shape_gather;
+    graph_shape_hard_swish_gate, graph_shape_gelu, graph_shape_clip, graph_shape_binary,
+    graph_shape_compare, graph_shape_pow, graph_shape_prelu, graph_shape_where, graph_shape_gemm,
+    graph_shape_matmul, graph_shape_softmax, graph_shape_batch_norm, graph_shape_instance_norm,
+    graph_shape_group_norm, graph_shape_layer_norm, graph_shape_dropout, graph_shape_reduce,
+    graph_shape_range, graph_shape_shape_of, graph_shape_size_of, graph_shape_constant,
+    graph_shape_constant_of_shape, graph_shape_cast, graph_shape_cast_like, graph_shape_conv,
+    graph_shape_conv_transpose, graph_shape_pool, graph_shape_global_average,
+    graph_shape_global_max, graph_shape_resize, graph_shape_pad, graph_shape_reshape,
+    graph_shape_flatten, graph_shape_squeeze, graph_shape_unsqueeze, graph_shape_expand,
+    graph_shape_transpose, graph_shape_concat, graph_shape_split, graph_shape_slice,
+    graph_shape_gather;
 
 /* Rank and dimensions of what both broadcast to. */
 enum tier_status graph_broadcast(const struct graph_at *at, const struct tier_shape *a,

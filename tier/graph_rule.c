@@ -16,6 +16,10 @@
 #define RULE(name) .shape = graph_shape_##name
 #define FOLD(name) .fold = graph_fold_##name
 
+/* HardSwish is x * HardSigmoid(x) with slope 1/6. */
+static const struct graph_rule hard_swish_gate = {
+    "HardSwish", TIER_OP_HARD_SIGMOID, 14, LAST, 1, 1, 1, 1, 1, "", RULE(hard_swish_gate)};
+
 /* name, operator, operator sets, inputs, outputs named and made, inputs executed on, attributes */
 static const struct graph_rule rules[] = {
     {"Conv", TIER_OP_CONV, 1, LAST, 2, 3, 1, 1, 7, WINDOW " I:dilations i:group", RULE(conv)},
@@ -35,6 +39,8 @@ static const struct graph_rule rules[] = {
     {"Sigmoid", TIER_OP_SIGMOID, 1, LAST, 1, 1, 1, 1, 1, "", RULE(relu)},
     {"HardSigmoid", TIER_OP_HARD_SIGMOID, 1, LAST, 1, 1, 1, 1, 1, "f:alpha f:beta",
      RULE(hard_sigmoid)},
+    {"HardSwish", TIER_OP_MUL, 14, LAST, 1, 1, 1, 1, 1, "", RULE(binary),
+     .gated = &hard_swish_gate},
     {"Tanh", TIER_OP_TANH, 1, LAST, 1, 1, 1, 1, 1, "", RULE(relu)},
     {"Gelu", TIER_OP_GELU, 20, LAST, 1, 1, 1, 1, 1, "s:approximate", RULE(gelu)},
     {"Erf", TIER_OP_ERF, 9, LAST, 1, 1, 1, 1, 1, "", RULE(relu)},
@@ -161,7 +167,8 @@ static void say_rules(char *text, size_t room) {
     for (size_t i = 0; rules[i].op != TIER_OP_COUNT && used < room; i++) {
         const char *name = rules[i].text, *next = rules[i + 1].text;
         size_t cut = 0;
-        if (strcmp(name, next) == 0 || strcmp(name, "Upsample") == 0)
+        if (strcmp(name, next) == 0 || strcmp(name, "Upsample") == 0 ||
+            strcmp(name, "CastLike") == 0)
             continue;
         for (size_t e = 0; e < sizeof ends / sizeof ends[0]; e++)
             if (ends_in(name, ends[e]) && ends_in(next, ends[e]))

@@ -56,6 +56,12 @@ enum tier_status graph_shape_hard_sigmoid(struct graph_at *at) {
     return graph_shape_relu(at);
 }
 
+enum tier_status graph_shape_hard_swish_gate(struct graph_at *at) {
+    at->call->alpha = 1.0f / 6;
+    at->call->beta = 0.5f;
+    return graph_shape_relu(at);
+}
+
 enum tier_status graph_shape_gelu(struct graph_at *at) {
     at->call->tanh_form = graph_attr_is(at, "approximate", "tanh", "none");
     if (!at->call->tanh_form && !graph_attr_is(at, "approximate", "none", "none"))

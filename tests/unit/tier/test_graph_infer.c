@@ -262,6 +262,21 @@ Test(tier_graph_infer, what_is_only_read_as_a_setting_is_no_parameter) {
     refused(13, TIER_EMODEL, "'w' must be one constant number");
 }
 
+Test(tier_graph_infer, hard_swish_is_a_product_with_its_gate) {
+    start(DIMS(3));
+    onnx_add_node(&graph, "HardSwish", "m", "y");
+    infer(14, 2);
+    cr_assert(eq(sz, tier_graph_node_count(g), 3));
+    const struct tier_graph_node *gate = tier_graph_node(g, 1), *product = tier_graph_node(g, 2);
+    cr_expect(gate->op == TIER_OP_HARD_SIGMOID && gate->in_count == 1 && gate->out_count == 1);
+    cr_expect(product->op == TIER_OP_MUL && product->in_count == 2);
+    cr_expect(product->in[0] == gate->in[0] && product->in[1] == gate->out[0]);
+    cr_expect(eq(flt, tier_shapes_call(s, 1)->alpha, 1.0f / 6));
+    cr_expect(eq(sz, tier_graph_output(g), (size_t)product->out[0]));
+    is("m", DIMS(2, 3));
+    done();
+}
+
 Test(tier_graph_infer, states_follow_what_is_trained_and_are_written_back_in_their_place) {
     static float values[17], back[17];
     struct tier_graph *again = NULL;
