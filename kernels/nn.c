@@ -74,7 +74,7 @@ static struct spots window_spots(const struct kern_window *w) {
         s.out = times(s.out, w->out[i]);
         s.kernel = times(s.kernel, w->kernel[i]);
     }
-    return s;
+    return s.kernel == 0 ? (struct spots){0, 0, 0} : s; /* too many taps to count */
 }
 
 struct kern_conv {
@@ -417,6 +417,48 @@ static size_t reach(struct kern_vec *v, const kern_strides s, const struct kern_
     return (size_t)-low;
 }
 
+/* Whether no two elements of a view are one: true where each stride steps over all that the smaller
+ * ones reach, which slices and transposes of an array do. */
+static bool apart(const kern_strides s, const struct kern_nd *nd) {
+    size_t step[KERN_RANK_MAX], dim[KERN_RANK_MAX], reach = 0;
+    unsigned n = 0;
+    for (unsigned i = 0; i < nd->rank; i++) {
+        size_t size = s[i] < 0 ? (size_t)0 - (size_t)s[i] : (size_t)s[i];
+        unsigned at = n;
+        if (nd->dims[i] == 1) {
+            continue;
+        }
+        for (; at > 0 && step[at - 1] > size; at--) {
+            step[at] = step[at - 1];
+            dim[at] = dim[at - 1];
+        }
+        step[at] = size;
+        dim[at] = nd->dims[i];
+        n++;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        if (step[i] <= reach) {
+            return false;
+        }
+        reach += (dim[i] - 1) * step[i];
+    }
+    return true;
+}
+
+/* An operand may be y itself where both are walked in the same order. */
+static bool walks_as_y(const struct kern_arg *y, const struct kern_arg *operand,
+                       const kern_strides s, const struct kern_nd *nd) {
+    kern_strides dense;
+    bool same = y->p != operand->p;
+    kern_nd_dense(nd, dense);
+    for (unsigned i = 0; i < nd->rank && !same; i++) {
+        if (nd->dims[i] != 1 && s[i] != dense[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
 enum kern_status kern_nd_copy(struct kern_vec y, const kern_strides ys, struct kern_vec x,
                               const kern_strides xs, const struct kern_nd *nd, bool add) {
     size_t n = nd_count(nd), y_extent = 0, x_extent = 0;
@@ -425,6 +467,9 @@ enum kern_status kern_nd_copy(struct kern_vec y, const kern_strides ys, struct k
     struct kern_arg args[] = {{"y", y, F32, y_extent, OUT, NULL},
                               {"x", x, F32, x_extent, IN, NULL}};
     CHECK("kern_nd_copy", args);
+    if (!apart(ys, nd)) {
+        return kern_refuse(dev, "kern_nd_copy: two elements of y are one");
+    }
     return kern_done(dev, nn->nd_copy(dev->ctx, (float *)args[0].p + y_base, ys,
                                       (float *)args[1].p + x_base, xs, nd, add));
 }
@@ -439,6 +484,12 @@ enum kern_status kern_nd_binary(enum kern_binary op, struct kern_vec y, struct k
                               {"a", a, F32, a_extent, IN, NULL},
                               {"b", b, F32, b_extent, IN, NULL}};
     CHECK("kern_nd_binary", args);
+    if ((unsigned)op > KERN_DIV) {
+        return kern_refuse(dev, "kern_nd_binary: there is no operation %u", (unsigned)op);
+    }
+    if (!walks_as_y(&args[0], &args[1], as, nd) || !walks_as_y(&args[0], &args[2], bs, nd)) {
+        return kern_refuse(dev, "kern_nd_binary: y overlaps an operand that is not dense");
+    }
     return kern_done(dev, nn->nd_binary(dev->ctx, op, args[0].p, (float *)args[1].p + a_base, as,
                                         (float *)args[2].p + b_base, bs, nd));
 }
