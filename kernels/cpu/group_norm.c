@@ -2,7 +2,9 @@
 /*
  * GroupNorm, and with it InstanceNorm and LayerNorm. A sample is one task: it normally fits a
  * core's cache, and its statistics depend on nothing else. Sums per channel are taken in float over
- * blocks of spots and joined in double; a group is the sum of its channels.
+ * blocks of spots and joined in double; a group is the sum of its channels. The second pass, of
+ * squares around the mean, also adds the differences up: what they sum to is what the first pass
+ * got wrong, which is much where the mean is large beside the deviation.
  */
 #include "kernels/cpu/nn.h"
 
@@ -17,7 +19,7 @@ struct group_job {
     size_t width; /* channels a group */
     float *y, *mean, *inv_std, *dx;
     const float *x, *dy, *out, *scale, *bias, *in_mean, *in_inv;
-    double *work; /* [samples at once][4][channels] */
+    double *work; /* [parts][work_doubles] */
     double *sums; /* [batch][2][channels], for dscale and dbias */
 };
 
@@ -25,25 +27,17 @@ static size_t block_of(const struct kern_group_norm *norm) {
     return norm->channels == 0 || norm->channels > BLOCK_FLOATS ? 1 : BLOCK_FLOATS / norm->channels;
 }
 
-/* total[c] += the sum over rows of (x[r][c] - shift[c]) to the power of 1 or 2. */
-static void add_sums(double *restrict total, float *restrict part, const float *x,
-                     const float *restrict shift, size_t rows, const struct kern_group_norm *norm,
-                     bool squares) {
+/* total[c] += the sum over rows of x[r][c]. */
+static void add_sums(double *restrict total, float *restrict part, const float *x, size_t rows,
+                     const struct kern_group_norm *norm) {
     size_t channels = norm->channels, block = block_of(norm);
     for (size_t at = 0, n; at < rows; at += n) {
         n = rows - at < block ? rows - at : block;
         memset(part, 0, channels * sizeof *part);
         for (size_t r = at; r < at + n; r++) {
             const float *row = x + r * channels;
-            if (squares) {
-                for (size_t c = 0; c < channels; c++) {
-                    float d = row[c] - shift[c];
-                    part[c] += d * d;
-                }
-            } else {
-                for (size_t c = 0; c < channels; c++) {
-                    part[c] += row[c];
-                }
+            for (size_t c = 0; c < channels; c++) {
+                part[c] += row[c];
             }
         }
         for (size_t c = 0; c < channels; c++) {
@@ -52,8 +46,31 @@ static void add_sums(double *restrict total, float *restrict part, const float *
     }
 }
 
-/* The sum of one group's channels: in one accumulator for each of eight lanes where the group is
- * all there is (LayerNorm), in ascending order. */
+/* off[c] and squares[c] += the sums over rows of x[r][c] - mean[c] and of its square. */
+static void add_squares(double *restrict off, double *restrict squares, float *restrict part,
+                        const float *x, const float *restrict mean, size_t rows,
+                        const struct kern_group_norm *norm) {
+    size_t channels = norm->channels, block = block_of(norm);
+    float *restrict o = part, *restrict s = part + channels;
+    for (size_t at = 0, n; at < rows; at += n) {
+        n = rows - at < block ? rows - at : block;
+        memset(part, 0, 2 * channels * sizeof *part);
+        for (size_t r = at; r < at + n; r++) {
+            const float *row = x + r * channels;
+            for (size_t c = 0; c < channels; c++) {
+                float d = row[c] - mean[c];
+                o[c] += d;
+                s[c] += d * d;
+            }
+        }
+        for (size_t c = 0; c < channels; c++) {
+            off[c] += (double)o[c];
+            squares[c] += (double)s[c];
+        }
+    }
+}
+
+/* The sum of one group's channels, in ascending order. */
 static double group_sum(const double *v, size_t width) {
     double sum = 0;
     for (size_t c = 0; c < width; c++) {
@@ -83,25 +100,28 @@ static void forward_sample(const struct group_job *j, size_t i, double *work) {
     const struct kern_group_norm *norm = j->norm;
     size_t channels = norm->channels, each = norm->spots * channels;
     const float *x = j->x + i * each;
-    float *part = (float *)(work + channels), *m = part + channels, *a = m + channels,
+    double *off = work, *squares = work + channels, n = (double)(norm->spots * j->width);
+    float *part = (float *)(work + 2 * channels), *m = part + 2 * channels, *a = m + channels,
           *b = a + channels;
-    double n = (double)(norm->spots * j->width);
-    memset(work, 0, channels * sizeof *work);
-    add_sums(work, part, x, NULL, norm->spots, norm, false);
+    memset(work, 0, 2 * channels * sizeof *work);
+    add_sums(off, part, x, norm->spots, norm);
     for (size_t g = 0; g < norm->groups; g++) {
-        float mean = (float)(group_sum(work + g * j->width, j->width) / n);
-        j->mean[i * norm->groups + g] = mean;
-        for (size_t c = 0; c < j->width; c++) {
-            m[g * j->width + c] = mean;
+        float mean = (float)(group_sum(off + g * j->width, j->width) / n);
+        for (size_t c = g * j->width; c < (g + 1) * j->width; c++) {
+            m[c] = mean;
         }
     }
-    memset(work, 0, channels * sizeof *work);
-    add_sums(work, part, x, m, norm->spots, norm, true);
+    memset(off, 0, channels * sizeof *off);
+    add_squares(off, squares, part, x, m, norm->spots, norm);
     for (size_t g = 0; g < norm->groups; g++) {
-        double var = group_sum(work + g * j->width, j->width) / n;
-        float inv = (float)(1.0 / sqrt(var + (double)norm->epsilon));
+        double wrong = group_sum(off + g * j->width, j->width) / n;
+        double var = group_sum(squares + g * j->width, j->width) / n - wrong * wrong;
+        float mean = (float)((double)m[g * j->width] + wrong);
+        float inv = (float)(1.0 / sqrt((var < 0 ? 0 : var) + (double)norm->epsilon));
+        j->mean[i * norm->groups + g] = mean;
         j->inv_std[i * norm->groups + g] = inv;
         for (size_t c = g * j->width; c < (g + 1) * j->width; c++) {
+            m[c] = mean;
             a[c] = j->scale != NULL ? inv * j->scale[c] : inv;
             b[c] = j->bias != NULL ? j->bias[c] : 0;
         }
@@ -109,9 +129,10 @@ static void forward_sample(const struct group_job *j, size_t i, double *work) {
     write_rows(j, x, j->y + i * each, m, a, b);
 }
 
-/* Doubles of work a range takes: channels of double, then four arrays of float. */
+/* Doubles of work a range takes: two arrays of channels, then five (six in the gradient, which has
+ * no doubles there) of float. */
 static size_t work_doubles(size_t channels) {
-    return 2 * channels + 4 * channels;
+    return 5 * channels;
 }
 
 static void forward_range(const void *job, size_t begin, size_t end) {

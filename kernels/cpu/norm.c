@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * BatchNorm over rows of channels. One pass over memory a statistic: rows are taken in blocks that
- * stay in a core's cache, a block's mean and the sum of squares around it are taken in float, and
- * blocks are joined in double (Chan, Golub & LeVeque 1983), in ascending order within a part and
- * the parts ascending too. The gradient sums dy and dy * (x - mean) the same way.
+ * stay in a core's cache, a block's mean and the sums of the differences from it and of their
+ * squares are taken in float, and blocks are joined in double (Chan, Golub & LeVeque 1983), in
+ * ascending order within a part and the parts ascending too. The differences' own sum says how far
+ * the block's mean is off, which is far where the mean is large beside the deviation. The gradient
+ * sums dy and dy * (x - mean) the same way.
  */
 #include "kernels/cpu/nn.h"
 
@@ -18,8 +20,8 @@ struct norm_job {
     size_t parts, block; /* rows a block */
     float *y, *dx;
     const float *x, *dy, *out, *mean, *a, *b, *c;
-    double *part; /* [parts][3][channels]: count, then two sums */
-    float *work;  /* [parts][2][channels] */
+    double *part; /* [parts][1 + 2 channels]: count, then two sums a channel */
+    float *work;  /* [parts][3][channels] */
 };
 
 static size_t parts_of(const struct kern_batch_norm *norm) {
@@ -48,35 +50,40 @@ static void sum_rows(float *restrict sum, const float *restrict x, size_t rows, 
     }
 }
 
-/* sum[c] = the sum over rows of (x[r][c] - mean[c])^2. */
-static void sum_squares(float *restrict sum, const float *restrict x, const float *restrict mean,
-                        size_t rows, size_t channels) {
+/* sum[c] = the sum over rows of (x[r][c] - mean[c])^2, off[c] that of the differences. */
+static void sum_squares(float *restrict sum, float *restrict off, const float *restrict x,
+                        const float *restrict mean, size_t rows, size_t channels) {
     size_t r = 0;
     memset(sum, 0, channels * sizeof *sum);
+    memset(off, 0, channels * sizeof *off);
     for (; r + 4 <= rows; r += 4, x += 4 * channels) {
         const float *x1 = x + channels, *x2 = x1 + channels, *x3 = x2 + channels;
         for (size_t c = 0; c < channels; c++) {
             float d0 = x[c] - mean[c], d1 = x1[c] - mean[c];
             float d2 = x2[c] - mean[c], d3 = x3[c] - mean[c];
             sum[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
+            off[c] += (d0 + d1) + (d2 + d3);
         }
     }
     for (; r < rows; r++, x += channels) {
         for (size_t c = 0; c < channels; c++) {
             float d = x[c] - mean[c];
             sum[c] += d * d;
+            off[c] += d;
         }
     }
 }
 
-/* Joins the statistics of n2 rows, mean and square sum, to those of *n rows. */
+/* Joins the statistics of n2 rows to those of *n rows: square sums around mean2, which is off by
+ * off2 / n2. */
 static void join(double *n, double *restrict mean, double *restrict squares, double n2,
-                 const float *restrict mean2, const float *restrict squares2, size_t channels) {
-    double all = *n + n2, share = n2 / all, cross = *n * share;
+                 const float *restrict mean2, const float *restrict squares2,
+                 const float *restrict off2, size_t channels) {
+    double all = *n + n2, share = n2 / all, cross = *n * share, inv = 1 / n2;
     for (size_t c = 0; c < channels; c++) {
-        double d = (double)mean2[c] - mean[c];
+        double off = (double)off2[c] * inv, d = (double)mean2[c] + off - mean[c];
         mean[c] += d * share;
-        squares[c] += (double)squares2[c] + d * d * cross;
+        squares[c] += ((double)squares2[c] - (double)off2[c] * off) + d * d * cross;
     }
     *n = all;
 }
@@ -87,7 +94,7 @@ static void stats_part(const void *job, size_t task) {
     size_t at = kern_cpu_part_begin(rows, j->parts, task);
     size_t end = kern_cpu_part_begin(rows, j->parts, task + 1);
     double *p = j->part + task * (2 * channels + 1), *mean = p + 1, *squares = mean + channels;
-    float *m = j->work + task * 2 * channels, *s = m + channels;
+    float *m = j->work + task * 3 * channels, *s = m + channels, *off = s + channels;
     memset(p, 0, (2 * channels + 1) * sizeof *p);
     for (size_t n; at < end; at += n) {
         n = end - at < j->block ? end - at : j->block;
@@ -97,10 +104,8 @@ static void stats_part(const void *job, size_t task) {
         for (size_t c = 0; c < channels; c++) {
             m[c] *= inv;
         }
-        sum_squares(s, x, m, n, channels);
-        /* What rounding the block's mean left out belongs to its square sum: rows times the
-         * difference squared, far below the last bit of what is kept. */
-        join(p, mean, squares, (double)n, m, s, channels);
+        sum_squares(s, off, x, m, n, channels);
+        join(p, mean, squares, (double)n, m, s, off, channels);
     }
 }
 
@@ -108,7 +113,7 @@ static enum kern_status take_parts(struct kern_ctx *ctx, struct norm_job *j) {
     size_t channels = j->norm->channels;
     j->parts = parts_of(j->norm);
     j->block = block_rows(channels);
-    size_t doubles = j->parts * (2 * channels + 1), floats = j->parts * 2 * channels;
+    size_t doubles = j->parts * (2 * channels + 1), floats = j->parts * 3 * channels;
     j->part = malloc(doubles * sizeof *j->part + floats * sizeof *j->work);
     if (j->part == NULL) {
         return kern_cpu_no_memory(ctx, doubles * sizeof *j->part);
@@ -177,8 +182,9 @@ enum kern_status NN(batch_norm)(struct kern_ctx *ctx, float *y, float *mean, flo
     }
     float *a = j.work;
     for (size_t c = 0; c < channels; c++) {
-        double var = s[c] / (double)rows;
-        double unbiased = rows > 1 ? s[c] / (double)(rows - 1) : var;
+        double squares = s[c] < 0 ? 0 : s[c]; /* by rounding; NaN stays */
+        double var = squares / (double)rows;
+        double unbiased = rows > 1 ? squares / (double)(rows - 1) : var;
         mean[c] = (float)m[c];
         inv_std[c] = (float)(1.0 / sqrt(var + (double)norm->epsilon));
         a[c] = inv_std[c] * scale[c];
@@ -225,7 +231,7 @@ static void grad_part(const void *job, size_t task) {
     size_t at = kern_cpu_part_begin(rows, j->parts, task);
     size_t end = kern_cpu_part_begin(rows, j->parts, task + 1);
     double *sum = j->part + task * (2 * channels + 1) + 1, *dot = sum + channels;
-    float *s = j->work + task * 2 * channels, *d = s + channels;
+    float *s = j->work + task * 3 * channels, *d = s + channels;
     memset(sum, 0, 2 * channels * sizeof *sum);
     for (size_t n; at < end; at += n) {
         n = end - at < j->block ? end - at : j->block;
