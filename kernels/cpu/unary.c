@@ -27,6 +27,12 @@ struct unary_job {
     }                                                                                              \
     break
 
+/* NaN stays; all is high where low is above it. */
+static float within(float x, float low, float high) {
+    float v = x < low ? low : x;
+    return v > high ? high : v;
+}
+
 static float gelu_inner(float x) {
     return SQRT_2_PI * (x + GELU_CUBIC * (x * x * x));
 }
@@ -40,7 +46,7 @@ static void unary_range(const void *job, size_t begin, size_t end) {
     case KERN_ELU:
         MAP_LOOP(x > 0 ? x : a * expm1f(x));
     case KERN_HARD_SIGMOID:
-        MAP_LOOP(fminf(fmaxf(a * x + b, 0), 1));
+        MAP_LOOP(within(a * x + b, 0, 1));
     case KERN_TANH:
         MAP_LOOP(tanhf(x));
     case KERN_GELU:
@@ -62,7 +68,7 @@ static void unary_range(const void *job, size_t begin, size_t end) {
     case KERN_ABS:
         MAP_LOOP(fabsf(x));
     case KERN_CLIP:
-        MAP_LOOP(x < a ? a : x > b ? b : x);
+        MAP_LOOP(within(x, a, b));
     case KERN_AFFINE:
         MAP_LOOP(a * x + b);
     case KERN_POW:
@@ -138,7 +144,7 @@ static void unary_grad_range(const void *job, size_t begin, size_t end) {
         if (a == 2.0f) {
             GRAD_LOOP(2.0f * x);
         }
-        GRAD_LOOP(a * powf(x, a - 1.0f));
+        GRAD_LOOP(a == 0 ? 0 : a * powf(x, a - 1.0f));
     case KERN_UNARY_COUNT:
         break;
     }
