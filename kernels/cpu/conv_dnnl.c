@@ -165,8 +165,9 @@ static bool make_passes(struct conv_dnnl *c, const struct conv_plan *plan) {
 }
 
 struct conv_dnnl *kern_dnnl_conv_new(struct kern_ctx *ctx, const struct conv_plan *plan) {
-    (void)ctx;
     pthread_once(&once, start);
+    /* A primitive is planned for the threads there are when it is made. */
+    omp_set_num_threads(kern_pool_threads(kern_cpu_pool(ctx)));
     struct conv_dnnl *c = engine == NULL ? NULL : calloc(1, sizeof *c);
     if (c != NULL && !make_passes(c, plan)) {
         kern_dnnl_conv_free(c);
