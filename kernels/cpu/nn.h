@@ -18,6 +18,8 @@
 /* Filled by kern_cpu_nn_init, which is called once before the first use. */
 extern struct kern_nn_ops kern_cpu_nn;
 void kern_cpu_nn_init(void);
+/* For tests: after the first device is open, the table that every machine can run. */
+void kern_cpu_nn_use_base(void);
 /* How the table was compiled: "base" or "avx2". */
 const char *kern_cpu_nn_isa(void);
 

@@ -20,6 +20,11 @@ void kern_cpu_nn_init(void) {
 #endif
 }
 
+void kern_cpu_nn_use_base(void) {
+    kern_cpu_nn = kern_cpu_base_table;
+    isa = "base";
+}
+
 const char *kern_cpu_nn_isa(void) {
     return isa;
 }

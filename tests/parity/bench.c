@@ -38,6 +38,30 @@ void bench_status(struct bench *b, const char *call, enum kern_status got, enum 
     }
 }
 
+void bench_refused(struct bench *b, const char *op, enum kern_status got) {
+    const char *said = kern_device_error(b->dev);
+    bench_status(b, op, got, KERN_EARG);
+    if (strncmp(said, op, strlen(op)) != 0) {
+        bench_fail(b, "%.60s was refused with \"%s\"", op, said);
+    }
+}
+
+bool bench_each(struct kern_device *dev, char *why, size_t why_bytes, bench_fn fn, size_t count) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < count; i++) {
+        struct bench b;
+        bench_begin(&b, dev, why, why_bytes);
+        b.seed += i;
+        fn(&b, i);
+        ok = bench_end(&b);
+        if (!ok) {
+            size_t used = strlen(why);
+            snprintf(why + used, why_bytes - used, " (number %zu of %zu)", i, count);
+        }
+    }
+    return ok;
+}
+
 void *bench_host(struct bench *b, size_t n, size_t elem_bytes) {
     void *p = b->hosts < BENCH_ARRAYS_MAX ? calloc(n, elem_bytes) : NULL;
     if (p == NULL) {
@@ -80,10 +104,21 @@ struct kern_vec bench_put(struct bench *b, const void *data, size_t n, size_t el
     return (struct kern_vec){a->buf, at};
 }
 
+static uint64_t digest;
+
+uint64_t parity_digest_take(void) {
+    uint64_t was = digest;
+    digest = 0;
+    return was;
+}
+
 void *bench_get(struct bench *b, struct kern_vec v, size_t n, size_t elem_bytes) {
-    void *out = bench_host(b, n, elem_bytes);
+    unsigned char *out = bench_host(b, n, elem_bytes);
     if (v.buf != NULL) {
         BENCH_OK(b, kern_download(out, v.buf, v.at * elem_bytes, n * elem_bytes));
+    }
+    for (size_t i = 0; i < n * elem_bytes; i++) {
+        digest = (digest ^ out[i]) * UINT64_C(0x100000001b3); /* FNV-1a */
     }
     return out;
 }
@@ -92,8 +127,9 @@ void bench_near(struct bench *b, const char *what, const float *got, const doubl
                 double tol) {
     for (size_t i = 0; i < n; i++) {
         bool same = isnan(want[i]) ? isnan(got[i]) != 0
-                                   : fabs((double)got[i] - want[i]) <= tol * (1 + fabs(want[i]));
-        if (!same) {
+                                   : (double)got[i] == want[i] || fabs((double)got[i] - want[i]) <=
+                                                                      tol * (1 + fabs(want[i]));
+        if (!same || (isinf(want[i]) && (double)got[i] != want[i])) {
             bench_fail(b, "%s: element %zu of %zu is %.9g instead of %.9g", what, i, n,
                        (double)got[i], want[i]);
             return;

@@ -38,6 +38,19 @@ void bench_fail(struct bench *b, const char *fmt, ...) __attribute__((format(pri
 /* Fails unless the call gave `want`. */
 void bench_status(struct bench *b, const char *call, enum kern_status got, enum kern_status want);
 #define BENCH_OK(b, call) bench_status(b, #call, call, KERN_OK)
+/* Fails unless the call is refused with KERN_EARG and a sentence that begins with the operation's
+ * name. */
+#define BENCH_REFUSED(b, op, ...) bench_refused(b, #op, op(__VA_ARGS__))
+void bench_refused(struct bench *b, const char *op, enum kern_status got);
+
+/* fn(b, i) for each i below count, each with a bench and a seed of its own, until one fails. */
+typedef void (*bench_fn)(struct bench *b, size_t i);
+bool bench_each(struct kern_device *dev, char *why, size_t why_bytes, bench_fn fn, size_t count);
+/* A parity case of that. */
+#define BENCH_CASE(name, fn, count)                                                                \
+    static bool name(struct kern_device *dev, char *why, size_t why_bytes) {                       \
+        return bench_each(dev, why, why_bytes, fn, count);                                         \
+    }
 
 /* Host memory, zeroed. */
 void *bench_host(struct bench *b, size_t n, size_t elem_bytes);
@@ -45,9 +58,9 @@ void *bench_host(struct bench *b, size_t n, size_t elem_bytes);
 float *bench_random(struct bench *b, size_t n, float low, float high);
 /* On the device, guarded. */
 struct kern_vec bench_put(struct bench *b, const void *data, size_t n, size_t elem_bytes);
-/* Back to the host. */
+/* Back to the host, and into the case's digest. */
 void *bench_get(struct bench *b, struct kern_vec v, size_t n, size_t elem_bytes);
-/* |got - want| <= tol * (1 + |want|) for all; NaN equals NaN. */
+/* |got - want| <= tol * (1 + |want|) for all; NaN equals NaN, an infinity itself. */
 void bench_near(struct bench *b, const char *what, const float *got, const double *want, size_t n,
                 double tol);
 

@@ -188,8 +188,8 @@ static bool repeat_case(struct kern_device *dev, char *why, size_t why_bytes) {
 }
 
 const struct parity_case parity_exact_cases[] = {
-    {"fold_f32", fold_case},
-    {"memory", memory_case},
-    {"the same bits twice", repeat_case},
+    {"fold_f32", fold_case, false},
+    {"memory", memory_case, false},
+    {"the same bits twice", repeat_case, false},
 };
 const size_t parity_exact_count = COUNT(parity_exact_cases);

@@ -18,14 +18,33 @@ struct parity_case {
     const char *name;
     /* True where the device agrees; false with a sentence in why. */
     bool (*run)(struct kern_device *dev, char *why, size_t why_bytes);
+    bool threads_show; /* other bits with another number of CPU threads are allowed */
 };
 
 extern const struct parity_case parity_nn_cases[], parity_exact_cases[];
 extern const size_t parity_nn_count, parity_exact_count;
+/* Of kernels/nn.h, which a backend may be without. */
+extern const struct parity_case parity_conv_cases[], parity_norm_cases[], parity_deep_cases[],
+    parity_refused_cases[];
+extern const size_t parity_conv_count, parity_norm_count, parity_deep_count, parity_refused_count;
 
-/* Every case on `dev`; one line for each that fails, and a last line that counts. Number that
- * failed. */
+/* Every case that `dev` has the operations for; one line for each that fails, one for those left
+ * out, and a last line that counts. Number that failed. */
 int parity_run(struct kern_device *dev, FILE *to);
+/* The bits of everything that each case downloads, as a digest; in the list's order. */
+#define PARITY_CASES_MAX 128
+struct parity_bits {
+    size_t count;
+    const struct parity_case *of[PARITY_CASES_MAX];
+    uint64_t digest[PARITY_CASES_MAX];
+};
+void parity_bits_of(struct kern_device *dev, struct parity_bits *out);
+/* Number of cases that ended with other bits, those left out that may show another number of
+ * threads where it is another; `what` says what was compared. */
+int parity_bits_compare(const struct parity_bits *a, const struct parity_bits *b,
+                        bool threads_differ, const char *what, FILE *to);
+/* A digest of all that cases downloaded since the last call. */
+uint64_t parity_digest_take(void);
 /* Every operation of a group of these devices (kernels/group.h), 1 to PARITY_GROUP_MAX. */
 #define PARITY_GROUP_MAX 8
 bool parity_group(struct kern_device **devs, size_t count, char *why, size_t why_bytes);
