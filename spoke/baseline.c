@@ -62,7 +62,7 @@ static enum tier_status open_table(const struct options *o, const struct bench *
     options.fold_set = b->plan.fold != 0;
     options.fold = (uint32_t)b->plan.fold;
     if (like) {
-        options.stats_count = spoke_data_features(like);
+        options.stats_count = spoke_data_stats_count(like);
         options.mean = spoke_data_mean(like);
         options.std = spoke_data_std(like);
     }

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Rows are gathered in double, because a mean must be taken off before a value is rounded to float
- * (dates and identifiers of scanners are large numbers with small differences). Means and
- * deviations are two-pass sums in row order, so they are the same wherever the same file is read.
+ * What all sources of rows have in common. Means and deviations of a table are two-pass sums in row
+ * order; those of images are gathered in one pass over the training rows, each image's own two-pass
+ * sums merged in row order (Chan, Golub & LeVeque 1979), because reading the images twice would
+ * cost more than all the arithmetic. Either is the same wherever the same files are read.
  */
-#include "spoke/data.h"
-
-#include "spoke/csv.h"
+#include "spoke/data_private.h"
 
 #include <float.h>
 #include <inttypes.h>
@@ -18,42 +17,7 @@
 
 #define STD_EPSILON 1e-9
 
-struct part {
-    size_t rows, cap;
-    double *raw; /* [rows x features], only while loading */
-    float *x;
-    int32_t *labels;
-};
-
-struct spoke_data {
-    struct spoke_schema *schema;
-    size_t features, classes, dropped;
-    struct part parts[2];
-    double *mean, *std;
-};
-
-/* What loading needs besides the result. */
-struct loader {
-    struct spoke_data *data;
-    const struct spoke_schema *schema;
-    const char *path;
-    struct spoke_csv *csv;
-    size_t *place; /* of each schema column among the cells */
-    struct spoke_split_rule rule;
-    double *row; /* [features] */
-    struct tier_err *err;
-};
-
-static enum tier_status row_fail(const struct loader *l, const struct spoke_column *c,
-                                 const char *what) {
-    return tier_fail(l->err, TIER_EDATA, "%s:%" PRIu64 ": column '%s': %s", l->path,
-                     spoke_csv_line(l->csv), c->name, what);
-}
-
-/* ---- cells --------------------------------------------------------------------------------- */
-
-/* Decimal only: strtod's "nan", "inf" and hexadecimal are not data. */
-static bool parse_number(const char *text, double *out) {
+bool spoke_number_parse(const char *text, double *out) {
     char *end;
 
     if (!*text || text[strspn(text, "0123456789+-.eE")] != '\0')
@@ -65,100 +29,21 @@ static bool parse_number(const char *text, double *out) {
     return true;
 }
 
-/* "1", "1.0" and "01" are one category where the list has one of them. */
-static int category_find(const struct spoke_column *c, const char *cell) {
-    double value, listed;
-
-    for (uint32_t i = 0; i < c->categories_count; i++)
-        if (strcmp(c->categories[i], cell) == 0)
-            return (int)i;
-    if (!parse_number(cell, &value))
-        return -1;
-    for (uint32_t i = 0; i < c->categories_count; i++)
-        if (parse_number(c->categories[i], &listed) && listed == value)
-            return (int)i;
-    return -1;
-}
-
-static bool is_missing(const struct spoke_schema *s, const char *cell) {
-    return !*cell || (s->file && s->file->missing && strcmp(cell, s->file->missing) == 0);
-}
-
-static enum tier_status read_number(const struct loader *l, const struct spoke_column *c,
-                                    const char *cell, double *out) {
-    double v;
-    if (!parse_number(cell, &v) || fabs(v) > (double)FLT_MAX)
-        return row_fail(l, c,
-                        "this cell is not a finite number; correct it, or write the schema's "
-                        "missing marker");
-    if ((c->min && v < *c->min) || (c->max && v > *c->max))
-        return tier_fail(l->err, TIER_EDATA,
-                         "%s:%" PRIu64 ": column '%s': this cell is outside the range the schema "
-                         "gives, %g to %g",
-                         l->path, spoke_csv_line(l->csv), c->name, c->min ? *c->min : -INFINITY,
-                         c->max ? *c->max : INFINITY);
-    *out = v;
-    return TIER_OK;
-}
-
-static enum tier_status read_category(const struct loader *l, const struct spoke_column *c,
-                                      const char *cell, int *index) {
-    *index = category_find(c, cell);
-    if (*index < 0)
-        return row_fail(l, c, "this cell is none of the categories the schema lists");
-    return TIER_OK;
-}
-
-/* Writes the column's features and returns how many there are through *at. */
-static enum tier_status read_feature(struct loader *l, const struct spoke_column *c,
-                                     const char *cell, size_t *at) {
-    size_t n = spoke_column_features(c);
-    int index;
-
-    if (c->type == SPOKE_COLUMN_NUMBER) {
-        TIER_TRY(read_number(l, c, cell, &l->row[*at]));
-    } else {
-        TIER_TRY(read_category(l, c, cell, &index));
-        if (c->encode == SPOKE_ENCODE_INDEX)
-            l->row[*at] = index;
-        else
-            for (size_t i = 0; i < n; i++)
-                l->row[*at + i] = i + c->drop_first == (size_t)index ? 1.0 : 0.0;
-    }
-    *at += n;
-    return TIER_OK;
-}
-
-static enum tier_status read_target(const struct loader *l, const struct spoke_column *c,
-                                    const char *cell, int32_t *label) {
-    double v;
-    int index;
-
-    if (c->positive_above) {
-        TIER_TRY(read_number(l, c, cell, &v));
-        *label = v > *c->positive_above;
-        return TIER_OK;
-    }
-    TIER_TRY(read_category(l, c, cell, &index));
-    *label = index;
-    return TIER_OK;
-}
-
-/* ---- the split ----------------------------------------------------------------------------- */
+/* ---- what sources call while they load ----------------------------------------------------- */
 
 /*
  * HMAC-SHA-256(key, fold || id) as a fraction of 2^53; the key keeps outsiders from working out
  * from an identity which side a patient is on, and is the same at all sites of a plan.
  */
-static enum tier_status split_hash(const struct loader *l, const char *id, enum spoke_part *out) {
-    uint8_t text[4 + SPOKE_CSV_RECORD_BYTES_MAX / 256], mac[EVP_MAX_MD_SIZE];
+enum tier_status spoke_load_split(const struct spoke_loader *l, const char *id,
+                                  enum spoke_part *out) {
+    uint8_t text[4 + SPOKE_ID_BYTES_MAX], mac[EVP_MAX_MD_SIZE];
     size_t len = strlen(id);
     unsigned mac_len = 0;
     uint32_t fold = l->rule.fold;
 
-    if (len > sizeof text - 4)
-        return row_fail(l, spoke_schema_only(l->schema, SPOKE_COLUMN_ID),
-                        "the id is too long to be one");
+    if (len > SPOKE_ID_BYTES_MAX)
+        return tier_fail(l->err, TIER_EDATA, "%s: an id is too long to be one", l->path);
     for (int i = 0; i < 4; i++)
         text[i] = (uint8_t)(fold >> (24 - 8 * i));
     memcpy(text + 4, id, len);
@@ -167,167 +52,138 @@ static enum tier_status split_hash(const struct loader *l, const char *id, enum 
     uint64_t v = 0;
     for (int i = 0; i < 8; i++)
         v = v << 8 | mac[i];
-    *out = ldexp((double)(v >> 11), -53) < *l->rule.fraction ? SPOKE_TEST : SPOKE_TRAIN;
+    double at = ldexp((double)(v >> 11), -53);
+    double test = *l->rule.fraction, val = l->rule.val_fraction ? *l->rule.val_fraction : 0.0;
+    *out = at < test ? SPOKE_TEST : at < test + val ? SPOKE_VAL : SPOKE_TRAIN;
     return TIER_OK;
 }
 
-static enum tier_status split_cell(const struct loader *l, const struct spoke_column *c,
-                                   const char *cell, enum spoke_part *out) {
-    if (strcmp(cell, "train") == 0)
-        *out = SPOKE_TRAIN;
-    else if (strcmp(cell, "test") == 0)
-        *out = SPOKE_TEST;
-    else
-        return row_fail(l, c, "this cell must hold train or test");
-    return TIER_OK;
+/* Without memory the array is as it was, and *ok false. */
+static void *grown(void *array, size_t bytes, bool *ok) {
+    void *more = *ok ? realloc(array, bytes) : NULL;
+    *ok = more != NULL;
+    return more ? more : array;
 }
 
-/* ---- rows ---------------------------------------------------------------------------------- */
-
-static bool column_used(const struct loader *l, const struct spoke_column *c) {
-    switch (c->type) {
-    case SPOKE_COLUMN_ID:
-        return l->rule.by == SPOKE_SPLIT_HASH;
-    case SPOKE_COLUMN_SPLIT:
-        return l->rule.by == SPOKE_SPLIT_COLUMN;
-    case SPOKE_COLUMN_IGNORE:
-        return false;
-    default:
-        return true;
-    }
-}
-
-static enum tier_status keep_row(struct loader *l, enum spoke_part which, int32_t label) {
+enum tier_status spoke_load_row(struct spoke_loader *l, enum spoke_part part, size_t *row_out) {
     struct spoke_data *d = l->data;
-    struct part *p = &d->parts[which];
-    size_t total = d->parts[0].rows + d->parts[1].rows;
+    struct spoke_rows *p = &d->parts[part];
+    bool table = l->schema->kind == SPOKE_KIND_TABLE;
+    uint64_t total = 1;
 
-    if (total >= SPOKE_ROWS_MAX || (uint64_t)(total + 1) * d->features > SPOKE_CELLS_MAX)
+    for (int i = 0; i < SPOKE_PARTS; i++)
+        total += d->parts[i].rows;
+    if (total > SPOKE_ROWS_MAX || (table && total * d->features > SPOKE_CELLS_MAX))
         return tier_fail(l->err, TIER_ELIMIT,
-                         "%s:%" PRIu64 ": more rows than one table may have, %u rows and %" PRIu64
-                         " values",
-                         l->path, spoke_csv_line(l->csv), SPOKE_ROWS_MAX, SPOKE_CELLS_MAX);
+                         "more rows than one table may have, %u rows and %" PRIu64 " values",
+                         SPOKE_ROWS_MAX, SPOKE_CELLS_MAX);
     if (p->rows == p->cap) {
         size_t cap = p->cap ? p->cap * 2 : 64;
-        double *raw = realloc(p->raw, cap * d->features * sizeof *raw);
-        if (raw)
-            p->raw = raw;
-        int32_t *labels = raw ? realloc(p->labels, cap * sizeof *labels) : NULL;
-        if (labels)
-            p->labels = labels;
-        if (!raw || !labels)
-            return tier_fail(l->err, TIER_ENOMEM, "%s: no memory for %zu rows", l->path, cap);
+        bool ok = true;
+        if (table)
+            p->raw = grown(p->raw, cap * d->features * sizeof *p->raw, &ok);
+        else
+            p->places = grown(p->places, cap * sizeof *p->places, &ok);
+        if (d->target == SPOKE_TARGET_CLASS)
+            p->labels = grown(p->labels, cap * sizeof *p->labels, &ok);
+        if (d->target == SPOKE_TARGET_VALUE)
+            p->values = grown(p->values, cap * sizeof *p->values, &ok);
+        if (!ok)
+            return tier_fail(l->err, TIER_ENOMEM, "no memory for %zu rows", cap);
         p->cap = cap;
     }
-    memcpy(p->raw + p->rows * d->features, l->row, d->features * sizeof *l->row);
-    p->labels[p->rows++] = label;
+    *row_out = p->rows++;
     return TIER_OK;
 }
 
-static enum tier_status read_row(struct loader *l, char *const *cells) {
-    const struct spoke_schema *s = l->schema;
-    enum spoke_part which = SPOKE_TRAIN;
-    int32_t label = 0;
-    size_t at = 0;
+/* ---- a row of images ----------------------------------------------------------------------- */
 
-    for (uint32_t i = 0; i < s->columns_count; i++) {
-        const struct spoke_column *c = &s->columns[i];
-        if (!column_used(l, c) || !is_missing(s, cells[l->place[i]]))
-            continue;
-        if (s->missing_rows == SPOKE_MISSING_ERROR)
-            return row_fail(l, c,
-                            "the value is missing; complete it, or set missing_rows: drop in the "
-                            "schema");
-        l->data->dropped++;
-        return TIER_OK;
-    }
-    for (uint32_t i = 0; i < s->columns_count; i++) {
-        const struct spoke_column *c = &s->columns[i];
-        const char *cell = cells[l->place[i]];
-        if (!column_used(l, c))
-            continue;
-        if (c->type == SPOKE_COLUMN_TARGET)
-            TIER_TRY(read_target(l, c, cell, &label));
-        else if (c->type == SPOKE_COLUMN_ID)
-            TIER_TRY(split_hash(l, cell, &which));
-        else if (c->type == SPOKE_COLUMN_SPLIT)
-            TIER_TRY(split_cell(l, c, cell, &which));
-        else
-            TIER_TRY(read_feature(l, c, cell, &at));
-    }
-    return keep_row(l, which, label);
+static enum tier_status row_fail(const struct spoke_data *d, enum spoke_part part, size_t row,
+                                 const char *what, struct tier_err *err) {
+    char where[SPOKE_WHERE_BYTES];
+    d->ops->where(d, part, row, where, sizeof where);
+    return tier_fail(err, TIER_EDATA, "%s: %s", where, what);
 }
 
-/*
- * Where each column stands. A header's cells are not quoted in messages: where the file has none,
- * they are a patient's.
- */
-static enum tier_status read_header(struct loader *l, char *const *cells, size_t count) {
-    const struct spoke_schema *s = l->schema;
+/* Stored values to those that standardisation starts from. */
+static enum tier_status scale_row(const struct spoke_data *d, enum spoke_part part, size_t row,
+                                  float *x, struct tier_err *err) {
+    const struct spoke_image *m = d->schema->image;
+    double scale = m->scale ? *m->scale : 1.0, offset = m->offset ? *m->offset : 0.0;
+    double min = m->min ? *m->min : -INFINITY, max = m->max ? *m->max : INFINITY;
+    bool bounded = m->min || m->max, finite = true, inside = true;
 
-    for (uint32_t i = 0; i < s->columns_count; i++) {
-        size_t found = SIZE_MAX;
-        for (size_t k = 0; k < count; k++) {
-            if (strcmp(cells[k], s->columns[i].name) != 0)
+    if (m->scale || m->offset)
+        for (size_t i = 0; i < d->features; i++)
+            x[i] = (float)((double)x[i] * scale + offset);
+    for (size_t i = 0; i < d->features; i++)
+        finite = finite && fabsf(x[i]) <= FLT_MAX;
+    for (size_t i = 0; bounded && i < d->features; i++)
+        inside = inside && (double)x[i] >= min && (double)x[i] <= max;
+    if (!finite)
+        return row_fail(d, part, row, "a value of the image is not a finite number", err);
+    if (!inside)
+        return row_fail(d, part, row,
+                        "a value of the image is outside the min and max that the schema gives",
+                        err);
+    return TIER_OK;
+}
+
+/* Each channel of one image by its own mean and deviation; with `nonzero`, what is 0 stays 0. */
+static void z_score_row(const struct spoke_data *d, float *row) {
+    bool nonzero = d->schema->image->z_score == SPOKE_Z_SCORE_NONZERO;
+
+    for (size_t c = 0; c < d->stats_count; c++) {
+        float *x = row + c * d->spatial;
+        double sum = 0.0, squares = 0.0;
+        size_t n = 0;
+        for (size_t i = 0; i < d->spatial; i++) {
+            if (nonzero && x[i] == 0.0f)
                 continue;
-            if (found != SIZE_MAX)
-                return row_fail(l, &s->columns[i], "the header has this column twice");
-            found = k;
+            sum += x[i];
+            n++;
         }
-        if (found == SIZE_MAX)
-            return row_fail(l, &s->columns[i],
-                            "the header does not have it; correct the name there or in the schema, "
-                            "or say header: false where the file has no header");
-        l->place[i] = found;
+        double mean = n ? sum / (double)n : 0.0;
+        for (size_t i = 0; i < d->spatial; i++)
+            if (!nonzero || x[i] != 0.0f)
+                squares += (x[i] - mean) * (x[i] - mean);
+        double std = n > 1 ? sqrt(squares / (double)(n - 1)) : 0.0;
+        double scale = std == 0.0 ? 1.0 : std + STD_EPSILON;
+        for (size_t i = 0; i < d->spatial; i++)
+            if (!nonzero || x[i] != 0.0f)
+                x[i] = (float)((x[i] - mean) / scale);
     }
-    if (count == s->columns_count)
+}
+
+static void standardise_row(const struct spoke_data *d, float *row) {
+    for (size_t c = 0; c < d->stats_count; c++) {
+        double mean = d->mean[c], std = d->std[c];
+        double scale = std == 0.0 ? 1.0 : std + STD_EPSILON;
+        float *x = row + c * d->spatial;
+        if (mean == 0.0 && std == 1.0) /* exactly: not standardised */
+            continue;
+        for (size_t i = 0; i < d->spatial; i++)
+            x[i] = (float)((x[i] - mean) / scale);
+    }
+}
+
+static enum tier_status read_image(const struct spoke_data *d, enum spoke_part part, size_t row,
+                                   float *x, int32_t *mask, struct tier_err *err) {
+    TIER_TRY(d->ops->read(d, part, row, x, mask, err));
+    if (!x)
         return TIER_OK;
-    for (size_t k = 0; k < count; k++) {
-        bool known = false;
-        for (uint32_t i = 0; i < s->columns_count && !known; i++)
-            known = l->place[i] == k;
-        if (!known)
-            return tier_fail(l->err, TIER_EDATA,
-                             "%s:%" PRIu64 ": cell %zu of the header is no column of the schema: "
-                             "list it there, with type: ignore if it is not needed",
-                             l->path, spoke_csv_line(l->csv), k + 1);
-    }
+    TIER_TRY(scale_row(d, part, row, x, err));
+    if (d->schema->image->z_score != SPOKE_Z_SCORE_NONE)
+        z_score_row(d, x);
+    else
+        standardise_row(d, x);
     return TIER_OK;
 }
 
-static enum tier_status read_table(struct loader *l) {
-    const struct spoke_schema *s = l->schema;
-    bool header = !s->file || !s->file->header || *s->file->header;
-    char *const *cells;
-    size_t count;
+/* ---- statistics ---------------------------------------------------------------------------- */
 
-    for (uint32_t i = 0; i < s->columns_count; i++)
-        l->place[i] = i;
-    for (;;) {
-        TIER_TRY(spoke_csv_next(l->csv, &cells, &count, l->err));
-        if (count == 0)
-            return header ? tier_fail(l->err, TIER_EDATA,
-                                      "%s: the file is empty; a header with the schema's columns, "
-                                      "and a row for each patient, would be right",
-                                      l->path)
-                          : TIER_OK;
-        if (header) {
-            TIER_TRY(read_header(l, cells, count));
-            header = false;
-            continue;
-        }
-        if (count != s->columns_count)
-            return tier_fail(l->err, TIER_EDATA,
-                             "%s:%" PRIu64 ": %zu cells where the schema has %u columns", l->path,
-                             spoke_csv_line(l->csv), count, s->columns_count);
-        TIER_TRY(read_row(l, cells));
-    }
-}
-
-/* ---- standardisation ----------------------------------------------------------------------- */
-
-static void local_stats(const struct spoke_data *d, size_t f) {
-    const struct part *p = &d->parts[SPOKE_TRAIN];
+static void table_stats(const struct spoke_data *d, size_t f) {
+    const struct spoke_rows *p = &d->parts[SPOKE_TRAIN];
     double sum = 0.0, squares = 0.0;
 
     for (size_t r = 0; r < p->rows; r++)
@@ -341,48 +197,107 @@ static void local_stats(const struct spoke_data *d, size_t f) {
     d->std[f] = sqrt(squares / (double)(p->rows - 1));
 }
 
-static enum tier_status set_stats(struct loader *l, const struct spoke_data_options *o) {
+static enum tier_status image_stats(struct spoke_loader *l) {
     struct spoke_data *d = l->data;
+    float *x = malloc(d->features * sizeof *x);
+    double n = (double)d->spatial, seen = 0.0;
+    enum tier_status st = TIER_OK;
+
+    if (!x)
+        return tier_fail(l->err, TIER_ENOMEM, "%s: no memory for a row", l->path);
+    for (size_t c = 0; c < d->stats_count; c++)
+        d->mean[c] = d->std[c] = 0.0;
+    for (size_t r = 0; r < d->parts[SPOKE_TRAIN].rows; r++) {
+        TIER_TRY_OUT(d->ops->read(d, SPOKE_TRAIN, r, x, NULL, l->err));
+        TIER_TRY_OUT(scale_row(d, SPOKE_TRAIN, r, x, l->err));
+        for (size_t c = 0; c < d->stats_count; c++) {
+            const float *at = x + c * d->spatial;
+            double sum = 0.0, squares = 0.0;
+            for (size_t i = 0; i < d->spatial; i++)
+                sum += at[i];
+            double mean = sum / n, gap = mean - d->mean[c];
+            for (size_t i = 0; i < d->spatial; i++)
+                squares += (at[i] - mean) * (at[i] - mean);
+            d->mean[c] += gap * n / (seen + n);
+            d->std[c] += squares + gap * gap * seen * n / (seen + n); /* still a sum of squares */
+        }
+        seen += n;
+    }
+    for (size_t c = 0; c < d->stats_count; c++)
+        d->std[c] = sqrt(d->std[c] / (seen - 1.0));
+out:
+    free(x);
+    return st;
+}
+
+/* The name and the agreed statistics of one thing that is standardised: a column, or a channel. */
+static enum tier_status take_stats(struct spoke_loader *l, size_t at, const char *name,
+                                   const double *mean, const double *std, bool *local) {
+    const struct spoke_data_options *o = l->options;
+    struct spoke_data *d = l->data;
+
+    *local = false;
+    if (o->stats_count) {
+        d->mean[at] = o->mean[at];
+        d->std[at] = o->std[at];
+        if (!isfinite(o->mean[at]) || !isfinite(o->std[at]) || o->std[at] < 0.0)
+            return tier_fail(l->err, TIER_EARG,
+                             "the given statistics of column '%s' are not finite", name);
+    } else if (mean) {
+        d->mean[at] = *mean;
+        d->std[at] = *std;
+    } else if (d->parts[SPOKE_TRAIN].rows < 2) {
+        return tier_fail(l->err, TIER_EDATA,
+                         "%s: column '%s' is standardised, which takes at least 2 training "
+                         "rows: there are %zu",
+                         l->path, name, d->parts[SPOKE_TRAIN].rows);
+    } else {
+        *local = true;
+    }
+    return TIER_OK;
+}
+
+static enum tier_status set_stats(struct spoke_loader *l) {
+    struct spoke_data *d = l->data;
+    const struct spoke_image *m = l->schema->image;
+    bool local = false;
     size_t f = 0;
 
-    if (o->stats_count && o->stats_count != d->features)
+    if (l->options->stats_count && l->options->stats_count != d->stats_count)
         return tier_fail(l->err, TIER_EARG,
-                         "statistics of %zu features were given for a table that has %zu",
-                         o->stats_count, d->features);
+                         "statistics of %zu features were given for data that have %zu",
+                         l->options->stats_count, d->stats_count);
+    for (size_t i = 0; i < d->stats_count; i++) {
+        d->mean[i] = 0.0;
+        d->std[i] = 1.0;
+    }
+    if (m) {
+        const char *name = spoke_schema_only(l->schema, SPOKE_COLUMN_IMAGE)->name;
+        for (size_t c = 0; m->standardise && c < d->stats_count; c++)
+            TIER_TRY(take_stats(l, c, name, m->mean.count ? &m->mean.at[c] : NULL, &m->std.at[c],
+                                &local));
+        return local ? image_stats(l) : TIER_OK;
+    }
     for (uint32_t i = 0; i < l->schema->columns_count; i++) {
         const struct spoke_column *c = &l->schema->columns[i];
         for (size_t n = spoke_column_features(c); n > 0; n--, f++) {
-            d->mean[f] = 0.0;
-            d->std[f] = 1.0;
             if (!c->standardise)
                 continue;
-            if (o->stats_count) {
-                d->mean[f] = o->mean[f];
-                d->std[f] = o->std[f];
-                if (!isfinite(o->mean[f]) || !isfinite(o->std[f]) || o->std[f] < 0.0)
-                    return tier_fail(l->err, TIER_EARG,
-                                     "the given statistics of column '%s' are not finite", c->name);
-            } else if (c->mean) {
-                d->mean[f] = *c->mean;
-                d->std[f] = *c->std;
-            } else if (d->parts[SPOKE_TRAIN].rows < 2) {
-                return tier_fail(l->err, TIER_EDATA,
-                                 "%s: column '%s' is standardised, which takes at least 2 training "
-                                 "rows: there are %zu",
-                                 l->path, c->name, d->parts[SPOKE_TRAIN].rows);
-            } else {
-                local_stats(d, f);
-            }
+            TIER_TRY(take_stats(l, f, c->name, c->mean, c->std, &local));
+            if (local)
+                table_stats(d, f);
         }
     }
     return TIER_OK;
 }
 
-static enum tier_status make_floats(struct loader *l) {
+/* ---- what is held -------------------------------------------------------------------------- */
+
+static enum tier_status make_floats(struct spoke_loader *l) {
     struct spoke_data *d = l->data;
 
-    for (int which = 0; which < 2; which++) {
-        struct part *p = &d->parts[which];
+    for (int which = 0; which < SPOKE_PARTS; which++) {
+        struct spoke_rows *p = &d->parts[which];
         if (p->rows == 0)
             continue;
         p->x = malloc(p->rows * d->features * sizeof *p->x);
@@ -401,95 +316,186 @@ static enum tier_status make_floats(struct loader *l) {
     return TIER_OK;
 }
 
-/* ---- public -------------------------------------------------------------------------------- */
+/* Small sets are read once; their source is then done with. */
+static enum tier_status hold_images(struct spoke_loader *l) {
+    struct spoke_data *d = l->data;
+    bool mask = d->target == SPOKE_TARGET_MASK;
+    uint64_t row_bytes = (d->features + (mask ? d->spatial : 0)) * sizeof(float), all = 0;
 
-static enum tier_status effective_rule(struct loader *l, const char *schema_path,
-                                       const struct spoke_data_options *o) {
-    l->rule = *l->schema->split;
+    for (int which = 0; which < SPOKE_PARTS; which++)
+        all += d->parts[which].rows * row_bytes;
+    if (l->options->on_demand || all > SPOKE_HELD_BYTES_MAX)
+        return TIER_OK;
+    for (int which = 0; which < SPOKE_PARTS; which++) {
+        struct spoke_rows *p = &d->parts[which];
+        float *x = calloc(p->rows ? p->rows : 1, d->features * sizeof *x);
+        int32_t *masks = mask ? calloc(p->rows ? p->rows : 1, d->spatial * sizeof *masks) : NULL;
+        enum tier_status st = TIER_OK;
+        if (!x || (mask && !masks))
+            st = tier_fail(l->err, TIER_ENOMEM, "%s: no memory for %zu rows", l->path, p->rows);
+        for (size_t r = 0; st == TIER_OK && r < p->rows; r++)
+            st = read_image(d, (enum spoke_part)which, r, x + r * d->features,
+                            mask ? masks + r * d->spatial : NULL, l->err);
+        if (st != TIER_OK || p->rows == 0) {
+            free(x);
+            free(masks);
+            TIER_TRY(st);
+            continue;
+        }
+        p->x = x;
+        if (mask)
+            p->labels = masks;
+    }
+    d->ops->close(d->source);
+    d->source = NULL;
+    return TIER_OK;
+}
+
+/* ---- opening ------------------------------------------------------------------------------- */
+
+static enum tier_status effective_rule(struct spoke_loader *l, const char *schema_path) {
+    const struct spoke_data_options *o = l->options;
+    const struct spoke_schema *s = l->schema;
+    bool npz = s->kind == SPOKE_KIND_NPZ;
+
+    l->rule = *s->split;
     if (o->split_set)
         l->rule.by = o->split;
     if (o->fold_set)
         l->rule.fold = o->fold;
     bool hash = l->rule.by == SPOKE_SPLIT_HASH;
     if (hash &&
-        (!l->rule.key || !l->rule.fraction || !spoke_schema_only(l->schema, SPOKE_COLUMN_ID)))
+        (!l->rule.key || !l->rule.fraction || (!npz && !spoke_schema_only(s, SPOKE_COLUMN_ID))))
         return tier_fail(l->err, TIER_ECONFIG,
                          "%s: a split by hash was asked for: it needs split.key, split.fraction "
                          "and a column of type id",
                          schema_path);
-    if (!hash && !spoke_schema_only(l->schema, SPOKE_COLUMN_SPLIT))
+    if (l->rule.by == SPOKE_SPLIT_COLUMN && !spoke_schema_only(s, SPOKE_COLUMN_SPLIT))
         return tier_fail(l->err, TIER_ECONFIG,
                          "%s: a split by column was asked for: it needs a column of type split",
                          schema_path);
-    if (!hash && o->fold_set && o->fold != l->schema->split->fold)
+    if (l->rule.by == SPOKE_SPLIT_PART && !npz)
         return tier_fail(l->err, TIER_ECONFIG,
-                         "%s: fold %u was asked for: a split by column has no folds", schema_path,
+                         "%s: a split by part was asked for: it is for kind: npz", schema_path);
+    if (!hash && o->fold_set && o->fold != s->split->fold)
+        return tier_fail(l->err, TIER_ECONFIG,
+                         "%s: fold %u was asked for: only a split by hash has folds", schema_path,
                          o->fold);
     return TIER_OK;
 }
 
-static enum tier_status allocate(struct loader *l) {
+static enum tier_status prepare(struct spoke_loader *l) {
+    static const struct spoke_source *const sources[] = {
+        [SPOKE_KIND_TABLE] = &spoke_source_table,
+        [SPOKE_KIND_NPZ] = &spoke_source_npz,
+    };
+    const struct spoke_column *target = spoke_schema_target(l->schema);
     struct spoke_data *d = l->data;
 
+    d->ops = sources[l->schema->kind];
+    d->target = target->type == SPOKE_COLUMN_MASK ? SPOKE_TARGET_MASK
+                : target->value                   ? SPOKE_TARGET_VALUE
+                                                  : SPOKE_TARGET_CLASS;
     d->features = spoke_schema_features(l->schema);
+    d->spatial = spoke_schema_spatial(l->schema);
     d->classes = spoke_schema_classes(l->schema);
-    d->mean = calloc(d->features, sizeof *d->mean);
-    d->std = calloc(d->features, sizeof *d->std);
-    l->row = calloc(d->features, sizeof *l->row);
-    l->place = calloc(l->schema->columns_count, sizeof *l->place);
-    if (!d->mean || !d->std || !l->row || !l->place)
+    d->stats_count = l->schema->image ? l->schema->image->channels : d->features;
+    d->path = strdup(l->path);
+    d->mean = calloc(d->stats_count, sizeof *d->mean);
+    d->std = calloc(d->stats_count, sizeof *d->std);
+    if (!d->path || !d->mean || !d->std)
         return tier_fail(l->err, TIER_ENOMEM, "%s: no memory to read it", l->path);
     return TIER_OK;
 }
 
-enum tier_status spoke_data_open(const char *schema_path, const char *csv_path,
+enum tier_status spoke_data_open(const char *schema_path, const char *path,
                                  const struct spoke_data_options *options,
                                  struct spoke_data **data_out, struct tier_err *err) {
     static const struct spoke_data_options as_schema;
-    const struct spoke_data_options *o = options ? options : &as_schema;
-    struct loader l = {.path = csv_path, .err = err};
+    struct spoke_loader l = {.path = path, .err = err, .options = options ? options : &as_schema};
+    struct spoke_data *d = calloc(1, sizeof *d);
+    size_t rows = 0;
     enum tier_status st;
 
-    l.data = calloc(1, sizeof *l.data);
-    if (!l.data)
-        return tier_fail(err, TIER_ENOMEM, "%s: no memory to read it", csv_path);
-    TIER_TRY_OUT(spoke_schema_open(schema_path, &l.data->schema, err));
-    l.schema = l.data->schema;
-    TIER_TRY_OUT(effective_rule(&l, schema_path, o));
-    TIER_TRY_OUT(allocate(&l));
-    TIER_TRY_OUT(
-        spoke_csv_open(csv_path, spoke_schema_delimiter(l.schema), SPOKE_COLUMNS_MAX, &l.csv, err));
-    TIER_TRY_OUT(read_table(&l));
-    if (l.data->parts[0].rows + l.data->parts[1].rows == 0) {
-        st = tier_fail(err, TIER_EDATA, "%s: no row is left (%zu had a missing value)", csv_path,
-                       l.data->dropped);
+    if (!d)
+        return tier_fail(err, TIER_ENOMEM, "%s: no memory to read it", path);
+    l.data = d;
+    TIER_TRY_OUT(spoke_schema_open(schema_path, &d->schema, err));
+    l.schema = d->schema;
+    TIER_TRY_OUT(effective_rule(&l, schema_path));
+    TIER_TRY_OUT(prepare(&l));
+    TIER_TRY_OUT(d->ops->open(&l));
+    for (int which = 0; which < SPOKE_PARTS; which++)
+        rows += d->parts[which].rows;
+    if (rows == 0) {
+        st = tier_fail(err, TIER_EDATA, "%s: no row is left (%zu had a missing value)", path,
+                       d->dropped);
         goto out;
     }
-    TIER_TRY_OUT(set_stats(&l, o));
-    TIER_TRY_OUT(make_floats(&l));
-    *data_out = l.data;
-    l.data = NULL;
+    TIER_TRY_OUT(set_stats(&l));
+    st = d->ops->read ? hold_images(&l) : make_floats(&l);
 out:
-    spoke_csv_close(l.csv);
-    free(l.row);
-    free(l.place);
-    spoke_data_free(l.data);
+    if (st == TIER_OK)
+        *data_out = d;
+    else
+        spoke_data_free(d);
     return st;
 }
 
 void spoke_data_free(struct spoke_data *d) {
     if (!d)
         return;
-    for (int which = 0; which < 2; which++) {
+    for (int which = 0; which < SPOKE_PARTS; which++) {
         free(d->parts[which].raw);
         free(d->parts[which].x);
         free(d->parts[which].labels);
+        free(d->parts[which].values);
+        free(d->parts[which].places);
     }
+    if (d->source)
+        d->ops->close(d->source);
+    free(d->path);
     free(d->mean);
     free(d->std);
     spoke_schema_free(d->schema);
     free(d);
 }
+
+/* ---- reading ------------------------------------------------------------------------------- */
+
+static enum tier_status read_row(const struct spoke_data *d, enum spoke_part part, size_t row,
+                                 float *x, int32_t *labels, struct tier_err *err) {
+    const struct spoke_rows *p = &d->parts[part];
+    size_t target = spoke_data_target_size(d);
+    int32_t *mask = p->labels ? NULL : labels; /* to be read with the image */
+
+    if (labels && p->labels)
+        memcpy(labels, p->labels + row * target, target * sizeof *labels);
+    if (p->x && x) {
+        memcpy(x, p->x + row * d->features, d->features * sizeof *x);
+        x = NULL;
+    }
+    return x || mask ? read_image(d, part, row, x, mask, err) : TIER_OK;
+}
+
+enum tier_status spoke_data_read(const struct spoke_data *d, enum spoke_part part,
+                                 const int32_t *rows, size_t n, float *x, int32_t *labels,
+                                 struct tier_err *err) {
+    size_t target = spoke_data_target_size(d);
+
+    if (d->target == SPOKE_TARGET_VALUE)
+        labels = NULL;
+    for (size_t i = 0; i < n; i++) {
+        if (rows[i] < 0 || (size_t)rows[i] >= d->parts[part].rows)
+            return tier_fail(err, TIER_EARG, "row %" PRId32 " was asked for, of %zu", rows[i],
+                             d->parts[part].rows);
+        TIER_TRY(read_row(d, part, (size_t)rows[i], x ? x + i * d->features : NULL,
+                          labels ? labels + i * target : NULL, err));
+    }
+    return TIER_OK;
+}
+
+/* ---- accessors ----------------------------------------------------------------------------- */
 
 const struct spoke_schema *spoke_data_schema(const struct spoke_data *d) {
     return d->schema;
@@ -511,12 +517,37 @@ size_t spoke_data_dropped(const struct spoke_data *d) {
     return d->dropped;
 }
 
+struct spoke_shape spoke_data_shape(const struct spoke_data *d) {
+    const struct spoke_image *m = d->schema->image;
+    struct spoke_shape shape = {.channels = m ? m->channels : d->features};
+
+    for (; m && shape.axes < m->size.count; shape.axes++)
+        shape.side[shape.axes] = (size_t)m->size.at[shape.axes];
+    return shape;
+}
+
+enum spoke_target_kind spoke_data_target(const struct spoke_data *d) {
+    return d->target;
+}
+
+size_t spoke_data_target_size(const struct spoke_data *d) {
+    return d->target == SPOKE_TARGET_MASK ? d->spatial : d->target == SPOKE_TARGET_CLASS;
+}
+
 const float *spoke_data_x(const struct spoke_data *d, enum spoke_part part) {
     return d->parts[part].x;
 }
 
 const int32_t *spoke_data_labels(const struct spoke_data *d, enum spoke_part part) {
     return d->parts[part].labels;
+}
+
+const float *spoke_data_values(const struct spoke_data *d, enum spoke_part part) {
+    return d->parts[part].values;
+}
+
+size_t spoke_data_stats_count(const struct spoke_data *d) {
+    return d->stats_count;
 }
 
 const double *spoke_data_mean(const struct spoke_data *d) {

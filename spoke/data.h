@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A hospital's table as a model sees it: features as float, standardised, and classes, split into
- * training and test rows. Read once from a CSV file under a schema (spoke/schema.h), whole, into
- * memory, and immutable from then on.
+ * A hospital's data as a model sees it, under a schema (spoke/schema.h): rows of float features and
+ * what is to be learnt of each, split into training, test and, where the schema says so, validation
+ * rows. A row is a line of a table, read once and held whole, or an image or volume, flat, in
+ * ONNX's order (channels, then the axes, the fastest last), which is read when it is asked for.
  *
  * The split never depends on the order of rows: it is a column of the file, or a keyed hash of the
  * patient's id, so that all rows of a patient fall on one side, at every hospital that uses the
@@ -10,9 +11,15 @@
  * only (mean, and standard deviation with n - 1, plus 1e-9), the schema's values, or statistics
  * given from outside; a feature that is constant in the training rows is centred and not scaled.
  *
+ * Where the training needs rows in batches, spoke_data_read serves every kind of source. Tables are
+ * held in memory, as are images whose float rows take SPOKE_HELD_BYTES_MAX together at most:
+ * spoke_data_x has those too. Larger sets of images are never in memory as a whole, and have no
+ * spoke_data_x.
+ *
  * Messages name file, line and column and never hold a value out of the file: they may travel.
  *
- * Threads: immutable once open; any number of readers. Ownership: owns all arrays it returns.
+ * Threads: immutable once open; any number of readers, spoke_data_read among them, which blocks on
+ * the disk. Ownership: owns all arrays it returns.
  */
 #ifndef CONSILIUM_SPOKE_DATA_H
 #define CONSILIUM_SPOKE_DATA_H
@@ -20,9 +27,20 @@
 #include "spoke/schema.h"
 
 #define SPOKE_ROWS_MAX (16u << 20)
-#define SPOKE_CELLS_MAX (UINT64_C(1) << 32) /* rows x features kept */
+#define SPOKE_CELLS_MAX (UINT64_C(1) << 32)       /* rows x features of a table */
+#define SPOKE_HELD_BYTES_MAX (UINT64_C(64) << 20) /* of images held as float, with their masks */
 
-enum spoke_part { SPOKE_TRAIN, SPOKE_TEST };
+enum spoke_part { SPOKE_TRAIN, SPOKE_TEST, SPOKE_VAL, SPOKE_PARTS };
+
+/* A class for each row; a number for each row; a class at each pixel or voxel of a row. */
+enum spoke_target_kind { SPOKE_TARGET_CLASS, SPOKE_TARGET_VALUE, SPOKE_TARGET_MASK };
+
+/* Of a row: channels x side[0] x ... x side[axes - 1] floats. A table has channels and no axes. */
+struct spoke_shape {
+    size_t channels;
+    size_t axes;
+    size_t side[SPOKE_AXES_MAX];
+};
 
 /* Zeroed: as the schema says, with local statistics. */
 struct spoke_data_options {
@@ -30,17 +48,19 @@ struct spoke_data_options {
     uint32_t fold; /* instead of the schema's, for a split by hash */
     bool split_set;
     enum spoke_split_by split; /* instead of the schema's */
-    size_t stats_count;        /* features, or 0 */
+    size_t stats_count;        /* spoke_data_stats_count, or 0 */
     const double *mean, *std;  /* double[stats_count] from outside; std >= 0 */
+    bool on_demand;            /* hold no images, however few */
 };
 
 struct spoke_data;
 
 /*
- * TIER_ECONFIG for the schema, TIER_EDATA for the table ("heart.csv:12: column 'chol': ..."),
+ * `path` is what the schema's kind says: a table, an .npz file or a folder of .npy files.
+ * TIER_ECONFIG for the schema, TIER_EDATA for the data ("heart.csv:12: column 'chol': ..."),
  * TIER_ELIMIT past a bound, TIER_ENOTFOUND or TIER_EIO for the files. `options` may be NULL.
  */
-enum tier_status spoke_data_open(const char *schema_path, const char *csv_path,
+enum tier_status spoke_data_open(const char *schema_path, const char *path,
                                  const struct spoke_data_options *options,
                                  struct spoke_data **data_out, struct tier_err *err);
 void spoke_data_free(struct spoke_data *data);
@@ -52,11 +72,34 @@ size_t spoke_data_rows(const struct spoke_data *data, enum spoke_part part);
 /* Rows left out because a value was missing (missing_rows: drop). */
 size_t spoke_data_dropped(const struct spoke_data *data);
 
-/* float[rows x features], row-major; classes as int32[rows]. NULL where there are no rows. */
+struct spoke_shape spoke_data_shape(const struct spoke_data *data);
+enum spoke_target_kind spoke_data_target(const struct spoke_data *data);
+/* Labels of a row: 1 for a class, the pixels or voxels of a mask, 0 for a value. */
+size_t spoke_data_target_size(const struct spoke_data *data);
+
+/*
+ * Reads rows[0..n) of a part, each below spoke_data_rows, in that order and with repetition as they
+ * come: x float[n x features], labels int32[n x target_size]; either may be NULL. TIER_EDATA for a
+ * row that turns out damaged, TIER_EIO; what was written is then undefined.
+ */
+enum tier_status spoke_data_read(const struct spoke_data *data, enum spoke_part part,
+                                 const int32_t *rows, size_t n, float *x, int32_t *labels,
+                                 struct tier_err *err);
+
+/*
+ * float[rows x features], row-major; int32[rows x target_size]. NULL where there are no rows, and
+ * for images (x, and masks as labels) that are not held. Classes of rows are always held.
+ */
 const float *spoke_data_x(const struct spoke_data *data, enum spoke_part part);
 const int32_t *spoke_data_labels(const struct spoke_data *data, enum spoke_part part);
+/* float[rows], where the target is a value; NULL otherwise. */
+const float *spoke_data_values(const struct spoke_data *data, enum spoke_part part);
 
-/* The statistics in use, double[features]; 0 and 1 for features that are not standardised. */
+/*
+ * The statistics in use, double[stats_count]: of each feature of a table, of each channel of
+ * images; 0 and 1 for what is not standardised.
+ */
+size_t spoke_data_stats_count(const struct spoke_data *data);
 const double *spoke_data_mean(const struct spoke_data *data);
 const double *spoke_data_std(const struct spoke_data *data);
 

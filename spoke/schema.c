@@ -36,11 +36,13 @@ static enum tier_status check_categories(const char *path, const struct spoke_co
 static enum tier_status check_keys(const char *path, const struct spoke_column *c,
                                    struct tier_err *err) {
     bool number = c->type == SPOKE_COLUMN_NUMBER, category = c->type == SPOKE_COLUMN_CATEGORY;
-    bool target = c->type == SPOKE_COLUMN_TARGET;
+    bool target = c->type == SPOKE_COLUMN_TARGET, mask = c->type == SPOKE_COLUMN_MASK;
     const char *extra = NULL;
 
-    if ((c->min || c->max) && !number)
-        extra = "min and max belong to numbers";
+    if ((c->min || c->max) && !number && !(target && c->value))
+        extra = "min and max belong to numbers, and to a target with value: true";
+    else if (c->value && !target)
+        extra = "value belongs to the target";
     else if ((c->mean || c->std) && (!number || !c->standardise || !c->mean || !c->std))
         extra = "mean and std go together, with standardise: true, and belong to numbers";
     else if (c->mean && (!isfinite(*c->mean) || !isfinite(*c->std) || !(*c->std > 0.0)))
@@ -51,20 +53,23 @@ static enum tier_status check_keys(const char *path, const struct spoke_column *
         extra = "encode and drop_first belong to categories";
     else if (c->drop_first && c->encode != SPOKE_ENCODE_ONE_HOT)
         extra = "drop_first needs encode: one_hot";
-    else if (c->categories && !category && !target)
-        extra = "categories belong to a category or the target";
+    else if (c->categories && !category && !target && !mask)
+        extra = "categories belong to a category, the target or a mask";
     else if (c->positive_above && !target)
         extra = "positive_above belongs to the target";
-    else if (number && ((c->min && !isfinite(*c->min)) || (c->max && !isfinite(*c->max)) ||
-                        (c->min && c->max && *c->min > *c->max)))
+    else if ((number || target) &&
+             ((c->min && !isfinite(*c->min)) || (c->max && !isfinite(*c->max)) ||
+              (c->min && c->max && *c->min > *c->max)))
         extra = "min and max must be finite, and min at most max";
     else if (category && !c->categories)
         extra = "a category needs its list of categories, here or in the code-book";
     else if (category && c->drop_first && c->categories_count < 2)
         extra = "drop_first leaves no feature of a single category";
-    else if (target && (c->positive_above != NULL) == (c->categories != NULL))
-        extra = "the target needs either positive_above or categories";
-    else if (target && c->categories && c->categories_count < 2)
+    else if (target && (c->positive_above != NULL) + (c->categories != NULL) + c->value != 1)
+        extra = "the target needs either positive_above or categories, or value: true";
+    else if (mask && !c->categories)
+        extra = "a mask needs its list of categories, the background first";
+    else if ((target || mask) && c->categories && c->categories_count < 2)
         extra = "the target needs at least two categories";
     else if (target && c->positive_above && !isfinite(*c->positive_above))
         extra = "positive_above must be finite";
@@ -74,9 +79,18 @@ static enum tier_status check_keys(const char *path, const struct spoke_column *
     return check_categories(path, c, err);
 }
 
+/* Whether a column of that type may stand in a schema of that kind. */
+static bool kind_has(enum spoke_kind kind, enum spoke_column_type type) {
+    if (kind == SPOKE_KIND_TABLE)
+        return type != SPOKE_COLUMN_IMAGE && type != SPOKE_COLUMN_MASK;
+    if (type == SPOKE_COLUMN_SPLIT)
+        return kind != SPOKE_KIND_NPZ;
+    return type != SPOKE_COLUMN_NUMBER && type != SPOKE_COLUMN_CATEGORY;
+}
+
 static enum tier_status check_columns(const char *path, const struct spoke_schema *s,
                                       struct tier_err *err) {
-    size_t count[SPOKE_COLUMN_IGNORE + 1] = {0};
+    size_t count[SPOKE_COLUMN_TYPES] = {0};
 
     for (uint32_t i = 0; i < s->columns_count; i++) {
         const struct spoke_column *c = &s->columns[i];
@@ -88,20 +102,86 @@ static enum tier_status check_columns(const char *path, const struct spoke_schem
             if (strcmp(c->name, s->columns[j].name) == 0)
                 return tier_fail(err, TIER_ECONFIG, "%s:%d: column '%s' is listed twice", path,
                                  c->line, c->name);
+        if (!kind_has(s->kind, c->type))
+            return tier_fail(
+                err, TIER_ECONFIG,
+                "%s:%d: column '%s': a schema of this kind has no columns of this type", path,
+                c->line, c->name);
         TIER_TRY(check_keys(path, c, err));
         count[c->type]++;
     }
-    if (count[SPOKE_COLUMN_TARGET] != 1)
-        return tier_fail(err, TIER_ECONFIG, "%s: %zu columns are the target: exactly one must be",
-                         path, count[SPOKE_COLUMN_TARGET]);
+    if (count[SPOKE_COLUMN_TARGET] + count[SPOKE_COLUMN_MASK] != 1)
+        return tier_fail(err, TIER_ECONFIG,
+                         "%s: %zu columns are the target or a mask: exactly one must be", path,
+                         count[SPOKE_COLUMN_TARGET] + count[SPOKE_COLUMN_MASK]);
+    if (s->kind != SPOKE_KIND_TABLE && count[SPOKE_COLUMN_IMAGE] != 1)
+        return tier_fail(err, TIER_ECONFIG, "%s: %zu columns have the type image: exactly one must",
+                         path, count[SPOKE_COLUMN_IMAGE]);
     if (count[SPOKE_COLUMN_ID] > 1 || count[SPOKE_COLUMN_SPLIT] > 1)
         return tier_fail(err, TIER_ECONFIG, "%s: two columns have the type %s: one may", path,
                          count[SPOKE_COLUMN_ID] > 1 ? "id" : "split");
     size_t features = spoke_schema_features(s);
-    if (features == 0 || features > SPOKE_FEATURES_MAX)
+    if (s->kind == SPOKE_KIND_TABLE && (features == 0 || features > SPOKE_FEATURES_MAX))
         return tier_fail(err, TIER_ECONFIG, "%s: the columns make %zu features: 1 to %u may be",
                          path, features, SPOKE_FEATURES_MAX);
     return TIER_OK;
+}
+
+/* One or more whole numbers of 1 to SPOKE_SIDE_MAX whose product is bounded. */
+static bool size_ok(const struct spoke_image *m) {
+    uint64_t n = m->channels;
+
+    if (m->size.count == 0 || m->size.count > SPOKE_AXES_MAX)
+        return false;
+    for (uint32_t i = 0; i < m->size.count; i++) {
+        double side = m->size.at[i];
+        if (!(side >= 1.0 && side <= SPOKE_SIDE_MAX) || side != floor(side))
+            return false;
+        n *= (uint64_t)side;
+        if (n > SPOKE_IMAGE_ELEMENTS_MAX)
+            return false;
+    }
+    return true;
+}
+
+static bool stats_ok(const struct spoke_image *m) {
+    for (uint32_t i = 0; i < m->mean.count; i++)
+        if (!isfinite(m->mean.at[i]) || !isfinite(m->std.at[i]) || !(m->std.at[i] > 0.0))
+            return false;
+    return true;
+}
+
+static enum tier_status check_image(const char *path, const struct spoke_schema *s,
+                                    struct tier_err *err) {
+    const struct spoke_image *m = s->image;
+    const char *wrong = NULL;
+
+    if (s->kind == SPOKE_KIND_TABLE && !m)
+        return TIER_OK;
+    if (s->kind == SPOKE_KIND_TABLE)
+        wrong = "image belongs to a schema of images: say which kind it is";
+    else if (!m)
+        wrong = "a schema of this kind needs image: {channels, size, ...}";
+    else if (m->channels > SPOKE_CHANNELS_MAX)
+        wrong = "image: at most 64 channels may be";
+    else if (!size_ok(m))
+        wrong = "image: size is 1 to 3 whole numbers from 1 to 65535, slowest first: [H, W] or [D, "
+                "H, W], and of at most 2^27 elements with the channels";
+    else if ((m->scale && (!isfinite(*m->scale) || *m->scale == 0.0)) ||
+             (m->offset && !isfinite(*m->offset)))
+        wrong = "image: scale and offset must be finite, and scale not 0";
+    else if ((m->min && !isfinite(*m->min)) || (m->max && !isfinite(*m->max)) ||
+             (m->min && m->max && *m->min > *m->max))
+        wrong = "image: min and max must be finite, and min at most max";
+    else if (m->standardise && m->z_score != SPOKE_Z_SCORE_NONE)
+        wrong = "image: either standardise (over all images) or z_score (within each) may be";
+    else if ((m->mean.count || m->std.count) &&
+             (!m->standardise || m->mean.count != m->channels || m->std.count != m->channels))
+        wrong =
+            "image: mean and std go together, with standardise: true, a number for each channel";
+    else if (!stats_ok(m))
+        wrong = "image: mean must be finite, and std finite and above 0";
+    return wrong ? tier_fail(err, TIER_ECONFIG, "%s: %s", path, wrong) : TIER_OK;
 }
 
 static enum tier_status check_file(const char *path, const struct spoke_schema *s,
@@ -119,6 +199,11 @@ static enum tier_status check_split(const char *path, const struct spoke_schema 
                                     struct tier_err *err) {
     const struct spoke_split_rule *r = s->split;
 
+    if (r->by == SPOKE_SPLIT_PART && s->kind != SPOKE_KIND_NPZ)
+        return tier_fail(err, TIER_ECONFIG, "%s: split: by: part is for kind: npz", path);
+    if ((r->train || r->val || r->test) && r->by != SPOKE_SPLIT_PART)
+        return tier_fail(err, TIER_ECONFIG, "%s: split: train, val and test go with by: part",
+                         path);
     if (r->by == SPOKE_SPLIT_COLUMN && !spoke_schema_only(s, SPOKE_COLUMN_SPLIT))
         return tier_fail(err, TIER_ECONFIG,
                          "%s: split: by: column needs a column of type split, which holds train "
@@ -126,7 +211,8 @@ static enum tier_status check_split(const char *path, const struct spoke_schema 
                          path);
     if (r->by == SPOKE_SPLIT_HASH && (!r->key || !r->fraction))
         return tier_fail(err, TIER_ECONFIG, "%s: split: by: hash needs key and fraction", path);
-    if (r->by == SPOKE_SPLIT_HASH && !spoke_schema_only(s, SPOKE_COLUMN_ID))
+    if (r->by == SPOKE_SPLIT_HASH && s->kind != SPOKE_KIND_NPZ &&
+        !spoke_schema_only(s, SPOKE_COLUMN_ID))
         return tier_fail(err, TIER_ECONFIG,
                          "%s: split: by: hash needs a column of type id (the patient)", path);
     if (r->key && strlen(r->key) < 8)
@@ -134,6 +220,12 @@ static enum tier_status check_split(const char *path, const struct spoke_schema 
     if (r->fraction && !(*r->fraction > 0.0 && *r->fraction < 1.0))
         return tier_fail(err, TIER_ECONFIG,
                          "%s: split: fraction is the share of test rows, between 0 and 1", path);
+    if (r->val_fraction && (r->by != SPOKE_SPLIT_HASH || !(*r->val_fraction > 0.0) ||
+                            !(*r->val_fraction + *r->fraction < 1.0)))
+        return tier_fail(err, TIER_ECONFIG,
+                         "%s: split: val_fraction is the share of validation rows of a split by "
+                         "hash, above 0, and below 1 together with fraction",
+                         path);
     return TIER_OK;
 }
 
@@ -146,6 +238,7 @@ enum tier_status spoke_schema_open(const char *path, struct spoke_schema **schem
 
     TIER_TRY(spoke_schema_read(path, &s, err));
     TIER_TRY_OUT(check_file(path, s, err));
+    TIER_TRY_OUT(check_image(path, s, err));
     TIER_TRY_OUT(check_columns(path, s, err));
     TIER_TRY_OUT(check_split(path, s, err));
     *schema_out = s;
@@ -165,18 +258,36 @@ size_t spoke_column_features(const struct spoke_column *c) {
 
 size_t spoke_schema_features(const struct spoke_schema *s) {
     size_t n = 0;
+    if (s->image)
+        return s->image->channels * spoke_schema_spatial(s);
     for (uint32_t i = 0; i < s->columns_count; i++)
         n += spoke_column_features(&s->columns[i]);
     return n;
 }
 
-size_t spoke_schema_classes(const struct spoke_schema *s) {
+size_t spoke_schema_spatial(const struct spoke_schema *s) {
+    size_t n = 1;
+    for (uint32_t i = 0; s->image && i < s->image->size.count; i++)
+        n *= (size_t)s->image->size.at[i];
+    return n;
+}
+
+const struct spoke_column *spoke_schema_target(const struct spoke_schema *s) {
     const struct spoke_column *target = spoke_schema_only(s, SPOKE_COLUMN_TARGET);
+    return target ? target : spoke_schema_only(s, SPOKE_COLUMN_MASK);
+}
+
+size_t spoke_schema_classes(const struct spoke_schema *s) {
+    const struct spoke_column *target = spoke_schema_target(s);
     return target->positive_above ? 2 : target->categories_count;
 }
 
 void spoke_schema_feature_name(const struct spoke_schema *s, size_t feature, char *name,
                                size_t size) {
+    if (s->image) {
+        snprintf(name, size, "element %zu", feature);
+        return;
+    }
     for (uint32_t i = 0; i < s->columns_count; i++) {
         const struct spoke_column *c = &s->columns[i];
         size_t n = spoke_column_features(c);
@@ -233,18 +344,48 @@ static void hash_column(struct tier_hasher *h, const struct spoke_column *c) {
     hash_number(h, c->positive_above ? *c->positive_above : 0.0);
 }
 
+static void hash_optional(struct tier_hasher *h, const char *name, const double *value) {
+    if (!value)
+        return;
+    hash_text(h, name);
+    hash_number(h, *value);
+}
+
+/* What stands in a file only where it is used is hashed only then: tables keep their hash. */
+static void hash_image(struct tier_hasher *h, const struct spoke_schema *s) {
+    const struct spoke_image *m = s->image;
+
+    hash_text(h, "image");
+    hash_number(h, m->channels);
+    for (uint32_t i = 0; i < m->size.count; i++)
+        hash_optional(h, "side", &m->size.at[i]);
+    hash_optional(h, "scale", m->scale);
+    hash_optional(h, "offset", m->offset);
+    hash_number(h, m->z_score);
+    hash_number(h, m->standardise);
+    for (uint32_t i = 0; i < m->mean.count; i++) {
+        hash_optional(h, "mean", &m->mean.at[i]);
+        hash_optional(h, "std", &m->std.at[i]);
+    }
+}
+
 void spoke_schema_hash(const struct spoke_schema *s, struct tier_hash *hash_out) {
     struct tier_hasher *h = tier_hasher_new();
 
     hash_text(h, "consilium schema 1");
     for (uint32_t i = 0; i < s->columns_count; i++)
-        if (spoke_column_features(&s->columns[i]) > 0 || s->columns[i].type == SPOKE_COLUMN_TARGET)
+        if (spoke_column_features(&s->columns[i]) > 0 || &s->columns[i] == spoke_schema_target(s))
             hash_column(h, &s->columns[i]);
+    if (s->image)
+        hash_image(h, s);
+    if (spoke_schema_target(s)->value)
+        hash_text(h, "value");
     hash_text(h, "split");
     hash_number(h, s->split->by);
     hash_text(h, s->split->key);
     hash_number(h, s->split->fraction ? *s->split->fraction : 0.0);
     hash_number(h, s->split->fold);
+    hash_optional(h, "validation", s->split->val_fraction);
     tier_hasher_finish(h, hash_out);
     tier_hasher_free(h);
 }

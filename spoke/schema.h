@@ -26,6 +26,24 @@
  * `mean` and `std`, those: hospitals whose patients differ lose what sets them apart when each
  * standardises by itself.
  *
+ * A schema with another `kind` than table is the contract of images or volumes:
+ *
+ *   kind: npz                            # arrays of numpy: an .npz file, or a folder of .npy files
+ *   image: {channels: 1, size: [28, 28], standardise: true}
+ *   columns:                             # a column is an array, a row is its i-th element
+ *     - {name: images, type: image}
+ *     - {name: labels, type: target, categories: [normal, pneumonia]}
+ *   split: {by: part, train: "train_", val: "val_", test: "test_"}   # arrays train_images, ...
+ *
+ * `image` says what the model sees: channels x size, in that order, the fastest axis last. `layout:
+ * last` is for arrays that have the channels last. A stored value v becomes v * scale + offset, is
+ * refused outside `min` and `max`, and is then either standardised by channel (`standardise`, over
+ * the training rows here, or with the `mean` and `std` that all sites agree on) or made a z-score
+ * within its image (`z_score: all`, or `nonzero`, where what is 0 is background and stays 0).
+ *
+ * What is learnt is a target, a class (categories, positive_above) or a number (`value: true`), or
+ * a column of type mask, which has one of its categories, by place, at each pixel or voxel.
+ *
  * Threads: a schema is immutable once open. Ownership: it owns its strings.
  */
 #ifndef CONSILIUM_SPOKE_SCHEMA_H
@@ -38,6 +56,14 @@
 #define SPOKE_CATEGORIES_MAX 1024u
 #define SPOKE_FEATURES_MAX 65536u
 #define SPOKE_TEXT_LEN_MAX 255u
+#define SPOKE_CHANNELS_MAX 64u
+#define SPOKE_AXES_MAX 3u
+#define SPOKE_SIDE_MAX 65535u               /* of an image, in pixels or voxels */
+#define SPOKE_IMAGE_ELEMENTS_MAX (1u << 27) /* channels x size: half a GB of float */
+
+enum spoke_kind { SPOKE_KIND_TABLE, SPOKE_KIND_NPZ };
+enum spoke_layout { SPOKE_LAYOUT_FIRST, SPOKE_LAYOUT_LAST };
+enum spoke_z_score { SPOKE_Z_SCORE_NONE, SPOKE_Z_SCORE_ALL, SPOKE_Z_SCORE_NONZERO };
 
 enum spoke_column_type {
     SPOKE_COLUMN_NUMBER,
@@ -46,10 +72,13 @@ enum spoke_column_type {
     SPOKE_COLUMN_ID,
     SPOKE_COLUMN_SPLIT,
     SPOKE_COLUMN_IGNORE,
+    SPOKE_COLUMN_IMAGE,
+    SPOKE_COLUMN_MASK,
+    SPOKE_COLUMN_TYPES
 };
 enum spoke_encode { SPOKE_ENCODE_ONE_HOT, SPOKE_ENCODE_INDEX };
 enum spoke_missing { SPOKE_MISSING_ERROR, SPOKE_MISSING_DROP };
-enum spoke_split_by { SPOKE_SPLIT_HASH, SPOKE_SPLIT_COLUMN };
+enum spoke_split_by { SPOKE_SPLIT_HASH, SPOKE_SPLIT_COLUMN, SPOKE_SPLIT_PART };
 
 struct spoke_column {
     char *name;
@@ -62,6 +91,7 @@ struct spoke_column {
     char **categories;  /* of a category, or of a target that is not positive_above */
     uint32_t categories_count;
     double *positive_above; /* target: class 1 where the value is greater, else class 0 */
+    bool value;             /* target: the number itself (regression) */
 };
 
 struct spoke_file_format {
@@ -73,12 +103,33 @@ struct spoke_file_format {
 struct spoke_split_rule {
     enum spoke_split_by by;
     char *key;
-    double *fraction; /* of rows, to test; in (0, 1) */
+    double *fraction;     /* of rows, to test; in (0, 1) */
+    double *val_fraction; /* of rows, to validation; NULL: none */
     uint32_t fold;
+    char *train, *val, *test; /* by part: what the names of each part's arrays begin with */
+};
+
+/* A few numbers of a list: [28, 28]. */
+struct spoke_reals {
+    double at[SPOKE_CHANNELS_MAX];
+    uint32_t count;
+};
+
+struct spoke_image {
+    uint32_t channels;       /* 0 in the file's absence: 1 */
+    struct spoke_reals size; /* whole numbers: H, W or D, H, W; or one length */
+    enum spoke_layout layout;
+    double *scale, *offset; /* NULL: 1 and 0 */
+    double *min, *max;      /* inclusive, after scale and offset; NULL: unbounded */
+    enum spoke_z_score z_score;
+    bool standardise;
+    struct spoke_reals mean, std; /* a channel each, or empty: of the training rows here */
 };
 
 struct spoke_schema {
     char *name;
+    enum spoke_kind kind;
+    struct spoke_image *image; /* NULL for a table */
     struct spoke_file_format *file;
     enum spoke_missing missing_rows;
     char *codebook;
@@ -95,12 +146,17 @@ enum tier_status spoke_schema_open(const char *path, struct spoke_schema **schem
                                    struct tier_err *err);
 void spoke_schema_free(struct spoke_schema *schema);
 
-/* Features a column becomes: 0 for id, split, target and ignore. */
+/* Features a column becomes: 0 for all but numbers and categories. */
 size_t spoke_column_features(const struct spoke_column *column);
+/* Of a table its columns'; of images channels x size. */
 size_t spoke_schema_features(const struct spoke_schema *schema);
-/* 2 for positive_above, else the number of the target's categories. */
+/* Pixels or voxels of one channel; 1 for a table. */
+size_t spoke_schema_spatial(const struct spoke_schema *schema);
+/* What is learnt: the column of type target or mask. */
+const struct spoke_column *spoke_schema_target(const struct spoke_schema *schema);
+/* 2 for positive_above, else the number of categories of the target or mask; 0 for a value. */
 size_t spoke_schema_classes(const struct spoke_schema *schema);
-/* "age", "cp=2". The name is cut at `size` - 1 bytes. */
+/* "age", "cp=2"; "element 17" of an image. The name is cut at `size` - 1 bytes. */
 void spoke_schema_feature_name(const struct spoke_schema *schema, size_t feature, char *name,
                                size_t size);
 /* The only column of that type, or NULL. */

@@ -11,6 +11,7 @@ enum field_kind {
     FIELD_TEXT,   /* char *, at most text_max bytes */
     FIELD_TEXTS,  /* char **, and its uint32_t count at count_at */
     FIELD_REAL,   /* double * */
+    FIELD_REALS,  /* struct spoke_reals */
     FIELD_FLAG,   /* bool */
     FIELD_FLAG_P, /* bool * */
     FIELD_UINT,   /* uint32_t */
@@ -98,6 +99,21 @@ static enum tier_status take_texts(const struct reader *r, const struct tier_yam
     return TIER_OK;
 }
 
+static enum tier_status take_reals(const struct reader *r, const struct tier_yaml_node *node,
+                                   struct spoke_reals *out, struct tier_err *err) {
+    if (node->kind != TIER_YAML_LIST || !node->child)
+        return wrong(r, node, "a list of numbers: [1, 2]", err);
+    for (const struct tier_yaml_node *item = node->child; item; item = item->next) {
+        if (out->count == SPOKE_CHANNELS_MAX)
+            return tier_fail(err, TIER_ECONFIG, "%s:%d: more than %u items", r->path, item->line,
+                             SPOKE_CHANNELS_MAX);
+        if (item->kind != TIER_YAML_TEXT || !take_real(item, &out->at[out->count]))
+            return wrong(r, node, "a list of numbers: [1, 2]", err);
+        out->count++;
+    }
+    return TIER_OK;
+}
+
 static enum tier_status take_choice(const struct reader *r, const struct tier_yaml_node *node,
                                     const struct field *f, int *out, struct tier_err *err) {
     char words[200], right[220];
@@ -130,6 +146,8 @@ static enum tier_status take_field(const struct reader *r, const struct tier_yam
         *(double **)at = need(malloc(sizeof real));
         **(double **)at = real;
         return TIER_OK;
+    case FIELD_REALS:
+        return take_reals(r, node, at, err);
     case FIELD_FLAG:
     case FIELD_FLAG_P:
         if (!take_bool(node, &flag))
@@ -184,11 +202,14 @@ static enum tier_status read_map(const struct reader *r, const struct tier_yaml_
 
 /* ---- the tables ---------------------------------------------------------------------------- */
 
-static const char *const column_types[] = {"number", "category", "target", "id",
-                                           "split",  "ignore",   NULL};
+static const char *const kinds[] = {"table", "npz", NULL};
+static const char *const layouts[] = {"first", "last", NULL};
+static const char *const z_scores[] = {"none", "all", "nonzero", NULL};
+static const char *const column_types[] = {"number", "category", "target", "id", "split",
+                                           "ignore", "image",    "mask",   NULL};
 static const char *const encodes[] = {"one_hot", "index", NULL};
 static const char *const missings[] = {"error", "drop", NULL};
-static const char *const split_bys[] = {"hash", "column", NULL};
+static const char *const split_bys[] = {"hash", "column", "part", NULL};
 
 #define AT(type, member) .at = offsetof(struct type, member)
 #define TEXTS(type)                                                                                \
@@ -207,6 +228,20 @@ static const struct field column_fields[] = {
     {"encode", FIELD_CHOICE, AT(spoke_column, encode), .choices = encodes},
     {"drop_first", FIELD_FLAG, AT(spoke_column, drop_first)},
     {"positive_above", FIELD_REAL, AT(spoke_column, positive_above)},
+    {"value", FIELD_FLAG, AT(spoke_column, value)},
+};
+static const struct field image_fields[] = {
+    {"channels", FIELD_UINT, AT(spoke_image, channels)},
+    {"size", FIELD_REALS, AT(spoke_image, size), .required = true},
+    {"layout", FIELD_CHOICE, AT(spoke_image, layout), .choices = layouts},
+    {"scale", FIELD_REAL, AT(spoke_image, scale)},
+    {"offset", FIELD_REAL, AT(spoke_image, offset)},
+    {"min", FIELD_REAL, AT(spoke_image, min)},
+    {"max", FIELD_REAL, AT(spoke_image, max)},
+    {"z_score", FIELD_CHOICE, AT(spoke_image, z_score), .choices = z_scores},
+    {"standardise", FIELD_FLAG, AT(spoke_image, standardise)},
+    {"mean", FIELD_REALS, AT(spoke_image, mean)},
+    {"std", FIELD_REALS, AT(spoke_image, std)},
 };
 static const struct field file_fields[] = {
     {"delimiter", FIELD_TEXT, AT(spoke_file_format, delimiter), .text_max = 3},
@@ -217,17 +252,23 @@ static const struct field split_fields[] = {
     {"by", FIELD_CHOICE, AT(spoke_split_rule, by), .choices = split_bys, .required = true},
     {"key", FIELD_TEXT, AT(spoke_split_rule, key), .text_max = SPOKE_TEXT_LEN_MAX},
     {"fraction", FIELD_REAL, AT(spoke_split_rule, fraction)},
+    {"val_fraction", FIELD_REAL, AT(spoke_split_rule, val_fraction)},
     {"fold", FIELD_UINT, AT(spoke_split_rule, fold)},
+    {"train", FIELD_TEXT, AT(spoke_split_rule, train), .text_max = 63},
+    {"val", FIELD_TEXT, AT(spoke_split_rule, val), .text_max = 63},
+    {"test", FIELD_TEXT, AT(spoke_split_rule, test), .text_max = 63},
 };
 
 /* The top level: the schema's own scalars, and the nodes of its parts. */
 struct top {
     struct spoke_schema schema;
-    const struct tier_yaml_node *file, *columns, *split;
+    const struct tier_yaml_node *file, *image, *columns, *split;
 };
 static const struct field schema_fields[] = {
     {"name", FIELD_TEXT, AT(top, schema.name), .text_max = 63},
+    {"kind", FIELD_CHOICE, AT(top, schema.kind), .choices = kinds},
     {"file", FIELD_NODE, AT(top, file)},
+    {"image", FIELD_NODE, AT(top, image)},
     {"missing_rows", FIELD_CHOICE, AT(top, schema.missing_rows), .choices = missings},
     {"codebook", FIELD_TEXT, AT(top, schema.codebook), .text_max = 1023},
     {"columns", FIELD_NODE, AT(top, columns), .required = true},
@@ -284,7 +325,8 @@ static enum tier_status fill_from_entry(const char *book_path, int line,
     for (uint32_t i = 0; i < s->columns_count; i++) {
         struct spoke_column *c = &s->columns[i];
         if (!c->name || !e->name || strcmp(c->name, e->name) != 0 ||
-            (c->type != SPOKE_COLUMN_CATEGORY && c->type != SPOKE_COLUMN_TARGET))
+            (c->type != SPOKE_COLUMN_CATEGORY && c->type != SPOKE_COLUMN_TARGET &&
+             c->type != SPOKE_COLUMN_MASK))
             continue;
         if (c->categories)
             return tier_fail(err, TIER_ECONFIG,
@@ -342,8 +384,14 @@ out:
 static enum tier_status read_parts(const char *path, const struct top *top, struct spoke_schema *s,
                                    struct tier_err *err) {
     const struct reader file = READER(path, "file", file_fields);
+    const struct reader image = READER(path, "image", image_fields);
     const struct reader split = READER(path, "split", split_fields);
 
+    if (top->image) {
+        s->image = need(calloc(1, sizeof *s->image));
+        TIER_TRY(read_map(&image, top->image, s->image, err));
+        s->image->channels += s->image->channels == 0;
+    }
     if (top->file) {
         s->file = need(calloc(1, sizeof *s->file));
         TIER_TRY(read_map(&file, top->file, s->file, err));
@@ -404,9 +452,20 @@ void spoke_schema_free(struct spoke_schema *s) {
     if (s->split) {
         free(s->split->key);
         free(s->split->fraction);
+        free(s->split->val_fraction);
+        free(s->split->train);
+        free(s->split->val);
+        free(s->split->test);
+    }
+    if (s->image) {
+        free(s->image->scale);
+        free(s->image->offset);
+        free(s->image->min);
+        free(s->image->max);
     }
     free(s->columns);
     free(s->file);
+    free(s->image);
     free(s->split);
     free(s->name);
     free(s->codebook);

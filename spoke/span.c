@@ -364,6 +364,27 @@ enum tier_status spoke_team_build(struct tier_hash *out, struct tier_err *err) {
     return TIER_OK;
 }
 
+/* The rows as training sees them, one after another where they are not held. */
+static void hash_rows(const struct spoke_data *data, size_t rows, struct tier_hasher *h) {
+    size_t features = spoke_data_features(data), target = spoke_data_target_size(data);
+    float *x = malloc(features * sizeof *x);
+    int32_t *labels = malloc((target ? target : 1) * sizeof *labels);
+    bool read = x && labels;
+
+    for (int32_t row = 0; read && (size_t)row < rows; row++) {
+        read = spoke_data_read(data, SPOKE_TRAIN, &row, 1, x, labels, NULL) == TIER_OK;
+        if (!read)
+            break;
+        tier_hasher_add(h, x, features * sizeof *x);
+        tier_hasher_add(h, labels, target * sizeof *labels);
+    }
+    /* What cannot be read here equals no other server's rows, which then says who it is. */
+    if (!read)
+        tier_hasher_add(h, "unread", 6);
+    free(labels);
+    free(x);
+}
+
 void spoke_team_data(const struct spoke_data *data, struct tier_hash *out) {
     size_t rows = spoke_data_rows(data, SPOKE_TRAIN), features = spoke_data_features(data);
     struct tier_hasher *h = tier_hasher_new();
@@ -372,9 +393,14 @@ void spoke_team_data(const struct spoke_data *data, struct tier_hash *out) {
     tier_put_u64(shape, rows);
     tier_put_u64(shape + 8, features);
     tier_hasher_add(h, shape, sizeof shape);
-    if (rows) {
+    if (rows && spoke_data_x(data, SPOKE_TRAIN) && spoke_data_labels(data, SPOKE_TRAIN)) {
         tier_hasher_add(h, spoke_data_x(data, SPOKE_TRAIN), rows * features * sizeof(float));
-        tier_hasher_add(h, spoke_data_labels(data, SPOKE_TRAIN), rows * sizeof(int32_t));
+        tier_hasher_add(h, spoke_data_labels(data, SPOKE_TRAIN),
+                        rows * spoke_data_target_size(data) * sizeof(int32_t));
+    } else {
+        hash_rows(data, rows, h);
+        if (spoke_data_values(data, SPOKE_TRAIN))
+            tier_hasher_add(h, spoke_data_values(data, SPOKE_TRAIN), rows * sizeof(float));
     }
     tier_hasher_finish(h, out);
     tier_hasher_free(h);

@@ -50,9 +50,10 @@ Test(spoke_schema, a_schema_is_read_with_its_features_in_order) {
 
 Test(spoke_schema, the_shipped_examples_are_read) {
     static const char *const paths[] = {"deploy/examples/heart-disease/schema.yaml",
-                                        "deploy/examples/breast-cancer/schema.yaml"};
-    static const size_t features[] = {13, 30};
-    for (int i = 0; i < 2; i++) {
+                                        "deploy/examples/breast-cancer/schema.yaml",
+                                        "deploy/examples/pneumonia/schema.yaml"};
+    static const size_t features[] = {13, 30, 784};
+    for (int i = 0; i < 3; i++) {
         struct spoke_schema *s = NULL;
         char path[2048];
         source_path(paths[i], path, sizeof path);
@@ -147,4 +148,36 @@ Test(spoke_schema, the_hash_covers_what_the_model_sees_and_nothing_else) {
     spoke_schema_free(s);
     cr_expect(tier_hash_equal(&a, &b));
     cr_expect(not(tier_hash_equal(&a, &c)));
+}
+
+Test(spoke_schema, what_is_wrong_with_a_contract_of_images_is_said) {
+#define IMAGES "columns:\n  - {name: i, type: image}\n"
+#define TARGET "  - {name: t, type: target, categories: [a, b]}\nsplit: {by: part}\n"
+    struct spoke_schema *s =
+        opened("kind: npz\nimage: {channels: 2, size: [4, 3]}\n" IMAGES TARGET);
+    cr_expect(eq(sz, spoke_schema_features(s), 24));
+    cr_expect(eq(sz, spoke_schema_spatial(s), 12));
+    spoke_schema_free(s);
+    refused("kind: npz\n" IMAGES TARGET, "needs image");
+    refused("image: {size: [4]}\n" IMAGES TARGET, "say which kind");
+    refused("kind: npz\nimage: {size: [4, 0]}\n" IMAGES TARGET, "whole numbers");
+    refused("kind: npz\nimage: {size: [4, 2.5]}\n" IMAGES TARGET, "whole numbers");
+    refused("kind: npz\nimage: {size: [1, 1, 1, 1]}\n" IMAGES TARGET, "whole numbers");
+    refused("kind: npz\nimage: {size: [65535, 65535]}\n" IMAGES TARGET, "2^27");
+    refused("kind: npz\nimage: {size: [4], channels: 65}\n" IMAGES TARGET, "64 channels");
+    refused("kind: npz\nimage: {size: [4], mean: [1]}\n" IMAGES TARGET, "go together");
+    refused("kind: npz\nimage: {size: [4], standardise: true, mean: [1], std: [0]}\n" IMAGES TARGET,
+            "above 0");
+    refused("kind: npz\nimage: {size: [4], standardise: true, z_score: all}\n" IMAGES TARGET,
+            "either standardise");
+    refused("kind: npz\nimage: {size: [4]}\ncolumns:\n" TARGET, "exactly one");
+    refused("kind: npz\nimage: {size: [4]}\n" IMAGES "  - {name: n, type: number}\n" TARGET,
+            "no columns of this type");
+    refused("kind: npz\nimage: {size: [4]}\n" IMAGES
+            "  - {name: m, type: mask}\nsplit: {by: part}\n",
+            "a mask needs its list");
+    refused(IMAGES TARGET, "no columns of this type");
+    refused("kind: npz\nimage: {size: [4]}\n" IMAGES
+            "  - {name: t, type: target, value: true, categories: [a, b]}\nsplit: {by: part}\n",
+            "either positive_above or categories");
 }

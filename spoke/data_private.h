@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Private to the data: what data.c and the sources behind it share. A source is a table of
+ * operations: it fills the parts when it is opened, with as much of each row as it likes to hold,
+ * and reads the rest of a row when it is asked for. Everything that all sources have in common, the
+ * split, scaling, standardisation, holding small sets, is data.c's.
+ *
+ * Threads: opening is one thread's; `read` and `where` are called by many at once.
+ */
+#ifndef CONSILIUM_SPOKE_DATA_PRIVATE_H
+#define CONSILIUM_SPOKE_DATA_PRIVATE_H
+
+#include "spoke/data.h"
+
+#define SPOKE_ID_BYTES_MAX 4096u
+#define SPOKE_WHERE_BYTES 1200u
+
+struct spoke_rows {
+    size_t rows, cap;
+    float *x;         /* [rows x features], where held */
+    int32_t *labels;  /* classes [rows]; masks [rows x spatial] where held */
+    float *values;    /* [rows], where the target is a value */
+    uint32_t *places; /* [rows]: of each row in its source; NULL: a table */
+    double *raw;      /* [rows x features]: a table's, only while loading */
+};
+
+struct spoke_loader;
+
+struct spoke_source {
+    /* Opens what lies at the loader's path, and adds its rows. */
+    enum tier_status (*open)(struct spoke_loader *l);
+    /*
+     * One row as it is stored: x float[features] in ONNX's order, mask int32[spatial]; either may
+     * be NULL. Classes in the mask are checked by the source. NULL: rows are held (a table).
+     */
+    enum tier_status (*read)(const struct spoke_data *data, enum spoke_part part, size_t row,
+                             float *x, int32_t *mask, struct tier_err *err);
+    /* "scans.npz: row 3 of 'images'", for a message about a row. */
+    void (*where)(const struct spoke_data *data, enum spoke_part part, size_t row, char *text,
+                  size_t size);
+    void (*close)(void *source);
+};
+
+extern const struct spoke_source spoke_source_table, spoke_source_npz;
+
+struct spoke_data {
+    struct spoke_schema *schema;
+    char *path;
+    size_t features, classes, spatial, stats_count, dropped;
+    enum spoke_target_kind target;
+    struct spoke_rows parts[SPOKE_PARTS];
+    double *mean, *std; /* [stats_count] */
+    const struct spoke_source *ops;
+    void *source;
+};
+
+struct spoke_loader {
+    struct spoke_data *data;
+    const struct spoke_schema *schema;
+    const char *path;
+    const struct spoke_data_options *options;
+    struct spoke_split_rule rule; /* the schema's, as the options change it */
+    struct tier_err *err;
+};
+
+/* The part that a split by hash gives an id of at most SPOKE_ID_BYTES_MAX bytes. */
+enum tier_status spoke_load_split(const struct spoke_loader *l, const char *id,
+                                  enum spoke_part *out);
+/*
+ * Adds a row to a part, and says which it is there. Its class or value is the caller's to set, as
+ * is its place.
+ */
+enum tier_status spoke_load_row(struct spoke_loader *l, enum spoke_part part, size_t *row_out);
+/* Decimal only: strtod's "nan", "inf" and hexadecimal are not data. */
+bool spoke_number_parse(const char *text, double *out);
+
+#endif

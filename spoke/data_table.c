@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The source that is a table: a CSV file, read once. Rows are gathered in double, because a mean
+ * must be taken off before a value is rounded to float (dates and identifiers of scanners are large
+ * numbers with small differences).
+ */
+#include "spoke/csv.h"
+#include "spoke/data_private.h"
+
+#include <float.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What reading the file needs besides the loader. */
+struct table {
+    struct spoke_loader *l;
+    const struct spoke_schema *schema;
+    struct spoke_csv *csv;
+    size_t *place; /* of each schema column among the cells */
+    double *row;   /* [features] */
+};
+
+/* What a row is to be learnt. */
+struct label {
+    int32_t class;
+    double value;
+};
+
+static enum tier_status row_fail(const struct table *t, const struct spoke_column *c,
+                                 const char *what) {
+    return tier_fail(t->l->err, TIER_EDATA, "%s:%" PRIu64 ": column '%s': %s", t->l->path,
+                     spoke_csv_line(t->csv), c->name, what);
+}
+
+/* ---- cells --------------------------------------------------------------------------------- */
+
+/* "1", "1.0" and "01" are one category where the list has one of them. */
+static int category_find(const struct spoke_column *c, const char *cell) {
+    double value, listed;
+
+    for (uint32_t i = 0; i < c->categories_count; i++)
+        if (strcmp(c->categories[i], cell) == 0)
+            return (int)i;
+    if (!spoke_number_parse(cell, &value))
+        return -1;
+    for (uint32_t i = 0; i < c->categories_count; i++)
+        if (spoke_number_parse(c->categories[i], &listed) && listed == value)
+            return (int)i;
+    return -1;
+}
+
+static bool is_missing(const struct spoke_schema *s, const char *cell) {
+    return !*cell || (s->file && s->file->missing && strcmp(cell, s->file->missing) == 0);
+}
+
+static enum tier_status read_number(const struct table *t, const struct spoke_column *c,
+                                    const char *cell, double *out) {
+    double v;
+    if (!spoke_number_parse(cell, &v) || fabs(v) > (double)FLT_MAX)
+        return row_fail(t, c,
+                        "this cell is not a finite number; correct it, or write the schema's "
+                        "missing marker");
+    if ((c->min && v < *c->min) || (c->max && v > *c->max))
+        return tier_fail(t->l->err, TIER_EDATA,
+                         "%s:%" PRIu64 ": column '%s': this cell is outside the range the schema "
+                         "gives, %g to %g",
+                         t->l->path, spoke_csv_line(t->csv), c->name, c->min ? *c->min : -INFINITY,
+                         c->max ? *c->max : INFINITY);
+    *out = v;
+    return TIER_OK;
+}
+
+static enum tier_status read_category(const struct table *t, const struct spoke_column *c,
+                                      const char *cell, int *index) {
+    *index = category_find(c, cell);
+    if (*index < 0)
+        return row_fail(t, c, "this cell is none of the categories the schema lists");
+    return TIER_OK;
+}
+
+/* Writes the column's features and returns how many there are through *at. */
+static enum tier_status read_feature(struct table *t, const struct spoke_column *c,
+                                     const char *cell, size_t *at) {
+    size_t n = spoke_column_features(c);
+    int index;
+
+    if (c->type == SPOKE_COLUMN_NUMBER) {
+        TIER_TRY(read_number(t, c, cell, &t->row[*at]));
+    } else {
+        TIER_TRY(read_category(t, c, cell, &index));
+        if (c->encode == SPOKE_ENCODE_INDEX)
+            t->row[*at] = index;
+        else
+            for (size_t i = 0; i < n; i++)
+                t->row[*at + i] = i + c->drop_first == (size_t)index ? 1.0 : 0.0;
+    }
+    *at += n;
+    return TIER_OK;
+}
+
+static enum tier_status read_target(const struct table *t, const struct spoke_column *c,
+                                    const char *cell, struct label *label) {
+    double v;
+    int index;
+
+    if (c->positive_above || c->value) {
+        TIER_TRY(read_number(t, c, cell, &v));
+        label->class = c->positive_above && v > *c->positive_above;
+        label->value = v;
+        return TIER_OK;
+    }
+    TIER_TRY(read_category(t, c, cell, &index));
+    label->class = index;
+    return TIER_OK;
+}
+
+/* ---- rows ---------------------------------------------------------------------------------- */
+
+static enum tier_status split_cell(const struct table *t, const struct spoke_column *c,
+                                   const char *cell, enum spoke_part *out) {
+    if (strcmp(cell, "train") == 0)
+        *out = SPOKE_TRAIN;
+    else if (strcmp(cell, "test") == 0)
+        *out = SPOKE_TEST;
+    else if (strcmp(cell, "val") == 0)
+        *out = SPOKE_VAL;
+    else
+        return row_fail(t, c, "this cell must hold train, val or test");
+    return TIER_OK;
+}
+
+static enum tier_status split_hash(const struct table *t, const struct spoke_column *c,
+                                   const char *id, enum spoke_part *out) {
+    if (strlen(id) > SPOKE_ID_BYTES_MAX)
+        return row_fail(t, c, "the id is too long to be one");
+    return spoke_load_split(t->l, id, out);
+}
+
+static bool column_used(const struct table *t, const struct spoke_column *c) {
+    switch (c->type) {
+    case SPOKE_COLUMN_ID:
+        return t->l->rule.by == SPOKE_SPLIT_HASH;
+    case SPOKE_COLUMN_SPLIT:
+        return t->l->rule.by == SPOKE_SPLIT_COLUMN;
+    case SPOKE_COLUMN_IGNORE:
+        return false;
+    default:
+        return true;
+    }
+}
+
+static enum tier_status keep_row(struct table *t, enum spoke_part which,
+                                 const struct label *label) {
+    struct spoke_data *d = t->l->data;
+    struct spoke_rows *p = &d->parts[which];
+    size_t row;
+
+    if (spoke_load_row(t->l, which, &row) != TIER_OK)
+        return tier_err_prefix(t->l->err, "%s:%" PRIu64, t->l->path, spoke_csv_line(t->csv));
+    memcpy(p->raw + row * d->features, t->row, d->features * sizeof *t->row);
+    if (d->target == SPOKE_TARGET_VALUE)
+        p->values[row] = (float)label->value;
+    else
+        p->labels[row] = label->class;
+    return TIER_OK;
+}
+
+static enum tier_status read_row(struct table *t, char *const *cells) {
+    const struct spoke_schema *s = t->schema;
+    enum spoke_part which = SPOKE_TRAIN;
+    struct label label = {0};
+    size_t at = 0;
+
+    for (uint32_t i = 0; i < s->columns_count; i++) {
+        const struct spoke_column *c = &s->columns[i];
+        if (!column_used(t, c) || !is_missing(s, cells[t->place[i]]))
+            continue;
+        if (s->missing_rows == SPOKE_MISSING_ERROR)
+            return row_fail(t, c,
+                            "the value is missing; complete it, or set missing_rows: drop in the "
+                            "schema");
+        t->l->data->dropped++;
+        return TIER_OK;
+    }
+    for (uint32_t i = 0; i < s->columns_count; i++) {
+        const struct spoke_column *c = &s->columns[i];
+        const char *cell = cells[t->place[i]];
+        if (!column_used(t, c))
+            continue;
+        if (c->type == SPOKE_COLUMN_TARGET)
+            TIER_TRY(read_target(t, c, cell, &label));
+        else if (c->type == SPOKE_COLUMN_ID)
+            TIER_TRY(split_hash(t, c, cell, &which));
+        else if (c->type == SPOKE_COLUMN_SPLIT)
+            TIER_TRY(split_cell(t, c, cell, &which));
+        else
+            TIER_TRY(read_feature(t, c, cell, &at));
+    }
+    return keep_row(t, which, &label);
+}
+
+/*
+ * Where each column stands. A header's cells are not quoted in messages: where the file has none,
+ * they are a patient's.
+ */
+static enum tier_status read_header(struct table *t, char *const *cells, size_t count) {
+    const struct spoke_schema *s = t->schema;
+
+    for (uint32_t i = 0; i < s->columns_count; i++) {
+        size_t found = SIZE_MAX;
+        for (size_t k = 0; k < count; k++) {
+            if (strcmp(cells[k], s->columns[i].name) != 0)
+                continue;
+            if (found != SIZE_MAX)
+                return row_fail(t, &s->columns[i], "the header has this column twice");
+            found = k;
+        }
+        if (found == SIZE_MAX)
+            return row_fail(t, &s->columns[i],
+                            "the header does not have it; correct the name there or in the schema, "
+                            "or say header: false where the file has no header");
+        t->place[i] = found;
+    }
+    if (count == s->columns_count)
+        return TIER_OK;
+    for (size_t k = 0; k < count; k++) {
+        bool known = false;
+        for (uint32_t i = 0; i < s->columns_count && !known; i++)
+            known = t->place[i] == k;
+        if (!known)
+            return tier_fail(t->l->err, TIER_EDATA,
+                             "%s:%" PRIu64 ": cell %zu of the header is no column of the schema: "
+                             "list it there, with type: ignore if it is not needed",
+                             t->l->path, spoke_csv_line(t->csv), k + 1);
+    }
+    return TIER_OK;
+}
+
+static enum tier_status read_table(struct table *t) {
+    const struct spoke_schema *s = t->schema;
+    bool header = !s->file || !s->file->header || *s->file->header;
+    char *const *cells;
+    size_t count;
+
+    for (uint32_t i = 0; i < s->columns_count; i++)
+        t->place[i] = i;
+    for (;;) {
+        TIER_TRY(spoke_csv_next(t->csv, &cells, &count, t->l->err));
+        if (count == 0)
+            return header ? tier_fail(t->l->err, TIER_EDATA,
+                                      "%s: the file is empty; a header with the schema's columns, "
+                                      "and a row for each patient, would be right",
+                                      t->l->path)
+                          : TIER_OK;
+        if (header) {
+            TIER_TRY(read_header(t, cells, count));
+            header = false;
+            continue;
+        }
+        if (count != s->columns_count)
+            return tier_fail(t->l->err, TIER_EDATA,
+                             "%s:%" PRIu64 ": %zu cells where the schema has %u columns",
+                             t->l->path, spoke_csv_line(t->csv), count, s->columns_count);
+        TIER_TRY(read_row(t, cells));
+    }
+}
+
+static enum tier_status open_table(struct spoke_loader *l) {
+    struct table t = {.l = l, .schema = l->schema};
+    enum tier_status st;
+
+    t.row = calloc(l->data->features, sizeof *t.row);
+    t.place = calloc(l->schema->columns_count, sizeof *t.place);
+    if (!t.row || !t.place) {
+        st = tier_fail(l->err, TIER_ENOMEM, "%s: no memory to read it", l->path);
+        goto out;
+    }
+    TIER_TRY_OUT(spoke_csv_open(l->path, spoke_schema_delimiter(l->schema), SPOKE_COLUMNS_MAX,
+                                &t.csv, l->err));
+    st = read_table(&t);
+out:
+    spoke_csv_close(t.csv);
+    free(t.row);
+    free(t.place);
+    return st;
+}
+
+const struct spoke_source spoke_source_table = {.open = open_table};
