@@ -96,6 +96,13 @@ enum tier_status spoke_load_row(struct spoke_loader *l, enum spoke_part part, si
     return TIER_OK;
 }
 
+enum tier_status spoke_load_refuse(struct spoke_loader *l, enum tier_status st) {
+    if (st != TIER_EDATA || !l->options->refused)
+        return st;
+    l->options->refused(l->options->refused_arg, l->err);
+    return TIER_OK;
+}
+
 /* ---- a row of images ----------------------------------------------------------------------- */
 
 static enum tier_status row_fail(const struct spoke_data *d, enum spoke_part part, size_t row,
@@ -276,7 +283,7 @@ static enum tier_status set_stats(struct spoke_loader *l) {
         for (size_t c = 0; m->standardise && c < d->stats_count; c++)
             TIER_TRY(take_stats(l, c, name, m->mean.count ? &m->mean.at[c] : NULL, &m->std.at[c],
                                 &local));
-        return local ? image_stats(l) : TIER_OK;
+        return local && !l->options->refused ? image_stats(l) : TIER_OK;
     }
     for (uint32_t i = 0; i < l->schema->columns_count; i++) {
         const struct spoke_column *c = &l->schema->columns[i];
@@ -324,7 +331,7 @@ static enum tier_status hold_images(struct spoke_loader *l) {
 
     for (int which = 0; which < SPOKE_PARTS; which++)
         all += d->parts[which].rows * row_bytes;
-    if (l->options->on_demand || all > SPOKE_HELD_BYTES_MAX)
+    if (l->options->on_demand || l->options->refused || all > SPOKE_HELD_BYTES_MAX)
         return TIER_OK;
     for (int which = 0; which < SPOKE_PARTS; which++) {
         struct spoke_rows *p = &d->parts[which];
@@ -388,6 +395,8 @@ static enum tier_status prepare(struct spoke_loader *l) {
     static const struct spoke_source *const sources[] = {
         [SPOKE_KIND_TABLE] = &spoke_source_table,
         [SPOKE_KIND_NPZ] = &spoke_source_npz,
+        [SPOKE_KIND_IMAGES] = &spoke_source_cases,
+        [SPOKE_KIND_NIFTI] = &spoke_source_cases,
     };
     const struct spoke_column *target = spoke_schema_target(l->schema);
     struct spoke_data *d = l->data;
@@ -412,13 +421,16 @@ enum tier_status spoke_data_open(const char *schema_path, const char *path,
                                  const struct spoke_data_options *options,
                                  struct spoke_data **data_out, struct tier_err *err) {
     static const struct spoke_data_options as_schema;
-    struct spoke_loader l = {.path = path, .err = err, .options = options ? options : &as_schema};
+    struct tier_err own = {0}; /* what is refused is told even where the caller does not ask */
+    struct spoke_loader l = {.path = path, .options = options ? options : &as_schema};
     struct spoke_data *d = calloc(1, sizeof *d);
     size_t rows = 0;
     enum tier_status st;
 
     if (!d)
         return tier_fail(err, TIER_ENOMEM, "%s: no memory to read it", path);
+    err = err ? err : &own;
+    l.err = err;
     l.data = d;
     TIER_TRY_OUT(spoke_schema_open(schema_path, &d->schema, err));
     l.schema = d->schema;

@@ -51,12 +51,20 @@ struct spoke_data_options {
     size_t stats_count;        /* spoke_data_stats_count, or 0 */
     const double *mean, *std;  /* double[stats_count] from outside; std >= 0 */
     bool on_demand;            /* hold no images, however few */
+    /*
+     * To look through data rather than train on them: rows that are not as the schema says are
+     * told here and left out, where they would stop the opening, images are not held, and
+     * statistics are not worked out of them.
+     */
+    void (*refused)(void *arg, const struct tier_err *err);
+    void *refused_arg;
 };
 
 struct spoke_data;
 
 /*
- * `path` is what the schema's kind says: a table, an .npz file or a folder of .npy files.
+ * `path` is what the schema's kind says: a table (of features, or of the files of images), an .npz
+ * file or a folder of .npy files.
  * TIER_ECONFIG for the schema, TIER_EDATA for the data ("heart.csv:12: column 'chol': ..."),
  * TIER_ELIMIT past a bound, TIER_ENOTFOUND or TIER_EIO for the files. `options` may be NULL.
  */

@@ -222,13 +222,14 @@ static enum tier_status add_rows(struct spoke_loader *l, const struct arrays *a,
         for (size_t i = 0; i < n; i++) {
             int32_t class = 0;
             if (!mask)
-                TIER_TRY_OUT(take_target(l, a, from + i, numbers[i], &class, &missing));
+                st = take_target(l, a, from + i, numbers[i], &class, &missing);
             if (missing) {
-                l->data->dropped++;
-                continue;
+                l->data->dropped += st == TIER_OK;
+            } else {
+                st = st ? st : part_of(l, a, from + i, ids + i * id_bytes, &part);
+                st = st ? st : add_row(l, part, from + i, class, numbers[i]);
             }
-            TIER_TRY_OUT(part_of(l, a, from + i, ids + i * id_bytes, &part));
-            TIER_TRY_OUT(add_row(l, part, from + i, class, numbers[i]));
+            TIER_TRY_OUT(spoke_load_refuse(l, st));
         }
     }
 out:

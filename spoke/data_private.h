@@ -41,7 +41,7 @@ struct spoke_source {
     void (*close)(void *source);
 };
 
-extern const struct spoke_source spoke_source_table, spoke_source_npz;
+extern const struct spoke_source spoke_source_table, spoke_source_npz, spoke_source_cases;
 
 struct spoke_data {
     struct spoke_schema *schema;
@@ -71,6 +71,19 @@ enum tier_status spoke_load_split(const struct spoke_loader *l, const char *id,
  * is its place.
  */
 enum tier_status spoke_load_row(struct spoke_loader *l, enum spoke_part part, size_t *row_out);
+/* Reads the table at the loader's path, row by row. */
+enum tier_status spoke_load_table(struct spoke_loader *l);
+/*
+ * A row of a table of files, just added: the paths of its images and mask in the order of the
+ * schema's columns, and the line it stands on. Checks that the files are there.
+ */
+enum tier_status spoke_load_case(struct spoke_loader *l, enum spoke_part part, size_t row,
+                                 uint64_t line, const char *const *files);
+/*
+ * A row that is not as the schema says, with the loader's err telling why: TIER_OK where the
+ * options want it reported and left out, else the error.
+ */
+enum tier_status spoke_load_refuse(struct spoke_loader *l, enum tier_status st);
 /* Decimal only: strtod's "nan", "inf" and hexadecimal are not data. */
 bool spoke_number_parse(const char *text, double *out);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The source that is a table: a CSV file, read once. Rows are gathered in double, because a mean
- * must be taken off before a value is rounded to float (dates and identifiers of scanners are large
- * numbers with small differences).
+ * Tables: the source that is one, and those of images whose files a table names. Rows of features
+ * are gathered in double, because a mean must be taken off before a value is rounded to float
+ * (dates and identifiers of scanners are large numbers with small differences).
  */
 #include "spoke/csv.h"
 #include "spoke/data_private.h"
@@ -18,8 +18,9 @@ struct table {
     struct spoke_loader *l;
     const struct spoke_schema *schema;
     struct spoke_csv *csv;
-    size_t *place; /* of each schema column among the cells */
-    double *row;   /* [features] */
+    size_t *place;                        /* of each schema column among the cells */
+    double *row;                          /* [features] of a table */
+    const char *files[SPOKE_COLUMNS_MAX]; /* of images and masks, in this row */
 };
 
 /* What a row is to be learnt. */
@@ -159,19 +160,25 @@ static enum tier_status keep_row(struct table *t, enum spoke_part which,
 
     if (spoke_load_row(t->l, which, &row) != TIER_OK)
         return tier_err_prefix(t->l->err, "%s:%" PRIu64, t->l->path, spoke_csv_line(t->csv));
-    memcpy(p->raw + row * d->features, t->row, d->features * sizeof *t->row);
+    if (t->schema->kind == SPOKE_KIND_TABLE)
+        memcpy(p->raw + row * d->features, t->row, d->features * sizeof *t->row);
     if (d->target == SPOKE_TARGET_VALUE)
         p->values[row] = (float)label->value;
-    else
+    else if (d->target == SPOKE_TARGET_CLASS)
         p->labels[row] = label->class;
-    return TIER_OK;
+    if (t->schema->kind == SPOKE_KIND_TABLE)
+        return TIER_OK;
+    enum tier_status st = spoke_load_case(t->l, which, row, spoke_csv_line(t->csv), t->files);
+    if (st != TIER_OK)
+        p->rows--;
+    return st;
 }
 
 static enum tier_status read_row(struct table *t, char *const *cells) {
     const struct spoke_schema *s = t->schema;
     enum spoke_part which = SPOKE_TRAIN;
     struct label label = {0};
-    size_t at = 0;
+    size_t at = 0, files = 0;
 
     for (uint32_t i = 0; i < s->columns_count; i++) {
         const struct spoke_column *c = &s->columns[i];
@@ -195,6 +202,8 @@ static enum tier_status read_row(struct table *t, char *const *cells) {
             TIER_TRY(split_hash(t, c, cell, &which));
         else if (c->type == SPOKE_COLUMN_SPLIT)
             TIER_TRY(split_cell(t, c, cell, &which));
+        else if (c->type == SPOKE_COLUMN_IMAGE || c->type == SPOKE_COLUMN_MASK)
+            t->files[files++] = cell;
         else
             TIER_TRY(read_feature(t, c, cell, &at));
     }
@@ -242,6 +251,7 @@ static enum tier_status read_table(struct table *t) {
     const struct spoke_schema *s = t->schema;
     bool header = !s->file || !s->file->header || *s->file->header;
     char *const *cells;
+    enum tier_status st;
     size_t count;
 
     for (uint32_t i = 0; i < s->columns_count; i++)
@@ -260,31 +270,41 @@ static enum tier_status read_table(struct table *t) {
             continue;
         }
         if (count != s->columns_count)
-            return tier_fail(t->l->err, TIER_EDATA,
-                             "%s:%" PRIu64 ": %zu cells where the schema has %u columns",
-                             t->l->path, spoke_csv_line(t->csv), count, s->columns_count);
-        TIER_TRY(read_row(t, cells));
+            st = tier_fail(t->l->err, TIER_EDATA,
+                           "%s:%" PRIu64 ": %zu cells where the schema has %u columns", t->l->path,
+                           spoke_csv_line(t->csv), count, s->columns_count);
+        else
+            st = read_row(t, cells);
+        TIER_TRY(spoke_load_refuse(t->l, st));
     }
 }
 
-static enum tier_status open_table(struct spoke_loader *l) {
-    struct table t = {.l = l, .schema = l->schema};
+enum tier_status spoke_load_table(struct spoke_loader *l) {
+    struct table *t = calloc(1, sizeof *t);
+    size_t features = l->schema->kind == SPOKE_KIND_TABLE ? l->data->features : 1;
     enum tier_status st;
 
-    t.row = calloc(l->data->features, sizeof *t.row);
-    t.place = calloc(l->schema->columns_count, sizeof *t.place);
-    if (!t.row || !t.place) {
+    if (t) {
+        t->l = l;
+        t->schema = l->schema;
+        t->row = calloc(features, sizeof *t->row);
+        t->place = calloc(l->schema->columns_count, sizeof *t->place);
+    }
+    if (!t || !t->row || !t->place) {
         st = tier_fail(l->err, TIER_ENOMEM, "%s: no memory to read it", l->path);
         goto out;
     }
     TIER_TRY_OUT(spoke_csv_open(l->path, spoke_schema_delimiter(l->schema), SPOKE_COLUMNS_MAX,
-                                &t.csv, l->err));
-    st = read_table(&t);
+                                &t->csv, l->err));
+    st = read_table(t);
 out:
-    spoke_csv_close(t.csv);
-    free(t.row);
-    free(t.place);
+    if (t) {
+        spoke_csv_close(t->csv);
+        free(t->row);
+        free(t->place);
+        free(t);
+    }
     return st;
 }
 
-const struct spoke_source spoke_source_table = {.open = open_table};
+const struct spoke_source spoke_source_table = {.open = spoke_load_table};

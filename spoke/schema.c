@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a schema means and may not say; reading the file itself is schema_read.c. */
+#include "spoke/nifti.h"
 #include "spoke/schema_read.h"
 
 #include <math.h>
@@ -114,9 +115,17 @@ static enum tier_status check_columns(const char *path, const struct spoke_schem
         return tier_fail(err, TIER_ECONFIG,
                          "%s: %zu columns are the target or a mask: exactly one must be", path,
                          count[SPOKE_COLUMN_TARGET] + count[SPOKE_COLUMN_MASK]);
-    if (s->kind != SPOKE_KIND_TABLE && count[SPOKE_COLUMN_IMAGE] != 1)
+    if (s->kind != SPOKE_KIND_TABLE && s->kind != SPOKE_KIND_NIFTI &&
+        count[SPOKE_COLUMN_IMAGE] != 1)
         return tier_fail(err, TIER_ECONFIG, "%s: %zu columns have the type image: exactly one must",
                          path, count[SPOKE_COLUMN_IMAGE]);
+    if (s->kind == SPOKE_KIND_NIFTI &&
+        (count[SPOKE_COLUMN_IMAGE] == 0 || s->image->channels % count[SPOKE_COLUMN_IMAGE] != 0))
+        return tier_fail(
+            err, TIER_ECONFIG,
+            "%s: %zu columns have the type image: image.channels must be a multiple of "
+            "their number, and at least one must be",
+            path, count[SPOKE_COLUMN_IMAGE]);
     if (count[SPOKE_COLUMN_ID] > 1 || count[SPOKE_COLUMN_SPLIT] > 1)
         return tier_fail(err, TIER_ECONFIG, "%s: two columns have the type %s: one may", path,
                          count[SPOKE_COLUMN_ID] > 1 ? "id" : "split");
@@ -142,6 +151,31 @@ static bool size_ok(const struct spoke_image *m) {
             return false;
     }
     return true;
+}
+
+/* Keys that belong to some kinds only. */
+static const char *kind_wrong(enum spoke_kind kind, const struct spoke_image *m) {
+    bool spacing = true;
+
+    for (uint32_t i = 0; i < m->spacing.count; i++)
+        spacing = spacing && m->spacing.at[i] > 1e-3 && m->spacing.at[i] < 1e3;
+    if (m->layout != SPOKE_LAYOUT_FIRST && kind != SPOKE_KIND_NPZ)
+        return "image: layout is for kind: npz";
+    if ((m->orientation || m->spacing.count) && kind != SPOKE_KIND_NIFTI)
+        return "image: orientation and spacing are for kind: nifti";
+    if (kind == SPOKE_KIND_IMAGES && (m->size.count != 2 || (m->channels != 1 && m->channels != 3)))
+        return "image: for kind: images size is [H, W], and channels 1 or 3";
+    if (kind == SPOKE_KIND_NIFTI && m->size.count < 2)
+        return "image: for kind: nifti size is [D, H, W], or [H, W] for single slices";
+    if (m->orientation && !spoke_orientation_valid(m->orientation))
+        return "image: orientation is three letters, one of RL, one of AP and one of SI: RAS";
+    if (m->spacing.count && (m->spacing.count != m->size.count || !spacing))
+        return "image: spacing is as many mm as size has sides, in its order";
+    if (m->percentiles.count &&
+        (m->percentiles.count != 2 || !(m->percentiles.at[0] >= 0.0) ||
+         !(m->percentiles.at[0] < m->percentiles.at[1]) || !(m->percentiles.at[1] <= 100.0)))
+        return "image: percentiles are two, from 0 to 100, the lower first: [0.5, 99.5]";
+    return NULL;
 }
 
 static bool stats_ok(const struct spoke_image *m) {
@@ -181,6 +215,8 @@ static enum tier_status check_image(const char *path, const struct spoke_schema 
             "image: mean and std go together, with standardise: true, a number for each channel";
     else if (!stats_ok(m))
         wrong = "image: mean must be finite, and std finite and above 0";
+    else
+        wrong = kind_wrong(s->kind, m);
     return wrong ? tier_fail(err, TIER_ECONFIG, "%s: %s", path, wrong) : TIER_OK;
 }
 
@@ -359,6 +395,11 @@ static void hash_image(struct tier_hasher *h, const struct spoke_schema *s) {
     hash_number(h, m->channels);
     for (uint32_t i = 0; i < m->size.count; i++)
         hash_optional(h, "side", &m->size.at[i]);
+    hash_text(h, m->orientation);
+    for (uint32_t i = 0; i < m->spacing.count; i++)
+        hash_optional(h, "spacing", &m->spacing.at[i]);
+    for (uint32_t i = 0; i < m->percentiles.count; i++)
+        hash_optional(h, "percentile", &m->percentiles.at[i]);
     hash_optional(h, "scale", m->scale);
     hash_optional(h, "offset", m->offset);
     hash_number(h, m->z_score);

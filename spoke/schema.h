@@ -41,6 +41,12 @@
  * the training rows here, or with the `mean` and `std` that all sites agree on) or made a z-score
  * within its image (`z_score: all`, or `nonzero`, where what is 0 is background and stays 0).
  *
+ * For `kind: images` (PNG, JPEG) and `kind: nifti` the data is a table again, a row a case: columns
+ * of type image, mask, target, id and split, the first two holding paths relative to the table.
+ * Images are resized to `size`. Volumes are turned to `orientation`, resampled to `spacing` (mm, in
+ * the order of `size`) and cropped or padded around their centre, in one interpolation; each
+ * channel may first be cut at two of its `percentiles`.
+ *
  * What is learnt is a target, a class (categories, positive_above) or a number (`value: true`), or
  * a column of type mask, which has one of its categories, by place, at each pixel or voxel.
  *
@@ -61,7 +67,7 @@
 #define SPOKE_SIDE_MAX 65535u               /* of an image, in pixels or voxels */
 #define SPOKE_IMAGE_ELEMENTS_MAX (1u << 27) /* channels x size: half a GB of float */
 
-enum spoke_kind { SPOKE_KIND_TABLE, SPOKE_KIND_NPZ };
+enum spoke_kind { SPOKE_KIND_TABLE, SPOKE_KIND_NPZ, SPOKE_KIND_IMAGES, SPOKE_KIND_NIFTI };
 enum spoke_layout { SPOKE_LAYOUT_FIRST, SPOKE_LAYOUT_LAST };
 enum spoke_z_score { SPOKE_Z_SCORE_NONE, SPOKE_Z_SCORE_ALL, SPOKE_Z_SCORE_NONZERO };
 
@@ -119,8 +125,11 @@ struct spoke_image {
     uint32_t channels;       /* 0 in the file's absence: 1 */
     struct spoke_reals size; /* whole numbers: H, W or D, H, W; or one length */
     enum spoke_layout layout;
-    double *scale, *offset; /* NULL: 1 and 0 */
-    double *min, *max;      /* inclusive, after scale and offset; NULL: unbounded */
+    char *orientation;              /* "RAS": towards where x, y and z go; NULL: as stored */
+    struct spoke_reals spacing;     /* mm, one a side, or empty: as stored */
+    struct spoke_reals percentiles; /* low and high, or empty */
+    double *scale, *offset;         /* NULL: 1 and 0 */
+    double *min, *max;              /* inclusive, after scale and offset; NULL: unbounded */
     enum spoke_z_score z_score;
     bool standardise;
     struct spoke_reals mean, std; /* a channel each, or empty: of the training rows here */

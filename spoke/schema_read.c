@@ -202,7 +202,7 @@ static enum tier_status read_map(const struct reader *r, const struct tier_yaml_
 
 /* ---- the tables ---------------------------------------------------------------------------- */
 
-static const char *const kinds[] = {"table", "npz", NULL};
+static const char *const kinds[] = {"table", "npz", "images", "nifti", NULL};
 static const char *const layouts[] = {"first", "last", NULL};
 static const char *const z_scores[] = {"none", "all", "nonzero", NULL};
 static const char *const column_types[] = {"number", "category", "target", "id", "split",
@@ -234,6 +234,9 @@ static const struct field image_fields[] = {
     {"channels", FIELD_UINT, AT(spoke_image, channels)},
     {"size", FIELD_REALS, AT(spoke_image, size), .required = true},
     {"layout", FIELD_CHOICE, AT(spoke_image, layout), .choices = layouts},
+    {"orientation", FIELD_TEXT, AT(spoke_image, orientation), .text_max = 3},
+    {"spacing", FIELD_REALS, AT(spoke_image, spacing)},
+    {"percentiles", FIELD_REALS, AT(spoke_image, percentiles)},
     {"scale", FIELD_REAL, AT(spoke_image, scale)},
     {"offset", FIELD_REAL, AT(spoke_image, offset)},
     {"min", FIELD_REAL, AT(spoke_image, min)},
@@ -458,6 +461,7 @@ void spoke_schema_free(struct spoke_schema *s) {
         free(s->split->test);
     }
     if (s->image) {
+        free(s->image->orientation);
         free(s->image->scale);
         free(s->image->offset);
         free(s->image->min);

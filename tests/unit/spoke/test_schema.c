@@ -49,11 +49,11 @@ Test(spoke_schema, a_schema_is_read_with_its_features_in_order) {
 }
 
 Test(spoke_schema, the_shipped_examples_are_read) {
-    static const char *const paths[] = {"deploy/examples/heart-disease/schema.yaml",
-                                        "deploy/examples/breast-cancer/schema.yaml",
-                                        "deploy/examples/pneumonia/schema.yaml"};
-    static const size_t features[] = {13, 30, 784};
-    for (int i = 0; i < 3; i++) {
+    static const char *const paths[] = {
+        "deploy/examples/heart-disease/schema.yaml", "deploy/examples/breast-cancer/schema.yaml",
+        "deploy/examples/pneumonia/schema.yaml", "deploy/examples/hippocampus/schema.yaml"};
+    static const size_t features[] = {13, 30, 784, 48 * 64 * 48};
+    for (int i = 0; i < 4; i++) {
         struct spoke_schema *s = NULL;
         char path[2048];
         source_path(paths[i], path, sizeof path);
@@ -177,6 +177,14 @@ Test(spoke_schema, what_is_wrong_with_a_contract_of_images_is_said) {
             "  - {name: m, type: mask}\nsplit: {by: part}\n",
             "a mask needs its list");
     refused(IMAGES TARGET, "no columns of this type");
+    refused("kind: npz\nimage: {size: [4], spacing: [1]}\n" IMAGES TARGET, "for kind: nifti");
+    refused("kind: images\nimage: {size: [4, 4], channels: 2}\n" IMAGES TARGET, "1 or 3");
+    refused("kind: nifti\nimage: {size: [4, 4, 4], spacing: [1, 1]}\n" IMAGES TARGET,
+            "in its order");
+    refused("kind: nifti\nimage: {size: [4, 4, 4], orientation: RLS}\n" IMAGES TARGET, "one of RL");
+    refused("kind: nifti\nimage: {size: [4, 4, 4], percentiles: [9, 1]}\n" IMAGES TARGET,
+            "the lower first");
+    refused("kind: nifti\nimage: {size: [4, 4, 4]}\n" IMAGES TARGET, "is for kind: npz");
     refused("kind: npz\nimage: {size: [4]}\n" IMAGES
             "  - {name: t, type: target, value: true, categories: [a, b]}\nsplit: {by: part}\n",
             "either positive_above or categories");
