@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "spoke/check.h"
 #include "spoke/member.h"
 #include "spoke/spoke.h"
 #include "tier/log.h"
@@ -39,6 +40,8 @@ int main(int argc, char **argv) {
 
     if (argc > 1 && strcmp(argv[1], "member") == 0)
         return run_member(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "check-data") == 0)
+        return spoke_check_main(argc - 1, argv + 1, stdout, stderr);
     if (!tier_node_begin(TIER_CONFIG_SPOKE, "consilium-spoke", argc, argv, &config, &code))
         return code;
     tier_node_catch_signals();

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A reason is a message without the place it was found at: the messages of this house hold no
+ * values, so equal faults have equal texts, and need no list of their own here.
+ */
+#include "spoke/check.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const part_names[SPOKE_PARTS] = {"train", "test", "val"};
+static const enum spoke_part part_order[SPOKE_PARTS] = {SPOKE_TRAIN, SPOKE_VAL, SPOKE_TEST};
+
+/* ---- refusals ------------------------------------------------------------------------------ */
+
+/* "PATH:12: what" and "PATH: array 'x': row 3: what" to what a hundred others share. */
+static void reason_of(const char *path, const char *text, char *out, size_t size) {
+    size_t n = strlen(path);
+
+    if (strncmp(text, path, n) == 0 && text[n] == ':') {
+        text += n + 1;
+        text += strspn(text, "0123456789");
+        text += strspn(text, ": ");
+    }
+    const char *row = strstr(text, ": row ");
+    size_t kept = row ? (size_t)(row - text) : strlen(text);
+    const char *rest = row ? row + 6 + strspn(row + 6, "0123456789") : "";
+    snprintf(out, size, "%.*s%s", (int)kept, text, rest);
+}
+
+struct watch {
+    struct spoke_check *check;
+    const char *path;
+};
+
+static void count_refusal(void *arg, const struct tier_err *err) {
+    struct watch *w = arg;
+    struct spoke_check *c = w->check;
+    char text[sizeof c->reasons[0].text];
+    size_t i = 0;
+
+    if (c->lines)
+        fprintf(c->lines, "%s\n", err->text);
+    c->refused++;
+    reason_of(w->path, err->text, text, sizeof text);
+    while (i < c->reasons_count && strcmp(c->reasons[i].text, text) != 0)
+        i++;
+    if (i == SPOKE_CHECK_REASONS_MAX) {
+        i--;
+        snprintf(c->reasons[i].text, sizeof c->reasons[i].text, "other reasons");
+    } else if (i == c->reasons_count) {
+        c->reasons_count++;
+        snprintf(c->reasons[i].text, sizeof c->reasons[i].text, "%s", text);
+    }
+    c->reasons[i].rows++;
+}
+
+/* ---- rows ---------------------------------------------------------------------------------- */
+
+static enum tier_status look_through(struct spoke_check *c, struct watch *w, enum spoke_part part,
+                                     float *x, int32_t *labels, struct tier_err *err) {
+    size_t target = spoke_data_target_size(c->data), rows = spoke_data_rows(c->data, part);
+
+    for (int32_t row = 0; (size_t)row < rows; row++) {
+        enum tier_status st = spoke_data_read(c->data, part, &row, 1, x, labels, err);
+        if (st == TIER_EDATA || st == TIER_ELIMIT) {
+            count_refusal(w, err);
+            continue;
+        }
+        TIER_TRY(st);
+        c->rows[part]++;
+        for (size_t i = 0; i < target; i++)
+            c->classes[(size_t)labels[i] * SPOKE_PARTS + part]++;
+    }
+    return TIER_OK;
+}
+
+enum tier_status spoke_check_data(const char *schema_path, const char *path, struct spoke_check *c,
+                                  struct tier_err *err) {
+    struct watch w = {.check = c, .path = path};
+    struct spoke_data_options o = {.refused = count_refusal, .refused_arg = &w};
+    float *x = NULL;
+    int32_t *labels = NULL;
+    enum tier_status st;
+
+    TIER_TRY(spoke_data_open(schema_path, path, &o, &c->data, err));
+    c->left_out = spoke_data_dropped(c->data);
+    size_t classes = spoke_data_classes(c->data), target = spoke_data_target_size(c->data);
+    x = malloc(spoke_data_features(c->data) * sizeof *x);
+    labels = malloc((target ? target : 1) * sizeof *labels);
+    c->classes = calloc((classes ? classes : 1) * SPOKE_PARTS, sizeof *c->classes);
+    if (!x || !labels || !c->classes) {
+        st = tier_fail(err, TIER_ENOMEM, "%s: no memory for a row", path);
+        goto out;
+    }
+    for (int part = 0; part < SPOKE_PARTS; part++)
+        TIER_TRY_OUT(look_through(c, &w, (enum spoke_part)part, x, labels, err));
+    st = TIER_OK;
+out:
+    free(labels);
+    free(x);
+    return st;
+}
+
+void spoke_check_release(struct spoke_check *c) {
+    spoke_data_free(c->data);
+    free(c->classes);
+    *c = (struct spoke_check){0};
+}
+
+/* ---- what is printed ----------------------------------------------------------------------- */
+
+static const char *class_name(const struct spoke_data *d, size_t class) {
+    const struct spoke_column *c = spoke_schema_target(spoke_data_schema(d));
+    static const char *const sides[] = {"not above", "above"};
+    return c->positive_above ? sides[class] : c->categories[class];
+}
+
+static const char *kind_name(const struct spoke_data *d) {
+    static const char *const names[] = {"table", "npz", "images", "nifti"};
+    return names[spoke_data_schema(d)->kind];
+}
+
+static void print_text(const struct spoke_check *c, FILE *out) {
+    const struct spoke_data *d = c->data;
+    struct tier_hash hash;
+    char hex[TIER_HASH_HEX];
+
+    if (d) {
+        const struct spoke_schema *s = spoke_data_schema(d);
+        struct spoke_shape shape = spoke_data_shape(d);
+        spoke_schema_hash(s, &hash);
+        fprintf(out, "contract %s, %.12s, %s of %zu", s->name ? s->name : "without a name",
+                tier_hash_hex(&hash, hex), kind_name(d), shape.channels);
+        for (size_t i = 0; i < shape.axes; i++)
+            fprintf(out, " x %zu", shape.side[i]);
+        fprintf(out, "\n\n%-32s %12s %12s %12s\n", "", "train", "val", "test");
+        fprintf(out, "%-32s", "rows");
+        for (int i = 0; i < SPOKE_PARTS; i++)
+            fprintf(out, " %12" PRIu64, c->rows[part_order[i]]);
+        fputc('\n', out);
+        for (size_t k = 0; k < spoke_data_classes(d); k++) {
+            fprintf(out, "  %-30.30s", class_name(d, k));
+            for (int i = 0; i < SPOKE_PARTS; i++)
+                fprintf(out, " %12" PRIu64, c->classes[k * SPOKE_PARTS + part_order[i]]);
+            fputc('\n', out);
+        }
+        if (spoke_data_target(d) == SPOKE_TARGET_MASK)
+            fputs("(classes in pixels or voxels)\n", out);
+        fputc('\n', out);
+    }
+    fprintf(out, "left out, a value missing: %" PRIu64 "\n", c->left_out);
+    fprintf(out, "refused: %" PRIu64 "\n", c->refused);
+    for (size_t i = 0; i < c->reasons_count; i++)
+        fprintf(out, "%8" PRIu64 "  %s\n", c->reasons[i].rows, c->reasons[i].text);
+}
+
+static json_t *by_part(const uint64_t *counts) {
+    json_t *o = json_object();
+    for (int i = 0; i < SPOKE_PARTS; i++)
+        json_object_set_new(o, part_names[part_order[i]],
+                            json_integer((json_int_t)counts[part_order[i]]));
+    return o;
+}
+
+static void print_json(const struct spoke_check *c, FILE *out) {
+    const struct spoke_data *d = c->data;
+    json_t *o = json_object(), *classes = json_array(), *reasons = json_array();
+    struct tier_hash hash;
+    char hex[TIER_HASH_HEX];
+
+    if (d) {
+        const struct spoke_schema *s = spoke_data_schema(d);
+        struct spoke_shape shape = spoke_data_shape(d);
+        json_t *sides = json_array();
+        spoke_schema_hash(s, &hash);
+        json_array_append_new(sides, json_integer((json_int_t)shape.channels));
+        for (size_t i = 0; i < shape.axes; i++)
+            json_array_append_new(sides, json_integer((json_int_t)shape.side[i]));
+        json_object_set_new(o, "contract", s->name ? json_string(s->name) : json_null());
+        json_object_set_new(o, "schema_sha256", json_string(tier_hash_hex(&hash, hex)));
+        json_object_set_new(o, "kind", json_string(kind_name(d)));
+        json_object_set_new(o, "shape", sides);
+        json_object_set_new(o, "rows", by_part(c->rows));
+        for (size_t k = 0; k < spoke_data_classes(d); k++)
+            json_array_append_new(classes, json_pack("{s:s,s:o}", "name", class_name(d, k), "count",
+                                                     by_part(c->classes + k * SPOKE_PARTS)));
+    }
+    for (size_t i = 0; i < c->reasons_count; i++)
+        json_array_append_new(reasons, json_pack("{s:s,s:I}", "reason", c->reasons[i].text, "rows",
+                                                 (json_int_t)c->reasons[i].rows));
+    json_object_set_new(o, "classes", classes);
+    json_object_set_new(o, "left_out", json_integer((json_int_t)c->left_out));
+    json_object_set_new(o, "refused", json_integer((json_int_t)c->refused));
+    json_object_set_new(o, "reasons", reasons);
+    json_dumpf(o, out, JSON_COMPACT);
+    fputc('\n', out);
+    json_decref(o);
+}
+
+/* ---- the command --------------------------------------------------------------------------- */
+
+static const char usage[] =
+    "Usage: consilium-spoke check-data [--json] [--lines] SCHEMA DATA\n\n"
+    "Reads all of a hospital's data under its schema and prints counts alone: rows and classes by\n"
+    "part, and refused rows by reason. DATA is what the schema's kind says: a table, a table that\n"
+    "names images, an .npz file or a folder of .npy files. With --lines each refusal is told on\n"
+    "stderr with its file, line and column. Exits with 1 where a row was refused. Nothing leaves\n"
+    "this machine, and no network is used.\n";
+
+int spoke_check_main(int argc, char **argv, FILE *out, FILE *errors) {
+    static const struct option longs[] = {{"json", no_argument, NULL, 'j'},
+                                          {"lines", no_argument, NULL, 'l'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
+    struct spoke_check *c = NULL;
+    struct tier_err err = {0};
+    bool json = false, lines = false;
+    int option;
+
+    optind = 1;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, "", longs, NULL)) != -1) {
+        json = json || option == 'j';
+        lines = lines || option == 'l';
+        if (option == 'h' || option == '?') {
+            fputs(usage, option == 'h' ? out : errors);
+            return option == 'h' ? 0 : 2;
+        }
+    }
+    if (argc - optind != 2) {
+        fputs(usage, errors);
+        return 2;
+    }
+    c = calloc(1, sizeof *c);
+    if (!c) {
+        fputs("consilium-spoke: no memory\n", errors);
+        return 1;
+    }
+    c->lines = lines ? errors : NULL;
+    enum tier_status st = spoke_check_data(argv[optind], argv[optind + 1], c, &err);
+    if (st != TIER_OK)
+        fprintf(errors, "consilium-spoke: %s\n", err.text);
+    if (st == TIER_OK || c->refused)
+        (json ? print_json : print_text)(c, out);
+    bool failed = st != TIER_OK || c->refused > 0;
+    spoke_check_release(c);
+    free(c);
+    return failed;
+}
