@@ -168,7 +168,7 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
         refuse(run, child, h->round, id, "that round is not open here");
     } else if (!base || !tier_hash_equal(&h->base_model, base)) {
         refuse(run, child, h->round, id, "it was made from another base model than this round's");
-    } else if (tier_task_encoding_check(&run->plan, h->encoding, &err) != TIER_OK ||
+    } else if (tier_task_encoding_check(&run->plan, h->encoding, h->zipped, &err) != TIER_OK ||
                tier_update_header_check(h, run->manifest, &err) != TIER_OK ||
                tier_task_metrics_check(h->metrics, &err) != TIER_OK ||
                tier_nova_check(&run->plan, h, &err) != TIER_OK ||

@@ -133,7 +133,10 @@ static void print_checked(const struct loaded *l) {
     printf("  merges    at the top: %s%s, at hubs: %s%s\n", mixing(&l->plan.top.merge),
            tier_plan_rule_text(&l->plan.top.merge), mixing(&l->plan.hub.merge),
            tier_plan_rule_text(&l->plan.hub.merge));
-    printf("  updates   %s%s\n", tier_encoding_text(tier_task_encoding(&l->plan)),
+    printf("  updates   %s%s%s\n", tier_encoding_text(tier_task_encoding(&l->plan)),
+           l->plan.codec.entropy == TIER_PLAN_ENTROPY_ZSTD
+               ? ", in zstd frames where that is shorter"
+               : "",
            l->plan.codec.error_feedback ? ", what is dropped added to the next round's" : "");
     struct tier_delta_form down;
     if (tier_task_down(&l->plan, 1, &down))

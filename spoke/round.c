@@ -316,6 +316,7 @@ static enum tier_status seal(struct spoke_run *run, const struct tier_update_hea
                              float *delta, struct tier_hash *id_out, struct tier_err *err) {
     const struct tier_home *home = &run->spoke->home;
     struct tier_seal_as as = {.encoding = tier_task_encoding(&run->plan),
+                              .zip = run->plan.codec.entropy == TIER_PLAN_ENTROPY_ZSTD,
                               .share = run->plan.codec.share};
     bool feedback = delta && run->plan.codec.error_feedback;
     size_t n = run->manifest->elements;

@@ -7,9 +7,9 @@
  * already and finishes first, so the error that is kept is always the same one of the lowest
  * segment.
  *
- * Memory: a worker has one input's segment (raw) or a block of several, the sums of the segment and
- * the packed result, whatever the fan-in; an input has a table entry; the output's directory has 4
- * bytes a segment.
+ * Memory: a worker has one input's segment (raw, and as a zstd frame) or a block of several, the
+ * sums of the segment and the packed result, whatever the fan-in; an input has a table entry; the
+ * output's directory has 4 bytes a segment.
  */
 #include "tier/fold.h"
 
@@ -18,6 +18,7 @@
 #include "tier/fold_header.h"
 #include "tier/log.h"
 #include "tier/segment.h"
+#include "tier/zip.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -58,6 +59,7 @@ struct fold_worker {
     pthread_t thread;
     tier_fold_add_fn add;
     void *adder;
+    struct tier_unzip unzip;
     uint8_t *scratch, *packed;
     int64_t *hi, *lo;
     struct tier_extent *extents;
@@ -65,6 +67,7 @@ struct fold_worker {
 
 static size_t worker_bytes(const struct tier_manifest *m, size_t count) {
     return tier_segment_scratch_bytes(m) + tier_segment_bytes_max(m) +
+           tier_unzip_memory(tier_segment_plain_max(m)) +
            sizeof(int64_t) * (tier_segment_elements_max(m) + tier_segment_wide_max(m)) +
            count * sizeof(struct tier_extent) + sizeof(struct fold_worker) + STACK_BYTES;
 }
@@ -127,6 +130,7 @@ static enum tier_status add_segment(struct fold_worker *w, uint64_t segment, siz
                                   .extents = w->extents,
                                   .count = job->count,
                                   .scratch = w->scratch,
+                                  .unzip = &w->unzip,
                                   .hi = w->hi,
                                   .lo = w->lo};
 
@@ -183,6 +187,7 @@ static void *work(void *arg) {
 /* ---- workers -------------------------------------------------------------------------------- */
 
 static void worker_release(struct fold_worker *w) {
+    tier_unzip_release(&w->unzip);
     free(w->scratch);
     free(w->packed);
     free(w->hi);

@@ -19,8 +19,9 @@ struct tier_fold_part {
     const uint32_t *multipliers;       /* of each */
     const struct tier_extent *extents; /* of each */
     size_t count;
-    uint8_t *scratch; /* tier_segment_scratch_bytes */
-    int64_t *hi, *lo; /* [n], [wide]: what is in them is overwritten */
+    uint8_t *scratch;         /* tier_segment_scratch_bytes */
+    struct tier_unzip *unzip; /* the worker's */
+    int64_t *hi, *lo;         /* [n], [wide]: what is in them is overwritten */
 };
 
 /*

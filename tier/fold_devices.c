@@ -170,8 +170,8 @@ static enum outcome outcome_of(enum kern_status st) {
 static bool decode(const struct tier_fold_part *p, size_t i, float *x) {
     struct tier_decoder decoder;
 
-    if (tier_decoder_begin(&decoder, p->updates[i], p->manifest, p->segment, p->extents[i], NULL) !=
-        TIER_OK)
+    if (tier_decoder_begin(&decoder, p->updates[i], p->manifest, p->segment, p->extents[i],
+                           p->unzip, NULL) != TIER_OK)
         return false;
     for (size_t at = 0; at < p->n; at += TIER_FOLD_BLOCK) {
         size_t m = p->n - at < TIER_FOLD_BLOCK ? p->n - at : TIER_FOLD_BLOCK;
@@ -257,7 +257,8 @@ static enum outcome add_all(struct tier_fold_devices *d, const struct tier_fold_
     for (size_t i = 0; i < p->count; i++) {
         if (tier_spool_update_header(p->updates[i])->encoding == TIER_ENC_SUM) {
             if (tier_segment_add(p->updates[i], p->multipliers[i], p->manifest, p->segment,
-                                 p->extents[i], p->scratch, p->hi, p->lo, NULL) != TIER_OK)
+                                 p->extents[i], p->unzip, p->scratch, p->hi, p->lo,
+                                 NULL) != TIER_OK)
                 return DOUBTED;
             continue;
         }

@@ -54,12 +54,15 @@ enum tier_plan_down {
     TIER_PLAN_DOWN_Q4
 };
 
+enum tier_plan_entropy { TIER_PLAN_ENTROPY_NONE, TIER_PLAN_ENTROPY_ZSTD };
+
 /* The form in which a spoke's deltas travel, and models down. All zero is float32, as they are. */
 struct tier_plan_codec {
     int name;            /* enum tier_plan_codec_name */
     bool error_feedback; /* what is dropped goes into the next round's deltas */
     double share;        /* top_k: of the elements, above 0 and at most 1; 0 for the others */
     int down;            /* enum tier_plan_down */
+    int entropy;         /* enum tier_plan_entropy: of what spokes send */
 };
 
 /* The optimiser at the top. What the kind does not have is NAN. */

@@ -34,6 +34,7 @@ static const char *const mix_choices[] = {"none", "nearest", NULL};
 static const char *const down_choices[] = {"f32", "bf16", "q8", "q4", NULL};
 static const char *const codec_choices[] = {"f32", "f16",   "bf16",    "q8",
                                             "q4",  "top_k", "one_bit", NULL};
+static const char *const entropy_choices[] = {"none", "zstd", NULL};
 static const char *const server_choices[] = {"none", "momentum", "adam", "yogi", "adagrad", NULL};
 
 /*
@@ -114,6 +115,8 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "for top_k: of the elements that are sent; 0.01 where it is left out"},                       \
     {"codec.down", TIER_KEYS_CHOICE, FIELD(plan.codec.down), "f32", 0, 0, down_choices,            \
      "the form in which a model's difference to the one before travels down; f32: whole models"},  \
+    {"codec.entropy", TIER_KEYS_CHOICE, FIELD(plan.codec.entropy), "none", 0, 0, entropy_choices,  \
+     "zstd: what spokes send is compressed without loss; for slow lines and the mean"},            \
     {"rounds", TIER_KEYS_INT, FIELD(plan.rounds), NULL, 1, TIER_ROUNDS_MAX, NULL,                  \
      "rounds at most"},                                                                            \
     {"evaluate.every", TIER_KEYS_INT, FIELD(plan.evaluate_every), "1", 0, TIER_ROUNDS_MAX, NULL,   \
@@ -390,12 +393,29 @@ static void check_exact(const struct tier_plan_checker *c) {
     check_list(c, &p->keep, "keep");
 }
 
+/* Rules other than the mean read blocks of all updates side by side, and would hold a segment of
+ * each in memory. */
+static void check_entropy(const struct tier_plan_checker *c) {
+    const struct tier_plan *p = c->plan;
+
+    if (p->codec.entropy <= TIER_PLAN_ENTROPY_NONE)
+        return;
+    if (p->codec.name == TIER_PLAN_ONE_BIT)
+        complain(c, "codec.entropy",
+                 "must be none for one_bit: its bits are as good as random, and nothing is gained");
+    if (tier_plan_needs_updates(&p->top.merge) || tier_plan_needs_updates(&p->hub.merge))
+        complain(c, "codec.entropy",
+                 "must be none where a tier merges by another rule than the mean: it reads all "
+                 "updates side by side, and would hold a part of each in memory");
+}
+
 static void check_codec(const struct tier_plan_checker *c) {
     const struct tier_plan_codec *codec = &c->plan->codec;
 
     if (codec->down > TIER_PLAN_DOWN_F32 && c->plan->wide.count > 0)
         complain(c, "codec.down",
                  "must be f32 where exact.wide lists tensors: they travel at full precision");
+    check_entropy(c);
     if (codec->name < 0)
         return;
     if (codec->name == TIER_PLAN_F32 && codec->error_feedback)

@@ -180,8 +180,8 @@ static enum tier_status run(struct pass *w, struct tier_err *err) {
         w->next = w->base + tier_segment_elements_max(p->manifest);
         memset(w->hi, 0, sums * sizeof *w->hi);
         TIER_TRY(tier_segment_cursor_next(&cursor, &extent, err));
-        TIER_TRY(
-            tier_segment_add(p->sum, 1, p->manifest, i, extent, w->scratch, w->hi, w->lo, err));
+        TIER_TRY(tier_segment_add(p->sum, 1, p->manifest, i, extent, NULL, w->scratch, w->hi, w->lo,
+                                  err));
         TIER_TRY(tier_model_read(p->base, i * TIER_SEGMENT_ELEMENTS, n, w->base, err));
         TIER_TRY(step(w, i, n, err));
         if (w->down)

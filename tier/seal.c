@@ -12,6 +12,7 @@
 #include "tier/segment.h"
 #include "tier/spool.h"
 #include "tier/topk.h"
+#include "tier/zip.h"
 
 #include <assert.h>
 #include <float.h>
@@ -32,12 +33,13 @@ struct tier_sealer {
     float *piece; /* elements that wait for a whole piece */
     size_t waiting, room;
     uint8_t *encoded;
-    uint8_t *directory; /* TOPK */
+    uint8_t *directory;   /* TOPK, and what is zipped */
+    struct tier_zip *zip; /* NULL: it is not */
 };
 
-/* What one piece of that encoding holds: whole blocks, or for TOPK a segment. */
-static size_t room_of(enum tier_encoding encoding, const struct tier_manifest *manifest) {
-    return encoding == TIER_ENC_TOPK ? tier_segment_elements_max(manifest) : PIECE;
+/* What one piece holds: whole blocks, or for TOPK and what is zipped a segment. */
+static size_t room_of(const struct tier_seal_as *as, const struct tier_manifest *manifest) {
+    return as->encoding == TIER_ENC_TOPK || as->zip ? tier_segment_elements_max(manifest) : PIECE;
 }
 
 static enum tier_status as_checked(const struct tier_seal_as *as,
@@ -45,6 +47,9 @@ static enum tier_status as_checked(const struct tier_seal_as *as,
     if (as->encoding == TIER_ENC_SUM || as->encoding > TIER_ENC_ONEBIT)
         return tier_fail(err, TIER_EARG, "deltas cannot be sealed as encoding %u",
                          (unsigned)as->encoding);
+    if (as->zip && !tier_zip_takes(as->encoding))
+        return tier_fail(err, TIER_EARG, "encoding %s becomes no shorter as zstd frames",
+                         tier_encoding_text(as->encoding));
     if (as->encoding != TIER_ENC_F32 && manifest->wide_elements > 0)
         return tier_fail(err, TIER_EARG,
                          "wide tensors travel at full precision: encoding %s has no place for them",
@@ -82,11 +87,12 @@ enum tier_status tier_sealer_begin_as(struct tier_spool *spool,
     TIER_TRY_OUT(as_checked(&s->as, manifest, err));
     h.manifest = manifest->hash;
     h.encoding = s->as.encoding;
+    h.zipped = s->as.zip;
     s->manifest = manifest;
     s->saturate = saturate;
     s->saturated = tmpl->saturated;
     s->empty = h.weight == 0;
-    s->room = room_of(h.encoding, manifest);
+    s->room = room_of(&s->as, manifest);
     s->piece = malloc(s->room * sizeof *s->piece);
     s->encoded =
         malloc(h.encoding == TIER_ENC_TOPK ? TIER_TOPK_BOUND(s->room) : s->room * sizeof(float));
@@ -95,6 +101,8 @@ enum tier_status tier_sealer_begin_as(struct tier_spool *spool,
         st = tier_fail(err, TIER_ENOMEM, "no memory to seal an update");
         goto out;
     }
+    if (s->as.zip)
+        TIER_TRY_OUT(tier_zip_new(tier_segment_plain_max(manifest), &s->zip, err));
     TIER_TRY_OUT(tier_spool_writer_begin(spool, &h, &s->writer, err));
     *out = s;
     s = NULL;
@@ -150,6 +158,10 @@ static enum tier_status admit(struct tier_sealer *s, const struct tier_span *spa
         x[i] = (float)(x[i] < 0 ? -clip : clip);
         s->saturated++;
     }
+}
+
+static bool has_directory(const struct tier_sealer *s) {
+    return s->as.encoding == TIER_ENC_TOPK || s->zip;
 }
 
 /* ---- encoding -------------------------------------------------------------------------------- */
@@ -218,7 +230,6 @@ static enum tier_status encode(struct tier_sealer *s, size_t n, float *back, siz
         break;
     case TIER_ENC_TOPK:
         *bytes_out = tier_topk_encode(s->piece, n, tier_topk_count(s->as.share, n), s->encoded);
-        tier_put_u32(s->directory + 4 * (s->next / TIER_SEGMENT_ELEMENTS), (uint32_t)*bytes_out);
         if (back)
             memcpy(back, s->piece, n * sizeof *back);
         break;
@@ -232,6 +243,20 @@ static enum tier_status encode(struct tier_sealer *s, size_t n, float *back, siz
     return TIER_OK;
 }
 
+/* A piece into the file, and where it is a segment that needs it, into the directory. */
+static enum tier_status put(struct tier_sealer *s, const uint8_t *payload, size_t bytes,
+                            struct tier_err *err) {
+    const uint8_t *frame = NULL;
+    size_t shorter = s->zip ? tier_zip_pack(s->zip, s->as.encoding, payload, bytes, &frame) : 0;
+    uint32_t entry = shorter > 0 ? (uint32_t)shorter | TIER_SEGMENT_ZIPPED : (uint32_t)bytes;
+
+    if (has_directory(s))
+        tier_put_u32(s->directory + 4 * (s->next / TIER_SEGMENT_ELEMENTS), entry);
+    if (shorter > 0)
+        return tier_spool_writer_append(s->writer, frame, shorter, err);
+    return tier_spool_writer_append(s->writer, payload, bytes, err);
+}
+
 /* Writes what waits: a whole piece, or at the end what is left. */
 static enum tier_status flush(struct tier_sealer *s, struct tier_err *err) {
     float *dropped = s->as.dropped ? s->as.dropped + s->next : NULL;
@@ -243,8 +268,8 @@ static enum tier_status flush(struct tier_sealer *s, struct tier_err *err) {
     if (dropped && s->as.encoding != TIER_ENC_TOPK)
         for (size_t i = 0; i < n; i++)
             dropped[i] = s->piece[i] - dropped[i];
-    const void *payload = s->as.encoding == TIER_ENC_F32 ? (void *)s->piece : s->encoded;
-    TIER_TRY(tier_spool_writer_append(s->writer, payload, bytes, err));
+    const uint8_t *payload = s->as.encoding == TIER_ENC_F32 ? (uint8_t *)s->piece : s->encoded;
+    TIER_TRY(put(s, payload, bytes, err));
     s->next += n;
     s->waiting = 0;
     return TIER_OK;
@@ -281,7 +306,7 @@ static enum tier_status finish(struct tier_sealer *s, struct tier_err *err) {
         return tier_fail(err, TIER_EARG, "%" PRIu64 " of %" PRIu64 " deltas were given to seal",
                          given, s->manifest->elements);
     TIER_TRY(flush(s, err));
-    if (s->empty || s->as.encoding != TIER_ENC_TOPK)
+    if (s->empty || !has_directory(s))
         return TIER_OK;
     return tier_spool_writer_append(s->writer, s->directory,
                                     4 * (size_t)tier_manifest_segments(s->manifest), err);
@@ -306,6 +331,7 @@ void tier_sealer_abort(struct tier_sealer *s) {
     free(s->piece);
     free(s->encoded);
     free(s->directory);
+    tier_zip_free(s->zip);
     free(s);
 }
 
@@ -366,7 +392,7 @@ static bool elements_within(const struct tier_manifest *manifest, uint64_t first
 
 void tier_range_begin(struct tier_range *r, const struct tier_update_header *h,
                       const struct tier_manifest *manifest) {
-    bool f32 = h->encoding == TIER_ENC_F32 && h->weight > 0;
+    bool f32 = h->encoding == TIER_ENC_F32 && !h->zipped && h->weight > 0;
     *r = (struct tier_range){.manifest = f32 ? manifest : NULL, .within = true};
 }
 
@@ -390,8 +416,8 @@ bool tier_range_within(const struct tier_range *r) {
 
 /* Deltas, at the speed of reading: their form, and whether all of them are in range. */
 static enum tier_status quick_check(const struct tier_update *u,
-                                    const struct tier_manifest *manifest, bool *within_out,
-                                    struct tier_err *err) {
+                                    const struct tier_manifest *manifest, struct tier_unzip *unzip,
+                                    bool *within_out, struct tier_err *err) {
     enum tier_status st = TIER_OK;
     struct tier_segment_cursor cursor;
     bool within = true;
@@ -405,7 +431,7 @@ static enum tier_status quick_check(const struct tier_update *u,
         struct tier_extent extent;
         size_t n = tier_manifest_segment(manifest, i, NULL);
         TIER_TRY_OUT(tier_segment_cursor_next(&cursor, &extent, err));
-        TIER_TRY_OUT(tier_decoder_begin(&decoder, u, manifest, i, extent, err));
+        TIER_TRY_OUT(tier_decoder_begin(&decoder, u, manifest, i, extent, unzip, err));
         for (size_t at = 0; at < n && within; at += PIECE) {
             size_t m = n - at < PIECE ? n - at : PIECE;
             TIER_TRY_OUT(tier_decoder_next(&decoder, piece, m, err));
@@ -427,14 +453,15 @@ enum tier_status tier_update_verify(const struct tier_update *u,
     uint64_t segments = tier_manifest_segments(manifest);
     int64_t *sums = NULL;
     uint8_t *scratch = NULL;
+    struct tier_unzip unzip = {.room = 0};
 
     TIER_TRY(tier_segment_cursor_init(&cursor, u, manifest, err));
     if (tier_spool_update_header(u)->weight == 0)
         return TIER_OK;
     if (tier_spool_update_header(u)->encoding != TIER_ENC_SUM)
-        TIER_TRY(quick_check(u, manifest, &within, err));
+        TIER_TRY_OUT(quick_check(u, manifest, &unzip, &within, err));
     if (within)
-        return TIER_OK;
+        goto out;
     sums = malloc((n + wide) * sizeof *sums);
     scratch = malloc(tier_segment_scratch_bytes(manifest));
     if (!sums || !scratch) {
@@ -446,9 +473,11 @@ enum tier_status tier_update_verify(const struct tier_update *u,
         /* The sums are thrown away; from zero, because one update's alone may reach 2^62. */
         memset(sums, 0, (n + wide) * sizeof *sums);
         TIER_TRY_OUT(tier_segment_cursor_next(&cursor, &extent, err));
-        TIER_TRY_OUT(tier_segment_add(u, 1, manifest, i, extent, scratch, sums, sums + n, err));
+        TIER_TRY_OUT(
+            tier_segment_add(u, 1, manifest, i, extent, &unzip, scratch, sums, sums + n, err));
     }
 out:
+    tier_unzip_release(&unzip);
     free(sums);
     free(scratch);
     return st;

@@ -37,8 +37,22 @@ size_t tier_segment_bytes_max(const struct tier_manifest *manifest) {
            TIER_PACK_BOUND(tier_segment_wide_max(manifest));
 }
 
-static bool has_directory(enum tier_encoding encoding) {
-    return encoding == TIER_ENC_SUM || encoding == TIER_ENC_TOPK;
+size_t tier_segment_plain_max(const struct tier_manifest *manifest) {
+    return TIER_TOPK_BOUND(tier_segment_elements_max(manifest));
+}
+
+static bool has_directory(const struct tier_update_header *h) {
+    return h->encoding == TIER_ENC_SUM || h->encoding == TIER_ENC_TOPK || h->zipped;
+}
+
+/* A segment's bytes, of n elements: all that they can be, and all that they are where that is
+ * fixed. */
+static size_t bytes_max(enum tier_encoding encoding, size_t n, size_t wide) {
+    if (encoding == TIER_ENC_TOPK)
+        return TIER_TOPK_BOUND(n);
+    if (encoding == TIER_ENC_SUM)
+        return TIER_PACK_BOUND(n) + TIER_PACK_BOUND(wide);
+    return (size_t)tier_encoding_bytes(encoding, n);
 }
 
 enum tier_status tier_segment_cursor_init(struct tier_segment_cursor *c,
@@ -52,7 +66,7 @@ enum tier_status tier_segment_cursor_init(struct tier_segment_cursor *c,
     c->update = update;
     c->manifest = manifest;
     c->directory = h->payload_bytes;
-    if (has_directory(h->encoding) && h->payload_bytes > 0)
+    if (has_directory(h) && h->payload_bytes > 0)
         c->directory -= 4 * tier_manifest_segments(manifest);
     return TIER_OK;
 }
@@ -81,29 +95,35 @@ enum tier_status tier_segment_cursor_next(struct tier_segment_cursor *c, struct 
                                           struct tier_err *err) {
     uint64_t segments = tier_manifest_segments(c->manifest);
     size_t wide = 0, n, bytes;
+    bool zipped = false;
 
     if (c->segment >= segments)
         return tier_fail(err, TIER_EINTERNAL, "a cursor went past its %" PRIu64 " segments",
                          segments);
     n = tier_manifest_segment(c->manifest, c->segment, &wide);
-    enum tier_encoding encoding = tier_spool_update_header(c->update)->encoding;
-    if (!has_directory(encoding)) {
-        bytes = (size_t)tier_encoding_bytes(encoding, n);
-    } else {
-        size_t most = encoding == TIER_ENC_TOPK ? TIER_TOPK_BOUND(n)
-                                                : TIER_PACK_BOUND(n) + TIER_PACK_BOUND(wide);
+    const struct tier_update_header *h = tier_spool_update_header(c->update);
+    bytes = bytes_max(h->encoding, n, wide);
+    if (has_directory(h)) {
+        size_t most = bytes;
         if (c->segment % TIER_SEGMENT_WINDOW == 0)
             TIER_TRY(refill(c, segments, err));
         bytes = c->window[c->segment % TIER_SEGMENT_WINDOW];
+        if (h->zipped) {
+            zipped = bytes & TIER_SEGMENT_ZIPPED;
+            bytes &= ~(size_t)TIER_SEGMENT_ZIPPED;
+        }
         if (bytes > most)
             return misfit(c, c->segment, "the directory gives it more bytes than it can take", err);
+        if (h->zipped && !zipped && h->encoding != TIER_ENC_TOPK && bytes != most)
+            return misfit(c, c->segment, "it is no zstd frame, and has not the bytes it should",
+                          err);
     }
     if (bytes > c->directory - c->offset)
         return misfit(c, c->segment, "it would reach past the end of the payload", err);
     if (c->segment + 1 == segments && c->offset + bytes != c->directory)
         return misfit(c, c->segment, "bytes are left between the last segment and the directory",
                       err);
-    *out = (struct tier_extent){c->offset, bytes};
+    *out = (struct tier_extent){c->offset, bytes, zipped};
     c->offset += bytes;
     c->segment++;
     return TIER_OK;
@@ -179,12 +199,12 @@ size_t tier_segment_scratch_bytes(const struct tier_manifest *manifest) {
     return group > one ? group : one;
 }
 
-enum tier_status tier_segment_add_group(const struct tier_update *const *updates,
-                                        const uint32_t *multipliers,
-                                        const struct tier_extent *extents, size_t count,
-                                        const struct tier_manifest *manifest, uint64_t segment,
-                                        uint8_t *scratch, int64_t *hi, int64_t *lo,
-                                        struct tier_err *err) {
+/* `unzip` is for one update alone: its segment is gone with the next one's. */
+static enum tier_status add_group(const struct tier_update *const *updates,
+                                  const uint32_t *multipliers, const struct tier_extent *extents,
+                                  size_t count, const struct tier_manifest *manifest,
+                                  uint64_t segment, struct tier_unzip *unzip, uint8_t *scratch,
+                                  int64_t *hi, int64_t *lo, struct tier_err *err) {
     size_t n = tier_manifest_segment(manifest, segment, NULL), room = block_max(manifest);
     struct tier_decoder decoders[TIER_SEGMENT_GROUP];
     const float *x[TIER_SEGMENT_GROUP];
@@ -193,7 +213,8 @@ enum tier_status tier_segment_add_group(const struct tier_update *const *updates
 
     for (size_t k = 0; k < count; k++) {
         weight[k] = weight_of(updates[k], multipliers[k]);
-        TIER_TRY(tier_decoder_begin(&decoders[k], updates[k], manifest, segment, extents[k], err));
+        TIER_TRY(tier_decoder_begin(&decoders[k], updates[k], manifest, segment, extents[k], unzip,
+                                    err));
     }
     for (size_t at = 0; at < n; at += TIER_FOLD_BLOCK) {
         size_t m = n - at < TIER_FOLD_BLOCK ? n - at : TIER_FOLD_BLOCK;
@@ -211,6 +232,16 @@ enum tier_status tier_segment_add_group(const struct tier_update *const *updates
         }
     }
     return TIER_OK;
+}
+
+enum tier_status tier_segment_add_group(const struct tier_update *const *updates,
+                                        const uint32_t *multipliers,
+                                        const struct tier_extent *extents, size_t count,
+                                        const struct tier_manifest *manifest, uint64_t segment,
+                                        uint8_t *scratch, int64_t *hi, int64_t *lo,
+                                        struct tier_err *err) {
+    return add_group(updates, multipliers, extents, count, manifest, segment, NULL, scratch, hi, lo,
+                     err);
 }
 
 /* As kern_fold_i64, times m: values are checked against the weight before they are multiplied. */
@@ -263,15 +294,16 @@ static enum tier_status add_plane(const struct tier_update *update, uint32_t mul
 
 enum tier_status tier_segment_add(const struct tier_update *update, uint32_t multiplier,
                                   const struct tier_manifest *manifest, uint64_t segment,
-                                  struct tier_extent extent, uint8_t *scratch, int64_t *hi,
-                                  int64_t *lo, struct tier_err *err) {
+                                  struct tier_extent extent, struct tier_unzip *unzip,
+                                  uint8_t *scratch, int64_t *hi, int64_t *lo,
+                                  struct tier_err *err) {
     size_t wide = 0, hi_bytes = 0, lo_bytes = 0;
     size_t n = tier_manifest_segment(manifest, segment, &wide);
     char hex[TIER_HASH_HEX];
 
     if (tier_spool_update_header(update)->encoding != TIER_ENC_SUM)
-        return tier_segment_add_group(&update, &multiplier, &extent, 1, manifest, segment, scratch,
-                                      hi, lo, err);
+        return add_group(&update, &multiplier, &extent, 1, manifest, segment, unzip, scratch, hi,
+                         lo, err);
     TIER_TRY(tier_spool_update_read(update, extent.offset, scratch, extent.bytes, err));
     TIER_TRY(add_plane(update, multiplier, manifest, segment, false, scratch, extent.bytes, n, hi,
                        &hi_bytes, err));

@@ -6,7 +6,9 @@
  *
  * SUM payload: for each segment the hi limbs of its elements, then the lo limbs of its wide
  * elements, both packed (tier/codec.h); then a directory of u32 packed lengths, one for each
- * segment. TOPK payload: the segments (tier/topk.h) and such a directory. The others are the
+ * segment. TOPK payload: the segments (tier/topk.h) and such a directory. A zipped payload: the
+ * segments, each as it would be otherwise or as a zstd frame where that is shorter (tier/zip.h),
+ * and such a directory, where 2^31 is added to the length of a frame. The others are the
  * concatenation, element after element, little-endian: float32 for F32, bfloat16 for BF16; for F16
  * binary16 in units of 2^(15 - f), f the tensor's, so that the clip is 2^15 and all of its range is
  * of use; for Q8, Q4 and ONEBIT blocks of TIER_BLOCK_ELEMENTS (kern_quant_encode and
@@ -21,9 +23,12 @@
 
 #include "tier/update.h"
 
+struct tier_unzip;
+
 /* Where the segments of one update lie. Directory entries are read a few at a time, so a cursor's
  * size does not depend on the model's. */
 #define TIER_SEGMENT_WINDOW 32
+#define TIER_SEGMENT_ZIPPED (1u << 31) /* in a directory entry */
 struct tier_segment_cursor {
     const struct tier_update *update;
     const struct tier_manifest *manifest;
@@ -35,6 +40,7 @@ struct tier_segment_cursor {
 struct tier_extent {
     uint64_t offset;
     size_t bytes;
+    bool zipped; /* a zstd frame */
 };
 /* Checks the header against the manifest. Borrows both for the cursor's life. */
 enum tier_status tier_segment_cursor_init(struct tier_segment_cursor *c,
@@ -48,6 +54,8 @@ enum tier_status tier_segment_cursor_next(struct tier_segment_cursor *c, struct 
 
 /* Most payload bytes of one segment of that manifest, as F32 or SUM. */
 size_t tier_segment_bytes_max(const struct tier_manifest *manifest);
+/* The same of deltas, whatever their encoding, before they are zipped. */
+size_t tier_segment_plain_max(const struct tier_manifest *manifest);
 /* Elements, and wide elements, of the largest segment. */
 size_t tier_segment_elements_max(const struct tier_manifest *manifest);
 size_t tier_segment_wide_max(const struct tier_manifest *manifest);
@@ -58,20 +66,21 @@ size_t tier_segment_wide_max(const struct tier_manifest *manifest);
  * update's staleness leaves of it (tier/stale.h), with which its weight must be within
  * TIER_WEIGHT_TOTAL_MAX, or TIER_WEIGHT_MAX but for SUM. Every element is checked;
  * TIER_EUPDATE names the update, the tensor and the element, and then hi and lo are spoilt.
+ * `unzip` is for zipped extents, NULL where there are none.
  */
 enum tier_status tier_segment_add(const struct tier_update *update, uint32_t multiplier,
                                   const struct tier_manifest *manifest, uint64_t segment,
-                                  struct tier_extent extent, uint8_t *scratch, int64_t *hi,
-                                  int64_t *lo, struct tier_err *err);
+                                  struct tier_extent extent, struct tier_unzip *unzip,
+                                  uint8_t *scratch, int64_t *hi, int64_t *lo, struct tier_err *err);
 
 /* Updates that tier_segment_add_group adds at a time. */
 #define TIER_SEGMENT_GROUP 8
 /* Bytes of scratch for a group, and for tier_segment_add. */
 size_t tier_segment_scratch_bytes(const struct tier_manifest *manifest);
 /*
- * tier_segment_add for `count` updates other than SUM, 1 to TIER_SEGMENT_GROUP, in one pass: block
- * by block, so that the sums stay in the cache while all of them are added. The error is the first
- * one's by place in the segment, then by place in `updates`.
+ * tier_segment_add for `count` extents, 1 to TIER_SEGMENT_GROUP, not of SUM nor zipped, in one
+ * pass: block by block, so that the sums stay in the cache while all of them are added. The error
+ * is the first one's by place in the segment, then by place in `updates`.
  */
 enum tier_status tier_segment_add_group(const struct tier_update *const *updates,
                                         const uint32_t *multipliers,

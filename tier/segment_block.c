@@ -62,7 +62,7 @@ enum tier_status tier_segment_reader_begin(struct tier_segment_reader *r,
     r->n = tier_manifest_segment(manifest, segment, &r->wide_n);
     r->lo_at = r->end;
     if (!is_sum(r))
-        return tier_decoder_begin(&r->deltas, update, manifest, segment, extent, err);
+        return tier_decoder_begin(&r->deltas, update, manifest, segment, extent, NULL, err);
     if (r->wide_n == 0)
         return TIER_OK;
     uint64_t at = r->hi_at;

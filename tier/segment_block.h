@@ -2,7 +2,8 @@
 /*
  * An update's mean delta as float32, a few blocks of a segment at a time, for merges that look at
  * many updates side by side: a delta as it decodes, a SUM element as S / weight rounded once.
- * Every element is checked as tier/segment.h checks it.
+ * Every element is checked as tier/segment.h checks it. Zipped segments are refused
+ * (tier/decode.h).
  *
  * Threads: a reader belongs to one thread; many may read the same update. About 60 KiB of stack.
  */

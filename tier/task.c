@@ -170,9 +170,15 @@ enum tier_encoding tier_task_encoding(const struct tier_plan *plan) {
 }
 
 enum tier_status tier_task_encoding_check(const struct tier_plan *plan, enum tier_encoding encoding,
-                                          struct tier_err *err) {
+                                          bool zipped, struct tier_err *err) {
     enum tier_encoding chosen = tier_task_encoding(plan);
 
+    if (zipped && !(plan->codec.entropy == TIER_PLAN_ENTROPY_ZSTD && encoding == chosen))
+        return tier_fail(err, TIER_EUPDATE,
+                         "the update has encoding %s in zstd frames; the plan's codec is %s%s",
+                         tier_encoding_text(encoding), tier_encoding_text(chosen),
+                         plan->codec.entropy == TIER_PLAN_ENTROPY_ZSTD ? " in them"
+                                                                       : " without them");
     if (encoding == chosen || encoding == TIER_ENC_F32 || encoding == TIER_ENC_SUM)
         return TIER_OK;
     return tier_fail(err, TIER_EUPDATE,

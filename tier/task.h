@@ -44,10 +44,10 @@ bool tier_task_server(const struct tier_plan *plan, struct kern_server *out);
 bool tier_task_down(const struct tier_plan *plan, uint64_t round, struct tier_delta_form *out);
 /* The encoding that the plan's codec stands for. */
 enum tier_encoding tier_task_encoding(const struct tier_plan *plan);
-/* Whether the plan allows an update of that encoding: its codec's, F32, or a hub's SUM.
- * TIER_EUPDATE says which would be right. */
+/* Whether the plan allows an update of that encoding: its codec's, zipped where the plan says so,
+ * F32, or a hub's SUM. TIER_EUPDATE says which would be right. */
 enum tier_status tier_task_encoding_check(const struct tier_plan *plan, enum tier_encoding encoding,
-                                          struct tier_err *err);
+                                          bool zipped, struct tier_err *err);
 
 uint64_t tier_task_rounds(const struct tier_plan *plan); /* with the evaluation at the end */
 /* The most that a model of the plan may take as a file: its elements are in the graph, too. */

@@ -7,7 +7,6 @@
 #include "tier/topk.h"
 
 #include "tier/bytes.h"
-#include "tier/spool.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -128,18 +127,19 @@ static enum tier_status wrong(const struct tier_topk_reader *r, const char *what
     char hex[TIER_HASH_HEX];
 
     return tier_fail(err, TIER_EUPDATE, "update %.*s, segment %" PRIu64 ": %s", HEX_SHOWN,
-                     tier_hash_hex(tier_spool_update_id(r->update), hex), r->segment, what);
+                     tier_hash_hex(tier_spool_update_id(r->payload->update), hex), r->segment,
+                     what);
 }
 
-enum tier_status tier_topk_begin(struct tier_topk_reader *r, const struct tier_update *update,
+enum tier_status tier_topk_begin(struct tier_topk_reader *r, const struct tier_payload *payload,
                                  uint64_t segment, uint64_t offset, size_t bytes, size_t n,
                                  struct tier_err *err) {
     uint8_t head[TIER_TOPK_HEAD_BYTES];
 
-    *r = (struct tier_topk_reader){.update = update, .segment = segment, .n = n};
+    *r = (struct tier_topk_reader){.payload = payload, .segment = segment, .n = n};
     if (bytes < sizeof head)
         return wrong(r, "too short for a count of places", err);
-    TIER_TRY(tier_spool_update_read(update, offset, head, sizeof head, err));
+    TIER_TRY(tier_payload_read(payload, offset, head, sizeof head, err));
     r->count = tier_get_u32(head);
     r->bitmap = head[4] == 1;
     if (r->count > n || head[4] > 1)
@@ -161,7 +161,7 @@ static enum tier_status take_values(struct tier_topk_reader *r, const size_t *pl
 
     if (k == 0)
         return TIER_OK;
-    TIER_TRY(tier_spool_update_read(r->update, r->value_at, values, k * sizeof *values, err));
+    TIER_TRY(tier_payload_read(r->payload, r->value_at, values, k * sizeof *values, err));
     r->value_at += k * sizeof *values;
     for (size_t i = 0; i < k; i++) {
         if (values[i] == 0)
@@ -188,7 +188,7 @@ static enum tier_status next_of_map(struct tier_topk_reader *r, float *x, size_t
 
     for (size_t at = r->done; at < end; at += 8 * PLACES_BYTES) {
         size_t bytes = map_bytes(end - at < 8 * (size_t)PLACES_BYTES ? end - at : 8 * PLACES_BYTES);
-        TIER_TRY(tier_spool_update_read(r->update, r->place_at, map, bytes, err));
+        TIER_TRY(tier_payload_read(r->payload, r->place_at, map, bytes, err));
         r->place_at += bytes;
         for (size_t b = 0; b < 8 * bytes; b++) {
             if (!(map[b / 8] >> b % 8 & 1))
@@ -221,7 +221,7 @@ static enum tier_status read_gap(struct tier_topk_reader *r, struct window *w,
         uint64_t left = r->place_end - r->place_at;
         w->at = 0;
         w->len = left < PLACES_BYTES ? (size_t)left : PLACES_BYTES;
-        TIER_TRY(tier_spool_update_read(r->update, r->place_at, w->bytes, w->len, err));
+        TIER_TRY(tier_payload_read(r->payload, r->place_at, w->bytes, w->len, err));
     }
     uint8_t byte = 0x80;
     while (used < GAP_BYTES_MAX && w->at < w->len && byte & 0x80) {

@@ -16,12 +16,11 @@
 
 #include "tier/err.h"
 #include "tier/limits.h"
+#include "tier/payload.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-
-struct tier_update;
 
 #define TIER_TOPK_HEAD_BYTES 5u
 /* Most bytes of a segment of n elements. */
@@ -37,7 +36,7 @@ size_t tier_topk_count(double share, size_t n);
 size_t tier_topk_encode(float *x, size_t n, size_t keep, uint8_t *out);
 
 struct tier_topk_reader {
-    const struct tier_update *update;
+    const struct tier_payload *payload;
     uint64_t segment;             /* for messages */
     uint64_t place_at, place_end; /* offsets in the payload */
     uint64_t value_at;
@@ -48,8 +47,8 @@ struct tier_topk_reader {
     bool bitmap, ahead;
 };
 /* The segment of n elements at that offset of the payload. TIER_EUPDATE: its lengths contradict
- * each other. Borrows the update. */
-enum tier_status tier_topk_begin(struct tier_topk_reader *r, const struct tier_update *update,
+ * each other. Borrows the payload. */
+enum tier_status tier_topk_begin(struct tier_topk_reader *r, const struct tier_payload *payload,
                                  uint64_t segment, uint64_t offset, size_t bytes, size_t n,
                                  struct tier_err *err);
 /* The next n elements, a whole number of 8 or what is left. TIER_EUPDATE says what is wrong. About

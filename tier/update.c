@@ -10,6 +10,7 @@
 #include "tier/bytes.h"
 #include "tier/codec.h"
 #include "tier/topk.h"
+#include "tier/zip.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 
 #define VERSION 1u
 #define KNOWN "1 (f32) to 8 (one_bit)"
+#define ZIPPED (1u << 16) /* in the word of the encoding */
 static const char magic[8] = "consupd1";
 
 enum {
@@ -83,7 +85,12 @@ static bool is_known(uint32_t encoding) {
 }
 
 /* Payload lengths of an update with this many elements. */
-static uint64_t payload_min(enum tier_encoding encoding, uint64_t elements, uint64_t segments) {
+static uint64_t payload_min(const struct tier_update_header *h, uint64_t elements,
+                            uint64_t segments) {
+    enum tier_encoding encoding = h->encoding;
+
+    if (h->zipped) /* a byte of each, and the directory */
+        return segments * 5;
     if (encoding == TIER_ENC_TOPK)
         return segments * (4 + TIER_TOPK_HEAD_BYTES);
     if (encoding != TIER_ENC_SUM)
@@ -91,12 +98,14 @@ static uint64_t payload_min(enum tier_encoding encoding, uint64_t elements, uint
     return segments * 4 + (elements + TIER_BLOCK_ELEMENTS - 1) / TIER_BLOCK_ELEMENTS;
 }
 
-static uint64_t payload_max(enum tier_encoding encoding, uint64_t elements, uint64_t wide,
+static uint64_t payload_max(const struct tier_update_header *h, uint64_t elements, uint64_t wide,
                             uint64_t segments) {
+    enum tier_encoding encoding = h->encoding;
+
     if (encoding == TIER_ENC_TOPK) /* segments, all but the last, are whole bytes of a bitmap */
         return segments * (4 + TIER_TOPK_HEAD_BYTES) + (elements + 7) / 8 + elements * 4;
     if (encoding != TIER_ENC_SUM)
-        return tier_encoding_bytes(encoding, elements);
+        return tier_encoding_bytes(encoding, elements) + (h->zipped ? segments * 4 : 0);
     /* Packed at 64 bits; each segment may end both its planes in a block that is not full. */
     return segments * 6 + (elements + wide) * 8 + (elements + wide) / TIER_BLOCK_ELEMENTS;
 }
@@ -106,6 +115,9 @@ static enum tier_status header_sane(const struct tier_update_header *h, enum tie
     if (!is_known(h->encoding))
         return tier_fail(err, as, "the update has encoding %u; " KNOWN " would be right",
                          (unsigned)h->encoding);
+    if (h->zipped && !tier_zip_takes(h->encoding))
+        return tier_fail(err, as, "the update has encoding %s in zstd frames, which gain nothing",
+                         tier_encoding_text(h->encoding));
     uint64_t weight_max = h->encoding == TIER_ENC_SUM ? TIER_WEIGHT_TOTAL_MAX : TIER_WEIGHT_MAX;
     if (h->weight > weight_max)
         return tier_fail(err, as,
@@ -120,15 +132,15 @@ static enum tier_status header_sane(const struct tier_update_header *h, enum tie
     if (h->round > TIER_ROUNDS_MAX)
         return tier_fail(err, as, "the update is of round %" PRIu64 ", the last possible is %d",
                          h->round, TIER_ROUNDS_MAX);
-    if (h->payload_bytes > payload_max(h->encoding, TIER_ELEMENTS_MAX, TIER_ELEMENTS_MAX,
+    if (h->payload_bytes > payload_max(h, TIER_ELEMENTS_MAX, TIER_ELEMENTS_MAX,
                                        TIER_ELEMENTS_MAX / TIER_SEGMENT_ELEMENTS))
         return tier_fail(err, as, "the update has %" PRIu64 " payload bytes, more than any model's",
                          h->payload_bytes);
-    if (h->encoding == TIER_ENC_F32 && h->payload_bytes % 4 != 0)
+    if (h->encoding == TIER_ENC_F32 && !h->zipped && h->payload_bytes % 4 != 0)
         return tier_fail(err, as, "the update has %" PRIu64 " payload bytes, no whole float32s",
                          h->payload_bytes);
     bool halves = h->encoding == TIER_ENC_F16 || h->encoding == TIER_ENC_BF16;
-    if (halves && h->payload_bytes % 2 != 0)
+    if (halves && !h->zipped && h->payload_bytes % 2 != 0)
         return tier_fail(err, as, "the update has %" PRIu64 " payload bytes, no whole %s numbers",
                          h->payload_bytes, tier_encoding_text(h->encoding));
     if (h->saturated > TIER_SATURATED_MAX)
@@ -168,7 +180,7 @@ enum tier_status tier_update_header_encode(const struct tier_update_header *h, u
     memcpy(p + AT_MANIFEST, h->manifest.b, TIER_HASH_BYTES);
     memcpy(p + AT_BASE, h->base_model.b, TIER_HASH_BYTES);
     tier_put_u64(p + AT_WEIGHT, h->weight);
-    tier_put_u32(p + AT_ENCODING, (uint32_t)h->encoding);
+    tier_put_u32(p + AT_ENCODING, (uint32_t)h->encoding | (h->zipped ? ZIPPED : 0));
     tier_put_u64(p + AT_SATURATED, h->saturated);
     tier_put_u64(p + AT_PAYLOAD, h->payload_bytes);
     memcpy(p + AT_ROOT, h->root.b, TIER_HASH_BYTES);
@@ -222,11 +234,12 @@ enum tier_status tier_update_header_decode(const uint8_t *bytes, size_t len,
     get_hash(bytes + AT_MANIFEST, &h.manifest);
     get_hash(bytes + AT_BASE, &h.base_model);
     h.weight = tier_get_u64(bytes + AT_WEIGHT);
-    uint32_t encoding = tier_get_u32(bytes + AT_ENCODING);
+    uint32_t word = tier_get_u32(bytes + AT_ENCODING), encoding = word & ~ZIPPED;
     if (!is_known(encoding))
         return tier_fail(err, TIER_EUPDATE, "the update has encoding %u; " KNOWN " would be right",
                          encoding);
     h.encoding = (enum tier_encoding)encoding;
+    h.zipped = word & ZIPPED;
     h.saturated = tier_get_u64(bytes + AT_SATURATED);
     h.payload_bytes = tier_get_u64(bytes + AT_PAYLOAD);
     get_hash(bytes + AT_ROOT, &h.root);
@@ -267,8 +280,8 @@ enum tier_status tier_update_header_check(const struct tier_update_header *h,
                          "the update has encoding %s, and its manifest has wide tensors, which "
                          "travel at full precision: f32 would be right",
                          tier_encoding_text(h->encoding));
-    uint64_t least = payload_min(h->encoding, manifest->elements, segments);
-    uint64_t most = payload_max(h->encoding, manifest->elements, manifest->wide_elements, segments);
+    uint64_t least = payload_min(h, manifest->elements, segments);
+    uint64_t most = payload_max(h, manifest->elements, manifest->wide_elements, segments);
     if (h->payload_bytes < least || h->payload_bytes > most)
         return tier_fail(err, TIER_EUPDATE,
                          "the update has %" PRIu64 " payload bytes; encoding %s of this manifest "

@@ -8,8 +8,8 @@
  *
  * Encoded header, little-endian, no padding: "consupd1", u32 version, u32 header bytes, run[32],
  * u64 round, manifest[32], base_model[32], u64 weight, u32 encoding, u64 saturated, u64
- * payload_bytes, root[32], u32 metrics bytes, metrics (tier/metric.h). It is canonical: what
- * decodes encodes again to the same bytes.
+ * payload_bytes, root[32], u32 metrics bytes, metrics (tier/metric.h). 2^16 is added to the
+ * encoding of a zipped payload. It is canonical: what decodes encodes again to the same bytes.
  *
  * Threads: no shared state; an object belongs to one thread at a time, but a struct tier_update
  * (an opened sealed file) is immutable and may be read by many.
@@ -50,6 +50,7 @@ struct tier_update_header {
      * is empty: evaluation only. */
     uint64_t weight;
     enum tier_encoding encoding;
+    bool zipped;        /* segments are zstd frames (tier/segment.h); not of SUM and ONEBIT */
     uint64_t saturated; /* elements clamped to the clip before sealing */
     uint64_t payload_bytes;
     struct tier_hash root;        /* Merkle root of the payload (tier/hash.h) */
@@ -77,7 +78,7 @@ void tier_update_header_release(struct tier_update_header *h); /* frees metrics,
 
 /*
  * Is this header one of that manifest, with a payload length that such an update can have (exact,
- * but within bounds for SUM and TOPK)? Check before a byte of payload is spooled.
+ * but within bounds for SUM, TOPK and what is zipped)? Check before a byte of payload is spooled.
  */
 enum tier_status tier_update_header_check(const struct tier_update_header *h,
                                           const struct tier_manifest *manifest,
@@ -104,6 +105,7 @@ struct tier_seal_as {
     uint64_t key;                /* Q8, Q4: of stochastic rounding; same key, same bits */
     double share;                /* TOPK: of each segment's elements, 0 < share <= 1 */
     float *dropped;              /* NULL, or room for manifest->elements; borrowed until the end */
+    bool zip;                    /* each segment as a zstd frame, where that is shorter */
 };
 enum tier_status tier_sealer_begin_as(struct tier_spool *spool,
                                       const struct tier_update_header *tmpl,
@@ -151,7 +153,7 @@ bool tier_range_within(const struct tier_range *r);
  * Reads the whole payload of a sealed update and checks every element: |q| <= 2^30 of what it
  * decodes to, or |S| <= weight * 2^30; the payload's exact length and its packing. TIER_EUPDATE
  * names the update, the tensor and the element. Needs some 7 MB of memory (11 MB with wide
- * tensors), whatever the size.
+ * tensors, 3 MB more where it is zipped), whatever the size.
  */
 enum tier_status tier_update_verify(const struct tier_update *u,
                                     const struct tier_manifest *manifest, struct tier_err *err);

@@ -87,7 +87,7 @@ static enum tier_status decode(struct speed *s, const struct tier_update *u, str
         struct tier_extent extent;
         size_t n = tier_manifest_segment(s->manifest, i, NULL);
         TIER_TRY(tier_segment_cursor_next(&cursor, &extent, err));
-        TIER_TRY(tier_decoder_begin(&d, u, s->manifest, i, extent, err));
+        TIER_TRY(tier_decoder_begin(&d, u, s->manifest, i, extent, NULL, err));
         for (size_t at = 0, m; at < n; at += m) {
             m = n - at < TIER_FOLD_BLOCK ? n - at : TIER_FOLD_BLOCK;
             TIER_TRY(tier_decoder_next(&d, s->y, m, err));

@@ -22,13 +22,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
     struct tier_update_header h = {.round = i,
                                    .weight = 10 * (uint64_t)(i % 2),
-                                   .encoding = (enum tier_encoding)(TIER_ENC_F32 + i / 2),
+                                   .encoding = (enum tier_encoding)(TIER_ENC_F32 + i % 16 / 2),
+                                   .zipped = i >= 16,
                                    .payload_bytes = 400 * (uint64_t)(i % 2)};
     int64_t values[3] = {1, -2, INT64_MAX};
     uint8_t *bytes = NULL;
     size_t n = 0;
 
-    if (i >= 16)
+    if (h.zipped && h.encoding == TIER_ENC_SUM)
+        h.encoding = TIER_ENC_F32;
+    if (i >= 30)
         return 0;
     h.metrics = tier_metrics_new();
     FUZZ_CHECK(tier_metrics_add(h.metrics, "loss", 3, values, NULL) == TIER_OK);

@@ -16,7 +16,7 @@ static struct tier_plan codec_plan(uint64_t rounds, int codec, bool error_feedba
     p.epochs = 1;
     p.seed = 1;
     p.codec = (struct tier_plan_codec){codec, error_feedback, codec == TIER_PLAN_TOP_K ? 0.02 : 0,
-                                       TIER_PLAN_DOWN_F32};
+                                       TIER_PLAN_DOWN_F32, TIER_PLAN_ENTROPY_NONE};
     return p;
 }
 
@@ -33,16 +33,17 @@ static bool read_accuracy(struct hub *hub, void *arg) {
 }
 
 /* Accuracy of the last model of nine sites, and what a spoke pushed a round, in f32 models. */
-static double learn(int codec, bool error_feedback, double *bytes_out) {
+static double learn(int codec, bool error_feedback, int entropy, double *bytes_out) {
     enum { ROUNDS = 16 };
     char name[32];
     double accuracy = 0;
-    snprintf(name, sizeof name, "learn-%d-%d", codec, error_feedback);
+    snprintf(name, sizeof name, "learn-%d-%d-%d", codec, error_feedback, entropy);
     struct tree *tree = make_tree(name);
     struct tree_node *top = tree_hub(tree, "top", NULL, 9);
     for (unsigned i = 0; i < 9; i++)
         make_spoke(tree, i, top);
     struct tier_plan plan = codec_plan(ROUNDS, codec, error_feedback);
+    plan.codec.entropy = entropy;
     struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
     finish(top, &run);
     cr_assert(tree_until(top, read_accuracy, &accuracy, TIMEOUT_MS));
@@ -60,15 +61,36 @@ Test(hub_codecs, spokes_learn_with_every_codec_and_send_less) {
                  {TIER_PLAN_Q8, false, 0.255},  {TIER_PLAN_Q8, true, 0.255},
                  {TIER_PLAN_Q4, false, 0.13},   {TIER_PLAN_Q4, true, 0.13},
                  {TIER_PLAN_TOP_K, true, 0.03}, {TIER_PLAN_ONE_BIT, true, 0.036}};
-    double bytes = 0, whole = learn(TIER_PLAN_F32, false, &bytes);
+    double bytes = 0, whole = learn(TIER_PLAN_F32, false, 0, &bytes);
     cr_assert(bytes == 1);
     cr_assert(whole > 0.95, "f32: %.4f", whole);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        double accuracy = learn(cases[i].codec, cases[i].feedback, &bytes);
+        double accuracy = learn(cases[i].codec, cases[i].feedback, 0, &bytes);
         cr_log_info("codec %d, feedback %d: accuracy %.4f (f32: %.4f), %.4f of the bytes\n",
                     cases[i].codec, cases[i].feedback, accuracy, whole, bytes);
         cr_assert(accuracy > whole - 0.03, "codec %d: %.4f", cases[i].codec, accuracy);
         cr_assert(bytes < cases[i].bytes_most, "codec %d: %.4f", cases[i].codec, bytes);
+    }
+}
+
+Test(hub_codecs, zstd_frames_are_fewer_bytes_and_the_same_accuracy) {
+    static const struct {
+        int codec;
+        bool feedback;
+        double most; /* of the bytes without */
+    } cases[] = {{TIER_PLAN_F32, false, 0.95},
+                 {TIER_PLAN_BF16, false, 0.95},
+                 {TIER_PLAN_Q4, true, 0.95},
+                 {TIER_PLAN_TOP_K, true, 0.95}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        double bytes[2], accuracy[2];
+        for (int entropy = 0; entropy < 2; entropy++)
+            accuracy[entropy] = learn(cases[i].codec, cases[i].feedback, entropy, &bytes[entropy]);
+        cr_log_info("codec %d: %.4f of an f32 update, %.4f with zstd\n", cases[i].codec, bytes[0],
+                    bytes[1]);
+        cr_assert(accuracy[0] == accuracy[1], "codec %d", cases[i].codec);
+        cr_assert(bytes[1] < cases[i].most * bytes[0], "codec %d: %.4f, %.4f with zstd",
+                  cases[i].codec, bytes[0], bytes[1]);
     }
 }
 

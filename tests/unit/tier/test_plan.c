@@ -292,6 +292,9 @@ Test(tier_plan, every_key_refuses_what_it_cannot_take) {
         {"x", "stop: {patience: 5}", "stop.patience needs stop.metric"},
         {"x", "stop: {metric: loss, patience: x}", "stop.patience must be a whole number"},
         {"x", "codec: {down: top_k}", "codec.down must be one of: f32, bf16"},
+        {"x", "codec: {entropy: gzip}", "codec.entropy must be one of: none, zstd"},
+        {"x", "codec: {name: one_bit, entropy: zstd}",
+         "codec.entropy must be none for one_bit: its bits are as good as random"},
         {"x", "codec: {name: q2}", "codec.name must be one of: f32, f16"},
         {"x", "codec: {error_feedback: true}", "codec.error_feedback is for the shorter forms"},
         {"x", "codec: {name: q8, share: 0.1}", "codec.share is for top_k; codec.name is q8"},
@@ -453,15 +456,24 @@ Test(tier_plan, a_codec_gets_the_usual_values_and_travels) {
         const char *line;
         struct tier_plan_codec want;
     } cases[] = {
-        {"codec: {name: f32}", {TIER_PLAN_F32, false, 0, TIER_PLAN_DOWN_F32}},
-        {"codec: {name: bf16}", {TIER_PLAN_BF16, false, 0, TIER_PLAN_DOWN_F32}},
-        {"codec: {name: q4, error_feedback: true}", {TIER_PLAN_Q4, true, 0, TIER_PLAN_DOWN_F32}},
-        {"codec: {name: one_bit}", {TIER_PLAN_ONE_BIT, true, 0, TIER_PLAN_DOWN_F32}},
-        {"codec: {name: top_k}", {TIER_PLAN_TOP_K, true, 0.01, TIER_PLAN_DOWN_F32}},
+        {"codec: {name: f32}",
+         {TIER_PLAN_F32, false, 0, TIER_PLAN_DOWN_F32, TIER_PLAN_ENTROPY_NONE}},
+        {"codec: {entropy: zstd}",
+         {TIER_PLAN_F32, false, 0, TIER_PLAN_DOWN_F32, TIER_PLAN_ENTROPY_ZSTD}},
+        {"codec: {name: bf16}",
+         {TIER_PLAN_BF16, false, 0, TIER_PLAN_DOWN_F32, TIER_PLAN_ENTROPY_NONE}},
+        {"codec: {name: q4, error_feedback: true}",
+         {TIER_PLAN_Q4, true, 0, TIER_PLAN_DOWN_F32, TIER_PLAN_ENTROPY_NONE}},
+        {"codec: {name: one_bit}",
+         {TIER_PLAN_ONE_BIT, true, 0, TIER_PLAN_DOWN_F32, TIER_PLAN_ENTROPY_NONE}},
+        {"codec: {name: top_k}",
+         {TIER_PLAN_TOP_K, true, 0.01, TIER_PLAN_DOWN_F32, TIER_PLAN_ENTROPY_NONE}},
         {"codec: {name: top_k, share: 0.05, error_feedback: false}",
-         {TIER_PLAN_TOP_K, false, 0.05, TIER_PLAN_DOWN_F32}},
-        {"codec: {down: bf16}", {TIER_PLAN_F32, false, 0, TIER_PLAN_DOWN_BF16}},
-        {"codec: {name: q8, down: q4}", {TIER_PLAN_Q8, false, 0, TIER_PLAN_DOWN_Q4}},
+         {TIER_PLAN_TOP_K, false, 0.05, TIER_PLAN_DOWN_F32, TIER_PLAN_ENTROPY_NONE}},
+        {"codec: {down: bf16}",
+         {TIER_PLAN_F32, false, 0, TIER_PLAN_DOWN_BF16, TIER_PLAN_ENTROPY_NONE}},
+        {"codec: {name: q8, down: q4}",
+         {TIER_PLAN_Q8, false, 0, TIER_PLAN_DOWN_Q4, TIER_PLAN_ENTROPY_NONE}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char *text = NULL;
@@ -473,11 +485,15 @@ Test(tier_plan, a_codec_gets_the_usual_values_and_travels) {
             cr_assert(got->error_feedback == cases[i].want.error_feedback, "%s", cases[i].line);
             cr_assert(got->share == cases[i].want.share, "%s", cases[i].line);
             cr_assert(got->down == cases[i].want.down, "%s", cases[i].line);
+            cr_assert(got->entropy == cases[i].want.entropy, "%s", cases[i].line);
             cr_assert(eq(int, tier_plan_canonical(&plan, &text, &bytes, NULL, &err), TIER_OK));
             cr_assert(eq(int, tier_plan_parse(text, bytes, &other, &err), TIER_OK), "%s", err.text);
             free(text);
         }
     }
+    const char *robust[] = {"tiers: {hub: {merge: {rule: median}}}", NULL};
+    cr_assert(eq(int, load_with("x", "codec: {entropy: zstd}", robust), TIER_EPLAN));
+    cr_assert(complained("codec.entropy must be none where a tier merges by another rule"));
     const char *wide[] = {"exact: {wide: [\"bn*\"]}", NULL};
     cr_assert(eq(int, load_with("x", "codec: {name: q8}", wide), TIER_EPLAN));
     cr_assert(complained("codec.name must be f32 where exact.wide lists tensors"));

@@ -141,7 +141,7 @@ static void in_memory(const struct root *r, const struct tier_hash *sum, float *
         memset(hi, 0, k * sizeof *hi);
         memset(lo, 0, n * sizeof *lo);
         MUST(tier_segment_cursor_next(&cursor, &extent, err));
-        MUST(tier_segment_add(u, 1, r->manifest, s, extent, scratch, hi, lo, err));
+        MUST(tier_segment_add(u, 1, r->manifest, s, extent, NULL, scratch, hi, lo, err));
         tier_spans_begin(&it, r->manifest, s * TIER_SEGMENT_ELEMENTS, k);
         while (tier_spans_next(&it, &span))
             kern_mean(delta + s * TIER_SEGMENT_ELEMENTS + span.at, hi + span.at,

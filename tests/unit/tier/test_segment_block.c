@@ -11,7 +11,7 @@ static void by_the_fold(const struct tier_update *u, const struct tier_manifest 
     uint8_t *scratch = malloc(tier_segment_bytes_max(m));
     struct tier_spans it;
     struct tier_span s;
-    MUST(tier_segment_add(u, 1, m, segment, extent, scratch, hi, lo, err));
+    MUST(tier_segment_add(u, 1, m, segment, extent, NULL, scratch, hi, lo, err));
     memset(out, 0, n * sizeof *out);
     tier_spans_begin(&it, m, segment * TIER_SEGMENT_ELEMENTS, n);
     while (tier_spans_next(&it, &s))

@@ -93,14 +93,22 @@ Test(tier_task, running_statistics_are_wide_unless_the_plan_names_others_or_drop
 Test(tier_task, an_update_comes_as_the_plans_codec_says_or_as_f32_or_a_sum) {
     struct tier_plan p = {.codec = {.name = TIER_PLAN_Q4}};
     cr_assert(eq(int, tier_task_encoding(&p), TIER_ENC_Q4));
-    MUST(tier_task_encoding_check(&p, TIER_ENC_Q4, err));
-    MUST(tier_task_encoding_check(&p, TIER_ENC_F32, err));
-    MUST(tier_task_encoding_check(&p, TIER_ENC_SUM, err));
+    MUST(tier_task_encoding_check(&p, TIER_ENC_Q4, false, err));
+    MUST(tier_task_encoding_check(&p, TIER_ENC_F32, false, err));
+    MUST(tier_task_encoding_check(&p, TIER_ENC_SUM, false, err));
     REFUSED(TIER_EUPDATE, "encoding q8; the plan's codec is q4: that, f32 or sum",
-            tier_task_encoding_check(&p, TIER_ENC_Q8, err));
+            tier_task_encoding_check(&p, TIER_ENC_Q8, false, err));
+    REFUSED(TIER_EUPDATE, "encoding q4 in zstd frames; the plan's codec is q4 without them",
+            tier_task_encoding_check(&p, TIER_ENC_Q4, true, err));
+    p.codec.entropy = TIER_PLAN_ENTROPY_ZSTD;
+    MUST(tier_task_encoding_check(&p, TIER_ENC_Q4, true, err));
+    MUST(tier_task_encoding_check(&p, TIER_ENC_Q4, false, err));
+    MUST(tier_task_encoding_check(&p, TIER_ENC_F32, false, err));
+    REFUSED(TIER_EUPDATE, "encoding f32 in zstd frames; the plan's codec is q4 in them",
+            tier_task_encoding_check(&p, TIER_ENC_F32, true, err));
     p.codec.name = TIER_PLAN_F32;
     REFUSED(TIER_EUPDATE, "encoding top_k; the plan's codec is f32: f32 or sum",
-            tier_task_encoding_check(&p, TIER_ENC_TOPK, err));
+            tier_task_encoding_check(&p, TIER_ENC_TOPK, false, err));
 }
 
 Test(tier_task, the_longest_name_of_a_parameter_fits_the_manifest) {
