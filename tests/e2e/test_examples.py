@@ -109,6 +109,25 @@ class Examples(unittest.TestCase):
         self.assertGreaterEqual(float(accuracy["plan-reference"]), 0.748, text)
         self.assertGreaterEqual(float(accuracy["plan"]), 0.775, text)
 
+    def test_pneumonia_says_what_is_wrong_with_the_file(self):
+        prepare = os.path.join(federation.ROOT, "deploy/examples/pneumonia/prepare.py")
+        done = subprocess.run([prepare, os.devnull, self.folder], stderr=subprocess.PIPE, text=True,
+                              check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("prepare.py: ", done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
+
+    def test_pneumonia_reaches_the_area_its_readme_says(self):
+        original = os.path.join(DATA, "pneumoniamnist", "pneumoniamnist_28_content.npz")
+        if not os.path.isfile(original):
+            self.skipTest("no chest X-rays at %s" % original)
+        text = run(os.path.join(federation.ROOT, "deploy", "examples", "pneumonia", "run"),
+                   original, os.path.join(self.folder, "pneumonia"), timeout_s=500)
+        area, images = re.search(r"^federated +AUC (0\.[0-9]+) .* on ([0-9]+) test images", text,
+                                 re.M).groups()
+        self.assertEqual(int(images), 624)
+        self.assertGreaterEqual(float(area), 0.93, text)
+
 
 if __name__ == "__main__":
     unittest.main()
