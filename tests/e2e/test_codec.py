@@ -7,7 +7,8 @@ from federation import Federation
 
 SHAPE = {"hub-a": {"north-1": None, "north-2": None}, "centre-1": None}
 FLAT = {"north-1": None, "north-2": None, "centre-1": None}
-CODECS = ({"name": "q4", "error_feedback": "true"}, {"name": "top_k", "share": 0.02})
+CODECS = ({"name": "f32", "entropy": "zstd"}, {"name": "top_k", "share": 0.02, "entropy": "zstd"},
+          {"name": "q4", "error_feedback": "true"}, {"name": "top_k", "share": 0.02})
 ROUNDS = 8
 
 
@@ -29,6 +30,22 @@ class Codec(unittest.TestCase):
                 with Federation() as f:
                     f.tree(shape)
                     models.add(f.run(self.plan(f, codec)).finish().model)
+            self.assertEqual(len(models), 1, codec)
+
+    def parameters(self, top, model):
+        """The bytes behind a .safetensors file's header, which names the plan."""
+        with open(os.path.join(top.dir, "models", model + ".safetensors"), "rb") as f:
+            f.seek(int.from_bytes(f.read(8), "little") + 8)
+            return f.read()
+
+    def test_compressed_updates_give_the_parameters_that_others_give(self):
+        for codec in ({"name": "f32"}, {"name": "q4"}, {"name": "top_k", "share": 0.02}):
+            models = set()
+            for entropy in ("none", "zstd"):
+                with Federation() as f:
+                    top = f.tree(SHAPE)["top"]
+                    end = f.run(self.plan(f, dict(codec, entropy=entropy))).finish()
+                    models.add(self.parameters(top, end.model))
             self.assertEqual(len(models), 1, codec)
 
     def sealed(self, node, run, number):
