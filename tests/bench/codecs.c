@@ -10,6 +10,7 @@
 #include "tests/support/tree.h"
 #include "tier/decode.h"
 #include "tier/spool.h"
+#include "tier/zip.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -31,9 +32,15 @@ static const char *const sites[SITES] = {"north-1",  "north-2", "north-3", "cent
 struct codec {
     const char *name;
     struct tier_plan_codec plan;
+    int without;                     /* zstd: the place of the same codec without it */
     double encode_gb_s, decode_gb_s; /* of float32 */
     double bytes_ratio, accuracy, auc, loss;
+    double first_loss; /* of the first split alone */
 };
+
+static bool is_zipped(const struct codec *c) {
+    return c->plan.entropy == TIER_PLAN_ENTROPY_ZSTD;
+}
 
 /* ---- speed ----------------------------------------------------------------------------------- */
 
@@ -43,38 +50,51 @@ struct speed {
     uint8_t *out;
     struct tier_manifest *manifest;
     struct tier_spool *spool;
+    struct tier_zip *zip;
+    struct tier_unzip unzip;
 };
 
-/* All of x; a segment of the largest elements at a time, from a copy, which the encoder spoils. */
-static void encode(struct speed *s, enum tier_encoding encoding, double share) {
-    size_t n = s->elements;
+/* n elements from `at` on, into out; of the largest from a copy, which the encoder spoils. Returns
+ * the bytes. */
+static size_t encode_segment(struct speed *s, const struct tier_seal_as *as, size_t at, size_t n,
+                             uint8_t *out) {
+    const float *x = s->x + at;
 
-    switch (encoding) {
+    switch (as->encoding) {
     case TIER_ENC_F16:
-        kern_f16_encode((uint16_t *)(void *)s->out, s->x, n, FRAC_BITS - 15);
+        kern_f16_encode((uint16_t *)(void *)out, x, n, FRAC_BITS - 15);
         break;
     case TIER_ENC_BF16:
-        kern_bf16_encode((uint16_t *)(void *)s->out, s->x, n);
+        kern_bf16_encode((uint16_t *)(void *)out, x, n);
         break;
     case TIER_ENC_Q8:
-        kern_quant_encode(s->out, s->x, n, 8, 1, 0);
+        kern_quant_encode(out, x, n, 8, 1, at / TIER_BLOCK_ELEMENTS);
         break;
     case TIER_ENC_Q4:
-        kern_quant_encode(s->out, s->x, n, 4, 1, 0);
+        kern_quant_encode(out, x, n, 4, 1, at / TIER_BLOCK_ELEMENTS);
         break;
     case TIER_ENC_ONEBIT:
-        kern_onebit_encode(s->out, s->x, n, 0);
+        kern_onebit_encode(out, x, n, at / TIER_BLOCK_ELEMENTS);
         break;
     case TIER_ENC_TOPK:
-        for (size_t at = 0, m; at < n; at += m) {
-            m = n - at < TIER_SEGMENT_ELEMENTS ? n - at : TIER_SEGMENT_ELEMENTS;
-            memcpy(s->y, s->x + at, m * sizeof *s->y);
-            tier_topk_encode(s->y, m, tier_topk_count(share, m), s->out);
-        }
-        break;
+        memcpy(s->y, x, n * sizeof *s->y);
+        return tier_topk_encode(s->y, n, tier_topk_count(as->share, n), out);
     default:
-        memcpy(s->out, s->x, n * sizeof *s->x);
+        memcpy(out, x, n * sizeof *x);
         break;
+    }
+    return (size_t)tier_encoding_bytes(as->encoding, n);
+}
+
+/* All of x. */
+static void encode(struct speed *s, const struct tier_seal_as *as) {
+    for (size_t at = 0, n; at < s->elements; at += n) {
+        n = s->elements - at < TIER_SEGMENT_ELEMENTS ? s->elements - at : TIER_SEGMENT_ELEMENTS;
+        uint8_t *out = s->out + (as->encoding == TIER_ENC_TOPK ? 0 : at * sizeof(float));
+        size_t bytes = encode_segment(s, as, at, n, out);
+        const uint8_t *frame;
+        if (as->zip)
+            tier_zip_pack(s->zip, as->encoding, out, bytes, &frame);
     }
 }
 
@@ -87,7 +107,7 @@ static enum tier_status decode(struct speed *s, const struct tier_update *u, str
         struct tier_extent extent;
         size_t n = tier_manifest_segment(s->manifest, i, NULL);
         TIER_TRY(tier_segment_cursor_next(&cursor, &extent, err));
-        TIER_TRY(tier_decoder_begin(&d, u, s->manifest, i, extent, NULL, err));
+        TIER_TRY(tier_decoder_begin(&d, u, s->manifest, i, extent, &s->unzip, err));
         for (size_t at = 0, m; at < n; at += m) {
             m = n - at < TIER_FOLD_BLOCK ? n - at : TIER_FOLD_BLOCK;
             TIER_TRY(tier_decoder_next(&d, s->y, m, err));
@@ -98,7 +118,8 @@ static enum tier_status decode(struct speed *s, const struct tier_update *u, str
 
 static enum tier_status measure(struct speed *s, struct codec *c, struct tier_err *err) {
     const struct tier_plan plan = {.codec = c->plan};
-    const struct tier_seal_as as = {.encoding = tier_task_encoding(&plan), .share = c->plan.share};
+    const struct tier_seal_as as = {
+        .encoding = tier_task_encoding(&plan), .share = c->plan.share, .zip = is_zipped(c)};
     const struct tier_update_header h = {.round = 1, .weight = 1};
     double gb = (double)s->elements * sizeof *s->x * 1e-9, encoding[RUNS], decoding[RUNS];
     struct tier_update *u = NULL;
@@ -109,7 +130,7 @@ static enum tier_status measure(struct speed *s, struct codec *c, struct tier_er
     TIER_TRY(tier_spool_update_open(s->spool, &id, &u, err));
     for (int run = 0; run < RUNS; run++) {
         double start = bench_now_s();
-        encode(s, as.encoding, as.share);
+        encode(s, &as);
         double middle = bench_now_s();
         TIER_TRY_OUT(decode(s, u, err));
         encoding[run] = gb / (middle - start);
@@ -149,11 +170,14 @@ static enum tier_status speeds(const struct bench_options *o, struct codec *code
     snprintf(path, sizeof path, "%s/spool", o->work);
     TIER_TRY_OUT(tier_manifest_new(&tensor, 1, &s.manifest, err));
     TIER_TRY_OUT(tier_spool_open(path, false, &s.spool, err));
+    TIER_TRY_OUT(tier_zip_new(tier_segment_plain_max(s.manifest), &s.zip, err));
     copy_gb_s(&s); /* so that all pages are there */
     for (size_t i = 0; i < count; i++)
         TIER_TRY_OUT(measure(&s, &codecs[i], err));
     *copy_out = copy_gb_s(&s);
 out:
+    tier_zip_free(s.zip);
+    tier_unzip_release(&s.unzip);
     tier_spool_close(s.spool);
     tier_manifest_free(s.manifest);
     free(s.x);
@@ -215,6 +239,11 @@ static bool read_figures(struct hub *hub, void *arg) {
            TIER_OK;
 }
 
+/* What zstd gives back is what it was given: one split shows the bytes. */
+static unsigned folds_of(const struct codec *c) {
+    return is_zipped(c) ? 1 : FOLDS;
+}
+
 static enum tier_status train(const char *work, struct codec *c, uint64_t fold,
                               struct tier_err *err) {
     struct figures f = {NAN, NAN, NAN, 1};
@@ -237,7 +266,8 @@ static enum tier_status train(const char *work, struct codec *c, uint64_t fold,
     tree_free(tree);
     if (!ok)
         return tier_fail(err, TIER_ETIMEOUT, "the run with %s did not complete", c->name);
-    c->bytes_ratio += pushed / ((double)f.elements * sizeof(float) * SITES * ROUNDS) / FOLDS;
+    c->bytes_ratio += pushed / ((double)f.elements * sizeof(float) * SITES * ROUNDS) / folds_of(c);
+    c->first_loss = fold == 0 ? f.loss : c->first_loss;
     c->accuracy += f.accuracy / FOLDS;
     c->auc += f.auc / FOLDS;
     c->loss += f.loss / FOLDS;
@@ -254,36 +284,67 @@ static enum tier_status accuracies(const char *work, struct codec *codecs, size_
              work, work);
     if (system(command) != 0) /* NOLINT(cert-env33-c): a fixed command on a folder of ours */
         return tier_fail(err, TIER_EIO, "cannot deal the example's patients to its sites");
-    for (size_t i = 0; i < count; i++)
-        for (uint64_t fold = 0; fold < FOLDS; fold++)
-            TIER_TRY(train(work, &codecs[i], fold, err));
+    for (size_t i = 0; i < count; i++) {
+        struct codec *c = &codecs[i], *without = &codecs[c->without];
+        for (unsigned fold = 0; fold < folds_of(c); fold++)
+            TIER_TRY(train(work, c, fold, err));
+        if (!is_zipped(c))
+            continue;
+        if (c->first_loss != without->first_loss)
+            return tier_fail(err, TIER_EINTERNAL, "%s gives another model than %s", c->name,
+                             without->name);
+        c->accuracy = without->accuracy;
+        c->auc = without->auc;
+        c->loss = without->loss;
+    }
     return TIER_OK;
 }
 
 /* ---- the whole ------------------------------------------------------------------------------- */
 
-static json_t *codec_json(const struct codec *c, double copy) {
-    return json_pack("{s:s, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "codec", c->name,
-                     "error_feedback", (int)c->plan.error_feedback, "bytes_ratio", c->bytes_ratio,
-                     "accuracy", c->accuracy, "auc", c->auc, "loss", c->loss, "encode_gb_s",
-                     c->encode_gb_s, "decode_gb_s", c->decode_gb_s, "encode_to_memcpy",
-                     c->encode_gb_s / copy, "decode_to_memcpy", c->decode_gb_s / copy);
+/* A line slower than that carries an update sooner with zstd: what it saves on the line against
+ * what the child's core takes to compress, and the parent's to unpack, to verify and again to fold.
+ */
+static double saves_below_gbit_s(const struct codec *c, const struct codec *without) {
+    double seconds = 1 / c->encode_gb_s - 1 / without->encode_gb_s +
+                     2 * (1 / c->decode_gb_s - 1 / without->decode_gb_s);
+
+    return 8 * (without->bytes_ratio - c->bytes_ratio) / seconds;
+}
+
+static json_t *codec_json(const struct codec *c, const struct codec *all, double copy) {
+    json_t *o = json_pack(
+        "{s:s, s:b, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "codec", c->name, "error_feedback",
+        (int)c->plan.error_feedback, "bytes_ratio", c->bytes_ratio, "accuracy", c->accuracy, "auc",
+        c->auc, "loss", c->loss, "encode_gb_s", c->encode_gb_s, "decode_gb_s", c->decode_gb_s,
+        "encode_to_memcpy", c->encode_gb_s / copy, "decode_to_memcpy", c->decode_gb_s / copy);
+    if (o && is_zipped(c))
+        json_object_set_new(o, "saves_below_gbit_s",
+                            json_real(saves_below_gbit_s(c, &all[c->without])));
+    return o;
 }
 
 enum tier_status bench_codecs(const struct bench_options *options, struct bench_result *r,
                               struct tier_err *err) {
     struct codec codecs[] = {
         {.name = "f32"},
-        {.name = "f16", .plan = {TIER_PLAN_F16, false, 0}},
-        {.name = "bf16", .plan = {TIER_PLAN_BF16, false, 0}},
-        {.name = "q8", .plan = {TIER_PLAN_Q8, false, 0}},
-        {.name = "q8-feedback", .plan = {TIER_PLAN_Q8, true, 0}},
-        {.name = "q4", .plan = {TIER_PLAN_Q4, false, 0}},
-        {.name = "q4-feedback", .plan = {TIER_PLAN_Q4, true, 0}},
-        {.name = "top_k-0.1", .plan = {TIER_PLAN_TOP_K, true, 0.1}},
-        {.name = "top_k-0.01", .plan = {TIER_PLAN_TOP_K, true, 0.01}},
-        {.name = "one_bit", .plan = {TIER_PLAN_ONE_BIT, true, 0}},
-        {.name = "top_k-0.01-lossy", .plan = {TIER_PLAN_TOP_K, false, 0.01}},
+        {.name = "f16", .plan = {TIER_PLAN_F16, false, 0, 0, 0}},
+        {.name = "bf16", .plan = {TIER_PLAN_BF16, false, 0, 0, 0}},
+        {.name = "q8", .plan = {TIER_PLAN_Q8, false, 0, 0, 0}},
+        {.name = "q8-feedback", .plan = {TIER_PLAN_Q8, true, 0, 0, 0}},
+        {.name = "q4", .plan = {TIER_PLAN_Q4, false, 0, 0, 0}},
+        {.name = "q4-feedback", .plan = {TIER_PLAN_Q4, true, 0, 0, 0}},
+        {.name = "top_k-0.1", .plan = {TIER_PLAN_TOP_K, true, 0.1, 0, 0}},
+        {.name = "top_k-0.01", .plan = {TIER_PLAN_TOP_K, true, 0.01, 0, 0}},
+        {.name = "one_bit", .plan = {TIER_PLAN_ONE_BIT, true, 0, 0, 0}},
+        {.name = "f32-zstd", .without = 0, .plan = {TIER_PLAN_F32, false, 0, 0, 1}},
+        {.name = "f16-zstd", .without = 1, .plan = {TIER_PLAN_F16, false, 0, 0, 1}},
+        {.name = "bf16-zstd", .without = 2, .plan = {TIER_PLAN_BF16, false, 0, 0, 1}},
+        {.name = "q8-feedback-zstd", .without = 4, .plan = {TIER_PLAN_Q8, true, 0, 0, 1}},
+        {.name = "q4-feedback-zstd", .without = 6, .plan = {TIER_PLAN_Q4, true, 0, 0, 1}},
+        {.name = "top_k-0.1-zstd", .without = 7, .plan = {TIER_PLAN_TOP_K, true, 0.1, 0, 1}},
+        {.name = "top_k-0.01-zstd", .without = 8, .plan = {TIER_PLAN_TOP_K, true, 0.01, 0, 1}},
+        {.name = "top_k-0.01-lossy", .plan = {TIER_PLAN_TOP_K, false, 0.01, 0, 0}},
     };
     const size_t count = sizeof codecs / sizeof codecs[0];
     const struct codec *shown = &codecs[6];
@@ -294,7 +355,7 @@ enum tier_status bench_codecs(const struct bench_options *options, struct bench_
     TIER_TRY(speeds(options, codecs, count, &copy, err));
     TIER_TRY(accuracies(options->work, codecs, count, err));
     for (size_t i = 0; i < count; i++)
-        json_array_append_new(list, codec_json(&codecs[i], copy));
+        json_array_append_new(list, codec_json(&codecs[i], codecs, copy));
     json_object_set_new(r->detail, "memcpy_gb_s", json_real(copy));
     json_object_set_new(r->detail, "rounds", json_integer(ROUNDS));
     json_object_set_new(r->detail, "folds", json_integer(FOLDS));
