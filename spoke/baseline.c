@@ -66,7 +66,8 @@ static enum tier_status open_table(const struct options *o, const struct bench *
         options.mean = spoke_data_mean(like);
         options.std = spoke_data_std(like);
     }
-    return spoke_data_open(o->schema, csv, &options, out, err);
+    TIER_TRY(spoke_data_open(o->schema, csv, &options, out, err));
+    return spoke_data_is_simple(*out, err);
 }
 
 /* Trains on one table and evaluates on the test rows of all. */
@@ -328,7 +329,7 @@ static void add_row(json_t *rows, const char *name, const struct tier_task_figur
 static enum tier_status compare(const struct options *o, const struct bench *b, json_t *rows,
                                 struct tier_err *err) {
     struct tier_task_figures f;
-    char pooled[32];
+    char pooled[4096];
     int fd = -1;
 
     for (size_t i = 0; i < o->count && !o->model; i++) {
@@ -336,11 +337,19 @@ static enum tier_status compare(const struct options *o, const struct bench *b, 
         TIER_TRY(train_and_test(o, b, o->csv[i], name, &f, err));
         add_row(rows, name, &f);
     }
-    TIER_TRY(pool_tables(o, b, &fd, err));
-    snprintf(pooled, sizeof pooled, "/proc/self/fd/%d", fd);
+    if (b->schema->kind == SPOKE_KIND_TABLE) {
+        TIER_TRY(pool_tables(o, b, &fd, err));
+        snprintf(pooled, sizeof pooled, "/proc/self/fd/%d", fd);
+    } else if (o->count > 1 || strlen(o->csv[0]) >= sizeof pooled) {
+        return tier_fail(err, TIER_EUNIMPLEMENTED,
+                         "only tables are pooled here: of images --csv may name one set");
+    } else {
+        snprintf(pooled, sizeof pooled, "%s", o->csv[0]);
+    }
     enum tier_status st = o->model ? test_model(o, b, pooled, &f, err)
                                    : train_and_test(o, b, pooled, "pooled", &f, err);
-    close(fd);
+    if (fd >= 0)
+        close(fd);
     if (st == TIER_OK)
         add_row(rows, o->model ? "model" : "pooled", &f);
     return st;

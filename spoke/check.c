@@ -116,7 +116,7 @@ void spoke_check_release(struct spoke_check *c) {
 static const char *class_name(const struct spoke_data *d, size_t class) {
     const struct spoke_column *c = spoke_schema_target(spoke_data_schema(d));
     static const char *const sides[] = {"not above", "above"};
-    return c->positive_above ? sides[class] : c->categories[class];
+    return c->positive_above ? sides[class != 0] : c->categories[class];
 }
 
 static const char *kind_name(const struct spoke_data *d) {

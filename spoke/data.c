@@ -546,6 +546,21 @@ size_t spoke_data_target_size(const struct spoke_data *d) {
     return d->target == SPOKE_TARGET_MASK ? d->spatial : d->target == SPOKE_TARGET_CLASS;
 }
 
+enum tier_status spoke_data_is_simple(const struct spoke_data *d, struct tier_err *err) {
+    bool held = true;
+
+    for (int which = 0; which < SPOKE_PARTS; which++)
+        held = held && (d->parts[which].rows == 0 || d->parts[which].x);
+    if (d->target == SPOKE_TARGET_CLASS && held)
+        return TIER_OK;
+    return tier_fail(err, TIER_EUNIMPLEMENTED,
+                     d->target != SPOKE_TARGET_CLASS
+                         ? "%s: values and masks cannot be trained on yet: classes of rows can"
+                         : "%s: the images take more than is held in memory, which cannot be "
+                           "trained on yet",
+                     d->path);
+}
+
 const float *spoke_data_x(const struct spoke_data *d, enum spoke_part part) {
     return d->parts[part].x;
 }

@@ -86,6 +86,12 @@ enum spoke_target_kind spoke_data_target(const struct spoke_data *data);
 size_t spoke_data_target_size(const struct spoke_data *data);
 
 /*
+ * TIER_EUNIMPLEMENTED for what training and evaluation that take spoke_data_x and one class a row
+ * cannot use: images that are not held, values, masks.
+ */
+enum tier_status spoke_data_is_simple(const struct spoke_data *data, struct tier_err *err);
+
+/*
  * Reads rows[0..n) of a part, each below spoke_data_rows, in that order and with repetition as they
  * come: x float[n x features], labels int32[n x target_size]; either may be NULL. TIER_EDATA for a
  * row that turns out damaged, TIER_EIO; what was written is then undefined.

@@ -9,6 +9,7 @@
 #include "spoke/nifti.h"
 #include "spoke/picture.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -237,7 +238,8 @@ static enum tier_status take_mask(const struct spoke_data *d, const struct spoke
     return st;
 }
 
-/* Whether two files of a case lie on the same grid, to half a voxel at its far ends, or half a mm. */
+/* Whether two files of a case lie on the same grid, to half a voxel at its far ends, or half a mm.
+ */
 static bool same_grid(const struct spoke_grid *a, const struct spoke_grid *b) {
     for (int i = 0; i < 3; i++) {
         if (a->side[i] != b->side[i] || a->mirrored[i] != b->mirrored[i])
@@ -284,6 +286,7 @@ static enum tier_status read_cases(const struct spoke_data *d, enum spoke_part p
 
     for (uint32_t i = 0; i < d->schema->columns_count; i++)
         images += d->schema->columns[i].type == SPOKE_COLUMN_IMAGE;
+    assert(images > 0); /* schema.c sees to it */
     size_t channels = d->schema->image->channels / images;
     for (uint32_t i = 0; i < d->schema->columns_count; i++) {
         const struct spoke_column *c = &d->schema->columns[i];

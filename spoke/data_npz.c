@@ -323,7 +323,7 @@ static enum tier_status read_npz(const struct spoke_data *d, enum spoke_part par
     uint64_t place = d->parts[part].places[row];
     size_t bytes = x ? d->features * spoke_array_npy(a->image)->item_bytes : 0;
     size_t mask_bytes = mask ? d->spatial * spoke_array_npy(a->target)->item_bytes : 0;
-    uint8_t *raw = malloc(bytes > mask_bytes ? bytes : mask_bytes);
+    uint8_t *raw = malloc((bytes > mask_bytes ? bytes : mask_bytes) + 1);
     enum tier_status st = TIER_OK;
 
     if (!raw)

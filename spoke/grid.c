@@ -221,7 +221,7 @@ static double percentile(float *x, size_t n, double percent) {
 
 enum tier_status spoke_grid_clip(float *at, size_t n, double low, double high, bool nonzero,
                                  struct tier_err *err) {
-    float *x = malloc((n ? n : 1) * sizeof *x);
+    float *x = calloc(n ? n : 1, sizeof *x);
     size_t used = 0;
 
     if (!x)

@@ -5,6 +5,7 @@
  */
 #include "spoke/npy.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -220,6 +221,7 @@ static uint64_t load(const uint8_t *p, uint32_t bytes, bool swapped) {
 
 /* Two's complement of `bits` bits. */
 static int64_t as_signed(uint64_t v, unsigned bits) {
+    assert(bits >= 8 && bits <= 64);
     uint64_t sign = UINT64_C(1) << (bits - 1);
     return (int64_t)((v ^ sign) - sign);
 }

@@ -80,13 +80,18 @@ static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
     options.fold_set = run->plan.fold != 0;
     options.fold = (uint32_t)run->plan.fold;
     TIER_TRY(spoke_data_open(c->schema, c->csv, &options, &run->data, err));
-    if (strcmp(spoke_data_schema(run->data)->name, run->plan.contract) != 0)
+    if (!spoke_data_schema(run->data)->name ||
+        strcmp(spoke_data_schema(run->data)->name, run->plan.contract) != 0)
         st = tier_fail(err, TIER_EPOLICY, "the plan wants data '%s', this site holds '%s'",
-                       run->plan.contract, spoke_data_schema(run->data)->name);
+                       run->plan.contract,
+                       spoke_data_schema(run->data)->name ? spoke_data_schema(run->data)->name
+                                                          : "without a name");
     else if (spoke_data_features(run->data) != tier_graph_features(run->graph))
         st = tier_fail(err, TIER_EMODEL,
                        "the model takes %" PRIu64 " features, the schema gives %zu",
                        tier_graph_features(run->graph), spoke_data_features(run->data));
+    else
+        st = spoke_data_is_simple(run->data, err);
     if (st == TIER_OK) {
         spoke_audit(spoke, "data.opened", "h:run", &run->id, "s:contract", run->plan.contract,
                     "s:purpose", run->plan.purpose, "u:train_rows",

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Flips, rotation and scaling are one map of the plane, so that a pixel is interpolated once.
+ * Random numbers are drawn in one order whatever is asked for: switching noise on leaves the
+ * rotations as they were.
+ */
+#include "spoke/augment.h"
+
+#include <math.h>
+#include <string.h>
+
+#define PI 3.14159265358979323846
+
+/* splitmix64 (Steele, Lea & Flood 2014). */
+static uint64_t next(uint64_t *state) {
+    uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+/* In [0, 1). */
+static double uniform(uint64_t *state) {
+    return ldexp((double)(next(state) >> 11), -53);
+}
+
+static double either_way(uint64_t *state) {
+    return 2.0 * uniform(state) - 1.0;
+}
+
+bool spoke_augment_is_none(const struct spoke_augment *a) {
+    bool flips = false;
+    for (int i = 0; i < (int)SPOKE_AXES_MAX; i++)
+        flips = flips || a->flip[i];
+    return !flips && a->rotate_deg == 0.0 && a->scale == 0.0 && a->gain == 0.0 &&
+           a->offset == 0.0 && a->noise == 0.0;
+}
+
+enum tier_status spoke_augment_check(const struct spoke_augment *a, const struct spoke_shape *shape,
+                                     struct tier_err *err) {
+    const double given[] = {a->rotate_deg, a->scale, a->gain, a->offset, a->noise};
+    const double most[] = {180.0, 10.0, 1.0, 1e6, 1e6};
+    static const char *const names[] = {"rotate_deg", "scale", "gain", "offset", "noise"};
+
+    for (size_t i = 0; i < sizeof most / sizeof most[0]; i++)
+        if (!(given[i] >= 0.0 && given[i] <= most[i]))
+            return tier_fail(err, TIER_EARG, "augmentation: %s must be from 0 to %g", names[i],
+                             most[i]);
+    for (size_t i = shape->axes; i < SPOKE_AXES_MAX; i++)
+        if (a->flip[i])
+            return tier_fail(err, TIER_EARG,
+                             "augmentation: axis %zu cannot be flipped, the data have %zu axes", i,
+                             shape->axes);
+    if ((a->rotate_deg > 0.0 || a->scale > 0.0) && shape->axes < 2)
+        return tier_fail(err, TIER_EARG, "augmentation: rotate_deg and scale need two axes");
+    return TIER_OK;
+}
+
+/* ---- places -------------------------------------------------------------------------------- */
+
+/* Where output (y, x) of a plane comes from, around its centre: the inverse of turn and scale. */
+struct map {
+    size_t depth, height, width;
+    bool flip_depth, flip_y, flip_x, moves;
+    double cosine, sine; /* over the scale */
+};
+
+static size_t clamp(double at, size_t n) {
+    return at <= 0.0 ? 0 : at >= (double)(n - 1) ? n - 1 : (size_t)at;
+}
+
+static void source_of(const struct map *m, size_t y, size_t x, double *from_y, double *from_x) {
+    double cy = ((double)m->height - 1.0) / 2.0, cx = ((double)m->width - 1.0) / 2.0;
+    double dy = (double)y - cy, dx = (double)x - cx;
+
+    *from_y = m->moves ? cy + m->cosine * dy - m->sine * dx : (double)y;
+    *from_x = m->moves ? cx + m->sine * dy + m->cosine * dx : (double)x;
+    if (m->flip_y)
+        *from_y = (double)m->height - 1.0 - *from_y;
+    if (m->flip_x)
+        *from_x = (double)m->width - 1.0 - *from_x;
+}
+
+static float linear(const float *plane, const struct map *m, double y, double x) {
+    size_t y0 = clamp(floor(y), m->height), x0 = clamp(floor(x), m->width);
+    size_t y1 = clamp(floor(y) + 1.0, m->height), x1 = clamp(floor(x) + 1.0, m->width);
+    float fy = (float)(y - floor(y)), fx = (float)(x - floor(x));
+    float top = plane[y0 * m->width + x0] * (1.0f - fx) + plane[y0 * m->width + x1] * fx;
+    float low = plane[y1 * m->width + x0] * (1.0f - fx) + plane[y1 * m->width + x1] * fx;
+    return top * (1.0f - fy) + low * fy;
+}
+
+static void move_channel(const struct map *m, float *x, float *scratch) {
+    size_t area = m->height * m->width;
+
+    memcpy(scratch, x, m->depth * area * sizeof *x);
+    for (size_t z = 0; z < m->depth; z++) {
+        const float *plane = scratch + (m->flip_depth ? m->depth - 1 - z : z) * area;
+        for (size_t y = 0; y < m->height; y++) {
+            for (size_t i = 0; i < m->width; i++) {
+                double from_y, from_x;
+                source_of(m, y, i, &from_y, &from_x);
+                *x++ = linear(plane, m, from_y, from_x);
+            }
+        }
+    }
+}
+
+/* A class is below 2^24, so that a float carries it. */
+static void move_mask(const struct map *m, int32_t *mask, float *scratch) {
+    size_t area = m->height * m->width;
+
+    for (size_t i = 0; i < m->depth * area; i++)
+        scratch[i] = (float)mask[i];
+    for (size_t z = 0; z < m->depth; z++) {
+        const float *plane = scratch + (m->flip_depth ? m->depth - 1 - z : z) * area;
+        for (size_t y = 0; y < m->height; y++) {
+            for (size_t x = 0; x < m->width; x++) {
+                double from_y, from_x;
+                source_of(m, y, x, &from_y, &from_x);
+                *mask++ = (int32_t)plane[clamp(floor(from_y + 0.5), m->height) * m->width +
+                                         clamp(floor(from_x + 0.5), m->width)];
+            }
+        }
+    }
+}
+
+static struct map draw_map(const struct spoke_augment *a, const struct spoke_shape *shape,
+                           uint64_t *state) {
+    struct map m = {.depth = 1, .height = 1, .width = 1};
+    size_t axes = shape->axes;
+    bool flip[SPOKE_AXES_MAX] = {false};
+
+    for (size_t i = 0; i < SPOKE_AXES_MAX; i++)
+        flip[i] = next(state) >> 63 && a->flip[i];
+    double turn = a->rotate_deg * either_way(state) * PI / 180.0;
+    double factor = pow(1.0 + a->scale, either_way(state));
+    m.depth = axes > 2 ? shape->side[axes - 3] : 1;
+    m.height = axes > 1 ? shape->side[axes - 2] : 1;
+    m.width = axes > 0 ? shape->side[axes - 1] : 1;
+    m.flip_depth = axes > 2 && flip[axes - 3];
+    m.flip_y = axes > 1 && flip[axes - 2];
+    m.flip_x = axes > 0 && flip[axes - 1];
+    m.moves = turn != 0.0 || factor != 1.0;
+    m.cosine = cos(turn) / factor;
+    m.sine = sin(turn) / factor;
+    return m;
+}
+
+/* ---- values -------------------------------------------------------------------------------- */
+
+static void change_values(const struct spoke_augment *a, uint64_t *state, float *x, size_t n) {
+    float gain = (float)(1.0 + a->gain * either_way(state));
+    float offset = (float)(a->offset * either_way(state));
+
+    if (gain != 1.0f || offset != 0.0f)
+        for (size_t i = 0; i < n; i++)
+            x[i] = x[i] * gain + offset;
+    uint64_t noise = next(state); /* a stream of its own: it is long */
+    for (size_t i = 0; a->noise > 0.0 && i < n; i += 2) {
+        /* Box and Muller 1958, in pairs. */
+        double radius = a->noise * sqrt(-2.0 * log(1.0 - uniform(&noise)));
+        double angle = 2.0 * PI * uniform(&noise);
+        x[i] += (float)(radius * cos(angle));
+        if (i + 1 < n)
+            x[i + 1] += (float)(radius * sin(angle));
+    }
+}
+
+void spoke_augment_row(const struct spoke_augment *a, const struct spoke_shape *shape,
+                       uint64_t seed, float *x, int32_t *mask, float *scratch) {
+    struct map m = draw_map(a, shape, &seed);
+    size_t n = m.depth * m.height * m.width;
+    bool moved = m.moves || m.flip_depth || m.flip_y || m.flip_x;
+
+    for (size_t c = 0; c < shape->channels; c++) {
+        if (moved)
+            move_channel(&m, x + c * n, scratch);
+        change_values(a, &seed, x + c * n, n);
+    }
+    if (moved && mask)
+        move_mask(&m, mask, scratch);
+}
