@@ -240,11 +240,11 @@ enum tier_status graph_fold_unary(struct graph_at *at) {
                          op == NOT ? "truths" : "floats");
     TIER_TRY(graph_fold_room(at, 0));
     for (uint64_t n = 0; n < out->shape.elements; n++) {
-        if (out->f)
+        if (x->f)
             out->f[n] = float_unary(op, x->f[n]);
-        else if (op == NOT)
+        else if (x->i && op == NOT)
             out->i[n] = x->i[n] == 0;
-        else
+        else if (x->i)
             out->i[n] = op == NEG || x->i[n] < 0 ? (int64_t)(0 - (uint64_t)x->i[n]) : x->i[n];
     }
     return TIER_OK;
@@ -289,9 +289,9 @@ static void reduce_into(struct graph_tensor *out, const struct graph_tensor *x, 
         stride *= x->shape.dims[d];
     }
     for (uint64_t n = 0; n < x->shape.elements; n++) {
-        if (out->f)
+        if (out->f && x->f)
             out->f[to] = product ? out->f[to] * x->f[n] : out->f[to] + x->f[n];
-        else
+        else if (out->i && x->i)
             out->i[to] = int_binary(product ? MUL : ADD, out->i[to], x->i[n], false);
         for (unsigned d = x->shape.rank; d-- > 0;) {
             to += step[d];
@@ -318,9 +318,8 @@ enum tier_status graph_fold_reduce(struct graph_at *at) {
             out->i[n] = 1;
     }
     reduce_into(out, x, at->call->axes, product);
-    float count = mean ? (float)(x->shape.elements / out->shape.elements) : 1;
-    for (uint64_t n = 0; n < out->shape.elements && mean; n++)
-        out->f[n] /= count;
+    for (uint64_t n = 0; n < out->shape.elements && mean && out->f; n++)
+        out->f[n] /= (float)x->shape.elements / (float)out->shape.elements;
     return TIER_OK;
 }
 

@@ -74,7 +74,7 @@ enum tier_status graph_fold_expand(struct graph_at *at) {
 
 enum tier_status graph_fold_transpose(struct graph_at *at) {
     const struct graph_tensor *x = graph_in(at, 0);
-    int64_t strides[TIER_DIMS_MAX], steps[TIER_DIMS_MAX];
+    int64_t strides[TIER_DIMS_MAX], steps[TIER_DIMS_MAX] = {0};
 
     TIER_TRY(graph_fold_room(at, 0));
     strides_of(&x->shape, strides);
@@ -86,7 +86,7 @@ enum tier_status graph_fold_transpose(struct graph_at *at) {
 
 enum tier_status graph_fold_slice(struct graph_at *at) {
     const struct graph_tensor *x = graph_in(at, 0);
-    int64_t strides[TIER_DIMS_MAX], steps[TIER_DIMS_MAX], start = 0;
+    int64_t strides[TIER_DIMS_MAX], steps[TIER_DIMS_MAX] = {0}, start = 0;
 
     TIER_TRY(graph_fold_room(at, 0));
     if (graph_out(at, 0)->shape.elements == 0)

@@ -198,7 +198,8 @@ static enum tier_status spread(struct graph_at *at, enum auto_pad auto_pad, unsi
 
 enum tier_status graph_shape_conv_transpose(struct graph_at *at) {
     const struct tier_shape *x = &graph_in(at, 0)->shape, *w = &graph_in(at, 1)->shape;
-    uint64_t dims[TIER_SPATIAL_MAX + 2], more[TIER_SPATIAL_MAX], wanted[TIER_SPATIAL_MAX];
+    uint64_t dims[TIER_SPATIAL_MAX + 2], more[TIER_SPATIAL_MAX] = {0};
+    uint64_t wanted[TIER_SPATIAL_MAX] = {0};
     enum auto_pad auto_pad;
 
     TIER_TRY(need_image(at));
@@ -240,7 +241,7 @@ static void ceil_up(struct tier_call *c, const struct tier_shape *x, uint64_t *d
 enum tier_status graph_shape_pool(struct graph_at *at) {
     const struct tier_shape *x = &graph_in(at, 0)->shape;
     struct tier_call *c = at->call;
-    uint64_t dims[TIER_SPATIAL_MAX + 2];
+    uint64_t dims[TIER_SPATIAL_MAX + 2] = {0};
     enum auto_pad auto_pad;
     bool ceil_mode, padded = false, cut = false;
 
@@ -364,7 +365,7 @@ enum tier_status graph_shape_resize(struct graph_at *at) {
     const struct tier_shape *x = &graph_in(at, 0)->shape;
     size_t scales_at = at->opset < 11 ? 1 : 2, n, sizes_n;
     uint64_t dims[TIER_DIMS_MAX];
-    unsigned axes[TIER_DIMS_MAX];
+    unsigned axes[TIER_DIMS_MAX] = {0};
     const int64_t *sizes;
     const float *scales;
 
