@@ -31,10 +31,12 @@ static const struct tier_hash *base_of(const struct tier_fold *fold, uint64_t ro
 }
 
 /* What it would weigh were nothing stale, here and further down, and its metrics if they are of
- * this round's model. */
+ * this round's model. No more is claimed than this node's own parent takes (tier_stale_check): of
+ * each input, so that any grouping gives the same. */
 static enum tier_status add_metrics(struct tier_update_header *sum, const struct tier_fold *fold,
                                     const struct tier_update_header *h, bool damped,
-                                    struct tier_err *err) {
+                                    uint32_t multiplier, struct tier_err *err) {
+    int64_t most = (int64_t)(h->weight * multiplier * TIER_STALE_ONE); /* at most 2^44 */
     int64_t full = (int64_t)tier_stale_full_weight(h); /* at most 2^38, checked where it came */
     bool merge = h->metrics && h->round == fold->round;
 
@@ -43,7 +45,8 @@ static enum tier_status add_metrics(struct tier_update_header *sum, const struct
     if (!fold->stale || h->weight == 0)
         return TIER_OK;
     bool there = merge && tier_metrics_get(h->metrics, TIER_STALE_METRIC, NULL);
-    int64_t rest = full * (damped ? TIER_STALE_ONE : 1) - (there ? full : 0);
+    int64_t fresh = full * (damped ? TIER_STALE_ONE : 1);
+    int64_t rest = (fresh < most ? fresh : most) - (there ? full : 0);
     return tier_metrics_add(sum->metrics, TIER_STALE_METRIC, 1, &rest, err);
 }
 
@@ -65,7 +68,7 @@ enum tier_status tier_fold_header_add(struct tier_update_header *sum, const stru
     uint32_t multiplier = damped ? tier_stale_multiplier(fold->round - h->round) : 1;
     enum tier_status st = tier_update_header_check(h, fold->manifest, err);
     if (st == TIER_OK)
-        st = add_metrics(sum, fold, h, damped, err);
+        st = add_metrics(sum, fold, h, damped, multiplier, err);
     if (st != TIER_OK) {
         tier_err_prefix(err, "update %.16s", tier_hash_hex(id, hex));
         return st;

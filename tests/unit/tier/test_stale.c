@@ -215,6 +215,34 @@ Test(tier_stale, tiers_damp_one_after_the_other) {
     scene_down(&s);
 }
 
+/* Else one child that claims 64 times its weight and is late would have its parent's sum refused.
+ */
+Test(tier_stale, a_sum_claims_no_more_than_its_own_parent_takes) {
+    struct scene s = scene_up(3);
+    struct tier_plan p = {.top.sync = TIER_PLAN_BUFFERED};
+    struct tier_fold_stale stale = stale_of(&s, NULL);
+    struct tier_update_header h = header_for(s.m, 1000);
+    struct tier_hash id, sum, again;
+    int64_t full = 64 * 1000;
+
+    h.round = NOW - 3;
+    h.base_model = base_of(h.round);
+    h.metrics = tier_metrics_new();
+    MUST(tier_metrics_add(h.metrics, TIER_STALE_METRIC, 1, &full, err));
+    MUST(tier_stale_check(&p, &h, err));
+    MUST(tier_update_seal_f32(s.spool, &h, s.m, s.x[0], false, &id, err));
+    tier_metrics_free(h.metrics);
+    MUST(fold(&s, &id, 1, &stale, NOW, &sum, err));
+    struct tier_update *u = update_open(s.spool, &sum);
+    MUST(tier_stale_check(&p, tier_spool_update_header(u), err));
+    CHECK(tier_stale_full_weight(tier_spool_update_header(u)) == 64 * 32 * 1000);
+    tier_spool_update_close(u);
+    stale = stale_of(&s, &sum); /* and as a partial it stays what it is */
+    MUST(fold(&s, &sum, 1, &stale, NOW, &again, err));
+    CHECK(metric(&s, &again, TIER_STALE_METRIC) == 64 * 32 * 1000);
+    scene_down(&s);
+}
+
 Test(tier_stale, what_is_too_old_or_from_another_model_is_refused) {
     struct scene s = scene_up(4);
     struct tier_fold_stale stale = stale_of(&s, NULL);
