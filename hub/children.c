@@ -147,7 +147,8 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
     struct tier_round_event e = {.type = TIER_EVENT_OFFER,
                                  .child = hub_run_child_number(run, child),
                                  .update = *id,
-                                 .weight = h->weight};
+                                 .weight = h->weight,
+                                 .single = h->encoding != TIER_ENC_SUM};
     uint64_t at = hub_run_child_round(run, e.child);
     const struct tier_hash *base = hub_run_base_of(run, at);
     struct tier_err err = {0};

@@ -101,15 +101,24 @@ void hub_work_sweep_models(struct hub *hub) {
     tier_named_file_sweep(hub->home.models_dir, TIER_MODEL_TEMPORARY);
 }
 
-void hub_work_abandon(struct hub_run *run, uint32_t child) {
+void hub_work_drop_early(struct hub_run *run, uint32_t child) {
     static const struct tier_err late = {.status = TIER_ELATE, .text = "the round is closed"};
+    const struct tier_hash *update = &run->children[child].early.update;
+
+    if (!run->children[child].has_early)
+        return;
+    run->children[child].has_early = false;
+    /* It has arrived, and its push waits for an answer. */
+    tier_serve_pushed(run->hub->serve, run->children[child].name, update, NULL, &late);
+    tier_spool_delete(run->hub->home.spool, update, NULL);
+}
+
+void hub_work_abandon(struct hub_run *run, uint32_t child) {
     const struct tier_round_child *c = tier_round_child(&run->round, child);
 
+    hub_work_drop_early(run, child);
     if (tier_hash_is_zero(&c->update))
         return;
-    if (run->children[child].has_early) /* it has arrived, and its push waits for an answer */
-        tier_serve_pushed(run->hub->serve, run->children[child].name, &c->update, NULL, &late);
-    run->children[child].has_early = false;
     tier_serve_withdraw(run->hub->serve, run->children[child].name, &c->update, TIER_ELATE,
                         "the round is closed");
     tier_spool_delete(run->hub->home.spool, &c->update, NULL);

@@ -686,6 +686,8 @@ static bool keep_for_next(struct hub_run *run, const struct tier_round_event *e)
     if (e->type != TIER_EVENT_SEALED || run->round.state == TIER_ROUND_OPEN ||
         !hub_run_still_at_work(run, e->child))
         return false;
+    if (!tier_hash_equal(&run->children[e->child].early.update, &e->update))
+        hub_work_drop_early(run, e->child); /* the child has thought better of it */
     run->children[e->child].early = *e;
     run->children[e->child].has_early = true;
     return true;

@@ -39,6 +39,8 @@ void hub_work_journal_run(struct hub_run *run);
 
 /* With a round open: the updates that arrived before it was. */
 void hub_work_take_early(struct hub_run *run);
+/* Answers a child's update that waited for the next round with ELATE, and deletes it. */
+void hub_work_drop_early(struct hub_run *run, uint32_t child);
 /* What the child is pushing, or has pushed in part, is not wanted any more. */
 void hub_work_abandon(struct hub_run *run, uint32_t child);
 

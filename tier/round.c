@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tier/round.h"
 
+#include "tier/limits.h"
 #include "tier/stale.h"
 
 #include <assert.h>
@@ -167,6 +168,8 @@ static void on_decline(struct tier_round *r, uint32_t child, struct tier_round_a
     if (delivered(c->state) || c->state == TIER_CHILD_REFUSED ||
         (r->state != TIER_ROUND_OPEN && !later))
         return;
+    if (at_work(c->state) && !tier_hash_is_zero(&c->update)) /* nobody resumes it */
+        act(out, TIER_ACTION_DISCARD, child, &c->update);
     c->state = TIER_CHILD_DECLINED;
     close_if_due(r, out);
 }
@@ -187,6 +190,11 @@ static void on_offer(struct tier_round *r, const struct tier_round_event *e,
         refuse(out, e, TIER_EPOLICY, "an update of this child was refused in this round");
     } else if (c->state == TIER_CHILD_NONE || c->state == TIER_CHILD_DECLINED) {
         refuse(out, e, TIER_EPOLICY, "this child does not take part in this round");
+    } else if (e->single && counted(r, c, e->weight) > TIER_WEIGHT_MAX) {
+        /* No fold could add it, so one that took it would stand still. */
+        c->state = TIER_CHILD_REFUSED;
+        refuse(out, e, TIER_ELIMIT, "the weight, times 64 and less, would pass what one may weigh");
+        close_if_due(r, out);
     } else if (open && counted(r, c, e->weight) > r->rules.weight_total_max - r->weight) {
         /* Nothing will make it fit, and the others must not wait for it. */
         c->state = TIER_CHILD_REFUSED;
@@ -241,8 +249,11 @@ static void on_bad(struct tier_round *r, const struct tier_round_event *e,
                    struct tier_round_actions *out) {
     struct tier_round_child *c = child_at(r, e->child);
 
-    if (!tier_hash_equal(&c->update, &e->update))
+    if (!tier_hash_equal(&c->update, &e->update)) { /* not wanted any more, and still answered */
+        refuse(out, e, TIER_EUPDATE, e->reason ? e->reason : "the update is not wanted any more");
+        act(out, TIER_ACTION_DISCARD, e->child, &e->update);
         return;
+    }
     bool counts = c->state == TIER_CHILD_SEALED;
     if (counts)
         r->weight -= counted(r, c, c->weight);

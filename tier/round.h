@@ -80,6 +80,7 @@ struct tier_round_event {
     uint32_t child;
     struct tier_hash update;
     uint64_t weight;
+    bool single; /* OFFER: it is no sum, so what it counts as is bounded by TIER_WEIGHT_MAX */
     const char *reason; /* BAD, NO_MERGE: what is wrong; borrowed until its actions are done */
 };
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Rounds that take updates of older ones. */
+#include "tier/limits.h"
 #include "tier/round.h"
 
 #include <criterion/criterion.h>
@@ -165,6 +166,53 @@ Test(tier_round_buffered, who_declines_while_a_round_is_closed_begins_anew_in_th
     go_on(2, &two);
     cr_assert(eq(u64, tier_round_child(&r, 2)->base, 2));
     cr_assert(eq(u64, tier_round_child(&r, 3)->base, 1));
+}
+
+Test(tier_round_buffered, who_declines_a_push_while_a_round_is_closed_leaves_nothing_behind) {
+    step(TIER_EVENT_OFFER, 2, 1, 5);
+    deliver(0, 1, 1);
+    deliver(1, 1, 1);
+    step(TIER_EVENT_DECLINE, 2, 0, 0);
+    cr_assert(has(TIER_ACTION_DISCARD), "nobody resumes it");
+    cr_assert(a.at[0].update.b[0] == 3 && a.at[0].update.b[1] == 1);
+    go_on(2, &two);
+    step(TIER_EVENT_OFFER, 3, 1, 5);
+    step(TIER_EVENT_DECLINE, 3, 0, 0);
+    cr_assert(has(TIER_ACTION_DISCARD));
+}
+
+Test(tier_round_buffered, a_bad_update_of_who_began_anew_is_answered_and_takes_nothing_from_it) {
+    step(TIER_EVENT_OFFER, 2, 1, 5);
+    deliver(0, 1, 1);
+    deliver(1, 1, 1);
+    go_on(5, &two);
+    cr_assert(eq(u64, tier_round_child(&r, 2)->base, 5));
+    step(TIER_EVENT_BAD, 2, 1, 0);
+    cr_assert(eq(int, refusal(), TIER_EUPDATE), "else its push waits for ever");
+    cr_assert(has(TIER_ACTION_DISCARD));
+    cr_assert(eq(int, state_of(2), TIER_CHILD_EXPECTED));
+    deliver(2, 5, 5);
+}
+
+Test(tier_round_buffered, a_weight_that_no_fold_could_multiply_is_refused_where_it_is_offered) {
+    const uint64_t most = TIER_WEIGHT_MAX / 64;
+    struct tier_round_event e = {.type = TIER_EVENT_OFFER,
+                                 .child = 0,
+                                 .update = id_of(0, 1),
+                                 .weight = most + 1,
+                                 .single = true};
+    tier_round_step(&r, &e, &a);
+    cr_assert(eq(int, refusal(), TIER_ELIMIT));
+    cr_assert(eq(int, state_of(0), TIER_CHILD_REFUSED), "the others need not wait for it");
+    e.child = 1;
+    e.single = false;
+    tier_round_step(&r, &e, &a);
+    cr_assert(has(TIER_ACTION_GRANT), "a sum of several is added, not multiplied as an int32");
+    e.child = 2;
+    e.single = true;
+    e.weight = most;
+    tier_round_step(&r, &e, &a);
+    cr_assert(has(TIER_ACTION_GRANT));
 }
 
 Test(tier_round_buffered, a_round_of_other_rules_takes_nothing_of_older_ones) {
