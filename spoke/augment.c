@@ -65,6 +65,13 @@ struct map {
     double cosine, sine; /* over the scale */
 };
 
+/* Of places in a plane, a few thousand at most; a call of floor for each pixel would be half of it.
+ */
+static double floor_of(double v) {
+    double whole = (double)(int64_t)v;
+    return whole > v ? whole - 1.0 : whole;
+}
+
 static size_t clamp(double at, size_t n) {
     return at <= 0.0 ? 0 : at >= (double)(n - 1) ? n - 1 : (size_t)at;
 }
@@ -82,12 +89,14 @@ static void source_of(const struct map *m, size_t y, size_t x, double *from_y, d
 }
 
 static float linear(const float *plane, const struct map *m, double y, double x) {
-    size_t y0 = clamp(floor(y), m->height), x0 = clamp(floor(x), m->width);
-    size_t y1 = clamp(floor(y) + 1.0, m->height), x1 = clamp(floor(x) + 1.0, m->width);
-    float fy = (float)(y - floor(y)), fx = (float)(x - floor(x));
-    float top = plane[y0 * m->width + x0] * (1.0f - fx) + plane[y0 * m->width + x1] * fx;
-    float low = plane[y1 * m->width + x0] * (1.0f - fx) + plane[y1 * m->width + x1] * fx;
-    return top * (1.0f - fy) + low * fy;
+    double low_y = floor_of(y), low_x = floor_of(x);
+    const float *above = plane + clamp(low_y, m->height) * m->width;
+    const float *below = plane + clamp(low_y + 1.0, m->height) * m->width;
+    size_t left = clamp(low_x, m->width), right = clamp(low_x + 1.0, m->width);
+    float fy = (float)(y - low_y), fx = (float)(x - low_x);
+    float top = above[left] + fx * (above[right] - above[left]);
+    float low = below[left] + fx * (below[right] - below[left]);
+    return top + fy * (low - top);
 }
 
 static void move_channel(const struct map *m, float *x, float *scratch) {
@@ -118,8 +127,8 @@ static void move_mask(const struct map *m, int32_t *mask, float *scratch) {
             for (size_t x = 0; x < m->width; x++) {
                 double from_y, from_x;
                 source_of(m, y, x, &from_y, &from_x);
-                *mask++ = (int32_t)plane[clamp(floor(from_y + 0.5), m->height) * m->width +
-                                         clamp(floor(from_x + 0.5), m->width)];
+                *mask++ = (int32_t)plane[clamp(floor_of(from_y + 0.5), m->height) * m->width +
+                                         clamp(floor_of(from_x + 0.5), m->width)];
             }
         }
     }

@@ -250,7 +250,7 @@ static const char *cases_table(size_t *count, double side[3]) {
     return table;
 }
 
-Test(spoke_nifti, hippocampus_has_the_cases_shapes_and_classes_its_readme_says, .timeout = 200) {
+Test(spoke_nifti, hippocampus_has_the_cases_shapes_and_classes_its_readme_says) {
     char schema_path[1024];
     double side[3];
     size_t cases = 0, rows = 0;
@@ -300,7 +300,7 @@ Test(spoke_nifti, hippocampus_has_the_cases_shapes_and_classes_its_readme_says, 
     spoke_data_free(d);
 }
 
-Test(spoke_nifti, scans_of_six_scanners_come_to_one_spacing, .timeout = 100) {
+Test(spoke_nifti, scans_of_six_scanners_come_to_one_spacing) {
     static const char *const sessions[] = {"sub-10062Ses1", "sub-10062Ses2", "sub-9418",
                                            "sub-9584",      "sub-9604",      "sub-9669",
                                            "sub-9709Ses1"};
