@@ -119,7 +119,7 @@ enum tier_status graph_shape_pow(struct graph_at *at) {
     struct tier_shape made = {0};
 
     TIER_TRY(graph_broadcast(at, &x->shape, &y->shape, &made));
-    if (!graph_constant(x)) {
+    if (!graph_constant(x) || !graph_constant(y)) {
         TIER_TRY(graph_scalar(at, 1, &at->call->alpha));
         if (made.rank != x->shape.rank)
             return graph_bad(at, "the exponent '%.80s' must be one number", graph_in_name(at, 1));

@@ -20,7 +20,7 @@
 #define TIER_MANIFEST_BYTES_MAX (32u << 20)
 #define TIER_GRAPH_BYTES_MAX (UINT64_C(1) << 36)
 #define TIER_GRAPH_NODES_MAX 65536
-#define TIER_GRAPH_COLS_MAX (UINT64_C(1) << 24) /* columns of an activation */
+#define TIER_GRAPH_COLS_MAX (UINT64_C(1) << 28) /* elements of a row of input or output */
 
 /* Updates: 64 KiB Merkle leaves, 16 to a 1 MiB transfer chunk; a segment is one chunk of f32. */
 #define TIER_LEAF_BYTES (64u << 10)

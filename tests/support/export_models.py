@@ -128,7 +128,7 @@ class Elementary(nn.Module):
         self.scale, self.lin = nn.Parameter(torch.ones(6)), nn.Linear(6, 6, bias=False)
 
     def forward(self, x):
-        a, b = torch.chunk(self.lin(x), 2, 1)
+        a, b = self.lin(x)[:, :3], self.lin(x)[:, 3:]
         y = torch.cat([F.elu(a), b], 1) * self.scale - x / 2
         y = F.hardtanh(y) + F.silu(y) + torch.exp(-y.abs()) + F.hardswish(y)
         y = y / (y.pow(2).sum(1, keepdim=True).sqrt() + 1e-6) + torch.log(1 + y * y) + torch.sigmoid(y)

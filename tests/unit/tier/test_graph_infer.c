@@ -262,6 +262,19 @@ Test(tier_graph_infer, what_is_only_read_as_a_setting_is_no_parameter) {
     refused(13, TIER_EMODEL, "'w' must be one constant number");
 }
 
+Test(tier_graph_infer, a_power_of_the_data_has_a_constant_exponent) {
+    start(DIMS(3));
+    onnx_add_dims(&graph, "two", 0, NULL, 1, (float[]){2});
+    onnx_add_node(&graph, "Pow", "two m", "q");
+    onnx_add_tensor(&graph, "w", 3, 0, zeros);
+    onnx_add_node(&graph, "Add", "q w", "y");
+    refused(13, TIER_EMODEL, "'m' must be one constant number");
+    start(DIMS(3));
+    onnx_add_dims(&graph, "two", DIMS(1, 1, 1), 1, (float[]){2});
+    onnx_add_node(&graph, "Pow", "m two", "y"); /* would add a dimension */
+    refused(13, TIER_EMODEL, "the exponent 'two' must be one number");
+}
+
 Test(tier_graph_infer, hard_swish_is_a_product_with_its_gate) {
     start(DIMS(3));
     onnx_add_node(&graph, "HardSwish", "m", "y");
