@@ -134,19 +134,44 @@ static inline void onnx_add_tensor(struct onnx_msg *graph, const char *name, int
 }
 
 /* Of any shape, as raw data: type 1 is float, 7 int64. */
+static inline void onnx_tensor(struct onnx_msg *t, const char *name, size_t rank,
+                               const int64_t *dims, int64_t type, const void *values) {
+    size_t n = type == 7 ? 8 : 4;
+    t->n = 0;
+    for (size_t d = 0; d < rank; d++) {
+        onnx_int(t, 1, dims[d]);
+        n *= (size_t)dims[d];
+    }
+    onnx_int(t, 2, type);
+    onnx_text(t, 8, name);
+    onnx_bytes(t, 9, values, n);
+}
+
 static inline void onnx_add_dims(struct onnx_msg *graph, const char *name, size_t rank,
                                  const int64_t *dims, int64_t type, const void *values) {
     static struct onnx_msg t;
-    size_t n = type == 7 ? 8 : 4;
-    t.n = 0;
-    for (size_t d = 0; d < rank; d++) {
-        onnx_int(&t, 1, dims[d]);
-        n *= (size_t)dims[d];
-    }
-    onnx_int(&t, 2, type);
-    onnx_text(&t, 8, name);
-    onnx_bytes(&t, 9, values, n);
+    onnx_tensor(&t, name, rank, dims, type, values);
     onnx_sub(graph, 5, &t);
+}
+
+static inline void onnx_attr_tensor(struct onnx_msg *node, const char *name, size_t rank,
+                                    const int64_t *dims, int64_t type, const void *values) {
+    static struct onnx_msg a, t;
+    a.n = 0;
+    onnx_tensor(&t, "", rank, dims, type, values);
+    onnx_text(&a, 1, name);
+    onnx_sub(&a, 5, &t);
+    onnx_int(&a, 20, 4);
+    onnx_sub(node, 5, &a);
+}
+
+/* A Constant node, as exporters write settings. */
+static inline void onnx_add_constant(struct onnx_msg *graph, const char *name, size_t rank,
+                                     const int64_t *dims, int64_t type, const void *values) {
+    static struct onnx_msg node;
+    onnx_node(&node, "Constant", "", name);
+    onnx_attr_tensor(&node, "value", rank, dims, type, values);
+    onnx_sub(graph, 1, &node);
 }
 
 static inline void onnx_add_ints(struct onnx_msg *graph, const char *name, int64_t n,
