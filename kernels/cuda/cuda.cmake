@@ -42,13 +42,14 @@ find_package(CUDAToolkit REQUIRED)
 set(KERNELS_CUDA ON)
 message(STATUS "CUDA backend: nvcc ${CMAKE_CUDA_COMPILER_VERSION}, cuBLAS ${CUBLAS_LIBRARY}, NCCL ${NCCL_INCLUDE_DIR}")
 
-set(KERNELS_CUDA_HOST cuda/cuda_backend.c cuda/group.c)
+set(KERNELS_CUDA_HOST cuda/cuda_backend.c cuda/nn.c cuda/conv.c cuda/group.c)
 if(NCCL_INCLUDE_DIR)
   list(APPEND KERNELS_CUDA_HOST cuda/nccl_group.c cuda/nccl_load.c)
 else()
   list(APPEND KERNELS_CUDA_HOST cuda/nccl_none.c)
 endif()
-add_library(consilium-cuda MODULE cuda/elementwise.cu cuda/reduce.cu cuda/fold.cu ${KERNELS_CUDA_HOST})
+add_library(consilium-cuda MODULE cuda/elementwise.cu cuda/reduce.cu cuda/fold.cu cuda/norm.cu
+            cuda/window.cu cuda/conv.cu cuda/unary.cu cuda/nd.cu cuda/axis.cu ${KERNELS_CUDA_HOST})
 target_include_directories(consilium-cuda PRIVATE ${CMAKE_SOURCE_DIR})
 target_include_directories(consilium-cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS}
                            ${CUBLAS_INCLUDE_DIR} $<$<BOOL:${NCCL_INCLUDE_DIR}>:${NCCL_INCLUDE_DIR}>)

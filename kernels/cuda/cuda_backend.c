@@ -29,7 +29,7 @@ enum kern_status kern_cuda_check(struct kern_cuda *cuda, cudaError_t err, const 
     return told(cuda->base.error, sizeof cuda->base.error, err, call);
 }
 
-static enum kern_status check_blas(struct kern_cuda *cuda, cublasStatus_t st, const char *call) {
+enum kern_status kern_cuda_check_blas(struct kern_cuda *cuda, cublasStatus_t st, const char *call) {
     if (st == CUBLAS_STATUS_SUCCESS) {
         return KERN_OK;
     }
@@ -75,13 +75,14 @@ static enum kern_status start(struct kern_cuda *cuda) {
              "cudaStreamCreateWithFlags");
     CUDA_TRY(cuda, cudaMalloc((void **)&cuda->parts, KERN_CUDA_PARTS * sizeof(float)),
              "cudaMalloc");
-    st = check_blas(cuda, cublasCreate(&cuda->blas), "cublasCreate");
+    st = kern_cuda_check_blas(cuda, cublasCreate(&cuda->blas), "cublasCreate");
     if (st == KERN_OK) {
-        st = check_blas(cuda, cublasSetStream(cuda->blas, cuda->stream), "cublasSetStream");
+        st = kern_cuda_check_blas(cuda, cublasSetStream(cuda->blas, cuda->stream),
+                                  "cublasSetStream");
     }
     if (st == KERN_OK) {
-        st = check_blas(cuda, cublasSetMathMode(cuda->blas, CUBLAS_PEDANTIC_MATH),
-                        "cublasSetMathMode");
+        st = kern_cuda_check_blas(cuda, cublasSetMathMode(cuda->blas, CUBLAS_PEDANTIC_MATH),
+                                  "cublasSetMathMode");
     }
     return st;
 }
@@ -93,6 +94,9 @@ static void close_cuda(struct kern_ctx *ctx) {
         (void)cublasDestroy(cuda->blas);
     }
     (void)cudaFree(cuda->parts);
+    for (size_t i = 0; i < KERN_CUDA_SCRATCHES; i++) {
+        (void)cudaFree(cuda->scratch[i]);
+    }
     if (cuda->stream != NULL) {
         (void)cudaStreamDestroy(cuda->stream);
     }
@@ -220,25 +224,32 @@ static enum kern_status zero(struct kern_ctx *ctx, void *dst, size_t bytes) {
     return kern_cuda_check(cuda, cudaMemsetAsync(dst, 0, bytes, cuda->stream), "cudaMemsetAsync");
 }
 
+enum kern_status kern_cuda_scratch(struct kern_cuda *cuda, unsigned which, size_t bytes,
+                                   void **out) {
+    if (cuda->scratch_bytes[which] < bytes) {
+        size_t want = bytes + bytes / 8;
+        free_cuda(&cuda->base, cuda->scratch[which]);
+        cuda->scratch[which] = NULL;
+        cuda->scratch_bytes[which] = 0;
+        CUDA_TRY(cuda, cudaMalloc(&cuda->scratch[which], want), "cudaMalloc");
+        cuda->scratch_bytes[which] = want;
+    }
+    *out = cuda->scratch[which];
+    return KERN_OK;
+}
+
 /* ---- operations ---------------------------------------------------------------------------- */
 
-/* cuBLAS counts by columns: our row-major y is its y transposed, so the operands change places. */
 static enum kern_status gemm(struct kern_ctx *ctx, float *y, const float *a, const float *b,
                              size_t m, size_t n, size_t k, bool trans_a, bool trans_b, float alpha,
                              float beta) {
     struct kern_cuda *cuda = kern_cuda_of(ctx);
-    int lda = (int)(trans_a ? m : k), ldb = (int)(trans_b ? k : n);
+    const struct kern_cuda_product p = {m, n, k, trans_a,         trans_b,         alpha, beta,
+                                        a, b, y, trans_a ? m : k, trans_b ? k : n, n,     0,
+                                        0, 0, 1};
     ENTER(cuda);
-    return check_blas(cuda,
-                      cublasSgemm(cuda->blas, trans_b ? CUBLAS_OP_T : CUBLAS_OP_N,
-                                  trans_a ? CUBLAS_OP_T : CUBLAS_OP_N, (int)n, (int)m, (int)k,
-                                  &alpha, b, ldb, a, lda, &beta, y, (int)n),
-                      "cublasSgemm");
+    return kern_cuda_multiply(cuda, &p);
 }
-
-/* An entry that calls one launcher with the rest of its arguments. */
-#define LAUNCH(cuda, launcher, ...)                                                                \
-    kern_cuda_check(cuda, (cudaError_t)launcher(__VA_ARGS__, (cuda)->stream), #launcher)
 
 static enum kern_status bias_add(struct kern_ctx *ctx, float *y, const float *bias, size_t rows,
                                  size_t cols) {
@@ -380,6 +391,7 @@ static const struct kern_ops cuda_ops = {
     .abi = KERN_BACKEND_ABI,
     .bytes = sizeof(struct kern_ops),
     .name = "cuda",
+    .nn = &kern_cuda_nn,
     .probe = probe,
     .open = open_cuda,
     .close = close_cuda,

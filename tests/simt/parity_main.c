@@ -5,6 +5,7 @@
  * the engine, any leak, and a run in which no kernel ran, fail.
  */
 #include "kernels/backend.h"
+#include "kernels/nn.h"
 #include "tests/parity/parity.h"
 #include "tests/simt/engine/control.h"
 
@@ -120,6 +121,29 @@ static void run_call_failures(void) {
     kern_device_close(dev);
 }
 
+/* Deep networks: a failed product finishes the device; scratch that is not to be had is an answer,
+ * after which there may be some again. */
+static void run_nn_failures(void) {
+    const struct kern_gemm_batch batch = {2, 16, 16, 16};
+    const struct kern_nd nd = {2, {8, 8}};
+    struct kern_device *dev = NULL;
+    struct kern_buf *buf = NULL;
+    expect(kern_device_open("cuda", 1, &dev) == KERN_OK &&
+               kern_buf_new(dev, 192 * 4, &buf) == KERN_OK,
+           "opening a device");
+    struct kern_vec y = {buf, 0}, a = {buf, 64}, b = {buf, 128};
+    simt_fail_at("cudaMalloc", 1);
+    expect(kern_nd_reduce(y, a, &nd, 1, 1, false) == KERN_ENOMEM, "no memory for scratch");
+    expect(kern_device_error(dev)[0] != '\0', "no scratch says why");
+    expect(kern_nd_reduce(y, a, &nd, 1, 1, false) == KERN_OK, "memory for scratch again");
+    expect(kern_gemm_batch(y, a, b, 4, 4, 4, false, true, 1, 0, &batch) == KERN_OK, "products");
+    simt_fail_at("cublasSgemmStridedBatched", 1);
+    expect(kern_gemm_batch(y, a, b, 4, 4, 4, false, true, 1, 0, &batch) == KERN_EDEVICE,
+           "a failed product");
+    expect(kern_sync(dev) == KERN_EDEVICE, "a failed device stays failed");
+    kern_device_close(dev);
+}
+
 static void open_two(struct kern_device **dev, struct kern_vec *part) {
     static const int64_t ones[10] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     for (int i = 0; i < 2; i++) {
@@ -231,6 +255,7 @@ int main(int argc, char **argv) {
     expect(simt_findings() == 0, "no finding before failures are injected");
     run_open_failures();
     run_call_failures();
+    run_nn_failures();
     if (nccl) {
         run_nccl_failure("ncclCommInitAll");
         run_nccl_failure("ncclAllReduce");

@@ -56,11 +56,6 @@ void libraries_begin() {
     group_depth = 0;
 }
 
-/* Bytes from the first to the last element of a column-major matrix. */
-static size_t extent(int rows, int cols, int ld) {
-    return ((size_t)(cols - 1) * (size_t)ld + (size_t)rows) * sizeof(float);
-}
-
 struct Product {
     bool ta, tb;
     int m, n, k, lda, ldb, ldc;
@@ -69,16 +64,25 @@ struct Product {
     float *c;
 };
 
-static void multiply(const Product &p, int device) {
-    bool ok = device_touch(p.a, extent(p.ta ? p.k : p.m, p.ta ? p.m : p.k, p.lda), false, device,
-                           "cublasSgemm reads A");
-    ok = device_touch(p.b, extent(p.tb ? p.n : p.k, p.tb ? p.k : p.n, p.ldb), false, device,
-                      "cublasSgemm reads B") &&
-         ok;
-    if (p.beta != 0) {
-        ok = device_touch(p.c, extent(p.m, p.n, p.ldc), false, device, "cublasSgemm reads C") && ok;
+/* Column by column: what lies between the columns is not the product's. */
+static bool touch(const float *p, int rows, int cols, int ld, bool write, int device,
+                  const char *what) {
+    bool ok = true;
+    for (int c = 0; c < (ld == rows ? 1 : cols) && ok; c++) {
+        size_t bytes = (ld == rows ? (size_t)rows * (size_t)cols : (size_t)rows) * sizeof(float);
+        ok = device_touch(p + (size_t)c * (size_t)ld, bytes, write, device, what);
     }
-    ok = device_touch(p.c, extent(p.m, p.n, p.ldc), true, device, "cublasSgemm writes C") && ok;
+    return ok;
+}
+
+static void multiply(const Product &p, int device) {
+    bool ok =
+        touch(p.a, p.ta ? p.k : p.m, p.ta ? p.m : p.k, p.lda, false, device, "cublasSgemm reads A");
+    ok = touch(p.b, p.tb ? p.n : p.k, p.tb ? p.k : p.n, p.ldb, false, device,
+               "cublasSgemm reads B") &&
+         ok;
+    ok = (p.beta == 0 || touch(p.c, p.m, p.n, p.ldc, false, device, "cublasSgemm reads C")) && ok;
+    ok = touch(p.c, p.m, p.n, p.ldc, true, device, "cublasSgemm writes C") && ok;
     for (int j = 0; ok && j < p.n; j++) {
         for (int i = 0; i < p.m; i++) {
             double sum = 0;
@@ -91,6 +95,34 @@ static void multiply(const Product &p, int device) {
             *c = (float)(p.alpha * sum + (p.beta != 0 ? (double)p.beta * *c : 0));
         }
     }
+}
+
+/* `count` products that lie so far apart; results may interleave, but not meet. */
+static cublasStatus_t push_products(const char *name, cublasHandle_t handle, const Product &first,
+                                    long long step_a, long long step_b, long long step_c,
+                                    int count) {
+    const Product &p = first;
+    if (injected(name)) {
+        return CUBLAS_STATUS_EXECUTION_FAILED;
+    }
+    bool apart = count == 1 || step_c >= (long long)p.ldc * (p.n - 1) + p.m ||
+                 (step_c >= p.m && step_c * (count - 1) + p.m <= p.ldc);
+    if (p.m < 0 || p.n < 0 || p.k < 0 || p.lda < std::max(1, p.ta ? p.k : p.m) ||
+        p.ldb < std::max(1, p.tb ? p.n : p.k) || p.ldc < std::max(1, p.m) || count < 1 ||
+        step_a < 0 || step_b < 0 || !apart || !handle->pedantic) {
+        return CUBLAS_STATUS_INVALID_VALUE;
+    }
+    int device = stream_device(handle->stream);
+    stream_push(handle->stream, [=] {
+        for (int i = 0; i < count; i++) {
+            Product one = first;
+            one.a += i * step_a;
+            one.b += i * step_b;
+            one.c += i * step_c;
+            multiply(one, device);
+        }
+    });
+    return CUBLAS_STATUS_SUCCESS;
 }
 
 template <typename T, typename Sum> static void run_call(std::vector<Part> parts) {
@@ -127,8 +159,7 @@ template <typename T, typename Sum> static void run_call(std::vector<Part> parts
             out = in[(size_t)p.root];
         }
         if (op != Op::reduce || (int)r == p.root) {
-            memcpy(p.dst, out.data() + (op == Op::reduce_scatter ? r * n : 0),
-                   written * sizeof(T));
+            memcpy(p.dst, out.data() + (op == Op::reduce_scatter ? r * n : 0), written * sizeof(T));
         }
     }
     nccl_calls++;
@@ -186,8 +217,7 @@ static ncclResult_t call(const char *name, const Part &part, cudaStream_t stream
     Part p = part;
     p.stream = stream_of(stream);
     if (injected(name) || p.stream == nullptr || op != ncclSum ||
-        (p.type != ncclInt64 && p.type != ncclFloat32) || p.root < 0 ||
-        p.root >= p.comm.ranks) {
+        (p.type != ncclInt64 && p.type != ncclFloat32) || p.root < 0 || p.root >= p.comm.ranks) {
         return ncclInvalidArgument;
     }
     if (stream_device(p.stream) != p.comm.device) {
@@ -253,16 +283,17 @@ cublasStatus_t cublasSgemm_v2(cublasHandle_t handle, cublasOperation_t ta, cubla
                               int m, int n, int k, const float *alpha, const float *a, int lda,
                               const float *b, int ldb, const float *beta, float *c, int ldc) {
     Product p{ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, lda, ldb, ldc, *alpha, *beta, a, b, c};
-    if (injected("cublasSgemm")) {
-        return CUBLAS_STATUS_EXECUTION_FAILED;
-    }
-    if (m < 0 || n < 0 || k < 0 || lda < std::max(1, p.ta ? k : m) ||
-        ldb < std::max(1, p.tb ? n : k) || ldc < std::max(1, m) || !handle->pedantic) {
-        return CUBLAS_STATUS_INVALID_VALUE;
-    }
-    int device = stream_device(handle->stream);
-    stream_push(handle->stream, [=] { multiply(p, device); });
-    return CUBLAS_STATUS_SUCCESS;
+    return push_products("cublasSgemm", handle, p, 0, 0, 0, 1);
+}
+
+cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t handle, cublasOperation_t ta,
+                                         cublasOperation_t tb, int m, int n, int k,
+                                         const float *alpha, const float *a, int lda,
+                                         long long int step_a, const float *b, int ldb,
+                                         long long int step_b, const float *beta, float *c, int ldc,
+                                         long long int step_c, int count) {
+    Product p{ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, lda, ldb, ldc, *alpha, *beta, a, b, c};
+    return push_products("cublasSgemmStridedBatched", handle, p, step_a, step_b, step_c, count);
 }
 
 ncclResult_t ncclCommInitAll(ncclComm_t *comms, int ranks, const int *devices) {
@@ -292,7 +323,8 @@ ncclResult_t ncclGroupEnd(void) {
 
 ncclResult_t ncclReduce(const void *src, void *dst, size_t n, ncclDataType_t type, ncclRedOp_t op,
                         int root, ncclComm_t comm, cudaStream_t stream) {
-    return call("ncclReduce", Part{Op::reduce, src, dst, n, type, root, *comm, nullptr}, stream, op);
+    return call("ncclReduce", Part{Op::reduce, src, dst, n, type, root, *comm, nullptr}, stream,
+                op);
 }
 
 ncclResult_t ncclAllReduce(const void *src, void *dst, size_t n, ncclDataType_t type,

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a convolution by matrix products needs beside them: patches out of images and back, and
+ * weights in the patches' order. One thread an element, grid-strided; neighbours are neighbouring
+ * channels of one tap, so memory is read and written in runs of a group's channels.
+ */
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/window.cuh"
+
+static unsigned each_grid(size_t n) {
+    return kern_grid(n, KERN_BLOCK, KERN_GRID_MAX);
+}
+
+/* patches[groups][rows][taps][group]: 4 bytes written an element, 4 read, from cache where windows
+ * overlap. Rows are output spots `first` and on, of all samples together. */
+__global__ static void patches_kernel(float *patches, const float *x, size_t n,
+                                      struct kern_cu_slab s) {
+    KERN_EACH(i, n) {
+        size_t at = i / s.group, c = i - at * s.group;
+        size_t row = at / s.w.taps, tap = at - row * s.w.taps;
+        size_t g = row / s.rows, flat = s.first + (row - g * s.rows), spot;
+        size_t sample = flat / s.w.out_spots;
+        struct place o = place_of(flat - sample * s.w.out_spots, s.w.out);
+        float v = 0;
+        if (sees(s.w, o, place_of(tap, s.w.kernel), &spot)) {
+            v = x[(sample * s.w.in_spots + spot) * s.in_channels + g * s.group + c];
+        }
+        patches[i] = v;
+    }
+}
+
+int kern_cu_patches(float *patches, const float *x, const struct kern_cu_slab *slab,
+                    cudaStream_t stream) {
+    size_t n = slab->groups * slab->rows * slab->w.taps * slab->group;
+    return KERN_LAUNCH(patches_kernel, each_grid(n), KERN_BLOCK, stream, patches, x, n, *slab);
+}
+
+/* dx[sample][spot][channel] of the samples that the slab touches, a thread gathering from every
+ * patch of the slab that sees its input, in ascending order of outputs: 4 to 8 bytes an input, 4 an
+ * element of the patches. */
+__global__ static void unpatch_kernel(float *dx, const float *patches, size_t begin, size_t n,
+                                      struct kern_cu_slab s, bool add) {
+    KERN_EACH(t, n) {
+        size_t i = begin + t, at = i / s.in_channels, channel = i - at * s.in_channels;
+        size_t sample = at / s.w.in_spots, g = channel / s.group, c = channel - g * s.group, out;
+        size_t first_out = sample * s.w.out_spots;
+        struct place in = place_of(at - sample * s.w.in_spots, s.w.in), k;
+        float sum = add || first_out < s.first ? dx[i] : 0;
+        KERN_TAPS_BACK(k, s.w) {
+            if (!seen_by(s.w, in, k, &out)) {
+                continue;
+            }
+            size_t row = first_out + out - s.first; /* wraps where it lies before the slab */
+            size_t tap = ((size_t)k.at[0] * (size_t)s.w.kernel[1] + (size_t)k.at[1]) *
+                             (size_t)s.w.kernel[2] +
+                         (size_t)k.at[2];
+            if (row < s.rows) {
+                sum += patches[((g * s.rows + row) * s.w.taps + tap) * s.group + c];
+            }
+        }
+        dx[i] = sum;
+    }
+}
+
+int kern_cu_unpatch(float *dx, const float *patches, const struct kern_cu_slab *slab, bool add,
+                    cudaStream_t stream) {
+    size_t image = slab->w.in_spots * slab->in_channels;
+    size_t from = slab->first / slab->w.out_spots;
+    size_t to = (slab->first + slab->rows - 1) / slab->w.out_spots + 1;
+    size_t n = (to - from) * image;
+    return KERN_LAUNCH(unpatch_kernel, each_grid(n), KERN_BLOCK, stream, dx, patches, from * image,
+                       n, *slab, add);
+}
+
+/* 8 bytes an element, [out][taps][group] written in order. */
+__global__ static void pack_kernel(float *to, const float *w, size_t n, size_t group, size_t taps) {
+    KERN_EACH(i, n) {
+        size_t at = i / group, c = i - at * group, o = at / taps, tap = at - o * taps;
+        to[i] = w[(o * group + c) * taps + tap];
+    }
+}
+
+int kern_cu_pack(float *to, const float *w, size_t out, size_t group, size_t taps,
+                 cudaStream_t stream) {
+    size_t n = out * group * taps;
+    return KERN_LAUNCH(pack_kernel, each_grid(n), KERN_BLOCK, stream, to, w, n, group, taps);
+}
+
+/* 12 bytes an element, [out][group][taps] written in order. */
+__global__ static void unpack_kernel(float *dw, const float *from, size_t n, size_t group,
+                                     size_t taps) {
+    KERN_EACH(i, n) {
+        size_t at = i / taps, tap = i - at * taps, o = at / group, c = at - o * group;
+        dw[i] += from[(o * taps + tap) * group + c];
+    }
+}
+
+int kern_cu_unpack_add(float *dw, const float *from, size_t out, size_t group, size_t taps,
+                       cudaStream_t stream) {
+    size_t n = out * group * taps;
+    return KERN_LAUNCH(unpack_kernel, each_grid(n), KERN_BLOCK, stream, dw, from, n, group, taps);
+}
