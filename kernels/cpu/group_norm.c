@@ -20,7 +20,7 @@ struct group_job {
     float *y, *mean, *inv_std, *dx;
     const float *x, *dy, *out, *scale, *bias, *in_mean, *in_inv;
     double *work; /* [parts][work_doubles] */
-    double *sums; /* [batch][2][channels], for dscale and dbias */
+    double *sums; /* [parts][2][channels], for dscale and dbias */
 };
 
 static size_t block_of(const struct kern_group_norm *norm) {
@@ -129,8 +129,8 @@ static void forward_sample(const struct group_job *j, size_t i, double *work) {
     write_rows(j, x, j->y + i * each, m, a, b);
 }
 
-/* Doubles of work a range takes: two arrays of channels, then five (six in the gradient, which has
- * no doubles there) of float. */
+/* Doubles of work a range takes: two arrays of channels, then five, or in the gradient six, of
+ * float. */
 static size_t work_doubles(size_t channels) {
     return 5 * channels;
 }
@@ -147,10 +147,10 @@ static void forward_range(const void *job, size_t begin, size_t end) {
     }
 }
 
-static enum kern_status take_work(struct kern_ctx *ctx, struct group_job *j, size_t sums) {
+static enum kern_status take_work(struct kern_ctx *ctx, struct group_job *j) {
     const struct kern_group_norm *norm = j->norm;
     size_t parts = kern_cpu_parts(norm->batch, norm->spots * norm->channels);
-    size_t n = parts * work_doubles(norm->channels) + sums;
+    size_t n = parts * (work_doubles(norm->channels) + 2 * norm->channels);
     j->width = norm->channels / norm->groups;
     j->work = malloc(n * sizeof *j->work);
     if (j->work == NULL) {
@@ -170,7 +170,7 @@ enum kern_status NN(group_norm)(struct kern_ctx *ctx, float *y, float *mean, flo
                           .x = x,
                           .scale = scale,
                           .bias = bias};
-    enum kern_status st = take_work(ctx, &j, 0);
+    enum kern_status st = take_work(ctx, &j);
     if (st != KERN_OK) {
         return st;
     }
@@ -222,12 +222,13 @@ static void grad_rows(const struct group_job *j, size_t i, const float *restrict
     }
 }
 
-static void grad_sample(const struct group_job *j, size_t i, double *work) {
+/* The sample's sums are added to its part's, for dscale and dbias. */
+static void grad_sample(const struct group_job *j, size_t i, double *work, double *part_sums) {
     const struct kern_group_norm *norm = j->norm;
     size_t channels = norm->channels;
-    float *m = (float *)work, *s = m + channels, *d = s + channels;
+    double *sum = work, *dot = sum + channels;
+    float *m = (float *)(dot + channels), *s = m + channels, *d = s + channels;
     float *a = d + channels, *b = a + channels, *k = b + channels;
-    double *sum = j->sums + i * 2 * channels, *dot = sum + channels;
     double n = (double)(norm->spots * j->width);
     for (size_t c = 0; c < channels; c++) {
         m[c] = j->in_mean[i * norm->groups + c / j->width];
@@ -245,7 +246,8 @@ static void grad_sample(const struct group_job *j, size_t i, double *work) {
             a[c] = (float)(w * inv);
             b[c] = (float)(inv * inv * inv * s2 / n);
             k[c] = (float)(inv * s1 / n);
-            dot[c] *= inv;
+            part_sums[c] += sum[c];
+            part_sums[channels + c] += dot[c] * inv;
         }
     }
     if (j->dx != NULL) {
@@ -260,8 +262,10 @@ static void grad_range(const void *job, size_t begin, size_t end) {
     while (kern_cpu_part_begin(j->norm->batch, parts, part) < begin) {
         part++;
     }
+    double *sums = j->sums + part * 2 * j->norm->channels;
+    memset(sums, 0, 2 * j->norm->channels * sizeof *sums);
     for (size_t i = begin; i < end; i++) {
-        grad_sample(j, i, j->work + part * work_doubles(j->norm->channels));
+        grad_sample(j, i, j->work + part * work_doubles(j->norm->channels), sums);
     }
 }
 
@@ -278,12 +282,13 @@ enum kern_status NN(group_norm_grad)(struct kern_ctx *ctx, float *dx, float *dsc
                           .in_mean = mean,
                           .in_inv = inv_std};
     size_t channels = norm->channels;
-    enum kern_status st = take_work(ctx, &j, norm->batch * 2 * channels);
+    enum kern_status st = take_work(ctx, &j);
     if (st != KERN_OK) {
         return st;
     }
     kern_cpu_each(ctx, grad_range, &j, norm->batch, norm->spots * channels);
-    for (size_t i = 1; i < norm->batch; i++) {
+    size_t parts = kern_cpu_parts(norm->batch, norm->spots * channels);
+    for (size_t i = 1; i < parts; i++) {
         for (size_t c = 0; c < 2 * channels; c++) {
             j.sums[c] += j.sums[i * 2 * channels + c];
         }
