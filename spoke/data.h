@@ -86,8 +86,8 @@ enum spoke_target_kind spoke_data_target(const struct spoke_data *data);
 size_t spoke_data_target_size(const struct spoke_data *data);
 
 /*
- * TIER_EUNIMPLEMENTED for what training and evaluation that take spoke_data_x and one class a row
- * cannot use: images that are not held, values, masks.
+ * TIER_EUNIMPLEMENTED for what those that take spoke_data_x and one class a row (pooling, in
+ * baseline.c) cannot use: images that are not held, values, masks.
  */
 enum tier_status spoke_data_is_simple(const struct spoke_data *data, struct tier_err *err);
 

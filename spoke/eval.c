@@ -11,6 +11,10 @@ struct evaluation {
     size_t features, outputs, batch;
     struct kern_buf *x;
     float *logits; /* [batch x outputs] */
+    const struct spoke_data *data;
+    enum spoke_part part;
+    float *x_read; /* [batch x features], where the rows are not held; else all three NULL */
+    int32_t *labels_read, *which;
     struct spoke_sums *sums;
     struct tier_err *err;
 };
@@ -29,6 +33,10 @@ enum tier_status spoke_eval_fits(const struct spoke_net *net, const struct spoke
     if (spoke_data_features(data) != spoke_net_features(net))
         return tier_fail(err, TIER_EDATA, "the schema makes %zu features: the model takes %zu",
                          spoke_data_features(data), spoke_net_features(net));
+    if (spoke_data_target(data) != SPOKE_TARGET_CLASS)
+        return tier_fail(err, TIER_EDATA,
+                         "the schema's target is no class of a row, which is all that is trained "
+                         "on here");
     if (spoke_net_spots(net) != 1)
         return tier_fail(err, TIER_EDATA,
                          "the model predicts %zu spots of a row: the table has one target a row",
@@ -86,16 +94,33 @@ static enum tier_status score_batch(struct evaluation *e, const float *x, const 
     return TIER_OK;
 }
 
-static enum tier_status score_all(struct evaluation *e, const float *x, const int32_t *labels,
-                                  size_t rows) {
+/* Rows [at, at + n) of the part, where all are not held. */
+static enum tier_status read_batch(struct evaluation *e, size_t at, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        e->which[i] = (int32_t)(at + i);
+    return spoke_data_read(e->data, e->part, e->which, n, e->x_read, e->labels_read, e->err);
+}
+
+static enum tier_status score_all(struct evaluation *e, size_t rows) {
+    const float *x = spoke_data_x(e->data, e->part);
+    const int32_t *labels = spoke_data_labels(e->data, e->part);
+
     KERN_TRY(e, "taking memory for evaluation",
              kern_buf_new(e->dev, e->batch * e->features * sizeof(float), &e->x));
     e->logits = malloc(e->batch * e->outputs * sizeof *e->logits);
-    if (!e->logits)
+    if (!x) {
+        e->x_read = malloc(e->batch * e->features * sizeof *e->x_read);
+        e->labels_read = malloc(e->batch * sizeof *e->labels_read);
+        e->which = malloc(e->batch * sizeof *e->which);
+    }
+    if (!e->logits || (!x && (!e->x_read || !e->labels_read || !e->which)))
         return tier_fail(e->err, TIER_ENOMEM, "no memory for a batch of %zu rows", e->batch);
     for (size_t at = 0; at < rows; at += e->batch) {
         size_t n = rows - at < e->batch ? rows - at : e->batch;
-        TIER_TRY(score_batch(e, x + at * e->features, labels + at, n));
+        if (!x)
+            TIER_TRY(read_batch(e, at, n));
+        TIER_TRY(score_batch(e, x ? x + at * e->features : e->x_read,
+                             x ? labels + at : e->labels_read, n));
     }
     return TIER_OK;
 }
@@ -117,15 +142,20 @@ enum tier_status spoke_evaluate(struct spoke_net *net, const struct spoke_data *
                            .outputs = spoke_net_outputs(net),
                            .batch = spoke_net_batch_max(net),
                            .sums = sums,
+                           .data = data,
+                           .part = part,
                            .err = err};
     if (e.batch > rows)
         e.batch = rows;
     if (rows > 0)
-        TIER_TRY_OUT(score_all(&e, spoke_data_x(data, part), spoke_data_labels(data, part), rows));
+        TIER_TRY_OUT(score_all(&e, rows));
     *sums_out = *sums;
 out:
     kern_buf_free(e.x);
     free(e.logits);
+    free(e.x_read);
+    free(e.labels_read);
+    free(e.which);
     free(sums);
     return st;
 }

@@ -67,17 +67,12 @@ static void release(struct fisher *f) {
 }
 
 static enum tier_status upload(struct fisher *f, const int32_t *index, size_t rows) {
-    const float *x = spoke_data_x(f->data, SPOKE_TRAIN);
-    const int32_t *labels = spoke_data_labels(f->data, SPOKE_TRAIN);
-    bool classes = spoke_net_loss(f->net) == SPOKE_LOSS_CE;
+    int32_t *labels = f->targets;
 
-    for (size_t i = 0; i < rows; i++) {
-        size_t row = (size_t)index[i];
-        memcpy(f->rows + i * f->features, x + row * f->features, f->features * sizeof *x);
-        if (classes)
-            ((int32_t *)f->targets)[i] = labels[row];
-        else
-            ((float *)f->targets)[i] = (float)labels[row];
+    TIER_TRY(spoke_data_read(f->data, SPOKE_TRAIN, index, rows, f->rows, labels, f->err));
+    for (size_t i = 0; i < rows && spoke_net_loss(f->net) == SPOKE_LOSS_BCE; i++) {
+        float target = (float)labels[i];
+        memcpy(&labels[i], &target, sizeof target);
     }
     KERN_TRY(f, "an upload", kern_upload(f->x, 0, f->rows, rows * f->features * sizeof(float)));
     KERN_TRY(f, "an upload", kern_upload(f->target, 0, f->targets, rows * 4));

@@ -90,8 +90,9 @@ static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
         st = tier_fail(err, TIER_EMODEL,
                        "the model takes %" PRIu64 " features, the schema gives %zu",
                        tier_graph_features(run->graph), spoke_data_features(run->data));
-    else
-        st = spoke_data_is_simple(run->data, err);
+    else if (spoke_data_target(run->data) != SPOKE_TARGET_CLASS)
+        st = tier_fail(err, TIER_EUNIMPLEMENTED,
+                       "values and masks cannot be trained on yet: classes of rows can");
     if (st == TIER_OK) {
         spoke_audit(spoke, "data.opened", "h:run", &run->id, "s:contract", run->plan.contract,
                     "s:purpose", run->plan.purpose, "u:train_rows",

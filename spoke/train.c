@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The training rows are uploaded once; a step then moves nothing but its loss's place in a queue of
- * device work. The loss is read back every LOSS_STEPS steps and at each end of an epoch: often
- * enough to stop a training that diverges, and few enough terms for a float sum. One device is a
- * crew of one: it takes the very same steps, without a group.
+ * Rows that are held in memory are uploaded once; a step then moves nothing but its loss's place in
+ * a queue of device work. Others are read ahead, batch by batch (spoke/feed.h), in the same order.
+ * The loss is read back every LOSS_STEPS steps and at each end of an epoch: often enough to stop a
+ * training that diverges, and few enough terms for a float sum. One device is a crew of one: it
+ * takes the very same steps, without a group.
  */
 #include "spoke/train.h"
 
 #include "spoke/eval.h"
+#include "spoke/feed.h"
 #include "tier/hash.h"
 
 #include <inttypes.h>
@@ -23,9 +25,12 @@ struct trainer {
     const struct spoke_recipe *recipe;
     uint64_t seed;
     size_t rows, features;
-    size_t place, replicas;                  /* this one among all, here and elsewhere */
-    int32_t *order;                          /* [rows], this epoch's; the first replica's */
-    struct kern_buf *x, *target, *index;     /* all training rows */
+    size_t place, replicas;              /* this one among all, here and elsewhere */
+    int32_t *order;                      /* [rows], this epoch's; the first replica's */
+    struct kern_buf *x, *target, *index; /* all training rows, where they are held */
+    const struct spoke_batch *read; /* else the batch that was read, which begins at `read_at` */
+    size_t read_at;
+    float *floats;                           /* [recipe->batch]: targets on their way */
     struct kern_buf *batch_x, *batch_target; /* one batch */
     struct kern_buf *loss, *m, *v;
     struct kern_buf *control, *own_control, *stiffness, *centre;
@@ -43,7 +48,9 @@ struct crew {
     size_t count;
     struct kern_group *group; /* NULL for one */
     const struct spoke_data *data;
-    size_t at, rows; /* the batch, in this epoch's order */
+    struct spoke_feed *feed; /* NULL where all rows are held */
+    struct spoke_batch read; /* its last batch */
+    size_t at, rows;         /* the batch, in this epoch's order */
     uint64_t step;
     double loss_sum;
     struct tier_err *err;
@@ -167,30 +174,42 @@ static enum tier_status put_array(struct trainer *t, const float *values, struct
     return TIER_OK;
 }
 
-/* Targets as the loss takes them: float for binary cross-entropy, else the classes as they are. */
-static enum tier_status upload_targets(struct trainer *t, const int32_t *labels) {
-    if (spoke_net_loss(t->net) == SPOKE_LOSS_CE) {
-        KERN_TRY(t, "an upload", kern_upload(t->target, 0, labels, t->rows * sizeof *labels));
-        return TIER_OK;
+/* Targets as the loss takes them, to `to`: float for binary cross-entropy, else classes as they
+ * are. Through t->floats, which holds recipe->batch. */
+static enum tier_status upload_targets(struct trainer *t, const int32_t *labels, size_t rows,
+                                       struct kern_buf *to) {
+    size_t piece = t->recipe->batch;
+
+    for (size_t at = 0, n; at < rows; at += n) {
+        const void *from = labels + at;
+        n = rows - at < piece ? rows - at : piece;
+        if (spoke_net_loss(t->net) == SPOKE_LOSS_BCE) {
+            for (size_t i = 0; i < n; i++)
+                t->floats[i] = (float)labels[at + i];
+            from = t->floats;
+        }
+        KERN_TRY(t, "an upload", kern_upload(to, at * 4, from, n * 4));
     }
-    float *floats = malloc(t->rows * sizeof *floats);
-    if (!floats)
-        return tier_fail(t->err, TIER_ENOMEM, "no memory for %zu training rows", t->rows);
-    for (size_t i = 0; i < t->rows; i++)
-        floats[i] = (float)labels[i];
-    enum kern_status st = kern_upload(t->target, 0, floats, t->rows * sizeof *floats);
-    free(floats);
-    KERN_TRY(t, "an upload", st);
     return TIER_OK;
+}
+
+static enum tier_status put_rows(struct trainer *t, const struct spoke_data *data) {
+    TIER_TRY(new_buf(t, t->rows * t->features, &t->x));
+    TIER_TRY(new_buf(t, t->rows, &t->target));
+    TIER_TRY(new_buf(t, t->rows, &t->index));
+    KERN_TRY(t, "an upload",
+             kern_upload(t->x, 0, spoke_data_x(data, SPOKE_TRAIN),
+                         t->rows * t->features * sizeof(float)));
+    return upload_targets(t, spoke_data_labels(data, SPOKE_TRAIN), t->rows, t->target);
 }
 
 static enum tier_status take_memory(struct trainer *t, const struct spoke_data *data) {
     const struct spoke_recipe *r = t->recipe;
     size_t elements = spoke_net_elements(t->net);
 
-    TIER_TRY(new_buf(t, t->rows * t->features, &t->x));
-    TIER_TRY(new_buf(t, t->rows, &t->target));
-    TIER_TRY(new_buf(t, t->rows, &t->index));
+    t->floats = malloc(r->batch * sizeof *t->floats);
+    if (!t->floats)
+        return tier_fail(t->err, TIER_ENOMEM, "no memory for a batch of %u rows", r->batch);
     TIER_TRY(new_buf(t, r->batch * t->features, &t->batch_x));
     TIER_TRY(new_buf(t, r->batch, &t->batch_target));
     TIER_TRY(new_buf(t, 1, &t->loss));
@@ -211,10 +230,7 @@ static enum tier_status take_memory(struct trainer *t, const struct spoke_data *
         KERN_TRY(t, "keeping the start",
                  kern_copy(t->start, 0, w.buf, w.at * sizeof(float), elements * sizeof(float)));
     }
-    KERN_TRY(t, "an upload",
-             kern_upload(t->x, 0, spoke_data_x(data, SPOKE_TRAIN),
-                         t->rows * t->features * sizeof(float)));
-    return upload_targets(t, spoke_data_labels(data, SPOKE_TRAIN));
+    return t->read ? TIER_OK : put_rows(t, data);
 }
 
 static void release(struct trainer *t) {
@@ -233,6 +249,7 @@ static void release(struct trainer *t) {
     kern_buf_free(t->own_control);
     kern_buf_free(t->stiffness);
     kern_buf_free(t->centre);
+    free(t->floats);
     if (t->owns_order)
         free(t->order);
 }
@@ -278,6 +295,14 @@ static enum tier_status gradients(struct trainer *t, size_t at, size_t rows,
                                   struct kern_buf *loss) {
     struct kern_vec index = {t->index, at}, x = {t->batch_x, 0}, target = {t->batch_target, 0};
 
+    if (t->read) {
+        size_t first = at - t->read_at;
+        KERN_TRY(t, "an upload",
+                 kern_upload(t->batch_x, 0, t->read->x + first * t->features,
+                             rows * t->features * sizeof(float)));
+        TIER_TRY(upload_targets(t, t->read->labels + first, rows, t->batch_target));
+        return spoke_net_backward(t->net, x, target, rows, (struct kern_vec){loss, 0}, t->err);
+    }
     KERN_TRY(t, "gathering a batch",
              kern_gather_rows(x, (struct kern_vec){t->x, 0}, index, rows, t->features, t->rows));
     /* Classes are gathered as floats too: rows are moved, never computed with. */
@@ -323,6 +348,7 @@ static void each_starts_epoch(void *arg, size_t i) {
 
 static void each_has_gradients(void *arg, size_t i) {
     struct crew *c = arg;
+    c->t[i].read_at = c->at;
     c->t[i].st = c->group ? slice_gradients(&c->t[i], c->at, c->rows)
                           : gradients(&c->t[i], c->at, c->rows, c->t[i].loss);
 }
@@ -398,6 +424,27 @@ static enum tier_status collect_loss(struct crew *c, uint64_t step) {
     return TIER_OK;
 }
 
+static enum tier_status start_epoch(struct crew *c, uint64_t epoch) {
+    const struct trainer *first = &c->t[0];
+
+    spoke_train_shuffle(first->seed, epoch, first->order, first->rows);
+    return c->feed ? spoke_feed_begin(c->feed, first->order, first->rows, epoch, c->err)
+                   : crew_do(c, each_starts_epoch);
+}
+
+/* Rows that are not held are read by threads of their own. */
+static enum tier_status open_feed(struct crew *c, const struct spoke_recipe *recipe,
+                                  uint64_t seed) {
+    struct spoke_feed_options options = {.part = SPOKE_TRAIN, .batch = recipe->batch, .seed = seed};
+
+    if (spoke_data_x(c->data, SPOKE_TRAIN))
+        return TIER_OK;
+    TIER_TRY(spoke_feed_open(c->data, &options, &c->feed, c->err));
+    for (size_t i = 0; i < c->count; i++)
+        c->t[i].read = &c->read;
+    return TIER_OK;
+}
+
 static enum tier_status run_steps(struct crew *c, struct spoke_train_stats *stats) {
     const struct trainer *first = &c->t[0];
     const struct spoke_recipe *r = first->recipe;
@@ -405,12 +452,12 @@ static enum tier_status run_steps(struct crew *c, struct spoke_train_stats *stat
     uint64_t steps = r->steps ? r->steps : r->epochs * per_epoch;
 
     for (uint64_t step = 0; step < steps; step++) {
-        if (c->at == 0) {
-            spoke_train_shuffle(first->seed, step / per_epoch, first->order, first->rows);
-            TIER_TRY(crew_do(c, each_starts_epoch));
-        }
+        if (c->at == 0)
+            TIER_TRY(start_epoch(c, step / per_epoch));
         c->rows = first->rows - c->at < r->batch ? first->rows - c->at : r->batch;
         c->step = step + 1;
+        if (c->feed)
+            TIER_TRY(spoke_feed_next(c->feed, &c->read, c->err));
         TIER_TRY(run_step(c));
         stats->rows += c->rows;
         c->at = c->at + c->rows == first->rows ? 0 : c->at + c->rows;
@@ -534,6 +581,7 @@ enum tier_status spoke_train_replicas(struct spoke_net *const *nets, size_t coun
                          "a batch of %zu rows: this model was made for at most %zu", slice,
                          spoke_net_batch_max(nets[0]));
     TIER_TRY_OUT(crew_new(&c, nets, recipe, seed));
+    TIER_TRY_OUT(open_feed(&c, recipe, seed));
     TIER_TRY_OUT(start_alike(&c));
     TIER_TRY_OUT(crew_do(&c, each_takes_memory));
     TIER_TRY_OUT(run_steps(&c, &stats));
@@ -542,6 +590,7 @@ enum tier_status spoke_train_replicas(struct spoke_net *const *nets, size_t coun
     if (stats_out)
         *stats_out = stats;
 out:
+    spoke_feed_close(c.feed);
     for (size_t i = 0; c.t && i < count; i++)
         release(&c.t[count - 1 - i]);
     free(c.t);

@@ -3,6 +3,7 @@
 #include "spoke/eval.h"
 #include "spoke/team.h"
 #include "spoke/train.h"
+#include "tests/support/npy_writer.h"
 #include "tests/support/onnx_writer.h"
 #include "tests/support/temp_file.h"
 
@@ -465,4 +466,80 @@ Test(spoke_train, the_seed_depends_on_run_round_and_node) {
     cr_expect(s != spoke_train_seed("run", 2, "node"));
     cr_expect(s != spoke_train_seed("run2", 1, "node"));
     cr_expect(s != spoke_train_seed("run", 1, "other"));
+}
+
+/* ---- rows that are read when they are wanted ------------------------------------------------ */
+
+#define IMAGES 40
+#define PIXELS 36
+
+static struct spoke_data *images(bool on_demand) {
+    static uint8_t file[1 << 14], x[IMAGES * PIXELS], labels[IMAGES];
+    static const char schema[] = "kind: npz\n"
+                                 "image: {size: [6, 6], max: 255, standardise: true}\n"
+                                 "columns:\n"
+                                 "  - {name: x, type: image}\n"
+                                 "  - {name: t, type: target, categories: [dark, bright]}\n"
+                                 "split: {by: hash, key: secret-key, fraction: 0.3}\n";
+    struct spoke_data_options o = {.on_demand = on_demand};
+    struct spoke_data *d = NULL;
+
+    for (int i = 0; i < IMAGES * PIXELS; i++)
+        x[i] = (uint8_t)((i * 37 + i / PIXELS * 11) % 200 + i / PIXELS % 2 * 50);
+    for (int i = 0; i < IMAGES; i++)
+        labels[i] = i % 2;
+    size_t n = npy_make("|u1", "(40, 6, 6)", x, sizeof x, file, sizeof file);
+    temp_file_n("x.npy", (char *)file, n);
+    n = npy_make("|u1", "(40,)", labels, sizeof labels, file, sizeof file);
+    temp_file_n("t.npy", (char *)file, n);
+    cr_assert(
+        eq(int, spoke_data_open(temp_file("s.yaml", schema), temp.folder, &o, &d, &err), TIER_OK),
+        "%s", err.text);
+    return d;
+}
+
+/* x[N, 36] -> Gemm -> Sigmoid, from zeros. */
+static void set_up_images(bool on_demand) {
+    static struct onnx_msg g, m;
+    static const float zeros[PIXELS];
+
+    g.n = 0;
+    onnx_add_value(&g, 11, "x", 0, PIXELS);
+    onnx_add_value(&g, 12, "y", 0, 1);
+    onnx_add_tensor(&g, "w", PIXELS, 1, zeros);
+    onnx_add_tensor(&g, "b", 1, 0, zeros);
+    onnx_add_node(&g, "Gemm", "x w b", "z");
+    onnx_add_node(&g, "Sigmoid", "z", "y");
+    onnx_model(&m, &g, 13);
+    kern_init(NULL);
+    cr_assert(eq(int, kern_device_open("cpu", 1, &dev), KERN_OK));
+    cr_assert(eq(int, tier_graph_parse(m.b, m.n, &graph, &err), TIER_OK), "%s", err.text);
+    cr_assert(eq(int, spoke_net_new(dev, graph, SPOKE_LOSS_BCE, 16, &net, &err), TIER_OK));
+    data = images(on_demand);
+}
+
+Test(spoke_train, rows_that_are_read_when_wanted_train_and_score_as_those_that_are_held) {
+    float values[2][PIXELS + 1];
+    struct spoke_sums *sums[2] = {calloc(1, sizeof **sums), calloc(1, sizeof **sums)};
+    struct spoke_recipe r = sgd;
+
+    r.epochs = 3;
+    for (int on_demand = 0; on_demand < 2; on_demand++) {
+        set_up_images(on_demand);
+        cr_expect(eq(int, spoke_data_x(data, SPOKE_TRAIN) == NULL, on_demand));
+        train(r);
+        cr_assert(eq(int, spoke_net_get(net, values[on_demand], &err), TIER_OK));
+        cr_assert(eq(int, spoke_evaluate(net, data, SPOKE_TEST, sums[on_demand], &err), TIER_OK),
+                  "%s", err.text);
+        if (!on_demand) { /* the suite's end releases the second */
+            tear_down();
+            data = NULL;
+        }
+    }
+    cr_expect(memcmp(values[0], values[1], sizeof values[0]) == 0);
+    cr_expect(memcmp(sums[0], sums[1], sizeof *sums[0]) == 0);
+    cr_expect(gt(i64, sums[0]->count, 0));
+    cr_expect(values[0][0] != 0.0f);
+    free(sums[0]);
+    free(sums[1]);
 }
