@@ -78,7 +78,7 @@ static const struct tier_keys_item hub_keys[] = {
 
 #define DATA_KEYS                                                                                  \
     {"data.csv", TIER_KEYS_PATH, FIELD(spoke.csv), NULL, 0, 0, NULL,                               \
-     "the patients' table"},                                                                       \
+     "the patients' table, or the images that the schema's kind says"},                            \
     {"data.schema", TIER_KEYS_PATH, FIELD(spoke.schema), NULL, 0, 0, NULL,                         \
      "what the table's columns mean, and the contract they fulfil"},                               \
     {"device", TIER_KEYS_DEVICE, FIELD(spoke.device), "auto", 0, 0, NULL,                          \

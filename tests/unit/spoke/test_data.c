@@ -158,6 +158,43 @@ Test(spoke_data, statistics_in_the_schema_serve_all_sites) {
     spoke_data_free(d);
 }
 
+Test(spoke_data, a_table_may_have_a_value_for_its_target_and_validation_rows) {
+    static const char text[] = "columns:\n"
+                               "  - {name: a, type: number}\n"
+                               "  - {name: dose, type: target, value: true, min: 0, max: 5}\n"
+                               "  - {name: set, type: split}\n"
+                               "split: {by: column}\n";
+    struct spoke_data *d = opened(text, "a,dose,set\n1,0.5,train\n2,2.5,val\n3,4.5,train\n");
+    int32_t rows[2] = {1, 0};
+    float x[2];
+    cr_expect(eq(int, (int)spoke_data_target(d), (int)SPOKE_TARGET_VALUE));
+    cr_expect(eq(sz, spoke_data_classes(d), 0));
+    cr_expect(spoke_data_values(d, SPOKE_TRAIN)[1] == 4.5f);
+    cr_expect(spoke_data_values(d, SPOKE_VAL)[0] == 2.5f);
+    cr_expect(spoke_data_labels(d, SPOKE_TRAIN) == NULL);
+    cr_assert(eq(int, spoke_data_read(d, SPOKE_TRAIN, rows, 2, x, NULL, &err), TIER_OK));
+    cr_expect(x[0] == 3.0f && x[1] == 1.0f);
+    cr_expect(eq(int, spoke_data_is_simple(d, &err), TIER_EUNIMPLEMENTED));
+    spoke_data_free(d);
+    refused(text, "a,dose,set\n1,5.5,train\n", "t.csv:2: column 'dose'");
+}
+
+Test(spoke_data, a_split_by_hash_may_set_validation_patients_aside) {
+    static const char text[] =
+        "columns:\n  - {name: p, type: id}\n  - {name: a, type: number}\n"
+        "  - {name: t, type: target, positive_above: 0}\n"
+        "split: {by: hash, key: secret-key, fraction: 0.3, val_fraction: 0.2}\n";
+    char csv[16000];
+    size_t at = (size_t)snprintf(csv, sizeof csv, "p,a,t\n");
+    for (int i = 0; i < 1000; i++)
+        at += (size_t)snprintf(csv + at, sizeof csv - at, "id-%d,1,1\n", i);
+    struct spoke_data *d = opened(text, csv);
+    size_t test = spoke_data_rows(d, SPOKE_TEST), val = spoke_data_rows(d, SPOKE_VAL);
+    cr_expect(test > 250 && test < 350 && val > 150 && val < 250, "%zu %zu", test, val);
+    cr_expect(eq(sz, spoke_data_rows(d, SPOKE_TRAIN) + test + val, 1000));
+    spoke_data_free(d);
+}
+
 /* ---- the split by hash --------------------------------------------------------------------- */
 
 static const char hashed[] = "columns:\n"
