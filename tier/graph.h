@@ -4,7 +4,8 @@
  * is this file and nothing that runs: it is parsed into a list of operators from an allow-list,
  * each checked (attributes, inputs, order) before anything is allocated for it.
  *
- * A graph has one float input and one float output, both with a symbolic batch as first dimension.
+ * A graph has one input of floats (or of integers, which are executed as floats) and one float
+ * output, both with a symbolic batch as first dimension.
  * Its float initialisers are the model's parameters, in one vector that updates are made of: first
  * the trained ones, then the states (running statistics of BatchNormalization), each in file order.
  * An initialiser that is only ever read where ONNX takes a setting (a Clip's bounds, a Pow's
@@ -76,14 +77,16 @@ enum tier_op {
     TIER_OP_EXPAND,        /* broadcast to the output's shape */
     TIER_OP_TRANSPOSE,     /* call.perm */
     TIER_OP_GATHER,        /* data along call.axis at integer indices: constant ones, or an
-                              activation's rounded to the nearest (token ids in a float input) */
+                              activation's rounded to the nearest (token ids in a float input);
+                              constant ones are in range, and count from the end where negative */
     TIER_OP_RESIZE,        /* call.scale and call.resize_* of every axis */
     TIER_OP_REDUCE_SUM,    /* over call.axes */
     TIER_OP_REDUCE_MEAN,   /* over call.axes; also the global pools */
     TIER_OP_COUNT
 };
 
-enum tier_type { TIER_TYPE_FLOAT, TIER_TYPE_INT /* int64 here, whatever ONNX calls it */ };
+/* Integers, int64 here whatever ONNX calls them, are constant: what is executed is of floats. */
+enum tier_type { TIER_TYPE_FLOAT, TIER_TYPE_INT };
 
 /* A parameter: float[elements], row-major. */
 struct tier_graph_param {
@@ -105,12 +108,13 @@ struct tier_graph_value {
     enum tier_value_kind kind;
     enum tier_type type;
     size_t index;  /* of the parameter, or of the node that makes it */
-    uint32_t uses; /* how many inputs of nodes it is, plus one where it is the graph's output */
+    uint32_t uses; /* how many inputs of executed nodes it is, plus one for the graph's output */
 };
 
-/* One operator, in an order in which everything is made before it is read. */
+/* One operator, in an order in which everything is made before it is read. Nodes that the output
+ * does not need are left out; HardSwish is two. */
 struct tier_graph_node {
-    enum tier_op op;
+    enum tier_op op;    /* TIER_OP_COUNT: one that is always folded */
     const char *name;   /* the file's, or its output's where the file gives none */
     const int32_t *in;  /* values read; TIER_GRAPH_NONE where an optional one is left out */
     size_t in_count;    /* only what stands beside the operator above: settings are in its call */
@@ -192,7 +196,7 @@ enum tier_resize_nearest {
 
 /* A node's settings at one batch size. Axes count from 0. What an operator does not have is 0. */
 struct tier_call {
-    bool folded;      /* every output is constant: nothing is left to execute */
+    bool folded;      /* nothing is left to execute: the outputs are constant, or not wanted */
     unsigned spatial; /* 1 to 3: dimensions after batch and channels, of windows and norms */
     uint64_t kernel[TIER_SPATIAL_MAX], stride[TIER_SPATIAL_MAX], dilation[TIER_SPATIAL_MAX];
     uint64_t pad[TIER_SPATIAL_MAX], pad_end[TIER_SPATIAL_MAX]; /* auto_pad and ceil resolved */

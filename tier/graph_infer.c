@@ -237,6 +237,13 @@ static enum tier_status check_executed(const struct graph_at *at) {
                          "only",
                          graph_in_count(at) ? graph_in_name(at, i) : "");
     }
+    for (size_t k = 0; k < at->node->in_count; k++) {
+        int32_t v = at->node->in[k];
+        if (v != TIER_GRAPH_NONE && at->shapes->tensors[v].i &&
+            (rule->op != TIER_OP_GATHER || k != 1))
+            return graph_bad(at, "'%.80s' is a constant of integers: only floats are executed upon",
+                             at->graph->values[v].name);
+    }
     for (size_t k = 0; k < at->node->out_count; k++) {
         const struct graph_tensor *out = graph_out(at, k);
         if (out->shape.elements == 0)

@@ -497,6 +497,18 @@ Test(tier_graph_infer, integers_from_the_data_are_not_computed_with) {
     refused(13, TIER_EMODEL, "node 'k' (Less): 'm' is no constant");
 }
 
+Test(tier_graph_infer, constant_integers_are_no_data) {
+    start(DIMS(7));
+    op("Cast", "m", "i");
+    onnx_attr_int(&node, "to", 7);
+    add();
+    onnx_add_ints(&graph, "table", 3, (int64_t[]){5, 6, 7});
+    onnx_add_tensor(&graph, "words", 50, 4, zeros);
+    onnx_add_node(&graph, "Gather", "table i", "k");
+    onnx_add_node(&graph, "Gather", "words k", "y");
+    refused(13, TIER_EMODEL, "'table' is a constant of integers");
+}
+
 /* ---- hostile numbers ---- */
 
 static void shaped(const char *name, size_t n, const int64_t *shape) {
