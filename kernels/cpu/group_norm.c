@@ -23,14 +23,14 @@ struct group_job {
     double *sums; /* [parts][2][channels], for dscale and dbias */
 };
 
-static size_t block_of(const struct kern_group_norm *norm) {
-    return norm->channels == 0 || norm->channels > BLOCK_FLOATS ? 1 : BLOCK_FLOATS / norm->channels;
+static size_t block_of(size_t channels) {
+    return channels < 1 || channels > BLOCK_FLOATS ? 1 : BLOCK_FLOATS / channels;
 }
 
 /* total[c] += the sum over rows of x[r][c]. */
 static void add_sums(double *restrict total, float *restrict part, const float *x, size_t rows,
                      const struct kern_group_norm *norm) {
-    size_t channels = norm->channels, block = block_of(norm);
+    size_t channels = norm->channels, block = block_of(channels);
     for (size_t at = 0, n; at < rows; at += n) {
         n = rows - at < block ? rows - at : block;
         memset(part, 0, channels * sizeof *part);
@@ -50,7 +50,7 @@ static void add_sums(double *restrict total, float *restrict part, const float *
 static void add_squares(double *restrict off, double *restrict squares, float *restrict part,
                         const float *x, const float *restrict mean, size_t rows,
                         const struct kern_group_norm *norm) {
-    size_t channels = norm->channels, block = block_of(norm);
+    size_t channels = norm->channels, block = block_of(channels);
     float *restrict o = part, *restrict s = part + channels;
     for (size_t at = 0, n; at < rows; at += n) {
         n = rows - at < block ? rows - at : block;
@@ -184,7 +184,7 @@ static void grad_sums(const struct group_job *j, size_t i, const float *restrict
                       float *restrict s, float *restrict d, double *restrict sum,
                       double *restrict dot) {
     size_t channels = j->norm->channels, each = j->norm->spots * channels;
-    size_t block = block_of(j->norm);
+    size_t block = block_of(channels);
     memset(sum, 0, channels * sizeof *sum);
     memset(dot, 0, channels * sizeof *dot);
     for (size_t at = 0, n; at < j->norm->spots; at += n) {
