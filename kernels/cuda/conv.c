@@ -3,7 +3,9 @@
  * Convolutions on a GPU: the inputs that an output spot sees are laid side by side (conv.cu), and
  * patches and weights are multiplied by cuBLAS, all groups in one call. Patches of the whole would
  * be taps times the image, so they are made in slabs of at most KERN_CUDA_SLAB_BYTES, some output
- * spots of all samples at a time. A window of one needs no patches: the image is them.
+ * spots of all samples at a time. A window of one needs no patches: the image is them. Where a
+ * group is one input channel (depthwise), products would be of one column: kernels of their own do
+ * the forward pass and the gradient of the input.
  *
  * A transposed convolution is the plain one whose gradient it is, as on the CPU. Nothing is added
  * atomically: the way back gathers, and the slabs come in order.
@@ -24,7 +26,7 @@ struct cuda_conv {
     struct kern_cu_slab slab; /* first and rows are a call's */
     size_t batch, out_channels, out_group;
     size_t width, rows, step; /* floats of a group's patch; rows in all, and of a slab */
-    bool transposed, pointwise;
+    bool transposed, pointwise, depthwise;
 };
 
 enum kern_status kern_cuda_conv_new(struct kern_ctx *ctx, const struct kern_conv_shape *shape,
@@ -49,6 +51,7 @@ enum kern_status kern_cuda_conv_new(struct kern_ctx *ctx, const struct kern_conv
     c->rows = shape->batch * c->slab.w.out_spots;
     c->step = KERN_CUDA_SLAB_BYTES / sizeof(float) / (c->width * shape->groups);
     c->step = c->step < 1 ? 1 : c->step > INT_MAX ? INT_MAX : c->step;
+    c->depthwise = shape->groups > 1 && c->slab.group == 1;
     c->pointwise = shape->groups == 1 && c->slab.w.taps == 1;
     for (unsigned i = 0; i < w->spatial; i++) {
         c->pointwise = c->pointwise && w->stride[i] == 1 && w->pad[i] == 0 && w->in[i] == w->out[i];
@@ -70,7 +73,7 @@ void kern_cuda_conv_free(struct kern_ctx *ctx, void *state) {
 
 const char *kern_cuda_conv_how(const void *state) {
     const struct cuda_conv *c = state;
-    return c->pointwise ? "cublas" : "patches cublas";
+    return c->depthwise ? "depthwise" : c->pointwise ? "cublas" : "patches cublas";
 }
 
 /* The slab that begins at output spot `first`. */
@@ -115,6 +118,11 @@ static enum kern_status forward(struct kern_cuda *cuda, const struct cuda_conv *
                                 const float *x, const float *w, bool add) {
     float *packed = NULL, *room = NULL;
     const float *patches = NULL;
+    if (c->depthwise) {
+        struct kern_cu_slab all = c->slab;
+        all.rows = c->rows;
+        return LAUNCH(cuda, kern_cu_depthwise, y, x, w, &all, c->out_channels, add);
+    }
     enum kern_status st = take(cuda, c, w, &packed, &room);
     for (size_t at = 0; at < c->rows && st == KERN_OK; at += c->step) {
         struct kern_cu_slab s = slab_at(c, at);
@@ -144,6 +152,10 @@ static enum kern_status forward(struct kern_cuda *cuda, const struct cuda_conv *
 static enum kern_status grad_x(struct kern_cuda *cuda, const struct cuda_conv *c, float *dx,
                                const float *dy, const float *w, bool add) {
     float *packed = NULL, *room = NULL;
+    if (c->depthwise) {
+        return LAUNCH(cuda, kern_cu_depthwise_grad, dx, dy, w, &c->slab, c->batch, c->out_channels,
+                      add);
+    }
     enum kern_status st = take(cuda, c, w, &packed, &room);
     for (size_t at = 0; at < c->rows && st == KERN_OK; at += c->step) {
         struct kern_cu_slab s = slab_at(c, at);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a convolution by matrix products needs beside them: patches out of images and back, and
- * weights in the patches' order. One thread an element, grid-strided; neighbours are neighbouring
- * channels of one tap, so memory is read and written in runs of a group's channels.
+ * weights in the patches' order; and depthwise convolutions, which are no products. One thread an
+ * element, grid-strided; neighbours are neighbouring channels of one tap, so memory is read and
+ * written in runs of a group's channels.
  */
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/window.cuh"
@@ -70,6 +71,66 @@ int kern_cu_unpatch(float *dx, const float *patches, const struct kern_cu_slab *
     size_t n = (to - from) * image;
     return KERN_LAUNCH(unpatch_kernel, each_grid(n), KERN_BLOCK, stream, dx, patches, from * image,
                        n, *slab, add);
+}
+
+/* y[rows][out]: 4 bytes written an element, 4 read a tap, mostly from cache as the weights are. */
+__global__ static void depthwise_kernel(float *y, const float *x, const float *w, size_t n,
+                                        struct kern_cu_slab s, size_t outs, bool add) {
+    size_t each = outs / s.groups;
+    KERN_EACH(i, n) {
+        size_t row = i / outs, o = i - row * outs, flat = s.first + row, spot;
+        size_t sample = flat / s.w.out_spots;
+        const float *image = x + sample * s.w.in_spots * s.in_channels + o / each;
+        const float *weight = w + o * s.w.taps;
+        struct place out = place_of(flat - sample * s.w.out_spots, s.w.out), k;
+        float sum = add ? y[i] : 0;
+        KERN_TAPS(k, s.w) {
+            if (sees(s.w, out, k, &spot)) {
+                sum += image[spot * s.in_channels] * *weight;
+            }
+            weight++;
+        }
+        y[i] = sum;
+    }
+}
+
+int kern_cu_depthwise(float *y, const float *x, const float *w, const struct kern_cu_slab *slab,
+                      size_t out_channels, bool add, cudaStream_t stream) {
+    size_t n = slab->rows * out_channels;
+    return KERN_LAUNCH(depthwise_kernel, each_grid(n), KERN_BLOCK, stream, y, x, w, n, *slab,
+                       out_channels, add);
+}
+
+/* dx[batch][in][channels], a thread gathering from every output that sees its input: 4 bytes
+ * written an element, 4 read a tap and output channel, mostly from cache. */
+__global__ static void depthwise_grad_kernel(float *dx, const float *dy, const float *w, size_t n,
+                                             struct kern_cu_slab s, size_t outs, bool add) {
+    size_t each = outs / s.groups;
+    KERN_EACH(i, n) {
+        size_t at = i / s.in_channels, c = i - at * s.in_channels, sample = at / s.w.in_spots, out;
+        const float *slope = dy + sample * s.w.out_spots * outs + c * each;
+        const float *weight = w + (c * each + 1) * s.w.taps;
+        struct place in = place_of(at - sample * s.w.in_spots, s.w.in), k;
+        float sum = add ? dx[i] : 0;
+        KERN_TAPS_BACK(k, s.w) {
+            weight--;
+            if (!seen_by(s.w, in, k, &out)) {
+                continue;
+            }
+            for (size_t e = 0; e < each; e++) {
+                sum += slope[out * outs + e] * weight[e * s.w.taps];
+            }
+        }
+        dx[i] = sum;
+    }
+}
+
+int kern_cu_depthwise_grad(float *dx, const float *dy, const float *w,
+                           const struct kern_cu_slab *slab, size_t batch, size_t out_channels,
+                           bool add, cudaStream_t stream) {
+    size_t n = batch * slab->w.in_spots * slab->in_channels;
+    return KERN_LAUNCH(depthwise_grad_kernel, each_grid(n), KERN_BLOCK, stream, dx, dy, w, n, *slab,
+                       out_channels, add);
 }
 
 /* 8 bytes an element, [out][taps][group] written in order. */

@@ -70,6 +70,13 @@ int kern_cu_patches(float *patches, const float *x, const struct kern_cu_slab *s
  * overwritten where the slab is the first to touch the sample, unless `add`. */
 int kern_cu_unpatch(float *dx, const float *patches, const struct kern_cu_slab *slab, bool add,
                     cudaStream_t stream);
+/* A group of one input channel needs no patches: y[rows][out_channels] (+)= the convolution of the
+ * slab's output spots, w[out_channels][taps] as it lies; and dx (+)= its gradient, of the whole. */
+int kern_cu_depthwise(float *y, const float *x, const float *w, const struct kern_cu_slab *slab,
+                      size_t out_channels, bool add, cudaStream_t stream);
+int kern_cu_depthwise_grad(float *dx, const float *dy, const float *w,
+                           const struct kern_cu_slab *slab, size_t batch, size_t out_channels,
+                           bool add, cudaStream_t stream);
 /* to[out][taps][group] = w[out][group][taps]; and dw += the way back. */
 int kern_cu_pack(float *to, const float *w, size_t out, size_t group, size_t taps,
                  cudaStream_t stream);
