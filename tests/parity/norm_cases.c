@@ -23,7 +23,8 @@ static const struct kern_vec none = {NULL, 0};
 
 struct norm_test {
     size_t n, sets, per, channels; /* elements, sets of places, places of a set, channels */
-    size_t width, spots;           /* channels and rows of a set (GroupNorm) */
+    size_t batch, parts;           /* samples, groups (GroupNorm) */
+    size_t width, spots;           /* channels and rows of a set */
     bool groups, relu;
     const float *x, *scale, *bias, *dy;
     double *mean, *inv, *var;
@@ -36,15 +37,15 @@ static size_t set_of(const struct norm_test *t, size_t i) {
     if (!t->groups) {
         return i % t->channels;
     }
-    return i / t->channels / t->spots * (t->channels / t->width) + i % t->channels / t->width;
+    return i / t->channels / t->spots * t->parts + i % t->channels / t->width;
 }
 
-static double scale_of(const struct norm_test *t, size_t i) {
-    return t->scale == NULL ? 1 : (double)t->scale[i % t->channels];
+static double scale_of(const struct norm_test *t, size_t c) {
+    return t->scale == NULL ? 1 : (double)t->scale[c];
 }
 
-static double bias_of(const struct norm_test *t, size_t i) {
-    return t->bias == NULL ? 0 : (double)t->bias[i % t->channels];
+static double bias_of(const struct norm_test *t, size_t c) {
+    return t->bias == NULL ? 0 : (double)t->bias[c];
 }
 
 static void statistics(struct bench *b, struct norm_test *t) {
@@ -68,7 +69,8 @@ static void check_forward(struct bench *b, const struct norm_test *t) {
     double *want = bench_host(b, t->n, sizeof *want);
     for (size_t i = 0; i < t->n; i++) {
         size_t s = set_of(t, i);
-        want[i] = ((double)t->x[i] - t->mean[s]) * t->inv[s] * scale_of(t, i) + bias_of(t, i);
+        want[i] = ((double)t->x[i] - t->mean[s]) * t->inv[s] * scale_of(t, i % t->channels) +
+                  bias_of(t, i % t->channels);
         want[i] = t->relu && want[i] < 0 ? 0 : want[i];
     }
     bench_near(b, "the mean", bench_get(b, t->vm, t->sets, F32), t->mean, t->sets, TOL_MEAN);
@@ -93,8 +95,8 @@ static void check_grad(struct bench *b, struct norm_test *t,
         size_t s = set_of(t, i);
         double g = t->relu && !(y[i] > 0) ? 0 : (double)t->dy[i];
         double h = ((double)t->x[i] - t->mean[s]) * t->inv[s];
-        s1[s] += g * scale_of(t, i) / (double)t->per;
-        s2[s] += g * scale_of(t, i) * h / (double)t->per;
+        s1[s] += g * scale_of(t, i % t->channels) / (double)t->per;
+        s2[s] += g * scale_of(t, i % t->channels) * h / (double)t->per;
         db[i % t->channels] += g;
         ds[i % t->channels] += g * h;
     }
@@ -102,7 +104,7 @@ static void check_grad(struct bench *b, struct norm_test *t,
         size_t s = set_of(t, i);
         double g = t->relu && !(y[i] > 0) ? 0 : (double)t->dy[i];
         double h = ((double)t->x[i] - t->mean[s]) * t->inv[s];
-        dx[i] = t->inv[s] * (g * scale_of(t, i) - s1[s] - h * s2[s]);
+        dx[i] = t->inv[s] * (g * scale_of(t, i % t->channels) - s1[s] - h * s2[s]);
         most = fmax(most, t->inv[s]);
     }
     struct kern_vec vs = t->scale == NULL ? none : bench_put(b, start, t->channels, F32);
@@ -214,9 +216,8 @@ static void apply_once(struct bench *b, size_t i) {
         t.inv[k] = 1 / sqrt((double)var[k] + (double)EPSILON);
     }
     double *want = bench_host(b, t.n, sizeof *want);
-    for (size_t k = 0; k < t.n; k++) {
-        size_t s = k % c;
-        want[k] = ((double)t.x[k] - t.mean[s]) * t.inv[s] * scale_of(&t, k) + bias_of(&t, k);
+    for (size_t k = 0, s = 0; k < t.n; k++, s = s + 1 < c ? s + 1 : 0) {
+        want[k] = ((double)t.x[k] - t.mean[s]) * t.inv[s] * scale_of(&t, s) + bias_of(&t, s);
         want[k] = t.relu && want[k] < 0 ? 0 : want[k];
     }
     struct kern_vec vm = bench_put(b, mean, c, F32), vv = bench_put(b, var, c, F32);
@@ -244,8 +245,7 @@ static const struct {
 
 static enum kern_status group_grad(const struct norm_test *t, struct kern_vec dx,
                                    struct kern_vec ds, struct kern_vec db, struct kern_vec dy) {
-    struct kern_group_norm norm = {t->n / t->spots / t->channels, t->spots, t->channels,
-                                   t->channels / t->width,        EPSILON,  t->relu};
+    struct kern_group_norm norm = {t->batch, t->spots, t->channels, t->parts, EPSILON, t->relu};
     return kern_group_norm_grad(dx, ds, db, dy, t->vx, t->relu ? t->vy : none, t->vs, t->vm, t->vi,
                                 &norm);
 }
@@ -256,6 +256,8 @@ static void group_once(struct bench *b, size_t i) {
                                    groups[i].groups, EPSILON,         groups[i].relu};
     float *zero = bench_host(b, sets, F32);
     struct norm_test t = {.n = norm.batch * norm.spots * c, .sets = sets, .channels = c};
+    t.batch = norm.batch;
+    t.parts = norm.groups;
     t.width = c / norm.groups;
     t.spots = norm.spots;
     t.per = t.width * t.spots;

@@ -174,7 +174,7 @@ static void run_two_callers(bool nccl, bool spans) {
     struct kern_device *dev[2] = {NULL, NULL};
     struct kern_group *group[2] = {NULL, NULL};
     struct kern_group_id id;
-    struct kern_vec part[2];
+    struct kern_vec part[2] = {{NULL, 0}, {NULL, 0}};
     int64_t sum = 0;
     open_two(dev, part);
     if (!nccl) {
