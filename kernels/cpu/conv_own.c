@@ -66,6 +66,28 @@ static bool sees(const struct kern_window *w, size_t o, size_t tap, size_t *spot
     return true;
 }
 
+/* The same without the last dimension: where the line of inputs begins. */
+static bool sees_line(const struct kern_window *w, size_t o, size_t tap, size_t *spot_out) {
+    size_t at[KERN_SPATIAL_MAX], spot = 0;
+    unsigned last = w->spatial - 1;
+    o /= w->out[last];
+    tap /= w->kernel[last];
+    for (unsigned i = last; i-- > 0;) {
+        size_t place = o % w->out[i] * w->stride[i] + tap % w->kernel[i] * w->dilation[i];
+        o /= w->out[i];
+        tap /= w->kernel[i];
+        if (place < w->pad[i] || place - w->pad[i] >= w->in[i]) {
+            return false;
+        }
+        at[i] = place - w->pad[i];
+    }
+    for (unsigned i = 0; i < last; i++) {
+        spot = spot * w->in[i] + at[i];
+    }
+    *spot_out = spot * w->in[last];
+    return true;
+}
+
 /*
  * Calls of one tap over a slab: runs of output spots along the last dimension whose inputs lie at
  * one distance. For each run: fn(spot of the slab, input spot, how many, step of the input).
@@ -92,10 +114,49 @@ static bool next_run(const struct kern_window *w, size_t o, size_t left, size_t 
     return true;
 }
 
+/*
+ * Taps of the last dimension lie side by side in the input as they do in a patch, where there is
+ * one group and no dilation: a patch is then a few long pieces, one for each line of the window.
+ */
+static void gather_lines(const struct own_job *j, float *patches, const float *x, size_t first,
+                         size_t n) {
+    const struct conv_plan *p = j->p;
+    const struct kern_window *w = &p->s.window;
+    unsigned last = w->spatial - 1;
+    size_t c = p->in_group, taps = w->kernel[last], out = w->out[last], spot = 0;
+    for (size_t i = 0, line; i < n; i += line) {
+        size_t column = (first + i) % out;
+        line = out - column < n - i ? out - column : n - i;
+        for (size_t t = 0; t < p->taps; t += taps) {
+            /* The line of inputs that these taps see: its first spot, or none. */
+            bool there = sees_line(w, first + i, t, &spot);
+            for (size_t k = 0; k < line; k++) {
+                ptrdiff_t at =
+                    (ptrdiff_t)((column + k) * w->stride[last]) - (ptrdiff_t)w->pad[last];
+                ptrdiff_t from = at < 0 ? 0 : at, end = at + (ptrdiff_t)taps;
+                end = end < (ptrdiff_t)w->in[last] ? end : (ptrdiff_t)w->in[last];
+                float *to = patches + (i + k) * j->width + t * c;
+                if (!there || end <= from) {
+                    memset(to, 0, taps * c * sizeof *to);
+                    continue;
+                }
+                size_t before = (size_t)(from - at) * c, len = (size_t)(end - from) * c;
+                memset(to, 0, before * sizeof *to);
+                memcpy(to + before, x + (spot + (size_t)from) * c, len * sizeof *to);
+                memset(to + before + len, 0, (taps * c - before - len) * sizeof *to);
+            }
+        }
+    }
+}
+
 static void gather_patches(const struct own_job *j, float *patches, const float *x, size_t first,
                            size_t n, size_t group) {
     const struct conv_plan *p = j->p;
     const struct kern_window *w = &p->s.window;
+    if (p->s.groups == 1 && w->dilation[w->spatial - 1] == 1) {
+        gather_lines(j, patches, x, first, n);
+        return;
+    }
     size_t c = p->in_group, step = w->stride[w->spatial - 1] * p->s.in_channels;
     x += group * c;
     for (size_t t = 0; t < p->taps; t++) {
