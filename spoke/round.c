@@ -192,11 +192,19 @@ static enum tier_status read_controls(struct spoke_run *run, struct work *w,
 }
 
 /* The model's half of the deltas is there: their mean over K steps is what the gradients were. */
-static void advance_controls(struct work *w, uint64_t steps, float lr) {
+static void advance_controls(struct spoke_run *run, struct work *w, uint64_t steps, float lr) {
     float *control = w->model + w->shared;
     double scale = 1 / ((double)steps * (double)lr);
+    size_t trained = 0;
 
-    for (size_t i = 0; i < w->shared; i++) {
+    /* Trained parameters come first. What a state moved by was no gradient: it has no control. */
+    for (size_t i = 0; i < tier_graph_param_count(run->graph); i++) {
+        const struct tier_graph_param *p = tier_graph_param(run->graph, i);
+        if (p->trained && tier_share_travels(&run->plan, p->name))
+            trained += p->elements;
+    }
+    memset(control + trained, 0, (w->shared - trained) * sizeof *control);
+    for (size_t i = 0; i < trained; i++) {
         double c = (double)control[i], own = (double)w->own_control[i];
         w->own_control[i] = (float)(own - c - (double)w->model[i] * scale);
         control[i] = w->own_control[i] - control[i];
@@ -295,7 +303,7 @@ static enum tier_status train(struct spoke_run *run, uint64_t round, uint64_t we
     }
     free(after);
     if (st == TIER_OK && run->plan.scaffold)
-        advance_controls(w, stats.steps, recipe.lr);
+        advance_controls(run, w, stats.steps, recipe.lr);
     if (st == TIER_OK && tier_fedcurv_on(&run->plan)) {
         snprintf(stream, sizeof stream, "curvature %" PRIu64, run->plan.seed);
         st = spoke_curvature_after(&w->curvature, run->nets[0], run->data,
