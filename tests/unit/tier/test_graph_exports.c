@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What PyTorch's exporters write where ONNX has no operator or the size depends on the batch, small
- * and by hand; whole models are compared with onnxruntime by tests/support/graph_peers. */
+ * and by hand; whole models are compared with onnxruntime by tests/peers/graph_peers. */
 #include "tests/support/onnx_writer.h"
 #include "tier/graph.h"
 

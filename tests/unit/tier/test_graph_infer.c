@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Shapes, settings and folding. Most graphs here are x * p, so that something is trained, and then
- * what the test is about; tests/support/check_operators.py tries many more against onnxruntime. */
+ * what the test is about; tests/peers/check_operators.py tries many more against onnxruntime. */
 #include "tests/support/onnx_writer.h"
 #include "tier/graph.h"
 

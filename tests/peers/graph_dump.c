@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Prints what the graph reader makes of an ONNX file at one batch size, one tab-separated line for
- * each value (what it is, its name, its shape) and each node: tests/support/check_graphs.py
+ * each value (what it is, its name, its shape) and each node: tests/peers/check_graphs.py
  * compares that with what onnxruntime computes. Usage: graph_dump FILE BATCH
  */
 #include "tier/graph.h"
