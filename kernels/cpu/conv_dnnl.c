@@ -121,6 +121,9 @@ static bool describe(struct conv_dnnl *c, const struct conv_plan *plan, dnnl_dim
     dnnl_dims_t w = {(dnnl_dim_t)s->groups, (dnnl_dim_t)plan->out_group,
                      (dnnl_dim_t)plan->in_group};
     dnnl_dims_t b = {(dnnl_dim_t)s->out_channels};
+    if (n < 1 || n > KERN_SPATIAL_MAX) {
+        return false;
+    }
     for (unsigned i = 0; i < n; i++) {
         dnnl_dim_t in = (dnnl_dim_t)win->in[i], out = (dnnl_dim_t)win->out[i];
         x[2 + i] = in;
