@@ -3,8 +3,9 @@
  * The operations of deep networks, on the devices and arrays of kern.h and under its rules.
  *
  * Images (of 1 to 3 spatial dimensions) lie channels-last: [batch][s...][channels]. One layout
- * everywhere: it is the one in which a normalisation reads its channels side by side, a matrix
- * product its patches, and oneDNN's convolutions lose least. Weights lie as ONNX has them.
+ * everywhere: it is the one in which a normalisation reads its channels side by side and a matrix
+ * product its patches, and in which oneDNN has a real implementation of every pass. (Its own
+ * blocked order is faster for some windows in two dimensions.) Weights lie as ONNX has them.
  *
  * Everything here gives the same bits for every number of CPU threads, but for the convolutions,
  * which promise them for one number of threads only.

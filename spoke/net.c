@@ -37,8 +37,7 @@ enum tier_status spoke_net_kern_fail(struct kern_device *dev, enum kern_status s
             return tape_kern_fail((net)->dev, kern_try_, what, err);                               \
     } while (0)
 
-/* ---- what the loss is computed on ---------------------------------------------------------------
- */
+/* ---- what the loss is computed on ------------------------------------------------------------ */
 
 static const struct tier_graph_node *maker(const struct tier_graph *g, size_t value) {
     const struct tier_graph_value *v = tier_graph_value(g, value);

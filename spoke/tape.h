@@ -29,18 +29,17 @@ struct tape_tensor {
     struct tier_shape shape; /* in ONNX's order */
     enum tape_layout layout;
     enum tape_kind kind;
-    size_t place;  /* PARAM: in the vector; CONST: in the constants; ARRAY: its buffer */
-    int32_t grad;  /* ARRAY: its gradient's buffer, or TAPE_NONE */
-    bool wants;    /* something trained lies before it */
-    uint32_t uses; /* steps that read it */
+    size_t place; /* PARAM: in the vector; CONST: in the constants; ARRAY: its buffer */
+    int32_t grad; /* ARRAY: its gradient's buffer, or TAPE_NONE */
+    bool wants;   /* something trained lies before it */
 };
 
 /* Floats that live from one step to another. Times: forward step i is i, the loss steps, backward
  * step i is 2 * steps - i. */
 struct tape_buffer {
     size_t floats, first, last;
-    size_t at; /* in the arena */
-    uint32_t readers;
+    size_t at;   /* in the arena */
+    bool shared; /* several tensors lie here: nothing may be written over one */
     bool pinned; /* backward reads it: nothing may be written over it */
 };
 
@@ -128,7 +127,7 @@ struct kern_vec tape_grad_at(const struct tape_run *run, size_t tensor);
 enum tier_status tape_kern_fail(struct kern_device *dev, enum kern_status status, const char *what,
                                 struct tier_err *err);
 
-/* ---- for tape*.c ---------------------------------------------------------------------------- */
+/* ---- for tape*.c ----------------------------------------------------------------------------- */
 
 /* The tensor's dimensions as they lie in memory, and where an index of ONNX's order counts. */
 struct kern_nd tape_nd(const struct tape_tensor *t);

@@ -334,17 +334,14 @@ static enum kern_status slice(struct tape_run *r, const struct tape_step *s) {
 }
 
 static enum kern_status pad(struct tape_run *r, const struct tape_step *s) {
-    struct kern_vec dx = dx_of(r, s, 0), dy = dy_of(r, s);
+    struct kern_vec dy = dy_of(r, s);
+    struct kern_nd nd = tape_nd(tape_in(r, s, 0));
     kern_strides xs, ys;
-    struct kern_nd nd;
-    size_t x_first, y_first;
+    size_t first;
 
-    TAPE_TRY(clear_if_first(r, s, 0));
-    if (!tape_pad(r, s, &nd, xs, ys, &x_first, &y_first))
-        return KERN_OK;
-    dx.at += x_first;
-    dy.at += y_first;
-    return kern_nd_copy(dx, xs, dy, ys, &nd, s->flow[0] == TAPE_ADD);
+    tape_pad(r, s, xs, ys, &first);
+    dy.at += first;
+    return kern_nd_copy(dx_of(r, s, 0), xs, dy, ys, &nd, s->flow[0] == TAPE_ADD);
 }
 
 static enum kern_status transpose(struct tape_run *r, const struct tape_step *s) {

@@ -63,8 +63,7 @@ bool tape_is_norm(int op) {
            op == TIER_OP_LAYER_NORM;
 }
 
-/* ---- layouts ----------------------------------------------------------------------------------
- */
+/* ---- layouts --------------------------------------------------------------------------------- */
 
 unsigned tape_axis(const struct tape_tensor *t, unsigned i) {
     if (t->layout == TAPE_PLAIN || i == 0)
@@ -96,8 +95,7 @@ static bool lies_alike(const struct tier_shape *s) {
     return s->rank < 3 || s->dims[1] == 1 || spots == 1;
 }
 
-/* ---- growing arrays ---------------------------------------------------------------------------
- */
+/* ---- growing arrays -------------------------------------------------------------------------- */
 
 static enum tier_status grow(void **array, size_t *cap, size_t need, size_t size,
                              struct tier_err *err) {
@@ -177,8 +175,7 @@ static void touch_tensor(struct builder *b, size_t tensor, size_t time) {
         touch(&b->tape->buffers[t->place], time);
 }
 
-/* ---- values -----------------------------------------------------------------------------------
- */
+/* ---- values ---------------------------------------------------------------------------------- */
 
 static enum tier_status const_tensor(struct builder *b, size_t value, size_t *out) {
     struct tape_tensor t = {.shape = *tier_shapes_of(b->tape->shapes, value),
@@ -223,20 +220,18 @@ enum tier_status tape_value_as(struct builder *b, size_t value, enum tape_layout
         bool alike = lies_alike(&t->shape);
         int32_t buffer = TAPE_NONE;
         turned.layout = layout;
-        turned.uses = 0;
         if (!alike) {
             turned.kind = TAPE_ARRAY;
             TIER_TRY(tape_new_buffer(b, turned.shape.elements, &buffer));
             turned.place = (size_t)buffer;
         } else if (t->kind == TAPE_ARRAY)
-            b->tape->buffers[t->place].readers += 2; /* two tensors lie there */
+            b->tape->buffers[t->place].shared = true;
         size_t to;
         TIER_TRY(new_tensor(b, &turned, &to));
         TIER_TRY(new_step(b, TAPE_OP_TURN, tier_graph_value(b->graph, value)->name, 1, 1, &step));
         step->in[0] = from;
         step->out[0] = to;
         step->nothing = alike;
-        b->tape->tensors[from].uses++;
         touch_tensor(b, from, b->tape->step_count - 1);
         touch_tensor(b, to, b->tape->step_count - 1);
         b->map[value].tensor[layout] = to;
@@ -245,8 +240,7 @@ enum tier_status tape_value_as(struct builder *b, size_t value, enum tape_layout
     return TIER_OK;
 }
 
-/* ---- steps ------------------------------------------------------------------------------------
- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 static bool wants_any(const struct builder *b, const struct tape_step *s) {
     for (size_t i = 0; i < s->in_count; i++)
@@ -263,11 +257,12 @@ static bool may_lie_over(const struct builder *b, const struct tape_step *s, siz
     if (!(need & OVER) || x->kind != TAPE_ARRAY || b->uses[value] != 1)
         return false;
     const struct tape_buffer *buf = &b->tape->buffers[x->place];
-    return buf->readers == 0 && !buf->pinned && !(b->tape->training && (need & X0));
+    return !buf->shared && !buf->pinned && !(b->tape->training && (need & X0));
 }
 
-/* Gives the step's only result its tensor, as the value's first. */
-static enum tier_status put_result(struct builder *b, struct tape_step *s, size_t value,
+/* Gives the step's result i its tensor, as the value's first; over the first operand, or on its
+ * own. */
+static enum tier_status put_result(struct builder *b, struct tape_step *s, size_t i, size_t value,
                                    enum tape_layout layout, bool over) {
     struct tape_tensor t = {.shape = *tier_shapes_of(b->tape->shapes, value),
                             .kind = TAPE_ARRAY,
@@ -287,10 +282,10 @@ static enum tier_status put_result(struct builder *b, struct tape_step *s, size_
         t.place = (size_t)buffer;
     }
     size_t at = (size_t)(s - b->tape->steps);
-    TIER_TRY(new_tensor(b, &t, &s->out[0]));
-    b->map[value].tensor[t.layout] = s->out[0];
+    TIER_TRY(new_tensor(b, &t, &s->out[i]));
+    b->map[value].tensor[t.layout] = s->out[i];
     b->map[value].first = t.layout;
-    touch_tensor(b, s->out[0], at);
+    touch_tensor(b, s->out[i], at);
     return TIER_OK;
 }
 
@@ -303,8 +298,7 @@ static void note_reads(struct builder *b, struct tape_step *s) {
     for (size_t i = 0; i < s->in_count; i++) {
         if (s->in[i] == SIZE_MAX)
             continue;
-        struct tape_tensor *t = &b->tape->tensors[s->in[i]];
-        t->uses++;
+        const struct tape_tensor *t = &b->tape->tensors[s->in[i]];
         touch_tensor(b, s->in[i], at);
         if (back && t->kind == TAPE_ARRAY && i < 2 && (need & (i == 0 ? X0 : X1)))
             b->tape->buffers[t->place].pinned = true;
@@ -452,23 +446,8 @@ out:
 
 static enum tier_status emit_split(struct builder *b, const struct tier_graph_node *n,
                                    struct tape_step *s, enum tape_layout layout) {
-    for (size_t i = 0; i < n->out_count; i++) {
-        size_t value = (size_t)n->out[i];
-        struct tape_tensor t = {.shape = *tier_shapes_of(b->tape->shapes, value),
-                                .kind = TAPE_ARRAY,
-                                .layout = layout,
-                                .grad = TAPE_NONE,
-                                .wants = wants_any(b, s)};
-        int32_t buffer;
-        if (t.shape.rank < 3)
-            t.layout = TAPE_PLAIN;
-        TIER_TRY(tape_new_buffer(b, t.shape.elements, &buffer));
-        t.place = (size_t)buffer;
-        TIER_TRY(new_tensor(b, &t, &s->out[i]));
-        b->map[value].tensor[t.layout] = s->out[i];
-        b->map[value].first = t.layout;
-        touch_tensor(b, s->out[i], (size_t)(s - b->tape->steps));
-    }
+    for (size_t i = 0; i < n->out_count; i++)
+        TIER_TRY(put_result(b, s, i, (size_t)n->out[i], layout, false));
     note_reads(b, s);
     return TIER_OK;
 }
@@ -494,20 +473,19 @@ static enum tier_status emit(struct builder *b, size_t node) {
         struct tape_tensor *x = &b->tape->tensors[s->in[0]];
         over = s->nothing = true;
         if (x->kind == TAPE_ARRAY && b->uses[(size_t)n->in[0]] != 1)
-            b->tape->buffers[x->place].readers += 2;
+            b->tape->buffers[x->place].shared = true;
     } else if (n->in[0] >= 0 && s->in[0] != SIZE_MAX) {
         const struct tape_tensor *x = &b->tape->tensors[s->in[0]];
         over = may_lie_over(b, s, (size_t)n->in[0]) && x->layout == layout &&
                x->shape.elements == tier_shapes_of(b->tape->shapes, value)->elements;
     }
-    TIER_TRY(put_result(b, s, value, layout, over));
+    TIER_TRY(put_result(b, s, 0, value, layout, over));
     TIER_TRY(tape_prepare(b, s));
     note_reads(b, s);
     return TIER_OK;
 }
 
-/* ---- gradients --------------------------------------------------------------------------------
- */
+/* ---- gradients ------------------------------------------------------------------------------- */
 
 static bool same_place_fits(const struct builder *b, const struct tape_step *s, size_t i) {
     const struct tape_tensor *x = &b->tape->tensors[s->in[i]], *y = &b->tape->tensors[s->out[0]];
@@ -612,8 +590,7 @@ static enum tier_status flow_all(struct builder *b) {
     return TIER_OK;
 }
 
-/* ---- the whole --------------------------------------------------------------------------------
- */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 /* Which nodes the logits need, and who reads what among them. */
 static void find_needed(struct builder *b, size_t logits) {

@@ -20,8 +20,7 @@ struct kern_vec tape_at(const struct tape_run *run, size_t tensor) {
     return (struct kern_vec){run->arena, run->tape->buffers[t->place].at};
 }
 
-/* ---- views ------------------------------------------------------------------------------------
- */
+/* ---- views ----------------------------------------------------------------------------------- */
 
 void tape_dense(const struct tape_tensor *y, kern_strides out) {
     struct kern_nd nd = tape_nd(y);
@@ -76,8 +75,7 @@ size_t tape_piece(const struct tape_run *r, const struct tape_step *s, size_t i)
     return at;
 }
 
-/* ---- how operations are called -----------------------------------------------------------------
- */
+/* ---- how operations are called --------------------------------------------------------------- */
 
 bool tape_unary(const struct tape_step *s, enum kern_unary *op, float *alpha, float *beta) {
     *alpha = s->call->alpha;
@@ -175,8 +173,7 @@ struct kern_gemm_batch tape_products(const struct tape_run *r, const struct tape
         .count = a->elements / (*m * *k), .step_y = *m * *n, .step_a = *m * *k, .step_b = *k * *n};
 }
 
-/* ---- steps ------------------------------------------------------------------------------------
- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 static size_t bytes(size_t floats) {
     return floats * sizeof(float);
@@ -307,44 +304,31 @@ void tape_slice(const struct tape_run *r, const struct tape_step *s, kern_stride
     *first_out = (size_t)first;
 }
 
-bool tape_pad(const struct tape_run *r, const struct tape_step *s, struct kern_nd *nd,
-              kern_strides xs, kern_strides ys, size_t *x_first, size_t *y_first) {
+void tape_pad(const struct tape_run *r, const struct tape_step *s, kern_strides xs, kern_strides ys,
+              size_t *first_out) {
     const struct tape_tensor *x = tape_in(r, s, 0), *y = tape_out(r, s);
-    kern_strides xa, ya;
-    *x_first = *y_first = 0;
-    *nd = tape_nd(x);
-    tape_strides(x, xa);
-    tape_strides(y, ya);
-    for (unsigned i = 0; i < nd->rank; i++) {
+    kern_strides axes;
+    *first_out = 0;
+    tape_dense(x, xs);
+    tape_strides(y, axes);
+    for (unsigned i = 0; i < x->shape.rank; i++) {
         unsigned axis = tape_axis(x, i);
-        int64_t begin = s->call->start[axis], skip = begin < 0 ? -begin : 0;
-        int64_t to = begin > 0 ? begin : 0, room = (int64_t)y->shape.dims[axis] - to;
-        int64_t n = (int64_t)x->shape.dims[axis] - skip;
-        n = n < room ? n : room;
-        if (n <= 0)
-            return false;
-        nd->dims[i] = (size_t)n;
-        *x_first += (size_t)skip * (size_t)xa[axis];
-        *y_first += (size_t)to * (size_t)ya[axis];
-        xs[i] = xa[axis];
-        ys[i] = ya[axis];
+        *first_out += (size_t)s->call->start[axis] * (size_t)axes[axis];
+        ys[i] = axes[axis];
     }
-    return true;
 }
 
 static enum kern_status pad(struct tape_run *r, const struct tape_step *s) {
     struct kern_vec to = tape_y(r, s), from = tape_x(r, s, 0);
-    size_t n = tape_out(r, s)->shape.elements, x_first, y_first;
+    size_t n = tape_out(r, s)->shape.elements, first;
     kern_strides xs, ys;
-    struct kern_nd nd;
+    struct kern_nd nd = tape_nd(tape_in(r, s, 0));
 
     TAPE_TRY(kern_zero(to.buf, bytes(to.at), bytes(n)));
     if (s->call->alpha != 0.0f)
         TAPE_TRY(kern_unary(KERN_AFFINE, to, to, n, 0, s->call->alpha));
-    if (!tape_pad(r, s, &nd, xs, ys, &x_first, &y_first))
-        return KERN_OK;
-    to.at += y_first;
-    from.at += x_first;
+    tape_pad(r, s, xs, ys, &first);
+    to.at += first;
     return kern_nd_copy(to, ys, from, xs, &nd, false);
 }
 

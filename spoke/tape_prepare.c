@@ -60,8 +60,7 @@ static enum tier_status prepare_conv(struct builder *b, struct tape_step *s) {
     return ks == KERN_OK ? TIER_OK : tape_kern_fail(b->tape->dev, ks, s->name, b->err);
 }
 
-/* ---- tables -----------------------------------------------------------------------------------
- */
+/* ---- tables ---------------------------------------------------------------------------------- */
 
 static enum tier_status put_table(struct builder *b, const void *data, size_t bytes,
                                   struct kern_buf **out) {

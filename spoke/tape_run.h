@@ -55,10 +55,10 @@ enum kern_status tape_copy_piece(const struct tape_tensor *whole, struct kern_ve
 /* Slice's view of its operand, in the order of the result's memory. */
 void tape_slice(const struct tape_run *r, const struct tape_step *s, kern_strides out,
                 size_t *first_out);
-/* The part of a padded result that the operand fills, in the order of the operand's memory; false
- * where there is none. A negative pad cuts. */
-bool tape_pad(const struct tape_run *r, const struct tape_step *s, struct kern_nd *nd,
-              kern_strides xs, kern_strides ys, size_t *x_first, size_t *y_first);
+/* Where the operand lies in a padded result: strides of both in the order of the operand's memory,
+ * and the first element's place in the result. */
+void tape_pad(const struct tape_run *r, const struct tape_step *s, kern_strides xs, kern_strides ys,
+              size_t *first_out);
 /* The axes that a reduction sums, as they lie in x's memory; *share_out: 1 / elements summed. */
 unsigned tape_reduced(const struct tape_tensor *x, const struct tier_call *c, float *share_out);
 /* [outer][len][inner] of a gather's data, and how many indices. */

@@ -785,21 +785,3 @@ Test(tier_plan, real_numbers_are_written_short_and_exact) {
     cr_assert(eq(str, (char *)tier_real_text(0.1, text, sizeof text), "0.1"));
     cr_assert(eq(str, (char *)tier_real_text(2, text, sizeof text), "2.0"));
 }
-
-/* A seed that is no plan any more lets a fuzzer see nothing of what stands behind the first check.
- */
-Test(tier_plan, the_fuzzers_seeds_are_plans) {
-    static const char *const seeds[] = {"wire", "wire-buffered"};
-    for (size_t i = 0; i < 2; i++) {
-        static char text[8192];
-        char path[512];
-        snprintf(path, sizeof path, CONSILIUM_SOURCE_DIR "/tests/fuzz/seeds/plan/%s", seeds[i]);
-        FILE *f = fopen(path, "r");
-        cr_assert(f != NULL, "%s", path);
-        size_t n = fread(text, 1, sizeof text, f);
-        fclose(f);
-        /* Its first byte says to the fuzzer which reader it is for. */
-        cr_assert(eq(int, tier_plan_parse(text + 1, n - 1, &plan, &err), TIER_OK), "%s: %s",
-                  seeds[i], err.text);
-    }
-}
