@@ -86,14 +86,33 @@ bool hub_run_answered_no(const struct hub_run *run, const char *child) {
 
 /* ---- what they say ---- */
 
+/* A child that was away may not have heard which update of its counted last. What it is told next
+ * goes on from there. */
+static void tell_counted(struct hub_run *run, const char *child) {
+    struct tier_to_child m = {.type = TIER_TO_COMMIT, .run = run->id};
+    struct tier_journal_update row;
+    struct tier_err err = {0};
+    enum tier_status st =
+        tier_journal_update_counted(run->hub->home.journal, run->hex, child, &row, &err);
+
+    if (st == TIER_OK) {
+        m.round = row.base_round;
+        tier_serve_send(run->hub->serve, child, &m);
+    } else if (st != TIER_ENOTFOUND)
+        hub_stop_on(run->hub, &err);
+}
+
 void hub_run_attending(struct hub_run *run, const char *child) {
     if (run->state != HUB_RUN_OPEN) {
+        tell_counted(run, child);
         hub_run_tell_end(run, child);
         return;
     }
     child_of(run, child)->attending = true;
-    if (run->manifest) /* children fetch the graph from here: else when it has come */
+    if (run->manifest) { /* children fetch the graph from here: else when it has come */
         hub_run_tell_plan(run, child);
+        tell_counted(run, child);
+    }
     hub_console_changed(run->hub, run);
 }
 
@@ -142,6 +161,14 @@ static void refuse(struct hub_run *run, const char *child, uint64_t round,
     hub_fault(run->hub, child);
 }
 
+static bool has_counted(struct hub_run *run, const char *child, const struct tier_hash *id) {
+    struct tier_journal_update row;
+
+    return tier_journal_update_counted(run->hub->home.journal, run->hex, child, &row, NULL) ==
+               TIER_OK &&
+           tier_hash_equal(&row.update_id, id);
+}
+
 void hub_run_offered(struct hub_run *run, const char *child, const struct tier_hash *id,
                      const struct tier_update_header *h) {
     struct tier_round_event e = {.type = TIER_EVENT_OFFER,
@@ -161,7 +188,10 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
         refuse(run, child, 1, id, "an update of round 0: the first is 1");
     } else if (h->round < at || (h->round == at && run->round.state == TIER_ROUND_COMMITTED &&
                                  !hub_run_still_at_work(run, e.child))) {
-        struct tier_to_child m = {.type = TIER_TO_COMMIT, .run = run->id, .round = h->round};
+        struct tier_to_child m = {.type = TIER_TO_COMMIT,
+                                  .run = run->id,
+                                  .round = h->round,
+                                  .missed = !has_counted(run, child, id)};
         if (h->round == at && tier_hash_equal(&tier_round_child(&run->round, e.child)->update, id))
             hub_work_step(run, &e); /* the receipt, if the stream was lost before it went out */
         tier_serve_send(run->hub->serve, child, &m);

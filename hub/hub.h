@@ -70,6 +70,7 @@ struct hub_run {
     uint64_t deadline_at_ms;           /* monotonic; 0: none */
     struct tier_timer *deadline, *retry;
     bool folding, publishing; /* a job is on the worker */
+    bool counted;             /* the committed round's own update is in the result */
     struct tier_task_stop stop;
     uint64_t progress_ms; /* when the parent was last told how far we are */
 };
@@ -151,7 +152,8 @@ void hub_run_round(struct hub_run *run, uint64_t round, const struct tier_follow
                    uint64_t deadline_ms);
 void hub_run_receipt(struct hub_run *run, const struct tier_receipt *receipt);
 void hub_run_refused(struct hub_run *run, uint64_t round, const char *reason);
-void hub_run_committed(struct hub_run *run, uint64_t round);
+/* `missed`: the published result does not hold this hub's update. */
+void hub_run_committed(struct hub_run *run, uint64_t round, bool missed);
 
 /* ---- console.c ---- */
 

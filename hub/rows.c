@@ -46,6 +46,7 @@ static enum tier_status put_round(struct hub_run *run, struct tier_err *err) {
         row.closed_ms = tier_wall_ms();
         row.result_model = run->model;
         row.result_state = run->server_state;
+        row.counted = run->counted;
     }
     return tier_journal_round_put(j, &row, err);
 }

@@ -231,20 +231,24 @@ void hub_run_want_round(struct hub_run *run, uint64_t round,
     hub_run_open_if_ready(run);
 }
 
-/* The round of this number is over: its result is published. */
-static void commit_round(struct hub_run *run) {
+/* The round of this number is over: its result is published, and holds this node's own update or
+ * goes on without it, and so without its children's. */
+static void commit_round(struct hub_run *run, bool counted) {
     struct tier_round_event e = {.type = TIER_EVENT_COMMIT};
     struct tier_to_child m = {.type = TIER_TO_COMMIT, .run = run->id};
 
     if (run->round.state == TIER_ROUND_COMMITTED)
         return;
+    run->counted = counted && run->round.state == TIER_ROUND_FOLDED;
     hub_work_step(run, &e);
     hub_audit(run->hub, "round.committed", "h:run", &run->id, "u:round", run->round.number,
-              "h:model", &run->model);
+              "h:model", &run->model, "b:counted", (int)run->counted);
     hub_audit_sync(run->hub); /* with the journal, which has just waited: children let go now */
     hub_run_set_deadline(run, 0);
     for (uint32_t i = 0; i < run->child_count; i++) {
+        enum tier_round_child_state now = tier_round_child(&run->round, i)->state;
         m.round = hub_run_child_round(run, i);
+        m.missed = !run->counted || (now != TIER_CHILD_SEALED && now != TIER_CHILD_FOLDED);
         if (run->children[i].attending && run->children[i].accepted &&
             !hub_run_still_at_work(run, i))
             tier_serve_send(run->hub->serve, run->children[i].name, &m);
@@ -269,7 +273,7 @@ void hub_run_published(struct hub_run *run, const struct tier_published *made,
     }
     run->model = made->model;
     run->server_state = made->state;
-    commit_round(run);
+    commit_round(run, true);
     hub_work_journal_run(run);
     if (done >= tier_task_rounds(&run->plan))
         hub_run_finish(run, HUB_RUN_COMPLETED, "every round is done");
@@ -526,7 +530,7 @@ void hub_run_round(struct hub_run *run, uint64_t round, const struct tier_follow
     }
     if (run->round.number) {
         run->model = base->model;
-        commit_round(run);
+        commit_round(run, false);
     }
     run->deadline_at_ms = deadline_ms ? tier_clock_ms() + deadline_ms : 0;
     run->wanted_round = round;
@@ -564,14 +568,14 @@ void hub_run_refused(struct hub_run *run, uint64_t round, const char *reason) {
     tier_link_fault(run->hub->link);
 }
 
-void hub_run_committed(struct hub_run *run, uint64_t round) {
+void hub_run_committed(struct hub_run *run, uint64_t round, bool missed) {
     if (run->state == HUB_RUN_OPEN && round > run->round.number)
         not_heeded(run, round, "a commit of a round that is not open here");
     else if (run->state != HUB_RUN_OPEN || round < run->round.number ||
              run->round.state == TIER_ROUND_COMMITTED)
         tier_link_fault(run->hub->link);
     else
-        commit_round(run);
+        commit_round(run, !missed);
 }
 
 void hub_run_want_graph(struct hub_run *run) {

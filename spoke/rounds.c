@@ -260,9 +260,12 @@ static enum tier_status see_doomed(void *arg, const struct tier_journal_sent *ro
     return TIER_OK;
 }
 
-/* The updates of rounds below this one have done their work; those below `committed` counted, and
- * with them what was kept beside them. */
-static void release_below(struct spoke_run *run, uint64_t below, uint64_t committed) {
+/* The updates of rounds below this one have done their work; that of round `counted` (0: none) is
+ * in the result. What was kept beside them advances: the hospital's own tensors with every round
+ * that was committed, those below `committed`; what belongs to the update only with one that
+ * counted. */
+static void release_below(struct spoke_run *run, uint64_t below, uint64_t committed,
+                          uint64_t counted) {
     struct tier_journal *j = run->spoke->home.journal;
     struct release r = {run, below};
     struct doomed d = {.below = below};
@@ -270,8 +273,10 @@ static void release_below(struct spoke_run *run, uint64_t below, uint64_t commit
 
     tier_journal_sent_each(j, run->hex, TIER_SENT_STATE_ANY, see_doomed, &d, &err);
     for (size_t i = 0; i < d.count; i++)
-        for (int kind = 0; kind < SPOKE_STATE_KINDS && d.at[i].round < committed; kind++)
-            if (spoke_state_commit((enum spoke_state)kind, run->spoke->config->data_dir, &run->id,
+        for (int kind = 0; kind < SPOKE_STATE_KINDS; kind++)
+            if ((kind == SPOKE_STATE_PRIVATE ? d.at[i].round < committed
+                                             : d.at[i].round == counted) &&
+                spoke_state_commit((enum spoke_state)kind, run->spoke->config->data_dir, &run->id,
                                    d.at[i].round, &d.at[i].id, &err) != TIER_OK) {
                 spoke_stop_on(run->spoke, &err); /* the rows stay: it is done at the next start */
                 return;
@@ -320,7 +325,7 @@ void spoke_round_came(struct spoke_run *run, const struct tier_to_child *m) {
         struct tier_hash before = run->base_model;
         bool any = run->round > 0;
         let_go_of_before(run); /* of a round that was never begun here */
-        release_below(run, m->round, m->round);
+        release_below(run, m->round, m->round, 0);
         run->round = m->round;
         run->base_model = m->model;
         run->committed = false;
@@ -348,7 +353,7 @@ void spoke_commit_came(struct spoke_run *run, const struct tier_to_child *m) {
     }
     if (m->round < run->round || run->committed)
         tier_link_fault(run->spoke->link);
-    release_below(run, m->round + 1, m->round + 1);
+    release_below(run, m->round + 1, m->round + 1, m->missed ? 0 : m->round);
     if (m->round < run->round || run->committed || run->state != SPOKE_RUN_OPEN)
         return;
     run->committed = true;
@@ -390,8 +395,8 @@ void spoke_end_came(struct spoke_run *run, const struct tier_to_child *m) {
     run->state = SPOKE_RUN_ENDED;
     let_go_of_before(run);
     /* A run that ends with this round's base model ends without its updates. */
-    bool counted = !tier_hash_equal(&run->base_model, &m->model);
-    release_below(run, UINT64_MAX, run->round + (counted ? 1 : 0));
+    bool committed = !tier_hash_equal(&run->base_model, &m->model);
+    release_below(run, UINT64_MAX, run->round + (committed ? 1 : 0), 0);
     struct tier_err err = {0};
     if (run->round && keep_private(run, &m->model, &err) != TIER_OK) {
         spoke_stop_on(run->spoke, &err); /* the end is told again after the next start */

@@ -9,13 +9,13 @@
  *   CURVATURE the hospital's part in the sums of FedCurv (tier/fedcurv.h).
  *
  * It must advance with the round's commit and with nothing else, or a node that is killed would
- * count a round twice, or never. So there are two files a run and kind, "<data_dir>/residual/",
- * "private/", "control/" and "curvature/": RUN.next, written when a round's update is sealed and
- * naming that update, and RUN.now, what the last committed round left. RUN.next becomes RUN.now
- * when the journal's update of a round is committed and is the one it names; whatever else lies
- * there is written over.
- *
- * An update that its round went on without takes along what it carried, as any late update does.
+ * count a round twice, or never; and what belongs to an update (all but PRIVATE) only where that
+ * update is in the round's result, which the commit says. So there are two files a run and kind,
+ * "<data_dir>/residual/", "private/", "control/" and "curvature/": RUN.next, written when a round's
+ * update is sealed and naming that update, and RUN.now, what the last committed round left.
+ * RUN.next becomes RUN.now when the journal's update of a round is committed and is the one it
+ * names; whatever else lies there is written over. An update that its round went on without leaves
+ * them as they were.
  *
  * Threads: _read and _write are the worker's, the others the loop's; a round is committed before
  * the next one is trained, so they do not meet. Calls block on the disk.

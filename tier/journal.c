@@ -45,6 +45,9 @@ static const char *const migrations[] = {
     "DROP TABLE models;", /* a file's name says what it is */
     "ALTER TABLE updates ADD COLUMN base_round INTEGER NOT NULL DEFAULT 0;"
     "UPDATE updates SET base_round = round;",
+    "ALTER TABLE rounds ADD COLUMN counted INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE rounds SET counted = closed_ms > 0;"
+    "CREATE INDEX updates_by_child ON updates(run, child, round);",
 };
 
 enum {
@@ -69,6 +72,7 @@ enum {
     SQL_UPDATE_GET,
     SQL_UPDATE_FIND,
     SQL_UPDATE_EACH,
+    SQL_UPDATE_COUNTED,
     SQL_METRIC_PUT,
     SQL_METRIC_EACH,
     SQL_SENT_PUT,
@@ -80,7 +84,8 @@ enum {
 
 #define RUN_COLUMNS "run_id, state, round, created_ms, model_hash, detail"
 #define ROUND_COLUMNS                                                                              \
-    "run, round, state, base_model, opened_ms, closed_ms, result_model, own_update, result_state"
+    "run, round, state, base_model, opened_ms, closed_ms, result_model, own_update, result_state," \
+    " counted"
 #define UPDATE_COLUMNS "run, round, child, update_id, weight, bytes, state, receipt, base_round"
 #define SENT_COLUMNS "run, round, update_id, header, state"
 
@@ -101,7 +106,7 @@ static const char *const statements[SQL_COUNT] = {
     [SQL_RUN_DELETE_METRICS] = "DELETE FROM metrics WHERE run = ?1",
     [SQL_RUN_DELETE_SENT] = "DELETE FROM sent WHERE run = ?1",
     [SQL_ROUND_PUT] = "INSERT OR REPLACE INTO rounds(" ROUND_COLUMNS ")"
-                      " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                      " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     [SQL_ROUND_GET] = "SELECT " ROUND_COLUMNS " FROM rounds WHERE run = ?1 AND round = ?2",
     [SQL_ROUND_EACH] = "SELECT " ROUND_COLUMNS " FROM rounds WHERE run = ?1 AND round >= ?2"
                        " ORDER BY round",
@@ -115,6 +120,10 @@ static const char *const statements[SQL_COUNT] = {
                         " ORDER BY run, round, child LIMIT 1",
     [SQL_UPDATE_EACH] = "SELECT " UPDATE_COLUMNS " FROM updates WHERE run = ?1 AND round = ?2"
                         " AND (?3 < 0 OR state = ?3) ORDER BY child",
+    [SQL_UPDATE_COUNTED] = "SELECT " UPDATE_COLUMNS " FROM updates WHERE run = ?1 AND child = ?2"
+                           " AND state IN (?3, ?4) AND EXISTS(SELECT 1 FROM rounds WHERE"
+                           " rounds.run = updates.run AND rounds.round = updates.round"
+                           " AND rounds.counted) ORDER BY round DESC LIMIT 1",
     [SQL_METRIC_PUT] = "INSERT OR REPLACE INTO metrics(run, round, name, value)"
                        " VALUES(?1, ?2, ?3, ?4)",
     [SQL_METRIC_EACH] = "SELECT round, name, value FROM metrics"
@@ -415,6 +424,7 @@ enum tier_status tier_journal_round_put(struct tier_journal *j,
     tier_query_hash(&q, &round->result_model);
     tier_query_hash(&q, &round->own_update);
     tier_query_hash(&q, &round->result_state);
+    tier_query_int(&q, round->counted);
     return tier_query_run(&q);
 }
 
@@ -429,6 +439,7 @@ static void read_round(struct tier_query *q, struct tier_journal_round *round) {
     tier_query_get_hash(q, &round->result_model);
     tier_query_get_hash(q, &round->own_update);
     tier_query_get_hash(q, &round->result_state);
+    round->counted = tier_query_get_int(q) != 0;
 }
 
 enum tier_status tier_journal_round_get(struct tier_journal *j, const char *run, uint64_t round,
@@ -549,6 +560,19 @@ enum tier_status tier_journal_update_find(struct tier_journal *j, const struct t
     tier_query_start(&q, j->db, SQL_UPDATE_FIND, err);
     bind_id(&q, update_id);
     return take_update(&q, tier_hash_hex(update_id, hex), out);
+}
+
+enum tier_status tier_journal_update_counted(struct tier_journal *j, const char *run,
+                                             const char *child, struct tier_journal_update *out,
+                                             struct tier_err *err) {
+    struct tier_query q;
+
+    tier_query_start(&q, j->db, SQL_UPDATE_COUNTED, err);
+    bind_run(&q, run);
+    tier_query_name(&q, "child", child, TIER_NAME_LEN_MAX);
+    tier_query_int(&q, TIER_UPDATE_SEALED);
+    tier_query_int(&q, TIER_UPDATE_FOLDED);
+    return take_update(&q, child, out);
 }
 
 enum tier_status tier_journal_update_each(struct tier_journal *j, const char *run, uint64_t round,

@@ -122,6 +122,7 @@ struct tier_journal_round {
     struct tier_hash result_model; /* zero: not committed */
     struct tier_hash own_update;   /* what this node pushed up; zero: nothing yet */
     struct tier_hash result_state; /* the root's optimiser beside result_model; zero: none */
+    bool counted;                  /* committed, and the result holds own_update */
 };
 
 /* Adds the row or replaces it. */
@@ -172,6 +173,10 @@ enum tier_status tier_journal_update_get(struct tier_journal *j, const char *run
 /* The row that holds this content, whatever its round: a child pushing again is recognised. */
 enum tier_status tier_journal_update_find(struct tier_journal *j, const struct tier_hash *update_id,
                                           struct tier_journal_update *out, struct tier_err *err);
+/* The child's last update that is in a published result; TIER_ENOTFOUND: none is. */
+enum tier_status tier_journal_update_counted(struct tier_journal *j, const char *run,
+                                             const char *child, struct tier_journal_update *out,
+                                             struct tier_err *err);
 typedef enum tier_status (*tier_journal_update_fn)(void *arg,
                                                    const struct tier_journal_update *update,
                                                    struct tier_err *err);

@@ -271,6 +271,7 @@ static enum tier_status take_to_child(const Consilium__ToChild *p, struct tier_t
         return take_refusal(p->refusal, m, err);
     case CONSILIUM__TO_CHILD__MESSAGE_COMMIT:
         m->type = TIER_TO_COMMIT;
+        m->missed = p->commit->missed;
         TIER_TRY(tier_wire_hash("commit.run", p->commit->run, &m->run, err));
         return take_round(p->commit->round, &m->round, err);
     case CONSILIUM__TO_CHILD__MESSAGE_END:
@@ -355,6 +356,7 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
     case TIER_TO_COMMIT:
         commit.run = tier_wire_hash_field(&m->run);
         commit.round = m->round;
+        commit.missed = m->missed;
         p.commit = &commit;
         break;
     case TIER_TO_END:

@@ -97,6 +97,7 @@ struct tier_to_child {
     char name[TIER_NAME_LEN_MAX + 1];     /* welcome */
     char reason[TIER_REASON_LEN_MAX + 1]; /* refusal, end */
     bool completed;                       /* end */
+    bool missed;                          /* commit */
     const uint8_t *plan;                  /* plan */
     size_t plan_bytes;                    /* plan */
     struct tier_receipt receipt;          /* receipt */

@@ -97,6 +97,7 @@ static struct tier_bytes seed_of(unsigned i) {
                                  .plan_bytes = sizeof bytes,
                                  .delta = {{1}},
                                  .delta_base = {{2}},
+                                 .missed = true,
                                  .receipt = {.round = 3, .child = "a", .weight = 5, .counted = 4}};
     if (i < 5)
         return tier_wire_from_child_bytes(&up);

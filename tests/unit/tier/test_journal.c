@@ -158,14 +158,16 @@ Test(tier_journal, a_journal_of_the_first_version_is_brought_up) {
     cr_assert(sqlite3_open(path, &db) == SQLITE_OK);
     cr_assert(sqlite3_exec(db,
                            "ALTER TABLE rounds DROP COLUMN result_state;"
+                           "ALTER TABLE rounds DROP COLUMN counted;"
                            "ALTER TABLE updates DROP COLUMN base_round;"
+                           "DROP INDEX updates_by_child;"
                            "CREATE TABLE models(hash BLOB PRIMARY KEY NOT NULL);"
                            "PRAGMA user_version = 1",
                            NULL, NULL, NULL) == SQLITE_OK);
     sqlite3_close(db);
     open_it();
     cr_assert(tier_journal_round_get(j, "aa", 4, &r, &err) == TIER_OK, "%s", err.text);
-    cr_assert(r.result_model.b[0] == 7 && tier_hash_is_zero(&r.result_state));
+    cr_assert(r.result_model.b[0] == 7 && tier_hash_is_zero(&r.result_state) && !r.counted);
     cr_assert(tier_journal_update_get(j, "aa", 3, "a", &u, &err) == TIER_OK);
     cr_assert(eq(u64, u.base_round, 3), "all updates were of their own round then");
     r.result_state = hash_of(8);
@@ -201,6 +203,36 @@ Test(tier_journal, updates_are_one_a_child_and_may_be_marked_while_iterated) {
     cr_assert(tier_journal_update_find(j, &unknown, &u, &err) == TIER_ENOTFOUND);
     u.state = (enum tier_update_state)9;
     cr_assert(tier_journal_update_put(j, &u, &err) == TIER_EARG);
+}
+
+Test(tier_journal, the_last_update_of_a_child_that_counted_is_known) {
+    struct tier_journal_round r = {.run = "aa", .opened_ms = 1};
+    struct tier_journal_update u, seen;
+    /* Of each round: whether its result holds this node's update, and what became of the child's.
+     */
+    static const struct {
+        bool counted;
+        enum tier_update_state state;
+    } rounds[] = {{true, TIER_UPDATE_FOLDED},  {true, TIER_UPDATE_SEALED},
+                  {true, TIER_UPDATE_REFUSED}, {true, TIER_UPDATE_WANTED},
+                  {false, TIER_UPDATE_FOLDED}, {false, TIER_UPDATE_SEALED}};
+    static const uint64_t last[] = {1, 2, 2, 2, 2, 2};
+
+    open_it();
+    cr_assert(tier_journal_update_counted(j, "aa", "a", &seen, &err) == TIER_ENOTFOUND);
+    for (uint64_t i = 0; i < sizeof rounds / sizeof rounds[0]; i++) {
+        u = an_update("a", rounds[i].state);
+        u.round = r.round = i + 1;
+        r.counted = rounds[i].counted;
+        cr_assert(tier_journal_round_put(j, &r, &err) == TIER_OK);
+        cr_assert(tier_journal_update_put(j, &u, &err) == TIER_OK);
+        cr_assert(tier_journal_update_counted(j, "aa", "a", &seen, &err) == TIER_OK);
+        cr_assert(eq(u64, seen.round, last[i]), "after round %d", (int)i + 1);
+    }
+    cr_assert(tier_journal_round_get(j, "aa", 2, &r, &err) == TIER_OK);
+    cr_assert(r.counted);
+    cr_assert(tier_journal_update_counted(j, "aa", "b", &seen, &err) == TIER_ENOTFOUND);
+    cr_assert(tier_journal_update_counted(j, "bb", "a", &seen, &err) == TIER_ENOTFOUND);
 }
 
 static enum tier_status sum_metric(void *arg, uint64_t round, const char *name, double value,

@@ -106,6 +106,7 @@ static struct tier_to_child to_child(enum tier_to_child_type type) {
     m.offset = type == TIER_TO_GRANT ? UINT64_MAX : 0;
     m.deadline_ms = type == TIER_TO_ROUND ? 90000 : 0;
     m.completed = type == TIER_TO_END;
+    m.missed = type == TIER_TO_COMMIT;
     if (type == TIER_TO_PLAN) {
         m.plan = blob;
         m.plan_bytes = sizeof blob;
@@ -285,7 +286,7 @@ Test(tier_wire, a_field_that_this_version_does_not_know_is_passed_over) {
     raw_bytes(&sub, 99, "later", 5);
     struct raw commit = raw_in(7, &sub);
     MUST(tier_wire_to_child(commit.b, commit.n, &m, err));
-    CHECK(m.type == TIER_TO_COMMIT && m.round == 5);
+    CHECK(m.type == TIER_TO_COMMIT && m.round == 5 && !m.missed);
     tier_wire_to_child_release(&m);
 }
 
