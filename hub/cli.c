@@ -4,6 +4,7 @@
  * program consilium-NAME beside this one or on PATH. `consilium hub ...` is consilium-hub.
  */
 #include "hub/cli.h"
+#include "tier/content.h"
 #include "tier/log.h"
 
 #include <errno.h>
@@ -35,6 +36,7 @@ static const struct command {
     {"model", "pull", cli_model_pull, "fetch a published model, or its graph"},
     {"model", "info", cli_model_info, "show what a model file holds"},
     {"model", "strip", cli_model_strip, "leave out of a model file what is no parameter"},
+    {"model", "export", cli_model_export, "write a trained model as an ONNX file"},
     {"audit", "verify", cli_audit_verify, "check the chain of an audit log"},
 };
 #define COMMAND_COUNT (sizeof commands / sizeof commands[0])
@@ -96,6 +98,20 @@ void cli_shape(const struct tier_tensor *t, char *buf, size_t bytes) {
     size_t used = (size_t)snprintf(buf, bytes, "%s", t->ndim ? "" : "scalar");
     for (unsigned i = 0; i < t->ndim && used < bytes; i++)
         used += (size_t)snprintf(buf + used, bytes - used, "%s%" PRIu64, i ? "x" : "", t->dims[i]);
+}
+
+enum tier_status cli_place(const char *dir, const struct tier_hash *hash, const char *suffix,
+                           const char *out, struct tier_err *err) {
+    char *named = tier_content_path(dir, hash, suffix);
+    enum tier_status st = TIER_OK;
+
+    if (!named || rename(named, out) != 0) {
+        st = tier_fail_errno(err, TIER_EIO, "cannot write %s", out);
+        if (named)
+            unlink(named);
+    }
+    free(named);
+    return st;
 }
 
 /* ---- options ---- */

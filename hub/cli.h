@@ -63,6 +63,11 @@ const char *cli_time(int64_t ms, char *buf);
 /* "64x3x7x7", "scalar"; cut where buf is too small. */
 void cli_shape(const struct tier_tensor *t, char *buf, size_t bytes);
 
+/* Gives "<dir>/<hash><suffix>", which is whole, the name `out` in the same directory; deletes it
+ * where that fails. */
+enum tier_status cli_place(const char *dir, const struct tier_hash *hash, const char *suffix,
+                           const char *out, struct tier_err *err);
+
 /* ---- commands: argv is what stands behind the command's words ---- */
 
 int cli_pki_init(int argc, char **argv);
@@ -79,6 +84,7 @@ int cli_node_list(int argc, char **argv);
 int cli_model_pull(int argc, char **argv);
 int cli_model_info(int argc, char **argv);
 int cli_model_strip(int argc, char **argv);
+int cli_model_export(int argc, char **argv);
 int cli_audit_verify(int argc, char **argv);
 
 /* ---- talking to a hub (cli_net.c) ---- */

@@ -292,7 +292,7 @@ static enum tier_status copy_parameters(const struct tier_model *m,
 static enum tier_status strip(const char *path, const char *out, struct tier_hash *hash_out,
                               struct tier_err *err) {
     struct tier_kv metadata[TIER_MODEL_METADATA_MAX + 1];
-    char of[TIER_HASH_HEX], *named = NULL, *copy = strdup(out), *dir = copy ? dirname(copy) : NULL;
+    char of[TIER_HASH_HEX], *copy = strdup(out), *dir = copy ? dirname(copy) : NULL;
     struct tier_manifest *manifest = NULL;
     struct tier_model_writer *w = NULL;
     struct tier_model *m = NULL;
@@ -322,17 +322,11 @@ static enum tier_status strip(const char *path, const char *out, struct tier_has
     w = NULL;
     if (st != TIER_OK)
         goto out;
-    named = tier_model_path(dir, hash_out);
-    if (!named || rename(named, out) != 0) {
-        st = tier_fail_errno(err, TIER_EIO, "cannot write %s", out);
-        if (named)
-            unlink(named);
-    }
+    st = cli_place(dir, hash_out, TIER_CONTENT_MODEL, out, err);
 out:
     tier_model_writer_abort(w);
     tier_manifest_free(manifest);
     tier_model_close(m);
-    free(named);
     free(first);
     free(copy);
     return st;

@@ -163,12 +163,16 @@ enum tier_status tier_graph_values(const struct tier_graph *graph, float *values
 const char *tier_op_text(enum tier_op op);
 
 /*
- * The same file with float[tier_graph_elements] `values` in place of its initialisers: everything
- * else, including what this reader does not look at, is written back. The caller frees *bytes_out
- * with free(). TIER_ELIMIT when the file would pass 2 GiB.
+ * The same file with float[tier_graph_elements] `values` in place of its initialisers, for
+ * inference: a BatchNormalization uses its running statistics and a Dropout drops nothing, whatever
+ * the file said of them. Everything else, including what this reader does not look at, is written
+ * back. The caller frees *bytes_out with free(). TIER_ELIMIT when the file would pass 2 GiB, the
+ * most that one protobuf message may have.
  */
 enum tier_status tier_graph_write(const struct tier_graph *graph, const float *values,
                                   uint8_t **bytes_out, size_t *len_out, struct tier_err *err);
+/* TIER_ELIMIT where the values alone are too many for it: before they are fetched. */
+enum tier_status tier_graph_can_write(const struct tier_graph *graph, struct tier_err *err);
 
 /* ---- shapes ---------------------------------------------------------------------------------- */
 

@@ -5,7 +5,8 @@
  *
  *   graph.c          the file, and the life of a graph
  *   graph_draft.c    names, order, what is needed; parameters and constants told apart
- *   graph_tensor.c   values: reading them, writing them back
+ *   graph_tensor.c   values, and reading them
+ *   graph_write.c    a trained model as a file
  *   graph_rule.c     the allow-list of operators, and their attributes
  *   graph_infer.c    goes through the nodes for one batch size
  *   graph_shape.c, graph_window.c, graph_move.c    the rules of the operators

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Values of a file: constants, which are loaded whole, and parameters, which are read where they
- * lie and go back into the initialisers that they came from.
+ * lie.
  */
 #include "tier/graph_priv.h"
 
@@ -219,97 +219,4 @@ enum tier_status tier_graph_values(const struct tier_graph *g, float *values,
     for (size_t i = 0; i < g->param_count; i++)
         TIER_TRY(tier_graph_read(g, i, 0, g->params[i].elements, values + g->params[i].at, err));
     return TIER_OK;
-}
-
-/* ---- writing ------------------------------------------------------------------------------- */
-
-struct writing {
-    model_proto model; /* shallow: what it points to is the graph's, and stays as it is */
-    graph_proto graph;
-    tensor_proto *tensors;
-    tensor_proto **list;
-    uint8_t **loaded; /* of initialisers that lie apart and are no parameters */
-    size_t count;
-};
-
-/* Initialisers that are no parameters go back as they are: what lies apart is fetched. */
-static enum tier_status copy_initialisers(const struct tier_graph *g, struct writing *w,
-                                          struct tier_err *err) {
-    for (size_t i = 0; i < w->count; i++) {
-        w->tensors[i] = *g->model->graph->initializer[i];
-        w->list[i] = &w->tensors[i];
-    }
-    for (size_t i = 0; i < g->param_count; i++)
-        w->list[g->param_init[i]] = NULL;
-    for (size_t i = 0; i < w->count; i++) {
-        const struct graph_weights *apart = &g->weights[i];
-        bool is_param = !w->list[i];
-        w->list[i] = &w->tensors[i];
-        if (is_param || apart->bytes == 0)
-            continue;
-        w->loaded[i] = malloc((size_t)apart->bytes);
-        if (!w->loaded[i])
-            return tier_fail(err, TIER_ENOMEM, "no memory to write a graph");
-        TIER_TRY(
-            graph_source_read(&g->source, apart->offset, w->loaded[i], (size_t)apart->bytes, err));
-        w->tensors[i].has_raw_data = 1;
-        w->tensors[i].raw_data.data = w->loaded[i];
-        w->tensors[i].raw_data.len = (size_t)apart->bytes;
-    }
-    return TIER_OK;
-}
-
-static void put_params(const struct tier_graph *g, struct writing *w, const float *values) {
-    for (size_t i = 0; i < g->param_count; i++) {
-        const struct tier_graph_param *p = &g->params[i];
-        tensor_proto *t = &w->tensors[g->param_init[i]];
-        t->n_float_data = 0;
-        t->float_data = NULL;
-        t->has_raw_data = 1;
-        /* protobuf-c has no const in its messages; packing only reads. */
-        t->raw_data.data = (uint8_t *)(uintptr_t)(const void *)(values + p->at);
-        t->raw_data.len = p->elements * sizeof(float);
-    }
-}
-
-static enum tier_status pack(const struct writing *w, uint8_t **bytes_out, size_t *len_out,
-                             struct tier_err *err) {
-    size_t len = consilium__onnx__model_proto__get_packed_size(&w->model);
-
-    if (len > INT32_MAX) /* protobuf's own limit, which other readers have */
-        return tier_fail(err, TIER_ELIMIT, "the ONNX file would have %zu bytes: %d are the most",
-                         len, INT32_MAX);
-    uint8_t *bytes = malloc(len);
-    if (!bytes)
-        return tier_fail(err, TIER_ENOMEM, "no memory for an ONNX file of %zu bytes", len);
-    *len_out = consilium__onnx__model_proto__pack(&w->model, bytes);
-    *bytes_out = bytes;
-    return TIER_OK;
-}
-
-enum tier_status tier_graph_write(const struct tier_graph *g, const float *values,
-                                  uint8_t **bytes_out, size_t *len_out, struct tier_err *err) {
-    struct writing w = {.model = *g->model, .graph = *g->model->graph};
-    enum tier_status st;
-
-    w.count = w.graph.n_initializer;
-    w.tensors = calloc(w.count + 1, sizeof *w.tensors);
-    w.list = calloc(w.count + 1, sizeof(tensor_proto *));
-    w.loaded = calloc(w.count + 1, sizeof(uint8_t *));
-    if (!w.tensors || !w.list || !w.loaded) {
-        st = tier_fail(err, TIER_ENOMEM, "no memory to write a graph");
-        goto out;
-    }
-    TIER_TRY_OUT(copy_initialisers(g, &w, err));
-    put_params(g, &w, values);
-    w.graph.initializer = w.list;
-    w.model.graph = &w.graph;
-    st = pack(&w, bytes_out, len_out, err);
-out:
-    for (size_t i = 0; w.loaded && i < w.count; i++)
-        free(w.loaded[i]);
-    free(w.tensors);
-    free(w.list);
-    free(w.loaded);
-    return st;
 }

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A trained model as one ONNX file that anybody's runtime loads: the run's graph, the published
+ * values by name, and where a run keeps tensors at the hospitals, one hospital's own.
+ */
+#include "hub/cli.h"
+#include "tier/graph.h"
+#include "tier/model.h"
+#include "tier/named_file.h"
+
+#include <libgen.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COUNT(a) (sizeof(a) / sizeof((a)[0]))
+
+/* Both files are in the graph's order, so what is sought comes next: *next is where it begins. */
+static const struct tier_tensor *find(const struct tier_model *m, const char *name, size_t *next) {
+    size_t count = 0;
+    const struct tier_tensor *t = m ? tier_model_tensors(m, &count) : NULL;
+
+    for (size_t i = 0; i < count; i++) {
+        const struct tier_tensor *at = &t[(*next + i) % count];
+        if (strcmp(at->name, name) == 0) {
+            *next += i + 1;
+            return at;
+        }
+    }
+    return NULL;
+}
+
+static bool same_shape(const struct tier_tensor *t, const struct tier_graph_param *p) {
+    return t->ndim == p->dims_count &&
+           memcmp(t->dims, p->dims, p->dims_count * sizeof p->dims[0]) == 0;
+}
+
+struct sources {
+    struct tier_model *model, *kept; /* kept: one hospital's, or NULL */
+    size_t model_next, kept_next;
+};
+
+static enum tier_status read_param(struct sources *s, const struct tier_graph_param *p, float *out,
+                                   struct tier_err *err) {
+    const struct tier_model *from = s->model;
+    const struct tier_tensor *t = find(s->model, p->name, &s->model_next);
+    const struct tier_tensor *own = find(s->kept, p->name, &s->kept_next);
+    char text[200];
+
+    if (t && own)
+        return tier_fail(err, TIER_EMODEL,
+                         "'%.200s' is both in the published model and among the tensors kept at "
+                         "the hospital: they are not of one run",
+                         p->name);
+    if (own) {
+        t = own;
+        from = s->kept;
+    }
+    if (!t)
+        return tier_fail(err, TIER_EMODEL, "the model has no '%.200s', which its graph has: %s",
+                         p->name,
+                         s->kept ? "are the files of one run?"
+                                 : "the graph of the same run is needed, and with tensors that are "
+                                   "kept at the hospitals --kept FILE");
+    if (!same_shape(t, p)) {
+        cli_shape(t, text, sizeof text);
+        return tier_fail(err, TIER_EMODEL,
+                         "'%.200s' has the shape %s in the model and another in the graph: the "
+                         "graph of the same run is needed",
+                         p->name, text);
+    }
+    return tier_model_read(from, t->at, (size_t)p->elements, out, err);
+}
+
+static enum tier_status read_values(struct sources *s, const struct tier_graph *graph,
+                                    float **values_out, struct tier_err *err) {
+    size_t bytes = (size_t)tier_graph_elements(graph) * sizeof(float);
+
+    TIER_TRY(tier_graph_can_write(graph, err));
+    float *values = malloc(bytes + 1);
+    if (!values)
+        return tier_fail(err, TIER_ENOMEM, "no memory for a model of %zu bytes", bytes);
+    for (size_t i = 0; i < tier_graph_param_count(graph); i++) {
+        const struct tier_graph_param *p = tier_graph_param(graph, i);
+        enum tier_status st = read_param(s, p, values + p->at, err);
+        if (st != TIER_OK) {
+            free(values);
+            return st;
+        }
+    }
+    *values_out = values;
+    return TIER_OK;
+}
+
+static enum tier_status write_file(const void *data, size_t n, const char *out,
+                                   struct tier_hash *hash_out, struct tier_err *err) {
+    char *copy = strdup(out), *dir = copy ? dirname(copy) : NULL;
+    struct tier_named_file *f = NULL;
+    enum tier_status st = copy ? TIER_OK : tier_fail(err, TIER_ENOMEM, "no memory for a path");
+
+    if (st == TIER_OK)
+        st = tier_named_file_begin(dir, "export", &f, err);
+    if (st == TIER_OK)
+        st = tier_named_file_put(f, data, n, err);
+    if (st == TIER_OK) {
+        st = tier_named_file_finish(f, ".onnx", 0644, hash_out, err);
+        f = NULL;
+    }
+    if (st == TIER_OK)
+        st = cli_place(dir, hash_out, ".onnx", out, err);
+    tier_named_file_abort(f);
+    free(copy);
+    return st;
+}
+
+struct export {
+    const char *model, *graph, *kept, *out;
+    struct tier_hash hash;
+    size_t bytes;
+};
+
+static enum tier_status export_onnx(struct export *e, struct tier_err *err) {
+    struct sources from = {0};
+    struct tier_graph *graph = NULL;
+    uint8_t *bytes = NULL;
+    float *values = NULL;
+    enum tier_status st;
+
+    TIER_TRY_OUT(tier_model_open(e->model, &from.model, err));
+    if (e->kept)
+        TIER_TRY_OUT(tier_model_open(e->kept, &from.kept, err));
+    TIER_TRY_OUT(tier_graph_open(e->graph, &graph, err));
+    TIER_TRY_OUT(read_values(&from, graph, &values, err));
+    TIER_TRY_OUT(tier_graph_write(graph, values, &bytes, &e->bytes, err));
+    st = write_file(bytes, e->bytes, e->out, &e->hash, err);
+out:
+    free(bytes);
+    free(values);
+    tier_graph_free(graph);
+    tier_model_close(from.kept);
+    tier_model_close(from.model);
+    return st;
+}
+
+int cli_model_export(int argc, char **argv) {
+    struct export e = {0};
+    bool json = false;
+    const struct cli_option options[] = {
+        {"graph", CLI_TEXT, &e.graph, "FILE", "the run's graph (model pull --graph)", NULL, true, 0,
+         0},
+        {"onnx", CLI_TEXT, &e.out, "FILE", "where to put it", NULL, true, 0, 0},
+        {"kept", CLI_TEXT, &e.kept, "FILE", "one hospital's own tensors, where a run keeps some",
+         NULL, false, 0, 0},
+        {"json", CLI_FLAG, &json, NULL, "one JSON object", NULL, false, 0, 0},
+    };
+    const struct cli_usage usage = {
+        "model export", "FILE",
+        "Writes a published .safetensors as an ONNX file for inference (BatchNormalization by its "
+        "running statistics, no Dropout), at most 2 GiB, and prints the SHA-256 of the new file"};
+    struct tier_err err = {0};
+    char hex[TIER_HASH_HEX];
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, &e.model, 1, 1);
+
+    if (code != CLI_GO)
+        return code;
+    if (export_onnx(&e, &err) != TIER_OK)
+        return cli_failed(&err);
+    tier_hash_hex(&e.hash, hex);
+    if (json)
+        return cli_print_json(json_pack("{s:s, s:s, s:I}", "file", e.out, "sha256", hex, "bytes",
+                                        (json_int_t)e.bytes));
+    puts(hex);
+    return cli_done();
+}
