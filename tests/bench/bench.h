@@ -23,6 +23,7 @@ struct bench_options {
     uint64_t limit_s;
     uint64_t keepalive_ms, keepalive_timeout_ms; /* 0: the nodes' default */
     bool tls;
+    const char *name; /* what follows the bench's, or NULL */
     const char *work; /* an empty folder of this run's own */
 };
 
@@ -39,7 +40,8 @@ typedef enum tier_status bench_fn(const struct bench_options *options, struct be
                                   struct tier_err *err);
 
 bench_fn bench_round, bench_uplink, bench_fold, bench_ingest, bench_same_bits, bench_scale,
-    bench_codecs, bench_crowd, bench_kill, bench_attacks, bench_merge, bench_collective;
+    bench_codecs, bench_crowd, bench_kill, bench_attacks, bench_merge, bench_collective,
+    bench_train;
 
 /* Seconds, monotonic. */
 double bench_now_s(void);
