@@ -120,7 +120,7 @@ static const char *class_name(const struct spoke_data *d, size_t class) {
 }
 
 static const char *kind_name(const struct spoke_data *d) {
-    static const char *const names[] = {"table", "npz", "images", "nifti"};
+    static const char *const names[] = {"table", "npz", "images", "nifti", "dicom"};
     return names[spoke_data_schema(d)->kind];
 }
 

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The source whose rows are files that a table names: PNG and JPEG images, NIfTI volumes. A file is
- * opened, decoded and brought to the contract's shape when its row is asked for, and nothing of it
- * is kept. Messages name the table, the line and the column, not the file: people put patients into
- * the names of files.
+ * The source whose rows are files that a table names: PNG and JPEG images, NIfTI volumes, DICOM
+ * files and folders of a series. A file is opened, decoded and brought to the contract's shape when
+ * its row is asked for, and nothing of it is kept. Messages name the table, the line and the
+ * column, not the file: people put patients into the names of files.
  */
 #include "spoke/data_private.h"
+#include "spoke/dicom.h"
 #include "spoke/nifti.h"
 #include "spoke/picture.h"
 
@@ -84,7 +85,8 @@ enum tier_status spoke_load_case(struct spoke_loader *l, enum spoke_part part, s
             continue;
         if (fstatat(s->folder, files[k++], &info, 0) != 0)
             return case_fail(l->path, line, c, "the file it names is not there", l->err);
-        if (!S_ISREG(info.st_mode))
+        bool series = l->schema->kind == SPOKE_KIND_DICOM && S_ISDIR(info.st_mode);
+        if (!S_ISREG(info.st_mode) && !series)
             return case_fail(l->path, line, c, "it names no regular file", l->err);
     }
     TIER_TRY(add_case(s, line, l->err));
@@ -151,25 +153,72 @@ static enum tier_status read_picture(int fd, size_t channels, bool labels, struc
     return st;
 }
 
-static enum tier_status load_file(const struct spoke_data *d, const char *file, size_t channels,
-                                  bool labels, struct spoke_grid *g, struct tier_err *err) {
+/* Masks of DICOM images are drawn in programs that write NIfTI. */
+static bool is_nifti_name(const char *file) {
+    size_t n = strlen(file);
+    return (n > 4 && strcmp(file + n - 4, ".nii") == 0) ||
+           (n > 7 && strcmp(file + n - 7, ".nii.gz") == 0);
+}
+
+static enum tier_status load_any(const struct spoke_data *d, const char *file, size_t channels,
+                                 bool labels, struct spoke_grid *g, struct tier_err *err) {
     const struct cases *s = d->source;
+    const char *orientation = d->schema->image->orientation;
+    enum spoke_kind kind = d->schema->kind;
     enum tier_status st;
 
+    if (kind == SPOKE_KIND_DICOM && !(labels && is_nifti_name(file)))
+        return spoke_dicom_load(s->folder, file, orientation, g, err);
     int fd = openat(s->folder, file, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
         return tier_fail_errno(err, TIER_EDATA, "the file it names cannot be opened");
-    if (d->schema->kind == SPOKE_KIND_NIFTI)
-        st = spoke_nifti_load(fd, d->schema->image->orientation, g, err);
+    if (kind != SPOKE_KIND_IMAGES)
+        st = spoke_nifti_load(fd, orientation, g, err);
     else
         st = read_picture(fd, channels, labels, g, err);
     close(fd);
-    if (st == TIER_OK && g->channels != channels) {
+    return st;
+}
+
+/* Colour to its luma (ITU-R BT.601), grey to three equal channels, as pictures have it. */
+static enum tier_status match_colours(struct spoke_grid *g, size_t channels, struct tier_err *err) {
+    size_t n = g->side[0] * g->side[1] * g->side[2];
+
+    if (g->channels == 3 && channels == 1) {
+        for (size_t i = 0; i < n; i++)
+            g->at[i] = 0.299f * g->at[i] + 0.587f * g->at[n + i] + 0.114f * g->at[2 * n + i];
+        g->channels = 1;
+    } else if (g->channels == 1 && channels == 3) {
+        float *three = realloc(g->at, 3 * n * sizeof *three);
+        if (!three)
+            return tier_fail(err, TIER_ENOMEM, "no memory for its voxels");
+        memcpy(three + n, three, n * sizeof *three);
+        memcpy(three + 2 * n, three, n * sizeof *three);
+        g->at = three;
+        g->channels = 3;
+    }
+    return TIER_OK;
+}
+
+static enum tier_status load_file(const struct spoke_data *d, const char *file, size_t channels,
+                                  bool labels, struct spoke_grid *g, struct tier_err *err) {
+    enum tier_status st;
+
+    TIER_TRY(load_any(d, file, channels, labels, g, err));
+    st = d->schema->kind == SPOKE_KIND_DICOM ? match_colours(g, channels, err) : TIER_OK;
+    if (st == TIER_OK && g->channels != channels)
         st = tier_fail(err, TIER_EDATA, "the file has %zu channels where the schema wants %zu",
                        g->channels, channels);
+    if (st != TIER_OK)
         spoke_grid_release(g);
-    }
     return st;
+}
+
+/* Volumes keep their scale; pictures, and X-rays with no spacing asked for, are stretched. */
+static bool is_stretched(const struct spoke_data *d) {
+    const struct spoke_image *m = d->schema->image;
+    return d->schema->kind == SPOKE_KIND_IMAGES ||
+           (d->schema->kind == SPOKE_KIND_DICOM && m->size.count == 2 && !m->spacing.count);
 }
 
 /* How a file's axes become the contract's. */
@@ -182,14 +231,23 @@ static enum tier_status plan_axes(const struct spoke_data *d, const struct spoke
         return tier_fail(err, TIER_EDATA, "the file is a volume where the schema wants a slice");
     for (uint32_t i = 0; i < 3; i++) {
         size_t out = i < flat ? 1 : (size_t)m->size.at[i - flat];
+        if (m->spacing.count && i >= flat && !(g->spacing[i] > 0.0))
+            return tier_fail(err, TIER_EDATA,
+                             "the file does not say its spacing, which the schema asks for");
         double step = m->spacing.count && i >= flat ? m->spacing.at[i - flat] / g->spacing[i] : 1.0;
         if (fabs(step - 1.0) < 1e-3)
             step = 1.0; /* spacings are rounded in files: 2.5000016 */
         if (step > (double)SPOKE_SIDE_MAX)
             return tier_fail(err, TIER_EDATA, "the file's spacing is not of this world");
-        axis[i] = d->schema->kind == SPOKE_KIND_NIFTI
-                      ? spoke_axis_centre(g->side[i], out, step, g->mirrored[i])
-                      : spoke_axis_stretch(g->side[i], out);
+        if (!is_stretched(d)) {
+            axis[i] = spoke_axis_centre(g->side[i], out, step, g->mirrored[i]);
+            continue;
+        }
+        axis[i] = spoke_axis_stretch(g->side[i], out);
+        if (g->mirrored[i]) {
+            axis[i].start = (double)g->side[i] - 1.0 - axis[i].start;
+            axis[i].step = -axis[i].step;
+        }
     }
     return TIER_OK;
 }
@@ -199,7 +257,6 @@ static enum tier_status take_image(const struct spoke_data *d, struct spoke_grid
     const struct spoke_image *m = d->schema->image;
     size_t n = g->side[0] * g->side[1] * g->side[2];
     struct spoke_axis axis[3];
-    bool nifti = d->schema->kind == SPOKE_KIND_NIFTI;
 
     for (size_t i = 0; i < g->channels * n; i++)
         if (!isfinite(g->at[i]))
@@ -210,7 +267,7 @@ static enum tier_status take_image(const struct spoke_data *d, struct spoke_grid
         if (m->percentiles.count)
             TIER_TRY(spoke_grid_clip(at, n, m->percentiles.at[0], m->percentiles.at[1],
                                      m->z_score == SPOKE_Z_SCORE_NONZERO, err));
-        TIER_TRY(spoke_grid_resample(at, axis, nifti ? SPOKE_LINEAR : SPOKE_AREA,
+        TIER_TRY(spoke_grid_resample(at, axis, is_stretched(d) ? SPOKE_AREA : SPOKE_LINEAR,
                                      x + c * d->spatial, err));
     }
     return TIER_OK;

@@ -356,8 +356,8 @@ static void permute(const float *in, const struct spoke_nifti *n, const int from
                                 z * stride[from[2]]];
 }
 
-static enum tier_status orient(const struct spoke_nifti *n, const char *orientation,
-                               struct spoke_grid *g, struct tier_err *err) {
+enum tier_status spoke_nifti_orient(const struct spoke_nifti *n, const char *orientation,
+                                    struct spoke_grid *g, struct tier_err *err) {
     int from[3] = {0, 1, 2};
     bool mirrored[3] = {false};
 
@@ -406,7 +406,7 @@ static enum tier_status load(gzFile file, uint64_t file_bytes, const char *orien
     /* Past the last byte zlib compares the checksum, or finds none. */
     if (!ok || gzread(file, &more, 1) < 0 || (gzerror(file, &code), code != Z_OK))
         return tier_fail(err, TIER_EDATA, "the file is damaged or cut off");
-    return orient(&n, orientation, g, err);
+    return spoke_nifti_orient(&n, orientation, g, err);
 }
 
 enum tier_status spoke_nifti_load(int fd, const char *orientation, struct spoke_grid *grid_out,

@@ -39,6 +39,13 @@ enum tier_status spoke_nifti_parse(const void *bytes, size_t n, struct spoke_nif
  */
 enum tier_status spoke_nifti_load(int fd, const char *orientation, struct spoke_grid *grid_out,
                                   struct tier_err *err);
+/*
+ * What spoke_nifti_load does last, for voxels from elsewhere: the grid's `at`, float[channels x z x
+ * y x x] of a volume with that size, spacing and affine, turned as asked, and the rest of it set.
+ * TIER_ENOMEM.
+ */
+enum tier_status spoke_nifti_orient(const struct spoke_nifti *volume, const char *orientation,
+                                    struct spoke_grid *grid, struct tier_err *err);
 /* Whether the text names three different axes: one of RL, one of AP, one of SI, in any order. */
 bool spoke_orientation_valid(const char *text);
 

@@ -115,11 +115,11 @@ static enum tier_status check_columns(const char *path, const struct spoke_schem
         return tier_fail(err, TIER_ECONFIG,
                          "%s: %zu columns are the target or a mask: exactly one must be", path,
                          count[SPOKE_COLUMN_TARGET] + count[SPOKE_COLUMN_MASK]);
-    if (s->kind != SPOKE_KIND_TABLE && s->kind != SPOKE_KIND_NIFTI &&
-        count[SPOKE_COLUMN_IMAGE] != 1)
+    bool volumes = s->kind == SPOKE_KIND_NIFTI || s->kind == SPOKE_KIND_DICOM;
+    if (s->kind != SPOKE_KIND_TABLE && !volumes && count[SPOKE_COLUMN_IMAGE] != 1)
         return tier_fail(err, TIER_ECONFIG, "%s: %zu columns have the type image: exactly one must",
                          path, count[SPOKE_COLUMN_IMAGE]);
-    if (s->kind == SPOKE_KIND_NIFTI &&
+    if (volumes &&
         (count[SPOKE_COLUMN_IMAGE] == 0 || s->image->channels % count[SPOKE_COLUMN_IMAGE] != 0))
         return tier_fail(
             err, TIER_ECONFIG,
@@ -161,12 +161,14 @@ static const char *kind_wrong(enum spoke_kind kind, const struct spoke_image *m)
         spacing = spacing && m->spacing.at[i] > 1e-3 && m->spacing.at[i] < 1e3;
     if (m->layout != SPOKE_LAYOUT_FIRST && kind != SPOKE_KIND_NPZ)
         return "image: layout is for kind: npz";
-    if ((m->orientation || m->spacing.count) && kind != SPOKE_KIND_NIFTI)
-        return "image: orientation and spacing are for kind: nifti";
+    bool volumes = kind == SPOKE_KIND_NIFTI || kind == SPOKE_KIND_DICOM;
+    if ((m->orientation || m->spacing.count) && !volumes)
+        return "image: orientation and spacing are for kind: nifti and kind: dicom";
     if (kind == SPOKE_KIND_IMAGES && (m->size.count != 2 || (m->channels != 1 && m->channels != 3)))
         return "image: for kind: images size is [H, W], and channels 1 or 3";
-    if (kind == SPOKE_KIND_NIFTI && m->size.count < 2)
-        return "image: for kind: nifti size is [D, H, W], or [H, W] for single slices";
+    if (volumes && m->size.count < 2)
+        return "image: for kind: nifti and kind: dicom size is [D, H, W], or [H, W] for single "
+               "slices";
     if (m->orientation && !spoke_orientation_valid(m->orientation))
         return "image: orientation is three letters, one of RL, one of AP and one of SI: RAS";
     if (m->spacing.count && (m->spacing.count != m->size.count || !spacing))

@@ -41,8 +41,9 @@
  * the training rows here, or with the `mean` and `std` that all sites agree on) or made a z-score
  * within its image (`z_score: all`, or `nonzero`, where what is 0 is background and stays 0).
  *
- * For `kind: images` (PNG, JPEG) and `kind: nifti` the data is a table again, a row a case: columns
- * of type image, mask, target, id and split, the first two holding paths relative to the table.
+ * For `kind: images` (PNG, JPEG), `kind: nifti` and `kind: dicom` the data is a table again, a row
+ * a case: columns of type image, mask, target, id and split, the first two holding paths relative
+ * to the table. Of DICOM an image is a file, or the folder of a series, and a mask may be NIfTI.
  * Images are resized to `size`. Volumes are turned to `orientation`, resampled to `spacing` (mm, in
  * the order of `size`) and cropped or padded around their centre, in one interpolation; each
  * channel may first be cut at two of its `percentiles`.
@@ -67,7 +68,13 @@
 #define SPOKE_SIDE_MAX 65535u               /* of an image, in pixels or voxels */
 #define SPOKE_IMAGE_ELEMENTS_MAX (1u << 27) /* channels x size: half a GB of float */
 
-enum spoke_kind { SPOKE_KIND_TABLE, SPOKE_KIND_NPZ, SPOKE_KIND_IMAGES, SPOKE_KIND_NIFTI };
+enum spoke_kind {
+    SPOKE_KIND_TABLE,
+    SPOKE_KIND_NPZ,
+    SPOKE_KIND_IMAGES,
+    SPOKE_KIND_NIFTI,
+    SPOKE_KIND_DICOM
+};
 enum spoke_layout { SPOKE_LAYOUT_FIRST, SPOKE_LAYOUT_LAST };
 enum spoke_z_score { SPOKE_Z_SCORE_NONE, SPOKE_Z_SCORE_ALL, SPOKE_Z_SCORE_NONZERO };
 

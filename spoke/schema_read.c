@@ -202,7 +202,7 @@ static enum tier_status read_map(const struct reader *r, const struct tier_yaml_
 
 /* ---- the tables ---------------------------------------------------------------------------- */
 
-static const char *const kinds[] = {"table", "npz", "images", "nifti", NULL};
+static const char *const kinds[] = {"table", "npz", "images", "nifti", "dicom", NULL};
 static const char *const layouts[] = {"first", "last", NULL};
 static const char *const z_scores[] = {"none", "all", "nonzero", NULL};
 static const char *const column_types[] = {"number", "category", "target", "id", "split",

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A DICOM series as a volume: all files of a folder, or one file, brought into the order in which
+ * their slices lie along their normal, with the affine that a NIfTI file of them would have (mm to
+ * the right, the front, the head; PS3.3 C.7.6.2). What is no regular grid is refused: slices of two
+ * series, of different directions, at the same place, missing, uneven, or sheared by a tilted
+ * gantry.
+ *
+ * Files are counted in the order of their names (bytes), from 1, because names may be patients'.
+ *
+ * Threads: no shared state; loading waits for child processes.
+ */
+#ifndef CONSILIUM_SPOKE_DICOM_H
+#define CONSILIUM_SPOKE_DICOM_H
+
+#include "spoke/dicom_slice.h"
+
+#define SPOKE_DICOM_FILES_MAX 4096u
+
+/*
+ * `name` is a file or a folder within the folder `at`. Of a folder, what begins with a dot and
+ * DICOMDIR are passed over; every other file belongs to the series. An image of one slice needs no
+ * position (as X-rays have none): its affine is then its spacing, or zero with spacing[] 0 where
+ * even that is unknown. `orientation` as in spoke_nifti_load. TIER_EDATA with which file, and as
+ * spoke_dicom_read.
+ */
+enum tier_status spoke_dicom_load(int at, const char *name, const char *orientation,
+                                  struct spoke_grid *grid_out, struct tier_err *err);
+
+/*
+ * Slices in any order to a volume; takes their values, each is empty afterwards. For tests.
+ */
+enum tier_status spoke_dicom_stack(struct spoke_dicom_slice *slices, size_t n,
+                                   const char *orientation, struct spoke_grid *grid_out,
+                                   struct tier_err *err);
+
+#endif
