@@ -86,14 +86,32 @@ enum tier_status spoke_load_row(struct spoke_loader *l, enum spoke_part part, si
             p->places = grown(p->places, cap * sizeof *p->places, &ok);
         if (d->target == SPOKE_TARGET_CLASS)
             p->labels = grown(p->labels, cap * sizeof *p->labels, &ok);
+        if (l->options->identified) {
+            p->numbers = grown(p->numbers, cap * sizeof *p->numbers, &ok);
+            p->ids = grown(p->ids, cap * sizeof *p->ids, &ok);
+        }
         if (d->target == SPOKE_TARGET_VALUE)
             p->values = grown(p->values, cap * sizeof *p->values, &ok);
         if (!ok)
             return tier_fail(l->err, TIER_ENOMEM, "no memory for %zu rows", cap);
         p->cap = cap;
     }
+    if (l->options->identified)
+        p->ids[p->rows] = NULL;
     *row_out = p->rows++;
     return TIER_OK;
+}
+
+enum tier_status spoke_load_identity(struct spoke_loader *l, enum spoke_part part, size_t row,
+                                     uint64_t number, const char *id) {
+    struct spoke_rows *p = &l->data->parts[part];
+
+    if (!l->options->identified)
+        return TIER_OK;
+    p->numbers[row] = number;
+    p->ids[row] = id && id[0] ? strdup(id) : NULL;
+    return id && id[0] && !p->ids[row] ? tier_fail(l->err, TIER_ENOMEM, "no memory for ids")
+                                       : TIER_OK;
 }
 
 enum tier_status spoke_load_refuse(struct spoke_loader *l, enum tier_status st) {
@@ -253,6 +271,12 @@ static enum tier_status take_stats(struct spoke_loader *l, size_t at, const char
     } else if (mean) {
         d->mean[at] = *mean;
         d->std[at] = *std;
+    } else if (o->undivided) {
+        return tier_fail(l->err, TIER_EDATA,
+                         "%s: column '%s' is standardised by training rows, and nothing says which "
+                         "of these rows are: the data that a model was trained on would be needed, "
+                         "or mean and std in the schema",
+                         l->path, name);
     } else if (d->parts[SPOKE_TRAIN].rows < 2) {
         return tier_fail(l->err, TIER_EDATA,
                          "%s: column '%s' is standardised, which takes at least 2 training "
@@ -326,7 +350,7 @@ static enum tier_status make_floats(struct spoke_loader *l) {
 /* Small sets are read once; their source is then done with. */
 static enum tier_status hold_images(struct spoke_loader *l) {
     struct spoke_data *d = l->data;
-    bool mask = d->target == SPOKE_TARGET_MASK;
+    bool mask = d->target == SPOKE_TARGET_MASK && !d->unlabelled;
     uint64_t row_bytes = (d->features + (mask ? d->spatial : 0)) * sizeof(float), all = 0;
 
     for (int which = 0; which < SPOKE_PARTS; which++)
@@ -371,6 +395,8 @@ static enum tier_status effective_rule(struct spoke_loader *l, const char *schem
     if (o->fold_set)
         l->rule.fold = o->fold;
     bool hash = l->rule.by == SPOKE_SPLIT_HASH;
+    if (o->undivided)
+        return TIER_OK;
     if (hash &&
         (!l->rule.key || !l->rule.fraction || (!npz && !spoke_schema_only(s, SPOKE_COLUMN_ID))))
         return tier_fail(l->err, TIER_ECONFIG,
@@ -401,6 +427,7 @@ static enum tier_status prepare(struct spoke_loader *l) {
     struct spoke_data *d = l->data;
 
     d->ops = sources[l->schema->kind];
+    d->unlabelled = l->options->unlabelled;
     d->target = target->type == SPOKE_COLUMN_MASK ? SPOKE_TARGET_MASK
                 : target->value                   ? SPOKE_TARGET_VALUE
                                                   : SPOKE_TARGET_CLASS;
@@ -462,6 +489,10 @@ void spoke_data_free(struct spoke_data *d) {
         free(d->parts[which].labels);
         free(d->parts[which].values);
         free(d->parts[which].places);
+        for (size_t i = 0; d->parts[which].ids && i < d->parts[which].rows; i++)
+            free(d->parts[which].ids[i]);
+        free(d->parts[which].ids);
+        free(d->parts[which].numbers);
     }
     if (d->source)
         d->ops->close(d->source);
@@ -494,7 +525,7 @@ enum tier_status spoke_data_read(const struct spoke_data *d, enum spoke_part par
                                  struct tier_err *err) {
     size_t target = spoke_data_target_size(d);
 
-    if (d->target == SPOKE_TARGET_VALUE)
+    if (d->target == SPOKE_TARGET_VALUE || d->unlabelled)
         labels = NULL;
     for (size_t i = 0; i < n; i++) {
         if (rows[i] < 0 || (size_t)rows[i] >= d->parts[part].rows)
@@ -565,11 +596,36 @@ const float *spoke_data_x(const struct spoke_data *d, enum spoke_part part) {
 }
 
 const int32_t *spoke_data_labels(const struct spoke_data *d, enum spoke_part part) {
-    return d->parts[part].labels;
+    return d->unlabelled ? NULL : d->parts[part].labels;
+}
+
+uint64_t spoke_data_number(const struct spoke_data *d, enum spoke_part part, size_t row) {
+    return d->parts[part].numbers[row];
+}
+
+const char *spoke_data_id(const struct spoke_data *d, enum spoke_part part, size_t row) {
+    return d->parts[part].ids[row];
+}
+
+enum tier_status spoke_data_grid(const struct spoke_data *d, enum spoke_part part, size_t row,
+                                 struct spoke_grid *grid_out, struct spoke_axis axis_out[3],
+                                 struct tier_err *err) {
+    const struct spoke_image *m = d->schema->image;
+    struct spoke_grid g = {.channels = d->stats_count, .from = {0, 1, 2}};
+    uint32_t flat = 3 - m->size.count;
+
+    if (d->ops->grid)
+        return d->ops->grid(d, part, row, grid_out, axis_out, err);
+    for (uint32_t i = 0; i < 3; i++) {
+        g.side[i] = i < flat ? 1 : (size_t)m->size.at[i - flat];
+        axis_out[i] = spoke_axis_stretch(g.side[i], g.side[i]);
+    }
+    *grid_out = g;
+    return TIER_OK;
 }
 
 const float *spoke_data_values(const struct spoke_data *d, enum spoke_part part) {
-    return d->parts[part].values;
+    return d->unlabelled ? NULL : d->parts[part].values;
 }
 
 size_t spoke_data_stats_count(const struct spoke_data *d) {

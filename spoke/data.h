@@ -24,6 +24,7 @@
 #ifndef CONSILIUM_SPOKE_DATA_H
 #define CONSILIUM_SPOKE_DATA_H
 
+#include "spoke/grid.h"
 #include "spoke/schema.h"
 
 #define SPOKE_ROWS_MAX (16u << 20)
@@ -51,6 +52,13 @@ struct spoke_data_options {
     size_t stats_count;        /* spoke_data_stats_count, or 0 */
     const double *mean, *std;  /* double[stats_count] from outside; std >= 0 */
     bool on_demand;            /* hold no images, however few */
+    /*
+     * To apply a model rather than to train one. `unlabelled`: targets are not read, and need not
+     * be there; nobody may ask for them. `undivided`: no split is read or worked out, all rows are
+     * SPOKE_TEST, and of an .npz file all are in the arrays without a prefix. `identified`: which
+     * row of the source each is is kept, and its id.
+     */
+    bool unlabelled, undivided, identified;
     /*
      * To look through data rather than train on them: rows that are not as the schema says are
      * told here and left out, where they would stop the opening, images are not held, and
@@ -108,6 +116,22 @@ const float *spoke_data_x(const struct spoke_data *data, enum spoke_part part);
 const int32_t *spoke_data_labels(const struct spoke_data *data, enum spoke_part part);
 /* float[rows], where the target is a value; NULL otherwise. */
 const float *spoke_data_values(const struct spoke_data *data, enum spoke_part part);
+
+/*
+ * Of data that were opened as `identified`: the line of the table, or the number of the array's row
+ * from 0; and what a column of type id has there, or NULL.
+ */
+uint64_t spoke_data_number(const struct spoke_data *data, enum spoke_part part, size_t row);
+const char *spoke_data_id(const struct spoke_data *data, enum spoke_part part, size_t row);
+
+/*
+ * How a row's image lies in its file: the file's grid without its values, and the axes along which
+ * it was brought to the contract's shape. Images that are not held (on_demand) only. An array has
+ * no grid: it is the contract's own, with spacing 0. TIER_EDATA as spoke_data_read has it.
+ */
+enum tier_status spoke_data_grid(const struct spoke_data *data, enum spoke_part part, size_t row,
+                                 struct spoke_grid *grid_out, struct spoke_axis axis_out[3],
+                                 struct tier_err *err);
 
 /*
  * The statistics in use, double[stats_count]: of each feature of a table, of each channel of

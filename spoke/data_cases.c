@@ -36,8 +36,8 @@ struct cases {
 
 /* ---- loading ------------------------------------------------------------------------------- */
 
-static bool is_file(const struct spoke_column *c) {
-    return c->type == SPOKE_COLUMN_IMAGE || c->type == SPOKE_COLUMN_MASK;
+static bool is_file(const struct spoke_data *d, const struct spoke_column *c) {
+    return c->type == SPOKE_COLUMN_IMAGE || (c->type == SPOKE_COLUMN_MASK && !d->unlabelled);
 }
 
 static enum tier_status case_fail(const char *path, uint64_t line, const struct spoke_column *c,
@@ -81,7 +81,7 @@ enum tier_status spoke_load_case(struct spoke_loader *l, enum spoke_part part, s
 
     for (uint32_t i = 0, k = 0; i < l->schema->columns_count; i++) {
         const struct spoke_column *c = &l->schema->columns[i];
-        if (!is_file(c))
+        if (!is_file(l->data, c))
             continue;
         if (fstatat(s->folder, files[k++], &info, 0) != 0)
             return case_fail(l->path, line, c, "the file it names is not there", l->err);
@@ -91,7 +91,7 @@ enum tier_status spoke_load_case(struct spoke_loader *l, enum spoke_part part, s
     }
     TIER_TRY(add_case(s, line, l->err));
     for (uint32_t i = 0, k = 0; i < l->schema->columns_count; i++)
-        if (is_file(&l->schema->columns[i]))
+        if (is_file(l->data, &l->schema->columns[i]))
             TIER_TRY(add_text(s, files[k++], l->err));
     l->data->parts[part].places[row] = (uint32_t)(s->count - 1);
     return TIER_OK;
@@ -347,7 +347,7 @@ static enum tier_status read_cases(const struct spoke_data *d, enum spoke_part p
     size_t channels = d->schema->image->channels / images;
     for (uint32_t i = 0; i < d->schema->columns_count; i++) {
         const struct spoke_column *c = &d->schema->columns[i];
-        if (!is_file(c))
+        if (!is_file(d, c))
             continue;
         bool image = c->type == SPOKE_COLUMN_IMAGE;
         if (image ? x != NULL : mask != NULL) {
@@ -362,6 +362,34 @@ static enum tier_status read_cases(const struct spoke_data *d, enum spoke_part p
     return TIER_OK;
 }
 
+/* Of the first image: the others lie on the same grid. */
+static enum tier_status grid_cases(const struct spoke_data *d, enum spoke_part part, size_t row,
+                                   struct spoke_grid *grid_out, struct spoke_axis axis_out[3],
+                                   struct tier_err *err) {
+    const struct cases *s = d->source;
+    const struct spoke_case *at = &s->cases[d->parts[part].places[row]];
+    const struct spoke_column *c = NULL;
+    const char *file = s->texts + at->files;
+    struct spoke_grid g = {0};
+
+    for (uint32_t i = 0; i < d->schema->columns_count && !c; i++) {
+        if (d->schema->columns[i].type == SPOKE_COLUMN_IMAGE)
+            c = &d->schema->columns[i];
+        else if (is_file(d, &d->schema->columns[i]))
+            file += strlen(file) + 1;
+    }
+    assert(c); /* schema.c sees to it */
+    enum tier_status st = load_any(d, file, d->schema->image->channels, false, &g, err);
+    if (st == TIER_OK)
+        st = plan_axes(d, &g, axis_out, err);
+    free(g.at);
+    g.at = NULL;
+    if (st != TIER_OK)
+        return tier_err_prefix(err, "%s:%" PRIu64 ": column '%s'", d->path, at->line, c->name);
+    *grid_out = g;
+    return TIER_OK;
+}
+
 static void where_cases(const struct spoke_data *d, enum spoke_part part, size_t row, char *text,
                         size_t size) {
     const struct cases *s = d->source;
@@ -372,5 +400,6 @@ const struct spoke_source spoke_source_cases = {
     .open = open_cases,
     .read = read_cases,
     .where = where_cases,
+    .grid = grid_cases,
     .close = close_cases,
 };

@@ -115,8 +115,10 @@ static enum tier_status find_arrays(struct spoke_loader *l, const char *prefix, 
         struct spoke_array **to = c->type == SPOKE_COLUMN_IMAGE ? &out->image
                                   : c->type == SPOKE_COLUMN_ID  ? &out->id
                                                                 : &out->target;
-        if (c->type == SPOKE_COLUMN_IGNORE ||
-            (c->type == SPOKE_COLUMN_ID && l->rule.by != SPOKE_SPLIT_HASH))
+        bool wanted = l->rule.by == SPOKE_SPLIT_HASH && !l->options->undivided;
+        bool welcome = c->type == SPOKE_COLUMN_ID && l->options->identified && !wanted;
+        if (c->type == SPOKE_COLUMN_IGNORE || (c->type == SPOKE_COLUMN_ID && !wanted && !welcome) ||
+            (to == &out->target && l->options->unlabelled))
             continue;
         snprintf(name, sizeof name, "%s%s", prefix, c->name);
         enum tier_status st = spoke_npz_array(s->npz, name, to, l->err);
@@ -124,6 +126,8 @@ static enum tier_status find_arrays(struct spoke_loader *l, const char *prefix, 
             *there = false;
             return TIER_OK;
         }
+        if (st == TIER_ENOTFOUND && welcome)
+            continue;
         if (st == TIER_ENOTFOUND) /* the file is there, and is not what the schema says */
             return l->err ? (l->err->status = TIER_EDATA) : TIER_EDATA;
         TIER_TRY(st);
@@ -133,9 +137,11 @@ static enum tier_status find_arrays(struct spoke_loader *l, const char *prefix, 
     if (image->side[0] > SPOKE_ROWS_MAX)
         return tier_fail(l->err, TIER_ELIMIT, "%s: array '%s' has more than %u rows", l->path,
                          spoke_array_name(out->image), SPOKE_ROWS_MAX);
-    if (l->data->target == SPOKE_TARGET_MASK)
+    bool mask = l->data->target == SPOKE_TARGET_MASK;
+    if (out->target && mask)
         TIER_TRY(check_image(l, out->target, 1, true));
-    TIER_TRY(check_rows(l, out->target, image->side[0], l->data->target != SPOKE_TARGET_MASK));
+    if (out->target)
+        TIER_TRY(check_rows(l, out->target, image->side[0], !mask));
     return out->id ? check_rows(l, out->id, image->side[0], true) : TIER_OK;
 }
 
@@ -166,22 +172,22 @@ static enum tier_status take_target(struct spoke_loader *l, const struct arrays 
     return TIER_OK;
 }
 
+/* The row's id, or its number where there is none, and where that puts it. */
 static enum tier_status part_of(struct spoke_loader *l, const struct arrays *a, uint64_t row,
-                                const uint8_t *id, enum spoke_part *part) {
-    char text[SPOKE_ID_BYTES_MAX + 8];
-
-    if (l->rule.by != SPOKE_SPLIT_HASH)
-        return TIER_OK;
+                                const uint8_t *id, char text[SPOKE_ID_BYTES_MAX + 8],
+                                enum spoke_part *part) {
     if (!a->id)
-        snprintf(text, sizeof text, "%" PRIu64, row);
-    else if (!spoke_npy_text(spoke_array_npy(a->id), id, text, sizeof text) || !text[0] ||
-             strlen(text) > SPOKE_ID_BYTES_MAX)
+        snprintf(text, SPOKE_ID_BYTES_MAX + 8, "%" PRIu64, row);
+    else if (!spoke_npy_text(spoke_array_npy(a->id), id, text, SPOKE_ID_BYTES_MAX + 8) ||
+             !text[0] || strlen(text) > SPOKE_ID_BYTES_MAX)
         return array_fail(l->path, a->id, row, "an id must be a whole number or a text", l->err);
-    return spoke_load_split(l, text, part);
+    return l->rule.by == SPOKE_SPLIT_HASH && !l->options->undivided
+               ? spoke_load_split(l, text, part)
+               : TIER_OK;
 }
 
 static enum tier_status add_row(struct spoke_loader *l, enum spoke_part part, uint64_t place,
-                                int32_t class, double value) {
+                                int32_t class, double value, const char *id) {
     struct spoke_rows *p = &l->data->parts[part];
     size_t row;
 
@@ -192,19 +198,20 @@ static enum tier_status add_row(struct spoke_loader *l, enum spoke_part part, ui
         p->labels[row] = class;
     if (p->values)
         p->values[row] = (float)value;
-    return TIER_OK;
+    return spoke_load_identity(l, part, row, place, id);
 }
 
 /* All rows of some arrays, to `part` or where the hash puts them. */
 static enum tier_status add_rows(struct spoke_loader *l, const struct arrays *a,
                                  enum spoke_part part) {
     uint64_t rows = spoke_array_npy(a->image)->side[0];
-    bool mask = l->data->target == SPOKE_TARGET_MASK, missing = false;
-    const struct spoke_npy *target = spoke_array_npy(a->target);
+    bool single = a->target && l->data->target != SPOKE_TARGET_MASK, missing = false;
+    const struct spoke_npy *target = a->target ? spoke_array_npy(a->target) : NULL;
     uint32_t id_bytes = a->id ? spoke_array_npy(a->id)->item_bytes : 0;
-    uint8_t *raw = malloc((size_t)ROWS_AT_ONCE * target->item_bytes);
+    uint8_t *raw = malloc((size_t)ROWS_AT_ONCE * (target ? target->item_bytes : 1));
     uint8_t *ids = malloc((size_t)ROWS_AT_ONCE * id_bytes + 1);
     double numbers[ROWS_AT_ONCE] = {0};
+    char id[SPOKE_ID_BYTES_MAX + 8];
     enum tier_status st = TIER_OK;
 
     if (!raw || !ids) {
@@ -213,7 +220,7 @@ static enum tier_status add_rows(struct spoke_loader *l, const struct arrays *a,
     }
     for (uint64_t from = 0; from < rows; from += ROWS_AT_ONCE) {
         size_t n = rows - from < ROWS_AT_ONCE ? (size_t)(rows - from) : ROWS_AT_ONCE;
-        if (!mask) {
+        if (single) {
             TIER_TRY_OUT(spoke_array_read(a->target, from, n, raw, l->err));
             spoke_npy_doubles(target, raw, n, numbers);
         }
@@ -221,13 +228,13 @@ static enum tier_status add_rows(struct spoke_loader *l, const struct arrays *a,
             TIER_TRY_OUT(spoke_array_read(a->id, from, n, ids, l->err));
         for (size_t i = 0; i < n; i++) {
             int32_t class = 0;
-            if (!mask)
+            if (single)
                 st = take_target(l, a, from + i, numbers[i], &class, &missing);
             if (missing) {
                 l->data->dropped += st == TIER_OK;
             } else {
-                st = st ? st : part_of(l, a, from + i, ids + i * id_bytes, &part);
-                st = st ? st : add_row(l, part, from + i, class, numbers[i]);
+                st = st ? st : part_of(l, a, from + i, ids + i * id_bytes, id, &part);
+                st = st ? st : add_row(l, part, from + i, class, numbers[i], a->id ? id : NULL);
             }
             TIER_TRY_OUT(spoke_load_refuse(l, st));
         }
@@ -251,7 +258,7 @@ static enum tier_status open_npz(struct spoke_loader *l) {
     static const char *const usual[SPOKE_PARTS] = {"train_", "test_", "val_"};
     const char *const given[SPOKE_PARTS] = {l->rule.train, l->rule.test, l->rule.val};
     struct npz_source *s = calloc(1, sizeof *s);
-    bool hash = l->rule.by == SPOKE_SPLIT_HASH, there;
+    bool hash = l->rule.by == SPOKE_SPLIT_HASH, whole = hash || l->options->undivided, there;
 
     l->data->source = s; /* closed with the data */
     if (!s)
@@ -259,16 +266,17 @@ static enum tier_status open_npz(struct spoke_loader *l) {
     TIER_TRY(spoke_npz_open(l->path, &s->npz, l->err));
     for (int which = 0; which < SPOKE_PARTS; which++) {
         struct arrays *a = &s->parts[which];
-        if (hash && which > 0) {
+        if (whole && which > 0) {
             *a = s->parts[0];
             continue;
         }
-        const char *prefix = hash ? "" : given[which] ? given[which] : usual[which];
+        const char *prefix = whole ? "" : given[which] ? given[which] : usual[which];
         TIER_TRY(find_arrays(l, prefix, which == SPOKE_VAL && !given[which], a, &there));
         if (!there)
             continue;
-        TIER_TRY(check_target(l, a->target));
-        TIER_TRY(add_rows(l, a, (enum spoke_part)which));
+        if (a->target)
+            TIER_TRY(check_target(l, a->target));
+        TIER_TRY(add_rows(l, a, l->options->undivided ? SPOKE_TEST : (enum spoke_part)which));
     }
     return TIER_OK;
 }

@@ -17,11 +17,13 @@
 
 struct spoke_rows {
     size_t rows, cap;
-    float *x;         /* [rows x features], where held */
-    int32_t *labels;  /* classes [rows]; masks [rows x spatial] where held */
-    float *values;    /* [rows], where the target is a value */
-    uint32_t *places; /* [rows]: of each row in its source; NULL: a table */
-    double *raw;      /* [rows x features]: a table's, only while loading */
+    float *x;          /* [rows x features], where held */
+    int32_t *labels;   /* classes [rows]; masks [rows x spatial] where held */
+    float *values;     /* [rows], where the target is a value */
+    uint32_t *places;  /* [rows]: of each row in its source; NULL: a table */
+    double *raw;       /* [rows x features]: a table's, only while loading */
+    uint64_t *numbers; /* [rows], and ids, where rows are identified */
+    char **ids;
 };
 
 struct spoke_loader;
@@ -38,6 +40,10 @@ struct spoke_source {
     /* "scans.npz: row 3 of 'images'", for a message about a row. */
     void (*where)(const struct spoke_data *data, enum spoke_part part, size_t row, char *text,
                   size_t size);
+    /* As spoke_data_grid; NULL: a row lies nowhere. */
+    enum tier_status (*grid)(const struct spoke_data *data, enum spoke_part part, size_t row,
+                             struct spoke_grid *grid_out, struct spoke_axis axis_out[3],
+                             struct tier_err *err);
     void (*close)(void *source);
 };
 
@@ -48,6 +54,7 @@ struct spoke_data {
     char *path;
     size_t features, classes, spatial, stats_count, dropped;
     enum spoke_target_kind target;
+    bool unlabelled;
     struct spoke_rows parts[SPOKE_PARTS];
     double *mean, *std; /* [stats_count] */
     const struct spoke_source *ops;
@@ -71,6 +78,9 @@ enum tier_status spoke_load_split(const struct spoke_loader *l, const char *id,
  * is its place.
  */
 enum tier_status spoke_load_row(struct spoke_loader *l, enum spoke_part part, size_t *row_out);
+/* Which row of the source that is, just added; `id` may be NULL. Nothing where nobody asks. */
+enum tier_status spoke_load_identity(struct spoke_loader *l, enum spoke_part part, size_t row,
+                                     uint64_t number, const char *id);
 /* Reads the table at the loader's path, row by row. */
 enum tier_status spoke_load_table(struct spoke_loader *l);
 /*

@@ -18,7 +18,9 @@ struct table {
     struct spoke_loader *l;
     const struct spoke_schema *schema;
     struct spoke_csv *csv;
-    size_t *place;                        /* of each schema column among the cells */
+    size_t *place;                        /* of each schema column among the cells; SIZE_MAX: it
+                                             is not there, nor needed */
+    size_t cells;                         /* of a row */
     double *row;                          /* [features] of a table */
     const char *files[SPOKE_COLUMNS_MAX]; /* of images and masks, in this row */
 };
@@ -140,11 +142,16 @@ static enum tier_status split_hash(const struct table *t, const struct spoke_col
 }
 
 static bool column_used(const struct table *t, const struct spoke_column *c) {
+    bool divided = !t->l->options->undivided;
+
     switch (c->type) {
     case SPOKE_COLUMN_ID:
-        return t->l->rule.by == SPOKE_SPLIT_HASH;
+        return divided && t->l->rule.by == SPOKE_SPLIT_HASH;
     case SPOKE_COLUMN_SPLIT:
-        return t->l->rule.by == SPOKE_SPLIT_COLUMN;
+        return divided && t->l->rule.by == SPOKE_SPLIT_COLUMN;
+    case SPOKE_COLUMN_TARGET:
+    case SPOKE_COLUMN_MASK:
+        return !t->l->options->unlabelled;
     case SPOKE_COLUMN_IGNORE:
         return false;
     default:
@@ -152,8 +159,16 @@ static bool column_used(const struct table *t, const struct spoke_column *c) {
     }
 }
 
-static enum tier_status keep_row(struct table *t, enum spoke_part which,
-                                 const struct label *label) {
+/* What the row's column of type id holds, or NULL. */
+static const char *id_of(const struct table *t, char *const *cells) {
+    for (uint32_t i = 0; i < t->schema->columns_count; i++)
+        if (t->schema->columns[i].type == SPOKE_COLUMN_ID && t->place[i] != SIZE_MAX)
+            return cells[t->place[i]];
+    return NULL;
+}
+
+static enum tier_status keep_row(struct table *t, enum spoke_part which, const struct label *label,
+                                 char *const *cells) {
     struct spoke_data *d = t->l->data;
     struct spoke_rows *p = &d->parts[which];
     size_t row;
@@ -166,17 +181,21 @@ static enum tier_status keep_row(struct table *t, enum spoke_part which,
         p->values[row] = (float)label->value;
     else if (d->target == SPOKE_TARGET_CLASS)
         p->labels[row] = label->class;
+    TIER_TRY(spoke_load_identity(t->l, which, row, spoke_csv_line(t->csv), id_of(t, cells)));
     if (t->schema->kind == SPOKE_KIND_TABLE)
         return TIER_OK;
     enum tier_status st = spoke_load_case(t->l, which, row, spoke_csv_line(t->csv), t->files);
-    if (st != TIER_OK)
+    if (st != TIER_OK) {
         p->rows--;
+        if (p->ids)
+            free(p->ids[p->rows]);
+    }
     return st;
 }
 
 static enum tier_status read_row(struct table *t, char *const *cells) {
     const struct spoke_schema *s = t->schema;
-    enum spoke_part which = SPOKE_TRAIN;
+    enum spoke_part which = t->l->options->undivided ? SPOKE_TEST : SPOKE_TRAIN;
     struct label label = {0};
     size_t at = 0, files = 0;
 
@@ -193,9 +212,9 @@ static enum tier_status read_row(struct table *t, char *const *cells) {
     }
     for (uint32_t i = 0; i < s->columns_count; i++) {
         const struct spoke_column *c = &s->columns[i];
-        const char *cell = cells[t->place[i]];
         if (!column_used(t, c))
             continue;
+        const char *cell = cells[t->place[i]];
         if (c->type == SPOKE_COLUMN_TARGET)
             TIER_TRY(read_target(t, c, cell, &label));
         else if (c->type == SPOKE_COLUMN_ID)
@@ -207,7 +226,7 @@ static enum tier_status read_row(struct table *t, char *const *cells) {
         else
             TIER_TRY(read_feature(t, c, cell, &at));
     }
-    return keep_row(t, which, &label);
+    return keep_row(t, which, &label, cells);
 }
 
 /*
@@ -226,14 +245,14 @@ static enum tier_status read_header(struct table *t, char *const *cells, size_t 
                 return row_fail(t, &s->columns[i], "the header has this column twice");
             found = k;
         }
-        if (found == SIZE_MAX)
+        bool needed = column_used(t, &s->columns[i]) || !t->l->options->unlabelled;
+        if (found == SIZE_MAX && needed)
             return row_fail(t, &s->columns[i],
                             "the header does not have it; correct the name there or in the schema, "
                             "or say header: false where the file has no header");
         t->place[i] = found;
     }
-    if (count == s->columns_count)
-        return TIER_OK;
+    t->cells = count;
     for (size_t k = 0; k < count; k++) {
         bool known = false;
         for (uint32_t i = 0; i < s->columns_count && !known; i++)
@@ -256,6 +275,7 @@ static enum tier_status read_table(struct table *t) {
 
     for (uint32_t i = 0; i < s->columns_count; i++)
         t->place[i] = i;
+    t->cells = s->columns_count;
     for (;;) {
         TIER_TRY(spoke_csv_next(t->csv, &cells, &count, t->l->err));
         if (count == 0)
@@ -269,10 +289,10 @@ static enum tier_status read_table(struct table *t) {
             header = false;
             continue;
         }
-        if (count != s->columns_count)
+        if (count != t->cells)
             st = tier_fail(t->l->err, TIER_EDATA,
-                           "%s:%" PRIu64 ": %zu cells where the schema has %u columns", t->l->path,
-                           spoke_csv_line(t->csv), count, s->columns_count);
+                           "%s:%" PRIu64 ": %zu cells where the schema has %zu columns", t->l->path,
+                           spoke_csv_line(t->csv), count, t->cells);
         else
             st = read_row(t, cells);
         TIER_TRY(spoke_load_refuse(t->l, st));

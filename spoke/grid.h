@@ -21,6 +21,7 @@ struct spoke_grid {
     double spacing[3];   /* mm; 0: unknown */
     double affine[3][4]; /* voxel (x, y, z, 1) to mm; zero: unknown */
     bool mirrored[3];    /* to be read from its end */
+    int from[3];         /* which axis of the file (x, y, z: 0 to 2) the grid's x, y and z are */
     float *at;
 };
 

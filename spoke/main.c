@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "spoke/check.h"
 #include "spoke/member.h"
+#include "spoke/predict.h"
 #include "spoke/spoke.h"
 #include "tier/log.h"
 #include "tier/node_main.h"
@@ -42,6 +43,8 @@ int main(int argc, char **argv) {
         return run_member(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "check-data") == 0)
         return spoke_check_main(argc - 1, argv + 1, stdout, stderr);
+    if (argc > 1 && strcmp(argv[1], "predict") == 0)
+        return spoke_predict_main(argc - 1, argv + 1, stdout, stderr);
     if (!tier_node_begin(TIER_CONFIG_SPOKE, "consilium-spoke", argc, argv, &config, &code))
         return code;
     tier_node_catch_signals();

@@ -364,6 +364,7 @@ enum tier_status spoke_nifti_orient(const struct spoke_nifti *n, const char *ori
     if (orientation)
         choose_axes(n, orientation, from, mirrored);
     g->channels = n->channels;
+    memcpy(g->from, from, sizeof g->from);
     for (int i = 0; i < 3; i++) { /* a grid's sides are z, y, x */
         g->side[i] = n->side[from[2 - i]];
         g->spacing[i] = n->spacing[from[2 - i]];

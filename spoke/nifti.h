@@ -46,6 +46,13 @@ enum tier_status spoke_nifti_load(int fd, const char *orientation, struct spoke_
  */
 enum tier_status spoke_nifti_orient(const struct spoke_nifti *volume, const char *orientation,
                                     struct spoke_grid *grid, struct tier_err *err);
+/*
+ * Writes a gzipped NIfTI-1 file (.nii.gz) of int16 voxels[z][y][x] with the volume's side and
+ * affine, as a new file `name` in the folder; TIER_ECONFLICT where there is one.
+ * A spacing of 0 (unknown) is written as 1, without an affine.
+ */
+enum tier_status spoke_nifti_save(int folder, const char *name, const struct spoke_nifti *volume,
+                                  const int16_t *voxels, struct tier_err *err);
 /* Whether the text names three different axes: one of RL, one of AP, one of SI, in any order. */
 bool spoke_orientation_valid(const char *text);
 

@@ -235,7 +235,7 @@ enum tier_status spoke_picture_decode(const void *bytes, size_t n, size_t channe
     static const uint8_t png[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
     static const uint8_t jpeg[3] = {0xff, 0xd8, 0xff};
     struct samples s = {0};
-    struct spoke_grid grid = {.channels = channels};
+    struct spoke_grid grid = {.channels = channels, .from = {0, 1, 2}};
 
     if (n >= sizeof png && memcmp(bytes, png, sizeof png) == 0)
         png_decode(bytes, n, labels, &s);
