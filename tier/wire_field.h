@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Fields that every protocol has, checked alike: private to tier/wire.c, console_wire.c and
- * team_wire.c. All refusals are TIER_EPROTO and begin with the field's name.
+ * Fields that every protocol has, checked alike: private to tier/wire.c, console_wire.c,
+ * team_wire.c and trainer_wire.c. All refusals are TIER_EPROTO and begin with the field's name.
  *
  * Threads: no shared state.
  */
