@@ -76,10 +76,10 @@ static const struct tier_keys_item hub_keys[] = {
      "what adds updates beside the CPU: cpu (nothing), cuda (every GPU), cuda:0,1, or auto"},
 };
 
-#define DATA_KEYS                                                                                  \
-    {"data.csv", TIER_KEYS_PATH, FIELD(spoke.csv), NULL, 0, 0, NULL,                               \
+#define DATA_KEYS(data_default)                                                                    \
+    {"data.csv", TIER_KEYS_PATH, FIELD(spoke.csv), data_default, 0, 0, NULL,                       \
      "the patients' table, or the images that the schema's kind says"},                            \
-    {"data.schema", TIER_KEYS_PATH, FIELD(spoke.schema), NULL, 0, 0, NULL,                         \
+    {"data.schema", TIER_KEYS_PATH, FIELD(spoke.schema), data_default, 0, 0, NULL,                 \
      "what the table's columns mean, and the contract they fulfil"},                               \
     {"device", TIER_KEYS_DEVICE, FIELD(spoke.device), "auto", 0, 0, NULL,                          \
      "auto, cpu, cuda or cuda:N; several train side by side: cuda:0,1, cuda:all or cpu*4"}
@@ -87,7 +87,7 @@ static const struct tier_keys_item hub_keys[] = {
 static const struct tier_keys_item spoke_keys[] = {
     COMMON_KEYS,
     PARENT_KEYS(NULL),
-    DATA_KEYS,
+    DATA_KEYS(""),
     {"policy.accept", TIER_KEYS_CHOICE, FIELD(spoke.accept), "none", 0, 0, accept_choices,
      "which plans the data steward accepts"},
     {"team.listen", TIER_KEYS_ADDRESS, FIELD(spoke.team_listen), "", 0, 0, NULL,
@@ -96,6 +96,12 @@ static const struct tier_keys_item spoke_keys[] = {
      "their names: no round is trained before all have joined, ranks in this order"},
     {"team.identity", TIER_KEYS_PATH, FIELD(spoke.team_identity), "", 0, 0, NULL,
      "folder of the identity it shows them, of an authority of the hospital's own"},
+    {"trainer.dir", TIER_KEYS_PATH, FIELD(spoke.trainer_dir), "", 0, 0, NULL,
+     "folder of the socket at which the hospital's own trainer attends; then data is not read"},
+    {"trainer.contract", TIER_KEYS_TEXT, FIELD(spoke.trainer_contract), "", 0, 0, NULL,
+     "the contract that the trainer's data keep: plans for others are declined"},
+    {"trainer.wait_s", TIER_KEYS_INT, FIELD(spoke.trainer_wait_s), "600", 1, 604800, NULL,
+     "how long a round waits for a trainer that is not there before it is declined"},
 };
 
 /* A member knows no hub: what it calls is its leader. */
@@ -105,7 +111,7 @@ static const struct tier_keys_item member_keys[] = {
      "host:port of the spoke's team.listen"},
     {"leader.name", TIER_KEYS_NAME, FIELD(parent_name), NULL, 0, 0, NULL,
      "the name in the certificate of the spoke's team.identity"},
-    DATA_KEYS,
+    DATA_KEYS(NULL),
 };
 /* clang-format on */
 
@@ -335,11 +341,20 @@ static void warn_of_misspelt_variables(const struct loading *ld) {
     }
 }
 
+/* A spoke reads its data by itself unless a trainer does. */
+static bool is_required(const struct loading *ld, const struct tier_keys_item *key) {
+    bool spoke = ld->config->kind == TIER_CONFIG_SPOKE;
+    return !key->value ||
+           (spoke && !*ld->config->spoke.trainer_dir &&
+            (strcmp(key->path, "data.csv") == 0 || strcmp(key->path, "data.schema") == 0));
+}
+
 static void check_required(const struct loading *ld) {
     char option[128], env[128];
 
     for (size_t i = 0; i < ld->count; i++)
-        if (!ld->keys[i].value && ld->config->origin[i].source == TIER_CONFIG_FROM_DEFAULT)
+        if (is_required(ld, &ld->keys[i]) &&
+            ld->config->origin[i].source == TIER_CONFIG_FROM_DEFAULT)
             tier_problems_add(ld->problems, ld->file ? ld->file : "configuration", 0,
                               "%s is missing: %s; write it there, or give %s or %s",
                               ld->keys[i].path, ld->keys[i].help,
@@ -419,13 +434,39 @@ static void check_team(struct loading *ld) {
     }
 }
 
+/* A socket's whole path is at most 107 bytes (unix(7)). */
+#define TRAINER_DIR_MAX 100
+
+static void check_trainer(struct loading *ld) {
+    struct tier_config *c = ld->config;
+    bool dir = *c->spoke.trainer_dir, contract = *c->spoke.trainer_contract;
+
+    if (dir != contract)
+        complain(ld, dir ? "trainer.dir" : "trainer.contract",
+                 "must be set together with its partner: trainer.dir and trainer.contract, or "
+                 "neither");
+    if (!dir)
+        return;
+    if (strlen(c->spoke.trainer_dir) > TRAINER_DIR_MAX)
+        complain(ld, "trainer.dir",
+                 "is too long for a socket: at most 100 bytes, its folder included");
+    if (*c->spoke.csv || *c->spoke.schema)
+        complain(ld, *c->spoke.csv ? "data.csv" : "data.schema",
+                 "is not read where a trainer trains (trainer.dir): leave one of them out");
+    if (*c->spoke.team_listen)
+        complain(ld, "team.listen",
+                 "is of no use where a trainer trains (trainer.dir): leave one of them out");
+}
+
 static void check_whole(struct loading *ld) {
     struct tier_config *c = ld->config;
     const char *parent = c->kind == TIER_CONFIG_MEMBER ? "leader.name" : "parent.name";
 
     check_required(ld);
-    if (c->kind == TIER_CONFIG_SPOKE)
+    if (c->kind == TIER_CONFIG_SPOKE) {
         check_team(ld);
+        check_trainer(ld);
+    }
     if (c->kind == TIER_CONFIG_HUB)
         check_hub(ld);
     else if (c->role >= 0 && c->role != TIER_ROLE_SPOKE)

@@ -72,6 +72,11 @@ struct tier_config_spoke {
     char team_listen[TIER_CONFIG_ADDRESS_BYTES]; /* "" where there are none */
     struct tier_keys_list team_members;          /* their names, in the order of their ranks */
     char team_identity[TIER_CONFIG_PATH_BYTES];  /* a data directory: its identity/ is used */
+    /* Where the hospital's own trainer trains, the first two set together; then csv and schema are
+     * "". */
+    char trainer_dir[TIER_CONFIG_PATH_BYTES]; /* "" where there is none */
+    char trainer_contract[TIER_NAME_LEN_MAX + 1];
+    uint64_t trainer_wait_s;
 };
 
 struct tier_config {

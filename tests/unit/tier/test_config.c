@@ -421,3 +421,43 @@ Test(tier_config, a_member_has_a_leader_and_no_parent) {
     cr_assert(complained("parent"));
     cr_assert(complained("leader.name"));
 }
+
+#define TRAINER_FILE                                                                               \
+    "name: ward\ndata_dir: state\nparent: {address: \"hub.example:7400\", name: north}\n"
+
+Test(tier_config, a_spoke_with_a_trainer_reads_no_data) {
+    cr_assert(
+        eq(int,
+           load(TIER_CONFIG_SPOKE,
+                TRAINER_FILE "trainer: {dir: /run/ward, contract: heart, wait_s: 5}\n", NULL, NULL),
+           TIER_OK),
+        "%s", err.text);
+    cr_assert(eq(str, config.spoke.trainer_dir, "/run/ward"));
+    cr_assert(eq(str, config.spoke.trainer_contract, "heart"));
+    cr_assert(eq(u64, config.spoke.trainer_wait_s, 5));
+    cr_assert(eq(str, config.spoke.csv, ""));
+    remove_file();
+    load(TIER_CONFIG_SPOKE, TRAINER_FILE, NULL, NULL);
+    cr_assert(complained("data.csv is missing"));
+    cr_assert(complained("data.schema is missing"));
+}
+
+Test(tier_config, a_trainer_beside_what_it_replaces_is_refused) {
+    load(TIER_CONFIG_SPOKE, SPOKE_FILE "trainer: {dir: /run/ward, contract: heart}\n", NULL, NULL);
+    cr_assert(complained("data.csv is not read where a trainer trains"));
+    remove_file();
+    load(TIER_CONFIG_SPOKE, TRAINER_FILE "trainer: {dir: /run/ward}\n", NULL, NULL);
+    cr_assert(complained("trainer.dir must be set together"));
+    remove_file();
+    load(TIER_CONFIG_SPOKE,
+         TRAINER_FILE "trainer: {dir: /run/0123456789012345678901234567890123456789012345678901234"
+                      "56789012345678901234567890123456789012345, contract: heart}\n",
+         NULL, NULL);
+    cr_assert(complained("trainer.dir is too long for a socket"));
+    remove_file();
+    load(TIER_CONFIG_SPOKE,
+         TRAINER_FILE "trainer: {dir: /run/ward, contract: heart}\n"
+                      "team: {listen: \"10.0.0.1:7500\", members: [a], identity: t}\n",
+         NULL, NULL);
+    cr_assert(complained("team.listen is of no use where a trainer trains"));
+}
