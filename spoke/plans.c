@@ -67,6 +67,17 @@ out:
     return st;
 }
 
+/* Where the hospital's own trainer has the data, its configuration says which. */
+static enum tier_status prepare_for_trainer(struct spoke_run *run, struct tier_err *err) {
+    const char *contract = run->spoke->config->spoke.trainer_contract;
+
+    if (strcmp(contract, run->plan.contract) != 0)
+        return tier_fail(err, TIER_EPOLICY,
+                         "the plan wants data '%s', this site's trainer has '%s'",
+                         run->plan.contract, contract);
+    return spoke_trainer_takes(&run->plan, err);
+}
+
 /* With the graph here: everything a round needs but its base model. */
 static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
     struct spoke *spoke = run->spoke;
@@ -77,6 +88,8 @@ static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
     if (run->data)
         return TIER_OK;
     TIER_TRY(spoke_run_graph(run, err));
+    if (spoke->trainer)
+        return prepare_for_trainer(run, err);
     options.fold_set = run->plan.fold != 0;
     options.fold = (uint32_t)run->plan.fold;
     TIER_TRY(spoke_data_open(c->schema, c->csv, &options, &run->data, err));

@@ -118,9 +118,9 @@ out:
     return st;
 }
 
-/* The base model into the net, with this hospital's own tensors; before its first committed round
+/* The base model, with this hospital's own tensors, to w->all; before its first committed round
  * those are the graph's. */
-static enum tier_status set_net(struct spoke_run *run, const struct tier_hash *base, struct work *w,
+static enum tier_status set_all(struct spoke_run *run, const struct tier_hash *base, struct work *w,
                                 struct tier_err *err) {
     bool found = false;
 
@@ -132,7 +132,28 @@ static enum tier_status set_net(struct spoke_run *run, const struct tier_hash *b
                                   run->kept, w->kept, &found, err));
     if (found)
         tier_share_put(&run->plan, run->graph, true, w->kept, w->all);
-    return spoke_net_set(run->nets[0], w->all, err);
+    return TIER_OK;
+}
+
+/* What w->all has become, less the base model, to w->model. */
+static enum tier_status take_deltas(struct spoke_run *run, struct work *w, struct tier_err *err) {
+    float *after = malloc(w->shared * sizeof *after);
+
+    if (!after)
+        return tier_fail(err, TIER_ENOMEM, "no memory for an update of %zu elements", w->shared);
+    tier_share_take(&run->plan, run->graph, false, w->all, after);
+    for (size_t i = 0; i < w->shared; i++)
+        w->model[i] = after[i] - w->model[i];
+    free(after);
+    return TIER_OK;
+}
+
+/* From the plan, not the run: the same plan on the same data gives the same model again. */
+static uint64_t seed_of(const struct spoke_run *run, uint64_t round) {
+    char stream[40];
+
+    snprintf(stream, sizeof stream, "%" PRIu64, run->plan.seed);
+    return spoke_train_seed(stream, round, run->spoke->config->name);
 }
 
 static enum tier_status evaluate(struct spoke_run *run, struct tier_metrics *metrics,
@@ -281,27 +302,16 @@ static enum tier_status train(struct spoke_run *run, uint64_t round, uint64_t we
     struct spoke_recipe recipe;
     struct spoke_train_stats stats = {0};
     char stream[40];
-    size_t n = w->shared;
 
     spoke_round_recipe(&run->plan, &recipe);
     if (run->plan.scaffold)
         TIER_TRY(read_controls(run, w, &recipe, err));
     if (tier_fedcurv_on(&run->plan))
         TIER_TRY(read_curvature(run, weight, w, &recipe, err));
-    /* From the plan, not the run: the same plan on the same data gives the same model again. */
-    snprintf(stream, sizeof stream, "%" PRIu64, run->plan.seed);
-    TIER_TRY(train_team(run, &recipe, spoke_train_seed(stream, round, run->spoke->config->name),
-                        &stats, err));
-    float *after = malloc(n * sizeof *after);
-    if (!after)
-        return tier_fail(err, TIER_ENOMEM, "no memory for an update of %zu elements", n);
+    TIER_TRY(train_team(run, &recipe, seed_of(run, round), &stats, err));
     enum tier_status st = spoke_net_get(run->nets[0], w->all, err);
-    if (st == TIER_OK) {
-        tier_share_take(&run->plan, run->graph, false, w->all, after);
-        for (size_t i = 0; i < n; i++)
-            w->model[i] = after[i] - w->model[i];
-    }
-    free(after);
+    if (st == TIER_OK)
+        st = take_deltas(run, w, err);
     if (st == TIER_OK && run->plan.scaffold)
         advance_controls(run, w, stats.steps, recipe.lr);
     if (st == TIER_OK && tier_fedcurv_on(&run->plan)) {
@@ -393,21 +403,76 @@ static void drop_nets(struct spoke_run *run) {
     }
 }
 
+/* With this spoke's own data and devices. */
+static enum tier_status by_itself(struct spoke_run *run, struct tier_update_header *header,
+                                  struct work *w, uint64_t *steps, struct tier_err *err) {
+    size_t ranks = run->spoke->team.count;
+    uint64_t round = header->round, rows = spoke_data_rows(run->data, SPOKE_TRAIN);
+    bool trains = tier_task_trains(&run->plan, round) && rows > 0;
+
+    if (trains)
+        header->weight = run->plan.weights == TIER_PLAN_UNIFORM ? 1 : rows;
+    if (trains && run->spoke->servers)
+        TIER_TRY(spoke_servers_ranks(run->spoke->servers, &ranks, err));
+    else if (run->nets[0])
+        ranks = run->net_ranks;
+    if (run->net_ranks != ranks)
+        drop_nets(run);
+    if (!run->nets[0]) {
+        TIER_TRY(spoke_team_nets(&run->spoke->team, run->graph, loss_of(&run->plan),
+                                 run->plan.batch, ranks, true, run->nets, err));
+        run->net_ranks = ranks;
+        TIER_TRY(spoke_eval_fits(run->nets[0], run->data, err));
+    }
+    TIER_TRY(spoke_net_set(run->nets[0], w->all, err));
+    if (tier_task_evaluates(&run->plan, round))
+        TIER_TRY(evaluate(run, header->metrics, err));
+    return trains ? train(run, round, header->weight, w, steps, err) : TIER_OK;
+}
+
+/* With those of the hospital's own trainer. */
+static enum tier_status by_trainer(struct spoke_run *run, struct tier_update_header *header,
+                                   struct work *w, uint64_t *steps, struct tier_err *err) {
+    struct spoke_trainer_result r = {0};
+    struct tier_hash graph;
+    enum tier_status st;
+
+    tier_hash_parse(run->plan.model_sha256, &graph);
+    char *path = tier_content_path(run->spoke->home.models_dir, &graph, TIER_CONTENT_GRAPH);
+    struct spoke_trainer_order order = {.run = &run->id,
+                                        .round = header->round,
+                                        .seed = seed_of(run, header->round),
+                                        .train = tier_task_trains(&run->plan, header->round),
+                                        .evaluate = tier_task_evaluates(&run->plan, header->round),
+                                        .plan = &run->plan,
+                                        .graph = run->graph,
+                                        .graph_path = path};
+    TIER_TRY_OUT(spoke_trainer_begin(run->spoke->trainer, &order, w->all, &r, err));
+    if (r.metrics)
+        TIER_TRY_OUT(tier_metrics_merge(header->metrics, r.metrics, err));
+    *steps = r.steps;
+    if (r.weight > 0) {
+        header->weight = run->plan.weights == TIER_PLAN_UNIFORM ? 1 : r.weight;
+        TIER_TRY_OUT(take_deltas(run, w, err));
+    }
+    tier_log_info("run %.12s round %" PRIu64 ": the trainer's %" PRIu64 " steps on %" PRIu64
+                  " rows",
+                  run->hex, header->round, r.steps, r.weight);
+out:
+    tier_metrics_free(r.metrics);
+    free(path);
+    return st;
+}
+
 enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                                  const struct tier_hash *base, struct tier_hash *id_out,
                                  struct tier_err *err) {
+    struct spoke_trainer *trainer = run->spoke->trainer;
     struct tier_metrics *metrics = tier_metrics_new();
     struct work w = {0};
-    size_t ranks = run->spoke->team.count;
-    uint64_t steps = 0, rows = spoke_data_rows(run->data, SPOKE_TRAIN);
-    bool trains = tier_task_trains(&run->plan, round) && rows > 0;
-    struct tier_update_header header = {.run = run->id,
-                                        .round = round,
-                                        .base_model = *base,
-                                        .metrics = metrics,
-                                        .weight = !trains                                  ? 0
-                                                  : run->plan.weights == TIER_PLAN_UNIFORM ? 1
-                                                                                           : rows};
+    uint64_t steps = 0;
+    struct tier_update_header header = {
+        .run = run->id, .round = round, .base_model = *base, .metrics = metrics};
     enum tier_status st = TIER_OK;
     struct tier_hash id;
 
@@ -416,31 +481,19 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
         goto out;
     }
     TIER_TRY_OUT(take_memory(run, &w, err));
-    if (trains && run->spoke->servers)
-        TIER_TRY_OUT(spoke_servers_ranks(run->spoke->servers, &ranks, err));
-    else if (run->nets[0])
-        ranks = run->net_ranks;
-    if (run->net_ranks != ranks)
-        drop_nets(run);
-    if (!run->nets[0]) {
-        TIER_TRY_OUT(spoke_team_nets(&run->spoke->team, run->graph, loss_of(&run->plan),
-                                     run->plan.batch, ranks, true, run->nets, err));
-        run->net_ranks = ranks;
-        TIER_TRY_OUT(spoke_eval_fits(run->nets[0], run->data, err));
-    }
-    TIER_TRY_OUT(set_net(run, base, &w, err));
-    if (tier_task_evaluates(&run->plan, round))
-        TIER_TRY_OUT(evaluate(run, metrics, err));
-    if (trains)
-        TIER_TRY_OUT(train(run, round, header.weight, &w, &steps, err));
-    if (trains && run->plan.normalise)
+    TIER_TRY_OUT(set_all(run, base, &w, err));
+    TIER_TRY_OUT((trainer ? by_trainer : by_itself)(run, &header, &w, &steps, err));
+    bool trained = header.weight > 0;
+    if (trained && run->plan.normalise)
         TIER_TRY_OUT(normalise(run, steps, header.weight, &w, metrics, err));
     header.saturated = w.curvature.cut;
-    TIER_TRY_OUT(seal(run, &header, trains ? w.model : NULL, &id, err));
-    if (trains)
+    TIER_TRY_OUT(seal(run, &header, trained ? w.model : NULL, &id, err));
+    if (trained)
         TIER_TRY_OUT(keep(run, round, &id, &w, err));
     *id_out = id;
 out:
+    if (trainer)
+        st = spoke_trainer_end(trainer, st, err);
     tier_metrics_free(metrics);
     release(&w);
     return st;

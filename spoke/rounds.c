@@ -172,9 +172,10 @@ static void job_done(void *arg) {
 }
 
 static void train_round(struct spoke_run *run) {
+    bool ready = run->spoke->trainer ? run->manifest != NULL : run->data != NULL;
     struct tier_hash id;
 
-    if (run->committed || run->training || !run->data ||
+    if (run->committed || run->training || !ready ||
         !run->spoke->worker) /* no worker: it is being closed */
         return;
     if (sealed_before(run, run->round, &id)) {
@@ -324,6 +325,7 @@ void spoke_round_came(struct spoke_run *run, const struct tier_to_child *m) {
     if (m->round > run->round) {
         struct tier_hash before = run->base_model;
         bool any = run->round > 0;
+        spoke_trainer_over(run->spoke->trainer, &run->id, m->round - 1);
         let_go_of_before(run); /* of a round that was never begun here */
         release_below(run, m->round, m->round, 0);
         run->round = m->round;
@@ -353,6 +355,7 @@ void spoke_commit_came(struct spoke_run *run, const struct tier_to_child *m) {
     }
     if (m->round < run->round || run->committed)
         tier_link_fault(run->spoke->link);
+    spoke_trainer_over(run->spoke->trainer, &run->id, m->round);
     release_below(run, m->round + 1, m->round + 1, m->missed ? 0 : m->round);
     if (m->round < run->round || run->committed || run->state != SPOKE_RUN_OPEN)
         return;
@@ -393,6 +396,7 @@ void spoke_end_came(struct spoke_run *run, const struct tier_to_child *m) {
     spoke_audit(run->spoke, "run.ended", "h:run", &run->id, "b:completed", (int)m->completed,
                 "s:reason", m->reason, "h:model", &m->model);
     run->state = SPOKE_RUN_ENDED;
+    spoke_trainer_over(run->spoke->trainer, &run->id, UINT64_MAX);
     let_go_of_before(run);
     /* A run that ends with this round's base model ends without its updates. */
     bool committed = !tier_hash_equal(&run->base_model, &m->model);

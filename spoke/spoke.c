@@ -166,8 +166,11 @@ enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *
     TIER_TRY_OUT(tier_spool_sweep(out->home.spool, keep_file, out, err));
     tier_delta_sweep(out->home.models_dir);
     spoke_state_sweep(config->data_dir);
-    TIER_TRY_OUT(spoke_team_open(config->spoke.device, (int)config->threads,
-                                 !*config->spoke.team_listen, &out->team, err));
+    if (*config->spoke.trainer_dir)
+        TIER_TRY_OUT(spoke_trainer_open(config, loop, &out->trainer, err));
+    else
+        TIER_TRY_OUT(spoke_team_open(config->spoke.device, (int)config->threads,
+                                     !*config->spoke.team_listen, &out->team, err));
     if (*config->spoke.team_listen)
         TIER_TRY_OUT(spoke_servers_open(config, loop, &out->team, spoke_servers_came, out,
                                         &out->servers, err));
@@ -190,10 +193,13 @@ out:
 
 void spoke_close(struct spoke *spoke) {
     spoke_servers_stop(spoke->servers);
+    spoke_trainer_stop(spoke->trainer);
     tier_worker_free(spoke->worker);
     spoke->worker = NULL;
     spoke_servers_close(spoke->servers);
     spoke->servers = NULL;
+    spoke_trainer_close(spoke->trainer);
+    spoke->trainer = NULL;
     tier_link_free(spoke->link);
     tier_intake_free(spoke->intake);
     while (spoke->runs) {

@@ -15,6 +15,7 @@
 #include "spoke/servers.h"
 #include "spoke/team.h"
 #include "spoke/train.h"
+#include "spoke/trainer.h"
 #include "tier/follow.h"
 #include "tier/home.h"
 #include "tier/link.h"
@@ -61,6 +62,7 @@ struct spoke {
     struct tier_link *link;
     struct spoke_team team;        /* the worker's */
     struct spoke_servers *servers; /* that train along; NULL: none do */
+    struct spoke_trainer *trainer; /* the hospital's own, in place of team and data; or NULL */
     struct spoke_run *runs;
     bool failed;
 };
