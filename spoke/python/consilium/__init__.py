@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Consilium in Python: a hospital's own trainer behind its spoke, and an operator's client.
+
+    import consilium
+
+    def train(model, task):            # name -> numpy array, mapped; what the plan asks
+        tensors, rows, steps = my_training(model, task.recipe, task.seed)
+        return consilium.TrainResult(rows, steps, tensors)
+
+    def evaluate(model, task):
+        return consilium.metrics.binary(my_logits(model), my_labels)
+
+    consilium.serve("/var/lib/consilium/trainer", train, evaluate)
+
+`consilium.torch` does this for a torch module; `consilium.operator` submits, watches and pulls;
+`consilium.logs` writes a run's metrics to TensorBoard or MLflow.
+"""
+from . import metrics, tensors
+from .trainer import (Failed, Refused, Server, Task, Trainer, TrainResult, Verdict, batches, serve)
+
+__all__ = ["Failed", "Refused", "Server", "Task", "Trainer", "TrainResult", "Verdict", "batches",
+           "metrics", "serve", "tensors"]
+__version__ = "0.1.0"
