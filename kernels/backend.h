@@ -17,7 +17,7 @@
 
 #include "kernels/group.h"
 
-#define KERN_BACKEND_ABI 5u
+#define KERN_BACKEND_ABI 6u
 #define KERN_TEXT_BYTES 256
 
 /* The head of every backend's own context. An entry that fails writes here, in words, why. */
@@ -101,6 +101,12 @@ struct kern_ops {
     enum kern_status (*stiff_grad)(struct kern_ctx *ctx, float *g, const float *w, const float *c,
                                    const float *a, size_t n, float mu);
     enum kern_status (*add_square)(struct kern_ctx *ctx, float *y, const float *x, size_t n);
+    enum kern_status (*axpby)(struct kern_ctx *ctx, float *y, const float *x, size_t n, float alpha,
+                              float beta);
+    enum kern_status (*square_sum)(struct kern_ctx *ctx, float *sum, const float *x, size_t n);
+    enum kern_status (*clip_norm)(struct kern_ctx *ctx, float *g, const float *squares, size_t n,
+                                  float max_norm);
+    enum kern_status (*clip_value)(struct kern_ctx *ctx, float *g, size_t n, float most);
     /* v may be NULL where momentum is 0. */
     enum kern_status (*sgd_step)(struct kern_ctx *ctx, float *w, const float *g, float *v, size_t n,
                                  const struct kern_sgd *opt);

@@ -146,6 +146,20 @@ enum kern_status kern_stiff_grad(struct kern_vec g, struct kern_vec w, struct ke
                                  struct kern_vec a, size_t n, float mu);
 /* y += x * x, element by element: a row's gradient into the diagonal of the Fisher information. */
 enum kern_status kern_add_square(struct kern_vec y, struct kern_vec x, size_t n);
+/* y = alpha * x + beta * y, element by element; y is not read where beta is 0. */
+enum kern_status kern_axpby(struct kern_vec y, struct kern_vec x, size_t n, float alpha,
+                            float beta);
+/* sum[0] += the sum of x * x, in an order that follows from n alone. */
+enum kern_status kern_square_sum(struct kern_vec sum, struct kern_vec x, size_t n);
+/*
+ * g *= max_norm / (norm + 1e-6) where that is below 1, and else nothing changes: norm is the root
+ * of squares[0] (Pascanu et al. 2013, as PyTorch has it). 1e-6 and all the rest in float32: a sum
+ * of squares that is infinite makes g zero. max_norm > 0 and finite.
+ */
+enum kern_status kern_clip_norm(struct kern_vec g, struct kern_vec squares, size_t n,
+                                float max_norm);
+/* g = min(max(g, -most), most); NaN stays NaN. most > 0 and finite. */
+enum kern_status kern_clip_value(struct kern_vec g, size_t n, float most);
 /* g' = g + weight_decay * w; v = momentum * v + g'; w -= lr * (nesterov ? g' + momentum * v : v).
  * v.buf NULL when momentum is 0. */
 struct kern_sgd {
@@ -155,10 +169,12 @@ struct kern_sgd {
 enum kern_status kern_sgd_step(struct kern_vec w, struct kern_vec g, struct kern_vec v, size_t n,
                                const struct kern_sgd *opt);
 /* Kingma & Ba 2015, algorithm 1, with eps outside the root; step counts from 1; weight_decay is
- * added to the gradient. */
+ * added to the gradient or, decoupled from it, w is first multiplied by 1 - lr * weight_decay
+ * (AdamW: Loshchilov & Hutter 2019, algorithm 2, as PyTorch has it). */
 struct kern_adam {
     float lr, beta1, beta2, eps, weight_decay;
     uint64_t step;
+    bool decoupled;
 };
 enum kern_status kern_adam_step(struct kern_vec w, struct kern_vec g, struct kern_vec m,
                                 struct kern_vec v, size_t n, const struct kern_adam *opt);

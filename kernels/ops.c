@@ -174,6 +174,39 @@ enum kern_status kern_add_square(struct kern_vec y, struct kern_vec x, size_t n)
     return kern_done(dev, dev->ops->add_square(dev->ctx, args[0].p, args[1].p, n));
 }
 
+enum kern_status kern_axpby(struct kern_vec y, struct kern_vec x, size_t n, float alpha,
+                            float beta) {
+    struct kern_arg args[] = {{"y", y, F32, n, INOUT, NULL}, {"x", x, F32, n, IN, NULL}};
+    CHECK("kern_axpby", args);
+    return kern_done(dev, dev->ops->axpby(dev->ctx, args[0].p, args[1].p, n, alpha, beta));
+}
+
+enum kern_status kern_square_sum(struct kern_vec sum, struct kern_vec x, size_t n) {
+    struct kern_arg args[] = {{"sum", sum, F32, 1, INOUT, NULL}, {"x", x, F32, n, IN, NULL}};
+    CHECK("kern_square_sum", args);
+    return kern_done(dev, dev->ops->square_sum(dev->ctx, args[0].p, args[1].p, n));
+}
+
+enum kern_status kern_clip_norm(struct kern_vec g, struct kern_vec squares, size_t n,
+                                float max_norm) {
+    struct kern_arg args[] = {{"g", g, F32, n, INOUT, NULL},
+                              {"squares", squares, F32, 1, IN, NULL}};
+    CHECK("kern_clip_norm", args);
+    if (!(max_norm > 0) || !isfinite(max_norm)) {
+        return kern_refuse(dev, "kern_clip_norm: max_norm is finite and above 0");
+    }
+    return kern_done(dev, dev->ops->clip_norm(dev->ctx, args[0].p, args[1].p, n, max_norm));
+}
+
+enum kern_status kern_clip_value(struct kern_vec g, size_t n, float most) {
+    struct kern_arg args[] = {{"g", g, F32, n, INOUT, NULL}};
+    CHECK("kern_clip_value", args);
+    if (!(most > 0) || !isfinite(most)) {
+        return kern_refuse(dev, "kern_clip_value: most is finite and above 0");
+    }
+    return kern_done(dev, dev->ops->clip_value(dev->ctx, args[0].p, n, most));
+}
+
 enum kern_status kern_sgd_step(struct kern_vec w, struct kern_vec g, struct kern_vec v, size_t n,
                                const struct kern_sgd *opt) {
     struct kern_arg args[] = {{"w", w, F32, n, INOUT, NULL},

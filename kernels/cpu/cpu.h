@@ -74,6 +74,12 @@ enum kern_status kern_cpu_prox_grad(struct kern_ctx *ctx, float *g, const float 
 enum kern_status kern_cpu_stiff_grad(struct kern_ctx *ctx, float *g, const float *w, const float *c,
                                      const float *a, size_t n, float mu);
 enum kern_status kern_cpu_add_square(struct kern_ctx *ctx, float *y, const float *x, size_t n);
+enum kern_status kern_cpu_axpby(struct kern_ctx *ctx, float *y, const float *x, size_t n,
+                                float alpha, float beta);
+enum kern_status kern_cpu_square_sum(struct kern_ctx *ctx, float *sum, const float *x, size_t n);
+enum kern_status kern_cpu_clip_norm(struct kern_ctx *ctx, float *g, const float *squares, size_t n,
+                                    float max_norm);
+enum kern_status kern_cpu_clip_value(struct kern_ctx *ctx, float *g, size_t n, float most);
 enum kern_status kern_cpu_sgd_step(struct kern_ctx *ctx, float *w, const float *g, float *v,
                                    size_t n, const struct kern_sgd *opt);
 enum kern_status kern_cpu_adam_step(struct kern_ctx *ctx, float *w, const float *g, float *m,

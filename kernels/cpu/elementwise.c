@@ -211,6 +211,91 @@ enum kern_status kern_cpu_add_square(struct kern_ctx *ctx, float *y, const float
     return run(ctx, &(struct map){.y = y, .a = x}, add_square_range, n, 1);
 }
 
+static void axpby_range(const struct map *map, size_t begin, size_t end) {
+    const float *factor = map->opt;
+    float alpha = factor[0], beta = factor[1];
+    if (beta == 0) {
+        for (size_t i = begin; i < end; i++) {
+            map->y[i] = alpha * map->a[i];
+        }
+        return;
+    }
+    for (size_t i = begin; i < end; i++) {
+        map->y[i] = alpha * map->a[i] + beta * map->y[i];
+    }
+}
+
+enum kern_status kern_cpu_axpby(struct kern_ctx *ctx, float *y, const float *x, size_t n,
+                                float alpha, float beta) {
+    const float factors[2] = {alpha, beta};
+    return run(ctx, &(struct map){.y = y, .a = x, .opt = factors}, axpby_range, n, 1);
+}
+
+static void clip_norm_range(const struct map *map, size_t begin, size_t end) {
+    float factor = *(const float *)map->opt;
+    for (size_t i = begin; i < end; i++) {
+        map->y[i] *= factor;
+    }
+}
+
+enum kern_status kern_cpu_clip_norm(struct kern_ctx *ctx, float *g, const float *squares, size_t n,
+                                    float max_norm) {
+    float factor = max_norm / (sqrtf(squares[0]) + 1e-6f);
+    if (!(factor < 1)) {
+        return KERN_OK;
+    }
+    return run(ctx, &(struct map){.y = g, .opt = &factor}, clip_norm_range, n, 1);
+}
+
+static void clip_value_range(const struct map *map, size_t begin, size_t end) {
+    float most = *(const float *)map->opt;
+    for (size_t i = begin; i < end; i++) {
+        float g = map->y[i];
+        map->y[i] = g > most ? most : g < -most ? -most : g;
+    }
+}
+
+enum kern_status kern_cpu_clip_value(struct kern_ctx *ctx, float *g, size_t n, float most) {
+    return run(ctx, &(struct map){.y = g, .opt = &most}, clip_value_range, n, 1);
+}
+
+#define SQUARE_LANES 8
+
+/* A job of its own, not a map's: it leaves a sum for each part. */
+struct squares {
+    const float *x;
+    size_t n, parts;
+    double *sum; /* [parts] */
+};
+
+static void square_part(const void *job, size_t task) {
+    const struct squares *s = job;
+    size_t i = kern_cpu_part_begin(s->n, s->parts, task);
+    size_t end = kern_cpu_part_begin(s->n, s->parts, task + 1);
+    double lane[SQUARE_LANES] = {0};
+    for (; i + SQUARE_LANES <= end; i += SQUARE_LANES) {
+        for (size_t k = 0; k < SQUARE_LANES; k++) {
+            lane[k] += (double)s->x[i + k] * (double)s->x[i + k];
+        }
+    }
+    for (size_t k = 0; i + k < end; k++) {
+        lane[k] += (double)s->x[i + k] * (double)s->x[i + k];
+    }
+    s->sum[task] =
+        ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+}
+
+enum kern_status kern_cpu_square_sum(struct kern_ctx *ctx, float *sum, const float *x, size_t n) {
+    double part[KERN_CPU_PARTS], total = 0;
+    const struct squares s = {x, n, kern_cpu_parts(n, 1), part};
+    kern_pool_run(kern_cpu_pool(ctx), square_part, &s, s.parts);
+    for (size_t i = 0; i < s.parts; i++) {
+        total += part[i];
+    }
+    sum[0] += (float)total;
+    return KERN_OK;
+}
+
 static void sgd_range(const struct map *map, size_t begin, size_t end) {
     const struct kern_sgd *opt = map->opt;
     float lr = opt->lr, momentum = opt->momentum, decay = opt->weight_decay;
@@ -234,13 +319,14 @@ enum kern_status kern_cpu_sgd_step(struct kern_ctx *ctx, float *w, const float *
 static void adam_range(const struct map *map, size_t begin, size_t end) {
     const struct kern_adam *opt = map->opt;
     float b1 = opt->beta1, b2 = opt->beta2, lr = opt->lr, eps = opt->eps;
-    float decay = opt->weight_decay, sm = map->terms.scale_m, sv = map->terms.scale_v;
+    float decay = opt->decoupled ? 0 : opt->weight_decay, keep = map->terms.keep;
+    float sm = map->terms.scale_m, sv = map->terms.scale_v;
     float *w = map->y, *m = map->m, *v = map->v;
     for (size_t i = begin; i < end; i++) {
         float g = map->a[i] + decay * w[i];
         m[i] = b1 * m[i] + (1.0f - b1) * g;
         v[i] = b2 * v[i] + (1.0f - b2) * (g * g);
-        w[i] -= lr * (m[i] * sm) / (sqrtf(v[i] * sv) + eps);
+        w[i] = keep * w[i] - lr * (m[i] * sm) / (sqrtf(v[i] * sv) + eps);
     }
 }
 

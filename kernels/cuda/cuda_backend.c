@@ -352,6 +352,32 @@ static enum kern_status add_square(struct kern_ctx *ctx, float *y, const float *
     return LAUNCH(cuda, kern_cu_add_square, y, x, n);
 }
 
+static enum kern_status axpby(struct kern_ctx *ctx, float *y, const float *x, size_t n, float alpha,
+                              float beta) {
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
+    ENTER(cuda);
+    return LAUNCH(cuda, kern_cu_axpby, y, x, n, alpha, beta);
+}
+
+static enum kern_status square_sum(struct kern_ctx *ctx, float *sum, const float *x, size_t n) {
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
+    ENTER(cuda);
+    return LAUNCH(cuda, kern_cu_square_sum, sum, x, n, cuda->parts);
+}
+
+static enum kern_status clip_norm(struct kern_ctx *ctx, float *g, const float *squares, size_t n,
+                                  float max_norm) {
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
+    ENTER(cuda);
+    return LAUNCH(cuda, kern_cu_clip_norm, g, squares, n, max_norm);
+}
+
+static enum kern_status clip_value(struct kern_ctx *ctx, float *g, size_t n, float most) {
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
+    ENTER(cuda);
+    return LAUNCH(cuda, kern_cu_clip_value, g, n, most);
+}
+
 static enum kern_status sgd_step(struct kern_ctx *ctx, float *w, const float *g, float *v, size_t n,
                                  const struct kern_sgd *opt) {
     struct kern_cuda *cuda = kern_cuda_of(ctx);
@@ -421,6 +447,10 @@ static const struct kern_ops cuda_ops = {
     .prox_grad = prox_grad,
     .stiff_grad = stiff_grad,
     .add_square = add_square,
+    .axpby = axpby,
+    .square_sum = square_sum,
+    .clip_norm = clip_norm,
+    .clip_value = clip_value,
     .sgd_step = sgd_step,
     .adam_step = adam_step,
     .standardise = standardise,

@@ -87,6 +87,30 @@ __global__ static void add_square_kernel(float *y, const float *x, size_t n) {
     }
 }
 
+__global__ static void axpby_kernel(float *y, const float *x, size_t n, float alpha, float beta) {
+    KERN_EACH(i, n) {
+        y[i] = beta == 0 ? alpha * x[i] : alpha * x[i] + beta * y[i];
+    }
+}
+
+/* Where nothing is to be clipped the gradient is not touched: 4 bytes moved, not 8 n. */
+__global__ static void clip_norm_kernel(float *g, const float *squares, size_t n, float max_norm) {
+    float factor = max_norm / (sqrtf(squares[0]) + 1e-6f);
+    if (!(factor < 1)) {
+        return;
+    }
+    KERN_EACH(i, n) {
+        g[i] *= factor;
+    }
+}
+
+__global__ static void clip_value_kernel(float *g, size_t n, float most) {
+    KERN_EACH(i, n) {
+        float v = g[i];
+        g[i] = v > most ? most : v < -most ? -most : v;
+    }
+}
+
 __global__ static void sgd_kernel(float *w, const float *g, float *v, size_t n,
                                   struct kern_sgd opt) {
     KERN_EACH(i, n) {
@@ -103,13 +127,15 @@ __global__ static void sgd_kernel(float *w, const float *g, float *v, size_t n,
 
 __global__ static void adam_kernel(float *w, const float *g, float *m, float *v, size_t n,
                                    struct kern_adam opt, struct kern_adam_terms terms) {
+    float decay = opt.decoupled ? 0 : opt.weight_decay;
     KERN_EACH(i, n) {
-        float gi = g[i] + opt.weight_decay * w[i];
+        float gi = g[i] + decay * w[i];
         float mi = opt.beta1 * m[i] + (1.0f - opt.beta1) * gi;
         float vi = opt.beta2 * v[i] + (1.0f - opt.beta2) * (gi * gi);
         m[i] = mi;
         v[i] = vi;
-        w[i] -= opt.lr * (mi * terms.scale_m) / (sqrtf(vi * terms.scale_v) + opt.eps);
+        w[i] = terms.keep * w[i] -
+               opt.lr * (mi * terms.scale_m) / (sqrtf(vi * terms.scale_v) + opt.eps);
     }
 }
 
@@ -173,6 +199,20 @@ int kern_cu_stiff_grad(float *g, const float *w, const float *c, const float *a,
 
 int kern_cu_add_square(float *y, const float *x, size_t n, cudaStream_t stream) {
     return KERN_LAUNCH(add_square_kernel, each_grid(n), KERN_BLOCK, stream, y, x, n);
+}
+
+int kern_cu_axpby(float *y, const float *x, size_t n, float alpha, float beta,
+                  cudaStream_t stream) {
+    return KERN_LAUNCH(axpby_kernel, each_grid(n), KERN_BLOCK, stream, y, x, n, alpha, beta);
+}
+
+int kern_cu_clip_norm(float *g, const float *squares, size_t n, float max_norm,
+                      cudaStream_t stream) {
+    return KERN_LAUNCH(clip_norm_kernel, each_grid(n), KERN_BLOCK, stream, g, squares, n, max_norm);
+}
+
+int kern_cu_clip_value(float *g, size_t n, float most, cudaStream_t stream) {
+    return KERN_LAUNCH(clip_value_kernel, each_grid(n), KERN_BLOCK, stream, g, n, most);
 }
 
 int kern_cu_sgd_step(float *w, const float *g, float *v, size_t n, const struct kern_sgd *opt,

@@ -48,6 +48,11 @@ int kern_cu_prox_grad(float *g, const float *w, const float *w0, size_t n, float
 int kern_cu_stiff_grad(float *g, const float *w, const float *c, const float *a, size_t n, float mu,
                        cudaStream_t stream);
 int kern_cu_add_square(float *y, const float *x, size_t n, cudaStream_t stream);
+int kern_cu_axpby(float *y, const float *x, size_t n, float alpha, float beta, cudaStream_t stream);
+int kern_cu_square_sum(float *sum, const float *x, size_t n, float *parts, cudaStream_t stream);
+int kern_cu_clip_norm(float *g, const float *squares, size_t n, float max_norm,
+                      cudaStream_t stream);
+int kern_cu_clip_value(float *g, size_t n, float most, cudaStream_t stream);
 int kern_cu_sgd_step(float *w, const float *g, float *v, size_t n, const struct kern_sgd *opt,
                      cudaStream_t stream);
 int kern_cu_adam_step(float *w, const float *g, float *m, float *v, size_t n,

@@ -171,6 +171,24 @@ __global__ static void ce_kernel(float *parts, float *dz, const float *z, const 
     }
 }
 
+/* First pass of a sum of squares: 4 n bytes read, one partial sum for each block. */
+__global__ static void square_kernel(float *parts, const float *x, size_t n) {
+    float sum = 0;
+    KERN_EACH(i, n) {
+        sum += x[i] * x[i];
+    }
+    sum = kern_block_sum(sum);
+    if (threadIdx.x == 0) {
+        parts[blockIdx.x] = sum;
+    }
+}
+
+int kern_cu_square_sum(float *sum, const float *x, size_t n, float *parts, cudaStream_t stream) {
+    unsigned grid = kern_grid(n, KERN_BLOCK, KERN_CUDA_PARTS);
+    int st = KERN_LAUNCH(square_kernel, grid, KERN_BLOCK, stream, parts, x, n);
+    return st != 0 ? st : KERN_LAUNCH(mean_kernel, 1, KERN_BLOCK, stream, sum, parts, grid, 1.0f);
+}
+
 static int add_mean(float *loss, const float *parts, unsigned count, size_t n,
                     cudaStream_t stream) {
     return KERN_LAUNCH(mean_kernel, 1, KERN_BLOCK, stream, loss, parts, count, (float)n);

@@ -456,7 +456,7 @@ static void adam_once(struct bench *b, size_t n, float decay) {
     }
     struct kern_vec vw = bench_put(b, w, n, F32), vm = bench_put(b, zero, n, F32);
     struct kern_vec vv = bench_put(b, zero, n, F32);
-    struct kern_adam opt = {0.01f, 0.9f, 0.999f, 1e-8f, decay, 0};
+    struct kern_adam opt = {0.01f, 0.9f, 0.999f, 1e-8f, decay, 0, false};
     double b1 = (double)opt.beta1, b2 = (double)opt.beta2;
     for (opt.step = 1; opt.step <= 4; opt.step++) {
         float *g = bench_random(b, n, 0.1f, 1);

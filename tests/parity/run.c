@@ -8,6 +8,7 @@ static const struct {
     bool nn; /* of kernels/nn.h */
 } lists[] = {
     {parity_nn_cases, &parity_nn_count, false},
+    {parity_step_cases, &parity_step_count, false},
     {parity_exact_cases, &parity_exact_count, false},
     {parity_conv_cases, &parity_conv_count, true},
     {parity_norm_cases, &parity_norm_count, true},

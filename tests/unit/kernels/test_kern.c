@@ -174,13 +174,25 @@ Test(kern, momentum_needs_an_array_to_live_in) {
 }
 
 Test(kern, adam_refuses_step_zero_and_a_beta_of_one) {
-    struct kern_adam good = {0.1f, 0.9f, 0.999f, 1e-8f, 0, 1}, zero = good, one = good;
+    struct kern_adam good = {0.1f, 0.9f, 0.999f, 1e-8f, 0, 1, false}, zero = good, one = good;
     zero.step = 0;
     one.beta2 = 1;
     cr_assert(kern_adam_step(at(0), at(8), at(16), at(24), 8, &good) == KERN_OK);
     cr_assert(kern_adam_step(at(0), at(8), at(16), at(24), 8, &zero) == KERN_EARG);
     cr_assert(kern_adam_step(at(0), at(8), at(16), at(24), 8, &one) == KERN_EARG);
     cr_assert(kern_adam_step(at(0), at(8), at(16), at(16), 8, &good) == KERN_EARG);
+}
+
+Test(kern, clipping_is_refused_without_a_bound) {
+    cr_assert(kern_clip_norm(at(0), at(8), 8, 1) == KERN_OK);
+    cr_assert(kern_clip_norm(at(0), at(8), 8, 0) == KERN_EARG);
+    cr_assert(kern_clip_norm(at(0), at(7), 8, 1) == KERN_EARG);
+    cr_assert(kern_clip_value(at(0), 8, 1) == KERN_OK);
+    cr_assert(kern_clip_value(at(0), 8, NAN) == KERN_EARG);
+    cr_assert(kern_axpby(at(0), at(8), 8, 1, 1) == KERN_OK);
+    cr_assert(kern_axpby(at(0), at(0), 8, 1, 1) == KERN_EARG);
+    cr_assert(kern_square_sum(at(8), at(0), 8) == KERN_OK);
+    cr_assert(kern_square_sum(at(0), at(0), 8) == KERN_EARG);
 }
 
 Test(kern, a_fold_on_a_device_refuses_a_weight_beyond_31_bits) {
