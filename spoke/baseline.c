@@ -456,7 +456,8 @@ static enum tier_status run(const struct options *o, json_t *rows, struct tier_e
                        kern_device_error(NULL));
         goto out;
     }
-    spoke_round_recipe(&b.plan, &b.recipe);
+    spoke_round_recipe(&b.plan, 1, &b.recipe); /* and all that follow */
+    b.recipe.schedule.span = b.plan.rounds;
     b.recipe.steps *= b.plan.rounds;
     b.recipe.epochs *= b.plan.rounds;
     st = compare(o, &b, rows, err);

@@ -185,7 +185,7 @@ static enum tier_status train(struct work *w) {
     float *arrays = NULL;
     enum tier_status st;
 
-    spoke_round_recipe(&t->plan, &recipe);
+    spoke_round_recipe(&t->plan, w->order.round, &recipe);
     TIER_TRY_OUT(spoke_bond_join(&m->bond, &w->id, w->order.ranks, w->order.first, m->team.dev,
                                  m->team.count, &w->err));
     TIER_TRY_OUT(

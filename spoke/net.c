@@ -21,6 +21,8 @@ struct spoke_net {
     size_t logits;         /* the graph's value that the loss is computed on */
     size_t outputs, spots; /* of a row of it */
     struct kern_buf *params, *grads, *arena;
+    struct spoke_stretch *stretches; /* that are trained */
+    size_t stretch_count;
     struct tape *tapes[TAPES];
     uint64_t uses, seed, draws;
 };
@@ -175,6 +177,13 @@ enum tier_status spoke_net_new(struct kern_device *dev, const struct tier_graph 
     net->batch_max = batch_max;
     net->elements = tier_graph_elements(graph);
     net->trained = tier_graph_trained(graph);
+    net->stretches = malloc(sizeof *net->stretches);
+    if (!net->stretches) {
+        spoke_net_free(net);
+        return tier_fail(err, TIER_ENOMEM, "no memory for a model");
+    }
+    net->stretches[0] = (struct spoke_stretch){0, net->trained};
+    net->stretch_count = 1;
     enum tier_status st = prepare(net, err);
     /* What the device cannot do, or hold, is said now. */
     if (st == TIER_OK)
@@ -195,6 +204,7 @@ void spoke_net_free(struct spoke_net *net) {
     kern_buf_free(net->params);
     kern_buf_free(net->grads);
     kern_buf_free(net->arena);
+    free(net->stretches);
     free(net);
 }
 
@@ -285,6 +295,11 @@ size_t spoke_net_elements(const struct spoke_net *net) {
 
 size_t spoke_net_trained(const struct spoke_net *net) {
     return net->trained;
+}
+
+const struct spoke_stretch *spoke_net_stretches(const struct spoke_net *net, size_t *count_out) {
+    *count_out = net->stretch_count;
+    return net->stretches;
 }
 
 struct kern_vec spoke_net_params(const struct spoke_net *net) {

@@ -49,6 +49,12 @@ size_t spoke_net_outputs(const struct spoke_net *net);
 size_t spoke_net_spots(const struct spoke_net *net);
 size_t spoke_net_elements(const struct spoke_net *net); /* of all parameters */
 size_t spoke_net_trained(const struct spoke_net *net);  /* of the trained ones, which come first */
+/* A stretch of the parameters. */
+struct spoke_stretch {
+    size_t at, n;
+};
+/* The trained parameters that are not frozen, in order, at least one stretch; borrowed. */
+const struct spoke_stretch *spoke_net_stretches(const struct spoke_net *net, size_t *count_out);
 /* Where the random draws of the next backward passes begin. */
 void spoke_net_seed(struct spoke_net *net, uint64_t seed);
 

@@ -20,20 +20,39 @@
 #include <stdlib.h>
 #include <string.h>
 
-void spoke_round_recipe(const struct tier_plan *plan, struct spoke_recipe *out) {
-    *out = (struct spoke_recipe){
-        .optimiser = plan->optimiser.kind == TIER_PLAN_ADAM ? SPOKE_OPT_ADAM : SPOKE_OPT_SGD,
-        .lr = (float)plan->optimiser.lr,
-        .momentum = (float)plan->optimiser.momentum,
-        .nesterov = plan->optimiser.nesterov,
-        .beta1 = (float)plan->optimiser.beta1,
-        .beta2 = (float)plan->optimiser.beta2,
-        .eps = (float)plan->optimiser.eps,
-        .weight_decay = (float)plan->optimiser.weight_decay,
-        .prox_mu = (float)plan->prox_mu,
-        .batch = (uint32_t)plan->batch,
-        .steps = plan->steps,
-        .epochs = plan->epochs};
+void spoke_round_recipe(const struct tier_plan *plan, uint64_t round, struct spoke_recipe *out) {
+    static const enum spoke_optimiser optimisers[] = {[TIER_PLAN_SGD] = SPOKE_OPT_SGD,
+                                                      [TIER_PLAN_ADAM] = SPOKE_OPT_ADAM,
+                                                      [TIER_PLAN_ADAMW] = SPOKE_OPT_ADAMW};
+    static const enum spoke_schedule_kind schedules[] = {
+        [TIER_PLAN_CONSTANT] = SPOKE_SCHEDULE_CONSTANT,
+        [TIER_PLAN_STEP] = SPOKE_SCHEDULE_STEP,
+        [TIER_PLAN_COSINE] = SPOKE_SCHEDULE_COSINE};
+
+    *out = (struct spoke_recipe){.optimiser = optimisers[plan->optimiser.kind],
+                                 .lr = (float)plan->optimiser.lr,
+                                 .momentum = (float)plan->optimiser.momentum,
+                                 .nesterov = plan->optimiser.nesterov,
+                                 .beta1 = (float)plan->optimiser.beta1,
+                                 .beta2 = (float)plan->optimiser.beta2,
+                                 .eps = (float)plan->optimiser.eps,
+                                 .weight_decay = (float)plan->optimiser.weight_decay,
+                                 .clip_norm = (float)plan->clip_norm,
+                                 .clip_value = (float)plan->clip_value,
+                                 .ema = (float)plan->ema,
+                                 .prox_mu = (float)plan->prox_mu,
+                                 .batch = (uint32_t)plan->batch,
+                                 .accumulate = (uint32_t)plan->accumulate,
+                                 .steps = plan->steps,
+                                 .epochs = plan->epochs};
+    out->schedule = (struct spoke_schedule){.kind = schedules[plan->schedule.kind],
+                                            .per_step = plan->schedule.per == TIER_PLAN_PER_STEP,
+                                            .warmup = plan->schedule.warmup,
+                                            .step_size = plan->schedule.step_size,
+                                            .gamma = (float)plan->schedule.gamma,
+                                            .lr_min = (float)plan->schedule.lr_min,
+                                            .rounds = plan->rounds,
+                                            .round = round};
 }
 
 /* A round's numbers on their way. */
@@ -252,9 +271,9 @@ out:
     return spoke_servers_end(run->spoke->servers, st, &model, err);
 }
 
-static enum tier_status train_team(struct spoke_run *run, struct spoke_recipe *recipe,
-                                   uint64_t seed, struct spoke_train_stats *stats,
-                                   struct tier_err *err) {
+static enum tier_status train_team(struct spoke_run *run, uint64_t round,
+                                   struct spoke_recipe *recipe, uint64_t seed,
+                                   struct spoke_train_stats *stats, struct tier_err *err) {
     struct spoke_team *team = &run->spoke->team;
     struct tier_hash graph;
     char *text = NULL;
@@ -269,6 +288,7 @@ static enum tier_status train_team(struct spoke_run *run, struct spoke_recipe *r
     struct spoke_order order = {.plan = text,
                                 .plan_bytes = bytes,
                                 .graph_path = path,
+                                .round = round,
                                 .seed = seed,
                                 .elements = spoke_net_elements(run->nets[0]),
                                 .ranks = run->net_ranks};
@@ -303,12 +323,12 @@ static enum tier_status train(struct spoke_run *run, uint64_t round, uint64_t we
     struct spoke_train_stats stats = {0};
     char stream[40];
 
-    spoke_round_recipe(&run->plan, &recipe);
+    spoke_round_recipe(&run->plan, round, &recipe);
     if (run->plan.scaffold)
         TIER_TRY(read_controls(run, w, &recipe, err));
     if (tier_fedcurv_on(&run->plan))
         TIER_TRY(read_curvature(run, weight, w, &recipe, err));
-    TIER_TRY(train_team(run, &recipe, seed_of(run, round), &stats, err));
+    TIER_TRY(train_team(run, round, &recipe, seed_of(run, round), &stats, err));
     enum tier_status st = spoke_net_get(run->nets[0], w->all, err);
     if (st == TIER_OK)
         st = take_deltas(run, w, err);

@@ -408,6 +408,7 @@ static void start_order(void *arg) {
         m->graph = NULL;
         say(m, &(struct tier_team_message){.type = TIER_TEAM_JOB,
                                            .job = s->job,
+                                           .round = s->order.round,
                                            .seed = s->order.seed,
                                            .ranks = (uint32_t)s->order.ranks,
                                            .first = m->first,

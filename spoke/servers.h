@@ -40,7 +40,7 @@ struct spoke_order {
     const char *plan; /* canonical text */
     size_t plan_bytes;
     const char *graph_path; /* the plan's */
-    uint64_t seed;
+    uint64_t round, seed;
     uint64_t elements;     /* of all parameters */
     struct tier_hash data; /* spoke_team_data */
     size_t ranks;          /* as asked before */

@@ -81,7 +81,7 @@ void spoke_close(struct spoke *spoke);
 enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                                  const struct tier_hash *base, struct tier_hash *id_out,
                                  struct tier_err *err);
-/* The plan's local recipe in the trainer's terms. */
-void spoke_round_recipe(const struct tier_plan *plan, struct spoke_recipe *out);
+/* The plan's local recipe of a round, from 1, in the trainer's terms. */
+void spoke_round_recipe(const struct tier_plan *plan, uint64_t round, struct spoke_recipe *out);
 
 #endif

@@ -10,6 +10,7 @@
 
 #include "spoke/eval.h"
 #include "spoke/feed.h"
+#include "spoke/step.h"
 #include "tier/hash.h"
 
 #include <inttypes.h>
@@ -32,11 +33,11 @@ struct trainer {
     size_t read_at;
     float *floats;                           /* [recipe->batch]: targets on their way */
     struct kern_buf *batch_x, *batch_target; /* one batch */
-    struct kern_buf *loss, *m, *v;
-    struct kern_buf *control, *own_control, *stiffness, *centre;
-    struct kern_buf *start;     /* the parameters at the start, where prox_mu pulls towards them */
+    struct kern_buf *loss;
+    struct kern_buf *sum;       /* [trained]: of a step's gradients, where it has several batches */
     struct kern_buf *step_loss; /* a replica's, of one step, before it is weighted */
     struct kern_buf *losses;    /* [replicas]: of all of them, its own at its place */
+    struct spoke_stepper stepper;
     bool owns_order;
     enum tier_status st; /* of what this replica did last */
     struct tier_err *err, own_err;
@@ -51,7 +52,10 @@ struct crew {
     struct spoke_feed *feed; /* NULL where all rows are held */
     struct spoke_batch read; /* its last batch */
     size_t at, rows;         /* the batch, in this epoch's order */
+    size_t step_rows;        /* of all batches of the step */
+    bool begins, ends;       /* the batch is its step's first, its last */
     uint64_t step;
+    float lr;
     double loss_sum;
     struct tier_err *err;
 };
@@ -117,60 +121,10 @@ uint64_t spoke_train_seed(const char *run, uint64_t round, const char *node) {
     return seed;
 }
 
-/* ---- the recipe ---------------------------------------------------------------------------- */
-
-enum tier_status spoke_recipe_check(const struct spoke_recipe *r, struct tier_err *err) {
-    bool sgd = r->optimiser == SPOKE_OPT_SGD;
-    const char *wrong = NULL;
-
-    if (!sgd && r->optimiser != SPOKE_OPT_ADAM)
-        wrong = "optimiser: sgd or adam";
-    else if (!(r->lr > 0.0f) || !isfinite(r->lr))
-        wrong = "lr: a finite number above 0";
-    else if (!(r->weight_decay >= 0.0f) || !isfinite(r->weight_decay))
-        wrong = "weight_decay: a finite number of at least 0";
-    else if (!(r->prox_mu >= 0.0f) || !isfinite(r->prox_mu))
-        wrong = "prox_mu: a finite number of at least 0";
-    else if (sgd && !(r->momentum >= 0.0f && r->momentum < 1.0f))
-        wrong = "momentum: at least 0 and below 1";
-    else if (sgd && r->nesterov && r->momentum == 0.0f)
-        wrong = "nesterov: needs a momentum above 0";
-    else if (!sgd && !(r->beta1 >= 0.0f && r->beta1 < 1.0f && r->beta2 >= 0.0f && r->beta2 < 1.0f))
-        wrong = "beta1 and beta2: at least 0 and below 1";
-    else if (!sgd && (!(r->eps > 0.0f) || !isfinite(r->eps)))
-        wrong = "eps: a finite number above 0";
-    else if (!r->control != !r->own_control)
-        wrong = "control: it and own_control go together";
-    else if (!r->stiffness != !r->centre)
-        wrong = "stiffness: it and centre go together";
-    else if (r->stiffness && (!(r->lambda >= 0.0f) || !isfinite(2.0f * r->lambda)))
-        wrong = "lambda: a finite number of at least 0";
-    else if (r->batch == 0 || r->batch > SPOKE_BATCH_MAX)
-        wrong = "batch: 1 to 1048576 rows";
-    else if ((r->steps == 0) == (r->epochs == 0))
-        wrong = "steps or epochs: exactly one of them must be above 0";
-    else if (r->steps > SPOKE_STEPS_MAX || r->epochs > SPOKE_EPOCHS_MAX)
-        wrong = "steps: at most 2^40; epochs: at most 2^20";
-    if (wrong)
-        return tier_fail(err, TIER_EPLAN, "the training recipe is wrong in %s", wrong);
-    return TIER_OK;
-}
-
 /* ---- training ------------------------------------------------------------------------------ */
 
 static enum tier_status new_buf(struct trainer *t, size_t count, struct kern_buf **out) {
     KERN_TRY(t, "taking memory for training", kern_buf_new(t->dev, count * 4, out));
-    return TIER_OK;
-}
-
-/* What a recipe has for every parameter; nothing where it has none. */
-static enum tier_status put_array(struct trainer *t, const float *values, struct kern_buf **out) {
-    size_t elements = spoke_net_elements(t->net);
-
-    if (!values)
-        return TIER_OK;
-    TIER_TRY(new_buf(t, elements, out));
-    KERN_TRY(t, "an upload", kern_upload(*out, 0, values, elements * sizeof *values));
     return TIER_OK;
 }
 
@@ -205,7 +159,6 @@ static enum tier_status put_rows(struct trainer *t, const struct spoke_data *dat
 
 static enum tier_status take_memory(struct trainer *t, const struct spoke_data *data) {
     const struct spoke_recipe *r = t->recipe;
-    size_t elements = spoke_net_elements(t->net);
 
     t->floats = malloc(r->batch * sizeof *t->floats);
     if (!t->floats)
@@ -213,23 +166,12 @@ static enum tier_status take_memory(struct trainer *t, const struct spoke_data *
     TIER_TRY(new_buf(t, r->batch * t->features, &t->batch_x));
     TIER_TRY(new_buf(t, r->batch, &t->batch_target));
     TIER_TRY(new_buf(t, 1, &t->loss));
-    if (t->replicas > 1)
+    if (t->replicas > 1 || r->accumulate > 1)
         TIER_TRY(new_buf(t, 1, &t->step_loss));
     TIER_TRY(new_buf(t, t->replicas, &t->losses));
-    if (r->optimiser == SPOKE_OPT_ADAM)
-        TIER_TRY(new_buf(t, elements, &t->m));
-    if (r->optimiser == SPOKE_OPT_ADAM || r->momentum > 0.0f)
-        TIER_TRY(new_buf(t, elements, &t->v));
-    TIER_TRY(put_array(t, r->control, &t->control));
-    TIER_TRY(put_array(t, r->own_control, &t->own_control));
-    TIER_TRY(put_array(t, r->stiffness, &t->stiffness));
-    TIER_TRY(put_array(t, r->centre, &t->centre));
-    if (r->prox_mu > 0.0f) {
-        struct kern_vec w = spoke_net_params(t->net);
-        TIER_TRY(new_buf(t, elements, &t->start));
-        KERN_TRY(t, "keeping the start",
-                 kern_copy(t->start, 0, w.buf, w.at * sizeof(float), elements * sizeof(float)));
-    }
+    if (r->accumulate > 1)
+        TIER_TRY(new_buf(t, spoke_net_trained(t->net), &t->sum));
+    TIER_TRY(spoke_stepper_init(&t->stepper, t->net, r, t->err));
     return t->read ? TIER_OK : put_rows(t, data);
 }
 
@@ -240,54 +182,13 @@ static void release(struct trainer *t) {
     kern_buf_free(t->batch_x);
     kern_buf_free(t->batch_target);
     kern_buf_free(t->loss);
-    kern_buf_free(t->m);
-    kern_buf_free(t->v);
-    kern_buf_free(t->start);
+    spoke_stepper_release(&t->stepper);
+    kern_buf_free(t->sum);
     kern_buf_free(t->step_loss);
     kern_buf_free(t->losses);
-    kern_buf_free(t->control);
-    kern_buf_free(t->own_control);
-    kern_buf_free(t->stiffness);
-    kern_buf_free(t->centre);
     free(t->floats);
     if (t->owns_order)
         free(t->order);
-}
-
-static enum tier_status optimise(struct trainer *t, uint64_t step) {
-    const struct spoke_recipe *r = t->recipe;
-    struct kern_vec w = spoke_net_params(t->net), g = spoke_net_grads(t->net);
-    struct kern_vec m = {t->m, 0}, v = {t->v, 0};
-    size_t n = spoke_net_trained(t->net); /* states move by themselves */
-
-    if (r->prox_mu > 0.0f)
-        KERN_TRY(t, "the proximal term",
-                 kern_prox_grad(g, w, (struct kern_vec){t->start, 0}, n, r->prox_mu));
-    /* The proximal term's kernel with mu = 1: g += 1 * (control - own_control). */
-    if (r->control)
-        KERN_TRY(t, "the control variates",
-                 kern_prox_grad(g, (struct kern_vec){t->control, 0},
-                                (struct kern_vec){t->own_control, 0}, n, 1.0f));
-    if (r->stiffness)
-        KERN_TRY(t, "the pull towards the others",
-                 kern_stiff_grad(g, w, (struct kern_vec){t->centre, 0},
-                                 (struct kern_vec){t->stiffness, 0}, n, 2.0f * r->lambda));
-    if (r->optimiser == SPOKE_OPT_SGD) {
-        struct kern_sgd opt = {.lr = r->lr,
-                               .momentum = r->momentum,
-                               .weight_decay = r->weight_decay,
-                               .nesterov = r->nesterov};
-        KERN_TRY(t, "the optimiser", kern_sgd_step(w, g, v, n, &opt));
-        return TIER_OK;
-    }
-    struct kern_adam opt = {.lr = r->lr,
-                            .beta1 = r->beta1,
-                            .beta2 = r->beta2,
-                            .eps = r->eps,
-                            .weight_decay = r->weight_decay,
-                            .step = step};
-    KERN_TRY(t, "the optimiser", kern_adam_step(w, g, m, v, n, &opt));
-    return TIER_OK;
 }
 
 /* Rows [at, at + rows) of this epoch's order: the gradient of their mean loss. */
@@ -311,28 +212,46 @@ static enum tier_status gradients(struct trainer *t, size_t at, size_t rows,
     return spoke_net_backward(t->net, x, target, rows, (struct kern_vec){loss, 0}, t->err);
 }
 
-/* This replica's slice of the batch, weighted by its share of the rows. */
-static enum tier_status slice_gradients(struct trainer *t, size_t at, size_t rows) {
+/* Gradients, weighted, to those of the step's other batches; the last one has the sum. */
+static enum tier_status accumulate(struct trainer *t, const struct crew *c, float weight) {
+    struct kern_vec g = spoke_net_grads(t->net), sum = {t->sum, 0};
+    size_t n = spoke_net_trained(t->net);
+
+    if (c->begins && c->ends)
+        KERN_TRY(t, "weighting gradients", kern_scale(g, n, weight));
+    else if (c->ends)
+        KERN_TRY(t, "adding gradients", kern_axpby(g, sum, n, 1.0f, weight));
+    else
+        KERN_TRY(t, "adding gradients", kern_axpby(sum, g, n, weight, c->begins ? 0.0f : 1.0f));
+    return TIER_OK;
+}
+
+/* This replica's slice of the batch, weighted by its share of the step's rows. */
+static enum tier_status slice_gradients(struct trainer *t, const struct crew *c) {
     struct kern_vec g = spoke_net_grads(t->net), one = {t->step_loss, 0}, sum = {t->loss, 0};
-    size_t n = spoke_net_trained(t->net), each = rows / t->replicas, more = rows % t->replicas;
-    size_t mine = each + (t->place < more);
-    size_t first = at + each * t->place + (t->place < more ? t->place : more);
-    float weight = (float)((double)mine / (double)rows);
+    size_t n = spoke_net_trained(t->net), each = c->rows / t->replicas;
+    size_t more = c->rows % t->replicas, mine = each + (t->place < more);
+    size_t first = c->at + each * t->place + (t->place < more ? t->place : more);
+    float weight = (float)((double)mine / (double)c->step_rows);
 
     if (mine == 0) {
         KERN_TRY(t, "clearing gradients",
                  kern_zero(g.buf, g.at * sizeof(float), n * sizeof(float)));
-        return TIER_OK;
+        return accumulate(t, c, 1.0f);
     }
     KERN_TRY(t, "clearing the loss", kern_zero(t->step_loss, 0, sizeof(float)));
     TIER_TRY(gradients(t, first, mine, t->step_loss));
-    KERN_TRY(t, "weighting gradients", kern_scale(g, n, weight));
+    TIER_TRY(accumulate(t, c, weight));
     KERN_TRY(t, "weighting the loss", kern_scale(one, 1, weight));
     KERN_TRY(t, "adding the loss", kern_add(sum, sum, one, 1));
     return TIER_OK;
 }
 
 /* ---- all replicas --------------------------------------------------------------------------- */
+
+static uint64_t batches_of(const struct spoke_recipe *r) {
+    return r->accumulate > 1 ? r->accumulate : 1;
+}
 
 /* What each does, on its own thread where its device works while it is called. */
 static void each_takes_memory(void *arg, size_t i) {
@@ -349,13 +268,20 @@ static void each_starts_epoch(void *arg, size_t i) {
 static void each_has_gradients(void *arg, size_t i) {
     struct crew *c = arg;
     c->t[i].read_at = c->at;
-    c->t[i].st = c->group ? slice_gradients(&c->t[i], c->at, c->rows)
-                          : gradients(&c->t[i], c->at, c->rows, c->t[i].loss);
+    /* One device on one batch has nothing to weight. */
+    c->t[i].st = c->group || !(c->begins && c->ends)
+                     ? slice_gradients(&c->t[i], c)
+                     : gradients(&c->t[i], c->at, c->rows, c->t[i].loss);
 }
 
 static void each_optimises(void *arg, size_t i) {
     struct crew *c = arg;
-    c->t[i].st = optimise(&c->t[i], c->step);
+    c->t[i].st = spoke_stepper_step(&c->t[i].stepper, c->step, c->lr, c->t[i].err);
+}
+
+static void each_ends(void *arg, size_t i) {
+    struct crew *c = arg;
+    c->t[i].st = spoke_stepper_end(&c->t[i].stepper, c->t[i].err);
 }
 
 /* The error is the first replica's that failed. */
@@ -377,17 +303,44 @@ static enum tier_status group_failed(struct crew *c, enum kern_status st, const 
     return spoke_net_kern_fail(c->t[0].dev, st, what, c->err);
 }
 
-static enum tier_status run_step(struct crew *c) {
-    struct kern_vec g[KERN_GROUP_RANKS_MAX];
+/* Batch by batch, each as large as a batch may be, to the end of the epoch at most. */
+static enum tier_status step_gradients(struct crew *c) {
+    const struct spoke_recipe *r = c->t[0].recipe;
+    size_t left = c->t[0].rows - c->at, most = (size_t)r->batch * batches_of(r);
 
-    TIER_TRY(crew_do(c, each_has_gradients));
-    for (size_t i = 0; i < c->count; i++)
+    c->step_rows = left < most ? left : most;
+    for (size_t done = 0; done < c->step_rows; done += c->rows) {
+        left = c->step_rows - done;
+        c->rows = left < r->batch ? left : r->batch;
+        c->begins = done == 0;
+        c->ends = c->rows == left;
+        if (c->feed)
+            TIER_TRY(spoke_feed_next(c->feed, &c->read, c->err));
+        TIER_TRY(crew_do(c, each_has_gradients));
+        c->at += c->rows;
+    }
+    return TIER_OK;
+}
+
+/* Over what is trained: from its first parameter to its last. */
+static enum tier_status sum_gradients(struct crew *c) {
+    struct kern_vec g[KERN_GROUP_RANKS_MAX];
+    size_t count;
+    const struct spoke_stretch *stretches = spoke_net_stretches(c->t[0].net, &count);
+    size_t first = stretches[0].at, end = stretches[count - 1].at + stretches[count - 1].n;
+
+    for (size_t i = 0; i < c->count; i++) {
         g[i] = spoke_net_grads(c->t[i].net);
-    enum kern_status st = KERN_OK;
+        g[i].at += first;
+    }
+    enum kern_status st = kern_group_all_reduce(c->group, g, end - first, KERN_F32);
+    return st == KERN_OK ? TIER_OK : group_failed(c, st, "summing gradients");
+}
+
+static enum tier_status run_step(struct crew *c) {
+    TIER_TRY(step_gradients(c));
     if (c->group)
-        st = kern_group_all_reduce(c->group, g, spoke_net_trained(c->t[0].net), KERN_F32);
-    if (st != KERN_OK)
-        return group_failed(c, st, "summing gradients");
+        TIER_TRY(sum_gradients(c));
     return crew_do(c, each_optimises);
 }
 
@@ -448,22 +401,22 @@ static enum tier_status open_feed(struct crew *c, const struct spoke_recipe *rec
 static enum tier_status run_steps(struct crew *c, struct spoke_train_stats *stats) {
     const struct trainer *first = &c->t[0];
     const struct spoke_recipe *r = first->recipe;
-    uint64_t per_epoch = (first->rows + r->batch - 1) / r->batch;
+    uint64_t step_rows = r->batch * batches_of(r);
+    uint64_t per_epoch = (first->rows + step_rows - 1) / step_rows;
     uint64_t steps = r->steps ? r->steps : r->epochs * per_epoch;
 
     for (uint64_t step = 0; step < steps; step++) {
         if (c->at == 0)
             TIER_TRY(start_epoch(c, step / per_epoch));
-        c->rows = first->rows - c->at < r->batch ? first->rows - c->at : r->batch;
         c->step = step + 1;
-        if (c->feed)
-            TIER_TRY(spoke_feed_next(c->feed, &c->read, c->err));
+        c->lr = spoke_recipe_lr(r, step, steps);
         TIER_TRY(run_step(c));
-        stats->rows += c->rows;
-        c->at = c->at + c->rows == first->rows ? 0 : c->at + c->rows;
+        stats->rows += c->step_rows;
+        c->at = c->at == first->rows ? 0 : c->at;
         if (c->at == 0 || (step + 1) % LOSS_STEPS == 0 || step + 1 == steps)
             TIER_TRY(collect_loss(c, step + 1));
     }
+    TIER_TRY(crew_do(c, each_ends));
     stats->steps = steps;
     stats->loss_mean = c->loss_sum / (double)steps;
     return TIER_OK;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Local training: minibatches of the training rows in a seeded shuffle, one optimiser step each.
+ * Local training: minibatches of the training rows in a seeded shuffle, one or several for an
+ * optimiser step.
  * An epoch is a permutation of all training rows; steps walk through epoch after epoch, the last
  * batch of an epoch holding what is left. Every number drawn is a function of (seed, epoch,
  * position), so the same binary, device model, number of devices and thread count give the same
@@ -23,17 +24,52 @@
 #define SPOKE_STEPS_MAX (UINT64_C(1) << 40)
 #define SPOKE_EPOCHS_MAX (UINT64_C(1) << 20)
 
-enum spoke_optimiser { SPOKE_OPT_SGD, SPOKE_OPT_ADAM };
+#define SPOKE_ACCUMULATE_MAX 65536u
+
+enum spoke_optimiser { SPOKE_OPT_SGD, SPOKE_OPT_ADAM, SPOKE_OPT_ADAMW };
+enum spoke_schedule_kind { SPOKE_SCHEDULE_CONSTANT, SPOKE_SCHEDULE_STEP, SPOKE_SCHEDULE_COSINE };
+
+/*
+ * The learning rate over the run. Time is counted in rounds of the whole run, from 0: round r is at
+ * r - 1, its step i of K (from 0) at r - 1 + i / K; a schedule per round takes the whole part of it
+ * (one rate for a round), one per step all of it. In the first `warmup` rounds the rate is lr (t +
+ * 1) / (warmup + 1); with t counted from there on it is then
+ *
+ *   constant   lr
+ *   step       lr gamma^floor(t / step_size)
+ *   cosine     lr_min + (lr - lr_min) (1 + cos(pi t / (rounds - warmup))) / 2
+ *
+ * which are PyTorch's LinearLR with start_factor 1 / (warmup + 1), StepLR and CosineAnnealingLR.
+ */
+struct spoke_schedule {
+    enum spoke_schedule_kind kind;
+    bool per_step;
+    uint64_t warmup;    /* rounds */
+    uint64_t step_size; /* STEP: rounds, at least 1 */
+    float gamma;        /* STEP: above 0, at most 1 */
+    float lr_min;       /* COSINE: 0 to lr */
+    uint64_t rounds;    /* COSINE: of the run, above warmup */
+    uint64_t round;     /* which one this training is, from 1; 0 is 1 */
+    uint64_t span;      /* rounds that this training takes the place of; 0 is 1 */
+};
 
 struct spoke_recipe {
     enum spoke_optimiser optimiser;
-    float lr;                /* finite, > 0 */
+    float lr; /* finite, > 0 */
+    struct spoke_schedule schedule;
     float momentum;          /* SGD; 0 <= momentum < 1 */
     bool nesterov;           /* SGD; needs momentum */
-    float beta1, beta2, eps; /* Adam; 0 <= beta < 1, eps > 0 */
-    float weight_decay;      /* >= 0, added to the gradient */
-    float prox_mu;           /* >= 0; FedProx's pull towards the parameters at the start (Li et al.
-                                2020): mu * (w - w_start) is added to the gradient; 0: none */
+    float beta1, beta2, eps; /* Adam, AdamW; 0 <= beta < 1, eps > 0 */
+    float weight_decay; /* >= 0; added to the gradient, times the weight; AdamW's apart from it */
+    /* The gradient, with all that is added to it but weight_decay, is cut: at clip_norm by the norm
+     * of all of it (Pascanu et al. 2013), or each element at clip_value. 0: it is not; at most one
+     * of them is above 0. */
+    float clip_norm, clip_value;
+    float ema;     /* 0 <= ema < 1; above 0 the net ends with the mean of the parameters after each
+                      step, weighted by ema^(steps that follow it), states as they are; 0: with the last
+                      parameters */
+    float prox_mu; /* >= 0; FedProx's pull towards the parameters at the start (Li et al.
+                      2020): mu * (w - w_start) is added to the gradient; 0: none */
     /* SCAFFOLD (Karimireddy et al. 2020): control - own_control, float[the net's elements] each, is
      * added to the gradient; both NULL: none. Borrowed for a training. */
     const float *control, *own_control;
@@ -42,7 +78,9 @@ struct spoke_recipe {
      * none. Borrowed for a training. */
     const float *stiffness, *centre;
     float lambda;           /* >= 0 */
-    uint32_t batch;         /* rows a step, <= the net's batch_max */
+    uint32_t batch;         /* rows at once, <= the net's batch_max */
+    uint32_t accumulate;    /* batches a step, whose gradient is the mean over all their rows; 0 is
+                               1. The last step of an epoch has what rows are left */
     uint64_t steps, epochs; /* exactly one is not 0 */
 };
 
@@ -54,6 +92,9 @@ struct spoke_train_stats {
 
 /* TIER_EPLAN: the first value of a recipe outside its range, by name. */
 enum tier_status spoke_recipe_check(const struct spoke_recipe *recipe, struct tier_err *err);
+
+/* The learning rate of step `step` of `steps`, from 0: a function of the recipe and these alone. */
+float spoke_recipe_lr(const struct spoke_recipe *recipe, uint64_t step, uint64_t steps);
 
 /* The stream of random numbers of one node in one round of one run: SHA-256 of the three. */
 uint64_t spoke_train_seed(const char *run, uint64_t round, const char *node);

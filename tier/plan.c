@@ -157,6 +157,13 @@ static void resolve_tier(struct tier_plan_tier *out, const struct tier_plan_tier
     tier_plan_merge_defaults(&out->merge);
 }
 
+static bool was_written(const void *lines, const char *path) {
+    size_t count;
+    const struct tier_keys_item *keys = tier_plan_written_keys(&count);
+
+    return ((const int *)lines)[tier_keys_find(keys, count, path)] > 0;
+}
+
 /* Fills in what depends on other keys. What does not apply stays absent. */
 static void resolve(struct tier_plan_draft *d, const int *lines) {
     struct tier_plan *p = &d->plan;
@@ -165,13 +172,7 @@ static void resolve(struct tier_plan_draft *d, const int *lines) {
 
     resolve_tier(&p->top, &d->fallback, &d->top, "tiers.top", lines);
     resolve_tier(&p->hub, &d->fallback, &d->hub, "tiers.hub", lines);
-    if (p->optimiser.kind == TIER_PLAN_SGD)
-        fill(&p->optimiser.momentum, 0);
-    if (p->optimiser.kind == TIER_PLAN_ADAM) {
-        fill(&p->optimiser.beta1, 0.9);
-        fill(&p->optimiser.beta2, 0.999);
-        fill(&p->optimiser.eps, 1e-8);
-    }
+    tier_plan_recipe_defaults(p, was_written, lines);
     resolve_server(&p->server);
     bool top_k = p->codec.name == TIER_PLAN_TOP_K;
     if (top_k && !lines[tier_keys_find(keys, count, "codec.share")])

@@ -21,7 +21,9 @@
 #define TIER_PLAN_PATH_BYTES 1024
 
 enum tier_plan_loss { TIER_PLAN_BCE, TIER_PLAN_CROSS_ENTROPY };
-enum tier_plan_optimiser { TIER_PLAN_SGD, TIER_PLAN_ADAM };
+enum tier_plan_optimiser { TIER_PLAN_SGD, TIER_PLAN_ADAM, TIER_PLAN_ADAMW };
+enum tier_plan_schedule { TIER_PLAN_CONSTANT, TIER_PLAN_STEP, TIER_PLAN_COSINE };
+enum tier_plan_per { TIER_PLAN_PER_ROUND, TIER_PLAN_PER_STEP };
 enum tier_plan_weights { TIER_PLAN_SAMPLES, TIER_PLAN_UNIFORM };
 enum tier_plan_metric {
     TIER_PLAN_METRIC_NONE,
@@ -126,20 +128,28 @@ struct tier_plan {
         int kind;                          /* enum tier_plan_optimiser */
         double lr, momentum, weight_decay; /* momentum: SGD only */
         bool nesterov;                     /* SGD only */
-        double beta1, beta2, eps;          /* Adam only */
+        double beta1, beta2, eps;          /* Adam, AdamW */
     } optimiser;
-    double prox_mu; /* FedProx; 0: none */
-    bool scaffold;  /* SCAFFOLD (tier/scaffold.h) */
+    struct {                        /* of the learning rate (spoke/train.h); in rounds */
+        int kind;                   /* enum tier_plan_schedule */
+        int per;                    /* enum tier_plan_per */
+        uint64_t warmup, step_size; /* step_size: STEP only, else 0 */
+        double gamma, lr_min;       /* STEP; COSINE; what the kind does not have is NAN */
+    } schedule;
+    double clip_norm, clip_value; /* of a step's gradient; 0: none */
+    double ema;                   /* of the parameters over a round's steps; 0: none */
+    double prox_mu;               /* FedProx; 0: none */
+    bool scaffold;                /* SCAFFOLD (tier/scaffold.h) */
     struct {
-        double lambda;      /* 0: none */
-        double clip;        /* the greatest Fisher information of a parameter */
-        uint64_t rows;      /* of a hospital, that it is worked out on; 0: all */
-    } curvature;            /* FedCurv (tier/fedcurv.h) */
-    bool normalise;         /* FedNova (tier/nova.h) */
-    uint64_t normalise_max; /* most effective steps of a spoke; 0 with steps, which say it */
-    uint64_t batch;
-    uint64_t steps, epochs; /* exactly one is not 0 */
-    uint64_t seed;          /* below 2^53 */
+        double lambda;          /* 0: none */
+        double clip;            /* the greatest Fisher information of a parameter */
+        uint64_t rows;          /* of a hospital, that it is worked out on; 0: all */
+    } curvature;                /* FedCurv (tier/fedcurv.h) */
+    bool normalise;             /* FedNova (tier/nova.h) */
+    uint64_t normalise_max;     /* most effective steps of a spoke; 0 with steps, which say it */
+    uint64_t batch, accumulate; /* rows at once; batches a step */
+    uint64_t steps, epochs;     /* exactly one is not 0 */
+    uint64_t seed;              /* below 2^53 */
 
     struct tier_keys_list share, keep; /* tensor name patterns: what travels, what stays */
 

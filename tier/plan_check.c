@@ -21,7 +21,9 @@
     offsetof(struct tier_plan_draft, member), sizeof(((struct tier_plan_draft *)0)->member)
 
 static const char *const loss_choices[] = {"bce", "cross_entropy", NULL};
-static const char *const optimiser_choices[] = {"sgd", "adam", NULL};
+static const char *const optimiser_choices[] = {"sgd", "adam", "adamw", NULL};
+static const char *const schedule_choices[] = {"constant", "step", "cosine", NULL};
+static const char *const per_choices[] = {"round", "step", NULL};
 static const char *const weights_choices[] = {"samples", "uniform", NULL};
 static const char *const metric_choices[] = {"none", "accuracy", "auc", "loss", NULL};
 static const char *const rule_choices[] = {
@@ -65,11 +67,29 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
     {"local.optimiser.nesterov", TIER_KEYS_BOOL, FIELD(plan.optimiser.nesterov), "false", 0, 0,    \
      NULL, "for sgd with momentum"},                                                               \
     {"local.optimiser.beta1", TIER_KEYS_REAL, FIELD(plan.optimiser.beta1), "", 0, 0.999999, NULL,  \
-     "for adam; 0.9 where it is left out"},                                                        \
+     "for adam and adamw; 0.9 where it is left out"},                                                        \
     {"local.optimiser.beta2", TIER_KEYS_REAL, FIELD(plan.optimiser.beta2), "", 0, 0.999999, NULL,  \
-     "for adam; 0.999 where it is left out"},                                                      \
+     "for adam and adamw; 0.999 where it is left out"},                                                      \
     {"local.optimiser.eps", TIER_KEYS_REAL, FIELD(plan.optimiser.eps), "", 1e-12, 1, NULL,         \
-     "for adam; 1e-8 where it is left out"},                                                       \
+     "for adam and adamw; 1e-8 where it is left out"},                                                       \
+    {"local.schedule.name", TIER_KEYS_CHOICE, FIELD(plan.schedule.kind), "constant", 0, 0,         \
+     schedule_choices, "what becomes of the learning rate over the run"},                          \
+    {"local.schedule.per", TIER_KEYS_CHOICE, FIELD(plan.schedule.per), "round", 0, 0, per_choices, \
+     "whether the rate changes from round to round alone, or from step to step as well"},          \
+    {"local.schedule.warmup", TIER_KEYS_INT, FIELD(plan.schedule.warmup), "0", 0,                  \
+     TIER_ROUNDS_MAX, NULL, "rounds in which the rate rises to lr first"},                         \
+    {"local.schedule.step_size", TIER_KEYS_INT, FIELD(plan.schedule.step_size), "0", 0,            \
+     TIER_ROUNDS_MAX, NULL, "for step: rounds after which the rate is multiplied by gamma"},       \
+    {"local.schedule.gamma", TIER_KEYS_REAL, FIELD(plan.schedule.gamma), "", 1e-12, 1, NULL,       \
+     "for step; 0.1 where it is left out"},                                                        \
+    {"local.schedule.lr_min", TIER_KEYS_REAL, FIELD(plan.schedule.lr_min), "", 0, 1000, NULL,      \
+     "for cosine: the rate at the end of the run; 0 where it is left out"},                        \
+    {"local.clip_norm", TIER_KEYS_REAL, FIELD(plan.clip_norm), "0.0", 0, 1e30, NULL,               \
+     "a step's gradient is cut to this norm, of all parameters together; 0 is none"},              \
+    {"local.clip_value", TIER_KEYS_REAL, FIELD(plan.clip_value), "0.0", 0, 1e30, NULL,             \
+     "each element of a step's gradient is cut at this; 0 is none"},                               \
+    {"local.ema", TIER_KEYS_REAL, FIELD(plan.ema), "0.0", 0, 0.999999, NULL,                       \
+     "what a hospital sends is a moving average of its steps' parameters; 0 is the last ones"},    \
     {"local.prox_mu", TIER_KEYS_REAL, FIELD(plan.prox_mu), "0.0", 0, 1000, NULL,                   \
      "FedProx: pulls towards the round's model, mu/2 * |w - w0|^2; 0 is none"},                    \
     {"local.scaffold", TIER_KEYS_BOOL, FIELD(plan.scaffold), "false", 0, 0, NULL,                  \
@@ -86,7 +106,9 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      TIER_NOVA_STEPS_MAX, NULL,                                                                    \
      "with normalise and epochs: the most effective steps a hospital may claim"},                  \
     {"local.batch", TIER_KEYS_INT, FIELD(plan.batch), NULL, 1, 1048576, NULL,                      \
-     "rows in a step"},                                                                            \
+     "rows at once, in memory and in BatchNormalization"},                                         \
+    {"local.accumulate", TIER_KEYS_INT, FIELD(plan.accumulate), "1", 1, 65536, NULL,               \
+     "batches whose gradients one step is the mean of"},                                           \
     {"local.steps", TIER_KEYS_INT, FIELD(plan.steps), "0", 0, 1000000000, NULL,                    \
      "optimiser steps in a round; either this or epochs"},                                         \
     {"local.epochs", TIER_KEYS_INT, FIELD(plan.epochs), "0", 0, 100000, NULL,                      \
@@ -236,39 +258,6 @@ const char *tier_plan_tier_path(const struct tier_plan_checker *c, const char *t
             snprintf(path, bytes, "%s", above);
     }
     return path;
-}
-
-static bool is_written(const struct tier_plan_checker *c, const char *path) {
-    int key = tier_keys_find(c->keys, c->count, path);
-    return c->lines && key >= 0 && c->lines[key] > 0;
-}
-
-static void check_local(const struct tier_plan_checker *c) {
-    const struct tier_plan *p = c->plan;
-    bool sgd = p->optimiser.kind == TIER_PLAN_SGD, adam = p->optimiser.kind == TIER_PLAN_ADAM;
-
-    if (p->steps && p->epochs)
-        complain(c, "local.steps", "and local.epochs exclude each other: keep one");
-    if (!p->steps && !p->epochs)
-        complain(c, is_written(c, "local.epochs") ? "local.epochs" : "local.steps",
-                 "must be above 0: either local.steps or local.epochs says how long a spoke trains "
-                 "in a round");
-    if (sgd && isnan(p->optimiser.momentum))
-        complain(c, "local.optimiser.momentum", "must be a number for sgd");
-    if (adam && (isnan(p->optimiser.beta1) || isnan(p->optimiser.beta2) || isnan(p->optimiser.eps)))
-        complain(c, "local.optimiser.beta1", "and beta2 and eps must be numbers for adam");
-    if (adam && !isnan(p->optimiser.momentum))
-        complain(c, "local.optimiser.momentum", "is for sgd; adam has beta1");
-    if (adam && p->optimiser.nesterov)
-        complain(c, "local.optimiser.nesterov", "is for sgd");
-    if (sgd && p->optimiser.nesterov && !(p->optimiser.momentum > 0))
-        complain(c, "local.optimiser.nesterov", "needs a momentum above 0");
-    if (sgd && !isnan(p->optimiser.beta1))
-        complain(c, "local.optimiser.beta1", "is for adam; sgd has momentum");
-    if (sgd && !isnan(p->optimiser.beta2))
-        complain(c, "local.optimiser.beta2", "is for adam");
-    if (sgd && !isnan(p->optimiser.eps))
-        complain(c, "local.optimiser.eps", "is for adam");
 }
 
 static void check_normalise(const struct tier_plan_checker *c) {
@@ -543,7 +532,7 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     /* Where it is missing or refused, that has been said. */
     if (c->plan->version != TIER_PLAN_VERSION && (!c->lines || c->plan->version != 0))
         complain(c, "plan", "must be %d, the version of the format read here", TIER_PLAN_VERSION);
-    check_local(c);
+    tier_plan_check_recipe(c);
     check_normalise(c);
     check_scaffold(c);
     check_exact(c);

@@ -37,6 +37,11 @@ bool tier_plan_needs_updates(const struct tier_plan_merge *merge);
 /* What must hold for a tier's merge; `tier` is "tiers.top" or "tiers.hub". */
 void tier_plan_check_merge(const struct tier_plan_checker *c, const struct tier_plan_merge *merge,
                            const char *tier);
+/* What must hold for `local`, the recipe of a hospital's training. */
+void tier_plan_check_recipe(const struct tier_plan_checker *c);
+/* Fills in what the recipe's kinds have; `written`: whether a key was, by its path. */
+void tier_plan_recipe_defaults(struct tier_plan *plan,
+                               bool (*written)(const void *arg, const char *path), const void *arg);
 /* The key as it was written: the tier's own, or the default's that it took over. Returns path. */
 const char *tier_plan_tier_path(const struct tier_plan_checker *c, const char *tier,
                                 const char *leaf, char *path, size_t bytes);

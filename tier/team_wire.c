@@ -55,9 +55,11 @@ static enum tier_status take_hello(const Consilium__Team__Hello *p, struct tier_
 static enum tier_status take_job(const Consilium__Team__Job *p, struct tier_team_message *out,
                                  struct tier_err *err) {
     out->job = p->job;
+    out->round = p->round;
     out->seed = p->seed;
     out->ranks = p->ranks;
     out->first = p->first;
+    TIER_TRY(take_below("job.round", p->round, 1, TIER_ROUNDS_MAX + 1, err));
     TIER_TRY(take_below("job.ranks", p->ranks, 2, KERN_GROUP_RANKS_MAX + 1, err));
     TIER_TRY(take_below("job.first", p->first, 1, p->ranks, err));
     return take_data("job.plan", p->plan, TIER_PLAN_BYTES_MAX, out, err);
@@ -191,6 +193,7 @@ static struct tier_bytes job_bytes(const struct tier_team_message *m) {
     Consilium__Team__Job p = CONSILIUM__TEAM__JOB__INIT;
     p.job = m->job;
     p.plan = binary(m->data, m->data_bytes);
+    p.round = m->round;
     p.seed = m->seed;
     p.ranks = m->ranks;
     p.first = m->first;

@@ -44,7 +44,7 @@ struct tier_team_message {
     char backend[TIER_TEAM_TEXT_SIZE];  /* HELLO */
     struct tier_hash hash;              /* HELLO: build; READY: data; DONE: model */
     uint64_t job;                       /* JOB to ABORT */
-    uint64_t seed;                      /* JOB */
+    uint64_t round, seed;               /* JOB; round from 1 */
     uint32_t ranks, first;              /* JOB; first < ranks */
     bool want_graph;                    /* READY */
     uint64_t elements;                  /* READY */

@@ -207,6 +207,8 @@ static struct tier_plan plan_of(const struct codec *c, uint64_t fold) {
                           .codec = c->plan};
     p.optimiser.lr = 0.05;
     p.optimiser.beta1 = p.optimiser.beta2 = p.optimiser.eps = NAN;
+    p.schedule.gamma = p.schedule.lr_min = NAN;
+    p.accumulate = 1;
     p.stop.target = NAN;
     p.server = TIER_PLAN_SERVER_OFF;
     return p;

@@ -294,6 +294,8 @@ struct tier_plan bench_plan(uint64_t rounds) {
                           .rounds = rounds};
     p.optimiser.lr = 0.05;
     p.optimiser.beta1 = p.optimiser.beta2 = p.optimiser.eps = NAN;
+    p.schedule.gamma = p.schedule.lr_min = NAN;
+    p.accumulate = 1;
     p.stop.target = NAN;
     p.server = TIER_PLAN_SERVER_OFF;
     return p;

@@ -34,6 +34,7 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
                                   .backend = "cpu",
                                   .hash = {{1}},
                                   .job = 3,
+                                  .round = 4,
                                   .seed = 9,
                                   .ranks = 4,
                                   .first = 2,

@@ -208,7 +208,7 @@ static inline void reference_round(struct reference *r, uint64_t round,
     float *before = malloc(r->elements * sizeof *before), *after = malloc(r->elements * 4);
     struct reference_curvature curvature = reference_curvature_new(r);
     char stream[32];
-    spoke_round_recipe(&r->plan, &recipe);
+    spoke_round_recipe(&r->plan, round, &recipe);
     snprintf(stream, sizeof stream, "%llu", (unsigned long long)r->plan.seed);
     for (size_t s = 0; s < REFERENCE_SITES; s++) {
         int64_t w = (int64_t)spoke_data_rows(r->site[s].data, SPOKE_TRAIN);

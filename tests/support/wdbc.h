@@ -57,6 +57,8 @@ static inline struct tier_plan plan_of(uint64_t rounds) {
                           .evaluate_every = 1};
     p.optimiser.lr = 0.05;
     p.optimiser.beta1 = p.optimiser.beta2 = p.optimiser.eps = NAN;
+    p.schedule.gamma = p.schedule.lr_min = NAN;
+    p.accumulate = 1;
     p.stop.target = NAN;
     p.server = TIER_PLAN_SERVER_OFF;
     return p;

@@ -50,6 +50,8 @@ static struct tier_hash federate(const char *name, bool tls) {
 
     plan.optimiser.lr = 0.05;
     plan.optimiser.beta1 = plan.optimiser.beta2 = plan.optimiser.eps = NAN;
+    plan.schedule.gamma = plan.schedule.lr_min = NAN;
+    plan.accumulate = 1;
     plan.stop.target = NAN;
     plan.server = TIER_PLAN_SERVER_OFF;
     snprintf(path, sizeof path, "%s/%s", work_dir, name);

@@ -133,7 +133,6 @@ static void reference_follow(struct reference *r, const struct history *h, uint6
     float *after = malloc(r->elements * sizeof *after);
     char stream[32];
 
-    spoke_round_recipe(&r->plan, &recipe);
     snprintf(stream, sizeof stream, "%llu", (unsigned long long)r->plan.seed);
     for (size_t k = 0; k < h->count; k++) {
         const struct counted *c = &h->at[k];
@@ -141,6 +140,7 @@ static void reference_follow(struct reference *r, const struct history *h, uint6
             continue;
         uint64_t w = spoke_data_rows(r->site[c->site].data, SPOKE_TRAIN);
         const float *before = models[c->base - 1];
+        spoke_round_recipe(&r->plan, c->base, &recipe);
         cr_assert(spoke_net_set(r->net, before, NULL) == TIER_OK);
         cr_assert(spoke_train(r->net, r->site[c->site].data, &recipe,
                               spoke_train_seed(stream, c->base, sites[c->site]), &stats,

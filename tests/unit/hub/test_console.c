@@ -76,6 +76,8 @@ static void make_plan(uint64_t rounds) {
     struct tier_hash hash;
     p.optimiser.lr = 0.05;
     p.optimiser.beta1 = p.optimiser.beta2 = p.optimiser.eps = NAN;
+    p.schedule.gamma = p.schedule.lr_min = NAN;
+    p.accumulate = 1;
     p.stop.target = NAN;
     p.server = TIER_PLAN_SERVER_OFF;
     tier_hash_data(graph, graph_bytes, &hash);

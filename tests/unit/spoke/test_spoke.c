@@ -151,6 +151,8 @@ static void set_up(void) {
                               .server = TIER_PLAN_SERVER_OFF};
     plan.optimiser.lr = 0.05;
     plan.optimiser.beta1 = plan.optimiser.beta2 = plan.optimiser.eps = NAN;
+    plan.schedule.gamma = plan.schedule.lr_min = NAN;
+    plan.accumulate = 1;
     plan.stop.target = NAN;
     snprintf(path, sizeof path, "%s/models", work);
     models(path);

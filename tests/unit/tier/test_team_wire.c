@@ -43,12 +43,14 @@ Test(tier_team_wire, every_message_comes_back_as_it_was) {
 
     m = (struct tier_team_message){.type = TIER_TEAM_JOB,
                                    .job = 7,
+                                   .round = TIER_ROUNDS_MAX,
                                    .seed = UINT64_MAX,
                                    .ranks = 4,
                                    .first = 3,
                                    .data = data,
                                    .data_bytes = sizeof data};
     got = again(&m);
+    cr_assert(got.round == TIER_ROUNDS_MAX);
     cr_assert(got.job == 7 && got.seed == UINT64_MAX && got.ranks == 4 && got.first == 3);
     cr_assert(got.data_bytes == sizeof data && memcmp(got.data, data, sizeof data) == 0);
     tier_team_release(&got);
@@ -100,7 +102,7 @@ Test(tier_team_wire, what_is_out_of_bounds_is_refused_by_name) {
     refused(&(struct tier_team_message){.type = TIER_TEAM_HELLO, .devices = 1, .backend = "c\n"},
             "hello.backend");
     struct tier_team_message job = {
-        .type = TIER_TEAM_JOB, .ranks = 2, .first = 2, .data = data, .data_bytes = 1};
+        .type = TIER_TEAM_JOB, .round = 1, .ranks = 2, .first = 2, .data = data, .data_bytes = 1};
     refused(&job, "job.first");
     job.first = 0; /* the leader's */
     refused(&job, "job.first");
@@ -109,6 +111,10 @@ Test(tier_team_wire, what_is_out_of_bounds_is_refused_by_name) {
     refused(&job, "job.plan");
     job.ranks = 65;
     refused(&job, "job.ranks");
+    job.round = 0;
+    refused(&job, "job.round");
+    job.round = TIER_ROUNDS_MAX + 1;
+    refused(&job, "job.round");
     refused(&(struct tier_team_message){.type = TIER_TEAM_PART, .from = 64}, "part.from");
     refused(&(struct tier_team_message){.type = TIER_TEAM_PART, .to = 64}, "part.to");
     refused(&(struct tier_team_message){.type = TIER_TEAM_PART,
