@@ -16,6 +16,7 @@
 #define CONSILIUM_KERN_BACKEND_H
 
 #include "kernels/group.h"
+#include "kernels/loss.h"
 
 #define KERN_BACKEND_ABI 6u
 #define KERN_TEXT_BYTES 256
@@ -96,6 +97,10 @@ struct kern_ops {
                                    const float *t, size_t n);
     enum kern_status (*softmax_ce)(struct kern_ctx *ctx, float *loss, float *dz, const float *z,
                                    const int32_t *label, size_t rows, size_t cols);
+    /* kernels/loss.h; weight may be NULL. */
+    enum kern_status (*loss)(struct kern_ctx *ctx, float *loss, float *dz, const float *z,
+                             const void *target, const float *weight,
+                             const struct kern_loss_spec *spec);
     enum kern_status (*prox_grad)(struct kern_ctx *ctx, float *g, const float *w, const float *w0,
                                   size_t n, float mu);
     enum kern_status (*stiff_grad)(struct kern_ctx *ctx, float *g, const float *w, const float *c,

@@ -69,6 +69,9 @@ enum kern_status kern_cpu_bce_logits(struct kern_ctx *ctx, float *loss, float *d
                                      const float *t, size_t n);
 enum kern_status kern_cpu_softmax_ce(struct kern_ctx *ctx, float *loss, float *dz, const float *z,
                                      const int32_t *label, size_t rows, size_t cols);
+enum kern_status kern_cpu_loss(struct kern_ctx *ctx, float *loss, float *dz, const float *z,
+                               const void *target, const float *weight,
+                               const struct kern_loss_spec *spec);
 enum kern_status kern_cpu_prox_grad(struct kern_ctx *ctx, float *g, const float *w, const float *w0,
                                     size_t n, float mu);
 enum kern_status kern_cpu_stiff_grad(struct kern_ctx *ctx, float *g, const float *w, const float *c,

@@ -128,6 +128,7 @@ const struct kern_ops kern_cpu_ops = {
     .softmax_grad = kern_cpu_softmax_grad,
     .bce_logits = kern_cpu_bce_logits,
     .softmax_ce = kern_cpu_softmax_ce,
+    .loss = kern_cpu_loss,
     .prox_grad = kern_cpu_prox_grad,
     .stiff_grad = kern_cpu_stiff_grad,
     .add_square = kern_cpu_add_square,

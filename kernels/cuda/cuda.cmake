@@ -49,7 +49,7 @@ else()
   list(APPEND KERNELS_CUDA_HOST cuda/nccl_none.c)
 endif()
 add_library(consilium-cuda MODULE cuda/elementwise.cu cuda/reduce.cu cuda/fold.cu cuda/norm.cu
-            cuda/window.cu cuda/conv.cu cuda/unary.cu cuda/nd.cu cuda/axis.cu ${KERNELS_CUDA_HOST})
+            cuda/window.cu cuda/conv.cu cuda/unary.cu cuda/nd.cu cuda/axis.cu cuda/loss.cu ${KERNELS_CUDA_HOST})
 target_include_directories(consilium-cuda PRIVATE ${CMAKE_SOURCE_DIR})
 target_include_directories(consilium-cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS}
                            ${CUBLAS_INCLUDE_DIR} $<$<BOOL:${NCCL_INCLUDE_DIR}>:${NCCL_INCLUDE_DIR}>)

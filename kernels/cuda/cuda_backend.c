@@ -332,6 +332,17 @@ static enum kern_status softmax_ce(struct kern_ctx *ctx, float *loss, float *dz,
     return LAUNCH(cuda, kern_cu_softmax_ce, loss, dz, z, label, rows, cols, cuda->parts);
 }
 
+static enum kern_status loss_of(struct kern_ctx *ctx, float *loss, float *dz, const float *z,
+                                const void *target, const float *weight,
+                                const struct kern_loss_spec *spec) {
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
+    void *scratch = NULL;
+    ENTER(cuda);
+    enum kern_status st = kern_cuda_scratch(cuda, 0, kern_cu_loss_bytes(spec), &scratch);
+    return st != KERN_OK ? st
+                         : LAUNCH(cuda, kern_cu_loss, loss, dz, z, target, weight, spec, scratch);
+}
+
 static enum kern_status prox_grad(struct kern_ctx *ctx, float *g, const float *w, const float *w0,
                                   size_t n, float mu) {
     struct kern_cuda *cuda = kern_cuda_of(ctx);
@@ -444,6 +455,7 @@ static const struct kern_ops cuda_ops = {
     .softmax_grad = softmax_grad,
     .bce_logits = bce_logits,
     .softmax_ce = softmax_ce,
+    .loss = loss_of,
     .prox_grad = prox_grad,
     .stiff_grad = stiff_grad,
     .add_square = add_square,

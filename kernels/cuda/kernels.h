@@ -43,6 +43,11 @@ int kern_cu_bce_logits(float *loss, float *dz, const float *z, const float *t, s
 int kern_cu_softmax_ce(float *loss, float *dz, const float *z, const int32_t *label, size_t rows,
                        size_t cols, float *parts, cudaStream_t stream);
 
+/* scratch is of kern_cu_loss_bytes; weight may be NULL. */
+size_t kern_cu_loss_bytes(const struct kern_loss_spec *spec);
+int kern_cu_loss(float *loss, float *dz, const float *z, const void *target, const float *weight,
+                 const struct kern_loss_spec *spec, float *scratch, cudaStream_t stream);
+
 int kern_cu_prox_grad(float *g, const float *w, const float *w0, size_t n, float mu,
                       cudaStream_t stream);
 int kern_cu_stiff_grad(float *g, const float *w, const float *c, const float *a, size_t n, float mu,

@@ -21,8 +21,9 @@ struct parity_case {
     bool threads_show; /* other bits with another number of CPU threads are allowed */
 };
 
-extern const struct parity_case parity_nn_cases[], parity_step_cases[], parity_exact_cases[];
-extern const size_t parity_nn_count, parity_step_count, parity_exact_count;
+extern const struct parity_case parity_nn_cases[], parity_step_cases[], parity_exact_cases[],
+    parity_loss_cases[];
+extern const size_t parity_nn_count, parity_step_count, parity_exact_count, parity_loss_count;
 /* Of kernels/nn.h, which a backend may be without. */
 extern const struct parity_case parity_conv_cases[], parity_norm_cases[], parity_deep_cases[],
     parity_refused_cases[];

@@ -10,6 +10,7 @@ static const struct {
     {parity_nn_cases, &parity_nn_count, false},
     {parity_step_cases, &parity_step_count, false},
     {parity_exact_cases, &parity_exact_count, false},
+    {parity_loss_cases, &parity_loss_count, false},
     {parity_conv_cases, &parity_conv_count, true},
     {parity_norm_cases, &parity_norm_count, true},
     {parity_deep_cases, &parity_deep_count, true},
