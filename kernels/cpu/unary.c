@@ -171,9 +171,9 @@ static void log_softmax_range(const void *job, size_t begin, size_t end) {
         for (size_t c = 0; c < j->cols; c++) {
             sum += expf(x[c] - top);
         }
-        float shift = top + logf(sum);
-        for (size_t c = 0; c < j->cols; c++) {
-            y[c] = x[c] - shift;
+        float log_sum = logf(sum);
+        for (size_t c = 0; c < j->cols; c++) { /* top + log_sum would round at top's size */
+            y[c] = x[c] - top - log_sum;
         }
     }
 }

@@ -188,9 +188,10 @@ __global__ static void log_softmax_kernel(float *y, const float *x, size_t rows,
         for (size_t c = lane; c < cols; c += KERN_WARP) {
             sum += expf(in[c] - top);
         }
-        float shift = top + logf(kern_warp_sum(sum));
-        for (size_t c = lane; c < cols; c += KERN_WARP) {
-            y[r * cols + c] = in[c] - shift;
+        float log_sum = logf(kern_warp_sum(sum));
+        for (size_t c = lane; c < cols;
+             c += KERN_WARP) { /* top + log_sum would round at top's size */
+            y[r * cols + c] = in[c] - top - log_sum;
         }
     }
 }
