@@ -13,7 +13,7 @@
  *
  * A graph has no shapes of its own, for many operators compute with them: tier_graph_infer resolves
  * all of it for one batch size, so that whoever executes it sees numbers only and knows nothing of
- * operator-set versions. Operator sets 7 to 22 of the default domain.
+ * operator-set versions. Operator sets 7 to 28 of the default domain.
  *
  * Threads: a graph is immutable once parsed, shapes once inferred; any number of threads may read
  * them. Ownership: a graph owns everything its accessors return; all of it lives until

@@ -91,7 +91,12 @@ static int64_t int_binary(enum binary op, int64_t a, int64_t b, bool fmod_rule) 
     }
 }
 
-static float float_binary(enum binary op, float a, float b) {
+static float float_mod(float a, float b, bool fmod_rule) {
+    float rest = fmodf(a, b);
+    return !fmod_rule && rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
+}
+
+static float float_binary(enum binary op, float a, float b, bool fmod_rule) {
     switch (op) {
     case ADD:
         return a + b;
@@ -104,7 +109,7 @@ static float float_binary(enum binary op, float a, float b) {
     case POW:
         return powf(a, b);
     case MOD:
-        return fmodf(a, b);
+        return float_mod(a, b, fmod_rule);
     case MIN:
         return fminf(a, b);
     default:
@@ -134,7 +139,7 @@ enum tier_status graph_fold_binary(struct graph_at *at) {
     for (uint64_t n = 0; n < out->shape.elements; n++, broadcast_next(&walk, 2)) {
         uint64_t i = walk.at[0], k = walk.at[1];
         if (out->f) {
-            out->f[n] = float_binary(op, a->f[i], as_float(b, k));
+            out->f[n] = float_binary(op, a->f[i], as_float(b, k), fmod_rule);
             continue;
         }
         if ((op == DIV || op == MOD) && b->i[k] == 0)

@@ -23,7 +23,7 @@
 #define GRAPH_NAMES_MAX (1 << 20)
 
 #define GRAPH_OPSET_MIN 7
-#define GRAPH_OPSET_MAX 22
+#define GRAPH_OPSET_MAX 28
 
 /* Elements of one constant; and what a pass over a graph may read and make of them in all, so that
  * a small file cannot cost minutes. */

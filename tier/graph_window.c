@@ -185,9 +185,12 @@ static enum tier_status spread(struct graph_at *at, enum auto_pad auto_pad, unsi
                          more);
     if (!wanted && (auto_pad == PAD_SAME_UPPER || auto_pad == PAD_SAME_LOWER))
         wanted = in * c->stride[d];
-    if (wanted) {
-        if (wanted > full)
+    if (wanted > full) { /* what no window reaches is the bias alone, as with output_padding */
+        if (wanted - full >= c->stride[d] && wanted - full >= c->dilation[d])
             return graph_bad(at, "cannot make %" PRIu64 " elements of %" PRIu64, wanted, in);
+        c->pad[d] = c->pad_end[d] = 0;
+        full = wanted;
+    } else if (wanted) {
         share_padding(c, d, full - wanted, auto_pad == PAD_SAME_UPPER);
     }
     if (full <= c->pad[d] + c->pad_end[d])

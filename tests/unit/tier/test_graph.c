@@ -233,9 +233,9 @@ Test(tier_graph, operator_sets_outside_the_known_range_are_refused) {
     gemm("x w1 b1", "h");
     finish();
     tier_graph_free(parse(7, TIER_OK));
-    tier_graph_free(parse(22, TIER_OK));
+    tier_graph_free(parse(28, TIER_OK));
     parse(6, TIER_EMODEL);
-    parse(23, TIER_EMODEL);
+    parse(29, TIER_EMODEL);
 }
 
 Test(tier_graph, weights_outside_the_file_or_not_finite_are_refused) {

@@ -199,10 +199,15 @@ Test(tier_graph_infer, a_transposed_convolution_makes_the_size_that_is_asked_for
     is("y", DIMS(2, 6, 8));
     cr_expect(call("y")->pad[0] == 2 && call("y")->pad_end[0] == 1);
     done();
+    spread("output_shape", 12); /* one more than the windows reach */
+    infer(17, 2);
+    is("y", DIMS(2, 6, 12));
+    cr_expect(call("y")->pad[0] == 0 && call("y")->pad_end[0] == 0);
+    done();
     spread("output_padding", 2);
     refused(17, TIER_EMODEL, "output_padding 2 must be less");
-    spread("output_shape", 12);
-    refused(17, TIER_EMODEL, "cannot make 12 elements of 5");
+    spread("output_shape", 13);
+    refused(17, TIER_EMODEL, "cannot make 13 elements of 5");
 }
 
 static void resize(const char *mode, const char *place) {
