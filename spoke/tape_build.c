@@ -399,6 +399,78 @@ static bool mixes_axes(const struct builder *b, const struct tier_graph_node *n,
     return (call->axes & 2u) == 0 && (call->axes & spots) != spots;
 }
 
+/* A tensor of that shape from another: the same memory where it has as many elements, else repeated
+ * along the dimensions that it lacks. */
+static enum tier_status as_shape(struct builder *b, const char *name,
+                                 const struct tier_shape *shape, size_t *tensor) {
+    static const struct tier_call no_settings;
+    struct tape_tensor t = b->tape->tensors[*tensor];
+    bool same = t.shape.elements == shape->elements;
+    struct tape_step *step;
+    int32_t buffer;
+    size_t to;
+
+    if (t.shape.rank == shape->rank && same)
+        return TIER_OK;
+    t.shape = *shape;
+    if (!same) {
+        TIER_TRY(tape_new_buffer(b, shape->elements, &buffer));
+        t.kind = TAPE_ARRAY;
+        t.place = (size_t)buffer;
+    } else if (t.kind == TAPE_ARRAY)
+        b->tape->buffers[t.place].shared = true;
+    TIER_TRY(new_tensor(b, &t, &to));
+    TIER_TRY(new_step(b, same ? TAPE_OP_TURN : TIER_OP_EXPAND, name, 1, 1, &step));
+    step->in[0] = *tensor;
+    step->out[0] = to;
+    step->nothing = same;
+    step->call = &no_settings;
+    touch_tensor(b, *tensor, b->tape->step_count - 1);
+    touch_tensor(b, to, b->tape->step_count - 1);
+    *tensor = to;
+    return TIER_OK;
+}
+
+/* [y's first dimensions, the last two of s] */
+static void in_batches(struct tier_shape *s, const struct tier_shape *y, unsigned lead) {
+    uint64_t rows = s->dims[s->rank - 2], cols = s->dims[s->rank - 1];
+
+    s->rank = lead + 2;
+    s->elements = rows * cols;
+    for (unsigned i = 0; i < lead; i++) {
+        s->dims[i] = y->dims[i];
+        s->elements *= y->dims[i];
+    }
+    s->dims[lead] = rows;
+    s->dims[lead + 1] = cols;
+}
+
+/* MatMul's operands as its kernel takes them: one matrix on the right, or as many on both sides. A
+ * vector is a row on the left and a column on the right. */
+static enum tier_status match_matrices(struct builder *b, const struct tier_graph_node *n,
+                                       size_t *in) {
+    const struct tier_shape *y = tier_shapes_of(b->tape->shapes, (size_t)n->out[0]);
+    struct tier_shape s[2];
+    unsigned lead = y->rank;
+
+    for (unsigned i = 0; i < 2; i++) {
+        s[i] = b->tape->tensors[in[i]].shape;
+        if (s[i].rank > 1) {
+            lead--;
+            continue;
+        }
+        s[i].dims[1] = i == 0 ? s[i].dims[0] : 1;
+        s[i].dims[0] = i == 0 ? 1 : s[i].dims[0];
+        s[i].rank = 2;
+        TIER_TRY(as_shape(b, n->name, &s[i], &in[i]));
+    }
+    for (unsigned i = 0; i < 2 && s[1].rank > 2; i++)
+        in_batches(&s[i], y, lead);
+    for (unsigned i = 0; i < 2; i++)
+        TIER_TRY(as_shape(b, n->name, &s[i], &in[i]));
+    return TIER_OK;
+}
+
 /* Which operands are taken as they are, whatever their layout: parameters, constants, and what
  * strides can reach. */
 static enum tier_status put_operands(struct builder *b, const struct tier_graph_node *n,
@@ -433,6 +505,8 @@ static enum tier_status put_operands(struct builder *b, const struct tier_graph_
         else
             TIER_TRY_OUT(tape_value(b, value, &in[i]));
     }
+    if (n->op == TIER_OP_MATMUL)
+        TIER_TRY_OUT(match_matrices(b, n, in));
     TIER_TRY_OUT(new_step(b, n->op, n->name, n->in_count, n->out_count, step));
     memcpy((*step)->in, in, n->in_count * sizeof *in);
     (*step)->node = node;

@@ -269,21 +269,6 @@ static enum tier_status prepare_gather(struct builder *b, struct tape_step *s,
     return st;
 }
 
-static enum tier_status check_matmul(struct builder *b, const struct tape_step *s) {
-    const struct tier_shape *x = &in(b, s, 0)->shape, *w = &in(b, s, 1)->shape;
-    bool fits = x->rank >= 2 && w->rank >= 2;
-    if (fits && w->rank > 2) {
-        fits = x->rank == w->rank;
-        for (unsigned i = 0; fits && i + 2 < x->rank; i++)
-            fits = x->dims[i] == w->dims[i];
-    }
-    return fits ? TIER_OK
-                : tier_fail(b->err, TIER_EMODEL,
-                            "node '%s' (MatMul) multiplies batches of matrices that do not go "
-                            "together one by one, which is not possible here",
-                            s->name);
-}
-
 static enum tier_status check_softmax(struct builder *b, const struct tape_step *s) {
     const struct tape_tensor *x = in(b, s, 0);
     return tape_axis(x, x->shape.rank - 1) == s->call->axis
@@ -302,8 +287,6 @@ enum tier_status tape_prepare(struct builder *b, struct tape_step *s) {
     case TIER_OP_CONV:
     case TIER_OP_CONV_TRANSPOSE:
         return prepare_conv(b, s);
-    case TIER_OP_MATMUL:
-        return check_matmul(b, s);
     case TIER_OP_SOFTMAX:
     case TIER_OP_LOG_SOFTMAX:
         return check_softmax(b, s);
