@@ -32,15 +32,42 @@ float *kern_cpu_scratch(struct kern_ctx *ctx, unsigned which, size_t floats) {
     return cpu->scratch[which];
 }
 
+/* Tap `tap` of dimension i sees an input from at least one output. */
+static bool sees_any(const struct kern_window *w, unsigned i, size_t tap) {
+    size_t first = tap * w->dilation[i];
+    for (size_t o = 0; o < w->out[i]; o++) {
+        size_t at = first + o * w->stride[i];
+        if (at >= w->pad[i] && at - w->pad[i] < w->in[i]) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void trim(struct conv_plan *p, unsigned i) {
+    struct kern_window *w = &p->s.window;
+    while (w->kernel[i] > 1 && !sees_any(w, i, w->kernel[i] - 1)) {
+        w->kernel[i]--;
+    }
+    while (w->kernel[i] > 1 && w->pad[i] >= w->dilation[i] && !sees_any(w, i, 0)) {
+        w->kernel[i]--;
+        w->pad[i] -= w->dilation[i];
+        p->first_tap[i]++;
+    }
+}
+
 static struct conv_plan plan_of(const struct kern_conv_shape *shape) {
-    struct conv_plan p = {.s = *shape, .taps = 1, .in_spots = 1, .out_spots = 1};
+    struct conv_plan p = {.s = *shape, .taps = 1, .in_spots = 1, .out_spots = 1, .whole_taps = 1};
     if (shape->transposed) {
         p.s.in_channels = shape->out_channels;
         p.s.out_channels = shape->in_channels;
         p.s.transposed = false;
     }
     for (unsigned i = 0; i < shape->window.spatial; i++) {
-        p.taps *= shape->window.kernel[i];
+        p.whole_kernel[i] = shape->window.kernel[i];
+        p.whole_taps *= p.whole_kernel[i];
+        trim(&p, i);
+        p.taps *= p.s.window.kernel[i];
         p.in_spots *= shape->window.in[i];
         p.out_spots *= shape->window.out[i];
     }

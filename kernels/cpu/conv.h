@@ -11,11 +11,17 @@
 
 #include "kernels/cpu/nn.h"
 
-/* A plain convolution, with what is often needed of it. */
+/*
+ * A plain convolution, with what is often needed of it. Taps at the kernel's edges that see nothing
+ * but padding (all but one of a 3x3 kernel over images of one spot) are left out of the window; the
+ * weights have them, and their gradient is 0.
+ */
 struct conv_plan {
     struct kern_conv_shape s;
-    size_t taps, in_spots, out_spots; /* of the kernel, of an image */
+    size_t taps, in_spots, out_spots; /* of the window, of an image */
     size_t in_group, out_group;       /* channels a group */
+    /* Of the weights: all taps, and where in them the window's begin. */
+    size_t whole_taps, whole_kernel[KERN_SPATIAL_MAX], first_tap[KERN_SPATIAL_MAX];
 };
 
 /* Overwrites y; b may be NULL. */
@@ -46,7 +52,7 @@ enum kern_status kern_dnnl_conv_grad_w(struct kern_ctx *ctx, struct conv_dnnl *c
                                        const float *x, const float *dy);
 
 /* The context's scratch of at least that many floats, valid until the next call; NULL without
- * memory. Three of them, for what is needed at once. */
+ * memory. Three of them, for what is needed at once: 0 conv.c's, 1 and 2 its implementations'. */
 float *kern_cpu_scratch(struct kern_ctx *ctx, unsigned which, size_t floats);
 
 #endif

@@ -137,10 +137,20 @@ static bool describe(struct conv_dnnl *c, const struct conv_plan *plan, dnnl_dim
     }
     const dnnl_dim_t *w_dims = g ? w : w + 1;
     int w_rank = (int)(n + 2 + g);
+    dnnl_memory_desc_t whole;
+    dnnl_dims_t whole_dims, first = {0};
+    for (int i = 0; i < w_rank; i++) {
+        whole_dims[i] = w_dims[i];
+    }
+    for (unsigned i = 0; i < n; i++) {
+        whole_dims[2 + g + i] = (dnnl_dim_t)plan->whole_kernel[i];
+        first[2 + g + i] = (dnnl_dim_t)plan->first_tap[i];
+    }
     TRY(dnnl_memory_desc_init_by_tag(&c->image, (int)n + 2, x, dnnl_f32, last[n - 1]));
     TRY(dnnl_memory_desc_init_by_tag(&c->slope, (int)n + 2, y, dnnl_f32, last[n - 1]));
     TRY(dnnl_memory_desc_init_by_tag(&c->any, w_rank, w_dims, dnnl_f32, dnnl_format_tag_any));
-    TRY(dnnl_memory_desc_init_by_tag(&c->ours, w_rank, w_dims, dnnl_f32, ours[g][n - 1]));
+    TRY(dnnl_memory_desc_init_by_tag(&whole, w_rank, whole_dims, dnnl_f32, ours[g][n - 1]));
+    TRY(dnnl_memory_desc_init_submemory(&c->ours, &whole, w_dims, first));
     TRY(dnnl_memory_desc_init_by_tag(&c->bias, 1, b, dnnl_f32, dnnl_a));
     return true;
 }

@@ -7,41 +7,66 @@
  */
 #include "kernels/cpu/conv.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define SLAB_FLOATS (48u << 10)
+#define SLAB_ROWS_MIN 16
 #define PARTS_MAX 8
 #define PARTS_BYTES_MAX ((size_t)64 << 20)
+/* From so many weights on a product that adds to them moves more bytes than it multiplies, unless
+ * it is of many rows at once. */
+#define SHARED_WEIGHTS (64u << 10)
+#define SHARED_ROWS 256
 
 struct own_job {
     const struct conv_plan *p;
     size_t width, slab; /* floats of a patch of one group, spots of a slab */
-    size_t parts, slabs;
+    size_t parts, slabs, first;
     float *y, *dx, *dw;
-    const float *x, *dy, *b;
+    const float *x, *dy, *b, *weights;
     float *w;       /* [groups][out_group][taps][in_group] */
     float *patches; /* [tasks at once][slab][width] */
-    bool add, failed;
+    float *sum;     /* [parts][as w]: the gradient of w */
+    bool add;
 };
 
-/* [out][in_group][taps] <-> [out][taps][in_group] */
-static void pack(float *to, const float *w, const struct conv_plan *p) {
-    for (size_t o = 0; o < p->s.out_channels; o++) {
-        for (size_t c = 0; c < p->in_group; c++) {
-            for (size_t t = 0; t < p->taps; t++) {
-                to[(o * p->taps + t) * p->in_group + c] = w[(o * p->in_group + c) * p->taps + t];
+/* Where kept tap `t` lies among all taps of the weights. */
+static size_t whole_tap(const struct conv_plan *p, size_t t) {
+    size_t at = 0, step = 1;
+    for (unsigned i = p->s.window.spatial; i-- > 0;) {
+        at += (t % p->s.window.kernel[i] + p->first_tap[i]) * step;
+        t /= p->s.window.kernel[i];
+        step *= p->whole_kernel[i];
+    }
+    return at;
+}
+
+/* [out][in_group][whole_taps] <-> [out][taps][in_group], outputs `begin` to `end`. */
+static void pack_range(const void *job, size_t begin, size_t end) {
+    const struct own_job *j = job;
+    const struct conv_plan *p = j->p;
+    for (size_t t = 0; t < p->taps; t++) {
+        size_t from = whole_tap(p, t);
+        for (size_t o = begin; o < end; o++) {
+            const float *w = j->weights + o * p->in_group * p->whole_taps + from;
+            float *to = j->w + (o * p->taps + t) * p->in_group;
+            for (size_t c = 0; c < p->in_group; c++) {
+                to[c] = w[c * p->whole_taps];
             }
         }
     }
 }
 
-static void unpack_add(float *dw, const float *from, const struct conv_plan *p) {
-    for (size_t o = 0; o < p->s.out_channels; o++) {
-        for (size_t c = 0; c < p->in_group; c++) {
-            for (size_t t = 0; t < p->taps; t++) {
-                dw[(o * p->in_group + c) * p->taps + t] +=
-                    from[(o * p->taps + t) * p->in_group + c];
+static void unpack_add_range(const void *job, size_t begin, size_t end) {
+    const struct own_job *j = job;
+    const struct conv_plan *p = j->p;
+    for (size_t t = 0; t < p->taps; t++) {
+        size_t at = whole_tap(p, t);
+        for (size_t o = begin; o < end; o++) {
+            float *dw = j->dw + o * p->in_group * p->whole_taps + at;
+            const float *from = j->sum + (o * p->taps + t) * p->in_group;
+            for (size_t c = 0; c < p->in_group; c++) {
+                dw[c * p->whole_taps] += from[c];
             }
         }
     }
@@ -175,6 +200,17 @@ static void gather_patches(const struct own_job *j, float *patches, const float 
     }
 }
 
+/* The same for n spots of the whole batch, from `first` on. */
+static void gather_rows(const struct own_job *j, float *patches, size_t first, size_t n,
+                        size_t group) {
+    const struct conv_plan *p = j->p;
+    for (size_t k; n > 0; n -= k, first += k, patches += k * j->width) {
+        size_t sample = first / p->out_spots, at = first % p->out_spots;
+        k = p->out_spots - at < n ? p->out_spots - at : n;
+        gather_patches(j, patches, j->x + sample * p->in_spots * p->s.in_channels, at, k, group);
+    }
+}
+
 static void scatter_patches(const struct own_job *j, const float *patches, float *dx, size_t first,
                             size_t n, size_t group) {
     const struct conv_plan *p = j->p;
@@ -198,22 +234,31 @@ static void scatter_patches(const struct own_job *j, const float *patches, float
     }
 }
 
-static enum kern_status take_memory(struct kern_ctx *ctx, struct own_job *j, size_t tasks,
-                                    size_t more) {
+static size_t weights_of(const struct conv_plan *p) {
+    return p->s.out_channels * p->taps * p->in_group;
+}
+
+/* Slabs of at least `least` of `rows` spots, each task's own, and `more` floats behind them. */
+static enum kern_status take_memory(struct kern_ctx *ctx, struct own_job *j, size_t rows,
+                                    size_t least, size_t tasks, size_t more) {
     const struct conv_plan *p = j->p;
-    size_t weights = p->s.out_channels * p->taps * p->in_group;
+    size_t weights = weights_of(p);
     j->width = p->taps * p->in_group;
     j->slab = SLAB_FLOATS / j->width;
-    j->slab = j->slab < 16 ? 16 : j->slab;
-    j->slab = j->slab > p->out_spots ? p->out_spots : j->slab;
-    j->slabs = (p->out_spots + j->slab - 1) / j->slab;
-    size_t floats = weights + tasks * j->slab * j->width + more;
-    j->w = malloc(floats * sizeof *j->w);
+    j->slab = j->slab < least ? least : j->slab;
+    j->slab = j->slab > rows ? rows : j->slab;
+    j->slabs = (rows + j->slab - 1) / j->slab;
+    j->w = kern_cpu_scratch(ctx, 1, weights + tasks * j->slab * j->width + more);
     if (j->w == NULL) {
-        return kern_cpu_no_memory(ctx, floats * sizeof *j->w);
+        return KERN_ENOMEM;
     }
     j->patches = j->w + weights;
     return KERN_OK;
+}
+
+static void pack(struct kern_ctx *ctx, struct own_job *j, const float *w) {
+    j->weights = w;
+    kern_cpu_each(ctx, pack_range, j, j->p->s.out_channels, j->width);
 }
 
 /* Tasks run at once at most; each has patches of its own, so more tasks than these take turns. */
@@ -224,18 +269,17 @@ static size_t lanes_of(struct kern_ctx *ctx, size_t tasks) {
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
-/* Lane `lane` takes every lanes-th slab of all samples: no result depends on which lane it was. */
+/* Lane `lane` takes every lanes-th slab: no result depends on which lane it was. */
 static void forward_lane(const void *job, size_t lane) {
     const struct own_job *j = job;
     const struct conv_plan *p = j->p;
     float *patches = j->patches + lane * j->slab * j->width;
-    size_t out = p->s.out_channels;
-    for (size_t task = lane; task < p->s.batch * j->slabs; task += j->parts) {
-        size_t sample = task / j->slabs, first = task % j->slabs * j->slab;
-        size_t n = p->out_spots - first < j->slab ? p->out_spots - first : j->slab;
-        float *y = j->y + (sample * p->out_spots + first) * out;
+    size_t out = p->s.out_channels, rows = p->s.batch * p->out_spots;
+    for (size_t task = lane; task < j->slabs; task += j->parts) {
+        size_t first = task * j->slab, n = rows - first < j->slab ? rows - first : j->slab;
+        float *y = j->y + first * out;
         for (size_t g = 0; g < p->s.groups; g++) {
-            gather_patches(j, patches, j->x + sample * p->in_spots * p->s.in_channels, first, n, g);
+            gather_rows(j, patches, first, n, g);
             kern_cpu_sgemm(n, p->out_group, j->width, false, true, 1.0f, patches, j->width,
                            j->w + g * p->out_group * j->width, j->width, 0.0f, y + g * p->out_group,
                            out);
@@ -252,13 +296,13 @@ enum kern_status kern_own_conv_forward(struct kern_ctx *ctx, const struct conv_p
                                        const float *x, const float *w, const float *b) {
     struct own_job j = {.p = plan, .y = y, .x = x, .b = b};
     j.parts = (size_t)kern_pool_threads(kern_cpu_pool(ctx));
-    enum kern_status st = take_memory(ctx, &j, j.parts, 0);
+    enum kern_status st =
+        take_memory(ctx, &j, plan->s.batch * plan->out_spots, SLAB_ROWS_MIN, j.parts, 0);
     if (st != KERN_OK) {
         return st;
     }
-    pack(j.w, w, plan);
+    pack(ctx, &j, w);
     kern_pool_run(kern_cpu_pool(ctx), forward_lane, &j, j.parts);
-    free(j.w);
     return KERN_OK;
 }
 
@@ -291,58 +335,79 @@ enum kern_status kern_own_conv_grad_x(struct kern_ctx *ctx, const struct conv_pl
                                       const float *dy, const float *w, bool add) {
     struct own_job j = {.p = plan, .dx = dx, .dy = dy, .add = add};
     j.parts = lanes_of(ctx, plan->s.batch);
-    enum kern_status st = take_memory(ctx, &j, j.parts, 0);
+    enum kern_status st = take_memory(ctx, &j, plan->out_spots, SLAB_ROWS_MIN, j.parts, 0);
     if (st != KERN_OK) {
         return st;
     }
-    pack(j.w, w, plan);
+    pack(ctx, &j, w);
     kern_pool_run(kern_cpu_pool(ctx), grad_x_lane, &j, j.parts);
-    free(j.w);
     return KERN_OK;
 }
 
 /* ---- the gradient of the weights ------------------------------------------------------------- */
 
-/* Part `part` adds up its share of all slabs; the parts follow from the shape alone. */
+/*
+ * Few weights: part `part` adds up its share of all slabs, and the parts are added at the end. They
+ * follow from the shape alone.
+ */
 static void grad_w_part(const void *job, size_t part) {
     const struct own_job *j = job;
     const struct conv_plan *p = j->p;
-    size_t weights = p->s.out_channels * j->width, out = p->s.out_channels;
-    size_t tasks = p->s.batch * j->slabs;
+    size_t weights = weights_of(p), out = p->s.out_channels, rows = p->s.batch * p->out_spots;
     float *patches = j->patches + part * j->slab * j->width;
-    float *dw = j->dw + part * weights;
-    memset(dw, 0, weights * sizeof *dw);
-    for (size_t task = kern_cpu_part_begin(tasks, j->parts, part);
-         task < kern_cpu_part_begin(tasks, j->parts, part + 1); task++) {
-        size_t sample = task / j->slabs, first = task % j->slabs * j->slab;
-        size_t n = p->out_spots - first < j->slab ? p->out_spots - first : j->slab;
-        const float *dy = j->dy + (sample * p->out_spots + first) * out;
+    float *sum = j->sum + part * weights;
+    memset(sum, 0, weights * sizeof *sum);
+    for (size_t task = kern_cpu_part_begin(j->slabs, j->parts, part);
+         task < kern_cpu_part_begin(j->slabs, j->parts, part + 1); task++) {
+        size_t first = task * j->slab, n = rows - first < j->slab ? rows - first : j->slab;
         for (size_t g = 0; g < p->s.groups; g++) {
-            gather_patches(j, patches, j->x + sample * p->in_spots * p->s.in_channels, first, n, g);
-            kern_cpu_sgemm(p->out_group, j->width, n, true, false, 1.0f, dy + g * p->out_group, out,
-                           patches, j->width, 1.0f, dw + g * p->out_group * j->width, j->width);
+            gather_rows(j, patches, first, n, g);
+            kern_cpu_sgemm(p->out_group, j->width, n, true, false, 1.0f,
+                           j->dy + first * out + g * p->out_group, out, patches, j->width, 1.0f,
+                           sum + g * p->out_group * j->width, j->width);
         }
+    }
+}
+
+static void gather_range(const void *job, size_t begin, size_t end) {
+    const struct own_job *j = job;
+    gather_rows(j, j->patches + begin * j->width, j->first + begin, end - begin, 0);
+}
+
+/* Many weights: slab after slab, and all threads share the weights of each. */
+static void grad_w_shared(struct kern_ctx *ctx, struct own_job *j) {
+    size_t out = j->p->s.out_channels, rows = j->p->s.batch * j->p->out_spots, n;
+    for (j->first = 0; j->first < rows; j->first += n) {
+        n = rows - j->first < j->slab ? rows - j->first : j->slab;
+        kern_cpu_each(ctx, gather_range, j, n, j->width);
+        kern_cpu_gemm(ctx, j->sum, j->dy + j->first * out, j->patches, out, j->width, n, true,
+                      false, 1.0f, j->first == 0 ? 0.0f : 1.0f);
     }
 }
 
 enum kern_status kern_own_conv_grad_w(struct kern_ctx *ctx, const struct conv_plan *plan, float *dw,
                                       const float *x, const float *dy) {
-    struct own_job j = {.p = plan, .x = x, .dy = dy};
-    size_t weights = plan->s.out_channels * plan->taps * plan->in_group;
+    struct own_job j = {.p = plan, .x = x, .dy = dy, .dw = dw};
+    size_t weights = weights_of(plan), rows = plan->s.batch * plan->out_spots;
+    bool shared = plan->s.groups == 1 && weights >= SHARED_WEIGHTS;
     size_t fit = PARTS_BYTES_MAX / (weights * sizeof(float));
-    j.parts = fit < 1 ? 1 : fit < PARTS_MAX ? fit : PARTS_MAX;
-    enum kern_status st = take_memory(ctx, &j, j.parts, j.parts * weights);
+    j.parts = shared || fit < 1 ? 1 : fit < PARTS_MAX ? fit : PARTS_MAX;
+    enum kern_status st = take_memory(ctx, &j, rows, shared ? SHARED_ROWS : SLAB_ROWS_MIN, j.parts,
+                                      j.parts * weights);
     if (st != KERN_OK) {
         return st;
     }
-    j.dw = j.patches + j.parts * j.slab * j.width;
-    kern_pool_run(kern_cpu_pool(ctx), grad_w_part, &j, j.parts);
-    for (size_t part = 1; part < j.parts; part++) {
-        for (size_t i = 0; i < weights; i++) {
-            j.dw[i] += j.dw[part * weights + i];
+    j.sum = j.patches + j.parts * j.slab * j.width;
+    if (shared) {
+        grad_w_shared(ctx, &j);
+    } else {
+        kern_pool_run(kern_cpu_pool(ctx), grad_w_part, &j, j.parts);
+        for (size_t part = 1; part < j.parts; part++) {
+            for (size_t i = 0; i < weights; i++) {
+                j.sum[i] += j.sum[part * weights + i];
+            }
         }
     }
-    unpack_add(dw, j.dw, plan);
-    free(j.w);
+    kern_cpu_each(ctx, unpack_add_range, &j, plan->s.out_channels, j.width);
     return KERN_OK;
 }
