@@ -4,6 +4,7 @@
  * cut into parts over the pool. Ranges of rows are ranges too, for the ones that have columns.
  */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/vmath.h"
 #include "kernels/optim.h"
 
 #include <math.h>
@@ -91,7 +92,7 @@ enum kern_status kern_cpu_relu_grad(struct kern_ctx *ctx, float *dx, const float
 
 static void sigmoid_range(const struct map *map, size_t begin, size_t end) {
     for (size_t i = begin; i < end; i++) {
-        map->y[i] = 1.0f / (1.0f + expf(-map->a[i]));
+        map->y[i] = kern_logistic(map->a[i]);
     }
 }
 

@@ -3,6 +3,7 @@
  * Functions of one array. The operation is chosen outside the loop: each is a loop of its own.
  */
 #include "kernels/cpu/nn.h"
+#include "kernels/cpu/vmath.h"
 
 #include <math.h>
 
@@ -48,17 +49,17 @@ static void unary_range(const void *job, size_t begin, size_t end) {
     case KERN_HARD_SIGMOID:
         MAP_LOOP(within(a * x + b, 0, 1));
     case KERN_TANH:
-        MAP_LOOP(tanhf(x));
+        MAP_LOOP(kern_tanh(x));
     case KERN_GELU:
-        MAP_LOOP(0.5f * x * (1.0f + erff(x * SQRT_HALF)));
+        MAP_LOOP(0.5f * x * (1.0f + kern_erf(x * SQRT_HALF)));
     case KERN_GELU_TANH:
-        MAP_LOOP(0.5f * x * (1.0f + tanhf(gelu_inner(x))));
+        MAP_LOOP(0.5f * x * (1.0f + kern_tanh(gelu_inner(x))));
     case KERN_ERF:
-        MAP_LOOP(erff(x));
+        MAP_LOOP(kern_erf(x));
     case KERN_SOFTPLUS:
-        MAP_LOOP((x > 0 ? x : 0) + log1pf(expf(-fabsf(x))));
+        MAP_LOOP((x > 0 ? x : 0) + log1pf(kern_exp(-kern_abs(x))));
     case KERN_EXP:
-        MAP_LOOP(expf(x));
+        MAP_LOOP(kern_exp(x));
     case KERN_LOG:
         MAP_LOOP(logf(x));
     case KERN_SQRT:
@@ -66,7 +67,7 @@ static void unary_range(const void *job, size_t begin, size_t end) {
     case KERN_RECIPROCAL:
         MAP_LOOP(1.0f / x);
     case KERN_ABS:
-        MAP_LOOP(fabsf(x));
+        MAP_LOOP(kern_abs(x));
     case KERN_CLIP:
         MAP_LOOP(within(x, a, b));
     case KERN_AFFINE:
@@ -98,11 +99,11 @@ enum kern_status NN(unary)(struct kern_ctx *ctx, enum kern_unary op, float *y, c
     break
 
 static float gelu_slope(float x) {
-    return 0.5f * (1.0f + erff(x * SQRT_HALF)) + x * INV_SQRT_2PI * expf(-0.5f * x * x);
+    return 0.5f * (1.0f + kern_erf(x * SQRT_HALF)) + x * INV_SQRT_2PI * kern_exp(-0.5f * x * x);
 }
 
 static float gelu_tanh_slope(float x) {
-    float t = tanhf(gelu_inner(x)), inner = SQRT_2_PI * (1.0f + 3.0f * GELU_CUBIC * x * x);
+    float t = kern_tanh(gelu_inner(x)), inner = SQRT_2_PI * (1.0f + 3.0f * GELU_CUBIC * x * x);
     return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * inner;
 }
 
@@ -123,9 +124,9 @@ static void unary_grad_range(const void *job, size_t begin, size_t end) {
     case KERN_GELU_TANH:
         GRAD_LOOP(gelu_tanh_slope(x));
     case KERN_ERF:
-        GRAD_LOOP(2.0f * SQRT_2_PI * SQRT_HALF * expf(-x * x));
+        GRAD_LOOP(2.0f * SQRT_2_PI * SQRT_HALF * kern_exp(-x * x));
     case KERN_SOFTPLUS:
-        GRAD_LOOP(1.0f / (1.0f + expf(-x)));
+        GRAD_LOOP(kern_logistic(x));
     case KERN_EXP:
         GRAD_LOOP(y);
     case KERN_LOG:
@@ -168,8 +169,15 @@ static void log_softmax_range(const void *job, size_t begin, size_t end) {
         for (size_t c = 1; c < j->cols; c++) {
             top = x[c] > top ? x[c] : top;
         }
-        for (size_t c = 0; c < j->cols; c++) {
-            sum += expf(x[c] - top);
+        for (size_t c = 0, n; c < j->cols; c += n) { /* first all of a few, then their sum */
+            float e[64];
+            n = j->cols - c < 64 ? j->cols - c : 64;
+            for (size_t i = 0; i < n; i++) {
+                e[i] = kern_exp(x[c + i] - top);
+            }
+            for (size_t i = 0; i < n; i++) {
+                sum += e[i];
+            }
         }
         float log_sum = logf(sum);
         for (size_t c = 0; c < j->cols; c++) { /* top + log_sum would round at top's size */
@@ -193,7 +201,7 @@ static void log_softmax_grad_range(const void *job, size_t begin, size_t end) {
             sum += dy[c];
         }
         for (size_t c = 0; c < j->cols; c++) {
-            dx[c] = dy[c] - expf(y[c]) * sum;
+            dx[c] = dy[c] - kern_exp(y[c]) * sum;
         }
     }
 }
