@@ -88,6 +88,7 @@ static enum tier_status train_and_test(const struct options *o, const struct ben
     }
     TIER_TRY_OUT(open_table(o, b, csv, NULL, &data, err));
     TIER_TRY_OUT(spoke_net_new(b->device, b->graph, loss_of(b), b->plan.batch, &net, err));
+    TIER_TRY_OUT(spoke_round_freeze(&b->plan, b->graph, &net, 1, err));
     snprintf(seed, sizeof seed, "%" PRIu64, b->plan.seed);
     TIER_TRY_OUT(spoke_train(net, data, &b->recipe, spoke_train_seed(seed, 0, name), &stats, err));
     for (size_t i = 0; i < o->count; i++) {

@@ -149,6 +149,17 @@ static enum tier_status take_data(struct task *t, struct work *w) {
     return TIER_OK;
 }
 
+static enum tier_status make_nets(struct task *t, const struct spoke_member *m, size_t ranks,
+                                  struct tier_err *err) {
+    TIER_TRY(spoke_team_nets(&m->team, t->graph,
+                             t->plan.loss == TIER_PLAN_BCE ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE,
+                             t->plan.batch, ranks, false, t->nets, err));
+    enum tier_status st = spoke_round_freeze(&t->plan, t->graph, t->nets, m->team.count, err);
+    if (st != TIER_OK)
+        drop_nets(t);
+    return st;
+}
+
 static enum tier_status prepare(struct work *w) {
     struct spoke_member *m = w->member;
     struct task *t = &m->task;
@@ -164,9 +175,7 @@ static enum tier_status prepare(struct work *w) {
     if (t->ranks != ranks)
         drop_nets(t);
     if (!t->nets[0])
-        TIER_TRY(spoke_team_nets(&m->team, t->graph,
-                                 t->plan.loss == TIER_PLAN_BCE ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE,
-                                 t->plan.batch, ranks, false, t->nets, &w->err));
+        TIER_TRY(make_nets(t, m, ranks, &w->err));
     t->ranks = ranks;
     w->hash = t->data_hash;
     w->elements = spoke_net_elements(t->nets[0]);

@@ -10,6 +10,7 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define TAPES 4
 
@@ -23,6 +24,7 @@ struct spoke_net {
     struct kern_buf *params, *grads, *arena;
     struct spoke_stretch *stretches; /* that are trained */
     size_t stretch_count;
+    bool *frozen; /* of each of the graph's parameters; NULL: none are */
     struct tape *tapes[TAPES];
     uint64_t uses, seed, draws;
 };
@@ -148,7 +150,7 @@ static enum tier_status find_tape(struct spoke_net *net, size_t rows, bool train
     tape_free(net->tapes[oldest]);
     net->tapes[oldest] = NULL;
     struct tape *made = NULL;
-    TIER_TRY(tape_new(net->dev, net->graph, rows, net->logits, training, &made, err));
+    TIER_TRY(tape_new(net->dev, net->graph, rows, net->logits, training, net->frozen, &made, err));
     net->tapes[oldest] = made;
     made->age = ++net->uses;
     size_t bytes = made->arena_floats * sizeof(float);
@@ -205,7 +207,53 @@ void spoke_net_free(struct spoke_net *net) {
     kern_buf_free(net->grads);
     kern_buf_free(net->arena);
     free(net->stretches);
+    free(net->frozen);
     free(net);
+}
+
+/* Trained and not frozen, neighbours in one stretch. */
+static size_t find_stretches(const struct tier_graph *g, const bool *frozen,
+                             struct spoke_stretch *out) {
+    size_t count = 0;
+
+    for (size_t i = 0; i < tier_graph_param_count(g); i++) {
+        const struct tier_graph_param *p = tier_graph_param(g, i);
+        if (!p->trained || frozen[i])
+            continue;
+        if (count > 0 && out[count - 1].at + out[count - 1].n == p->at)
+            out[count - 1].n += p->elements;
+        else
+            out[count++] = (struct spoke_stretch){p->at, p->elements};
+    }
+    return count;
+}
+
+enum tier_status spoke_net_freeze(struct spoke_net *net, const bool *frozen, struct tier_err *err) {
+    size_t params = tier_graph_param_count(net->graph);
+    struct spoke_stretch *stretches = malloc(params * sizeof *stretches);
+    bool *kept = malloc(params * sizeof *kept);
+    struct tape *tape;
+
+    if (!stretches || !kept) {
+        free(stretches);
+        free(kept);
+        return tier_fail(err, TIER_ENOMEM, "no memory for a model");
+    }
+    memcpy(kept, frozen, params * sizeof *kept);
+    free(net->stretches);
+    free(net->frozen);
+    net->stretches = stretches;
+    net->frozen = kept;
+    net->stretch_count = find_stretches(net->graph, kept, stretches);
+    for (size_t i = 0; i < TAPES; i++) {
+        tape_free(net->tapes[i]);
+        net->tapes[i] = NULL;
+    }
+    kern_buf_free(net->arena); /* less is needed */
+    net->arena = NULL;
+    if (net->stretch_count == 0)
+        return tier_fail(err, TIER_EMODEL, "every parameter of the model is frozen");
+    return find_tape(net, net->batch_max, true, &tape, err);
 }
 
 /* ---- running

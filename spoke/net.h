@@ -39,6 +39,13 @@ enum tier_status spoke_net_new(struct kern_device *dev, const struct tier_graph 
                                enum spoke_loss loss, size_t batch_max, struct spoke_net **net_out,
                                struct tier_err *err);
 void spoke_net_free(struct spoke_net *net);
+/*
+ * frozen[the graph's parameters]: those that no step moves from now on; of states it says nothing.
+ * Their gradients are not computed where nothing before them is trained either, nor what only they
+ * are needed for, and nothing of a net's may be used that was taken before. After an error the net
+ * is good for nothing but to be freed: TIER_EMODEL where nothing is left to train.
+ */
+enum tier_status spoke_net_freeze(struct spoke_net *net, const bool *frozen, struct tier_err *err);
 
 struct kern_device *spoke_net_device(const struct spoke_net *net);
 enum spoke_loss spoke_net_loss(const struct spoke_net *net);

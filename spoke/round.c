@@ -55,6 +55,25 @@ void spoke_round_recipe(const struct tier_plan *plan, uint64_t round, struct spo
                                             .round = round};
 }
 
+enum tier_status spoke_round_freeze(const struct tier_plan *plan, const struct tier_graph *graph,
+                                    struct spoke_net *const *nets, size_t count,
+                                    struct tier_err *err) {
+    size_t params = tier_graph_param_count(graph);
+    enum tier_status st = TIER_OK;
+
+    if (plan->freeze.count == 0)
+        return TIER_OK;
+    bool *frozen = malloc(params * sizeof *frozen);
+    if (!frozen)
+        return tier_fail(err, TIER_ENOMEM, "no memory for a model of %zu tensors", params);
+    for (size_t i = 0; i < params; i++)
+        frozen[i] = tier_share_frozen(plan, tier_graph_param(graph, i));
+    for (size_t i = 0; i < count && st == TIER_OK; i++)
+        st = spoke_net_freeze(nets[i], frozen, err);
+    free(frozen);
+    return st;
+}
+
 /* A round's numbers on their way. */
 struct work {
     float *model; /* [manifest->elements]: the base model, then the deltas */
@@ -423,6 +442,19 @@ static void drop_nets(struct spoke_run *run) {
     }
 }
 
+static enum tier_status make_nets(struct spoke_run *run, size_t ranks, struct tier_err *err) {
+    const struct spoke_team *team = &run->spoke->team;
+
+    TIER_TRY(spoke_team_nets(team, run->graph, loss_of(&run->plan), run->plan.batch, ranks, true,
+                             run->nets, err));
+    run->net_ranks = ranks;
+    enum tier_status st = spoke_round_freeze(&run->plan, run->graph, run->nets, team->count, err);
+    if (st == TIER_OK)
+        return spoke_eval_fits(run->nets[0], run->data, err);
+    drop_nets(run);
+    return st;
+}
+
 /* With this spoke's own data and devices. */
 static enum tier_status by_itself(struct spoke_run *run, struct tier_update_header *header,
                                   struct work *w, uint64_t *steps, struct tier_err *err) {
@@ -438,12 +470,8 @@ static enum tier_status by_itself(struct spoke_run *run, struct tier_update_head
         ranks = run->net_ranks;
     if (run->net_ranks != ranks)
         drop_nets(run);
-    if (!run->nets[0]) {
-        TIER_TRY(spoke_team_nets(&run->spoke->team, run->graph, loss_of(&run->plan),
-                                 run->plan.batch, ranks, true, run->nets, err));
-        run->net_ranks = ranks;
-        TIER_TRY(spoke_eval_fits(run->nets[0], run->data, err));
-    }
+    if (!run->nets[0])
+        TIER_TRY(make_nets(run, ranks, err));
     TIER_TRY(spoke_net_set(run->nets[0], w->all, err));
     if (tier_task_evaluates(&run->plan, round))
         TIER_TRY(evaluate(run, header->metrics, err));

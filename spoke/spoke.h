@@ -83,5 +83,9 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                                  struct tier_err *err);
 /* The plan's local recipe of a round, from 1, in the trainer's terms. */
 void spoke_round_recipe(const struct tier_plan *plan, uint64_t round, struct spoke_recipe *out);
+/* Freezes in nets[count] what the plan has frozen. Errors: spoke_net_freeze. */
+enum tier_status spoke_round_freeze(const struct tier_plan *plan, const struct tier_graph *graph,
+                                    struct spoke_net *const *nets, size_t count,
+                                    struct tier_err *err);
 
 #endif

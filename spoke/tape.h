@@ -32,6 +32,7 @@ struct tape_tensor {
     size_t place; /* PARAM: in the vector; CONST: in the constants; ARRAY: its buffer */
     int32_t grad; /* ARRAY: its gradient's buffer, or TAPE_NONE */
     bool wants;   /* something trained lies before it */
+    bool frozen;  /* PARAM: it would be trained, and is not */
 };
 
 /* Floats that live from one step to another. Times: forward step i is i, the loss steps, backward
@@ -109,11 +110,14 @@ struct tape_run {
 };
 
 /*
- * `logits` is the graph's value that the loss is computed on; nodes after it are left out.
+ * `logits` is the graph's value that the loss is computed on; nodes after it are left out. With
+ * frozen[the graph's parameters] (NULL: none are) backward begins at the logits and ends where
+ * nothing before is trained; what it leaves in the places of frozen gradients means nothing.
  * TIER_EMODEL where the device's kernels cannot do a node, by name.
  */
 enum tier_status tape_new(struct kern_device *dev, const struct tier_graph *graph, size_t rows,
-                          size_t logits, bool training, struct tape **out, struct tier_err *err);
+                          size_t logits, bool training, const bool *frozen, struct tape **out,
+                          struct tier_err *err);
 void tape_free(struct tape *tape);
 
 enum tier_status tape_forward(struct tape_run *run);

@@ -577,7 +577,8 @@ static enum tier_status flow_to(struct builder *b, struct tape_step *s, size_t i
     struct tape_tensor *x = &b->tape->tensors[s->in[i]];
 
     s->flow[i] = TAPE_STOP;
-    if (!x->wants)
+    /* A normalisation's kernel has the gradients of scale and bias at once, wanted or not. */
+    if (!x->wants && !(x->frozen && tape_is_norm(s->op)))
         return TIER_OK;
     if (x->kind == TAPE_PARAM) {
         s->flow[i] = TAPE_ADD;
@@ -705,7 +706,8 @@ static enum tier_status begin_values(struct builder *b) {
             const struct tier_graph_param *p = tier_graph_param(b->graph, value->index);
             t.kind = TAPE_PARAM;
             t.place = p->at;
-            t.wants = p->trained && b->tape->training;
+            t.frozen = p->trained && b->frozen && b->frozen[value->index];
+            t.wants = p->trained && !t.frozen && b->tape->training;
         } else
             continue;
         TIER_TRY(new_tensor(b, &t, &b->map[v].tensor[TAPE_PLAIN]));
@@ -748,12 +750,13 @@ static enum tier_status build(struct builder *b, size_t logits) {
 }
 
 enum tier_status tape_new(struct kern_device *dev, const struct tier_graph *graph, size_t rows,
-                          size_t logits, bool training, struct tape **out, struct tier_err *err) {
+                          size_t logits, bool training, const bool *frozen, struct tape **out,
+                          struct tier_err *err) {
     struct tape *t = calloc(1, sizeof *t);
     if (!t)
         return tier_fail(err, TIER_ENOMEM, "no memory for a model");
     *t = (struct tape){.dev = dev, .graph = graph, .rows = rows, .training = training};
-    struct builder b = {.tape = t, .graph = graph, .err = err};
+    struct builder b = {.tape = t, .graph = graph, .frozen = frozen, .err = err};
     enum tier_status st = tier_graph_infer(graph, rows, &t->shapes, err);
     if (st == TIER_OK)
         st = build(&b, logits);

@@ -17,6 +17,7 @@ struct value_map {
 struct builder {
     struct tape *tape;
     const struct tier_graph *graph;
+    const bool *frozen; /* of each parameter; NULL: none are */
     struct value_map *map;
     uint32_t *uses; /* of each value, by needed nodes */
     size_t *reader; /* of each value: the node that reads it, the first of several */

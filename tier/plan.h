@@ -137,6 +137,7 @@ struct tier_plan {
         double gamma, lr_min;       /* STEP; COSINE; what the kind does not have is NAN */
     } schedule;
     double clip_norm, clip_value; /* of a step's gradient; 0: none */
+    struct tier_keys_list freeze; /* tensor name patterns: what is not trained */
     double ema;                   /* of the parameters over a round's steps; 0: none */
     double prox_mu;               /* FedProx; 0: none */
     bool scaffold;                /* SCAFFOLD (tier/scaffold.h) */

@@ -90,6 +90,8 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "each element of a step's gradient is cut at this; 0 is none"},                               \
     {"local.ema", TIER_KEYS_REAL, FIELD(plan.ema), "0.0", 0, 0.999999, NULL,                       \
      "what a hospital sends is a moving average of its steps' parameters; 0 is the last ones"},    \
+    {"local.freeze", TIER_KEYS_LIST, FIELD(plan.freeze), "", 0, 0, NULL,                           \
+     "patterns of the tensor names that keep the values they begin with"},                         \
     {"local.prox_mu", TIER_KEYS_REAL, FIELD(plan.prox_mu), "0.0", 0, 1000, NULL,                   \
      "FedProx: pulls towards the round's model, mu/2 * |w - w0|^2; 0 is none"},                    \
     {"local.scaffold", TIER_KEYS_BOOL, FIELD(plan.scaffold), "false", 0, 0, NULL,                  \
@@ -380,6 +382,7 @@ static void check_exact(const struct tier_plan_checker *c) {
     check_list(c, &p->wide, "exact.wide");
     check_list(c, &p->share, "share");
     check_list(c, &p->keep, "keep");
+    check_list(c, &p->freeze, "local.freeze");
 }
 
 /* Rules other than the mean read blocks of all updates side by side, and would hold a segment of

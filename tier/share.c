@@ -19,6 +19,10 @@ bool tier_share_travels(const struct tier_plan *plan, const char *name) {
     return (plan->share.count == 0 || matches(&plan->share, name)) && !matches(&plan->keep, name);
 }
 
+bool tier_share_frozen(const struct tier_plan *plan, const struct tier_graph_param *p) {
+    return p->trained && matches(&plan->freeze, p->name);
+}
+
 void tier_share_tensor(const struct tier_plan *plan, const struct tier_graph_param *p,
                        struct tier_tensor *out) {
     *out = (struct tier_tensor){.ndim = (unsigned)p->dims_count, .frac_bits = plan->frac_bits};
@@ -68,10 +72,37 @@ static enum tier_status check_list(const struct tier_keys_list *list, const char
     return TIER_OK;
 }
 
+/* A pattern that only states match would do nothing, and something must be left to train. */
+static enum tier_status check_frozen(const struct tier_plan *plan, const struct tier_graph *graph,
+                                     struct tier_err *err) {
+    size_t left = 0;
+
+    for (size_t i = 0; i < plan->freeze.count; i++) {
+        bool found = false;
+        for (size_t p = 0; p < tier_graph_param_count(graph) && !found; p++)
+            found = tier_graph_param(graph, p)->trained &&
+                    fnmatch(plan->freeze.item[i], tier_graph_param(graph, p)->name, 0) == 0;
+        if (!found)
+            return tier_fail(err, TIER_EPLAN,
+                             "local.freeze: the pattern '%.80s' matches running statistics alone, "
+                             "which no step trains: they follow the data",
+                             plan->freeze.item[i]);
+    }
+    for (size_t p = 0; p < tier_graph_param_count(graph); p++)
+        left += tier_graph_param(graph, p)->trained &&
+                !tier_share_frozen(plan, tier_graph_param(graph, p));
+    if (left == 0)
+        return tier_fail(err, TIER_EPLAN,
+                         "local.freeze leaves no tensor of the model to be trained");
+    return TIER_OK;
+}
+
 enum tier_status tier_share_check(const struct tier_plan *plan, const struct tier_graph *graph,
                                   struct tier_err *err) {
     TIER_TRY(check_list(&plan->share, "share", graph, err));
     TIER_TRY(check_list(&plan->keep, "keep", graph, err));
+    TIER_TRY(check_list(&plan->freeze, "local.freeze", graph, err));
+    TIER_TRY(check_frozen(plan, graph, err));
     for (size_t i = 0; i < tier_graph_param_count(graph); i++)
         if (tier_share_travels(plan, tier_graph_param(graph, i)->name))
             return TIER_OK;

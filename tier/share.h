@@ -19,11 +19,14 @@
 #include "tier/plan.h"
 
 bool tier_share_travels(const struct tier_plan *plan, const char *name);
+/* Whether the parameter keeps the values it begins with (the plan's `local.freeze`): a trained one
+ * alone can. */
+bool tier_share_frozen(const struct tier_plan *plan, const struct tier_graph_param *p);
 /* A parameter as a tensor of a manifest, at the plan's scale. Its name must fit. */
 void tier_share_tensor(const struct tier_plan *plan, const struct tier_graph_param *p,
                        struct tier_tensor *out);
 /* TIER_EPLAN: a pattern that matches no parameter, with the names nearest to it; or nothing is
- * shared. */
+ * shared, or trained. */
 enum tier_status tier_share_check(const struct tier_plan *plan, const struct tier_graph *graph,
                                   struct tier_err *err);
 /* The tensors that stay, at the plan's scale; NULL where all travel. */

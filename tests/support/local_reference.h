@@ -49,6 +49,7 @@ static inline struct reference *reference_on(const struct tier_plan *plan,
     cr_assert(tier_graph_open(onnx, &r->graph, &err) == TIER_OK);
     cr_assert(spoke_net_new(r->dev, r->graph, SPOKE_LOSS_BCE, plan->batch, &r->net, &err) ==
               TIER_OK);
+    cr_assert(spoke_round_freeze(plan, r->graph, &r->net, 1, &err) == TIER_OK, "%s", err.text);
     r->elements = spoke_net_elements(r->net);
     r->stays = calloc(r->elements, sizeof *r->stays);
     r->model = calloc(r->elements, sizeof *r->model);

@@ -3,6 +3,7 @@
  * again does it as it did. */
 #include "tests/support/local_reference.h"
 #include "tests/support/shapes.h"
+#include "tier/share.h"
 
 TestSuite(hub_recipe, .init = set_up, .fini = tear_down, .timeout = 240);
 
@@ -51,6 +52,35 @@ Test(hub_recipe, what_is_published_is_what_the_reference_computes) {
         reference_free(r);
         tree_free(s.tree);
     }
+}
+
+Test(hub_recipe, what_is_frozen_is_published_as_it_began) {
+    struct tier_plan plan = adamw_plan(5);
+    const char *frozen = NULL;
+    snprintf(plan.freeze.item[plan.freeze.count++], sizeof plan.freeze.item[0], "%s", "*1.weight");
+    struct shape s = flat("frozen");
+    struct tier_hash run = run_of(&s, &plan, 0), model = finish(s.top, &run);
+    struct reference *r = reference_new(&plan, NULL);
+    for (uint64_t round = 1; round <= plan.rounds; round++)
+        reference_round(r, round, NULL);
+    char *path = published(&s, &model);
+    reference_equals(r, path, r->model, tier_graph_param_count(r->graph));
+    size_t same = 0, moved = 0;
+    for (size_t p = 0; p < tier_graph_param_count(r->graph); p++) {
+        const struct tier_graph_param *q = tier_graph_param(r->graph, p);
+        size_t bytes = q->elements * sizeof *r->model;
+        bool stayed = memcmp(r->model + q->at, r->start + q->at, bytes) == 0;
+        bool wanted = tier_share_frozen(&plan, q);
+        cr_expect(stayed == wanted, "%s", q->name);
+        same += wanted;
+        moved += !wanted;
+        if (wanted)
+            frozen = q->name;
+    }
+    cr_expect(same == 1 && moved > 1, "%s", frozen);
+    free(path);
+    reference_free(r);
+    tree_free(s.tree);
 }
 
 Test(hub_recipe, any_shape_and_any_stops_publish_the_same_bits) {

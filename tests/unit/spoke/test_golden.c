@@ -154,7 +154,75 @@ static void check(struct kern_device *dev, const char *model) {
     close_golden(&g);
 }
 
-static void check_all(int threads) {
+/* The gradients of one batch, with what frozen says left out. */
+static void gradients_of(struct kern_device *dev, const struct golden *g,
+                         const struct tier_graph *graph, const bool *frozen, float *out) {
+    struct spoke_net *net = NULL;
+    float zero = 0;
+    size_t rows = (size_t)g->rows;
+    cr_assert(spoke_net_new(dev, graph, g->loss == 0 ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE, rows, &net,
+                            &err) == TIER_OK);
+    struct kern_vec x = put(dev, g->x, (size_t)g->x_count * 4);
+    struct kern_vec target = put(dev, g->target, (size_t)g->targets * 4);
+    struct kern_vec sum = put(dev, &zero, sizeof zero);
+    if (frozen)
+        cr_assert(spoke_net_freeze(net, frozen, &err) == TIER_OK, "%s", err.text);
+    cr_assert(spoke_net_backward(net, x, target, rows, sum, &err) == TIER_OK, "%s", err.text);
+    struct kern_vec grads = spoke_net_grads(net);
+    kern_download(out, grads.buf, grads.at * sizeof *out, spoke_net_elements(net) * sizeof *out);
+    kern_buf_free(x.buf);
+    kern_buf_free(target.buf);
+    kern_buf_free(sum.buf);
+    spoke_net_free(net);
+}
+
+/* Some trained parameters of every model are frozen, in several ways: what is left has the
+ * gradients it had. */
+static void check_frozen(struct kern_device *dev, const char *model) {
+    struct golden g = {0};
+    char path[512];
+    struct tier_graph *graph = NULL;
+
+    open_golden(model, &g);
+    snprintf(path, sizeof path, "%s/%s.onnx", FOLDER, model);
+    cr_assert(tier_graph_open(path, &graph, &err) == TIER_OK, "%s", err.text);
+    size_t params = tier_graph_param_count(graph), elements = tier_graph_elements(graph);
+    float *all = calloc(elements, sizeof *all), *some = calloc(elements, sizeof *some);
+    bool *frozen = calloc(params, sizeof *frozen);
+    gradients_of(dev, &g, graph, NULL, all);
+    double largest = norm(all, NULL, tier_graph_trained(graph));
+    for (int way = 0; way < 4; way++) {
+        size_t left = 0;
+        for (size_t i = 0; i < params; i++) { /* the first half, every other, the others, a third */
+            frozen[i] = way == 0   ? i < params / 2
+                        : way == 1 ? i % 2 == 0
+                        : way == 2 ? i % 2 == 1
+                                   : i * 2654435761u % 97 < 32;
+            left += !frozen[i] && tier_graph_param(graph, i)->trained;
+        }
+        if (left == 0)
+            continue;
+        gradients_of(dev, &g, graph, frozen, some);
+        for (size_t i = 0; i < params; i++) {
+            const struct tier_graph_param *p = tier_graph_param(graph, i);
+            /* A normalisation's two gradients are worked out together. */
+            if (p->trained && frozen[i] && p->dims_count > 1 && !strstr(model, "layer-norm"))
+                cr_expect(norm(some + p->at, NULL, p->elements) == 0, "%s, way %d: '%s' has one",
+                          model, way, p->name);
+            if (p->trained && !frozen[i])
+                cr_expect(norm(all + p->at, some + p->at, p->elements) <=
+                              1e-6 * norm(all + p->at, NULL, p->elements) + 1e-7 * largest,
+                          "%s, way %d: '%s'", model, way, p->name);
+        }
+    }
+    free(all);
+    free(some);
+    free(frozen);
+    tier_graph_free(graph);
+    close_golden(&g);
+}
+
+static void check_all(int threads, void (*check_one)(struct kern_device *dev, const char *model)) {
     struct kern_device *dev;
     DIR *d = opendir(FOLDER);
     size_t models = 0;
@@ -167,7 +235,7 @@ static void check_all(int threads) {
         if (!dot || strcmp(dot, ".bin") != 0)
             continue;
         *dot = '\0';
-        check(dev, e->d_name);
+        check_one(dev, e->d_name);
         models++;
     }
     cr_expect(gt(sz, models, 40));
@@ -176,9 +244,13 @@ static void check_all(int threads) {
 }
 
 Test(spoke_golden, losses_and_gradients_of_exported_models_are_pytorchs) {
-    check_all(2);
+    check_all(2, check);
 }
 
 Test(spoke_golden, losses_and_gradients_of_exported_models_are_pytorchs_on_one_thread) {
-    check_all(1);
+    check_all(1, check);
+}
+
+Test(spoke_golden, what_is_frozen_changes_nothing_in_the_gradients_of_the_rest) {
+    check_all(2, check_frozen);
 }

@@ -101,6 +101,13 @@ Test(tier_plan_recipe, averages_and_batches_are_bounded) {
     refused(SGD, "  accumulate: 0", "local.accumulate must be");
 }
 
+Test(tier_plan_recipe, what_is_frozen_is_a_list_of_patterns) {
+    accepted(SGD, "  freeze: [\"layer1.*\", conv1.weight]");
+    cr_expect(eq(sz, plan.freeze.count, 2));
+    cr_expect(eq(str, plan.freeze.item[0], "layer1.*"));
+    refused(SGD, "  freeze: [a, a]", "local.freeze lists 'a' twice");
+}
+
 Test(tier_plan_recipe, what_fednova_and_scaffold_are_not_worked_out_for_is_refused) {
     accepted(SGD, "  normalise: true\n  clip_norm: 1.0\n  schedule: {name: cosine}");
     accepted(SGD, "  scaffold: true\n  accumulate: 2");

@@ -132,3 +132,23 @@ Test(tier_share, the_first_model_holds_what_travels_alone) {
     tier_manifest_free(m);
     tier_graph_free(g);
 }
+
+static struct tier_plan freezing(const char *pattern) {
+    struct tier_plan p = plan_of(NULL, NULL, NULL);
+    snprintf(p.freeze.item[p.freeze.count++], sizeof p.freeze.item[0], "%s", pattern);
+    return p;
+}
+
+Test(tier_share, what_is_frozen_must_be_there_and_leave_something_to_train) {
+    struct tier_graph *g = two_layers();
+    struct tier_plan p = freezing("body.*");
+    MUST(tier_share_check(&p, g, err));
+    CHECK(tier_share_frozen(&p, tier_graph_param(g, 0)));
+    CHECK(!tier_share_frozen(&p, tier_graph_param(g, 2)));
+    p = freezing("haed.*");
+    REFUSED(TIER_EPLAN, "local.freeze: the pattern 'haed.*' matches no tensor",
+            tier_share_check(&p, g, err));
+    p = freezing("*");
+    REFUSED(TIER_EPLAN, "local.freeze leaves no tensor", tier_share_check(&p, g, err));
+    tier_graph_free(g);
+}
