@@ -206,7 +206,8 @@ static enum tier_status evaluate(struct spoke_run *run, struct tier_metrics *met
     return st;
 }
 
-/* FedNova: the change for one effective step, and how many this hospital took. */
+/* FedNova: the change for one effective step, and how many this hospital took. States take no
+ * steps: what they moved by travels as it is. */
 static enum tier_status normalise(struct spoke_run *run, uint64_t steps, uint64_t weight,
                                   struct work *w, struct tier_metrics *metrics,
                                   struct tier_err *err) {
@@ -219,8 +220,11 @@ static enum tier_status normalise(struct spoke_run *run, uint64_t steps, uint64_
                          "%" PRIu64 " steps here are %g effective ones: the plan's "
                          "local.normalise_max is %" PRIu64,
                          steps, tau, run->plan.normalise_max);
-    for (uint64_t i = 0; i < run->manifest->elements; i++)
-        w->model[i] = (float)((double)w->model[i] / tau);
+    for (size_t t = 0; t < run->manifest->count; t++) {
+        const struct tier_tensor *tensor = &run->manifest->tensors[t];
+        for (uint64_t i = tensor->at; !tensor->state && i < tensor->at + tensor->count; i++)
+            w->model[i] = (float)((double)w->model[i] / tau);
+    }
     return tier_metrics_add(metrics, TIER_NOVA_METRIC, 1, &value, err);
 }
 

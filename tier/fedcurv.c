@@ -38,7 +38,7 @@ static enum tier_status named(const struct tier_tensor *t, const char *prefix, i
     memcpy(made.name, prefix, n);
     memcpy(made.name + n, t->name, strlen(t->name) + 1);
     made.frac_bits = frac_bits;
-    made.wide = false;
+    made.wide = made.state = false;
     *out = made;
     return TIER_OK;
 }

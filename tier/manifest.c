@@ -135,8 +135,8 @@ void tier_manifest_free(struct tier_manifest *m) {
 
 /* Writes one line into line[LINE_BYTES_MAX]; returns its length. */
 static size_t write_line(const struct tier_tensor *t, char *line) {
-    size_t used = (size_t)snprintf(line, LINE_BYTES_MAX, "f=%d %s ", t->frac_bits,
-                                   t->wide ? "wide" : "narrow");
+    size_t used = (size_t)snprintf(line, LINE_BYTES_MAX, "f=%d %s %s", t->frac_bits,
+                                   t->wide ? "wide" : "narrow", t->state ? "state " : "");
 
     if (t->ndim == 0)
         used += (size_t)snprintf(line + used, LINE_BYTES_MAX - used, "scalar");
@@ -205,7 +205,9 @@ static bool parse_line(const char *p, struct tier_tensor *t) {
     t->wide = strncmp(end, " wide ", 6) == 0;
     if (!t->wide && strncmp(end, " narrow ", 8) != 0)
         return false;
-    p = parse_dims(end + (t->wide ? 6 : 8), t);
+    p = end + (t->wide ? 6 : 8);
+    t->state = strncmp(p, "state ", 6) == 0;
+    p = parse_dims(p + (t->state ? 6 : 0), t);
     if (!p)
         return false;
     size_t n = strlen(p);

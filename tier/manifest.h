@@ -9,7 +9,7 @@
  *
  *     consilium manifest 1
  *     f=30 narrow 64x3x7x7 conv1.weight
- *     f=20 wide 64 bn1.running_mean
+ *     f=20 wide state 64 bn1.running_mean
  *     f=30 narrow scalar temperature
  *
  * Threads: immutable once made, so any thread may read it. The caller owns what _new and _parse
@@ -30,6 +30,8 @@ struct tier_tensor {
     uint64_t at;                             /* first element in the concatenation */
     int frac_bits;                           /* q = round(x * 2^frac_bits) */
     bool wide;                               /* a second limb at frac_bits + 30 */
+    bool state; /* moved by data, not by gradients: its mean is taken as it is, whatever a
+                   plan makes of those of weights */
 };
 
 struct tier_manifest {

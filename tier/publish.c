@@ -5,7 +5,8 @@
  * taken as W times its rounded value). IEEE double operations in a fixed order per element, so
  * every machine that holds the same sum publishes the same file, and the file's name proves it. An
  * optimiser at the root stands where the mean is added: its state is read, advanced and written in
- * the same pass. Where updates were normalised, the mean is multiplied once, before either.
+ * the same pass. Where updates were normalised, the mean is multiplied once, before either. States
+ * are no weights: a step longer than the mean would take a variance below 0.
  */
 #include "tier/publish.h"
 #include "tier/hash_aside.h"
@@ -128,17 +129,18 @@ static enum tier_status step(struct pass *w, uint64_t segment, size_t n, struct 
     while (tier_spans_next(&it, &s)) {
         const int64_t *lo = s.tensor->wide ? w->lo + s.wide_at : NULL;
         float *next = w->next + s.at;
-        if (w->delta)
+        bool plain = !w->delta || s.tensor->state;
+        if (!plain)
             mean(w, lo, &s);
-        if (optimiser) {
-            kern_server_step(next, w->base + s.at, w->delta, w->m + s.at, w->v + s.at, s.n,
-                             optimiser);
-        } else if (w->delta) {
-            for (size_t i = 0; i < s.n; i++)
-                next[i] = (float)((double)w->base[s.at + i] + w->delta[i]);
-        } else {
+        if (plain) {
             kern_apply_mean(next, w->base + s.at, w->hi + s.at, lo, s.n, s.tensor->frac_bits,
                             w->weight);
+        } else if (optimiser) {
+            kern_server_step(next, w->base + s.at, w->delta, w->m + s.at, w->v + s.at, s.n,
+                             optimiser);
+        } else {
+            for (size_t i = 0; i < s.n; i++)
+                next[i] = (float)((double)w->base[s.at + i] + w->delta[i]);
         }
         for (size_t i = 0; i < s.n; i++)
             if (!isfinite(next[i]))

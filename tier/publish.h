@@ -36,6 +36,9 @@ struct tier_published {
 };
 
 /*
+ * The manifest's states (tier/manifest.h) are base + S / W with an optimiser and a stretch, too:
+ * what they remember of them stays as it begins.
+ *
  * Errors: those of tier_fold_publish; TIER_ENOTFOUND where
  * the state is gone, TIER_EMODEL where it is not the one beside the base, or damaged, or the base
  * itself is. A failure

@@ -26,7 +26,7 @@ enum tier_status tier_scaffold_tensor(const struct tier_plan *plan, const struct
     memcpy(control.name, TIER_SCAFFOLD_PREFIX, prefix);
     memcpy(control.name + prefix, t->name, strlen(t->name) + 1);
     control.frac_bits = tier_scaffold_frac_bits(plan);
-    control.wide = false;
+    control.wide = control.state = false;
     *out = control;
     return TIER_OK;
 }

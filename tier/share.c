@@ -25,7 +25,8 @@ bool tier_share_frozen(const struct tier_plan *plan, const struct tier_graph_par
 
 void tier_share_tensor(const struct tier_plan *plan, const struct tier_graph_param *p,
                        struct tier_tensor *out) {
-    *out = (struct tier_tensor){.ndim = (unsigned)p->dims_count, .frac_bits = plan->frac_bits};
+    *out = (struct tier_tensor){
+        .ndim = (unsigned)p->dims_count, .frac_bits = plan->frac_bits, .state = !p->trained};
     snprintf(out->name, sizeof out->name, "%s", p->name);
     memcpy(out->dims, p->dims, p->dims_count * sizeof p->dims[0]);
 }

@@ -197,6 +197,8 @@ static inline void reference_curve(struct reference *r, size_t s, int64_t w, uin
     }
 }
 
+/* States are summed wide, as a plan has it that says nothing of them, and of them the plain mean is
+ * taken. */
 /* One round; tau_of(plan, steps) divides what a site sends, and multiplies the mean (FedNova);
  * NULL: plain averaging. */
 static inline void reference_round(struct reference *r, uint64_t round,
@@ -205,6 +207,8 @@ static inline void reference_round(struct reference *r, uint64_t round,
     struct spoke_train_stats stats;
     struct tier_err err = {0};
     int64_t *sum = calloc(r->elements, sizeof *sum), weight = 0, stretched = 0;
+    __int128 *wide = calloc(r->elements, sizeof *wide); /* of states, in 2^30ths more */
+    size_t trained = spoke_net_trained(r->net);
     int64_t *controls = calloc(r->elements, sizeof *controls);
     float *before = malloc(r->elements * sizeof *before), *after = malloc(r->elements * 4);
     struct reference_curvature curvature = reference_curvature_new(r);
@@ -233,13 +237,16 @@ static inline void reference_round(struct reference *r, uint64_t round,
         int64_t tau = tau_of ? llrint(tau_of(&r->plan, stats.steps) * 1024) : 1024;
         for (size_t i = 0; i < r->elements; i++) {
             float delta = after[i] - before[i];
-            if (tau_of)
+            if (tau_of && i < trained)
                 delta = (float)((double)delta / ((double)tau / 1024));
+            double scaled = ldexp((double)delta, r->plan.frac_bits);
             if (r->stays[i])
                 r->site[s].own[i] = after[i];
             else
-                sum[i] += w * llrint(ldexp((double)delta, r->plan.frac_bits));
-            if (!r->plan.scaffold || r->stays[i])
+                sum[i] += w * llrint(scaled);
+            if (i >= trained)
+                wide[i] += w * (__int128)llrint(ldexp(scaled - nearbyint(scaled), 30));
+            if (!r->plan.scaffold || r->stays[i] || i >= trained)
                 continue;
             double scale = 1 / ((double)stats.steps * (double)recipe.lr);
             ci[i] = (float)((double)ci[i] - (double)r->control[i] - (double)delta * scale);
@@ -251,8 +258,13 @@ static inline void reference_round(struct reference *r, uint64_t round,
     double effective = (double)stretched / (double)weight / 1024;
     for (size_t i = 0; i < r->elements; i++) {
         double mean = ldexp((double)sum[i] / (double)weight, -r->plan.frac_bits);
+        if (i >= trained)
+            mean = ldexp((double)((__int128)sum[i] * (1 << 30) + wide[i]) / (double)weight,
+                         -r->plan.frac_bits - 30);
+        else if (tau_of)
+            mean *= effective;
         if (!r->stays[i])
-            r->model[i] = (float)((double)r->model[i] + (tau_of ? mean * effective : mean));
+            r->model[i] = (float)((double)r->model[i] + mean);
         mean = ldexp((double)controls[i] / (double)weight, -reference_bits(r));
         r->control[i] = (float)((double)r->control[i] + mean);
         if (!curvature.on)
@@ -265,6 +277,7 @@ static inline void reference_round(struct reference *r, uint64_t round,
     r->weight = weight;
     reference_curvature_free(&curvature);
     free(controls);
+    free(wide);
     free(sum);
     free(before);
     free(after);

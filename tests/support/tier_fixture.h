@@ -117,6 +117,7 @@ static inline struct tier_manifest *manifest_small(void) {
     struct tier_tensor t[] = {tensor_of("body.weight", 3, 4, 30, false),
                               tensor_of("bn.running_mean", 5, 0, 20, true),
                               tensor_of("temperature", 0, 0, 30, false)};
+    t[1].state = true;
     return manifest_of(t, 3);
 }
 

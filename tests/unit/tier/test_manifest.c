@@ -9,7 +9,7 @@ Test(tier_manifest, the_text_is_what_the_header_promises) {
     MUST(tier_manifest_text(m, &text, &bytes, err));
     cr_assert(eq(str, text,
                  "consilium manifest 1\nf=30 narrow 3x4 body.weight\n"
-                 "f=20 wide 5 bn.running_mean\nf=30 narrow scalar temperature\n"));
+                 "f=20 wide state 5 bn.running_mean\nf=30 narrow scalar temperature\n"));
     tier_hash_data(text, bytes, &hash);
     CHECK(tier_hash_equal(&hash, &m->hash));
     cr_assert(eq(u64, m->elements, 18));
@@ -43,6 +43,10 @@ Test(tier_manifest, any_other_spelling_is_refused) {
         "consilium manifest 1\nf= 30 narrow 3 a\n",
         "consilium manifest 1\nf=101 narrow 3 a\n",
         "consilium manifest 1\nf=30 thick 3 a\n",
+        "consilium manifest 1\nf=30 state 3 a\n",
+        "consilium manifest 1\nf=30 state narrow 3 a\n",
+        "consilium manifest 1\nf=30 narrow state state 3 a\n",
+        "consilium manifest 1\nf=30 narrow state  3 a\n",
         "consilium manifest 1\nf=30 narrow 03 a\n",
         "consilium manifest 1\nf=30 narrow 3x a\n",
         "consilium manifest 1\nf=30 narrow 1x1x1x1x1x1x1x1x1 a\n",

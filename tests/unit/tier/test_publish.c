@@ -185,6 +185,42 @@ Test(tier_publish, a_round_after_the_other_advances_the_state_on_the_disk) {
         rounds_equal_one_call_each(kinds[k], 1000);
 }
 
+/* A tensor that begins in one segment and ends in the next. */
+Test(tier_publish, of_a_state_the_plain_mean_is_published_whatever_the_optimiser) {
+    for (size_t k = 0; k < 5; k++) { /* the last one: an update that is stretched */
+        uint64_t seed = 41 + k, n = TIER_SEGMENT_ELEMENTS + 400;
+        struct tier_tensor t[] = {tensor_of("body", n - 1000, 0, 31, false),
+                                  tensor_of("norm", 1000, 0, 20, true)};
+        t[1].state = true;
+        struct root r = {.spool = spool_up(false), .manifest = manifest_of(t, 2), .opt = usual};
+        float *x = deltas_random(r.manifest, 0.3, &seed);
+        r.opt.kind = kinds[k % 4];
+        r.model = model_written(r.manifest, x);
+        struct tier_hash sum = next_sum(&r, 3, 1, &seed);
+        struct tier_model *base = base_of(&r);
+        struct tier_update *u = update_open(r.spool, &sum);
+        struct tier_publish p = {
+            .sum = u, .manifest = r.manifest, .base = base, .models_dir = fixture_dir};
+        struct tier_published plain = {0}, made = {0};
+        MUST(tier_publish_run(&p, &plain, err));
+        p.optimiser = k < 4 ? &r.opt : NULL;
+        p.stretch = k < 4 ? 0 : 3;
+        MUST(tier_publish_run(&p, &made, err));
+        r.model = plain.model;
+        float *mean = values_of(&r);
+        r.model = made.model;
+        float *got = values_of(&r);
+        CHECK(memcmp(got + n - 1000, mean + n - 1000, 1000 * sizeof *got) == 0, "way %zu", k);
+        CHECK(memcmp(got, mean, (n - 1000) * sizeof *got) != 0, "way %zu", k);
+        free(mean);
+        free(got);
+        free(x);
+        tier_model_close(base);
+        tier_spool_update_close(u);
+        root_down(&r);
+    }
+}
+
 Test(tier_publish, several_segments_are_one_model) {
     rounds_equal_one_call_each(KERN_SERVER_YOGI, 2 * TIER_SEGMENT_ELEMENTS + 1234);
     rounds_equal_one_call_each(KERN_SERVER_MOMENTUM, TIER_SEGMENT_ELEMENTS + 50);
