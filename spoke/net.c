@@ -9,6 +9,7 @@
 #include "spoke/tape.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,6 +25,7 @@ struct spoke_net {
     struct kern_buf *params, *grads, *arena;
     struct spoke_stretch *stretches; /* that are trained */
     size_t stretch_count;
+    struct kern_buf *sample_sum, *sample_loss; /* [trained], [1]: where samples are clipped */
     bool *frozen; /* of each of the graph's parameters; NULL: none are */
     struct tape *tapes[TAPES];
     uint64_t uses, seed, draws;
@@ -206,6 +208,8 @@ void spoke_net_free(struct spoke_net *net) {
     kern_buf_free(net->params);
     kern_buf_free(net->grads);
     kern_buf_free(net->arena);
+    kern_buf_free(net->sample_sum);
+    kern_buf_free(net->sample_loss);
     free(net->stretches);
     free(net->frozen);
     free(net);
@@ -303,6 +307,78 @@ enum tier_status spoke_net_backward(struct spoke_net *net, struct kern_vec x,
         KERN_TRY(net, "the loss",
                  kern_softmax_ce(loss, dz, z, target, rows * net->spots, net->outputs));
     return tape_backward(&run);
+}
+
+/* ---- sample by sample ------------------------------------------------------------------------ */
+
+static enum tier_status samples_alone(struct spoke_net *net, struct tier_err *err) {
+    struct tape *tape = NULL;
+
+    TIER_TRY(find_tape(net, 1, true, &tape, err));
+    for (size_t i = 0; i < tape->step_count; i++)
+        if (tape->steps[i].op == TIER_OP_BATCH_NORM)
+            return tier_fail(err, TIER_EMODEL,
+                             "node '%s' is a BatchNormalization: a row's gradient depends on the "
+                             "rows beside it, so that it cannot be bounded by itself; "
+                             "GroupNormalization would be right",
+                             tape->steps[i].name);
+    if (!net->sample_sum)
+        KERN_TRY(net, "taking memory for samples",
+                 kern_buf_new(net->dev, net->trained * sizeof(float), &net->sample_sum));
+    if (!net->sample_loss)
+        KERN_TRY(net, "taking memory for samples",
+                 kern_buf_new(net->dev, sizeof(float), &net->sample_loss));
+    return TIER_OK;
+}
+
+/* The row's gradient, cut, to the sum. */
+static enum tier_status add_sample(struct spoke_net *net, struct kern_vec square, float clip_norm,
+                                   bool first, struct tier_err *err) {
+    for (size_t i = 0; i < net->stretch_count; i++) {
+        const struct spoke_stretch s = net->stretches[i];
+        KERN_TRY(net, "a sample's norm",
+                 kern_square_sum(square, (struct kern_vec){net->grads, s.at}, s.n));
+    }
+    for (size_t i = 0; i < net->stretch_count; i++) {
+        const struct spoke_stretch s = net->stretches[i];
+        struct kern_vec g = {net->grads, s.at}, sum = {net->sample_sum, s.at};
+        KERN_TRY(net, "clipping a sample", kern_clip_norm(g, square, s.n, clip_norm));
+        KERN_TRY(net, "adding a sample", kern_axpby(sum, g, s.n, 1.0f, first ? 0.0f : 1.0f));
+    }
+    return TIER_OK;
+}
+
+enum tier_status spoke_net_backward_samples(struct spoke_net *net, struct kern_vec x,
+                                            struct kern_vec target, size_t rows, float clip_norm,
+                                            struct kern_vec norms, struct kern_vec loss,
+                                            struct tier_err *err) {
+    size_t features = tier_graph_features(net->graph);
+
+    TIER_TRY(check_rows(net, rows, err));
+    if (!(clip_norm > 0.0f) || !isfinite(clip_norm))
+        return tier_fail(err, TIER_EARG, "a clipping norm of %g: above 0 and finite would be right",
+                         (double)clip_norm);
+    TIER_TRY(samples_alone(net, err));
+    struct kern_vec one = {net->sample_loss, 0};
+    KERN_TRY(net, "clearing the loss", kern_zero(one.buf, 0, sizeof(float)));
+    KERN_TRY(net, "clearing norms",
+             kern_zero(norms.buf, norms.at * sizeof(float), rows * sizeof(float)));
+    for (size_t i = 0; i < rows; i++) {
+        TIER_TRY(spoke_net_backward(net, (struct kern_vec){x.buf, x.at + i * features},
+                                    (struct kern_vec){target.buf, target.at + i * net->spots}, 1,
+                                    one, err));
+        TIER_TRY(
+            add_sample(net, (struct kern_vec){norms.buf, norms.at + i}, clip_norm, i == 0, err));
+    }
+    for (size_t i = 0; i < net->stretch_count; i++) {
+        const struct spoke_stretch s = net->stretches[i];
+        KERN_TRY(net, "the sum of samples",
+                 kern_copy(net->grads, s.at * sizeof(float), net->sample_sum, s.at * sizeof(float),
+                           s.n * sizeof(float)));
+    }
+    KERN_TRY(net, "norms", kern_unary(KERN_SQRT, norms, norms, rows, 0.0f, 0.0f));
+    KERN_TRY(net, "the loss", kern_axpby(loss, one, 1, 1.0f / (float)rows, 1.0f));
+    return TIER_OK;
 }
 
 /* ---- parameters

@@ -86,6 +86,22 @@ enum tier_status spoke_net_forward(struct spoke_net *net, struct kern_vec x, siz
 enum tier_status spoke_net_backward(struct spoke_net *net, struct kern_vec x,
                                     struct kern_vec target, size_t rows, struct kern_vec loss,
                                     struct tier_err *err);
+/*
+ * Per-sample gradients, as DP-SGD wants them (Abadi et al. 2016): each of the rows goes forward and
+ * back alone, its gradient g over what is trained and not frozen, of norm |g|, is multiplied by
+ * min(1, clip_norm / (|g| + 1e-6)), and the sum of these replaces the last gradients. norms:
+ * float[rows] on the device, of each row before it is cut; the mean loss is added to loss[0].
+ * clip_norm > 0 and finite. Everything is on the device: no number of one row comes to the host
+ * unless the caller fetches it.
+ *
+ * It takes the time of `rows` steps of a batch of 1, and the memory of one and of one more vector
+ * of gradients. TIER_EMODEL where a row's gradient depends on the rows beside it
+ * (BatchNormalization), with the node's name.
+ */
+enum tier_status spoke_net_backward_samples(struct spoke_net *net, struct kern_vec x,
+                                            struct kern_vec target, size_t rows, float clip_norm,
+                                            struct kern_vec norms, struct kern_vec loss,
+                                            struct tier_err *err);
 /* Turns a failed kernel call into a status with the device's own words. */
 enum tier_status spoke_net_kern_fail(struct kern_device *dev, enum kern_status status,
                                      const char *what, struct tier_err *err);

@@ -5,60 +5,16 @@
  * array is the norm of the difference over the norm of PyTorch's.
  */
 #include "spoke/net.h"
+#include "tests/support/net_golden.h"
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <dirent.h>
 #include <math.h>
-#include <stdio.h>
 
-#define FOLDER CONSILIUM_SOURCE_DIR "/tests/golden/net"
 #define TOLERANCE 1e-5
 
-struct golden {
-    int32_t loss, rows, x_count, targets, logits_count, params;
-    float *x, *logits;
-    void *target;
-    double loss_value;
-    FILE *file; /* at the first parameter */
-};
-
 static struct tier_err err;
-
-static void take(FILE *f, void *out, size_t bytes) {
-    cr_assert(fread(out, 1, bytes, f) == bytes, "the file is too short");
-}
-
-static void open_golden(const char *name, struct golden *g) {
-    char path[512];
-    snprintf(path, sizeof path, "%s/%s.bin", FOLDER, name);
-    g->file = fopen(path, "rb");
-    cr_assert(g->file != NULL, "%s", path);
-    take(g->file, &g->loss, 6 * sizeof g->loss);
-    g->x = malloc((size_t)g->x_count * 4);
-    g->target = malloc((size_t)g->targets * 4);
-    g->logits = malloc((size_t)g->logits_count * 4);
-    take(g->file, g->x, (size_t)g->x_count * 4);
-    take(g->file, g->target, (size_t)g->targets * 4);
-    take(g->file, &g->loss_value, sizeof g->loss_value);
-    take(g->file, g->logits, (size_t)g->logits_count * 4);
-}
-
-static void close_golden(struct golden *g) {
-    free(g->x);
-    free(g->target);
-    free(g->logits);
-    fclose(g->file);
-}
-
-static double norm(const float *a, const float *b, size_t n) {
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        double d = (double)a[i] - (b ? (double)b[i] : 0);
-        sum += d * d;
-    }
-    return sqrt(sum);
-}
 
 /* A gradient that is zero but for rounding (a bias before a normalisation) is held against
  * `largest`. */
@@ -68,13 +24,6 @@ static void near(const char *model, const char *what, const float *ours, const f
     size = size < 1e-8 * largest ? largest : size;
     cr_expect(norm(ours, theirs, n) <= TOLERANCE * size, "%s: %s is off by %.1e", model, what,
               norm(ours, theirs, n) / size);
-}
-
-static const struct tier_graph_param *find(const struct tier_graph *g, const char *name) {
-    for (size_t i = 0; i < tier_graph_param_count(g); i++)
-        if (strcmp(tier_graph_param(g, i)->name, name) == 0)
-            return tier_graph_param(g, i);
-    return NULL;
 }
 
 static void check_gradients(const char *model, struct golden *g, const struct tier_graph *graph,
@@ -100,13 +49,6 @@ static void check_gradients(const char *model, struct golden *g, const struct ti
     }
 }
 
-static struct kern_vec put(struct kern_device *dev, const void *data, size_t bytes) {
-    struct kern_buf *b;
-    cr_assert(eq(int, kern_buf_new(dev, bytes, &b), KERN_OK));
-    cr_assert(eq(int, kern_upload(b, 0, data, bytes), KERN_OK));
-    return (struct kern_vec){b, 0};
-}
-
 static void check(struct kern_device *dev, const char *model) {
     struct golden g = {0};
     char path[512];
@@ -116,7 +58,7 @@ static void check(struct kern_device *dev, const char *model) {
     float zero = 0, loss;
 
     open_golden(model, &g);
-    snprintf(path, sizeof path, "%s/%s.onnx", FOLDER, model);
+    snprintf(path, sizeof path, "%s/%s.onnx", NET_GOLDEN, model);
     cr_assert(tier_graph_open(path, &graph, &err) == TIER_OK, "%s", err.text);
     enum spoke_loss kind = g.loss == 0 ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE;
     size_t rows = (size_t)g.rows;
@@ -184,7 +126,7 @@ static void check_frozen(struct kern_device *dev, const char *model) {
     struct tier_graph *graph = NULL;
 
     open_golden(model, &g);
-    snprintf(path, sizeof path, "%s/%s.onnx", FOLDER, model);
+    snprintf(path, sizeof path, "%s/%s.onnx", NET_GOLDEN, model);
     cr_assert(tier_graph_open(path, &graph, &err) == TIER_OK, "%s", err.text);
     size_t params = tier_graph_param_count(graph), elements = tier_graph_elements(graph);
     float *all = calloc(elements, sizeof *all), *some = calloc(elements, sizeof *some);
@@ -224,10 +166,10 @@ static void check_frozen(struct kern_device *dev, const char *model) {
 
 static void check_all(int threads, void (*check_one)(struct kern_device *dev, const char *model)) {
     struct kern_device *dev;
-    DIR *d = opendir(FOLDER);
+    DIR *d = opendir(NET_GOLDEN);
     size_t models = 0;
 
-    cr_assert(d != NULL, "%s", FOLDER);
+    cr_assert(d != NULL, "%s", NET_GOLDEN);
     kern_init(NULL);
     cr_assert(eq(int, kern_device_open("cpu", threads, &dev), KERN_OK));
     for (struct dirent *e; (e = readdir(d)) != NULL;) {

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Gradients sample by sample, against PyTorch's of each row alone (make_sample_golden.py). */
+#include "spoke/net.h"
+#include "tests/support/net_golden.h"
+
+#include <dirent.h>
+
+#define TOLERANCE 1e-5
+
+static struct tier_err err;
+static struct kern_device *dev;
+
+static void set_up(void) {
+    kern_init(NULL);
+    cr_assert(eq(int, kern_device_open("cpu", 2, &dev), KERN_OK));
+}
+
+static void tear_down(void) {
+    kern_device_close(dev);
+}
+
+TestSuite(spoke_samples, .init = set_up, .fini = tear_down);
+
+/* A model of tests/golden/net with its batch on the device. */
+struct model {
+    struct golden g;
+    struct tier_graph *graph;
+    struct spoke_net *net;
+    struct kern_vec x, target, norms, loss;
+    size_t rows, elements;
+};
+
+static struct model open_model(const char *name) {
+    struct model m = {0};
+    static const float zero;
+    char path[512];
+    open_golden(name, &m.g);
+    snprintf(path, sizeof path, "%s/%s.onnx", NET_GOLDEN, name);
+    m.rows = (size_t)m.g.rows;
+    cr_assert(tier_graph_open(path, &m.graph, &err) == TIER_OK, "%s", err.text);
+    cr_assert(spoke_net_new(dev, m.graph, m.g.loss == 0 ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE, m.rows,
+                            &m.net, &err) == TIER_OK);
+    m.elements = spoke_net_elements(m.net);
+    m.x = put(dev, m.g.x, (size_t)m.g.x_count * 4);
+    m.target = put(dev, m.g.target, (size_t)m.g.targets * 4);
+    m.loss = put(dev, &zero, sizeof zero);
+    float *norms = calloc(m.rows, sizeof *norms);
+    m.norms = put(dev, norms, m.rows * sizeof *norms);
+    free(norms);
+    return m;
+}
+
+static void close_model(struct model *m) {
+    kern_buf_free(m->x.buf);
+    kern_buf_free(m->target.buf);
+    kern_buf_free(m->norms.buf);
+    kern_buf_free(m->loss.buf);
+    spoke_net_free(m->net);
+    tier_graph_free(m->graph);
+    close_golden(&m->g);
+}
+
+static enum tier_status samples(struct model *m, float clip) {
+    kern_zero(m->loss.buf, 0, sizeof(float));
+    return spoke_net_backward_samples(m->net, m->x, m->target, m->rows, clip, m->norms, m->loss,
+                                      &err);
+}
+
+static float *fetch(struct kern_vec v, size_t n) {
+    float *out = malloc(n * sizeof *out);
+    cr_assert(kern_download(out, v.buf, v.at * sizeof *out, n * sizeof *out) == KERN_OK);
+    return out;
+}
+
+static void check(const char *name) {
+    struct model m = open_model(name);
+    char path[512];
+    int32_t counts[2];
+    double clip;
+    snprintf(path, sizeof path, "%s/%s.samples", NET_GOLDEN, name);
+    FILE *f = fopen(path, "rb");
+    cr_assert(f != NULL, "%s", path);
+    take(f, counts, sizeof counts);
+    take(f, &clip, sizeof clip);
+    cr_assert(eq(int, counts[0], m.g.rows));
+    double *want = malloc(m.rows * sizeof *want);
+    take(f, want, m.rows * sizeof *want);
+    for (int again = 0; again < 2; again++)
+        cr_assert(samples(&m, (float)clip) == TIER_OK, "%s: %s", name, err.text);
+    float *norms = fetch(m.norms, m.rows), *grads = fetch(spoke_net_grads(m.net), m.elements);
+    float *loss = fetch(m.loss, 1);
+    for (size_t i = 0; i < m.rows; i++)
+        cr_expect(fabs((double)norms[i] - want[i]) <= TOLERANCE * want[i],
+                  "%s, row %zu: %g, not %g", name, i, (double)norms[i], want[i]);
+    cr_expect(fabs((double)*loss - m.g.loss_value) <= TOLERANCE * fabs(m.g.loss_value), "%s", name);
+    double largest = norm(grads, NULL, spoke_net_trained(m.net));
+    for (int32_t i = 0, len, n; i < counts[1]; i++) {
+        char param[256] = "";
+        take(f, &len, sizeof len);
+        cr_assert(len > 0 && len < 256);
+        take(f, param, (size_t)len);
+        take(f, &n, sizeof n);
+        float *theirs = malloc((size_t)n * sizeof *theirs);
+        take(f, theirs, (size_t)n * sizeof *theirs);
+        const struct tier_graph_param *p = find(m.graph, param);
+        cr_assert(p != NULL && p->elements == (uint64_t)n, "%s: '%s'", name, param);
+        cr_expect(norm(grads + p->at, theirs, (size_t)n) <=
+                      TOLERANCE * norm(theirs, NULL, (size_t)n) + 1e-6 * largest,
+                  "%s: '%s'", name, param);
+        free(theirs);
+    }
+    fclose(f);
+    free(want);
+    free(norms);
+    free(grads);
+    free(loss);
+    close_model(&m);
+}
+
+Test(spoke_samples, norms_and_clipped_sums_are_pytorchs) {
+    size_t models = 0;
+    DIR *d = opendir(NET_GOLDEN);
+    cr_assert(d != NULL, "%s", NET_GOLDEN);
+    for (struct dirent *e; (e = readdir(d)) != NULL;) {
+        char *dot = strrchr(e->d_name, '.');
+        if (!dot || strcmp(dot, ".samples") != 0)
+            continue;
+        *dot = '\0';
+        check(e->d_name);
+        models++;
+    }
+    closedir(d);
+    cr_expect(eq(sz, models, 10));
+}
+
+Test(spoke_samples, what_nothing_cuts_is_the_batchs_gradient_times_its_rows) {
+    struct model m = open_model("mlp");
+    cr_assert(samples(&m, 1e6f) == TIER_OK, "%s", err.text);
+    float *sum = fetch(spoke_net_grads(m.net), m.elements);
+    cr_assert(spoke_net_backward(m.net, m.x, m.target, m.rows, m.loss, &err) == TIER_OK);
+    float *mean = fetch(spoke_net_grads(m.net), m.elements);
+    for (size_t i = 0; i < m.elements; i++)
+        mean[i] *= (float)m.rows;
+    cr_expect(norm(sum, mean, m.elements) <= TOLERANCE * norm(mean, NULL, m.elements));
+    free(sum);
+    free(mean);
+    close_model(&m);
+}
+
+Test(spoke_samples, no_sum_is_longer_than_rows_times_the_clipping_norm) {
+    struct model m = open_model("mlp");
+    cr_assert(samples(&m, 1e-3f) == TIER_OK, "%s", err.text);
+    float *sum = fetch(spoke_net_grads(m.net), m.elements);
+    double got = norm(sum, NULL, m.elements);
+    cr_expect(got > 0 && got <= 1.0001e-3 * (double)m.rows, "%g", got);
+    free(sum);
+    close_model(&m);
+}
+
+Test(spoke_samples, what_is_frozen_counts_in_no_norm) {
+    struct model m = open_model("mlp");
+    size_t params = tier_graph_param_count(m.graph), last = params - 1;
+    bool *frozen = calloc(params, sizeof *frozen);
+    for (size_t i = 0; i < last; i++)
+        frozen[i] = true;
+    cr_assert(spoke_net_freeze(m.net, frozen, &err) == TIER_OK, "%s", err.text);
+    const struct tier_graph_param *p = tier_graph_param(m.graph, last);
+    cr_assert(samples(&m, 1e6f) == TIER_OK, "%s", err.text);
+    float *norms = fetch(m.norms, m.rows);
+    for (size_t i = 0; i < m.rows; i++) {
+        struct kern_vec x = m.x, t = m.target;
+        x.at += i * spoke_net_features(m.net);
+        t.at += i;
+        cr_assert(spoke_net_backward(m.net, x, t, 1, m.loss, &err) == TIER_OK);
+        float *g = fetch(spoke_net_grads(m.net), m.elements);
+        double want = norm(g + p->at, NULL, p->elements);
+        cr_expect(fabs((double)norms[i] - want) <= 1e-6 * want, "row %zu", i);
+        free(g);
+    }
+    free(norms);
+    free(frozen);
+    close_model(&m);
+}
+
+Test(spoke_samples, a_model_whose_rows_are_not_alone_is_refused_with_the_reason) {
+    struct model m = open_model("batch-norm1d");
+    cr_expect(eq(int, samples(&m, 1), TIER_EMODEL));
+    cr_expect(strstr(err.text, "is a BatchNormalization") != NULL, "%s", err.text);
+    close_model(&m);
+    m = open_model("mlp");
+    cr_expect(eq(int, samples(&m, 0), TIER_EARG));
+    cr_expect(eq(int, samples(&m, INFINITY), TIER_EARG));
+    m.rows++;
+    cr_expect(eq(int, samples(&m, 1), TIER_EARG));
+    m.rows--;
+    close_model(&m);
+}
