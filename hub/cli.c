@@ -37,6 +37,7 @@ static const struct command {
     {"model", "info", cli_model_info, "show what a model file holds"},
     {"model", "strip", cli_model_strip, "leave out of a model file what is no parameter"},
     {"model", "export", cli_model_export, "write a trained model as an ONNX file"},
+    {"model", "init", cli_model_init, "put trained values into a graph that is to be trained"},
     {"audit", "verify", cli_audit_verify, "check the chain of an audit log"},
 };
 #define COMMAND_COUNT (sizeof commands / sizeof commands[0])

@@ -85,6 +85,7 @@ int cli_model_pull(int argc, char **argv);
 int cli_model_info(int argc, char **argv);
 int cli_model_strip(int argc, char **argv);
 int cli_model_export(int argc, char **argv);
+int cli_model_init(int argc, char **argv);
 int cli_audit_verify(int argc, char **argv);
 
 /* ---- talking to a hub (cli_net.c) ---- */

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A trained model as one ONNX file that anybody's runtime loads: the run's graph, the published
- * values by name, and where a run keeps tensors at the hospitals, one hospital's own.
+ * values by name, and where a run keeps tensors at the hospitals, one hospital's own. And a graph
+ * to be trained with the values of another training in it: as they are in the file that the plan
+ * names, they are part of what the plan's hash stands for, and every node has them from where it
+ * has all values that training begins with.
  */
 #include "hub/cli.h"
 #include "tier/graph.h"
 #include "tier/model.h"
 #include "tier/named_file.h"
+#include "tier/task.h"
 
 #include <libgen.h>
 #include <stdlib.h>
@@ -170,4 +174,177 @@ int cli_model_export(int argc, char **argv) {
                                         (json_int_t)e.bytes));
     puts(hex);
     return cli_done();
+}
+
+/* ---- init ---- */
+
+/* Names of one kind, for a person: all of them are told with --json. */
+struct names {
+    json_t *list;
+    const char *what;
+};
+
+struct init {
+    const char *graph, *weights, *out;
+    bool partial;
+    struct names taken, missing, unknown, shape;
+    struct tier_hash hash;
+    size_t bytes;
+};
+
+static enum tier_status note(struct names *n, const char *name, struct tier_err *err) {
+    if (!n->list)
+        n->list = json_array();
+    if (json_array_append_new(n->list, json_string(name)) != 0)
+        return tier_fail(err, TIER_ENOMEM, "no memory for the names of tensors");
+    return TIER_OK;
+}
+
+/* "2 tensors that ... ('a', 'b')"; the first few names. */
+static int say_names(const struct names *n, char *buf, size_t bytes) {
+    enum { SAID = 3 };
+    size_t count = json_array_size(n->list);
+    int used = snprintf(buf, bytes, "%zu %s (", count, n->what);
+
+    for (size_t i = 0; i < count && i < SAID && used > 0 && (size_t)used < bytes; i++)
+        used += snprintf(buf + used, bytes - (size_t)used, "%s'%.80s'", i ? ", " : "",
+                         json_string_value(json_array_get(n->list, i)));
+    if (used > 0 && (size_t)used < bytes)
+        used += snprintf(buf + used, bytes - (size_t)used, count > SAID ? ", ...)" : ")");
+    return used;
+}
+
+/* The file's values over the graph's, by name. */
+static enum tier_status take_weights(struct init *n, const struct tier_model *m,
+                                     const struct tier_graph *graph, float *values,
+                                     struct tier_err *err) {
+    size_t count = 0, next = 0;
+    const struct tier_tensor *t = tier_model_tensors(m, &count);
+
+    for (size_t i = 0; i < tier_graph_param_count(graph); i++) {
+        const struct tier_graph_param *p = tier_graph_param(graph, i);
+        const struct tier_tensor *from = find(m, p->name, &next);
+        bool fits = from && same_shape(from, p);
+        TIER_TRY(note(fits ? &n->taken : from ? &n->shape : &n->missing, p->name, err));
+        if (fits)
+            TIER_TRY(tier_model_read(m, from->at, (size_t)p->elements, values + p->at, err));
+    }
+    for (size_t i = 0, at = 0; i < count; i++) {
+        if (!tier_task_is_parameter(t[i].name))
+            continue; /* a run's SCAFFOLD or FedCurv let it travel along */
+        size_t k = 0, params = tier_graph_param_count(graph);
+        while (k < params &&
+               strcmp(tier_graph_param(graph, (at + k) % params)->name, t[i].name) != 0)
+            k++;
+        if (k == params)
+            TIER_TRY(note(&n->unknown, t[i].name, err));
+        else
+            at += k + 1; /* both files are mostly in one order */
+    }
+    return TIER_OK;
+}
+
+/* Without --partial everything must fit. */
+static enum tier_status check_taken(const struct init *n, struct tier_err *err) {
+    const struct names *const kinds[] = {&n->missing, &n->shape, &n->unknown};
+    char text[3][320];
+    size_t said = 0;
+
+    if (!n->taken.list)
+        return tier_fail(err, TIER_EMODEL,
+                         "%s has no tensor of the graph's, by name and shape: names as torch.onnx "
+                         "writes them, which are those of a state_dict, would be right",
+                         n->weights);
+    for (size_t i = 0; i < COUNT(kinds); i++)
+        if (kinds[i]->list)
+            say_names(kinds[i], text[said++], sizeof text[0]);
+    if (said == 0 || n->partial)
+        return TIER_OK;
+    return tier_fail(err, TIER_EMODEL,
+                     "%s and the graph are not of one model: %s%s%s%s%s; with "
+                     "--partial what fits is taken",
+                     n->weights, text[0], said > 1 ? "; " : "", said > 1 ? text[1] : "",
+                     said > 2 ? "; " : "", said > 2 ? text[2] : "");
+}
+
+static enum tier_status init_graph(struct init *n, struct tier_err *err) {
+    struct tier_model *model = NULL;
+    struct tier_graph *graph = NULL;
+    uint8_t *bytes = NULL;
+    float *values = NULL;
+    enum tier_status st;
+
+    TIER_TRY_OUT(tier_model_open(n->weights, &model, err));
+    TIER_TRY_OUT(tier_graph_open(n->graph, &graph, err));
+    TIER_TRY_OUT(tier_graph_can_write(graph, err));
+    values = malloc((size_t)tier_graph_elements(graph) * sizeof *values);
+    if (!values) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory for a model");
+        goto out;
+    }
+    TIER_TRY_OUT(tier_graph_values(graph, values, err));
+    TIER_TRY_OUT(take_weights(n, model, graph, values, err));
+    TIER_TRY_OUT(check_taken(n, err));
+    TIER_TRY_OUT(tier_graph_write(graph, values, &bytes, &n->bytes, err));
+    st = write_file(bytes, n->bytes, n->out, &n->hash, err);
+out:
+    free(bytes);
+    free(values);
+    tier_graph_free(graph);
+    tier_model_close(model);
+    return st;
+}
+
+static json_t *names_json(const struct names *n) {
+    return n->list ? json_incref(n->list) : json_array();
+}
+
+static int print_init(const struct init *n, bool json) {
+    const struct names *const kinds[] = {&n->taken, &n->missing, &n->shape, &n->unknown};
+    char hex[TIER_HASH_HEX], text[320];
+
+    tier_hash_hex(&n->hash, hex);
+    if (json)
+        return cli_print_json(json_pack("{s:s, s:s, s:I, s:o, s:o, s:o, s:o}", "file", n->out,
+                                        "sha256", hex, "bytes", (json_int_t)n->bytes, "taken",
+                                        names_json(&n->taken), "missing", names_json(&n->missing),
+                                        "shape", names_json(&n->shape), "unknown",
+                                        names_json(&n->unknown)));
+    for (size_t i = 0; i < COUNT(kinds); i++)
+        if (kinds[i]->list) {
+            say_names(kinds[i], text, sizeof text);
+            puts(text);
+        }
+    puts(hex);
+    return cli_done();
+}
+
+int cli_model_init(int argc, char **argv) {
+    struct init n = {.taken.what = "taken",
+                     .missing.what = "as the graph has them, for the file does not",
+                     .shape.what = "as the graph has them, for the file's are of another shape",
+                     .unknown.what = "of the file that the graph does not have"};
+    bool json = false;
+    const struct cli_option options[] = {
+        {"weights", CLI_TEXT, &n.weights, "FILE", "a .safetensors of float32 tensors", NULL, true,
+         0, 0},
+        {"onnx", CLI_TEXT, &n.out, "FILE", "where to put it", NULL, true, 0, 0},
+        {"partial", CLI_FLAG, &n.partial, NULL, "take what fits by name and shape", NULL, false, 0,
+         0},
+        {"json", CLI_FLAG, &json, NULL, "one JSON object, with all names", NULL, false, 0, 0},
+    };
+    const struct cli_usage usage = {
+        "model init", "GRAPH",
+        "Writes an ONNX graph with the values of a .safetensors in it, for a plan whose training "
+        "starts from them; says which tensors were taken and which not, and prints the SHA-256"};
+    struct tier_err err = {0};
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, &n.graph, 1, 1);
+
+    if (code == CLI_GO)
+        code = init_graph(&n, &err) == TIER_OK ? print_init(&n, json) : cli_failed(&err);
+    json_decref(n.taken.list);
+    json_decref(n.missing.list);
+    json_decref(n.shape.list);
+    json_decref(n.unknown.list);
+    return code;
 }
