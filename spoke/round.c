@@ -14,6 +14,7 @@
 #include "tier/share.h"
 #include "tier/update.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -243,6 +244,7 @@ static enum tier_status read_controls(struct spoke_run *run, struct work *w,
     const float *control = w->model + w->shared;
     bool found = false;
 
+    assert(w->own_control && w->control_all && w->own_control_all);
     TIER_TRY(spoke_state_read(SPOKE_STATE_CONTROL, run->spoke->config->data_dir, &run->id, &m,
                               w->own_control, &found, err));
     if (!found)
@@ -260,6 +262,7 @@ static void advance_controls(struct spoke_run *run, struct work *w, uint64_t ste
     double scale = 1 / ((double)steps * (double)lr);
     size_t trained = 0;
 
+    assert(w->own_control);
     /* Trained parameters come first. What a state moved by was no gradient: it has no control. */
     for (size_t i = 0; i < tier_graph_param_count(run->graph); i++) {
         const struct tier_graph_param *p = tier_graph_param(run->graph, i);
@@ -424,6 +427,7 @@ static enum tier_status keep(struct spoke_run *run, uint64_t round, const struct
     }
     if (!run->kept)
         return TIER_OK;
+    assert(w->kept);
     tier_share_take(&run->plan, run->graph, true, w->all, w->kept);
     for (uint64_t i = 0; i < run->kept->elements; i++)
         if (!isfinite(w->kept[i]))

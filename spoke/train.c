@@ -13,6 +13,7 @@
 #include "spoke/step.h"
 #include "tier/hash.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -402,6 +403,7 @@ static enum tier_status run_steps(struct crew *c, struct spoke_train_stats *stat
     const struct trainer *first = &c->t[0];
     const struct spoke_recipe *r = first->recipe;
     uint64_t step_rows = r->batch * batches_of(r);
+    assert(step_rows > 0); /* spoke_recipe_check */
     uint64_t per_epoch = (first->rows + step_rows - 1) / step_rows;
     uint64_t steps = r->steps ? r->steps : r->epochs * per_epoch;
 

@@ -14,6 +14,8 @@
 #include "spoke/spoke.h"
 #include "tests/support/wdbc.h"
 
+#include <assert.h>
+
 #define REFERENCE_SITES 4
 
 struct reference {
@@ -163,6 +165,7 @@ static inline void reference_pull(const struct reference *r, size_t s, int64_t w
     if (!c->on || r->weight == 0)
         return;
     double share = (double)w / (double)r->weight;
+    assert(c->stiffness && c->centre);
     for (size_t i = 0; i < r->elements; i++) {
         double a = (double)r->fisher[i] - share * (double)r->site[s].fisher[i];
         double b = (double)r->pull[i] - share * (double)r->site[s].pull[i];
@@ -210,7 +213,7 @@ static inline void reference_round(struct reference *r, uint64_t round,
     __int128 *wide = calloc(r->elements, sizeof *wide); /* of states, in 2^30ths more */
     size_t trained = spoke_net_trained(r->net);
     int64_t *controls = calloc(r->elements, sizeof *controls);
-    float *before = malloc(r->elements * sizeof *before), *after = malloc(r->elements * 4);
+    float *before = calloc(r->elements, sizeof *before), *after = calloc(r->elements, 4);
     struct reference_curvature curvature = reference_curvature_new(r);
     char stream[32];
     spoke_round_recipe(&r->plan, round, &recipe);
