@@ -21,6 +21,7 @@ const struct kern_ops *kern_plugin_ops_v1(uint32_t abi);
 
 #define HIDDEN 5
 #define ELEMENTS (3 * HIDDEN + HIDDEN + HIDDEN + 1) /* w, b, v, c */
+#define SAMPLES 7
 
 static int bad;
 static struct tier_err err;
@@ -75,17 +76,23 @@ static void make_world(void) {
 /* What it ends with, and the Fisher information there. */
 static enum tier_status train_on(const char *list, float *out, float *fisher) {
     float stiffness[ELEMENTS], centre[ELEMENTS];
-    const struct spoke_recipe recipe = {.optimiser = SPOKE_OPT_ADAM,
-                                        .lr = 0.02f,
-                                        .beta1 = 0.9f,
-                                        .beta2 = 0.99f,
-                                        .eps = 1e-3f,
-                                        .prox_mu = 0.01f,
-                                        .stiffness = stiffness,
-                                        .centre = centre,
-                                        .lambda = 0.05f,
-                                        .batch = 11,
-                                        .epochs = 2};
+    const struct spoke_recipe recipe = {
+        .optimiser = SPOKE_OPT_ADAMW,
+        .lr = 0.02f,
+        .beta1 = 0.9f,
+        .beta2 = 0.99f,
+        .eps = 1e-3f,
+        .prox_mu = 0.01f,
+        .stiffness = stiffness,
+        .centre = centre,
+        .lambda = 0.05f,
+        .weight_decay = 0.1f,
+        .clip_norm = 0.2f,
+        .ema = 0.6f,
+        .schedule = {.kind = SPOKE_SCHEDULE_COSINE, .per_step = true, .rounds = 1},
+        .batch = 6,
+        .accumulate = 2,
+        .epochs = 2};
     struct spoke_net *nets[KERN_GROUP_RANKS_MAX] = {NULL};
     struct spoke_team team;
     enum tier_status st = spoke_team_open(list, 1, true, &team, &err);
@@ -112,6 +119,45 @@ static enum tier_status train_on(const char *list, float *out, float *fisher) {
     return st;
 }
 
+/* The norms of some rows' gradients, and the sum of what is left of them when they are cut. */
+static enum tier_status samples_on(const char *device, float norms[SAMPLES], float sum[ELEMENTS]) {
+    struct kern_device *dev = NULL;
+    struct spoke_net *net = NULL;
+    struct kern_buf *x = NULL, *targets = NULL, *out = NULL;
+    size_t bytes = SAMPLES * spoke_data_features(data) * sizeof(float);
+    float classes[SAMPLES];
+    enum tier_status st = TIER_EDEVICE;
+    for (int i = 0; i < SAMPLES; i++)
+        classes[i] = (float)spoke_data_labels(data, SPOKE_TRAIN)[i];
+    if (kern_device_open(device, 1, &dev) == KERN_OK && kern_buf_new(dev, bytes, &x) == KERN_OK &&
+        kern_buf_new(dev, sizeof classes, &targets) == KERN_OK &&
+        kern_buf_new(dev, (SAMPLES + 1) * sizeof(float), &out) == KERN_OK &&
+        kern_upload(x, 0, spoke_data_x(data, SPOKE_TRAIN), bytes) == KERN_OK &&
+        kern_upload(targets, 0, classes, sizeof classes) == KERN_OK)
+        st = spoke_net_new(dev, graph, SPOKE_LOSS_BCE, SAMPLES, &net, &err);
+    if (st == TIER_OK)
+        st = spoke_net_backward_samples(net, (struct kern_vec){x, 0}, (struct kern_vec){targets, 0},
+                                        SAMPLES, 0.3f, (struct kern_vec){out, 1},
+                                        (struct kern_vec){out, 0}, &err);
+    if (st == TIER_OK &&
+        (kern_download(norms, out, sizeof(float), SAMPLES * sizeof(float)) != KERN_OK ||
+         kern_download(sum, spoke_net_grads(net).buf, 0, ELEMENTS * sizeof(float)) != KERN_OK))
+        st = TIER_EDEVICE;
+    spoke_net_free(net);
+    kern_device_close(dev);
+    return st;
+}
+
+static void compare_samples(void) {
+    float norms[SAMPLES], sum[ELEMENTS], want_norms[SAMPLES], want[ELEMENTS];
+    expect(samples_on("cpu", want_norms, want) == TIER_OK, "samples on the CPU");
+    expect(samples_on("cuda:1", norms, sum) == TIER_OK, "samples");
+    for (int i = 0; i < SAMPLES; i++)
+        expect(fabsf(norms[i] - want_norms[i]) < 1e-5f, "a sample's norm");
+    for (int i = 0; i < ELEMENTS; i++)
+        expect(fabsf(sum[i] - want[i]) < 1e-5f, "the sum of samples");
+}
+
 int main(int argc, char **argv) {
     static const char *const lists[] = {"cuda:3", "cuda:0,1", "cuda:0,1,2,3", "cuda:all"};
     uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
@@ -134,6 +180,7 @@ int main(int argc, char **argv) {
             expect(fabsf(a[k] - cpu[k]) < 1e-4f && fabsf(fa[k] - cpu_fisher[k]) < 1e-4f,
                    "what the CPU ends with");
     }
+    compare_samples();
     expect(simt_findings() == 0, "no finding before failures are injected");
     expect((simt_nccl_calls() > 0) == nccl, "the way sums go");
     simt_fail_at(nccl ? "ncclAllReduce" : "cudaMemcpyPeerAsync", 5);
