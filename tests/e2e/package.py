@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import unittest
 
 from federation import ROOT, clean_environment
 
@@ -22,13 +23,26 @@ def folder():
         made = tempfile.mkdtemp(prefix="consilium-python-")
         atexit.register(shutil.rmtree, made, ignore_errors=True)
         done = subprocess.run(
-            [sys.executable, "setup.py", "-q", "build", "--build-base", os.path.join(made, "build"),
+            [sys.executable, "-B", "setup.py", "-q", "build", "--build-base", os.path.join(made, "build"),
              "--build-lib", os.path.join(made, "lib")],
             cwd=SOURCE, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise AssertionError("the package cannot be built: %s" % done.stderr)
         _folder = os.path.join(made, "lib")
     return _folder
+
+
+def python_with_torch():
+    """CONSILIUM_PYTHON, where it has what the examples need; else why not."""
+    python = os.environ.get("CONSILIUM_PYTHON")
+    if not python:
+        raise unittest.SkipTest("CONSILIUM_PYTHON names no Python that has PyTorch")
+    done = subprocess.run([python, "-c", "import torch, onnx, grpc, google.protobuf, numpy"],
+                          capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise unittest.SkipTest("CONSILIUM_PYTHON lacks something: %s" %
+                                done.stderr.strip().splitlines()[-1])
+    return python
 
 
 class Program:

@@ -169,6 +169,17 @@ class Together(unittest.TestCase):
             own = module("tensors").load(os.path.join(private, kept[0]))
             self.assertEqual(sorted(own), ["fc3.bias", "fc3.weight"])
 
+    def test_changes_are_divided_by_the_steps_that_a_trainer_reports(self):
+        with Federation() as f:
+            top = f.top(children_min=2)
+            f.spoke("north-1", top)
+            node = trainer_spoke(f, "centre-1", top)
+            numpy_trainer(f, node, "centre-1")
+            _, rounds, _ = self.rounds_of(f, f.plan(rounds=6, local={"normalise": "true"}))
+            self.assertEqual([r.updates for r in rounds[1:]], [2] * 7)
+            self.assertGreater(rounds[6].metrics["accuracy"], rounds[0].metrics["accuracy"])
+            self.assertGreater(rounds[6].metrics["accuracy"], 0.88)
+
     def test_a_plan_for_other_data_or_for_native_training_alone_is_declined(self):
         with Federation() as f:
             top = f.top(children_min=1)
@@ -179,6 +190,72 @@ class Together(unittest.TestCase):
                     ({"local": {"curvature": {"lambda": 1.0, "clip": 4.0}}}, "local.curvature")):
                 f.run(f.plan(**changes))
                 node.wait_log("declined: .*" + reason)
+
+
+COMPARE = """
+import sys, onnx, numpy
+from onnx import numpy_helper
+import consilium
+own = consilium.tensors.load(sys.argv[2])
+graph = {t.name: numpy_helper.to_array(t) for t in onnx.load(sys.argv[1]).graph.initializer}
+for name, values in own.items():
+    print(name, "same" if numpy.array_equal(values, graph[name]) else "moved")
+"""
+
+
+class Torch(unittest.TestCase):
+    def started(self, f, sites, script, *arguments):
+        """A top, native spokes and, last of the sites, one with that trainer."""
+        python = package.python_with_torch()
+        top = f.top(children_min=len(sites))
+        for site in sites[:-1]:
+            f.spoke(site, top)
+        node = trainer_spoke(f, sites[-1], top)
+        trainer = package.Program(
+            f, "torch", [os.path.join(package.EXAMPLES, script), *arguments, node.trainer_dir,
+                         f.table(sites[-1]), SCHEMA], python=python)
+        trainer.wait_log("attending spoke", 120)
+        return node, python
+
+    def test_native_spokes_and_pytorch_train_one_model(self):
+        package.python_with_torch()
+        with Federation() as f:
+            node, _ = self.started(f, ["north-1", "north-2", "centre-1"], "torch_trainer.py")
+            with operator(f) as hub:
+                run = hub.submit(f.plan(rounds=8, local={"steps": None, "epochs": 2}),
+                                 program("consilium"))
+                rounds = list(hub.watch(run.id))
+            self.assertEqual([r.updates for r in rounds[1:]], [3] * 9)
+            self.assertGreater(rounds[8].metrics["accuracy"], 0.9)
+            f.wait(lambda: len(node.audit("receipt")) == 9, WAIT_S, "all receipts are here")
+
+    def test_adapters_travel_and_a_frozen_base_stays_as_it_was(self):
+        python = package.python_with_torch()
+        with Federation() as f:
+            onnx = os.path.join(f.dir, "lora.onnx")
+            package.Program(f, "export", [os.path.join(package.EXAMPLES, "lora.py"), "export",
+                                          onnx], python=python).process.wait(120)
+            node, _ = self.started(f, ["north-1", "north-2", "centre-1"], "lora.py", "serve")
+            plan = f.plan(rounds=10, model=onnx, share='["*.lora_*"]',
+                          local={"steps": None, "epochs": 2, "optimiser": {"lr": 0.2}})
+            with operator(f) as hub:
+                run = hub.submit(plan, program("consilium"))
+                rounds = list(hub.watch(run.id))
+                model = hub.pull(run.id)
+            self.assertEqual(sorted(model), ["fc%d.lora_%s" % (i, m) for i in (1, 2, 3)
+                                             for m in "ab"])
+            self.assertEqual([r.updates for r in rounds[1:]], [3] * 11)
+            self.assertGreater(rounds[10].metrics["accuracy"], 0.88)
+            private = os.path.join(node.dir, "private", run.id + ".safetensors")
+            f.wait(lambda: os.path.exists(private), WAIT_S, "the base is kept")
+            script = os.path.join(f.dir, "compare.py")
+            with open(script, "w", encoding="utf-8") as out:
+                out.write(COMPARE)
+            compare = package.Program(f, "compare", [script, onnx, private], python=python)
+            self.assertEqual(compare.process.wait(120), 0, compare.log())
+            self.assertEqual(compare.log().split(),
+                             " ".join("fc%d.%s same" % (i, n) for i in (1, 2, 3)
+                                      for n in ("weight", "bias")).split())
 
 
 BLOCKS_ONCE = """

@@ -13,7 +13,12 @@ except ImportError:
     raise ImportError("consilium.torch needs PyTorch: `pip install torch`") from None
 
 from . import metrics
-from .trainer import Model, Task, Trainer, TrainResult, batches
+from .trainer import Failed, Model, Task, Trainer, TrainResult, batches
+
+# What TorchTrainer does of a recipe.
+DONE = ("loss", "batch", "epochs", "steps", "prox_mu", "clip_norm", "clip_value", "optimiser.name",
+        "optimiser.lr", "optimiser.momentum", "optimiser.nesterov", "optimiser.weight_decay",
+        "optimiser.beta1", "optimiser.beta2", "optimiser.eps")
 
 Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
@@ -34,24 +39,25 @@ def load(module: "torch.nn.Module", model: Model) -> None:
 
 
 def state(module: "torch.nn.Module", model: Model) -> Dict[str, np.ndarray]:
-    """The module's tensors of the model's names."""
+    """The module's tensors of the model's names: on a CPU views, which change with the module."""
     own = module.state_dict()
     return {name: own[name].detach().cpu().numpy() for name in model}
 
 
 def optimiser(parameters: Any, recipe: Mapping[str, Any]) -> "torch.optim.Optimizer":
-    """The recipe's optimiser: sgd with momentum and Nesterov's, or adam, with weight decay."""
+    """The recipe's optimiser: sgd with momentum and Nesterov's, adam or adamw, with weight decay."""
     o = recipe["optimiser"]
     if o["name"] == "sgd":
         return torch.optim.SGD(parameters, lr=o["lr"], momentum=o["momentum"] or 0.0,
                                nesterov=bool(o["nesterov"]), weight_decay=o["weight_decay"] or 0.0)
-    if o["name"] == "adam":
+    if o["name"] in ("adam", "adamw"):
         betas = (0.9 if o["beta1"] is None else o["beta1"],
                  0.999 if o["beta2"] is None else o["beta2"])
-        return torch.optim.Adam(parameters, lr=o["lr"], betas=betas,
-                                eps=1e-8 if o["eps"] is None else o["eps"],
-                                weight_decay=o["weight_decay"] or 0.0)
-    raise ValueError("the plan's optimiser '%s' is not known here: sgd and adam are" % o["name"])
+        kind = torch.optim.Adam if o["name"] == "adam" else torch.optim.AdamW
+        return kind(parameters, lr=o["lr"], betas=betas,
+                    eps=1e-8 if o["eps"] is None else o["eps"],
+                    weight_decay=o["weight_decay"] or 0.0)
+    raise Failed("this site's trainer knows sgd, adam and adamw, the plan wants " + o["name"])
 
 
 def loss_of(recipe: Mapping[str, Any]) -> Loss:
@@ -61,7 +67,15 @@ def loss_of(recipe: Mapping[str, Any]) -> Loss:
             z.reshape(-1), y.to(z.dtype).reshape(-1))
     if recipe["loss"] == "ce":
         return lambda z, y: torch.nn.functional.cross_entropy(z, y.long())
-    raise ValueError("the plan's loss '%s' is not known here: bce and ce are" % recipe["loss"])
+    raise Failed("this site's trainer knows the losses bce and ce, the plan wants " +
+                 recipe["loss"])
+
+
+def _clip(parameters: Any, recipe: Mapping[str, Any]) -> None:
+    if recipe.get("clip_value"):
+        torch.nn.utils.clip_grad_value_(parameters, recipe["clip_value"])
+    if recipe.get("clip_norm"):
+        torch.nn.utils.clip_grad_norm_(parameters, recipe["clip_norm"])
 
 
 class TorchTrainer(Trainer):
@@ -81,6 +95,7 @@ class TorchTrainer(Trainer):
 
     def train(self, model: Model, task: Task) -> TrainResult:
         recipe = task.recipe
+        task.check(*DONE)
         loss = self.loss or loss_of(recipe)
         torch.manual_seed(task.seed & (2 ** 63 - 1))
         load(self.module, model)
@@ -98,6 +113,7 @@ class TorchTrainer(Trainer):
             for p, p0 in zip(trained, start):  # FedProx
                 value = value + recipe["prox_mu"] / 2 * (p - p0).square().sum()
             value.backward()
+            _clip(trained, recipe)
             step.step()
             steps += 1
         return TrainResult(rows, steps, state(self.module, model))

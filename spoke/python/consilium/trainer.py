@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
 
 import grpc
 import numpy as np
@@ -21,6 +21,21 @@ PROTOCOL = 1
 _RECONNECT_S = 0.2
 _RECONNECT_MAX_S = 5.0
 _log = logging.getLogger("consilium")
+
+
+# Keys of a recipe that mean nothing where they have this value; and those that are not a trainer's:
+# the spoke divides by the steps (normalise), and declines scaffold and curvature by itself.
+_OFF = {"accumulate": 1, "schedule.name": "constant"}
+_SPOKES_OWN = ("seed", "normalise", "normalise_max", "scaffold", "curvature.clip",
+               "curvature.lambda", "curvature.rows", "schedule.per")
+
+
+def _leaves(keys: Mapping[str, Any], above: str = "") -> Iterator[Tuple[str, Any]]:
+    for key, value in keys.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, above + key + ".")
+        else:
+            yield above + key, value
 
 
 class Refused(Exception):
@@ -55,6 +70,16 @@ class Task:
     def recipe(self) -> Dict[str, Any]:
         """The plan's `local`: loss, optimiser, batch, epochs or steps."""
         return self.plan["local"]
+
+    def check(self, *done: str) -> None:
+        """Fails the round where the recipe asks for what is not in `done`: names of its keys, as
+        "batch" or "optimiser.momentum". What is off in the plan need not be named; nor what the
+        spoke does by itself."""
+        for name, value in _leaves(self.recipe):
+            if name not in done and name not in _SPOKES_OWN and \
+                    value not in (None, 0, False, "none", [], "") and value != _OFF.get(name):
+                raise Failed("the plan's local.%s (%s) is nothing that this site's trainer does" %
+                             (name, value))
 
     @property
     def over(self) -> bool:

@@ -39,7 +39,10 @@ class NumpyTrainer(consilium.Trainer):
         self.table = table
 
     def train(self, model, task):
+        task.check("loss", "optimiser.name", "optimiser.lr", "batch", "epochs", "steps")
         table, recipe = self.table, task.recipe
+        if recipe["optimiser"]["name"] != "sgd" or recipe["loss"] != "bce":
+            raise consilium.Failed("this trainer does sgd on bce")
         mine = {name: values.copy() for name, values in model.items()}
         steps = 0
         for rows in consilium.batches(len(table.train_y), recipe["batch"], recipe, task.seed):

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+import importlib.util
+import unittest
+
+import consilium
+import numpy as np
+
+HERE = importlib.util.find_spec("torch") is not None
+if HERE:
+    import torch
+    from consilium import torch as ours
+
+RECIPE = {"loss": "bce", "batch": 4, "epochs": 2, "steps": 0, "seed": 3, "prox_mu": 0.0,
+          "optimiser": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True,
+                        "weight_decay": 0.01}}
+X = np.arange(20, dtype=np.float32).reshape(10, 2) / 10 - 1
+Y = (X.sum(axis=1) > 0).astype(np.float32)
+
+
+def task(**changes):
+    return consilium.Task(1, "ab", 1, 5, True, True, 100, {"local": {**RECIPE, **changes}}, "")
+
+
+@unittest.skipUnless(HERE, "PyTorch is not installed here")
+class Modules(unittest.TestCase):
+    def setUp(self):
+        self.module = torch.nn.Linear(2, 1)
+        self.model = {"weight": np.array([[.5, -.25]], np.float32),
+                      "bias": np.zeros(1, np.float32)}
+        self.trainer = ours.TorchTrainer(self.module, (X, Y), (X[:4], Y[:4]))
+
+    def test_a_round_is_torchs_own_loop(self):
+        result = self.trainer.train(self.model, task())
+        module = torch.nn.Linear(2, 1)
+        module.load_state_dict({n: torch.tensor(v) for n, v in self.model.items()})
+        step = torch.optim.SGD(module.parameters(), 0.1, momentum=.9, nesterov=True,
+                               weight_decay=.01)
+        for rows in consilium.batches(10, 4, RECIPE, 5):
+            step.zero_grad()
+            torch.nn.functional.binary_cross_entropy_with_logits(
+                module(torch.tensor(X[rows]))[:, 0], torch.tensor(Y[rows])).backward()
+            step.step()
+        self.assertEqual((result.rows, result.steps), (10, 6))
+        for name, value in module.state_dict().items():
+            np.testing.assert_array_equal(result.tensors[name], value.numpy())
+        np.testing.assert_array_equal(self.model["weight"], [[.5, -.25]])
+
+    def test_fedprox_pulls_to_the_model_of_the_round(self):
+        free, held = (np.abs(self.trainer.train(self.model, task(prox_mu=mu)).tensors["weight"] -
+                             self.model["weight"]).sum() for mu in (0.0, 5.0))
+        self.assertLess(held, free / 2)
+
+    def test_what_is_frozen_stays(self):
+        self.module.bias.requires_grad_(False)
+        result = self.trainer.train(self.model, task())
+        np.testing.assert_array_equal(result.tensors["bias"], self.model["bias"])
+
+    def test_evaluation_is_of_the_model_that_came(self):
+        self.trainer.train(self.model, task())
+        sums = self.trainer.evaluate(self.model, task())
+        logits = X[:4] @ self.model["weight"][0]
+        for name, values in consilium.metrics.binary(logits, Y[:4]).items():
+            np.testing.assert_array_equal(sums[name], values)
+
+    def test_tensors_of_other_names_or_shapes_are_refused(self):
+        with self.assertRaisesRegex(ValueError, "has no tensor gamma"):
+            ours.load(self.module, {"gamma": np.zeros(1, np.float32)})
+        with self.assertRaisesRegex(ValueError, r"tensor bias has shape \(1,\)"):
+            ours.load(self.module, {"bias": np.zeros(2, np.float32)})
+
+    def test_a_recipe_that_is_not_done_declines_the_round(self):
+        for changes, words in (({"loss": "dice"}, "dice"), ({"accumulate": 2}, "accumulate"),
+                               ({"optimiser": {"name": "lion", "lr": 1}}, "lion")):
+            with self.assertRaisesRegex(consilium.Failed, words):
+                self.trainer.train(self.model, task(**changes))
+
+    def test_gradients_are_clipped_as_the_recipe_says(self):
+        for key in ("clip_norm", "clip_value"):
+            result = self.trainer.train(self.model, task(**{key: 1e-9}, optimiser={
+                "name": "sgd", "lr": 0.1, "momentum": 0.0, "nesterov": False,
+                "weight_decay": 0.0}))
+            np.testing.assert_allclose(result.tensors["weight"], self.model["weight"], atol=1e-8)
+
+
+if __name__ == "__main__":
+    unittest.main()
