@@ -350,7 +350,7 @@ static enum tier_status train(struct spoke_run *run, uint64_t round, uint64_t we
     char stream[40];
 
     spoke_round_recipe(&run->plan, round, &recipe);
-    if (run->plan.scaffold)
+    if (w->own_control)
         TIER_TRY(read_controls(run, w, &recipe, err));
     if (tier_fedcurv_on(&run->plan))
         TIER_TRY(read_curvature(run, weight, w, &recipe, err));
@@ -358,7 +358,7 @@ static enum tier_status train(struct spoke_run *run, uint64_t round, uint64_t we
     enum tier_status st = spoke_net_get(run->nets[0], w->all, err);
     if (st == TIER_OK)
         st = take_deltas(run, w, err);
-    if (st == TIER_OK && run->plan.scaffold)
+    if (st == TIER_OK && w->own_control)
         advance_controls(run, w, stats.steps, recipe.lr);
     if (st == TIER_OK && tier_fedcurv_on(&run->plan)) {
         snprintf(stream, sizeof stream, "curvature %" PRIu64, run->plan.seed);
@@ -425,7 +425,7 @@ static enum tier_status keep(struct spoke_run *run, uint64_t round, const struct
         TIER_TRY(spoke_state_write(SPOKE_STATE_CURVATURE, run->spoke->config->data_dir, &run->id,
                                    &m, round, id, w->curvature.own, err));
     }
-    if (!run->kept)
+    if (!w->kept)
         return TIER_OK;
     assert(w->kept);
     tier_share_take(&run->plan, run->graph, true, w->all, w->kept);

@@ -91,10 +91,9 @@ static char *front_of(const struct tier_graph *graph, size_t *bytes_out) {
 
     for (size_t i = 0; ok && i < tier_graph_param_count(graph); i++) {
         const struct tier_graph_param *p = tier_graph_param(graph, i);
-        json_int_t from = (json_int_t)(p->at * sizeof(float));
-        json_int_t to = (json_int_t)((p->at + p->elements) * sizeof(float));
+        uint64_t from = p->at * sizeof(float), to = from + p->elements * sizeof(float);
         json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", dims_json(p),
-                                  "data_offsets", from, to);
+                                  "data_offsets", (json_int_t)from, (json_int_t)to);
         ok = json_object_set_new(root, p->name, entry) == 0;
     }
     char *text = ok ? json_dumps(root, JSON_COMPACT) : NULL;

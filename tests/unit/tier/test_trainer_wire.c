@@ -85,8 +85,8 @@ Test(tier_trainer_wire, what_a_trainer_says_out_of_bounds_is_refused_by_name) {
     m = (struct tier_from_trainer){.type = TIER_TRAINER_HELLO, .software = "\x7f"};
     from_refused(&m, "hello.software");
     m = (struct tier_from_trainer){.type = TIER_TRAINER_RESULT, .metrics = tier_metrics_new()};
-    for (char c = 'a'; c <= 'a' + TIER_TRAINER_METRICS_MAX; c++)
-        tier_metrics_add(m.metrics, (char[]){c, 0}, 1, &one, NULL);
+    for (int i = 0; i <= TIER_TRAINER_METRICS_MAX; i++)
+        tier_metrics_add(m.metrics, (char[]){(char)('a' + i), 0}, 1, &one, NULL);
     from_refused(&m, "result.metrics");
     tier_metrics_free(m.metrics);
 }
