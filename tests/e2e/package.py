@@ -23,8 +23,8 @@ def folder():
         made = tempfile.mkdtemp(prefix="consilium-python-")
         atexit.register(shutil.rmtree, made, ignore_errors=True)
         done = subprocess.run(
-            [sys.executable, "-B", "setup.py", "-q", "build", "--build-base", os.path.join(made, "build"),
-             "--build-lib", os.path.join(made, "lib")],
+            [sys.executable, "-B", "setup.py", "-q", "build",
+             "--build-base", os.path.join(made, "build"), "--build-lib", os.path.join(made, "lib")],
             cwd=SOURCE, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise AssertionError("the package cannot be built: %s" % done.stderr)

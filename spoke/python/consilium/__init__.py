@@ -16,8 +16,9 @@
 `consilium.logs` writes a run's metrics to TensorBoard or MLflow.
 """
 from . import metrics, tensors
-from .trainer import (Failed, Refused, Server, Task, Trainer, TrainResult, Verdict, batches, serve)
+from .trainer import (Failed, Refused, Server, Task, Trainer, TrainResult, Verdict, batches,
+                      learning_rate, serve, steps_of)
 
 __all__ = ["Failed", "Refused", "Server", "Task", "Trainer", "TrainResult", "Verdict", "batches",
-           "metrics", "serve", "tensors"]
+           "learning_rate", "metrics", "serve", "steps_of", "tensors"]
 __version__ = "0.1.0"

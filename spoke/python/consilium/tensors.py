@@ -81,7 +81,8 @@ def put(into: Mapping[str, np.ndarray], tensors: Mapping[str, np.ndarray]) -> No
     unknown = [name for name in tensors if name not in into]
     if missing or unknown:
         raise ValueError("tensors of the model and of the result differ: %s" % ", ".join(
-            ["%s is missing" % n for n in missing[:3]] + ["%s is unknown" % n for n in unknown[:3]]))
+            ["%s is missing" % n for n in missing[:3]] +
+            ["%s is unknown" % n for n in unknown[:3]]))
     for name, target in into.items():
         value = np.asarray(tensors[name])
         if value.shape != target.shape:

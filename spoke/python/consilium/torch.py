@@ -3,6 +3,7 @@
 ONNX file where that was exported from the same module."""
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 import numpy as np
@@ -13,12 +14,14 @@ except ImportError:
     raise ImportError("consilium.torch needs PyTorch: `pip install torch`") from None
 
 from . import metrics
-from .trainer import Failed, Model, Task, Trainer, TrainResult, batches
+from .trainer import Failed, Model, Task, Trainer, TrainResult, batches, learning_rate, steps_of
 
 # What TorchTrainer does of a recipe.
-DONE = ("loss", "batch", "epochs", "steps", "prox_mu", "clip_norm", "clip_value", "optimiser.name",
-        "optimiser.lr", "optimiser.momentum", "optimiser.nesterov", "optimiser.weight_decay",
-        "optimiser.beta1", "optimiser.beta2", "optimiser.eps")
+DONE = ("loss", "batch", "accumulate", "epochs", "steps", "prox_mu", "clip_norm", "clip_value",
+        "ema", "freeze", "schedule.name", "schedule.warmup", "schedule.step_size",
+        "schedule.gamma", "schedule.lr_min", "optimiser.name", "optimiser.lr",
+        "optimiser.momentum", "optimiser.nesterov", "optimiser.weight_decay", "optimiser.beta1",
+        "optimiser.beta2", "optimiser.eps")
 
 Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
@@ -45,7 +48,7 @@ def state(module: "torch.nn.Module", model: Model) -> Dict[str, np.ndarray]:
 
 
 def optimiser(parameters: Any, recipe: Mapping[str, Any]) -> "torch.optim.Optimizer":
-    """The recipe's optimiser: sgd with momentum and Nesterov's, adam or adamw, with weight decay."""
+    """The recipe's optimiser: sgd with momentum, adam or adamw, with weight decay."""
     o = recipe["optimiser"]
     if o["name"] == "sgd":
         return torch.optim.SGD(parameters, lr=o["lr"], momentum=o["momentum"] or 0.0,
@@ -78,12 +81,30 @@ def _clip(parameters: Any, recipe: Mapping[str, Any]) -> None:
         torch.nn.utils.clip_grad_norm_(parameters, recipe["clip_norm"])
 
 
+class _Average:
+    """A moving average of parameters, divided by its weights: the start has no part in it."""
+
+    def __init__(self, parameters: Any, keep: float) -> None:
+        self.parameters, self.keep, self.weight = parameters, keep, 0.0
+        self.sums = [torch.zeros_like(p) for p in parameters]
+
+    def add(self) -> None:
+        self.weight = self.keep * self.weight + 1
+        for total, p in zip(self.sums, self.parameters):
+            total.mul_(self.keep).add_(p.detach())
+
+    def put(self) -> None:
+        with torch.no_grad():
+            for total, p in zip(self.sums, self.parameters):
+                p.copy_(total / self.weight)
+
+
 class TorchTrainer(Trainer):
     """Trains a module that gives logits by the plan's recipe, on arrays held in memory.
 
-    `train` and `test` are (x, y). Only parameters that require gradients are trained, so that a
-    frozen part stays as it is; all tensors of the federation's model are sent. Subclass it for
-    another loop: `load`, `state`, `optimiser` and `loss_of` are there to be used alone.
+    `train` and `test` are (x, y). Trained is what requires gradients and the plan does not freeze;
+    all tensors of the federation's model are sent. Subclass it for another loop: `load`, `state`,
+    `optimiser`, `loss_of` and consilium.learning_rate are there to be used alone.
     """
 
     def __init__(self, module: "torch.nn.Module", train: Tuple[Any, Any], test: Tuple[Any, Any],
@@ -96,27 +117,42 @@ class TorchTrainer(Trainer):
     def train(self, model: Model, task: Task) -> TrainResult:
         recipe = task.recipe
         task.check(*DONE)
-        loss = self.loss or loss_of(recipe)
         torch.manual_seed(task.seed & (2 ** 63 - 1))
         load(self.module, model)
         self.module.train()
-        trained = [p for p in self.module.parameters() if p.requires_grad]
+        trained = [p for name, p in self.module.named_parameters() if p.requires_grad and
+                   not any(fnmatchcase(name, f) for f in recipe.get("freeze") or ())]
         start = [p.detach().clone() for p in trained] if recipe["prox_mu"] else []
+        average = _Average(trained, recipe["ema"]) if recipe.get("ema") else None
         step = optimiser(trained, recipe)
-        steps, rows = 0, len(self.train_y)
-        for chosen in batches(rows, recipe["batch"], recipe, task.seed):
+        done, rows = 0, len(self.train_y)
+        steps = steps_of(rows, recipe)
+        for chosen in batches(rows, recipe, task.seed):
             if task.over:
                 break
-            at = torch.from_numpy(chosen).to(self.device)
-            step.zero_grad()
-            value = loss(self.module(self.train_x[at]), self.train_y[at])
+            for group in step.param_groups:
+                group["lr"] = learning_rate(task, done, steps)
+            self._gradient(chosen, recipe)
             for p, p0 in zip(trained, start):  # FedProx
-                value = value + recipe["prox_mu"] / 2 * (p - p0).square().sum()
-            value.backward()
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                p.grad.add_(p.detach() - p0, alpha=recipe["prox_mu"])
             _clip(trained, recipe)
             step.step()
-            steps += 1
-        return TrainResult(rows, steps, state(self.module, model))
+            done += 1
+            if average:
+                average.add()
+        if average and done:
+            average.put()
+        return TrainResult(rows, done, state(self.module, model))
+
+    def _gradient(self, chosen: np.ndarray, recipe: Mapping[str, Any]) -> None:
+        """Of the mean loss over the chosen rows, batch by batch."""
+        loss = self.loss or loss_of(recipe)
+        self.module.zero_grad()
+        for at in range(0, len(chosen), recipe["batch"]):
+            part = torch.from_numpy(chosen[at:at + recipe["batch"]]).to(self.device)
+            value = loss(self.module(self.train_x[part]), self.train_y[part])
+            (value * (len(part) / len(chosen))).backward()
 
     def evaluate(self, model: Model, task: Task) -> metrics.Sums:
         load(self.module, model)

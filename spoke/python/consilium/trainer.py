@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import queue
 import threading
@@ -309,15 +310,41 @@ def serve(folder: str, train: Any, evaluate: Optional[Evaluate] = None,
     Server(folder, train, evaluate, contract, verdict).run()
 
 
-def batches(rows: int, batch: int, recipe: Mapping[str, Any], seed: int) -> Iterator[np.ndarray]:
-    """Row numbers of one batch after another, as many as the recipe's epochs or steps ask for,
-    in an order drawn from the seed. The last batch of an epoch may be shorter."""
+def steps_of(rows: int, recipe: Mapping[str, Any]) -> int:
+    """Steps of the optimiser in a round, as the recipe's steps or epochs ask for."""
+    group = recipe["batch"] * recipe.get("accumulate", 1)
+    return recipe["steps"] or recipe["epochs"] * -(-rows // group)
+
+
+def batches(rows: int, recipe: Mapping[str, Any], seed: int) -> Iterator[np.ndarray]:
+    """The rows of one step after another, `batch` times `accumulate` of them, in an order drawn
+    from the seed. The last step of an epoch may have fewer."""
     rng = np.random.default_rng(seed)
-    steps = recipe["steps"] or recipe["epochs"] * -(-rows // batch)
+    group = recipe["batch"] * recipe.get("accumulate", 1)
+    steps = steps_of(rows, recipe)
     while rows and steps > 0:
         order = rng.permutation(rows)
-        for at in range(0, rows, batch):
+        for at in range(0, rows, group):
             if steps == 0:
                 return
             steps -= 1
-            yield order[at:at + batch]
+            yield order[at:at + group]
+
+
+def learning_rate(task: Task, step: int, steps: int) -> float:
+    """The rate of step `step` (from 0) of `steps` in the task's round: the plan's schedule runs
+    over the rounds of the run, as PyTorch's LinearLR (warm-up), StepLR and CosineAnnealingLR do."""
+    rate: float = task.recipe["optimiser"]["lr"]
+    s = task.recipe.get("schedule")
+    if not s:
+        return rate
+    t = task.round - 1 + step / steps if s["per"] == "step" else float(task.round - 1)
+    if t < s["warmup"]:
+        return rate * (t + 1) / (s["warmup"] + 1)
+    t -= s["warmup"]
+    if s["name"] == "step":
+        return rate * s["gamma"] ** (t // s["step_size"])
+    if s["name"] == "cosine":
+        part = min(1.0, t / (task.plan["rounds"] - s["warmup"]))
+        return s["lr_min"] + (rate - s["lr_min"]) * (1 + math.cos(math.pi * part)) / 2
+    return rate

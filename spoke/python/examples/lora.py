@@ -5,8 +5,8 @@ matrices, which alone is trained and alone travels, by the plan's `share: ["*.lo
     python lora.py export model.onnx                               # for the plan
     python lora.py serve TRAINER_DIR patients.csv schema.yaml      # at a hospital
 
-The base comes with the plan's ONNX file. At this hospital it stays as it came; a native spoke, which
-freezes nothing by `share` alone, trains a copy that never leaves it.
+The base comes with the plan's ONNX file. At this hospital it stays as it came; a native spoke,
+which freezes nothing by `share` alone, trains a copy that never leaves it.
 """
 import logging
 import sys

@@ -45,7 +45,7 @@ class NumpyTrainer(consilium.Trainer):
             raise consilium.Failed("this trainer does sgd on bce")
         mine = {name: values.copy() for name, values in model.items()}
         steps = 0
-        for rows in consilium.batches(len(table.train_y), recipe["batch"], recipe, task.seed):
+        for rows in consilium.batches(len(table.train_y), recipe, task.seed):
             step(mine, table.train_x[rows], table.train_y[rows], recipe["optimiser"]["lr"])
             steps += 1
         return consilium.TrainResult(len(table.train_y), steps, mine)

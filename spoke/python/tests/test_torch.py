@@ -17,8 +17,9 @@ X = np.arange(20, dtype=np.float32).reshape(10, 2) / 10 - 1
 Y = (X.sum(axis=1) > 0).astype(np.float32)
 
 
-def task(**changes):
-    return consilium.Task(1, "ab", 1, 5, True, True, 100, {"local": {**RECIPE, **changes}}, "")
+def task(number=1, **changes):
+    plan = {"rounds": 20, "local": {**RECIPE, **changes}}
+    return consilium.Task(1, "ab", number, 5, True, True, 100, plan, "")
 
 
 @unittest.skipUnless(HERE, "PyTorch is not installed here")
@@ -35,7 +36,7 @@ class Modules(unittest.TestCase):
         module.load_state_dict({n: torch.tensor(v) for n, v in self.model.items()})
         step = torch.optim.SGD(module.parameters(), 0.1, momentum=.9, nesterov=True,
                                weight_decay=.01)
-        for rows in consilium.batches(10, 4, RECIPE, 5):
+        for rows in consilium.batches(10, RECIPE, 5):
             step.zero_grad()
             torch.nn.functional.binary_cross_entropy_with_logits(
                 module(torch.tensor(X[rows]))[:, 0], torch.tensor(Y[rows])).backward()
@@ -69,10 +70,63 @@ class Modules(unittest.TestCase):
             ours.load(self.module, {"bias": np.zeros(2, np.float32)})
 
     def test_a_recipe_that_is_not_done_declines_the_round(self):
-        for changes, words in (({"loss": "dice"}, "dice"), ({"accumulate": 2}, "accumulate"),
+        for changes, words in (({"loss": "dice"}, "dice"), ({"unheard_of": 2}, "unheard_of"),
                                ({"optimiser": {"name": "lion", "lr": 1}}, "lion")):
             with self.assertRaisesRegex(consilium.Failed, words):
                 self.trainer.train(self.model, task(**changes))
+
+    def plain(self, **changes):
+        """Trained by plain SGD; copies, for the module's own go on."""
+        o = {"name": "sgd", "lr": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+        got = self.trainer.train(self.model, task(optimiser=o, **changes)).tensors
+        return {name: values.copy() for name, values in got.items()}
+
+    def test_accumulated_batches_are_one_batch_of_all_their_rows(self):
+        one, several = self.plain(batch=8), self.plain(batch=2, accumulate=4)
+        for name, values in one.items():
+            np.testing.assert_allclose(several[name], values, rtol=1e-5, atol=1e-7)
+
+    def test_an_average_is_sent_without_the_model_that_it_began_with(self):
+        first = self.plain(batch=5, epochs=0, steps=1)
+        second = self.plain(batch=5, epochs=0, steps=2)
+        sent = self.plain(batch=5, epochs=0, steps=2, ema=0.75)
+        for name in first:
+            np.testing.assert_allclose(sent[name], (.75 * first[name] + second[name]) / 1.75,
+                                       rtol=1e-5, atol=1e-7)
+
+    def test_patterns_of_the_plan_freeze(self):
+        got = self.plain(freeze=["b*"])
+        np.testing.assert_array_equal(got["bias"], self.model["bias"])
+        self.assertGreater(np.abs(got["weight"] - self.model["weight"]).max(), 0)
+
+    def test_the_rate_follows_the_schedules_of_torch(self):
+        def ours_of(**schedule):
+            s = {"per": "round", "warmup": 0, "step_size": 0, "gamma": None, "lr_min": None}
+            return [consilium.learning_rate(task(number, schedule={**s, **schedule}), 0, 1)
+                    for number in range(1, 21)]
+
+        def theirs(make):
+            step = torch.optim.SGD([torch.zeros(1)], lr=RECIPE["optimiser"]["lr"])
+            schedule, rates = make(step), []
+            for _ in range(20):
+                rates.append(step.param_groups[0]["lr"])
+                step.step()
+                schedule.step()
+            return rates
+
+        lr = torch.optim.lr_scheduler
+        for got, want in (
+                (ours_of(name="step", step_size=6, gamma=.3), lambda o: lr.StepLR(o, 6, .3)),
+                (ours_of(name="cosine", lr_min=.01), lambda o: lr.CosineAnnealingLR(o, 20, .01)),
+                (ours_of(name="constant", warmup=4), lambda o: lr.LinearLR(o, 1 / 5, 1, 4))):
+            np.testing.assert_allclose(got, theirs(want), rtol=1e-12)
+
+    def test_a_rate_that_changes_within_a_round_is_used(self):
+        s = {"name": "step", "per": "step", "warmup": 0, "step_size": 1, "gamma": 1e-9,
+             "lr_min": None}
+        self.assertEqual(consilium.learning_rate(task(2, schedule=s), 0, 4), 0.1 * 1e-9)
+        still = self.plain(number=3, schedule=s)
+        np.testing.assert_allclose(still["weight"], self.model["weight"], atol=1e-7)
 
     def test_gradients_are_clipped_as_the_recipe_says(self):
         for key in ("clip_norm", "clip_value"):

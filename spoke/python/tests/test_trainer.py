@@ -240,24 +240,32 @@ class Served(unittest.TestCase):
 
 class Batches(unittest.TestCase):
     def test_epochs_read_every_row_once_each(self):
-        got = list(consilium.batches(10, 4, {"epochs": 2, "steps": 0}, 1))
+        got = list(consilium.batches(10, {"batch": 4, "epochs": 2, "steps": 0}, 1))
         self.assertEqual([len(b) for b in got], [4, 4, 2, 4, 4, 2])
         self.assertEqual(sorted(np.concatenate(got[:3]).tolist()), list(range(10)))
         self.assertNotEqual(got[0].tolist(), got[3].tolist())
 
     def test_steps_are_counted_over_epochs(self):
-        self.assertEqual(len(list(consilium.batches(10, 4, {"epochs": 0, "steps": 7}, 1))), 7)
+        recipe = {"batch": 4, "epochs": 0, "steps": 7}
+        self.assertEqual(len(list(consilium.batches(10, recipe, 1))), 7)
 
     def test_a_seed_gives_one_order(self):
         def order(seed):
-            return np.concatenate(list(consilium.batches(50, 7, {"epochs": 1, "steps": 0}, seed)))
+            recipe = {"batch": 7, "epochs": 1, "steps": 0}
+            return np.concatenate(list(consilium.batches(50, recipe, seed)))
 
         np.testing.assert_array_equal(order(5), order(5))
         self.assertNotEqual(order(5).tolist(), order(6).tolist())
 
     def test_no_rows_have_no_batches(self):
-        self.assertEqual(list(consilium.batches(0, 4, {"epochs": 1, "steps": 0}, 1)), [])
-        self.assertEqual(list(consilium.batches(0, 4, {"epochs": 0, "steps": 3}, 1)), [])
+        for amount in ({"epochs": 1, "steps": 0}, {"epochs": 0, "steps": 3}):
+            self.assertEqual(list(consilium.batches(0, {"batch": 4, **amount}, 1)), [])
+
+    def test_a_step_takes_as_many_batches_as_are_accumulated(self):
+        recipe = {"batch": 4, "accumulate": 2, "epochs": 2, "steps": 0}
+        got = list(consilium.batches(10, recipe, 1))
+        self.assertEqual([len(b) for b in got], [8, 2, 8, 2])
+        self.assertEqual(consilium.steps_of(10, recipe), 4)
 
 
 if __name__ == "__main__":
