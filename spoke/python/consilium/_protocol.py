@@ -28,7 +28,8 @@ def _class_of(pool: descriptor_pool.DescriptorPool, name: str) -> Any:
     descriptor = pool.FindMessageTypeByName(name)
     if hasattr(message_factory, "GetMessageClass"):
         return message_factory.GetMessageClass(descriptor)
-    return message_factory.MessageFactory(pool).GetPrototype(descriptor)
+    older: Any = message_factory.MessageFactory(pool)  # protobuf before 4.22
+    return older.GetPrototype(descriptor)
 
 
 _POOL = _pool()

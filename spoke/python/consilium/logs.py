@@ -6,6 +6,7 @@
 """
 from __future__ import annotations
 
+import importlib
 from typing import Any, Callable, Iterable, Optional
 
 from .operator import Round
@@ -21,17 +22,19 @@ def _each(rounds: Iterable[Round], write: Event) -> int:
     return count
 
 
+def _summary_writer() -> Any:
+    for module in ("torch.utils.tensorboard", "tensorboardX"):
+        try:
+            return importlib.import_module(module).SummaryWriter
+        except ImportError:
+            pass
+    raise ImportError("TensorBoard is not installed here: `pip install tensorboard torch`, or "
+                      "`pip install tensorboardX`")
+
+
 def tensorboard(rounds: Iterable[Round], folder: str) -> int:
     """Writes every metric of every round as a scalar; returns how many rounds there were."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise ImportError("TensorBoard is not installed here: `pip install tensorboard torch`, "
-                              "or `pip install tensorboardX`") from None
-    with SummaryWriter(folder) as writer:
+    with _summary_writer()(folder) as writer:
         def write(r: Round) -> None:
             for name, value in {**r.metrics, "updates": r.updates, "weight": r.weight}.items():
                 writer.add_scalar(name, value, r.number, r.closed_ms / 1000 or None)

@@ -48,7 +48,7 @@ class MappedTensors:
             if begin < 0 or end > size - 8 - length or \
                     end - begin != count * np.dtype(dtype).itemsize:
                 raise ValueError("%s: tensor %s does not lie in the file" % (path, name))
-            flat = np.frombuffer(self._map, dtype, count, 8 + length + begin)
+            flat: np.ndarray = np.frombuffer(self._map, dtype, count, 8 + length + begin)
             self.tensors[name] = flat.reshape(entry["shape"])
 
 

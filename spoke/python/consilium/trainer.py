@@ -183,6 +183,7 @@ class Server:
         self._contract, self._verdict, self._software = contract, verdict, software
         self._stopped = threading.Event()
         self._at: Optional[_Attendance] = None
+        self._last: Optional[Task] = None  # whose Over is awaited
 
     def stop(self) -> None:
         """From any thread or a signal handler: run() returns after the task under way."""
@@ -243,7 +244,7 @@ class Server:
         _log.info("attending spoke %s for data '%s'", welcome.spoke, welcome.contract)
 
     def _over(self, over: Any) -> None:
-        task, self._last = getattr(self, "_last", None), None
+        task, self._last = self._last, None
         if task is None or task.job != over.job:
             return
         if not over.taken:
