@@ -118,6 +118,14 @@ class Together(unittest.TestCase):
             run = hub.submit(plan, program("consilium"))
             return run, list(hub.watch(run.id)), hub.pull(run.id)
 
+    def pair(self, f):
+        """A native spoke and one with a trainer, which is returned."""
+        top = f.top(children_min=2)
+        f.spoke("north-1", top)
+        node = trainer_spoke(f, "centre-1", top)
+        numpy_trainer(f, node, "centre-1")
+        return node
+
     def receipts(self, node, run):
         return [e["data"]["round"] for e in node.audit("receipt") if e["data"]["run"] == run.id]
 
@@ -157,24 +165,17 @@ class Together(unittest.TestCase):
 
     def test_tensors_that_stay_stay_with_a_trainer_too(self):
         with Federation() as f:
-            top = f.top(children_min=2)
-            f.spoke("north-1", top)
-            node = trainer_spoke(f, "centre-1", top)
-            numpy_trainer(f, node, "centre-1")
+            node = self.pair(f)
             run, _, model = self.rounds_of(f, f.plan(rounds=2, keep='["fc3.*"]'))
             self.assertNotIn("fc3.weight", model)
-            private = os.path.join(node.dir, "private")
-            kept = f.wait(lambda: [n for n in os.listdir(private) if n.startswith(run.id)], WAIT_S,
-                          "the private head is kept")
-            own = module("tensors").load(os.path.join(private, kept[0]))
+            private = os.path.join(node.dir, "private", run.id + ".safetensors")
+            f.wait(lambda: os.path.exists(private), WAIT_S, "the private head is kept")
+            own = module("tensors").load(private)
             self.assertEqual(sorted(own), ["fc3.bias", "fc3.weight"])
 
     def test_changes_are_divided_by_the_steps_that_a_trainer_reports(self):
         with Federation() as f:
-            top = f.top(children_min=2)
-            f.spoke("north-1", top)
-            node = trainer_spoke(f, "centre-1", top)
-            numpy_trainer(f, node, "centre-1")
+            self.pair(f)
             _, rounds, _ = self.rounds_of(f, f.plan(rounds=6, local={"normalise": "true"}))
             self.assertEqual([r.updates for r in rounds[1:]], [2] * 7)
             self.assertGreater(rounds[6].metrics["accuracy"], rounds[0].metrics["accuracy"])
@@ -322,6 +323,21 @@ class Lost(unittest.TestCase):
             run.finish()
             sealed = [e["data"]["round"] for e in node.audit("update.sealed")]
             self.assertEqual(sealed, [1, 2, 3, 4])
+
+    def test_a_spoke_stops_while_its_trainer_trains_or_is_awaited(self):
+        with Federation() as f:
+            top = f.top(children_min=1)
+            node = trainer_spoke(f, "centre-1", top)
+            f.run(f.plan(rounds=2))
+            node.wait_log("'wdbc' accepted")
+            f.wait(lambda: node.audit("data.read"), WAIT_S, "the round has begun")
+            self.assertEqual(node.stop(), 0)
+            trainer, blocked = self.blocking(f, node, "over")
+            node.start()
+            f.wait(blocked, WAIT_S, "round 2 is being trained")
+            self.assertEqual(node.stop(), 0)
+            trainer.wait_log("over is True")
+            self.assertEqual(os.listdir(node.trainer_dir), [])
 
     def test_a_round_that_goes_on_without_the_trainer_tells_it(self):
         with Federation() as f:
