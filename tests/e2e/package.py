@@ -54,6 +54,7 @@ class Program:
         environment = clean_environment()
         environment["PYTHONPATH"] = os.pathsep.join([folder(), EXAMPLES])
         environment["PYTHONDONTWRITEBYTECODE"] = "1"
+        environment["OPENBLAS_NUM_THREADS"] = "1"  # sums in one order
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen([python or sys.executable, *arguments],
                                             stdin=subprocess.DEVNULL, stdout=log, stderr=log,

@@ -309,6 +309,30 @@ class Lost(unittest.TestCase):
             sealed = [e["data"]["round"] for e in node.audit("update.sealed")]
             self.assertEqual(sealed, [1, 2, 3, 4])
 
+    def trained(self, killed):
+        """The model of a run in which the trainer, and then the spoke, was killed or not."""
+        with Federation() as f:
+            top = f.top(children_min=2)
+            f.spoke("north-1", top)
+            node = trainer_spoke(f, "centre-1", top)
+            trainer, blocked = None, None
+            if killed:
+                trainer, blocked = self.blocking(f, node)
+            else:
+                numpy_trainer(f, node, "centre-1")
+            run = f.run(f.plan(rounds=4))
+            if killed:
+                f.wait(blocked, WAIT_S, "round 2 is being trained")
+                trainer.kill()
+                numpy_trainer(f, node, "centre-1")
+                run.wait_round(3)
+                node.kill()
+                node.start()
+            return run.finish().model
+
+    def test_the_model_is_the_same_whoever_was_killed(self):
+        self.assertEqual(self.trained(False), self.trained(True))
+
     def test_a_spoke_killed_in_a_round_has_its_trainer_back(self):
         with Federation() as f:
             top = f.top(children_min=2)
@@ -484,6 +508,10 @@ class Lies(unittest.TestCase):
             with Raw(node, hello=False) as raw:
                 raw.send(hello={"protocol": 2})
                 self.refused(raw, "it speaks protocol 2", grpc.StatusCode.PERMISSION_DENIED)
+            with Raw(node) as raw:
+                raw.wait("welcome")
+                raw.send_bytes(bytes(300 << 10))
+                self.refused(raw, "its message is too long", invalid)
             with Raw(node) as raw:
                 raw.wait("welcome")
                 raw.send(hello={"protocol": 1})
