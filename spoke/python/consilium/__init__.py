@@ -15,9 +15,15 @@
 `consilium.torch` does this for a torch module; `consilium.operator` submits, watches and pulls;
 `consilium.logs` writes a run's metrics to TensorBoard or MLflow.
 """
-from . import metrics, tensors
-from .trainer import (Failed, Refused, Server, Task, Trainer, TrainResult, Verdict, batches,
-                      learning_rate, serve, steps_of)
+import os
+
+# Workers that read data (PyTorch's DataLoader) are forked and speak no gRPC: its handlers of a fork
+# have nothing to do there, and say so each time. Read when grpc is imported.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
+from . import metrics, tensors  # noqa: E402
+from .trainer import (Failed, Refused, Server, Task, Trainer,  # noqa: E402
+                      TrainResult, Verdict, batches, learning_rate, serve, steps_of)
 
 __all__ = ["Failed", "Refused", "Server", "Task", "Trainer", "TrainResult", "Verdict", "batches",
            "learning_rate", "metrics", "serve", "steps_of", "tensors"]
