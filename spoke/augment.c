@@ -40,17 +40,23 @@ enum tier_status spoke_augment_check(const struct spoke_augment *a, const struct
                                      struct tier_err *err) {
     const double given[] = {a->rotate_deg, a->scale, a->gain, a->offset, a->noise};
     const double most[] = {180.0, 10.0, 1.0, 1e6, 1e6};
-    static const char *const names[] = {"rotate_deg", "scale", "gain", "offset", "noise"};
+    static const char *const names[] = {"rotate_deg", "scale", "contrast", "brightness", "noise"};
 
     for (size_t i = 0; i < sizeof most / sizeof most[0]; i++)
         if (!(given[i] >= 0.0 && given[i] <= most[i]))
             return tier_fail(err, TIER_EARG, "augmentation: %s must be from 0 to %g", names[i],
                              most[i]);
+    struct spoke_augment rest = *a;
+    rest.noise = 0.0;
+    if (shape->axes == 0 && !spoke_augment_is_none(&rest))
+        return tier_fail(err, TIER_EARG,
+                         "augmentation: rows of a table can have noise alone: flips, rotations, "
+                         "scale, contrast and brightness belong to images");
     for (size_t i = shape->axes; i < SPOKE_AXES_MAX; i++)
         if (a->flip[i])
             return tier_fail(err, TIER_EARG,
-                             "augmentation: axis %zu cannot be flipped, the data have %zu axes", i,
-                             shape->axes);
+                             "augmentation: there is no %c to flip: the data have %zu axes",
+                             "xyz"[i], shape -> axes);
     if ((a->rotate_deg > 0.0 || a->scale > 0.0) && shape->axes < 2)
         return tier_fail(err, TIER_EARG, "augmentation: rotate_deg and scale need two axes");
     return TIER_OK;
@@ -147,9 +153,9 @@ static struct map draw_map(const struct spoke_augment *a, const struct spoke_sha
     m.depth = axes > 2 ? shape->side[axes - 3] : 1;
     m.height = axes > 1 ? shape->side[axes - 2] : 1;
     m.width = axes > 0 ? shape->side[axes - 1] : 1;
-    m.flip_depth = axes > 2 && flip[axes - 3];
-    m.flip_y = axes > 1 && flip[axes - 2];
-    m.flip_x = axes > 0 && flip[axes - 1];
+    m.flip_depth = axes > 2 && flip[2];
+    m.flip_y = axes > 1 && flip[1];
+    m.flip_x = axes > 0 && flip[0];
     m.moves = turn != 0.0 || factor != 1.0;
     m.cosine = cos(turn) / factor;
     m.sine = sin(turn) / factor;

@@ -13,14 +13,17 @@
 
 /* Zeroed: nothing. */
 struct spoke_augment {
-    bool flip[SPOKE_AXES_MAX]; /* mirrored in half of the rows, by axis of the shape */
+    bool flip[SPOKE_AXES_MAX]; /* mirrored in half of the rows: x (the last axis), y, z */
     double rotate_deg;         /* by up to so much either way, in the plane of the last two axes */
     double scale;              /* of that plane, by a factor from 1 / (1 + scale) to 1 + scale */
     double gain, offset;       /* each channel x becomes x * (1 +- gain) +- offset */
     double noise;              /* deviation of normal noise on each value */
 };
 
-/* TIER_EARG where a number is not of its range, or the shape has not the axes it takes. */
+/*
+ * TIER_EARG where a number is not of its range, or the shape has not the axes it takes: a table has
+ * none, and may have noise alone.
+ */
 enum tier_status spoke_augment_check(const struct spoke_augment *augment,
                                      const struct spoke_shape *shape, struct tier_err *err);
 bool spoke_augment_is_none(const struct spoke_augment *augment);

@@ -4,7 +4,9 @@
  * only with the table open under the plan's contract is it accepted. It is journalled before it is
  * answered, so that the answer is the same after a restart.
  */
+#include "spoke/augment.h"
 #include "spoke/run_private.h"
+#include "spoke/train.h"
 #include "tier/content.h"
 #include "tier/log.h"
 #include "tier/share.h"
@@ -106,6 +108,12 @@ static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
     else if (spoke_data_target(run->data) != SPOKE_TARGET_CLASS)
         st = tier_fail(err, TIER_EUNIMPLEMENTED,
                        "values and masks cannot be trained on yet: classes of rows can");
+    if (st == TIER_OK) {
+        struct spoke_shape shape = spoke_data_shape(run->data);
+        struct spoke_recipe recipe;
+        spoke_round_recipe(&run->plan, 1, &recipe);
+        st = spoke_augment_check(&recipe.augment, &shape, err);
+    }
     if (st == TIER_OK) {
         spoke_audit(spoke, "data.opened", "h:run", &run->id, "s:contract", run->plan.contract,
                     "s:purpose", run->plan.purpose, "u:train_rows",

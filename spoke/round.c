@@ -46,6 +46,13 @@ void spoke_round_recipe(const struct tier_plan *plan, uint64_t round, struct spo
                                  .accumulate = (uint32_t)plan->accumulate,
                                  .steps = plan->steps,
                                  .epochs = plan->epochs};
+    out->augment = (struct spoke_augment){
+        .flip = {plan->augment.flip_x, plan->augment.flip_y, plan->augment.flip_z},
+        .rotate_deg = plan->augment.rotate_deg,
+        .scale = plan->augment.scale,
+        .gain = plan->augment.contrast,
+        .offset = plan->augment.brightness,
+        .noise = plan->augment.noise};
     out->schedule = (struct spoke_schedule){.kind = schedules[plan->schedule.kind],
                                             .per_step = plan->schedule.per == TIER_PLAN_PER_STEP,
                                             .warmup = plan->schedule.warmup,

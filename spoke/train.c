@@ -50,7 +50,7 @@ struct crew {
     size_t count;
     struct kern_group *group; /* NULL for one */
     const struct spoke_data *data;
-    struct spoke_feed *feed; /* NULL where all rows are held */
+    struct spoke_feed *feed; /* NULL where all rows are held, as they are */
     struct spoke_batch read; /* its last batch */
     size_t at, rows;         /* the batch, in this epoch's order */
     size_t step_rows;        /* of all batches of the step */
@@ -386,12 +386,13 @@ static enum tier_status start_epoch(struct crew *c, uint64_t epoch) {
                    : crew_do(c, each_starts_epoch);
 }
 
-/* Rows that are not held are read by threads of their own. */
+/* Rows that are not held, or are changed each time, are read by threads of their own. */
 static enum tier_status open_feed(struct crew *c, const struct spoke_recipe *recipe,
                                   uint64_t seed) {
-    struct spoke_feed_options options = {.part = SPOKE_TRAIN, .batch = recipe->batch, .seed = seed};
+    struct spoke_feed_options options = {
+        .part = SPOKE_TRAIN, .batch = recipe->batch, .augment = recipe->augment, .seed = seed};
 
-    if (spoke_data_x(c->data, SPOKE_TRAIN))
+    if (spoke_data_x(c->data, SPOKE_TRAIN) && spoke_augment_is_none(&recipe->augment))
         return TIER_OK;
     TIER_TRY(spoke_feed_open(c->data, &options, &c->feed, c->err));
     for (size_t i = 0; i < c->count; i++)

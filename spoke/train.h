@@ -18,6 +18,7 @@
 #define CONSILIUM_SPOKE_TRAIN_H
 
 #include "kernels/group.h"
+#include "spoke/augment.h"
 #include "spoke/data.h"
 #include "spoke/net.h"
 
@@ -65,9 +66,10 @@ struct spoke_recipe {
      * of all of it (Pascanu et al. 2013), or each element at clip_value. 0: it is not; at most one
      * of them is above 0. */
     float clip_norm, clip_value;
-    float ema;     /* 0 <= ema < 1; above 0 the net ends with the mean of the parameters after each
-                      step, weighted by ema^(steps that follow it), states as they are; 0: with the last
-                      parameters */
+    float ema; /* 0 <= ema < 1; above 0 the net ends with the mean of the parameters after each
+                  step, weighted by ema^(steps that follow it), states as they are; 0: with the last
+                  parameters */
+    struct spoke_augment augment; /* of training rows, by the seed, the epoch and the place in it */
     float prox_mu; /* >= 0; FedProx's pull towards the parameters at the start (Li et al.
                       2020): mu * (w - w_start) is added to the gradient; 0: none */
     /* SCAFFOLD (Karimireddy et al. 2020): control - own_control, float[the net's elements] each, is

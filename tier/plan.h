@@ -139,8 +139,12 @@ struct tier_plan {
     double clip_norm, clip_value; /* of a step's gradient; 0: none */
     struct tier_keys_list freeze; /* tensor name patterns: what is not trained */
     double ema;                   /* of the parameters over a round's steps; 0: none */
-    double prox_mu;               /* FedProx; 0: none */
-    bool scaffold;                /* SCAFFOLD (tier/scaffold.h) */
+    struct {                      /* of training rows (spoke/augment.h); false, 0: not done */
+        bool flip_x, flip_y, flip_z;
+        double rotate_deg, scale, contrast, brightness, noise;
+    } augment;
+    double prox_mu; /* FedProx; 0: none */
+    bool scaffold;  /* SCAFFOLD (tier/scaffold.h) */
     struct {
         double lambda;          /* 0: none */
         double clip;            /* the greatest Fisher information of a parameter */

@@ -92,6 +92,22 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "what a hospital sends is a moving average of its steps' parameters; 0 is the last ones"},    \
     {"local.freeze", TIER_KEYS_LIST, FIELD(plan.freeze), "", 0, 0, NULL,                           \
      "patterns of the tensor names that keep the values they begin with"},                         \
+    {"local.augment.flip_x", TIER_KEYS_BOOL, FIELD(plan.augment.flip_x), "false", 0, 0, NULL,      \
+     "images: mirrored along the last axis in half of the rows, and so with y, z"},                \
+    {"local.augment.flip_y", TIER_KEYS_BOOL, FIELD(plan.augment.flip_y), "false", 0, 0, NULL,      \
+     "along the last axis but one"},                                                               \
+    {"local.augment.flip_z", TIER_KEYS_BOOL, FIELD(plan.augment.flip_z), "false", 0, 0, NULL,      \
+     "along the first of three axes"},                                                             \
+    {"local.augment.rotate_deg", TIER_KEYS_REAL, FIELD(plan.augment.rotate_deg), "0.0", 0, 180,    \
+     NULL, "images: turned by up to so much either way, in the plane of the last two axes"},       \
+    {"local.augment.scale", TIER_KEYS_REAL, FIELD(plan.augment.scale), "0.0", 0, 10, NULL,         \
+     "images: that plane by a factor from 1 / (1 + scale) to 1 + scale"},                          \
+    {"local.augment.contrast", TIER_KEYS_REAL, FIELD(plan.augment.contrast), "0.0", 0, 1, NULL,    \
+     "images: each channel times 1 - contrast to 1 + contrast"},                                   \
+    {"local.augment.brightness", TIER_KEYS_REAL, FIELD(plan.augment.brightness), "0.0", 0, 1e6,    \
+     NULL, "images: each channel plus -brightness to brightness"},                                 \
+    {"local.augment.noise", TIER_KEYS_REAL, FIELD(plan.augment.noise), "0.0", 0, 1e6, NULL,        \
+     "deviation of normal noise on each value, of images and of tables"},                          \
     {"local.prox_mu", TIER_KEYS_REAL, FIELD(plan.prox_mu), "0.0", 0, 1000, NULL,                   \
      "FedProx: pulls towards the round's model, mu/2 * |w - w0|^2; 0 is none"},                    \
     {"local.scaffold", TIER_KEYS_BOOL, FIELD(plan.scaffold), "false", 0, 0, NULL,                  \

@@ -74,6 +74,19 @@ class Local(unittest.TestCase):
     def test_normalised_updates_are_the_same_after_kills(self):
         self.check(local={"steps": None, "epochs": 1, "normalise": "true", "normalise_max": 500})
 
+    def test_noisy_rows_are_the_same_after_kills(self):
+        self.check(local={"augment": {"noise": 0.25}})
+
+    def test_a_hospital_with_a_table_declines_what_belongs_to_images(self):
+        with Federation(tls=False) as f:
+            top = f.top()
+            spoke = f.spoke("north-1", top)
+            f.cli("run", "start", f.plan(local={"augment": {"flip_x": "true"}}), *f.at_top())
+            f.wait(lambda: top.audit("run.declined"), 20, "the hospital declines")
+            reason = top.audit("run.declined")[0]["data"]["reason"]
+            self.assertIn("rows of a table can have noise alone", reason)
+            self.assertTrue(spoke.running())
+
 
 if __name__ == "__main__":
     unittest.main()

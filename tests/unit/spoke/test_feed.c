@@ -152,7 +152,7 @@ Test(spoke_feed, a_flip_mirrors_image_and_mask_in_half_of_the_rows) {
     float x[N], scratch[N];
     int32_t mask[N];
     int flipped = 0;
-    struct spoke_augment a = {.flip = {false, true}};
+    struct spoke_augment a = {.flip = {true}};
     for (uint64_t seed = 0; seed < 400; seed++) {
         fresh(x, mask);
         spoke_augment_row(&a, &plane, seed * 77, x, mask, scratch);

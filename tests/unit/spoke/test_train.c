@@ -543,3 +543,61 @@ Test(spoke_train, rows_that_are_read_when_wanted_train_and_score_as_those_that_a
     free(sums[0]);
     free(sums[1]);
 }
+
+/* One step on all rows, so that their order counts in the rounding alone. */
+static void one_step(const struct spoke_augment *augment, bool on_demand, uint64_t seed,
+                     float values[PIXELS + 1]) {
+    struct spoke_recipe r = sgd;
+
+    set_up_images(on_demand);
+    spoke_net_free(net);
+    cr_assert(eq(int, spoke_net_new(dev, graph, SPOKE_LOSS_BCE, IMAGES, &net, &err), TIER_OK));
+    r.batch = IMAGES;
+    r.epochs = 2;
+    r.augment = *augment;
+    cr_assert(eq(int, spoke_train(net, data, &r, seed, NULL, &err), TIER_OK), "%s", err.text);
+    cr_assert(eq(int, spoke_net_get(net, values, &err), TIER_OK));
+    tear_down();
+    data = NULL;
+}
+
+static double apart(const float a[PIXELS + 1], const float b[PIXELS + 1]) {
+    double most = 0.0;
+    for (int i = 0; i < PIXELS + 1; i++)
+        most = fmax(most, fabs((double)a[i] - (double)b[i]));
+    return most;
+}
+
+Test(spoke_train, augmented_rows_change_what_is_learnt_by_the_seed_alone) {
+    static const struct spoke_augment none = {0};
+    static const struct spoke_augment each[] = {
+        {.flip = {true}}, {.flip = {false, true}}, {.rotate_deg = 30}, {.scale = 0.5},
+        {.gain = 0.5},    {.offset = 0.5},         {.noise = 0.5}};
+    float plain[2][PIXELS + 1], one[PIXELS + 1], again[PIXELS + 1], held[PIXELS + 1],
+        other[PIXELS + 1];
+
+    one_step(&none, false, 1, plain[0]);
+    one_step(&none, false, 2, plain[1]);
+    cr_expect(apart(plain[0], plain[1]) < 1e-5, "the order alone: %g", apart(plain[0], plain[1]));
+    for (size_t i = 0; i < sizeof each / sizeof each[0]; i++) {
+        one_step(&each[i], true, 1, one);
+        one_step(&each[i], true, 1, again);
+        one_step(&each[i], false, 1, held);
+        one_step(&each[i], true, 2, other);
+        cr_expect(memcmp(one, again, sizeof one) == 0, "%zu: a round trained again", i);
+        cr_expect(memcmp(one, held, sizeof one) == 0, "%zu: rows held or read", i);
+        cr_expect(apart(one, plain[0]) > 1e-4, "%zu: %g", i, apart(one, plain[0]));
+        cr_expect(apart(one, other) > 1e-4, "%zu: %g", i, apart(one, other));
+    }
+}
+
+Test(spoke_train, a_table_may_have_noise_and_nothing_else) {
+    struct spoke_recipe r = sgd;
+
+    set_up(1);
+    r.augment.noise = 0.1;
+    cr_expect(eq(int, spoke_train(net, data, &r, 1, NULL, &err), TIER_OK), "%s", err.text);
+    r.augment.gain = 0.1;
+    cr_expect(eq(int, spoke_train(net, data, &r, 1, NULL, &err), TIER_EARG));
+    cr_expect(strstr(err.text, "rows of a table can have noise alone") != NULL, "%s", err.text);
+}

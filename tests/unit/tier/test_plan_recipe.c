@@ -138,3 +138,21 @@ Test(tier_plan_recipe, a_recipe_travels_as_it_was_written) {
     cr_expect(other.ema == 0.9 && other.accumulate == 3);
     free(text);
 }
+
+Test(tier_plan_recipe, augmentation_is_none_or_as_written_and_within_its_ranges) {
+    accepted(SGD, "");
+    cr_expect(plan.augment.noise == 0 && plan.augment.rotate_deg == 0 && plan.augment.scale == 0);
+    cr_expect(plan.augment.contrast == 0 && plan.augment.brightness == 0);
+    cr_expect(eq(int, plan.augment.flip_x || plan.augment.flip_y || plan.augment.flip_z, false));
+    accepted(SGD, "  augment: {flip_x: true, flip_z: true, rotate_deg: 15.0, scale: 0.25, "
+                  "contrast: 0.125, brightness: 0.5, noise: 0.1}");
+    cr_expect(plan.augment.flip_x && plan.augment.flip_z && !plan.augment.flip_y);
+    cr_expect(plan.augment.rotate_deg == 15 && plan.augment.scale == 0.25);
+    cr_expect(plan.augment.contrast == 0.125 && plan.augment.brightness == 0.5);
+    cr_expect(plan.augment.noise == 0.1);
+    refused(SGD, "  augment: {rotate_deg: 181.0}", "local.augment.rotate_deg must be");
+    refused(SGD, "  augment: {scale: -0.5}", "local.augment.scale must be");
+    refused(SGD, "  augment: {contrast: 1.5}", "local.augment.contrast must be");
+    refused(SGD, "  augment: {noise: strong}", "local.augment.noise must be");
+    refused(SGD, "  augment: {flip: true}", "augment");
+}
