@@ -4,6 +4,7 @@
  * values, so equal faults have equal texts, and need no list of their own here.
  */
 #include "spoke/check.h"
+#include "spoke/bids.h"
 
 #include <getopt.h>
 #include <inttypes.h>
@@ -120,7 +121,7 @@ static const char *class_name(const struct spoke_data *d, size_t class) {
 }
 
 static const char *kind_name(const struct spoke_data *d) {
-    static const char *const names[] = {"table", "npz", "images", "nifti", "dicom"};
+    static const char *const names[] = {"table", "npz", "images", "nifti", "dicom", "bids"};
     return names[spoke_data_schema(d)->kind];
 }
 
@@ -204,21 +205,39 @@ static void print_json(const struct spoke_check *c, FILE *out) {
 /* ---- the command --------------------------------------------------------------------------- */
 
 static const char usage[] =
-    "Usage: consilium-spoke check-data [--json] [--lines] SCHEMA DATA\n\n"
+    "Usage: consilium-spoke check-data [--json] [--lines] [--table] SCHEMA DATA\n\n"
     "Reads all of a hospital's data under its schema and prints counts alone: rows and classes by\n"
     "part, and refused rows by reason. DATA is what the schema's kind says: a table, a table that\n"
     "names images, an .npz file or a folder of .npy files. With --lines each refusal is told on\n"
-    "stderr with its file, line and column. Exits with 1 where a row was refused. Nothing leaves\n"
+    "stderr with its file, line and column. With --table the rows that a BIDS folder has are\n"
+    "printed instead, as the table by whose lines they are counted. Exits with 1 where a row was "
+    "refused. Nothing leaves\n"
     "this machine, and no network is used.\n";
+
+static int print_table(const char *schema_path, const char *root, FILE *out, FILE *errors) {
+    struct spoke_schema *schema = NULL;
+    struct tier_err err = {0};
+    enum tier_status st = spoke_schema_open(schema_path, &schema, &err);
+
+    if (st == TIER_OK && schema->kind != SPOKE_KIND_BIDS)
+        st = tier_fail(&err, TIER_ECONFIG, "%s: --table is for kind: bids", schema_path);
+    if (st == TIER_OK)
+        st = spoke_bids_table(schema, root, out, &err);
+    if (st != TIER_OK)
+        fprintf(errors, "consilium-spoke: %s\n", err.text);
+    spoke_schema_free(schema);
+    return st != TIER_OK;
+}
 
 int spoke_check_main(int argc, char **argv, FILE *out, FILE *errors) {
     static const struct option longs[] = {{"json", no_argument, NULL, 'j'},
                                           {"lines", no_argument, NULL, 'l'},
+                                          {"table", no_argument, NULL, 't'},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
     struct spoke_check *c = NULL;
     struct tier_err err = {0};
-    bool json = false, lines = false;
+    bool json = false, lines = false, table = false;
     int option;
 
     optind = 1;
@@ -226,6 +245,7 @@ int spoke_check_main(int argc, char **argv, FILE *out, FILE *errors) {
     while ((option = getopt_long(argc, argv, "", longs, NULL)) != -1) {
         json = json || option == 'j';
         lines = lines || option == 'l';
+        table = table || option == 't';
         if (option == 'h' || option == '?') {
             fputs(usage, option == 'h' ? out : errors);
             return option == 'h' ? 0 : 2;
@@ -235,6 +255,8 @@ int spoke_check_main(int argc, char **argv, FILE *out, FILE *errors) {
         fputs(usage, errors);
         return 2;
     }
+    if (table)
+        return print_table(argv[optind], argv[optind + 1], out, errors);
     c = calloc(1, sizeof *c);
     if (!c) {
         fputs("consilium-spoke: no memory\n", errors);

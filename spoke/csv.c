@@ -191,3 +191,20 @@ enum tier_status spoke_csv_next(struct spoke_csv *csv, char *const **cells_out, 
     *count_out = csv->cells_count;
     return TIER_OK;
 }
+
+void spoke_csv_put(FILE *to, const char *text) {
+    size_t n = strlen(text);
+    bool spaced = n > 0 && (text[0] == ' ' || text[n - 1] == ' ');
+
+    if (!spaced && !text[strcspn(text, ",\"\n\r")]) {
+        fputs(text, to);
+        return;
+    }
+    putc('"', to);
+    for (; *text; text++) {
+        if (*text == '"')
+            putc('"', to);
+        putc(*text, to);
+    }
+    putc('"', to);
+}

@@ -421,7 +421,7 @@ static enum tier_status prepare(struct spoke_loader *l) {
     static const struct spoke_source *const sources[] = {
         [SPOKE_KIND_TABLE] = &spoke_source_table,  [SPOKE_KIND_NPZ] = &spoke_source_npz,
         [SPOKE_KIND_IMAGES] = &spoke_source_cases, [SPOKE_KIND_NIFTI] = &spoke_source_cases,
-        [SPOKE_KIND_DICOM] = &spoke_source_cases,
+        [SPOKE_KIND_DICOM] = &spoke_source_cases,  [SPOKE_KIND_BIDS] = &spoke_source_cases,
     };
     const struct spoke_column *target = spoke_schema_target(l->schema);
     struct spoke_data *d = l->data;

@@ -5,6 +5,7 @@
  * its row is asked for, and nothing of it is kept. Messages name the table, the line and the
  * column, not the file: people put patients into the names of files.
  */
+#include "spoke/bids.h"
 #include "spoke/data_private.h"
 #include "spoke/dicom.h"
 #include "spoke/nifti.h"
@@ -18,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -97,23 +99,50 @@ enum tier_status spoke_load_case(struct spoke_loader *l, enum spoke_part part, s
     return TIER_OK;
 }
 
+/* A BIDS folder as the table of its files, which lies in memory while it is read. */
+static enum tier_status load_bids(struct spoke_loader *l) {
+    int fd = memfd_create("bids", MFD_CLOEXEC), own = fd < 0 ? -1 : dup(fd);
+    FILE *to = own < 0 ? NULL : fdopen(own, "w");
+    char table[64];
+    enum tier_status st = TIER_OK;
+
+    if (to)
+        st = spoke_bids_table(l->schema, l->path, to, l->err);
+    else
+        st = tier_fail_errno(l->err, TIER_EIO, "no memory for a table of %s", l->path);
+    if (to)
+        fclose(to);
+    else if (own >= 0)
+        close(own);
+    snprintf(table, sizeof table, "/proc/self/fd/%d", fd);
+    l->table = table;
+    if (st == TIER_OK)
+        st = spoke_load_table(l);
+    l->table = NULL;
+    if (fd >= 0)
+        close(fd);
+    return st;
+}
+
 static enum tier_status open_cases(struct spoke_loader *l) {
+    bool bids = l->schema->kind == SPOKE_KIND_BIDS;
     const char *slash = strrchr(l->path, '/');
+    size_t length = bids ? strlen(l->path) : slash ? (size_t)(slash - l->path + 1) : 0;
     struct cases *s = calloc(1, sizeof *s);
     char folder[4096];
 
     l->data->source = s; /* closed with the data */
     if (!s)
         return tier_fail(l->err, TIER_ENOMEM, "%s: no memory to read it", l->path);
-    int n = slash ? snprintf(folder, sizeof folder, "%.*s", (int)(slash - l->path + 1), l->path)
-                  : snprintf(folder, sizeof folder, ".");
+    int n =
+        snprintf(folder, sizeof folder, "%.*s", length ? (int)length : 1, length ? l->path : ".");
     s->folder = -1;
     if (n < 0 || (size_t)n >= sizeof folder)
         return tier_fail(l->err, TIER_EARG, "%s: the path is too long", l->path);
     s->folder = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (s->folder < 0)
         return tier_fail_errno(l->err, errno == ENOENT ? TIER_ENOTFOUND : TIER_EIO, "%s", l->path);
-    return spoke_load_table(l);
+    return bids ? load_bids(l) : spoke_load_table(l);
 }
 
 static void close_cases(void *source) {

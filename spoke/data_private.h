@@ -65,6 +65,7 @@ struct spoke_loader {
     struct spoke_data *data;
     const struct spoke_schema *schema;
     const char *path;
+    const char *table; /* to be read in the path's stead, or NULL */
     const struct spoke_data_options *options;
     struct spoke_split_rule rule; /* the schema's, as the options change it */
     struct tier_err *err;

@@ -314,8 +314,8 @@ enum tier_status spoke_load_table(struct spoke_loader *l) {
         st = tier_fail(l->err, TIER_ENOMEM, "%s: no memory to read it", l->path);
         goto out;
     }
-    TIER_TRY_OUT(spoke_csv_open(l->path, spoke_schema_delimiter(l->schema), SPOKE_COLUMNS_MAX,
-                                &t->csv, l->err));
+    TIER_TRY_OUT(spoke_csv_open(l->table ? l->table : l->path, spoke_schema_delimiter(l->schema),
+                                SPOKE_COLUMNS_MAX, &t->csv, l->err));
     st = read_table(t);
 out:
     if (t) {

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "spoke/dicom.h"
+#include "spoke/folder.h"
 #include "spoke/nifti.h"
 
 #include <assert.h>
-#include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
@@ -17,63 +16,18 @@
 
 /* ---- a folder ------------------------------------------------------------------------------ */
 
-struct names {
-    char **at;
-    size_t n, cap;
-};
+static enum tier_status list_series(int folder, struct spoke_names *names, struct tier_err *err) {
+    size_t kept = 0;
 
-static void names_release(struct names *names) {
-    for (size_t i = 0; i < names->n; i++)
-        free(names->at[i]);
-    free(names->at);
-}
-
-static int by_bytes(const void *a, const void *b) {
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static enum tier_status add_name(struct names *names, const char *name, struct tier_err *err) {
-    if (names->n == SPOKE_DICOM_FILES_MAX)
-        return tier_fail(err, TIER_ELIMIT, "the folder has more than %u files",
-                         SPOKE_DICOM_FILES_MAX);
-    if (names->n == names->cap) {
-        size_t cap = names->cap ? names->cap * 2 : 64;
-        char **more = realloc(names->at, cap * sizeof *more);
-        if (!more)
-            return tier_fail(err, TIER_ENOMEM, "no memory for the names of files");
-        names->at = more;
-        names->cap = cap;
+    TIER_TRY(spoke_folder_list(folder, SPOKE_DICOM_FILES_MAX, names, err));
+    for (size_t i = 0; i < names->n; i++) {
+        if (strcmp(names->at[i], "DICOMDIR") == 0)
+            free(names->at[i]);
+        else
+            names->at[kept++] = names->at[i];
     }
-    names->at[names->n] = strdup(name);
-    if (!names->at[names->n])
-        return tier_fail(err, TIER_ENOMEM, "no memory for the names of files");
-    names->n++;
-    return TIER_OK;
-}
-
-static enum tier_status list_folder(int folder, struct names *names, struct tier_err *err) {
-    int own = fcntl(folder, F_DUPFD_CLOEXEC, 0);
-    DIR *dir = own < 0 ? NULL : fdopendir(own);
-    enum tier_status st = TIER_OK;
-    const struct dirent *entry;
-
-    if (!dir) {
-        if (own >= 0)
-            close(own);
-        return tier_fail_errno(err, TIER_EIO, "the folder");
-    }
-    rewinddir(dir);
-    while (st == TIER_OK && (errno = 0, entry = readdir(dir)) != NULL)
-        if (entry->d_name[0] != '.' && strcmp(entry->d_name, "DICOMDIR") != 0)
-            st = add_name(names, entry->d_name, err);
-    if (st == TIER_OK && errno != 0)
-        st = tier_fail_errno(err, TIER_EIO, "the folder");
-    closedir(dir);
-    if (st == TIER_OK && names->n == 0)
-        st = tier_fail(err, TIER_EDATA, "the folder it names is empty");
-    if (st == TIER_OK)
-        qsort(names->at, names->n, sizeof *names->at, by_bytes);
-    return st;
+    names->n = kept;
+    return kept ? TIER_OK : tier_fail(err, TIER_EDATA, "the folder it names is empty");
 }
 
 /* ---- the slices ---------------------------------------------------------------------------- */
@@ -305,12 +259,12 @@ static enum tier_status read_named(int folder, const char *name, struct spoke_di
 static enum tier_status load_folder(int folder, const char *orientation, struct spoke_grid *out,
                                     struct tier_err *err) {
     struct spoke_dicom_slice *slices = NULL;
-    struct names names = {0};
+    struct spoke_names names = {0};
     uint64_t all = 0;
     size_t done = 0;
     enum tier_status st;
 
-    TIER_TRY_OUT(list_folder(folder, &names, err));
+    TIER_TRY_OUT(list_series(folder, &names, err));
     slices = calloc(names.n, sizeof *slices);
     if (!slices) {
         st = tier_fail(err, TIER_ENOMEM, "no memory for %zu files", names.n);
@@ -333,7 +287,7 @@ out:
     for (size_t i = 0; slices && i < names.n; i++)
         spoke_dicom_slice_release(&slices[i]);
     free(slices);
-    names_release(&names);
+    spoke_names_release(&names);
     return st;
 }
 

@@ -4,6 +4,7 @@
  * where it is, the scores are whole.
  */
 #include "spoke/predict.h"
+#include "spoke/csv.h"
 #include "spoke/net.h"
 #include "spoke/nifti.h"
 #include "tier/model.h"
@@ -211,27 +212,11 @@ static const char *class_name(const struct predictor *p, size_t class) {
     return c->positive_above ? sides[class != 0] : c->categories[class];
 }
 
-static void put_text(FILE *to, const char *text) {
-    bool plain = !text[strcspn(text, ",\"\n\r")];
-
-    if (plain) {
-        fputs(text, to);
-        return;
-    }
-    putc('"', to);
-    for (; *text; text++) {
-        if (*text == '"')
-            putc('"', to);
-        putc(*text, to);
-    }
-    putc('"', to);
-}
-
 static void put_row_name(const struct predictor *p, size_t row) {
     const char *id = spoke_data_id(p->data, p->part, row);
 
     fprintf(p->csv, "%" PRIu64 ",", spoke_data_number(p->data, p->part, row));
-    put_text(p->csv, id ? id : "");
+    spoke_csv_put(p->csv, id ? id : "");
 }
 
 static void put_header(const struct predictor *p) {
@@ -243,7 +228,7 @@ static void put_header(const struct predictor *p) {
     for (size_t c = 0; p->outputs > 1 && c < p->classes; c++) {
         char name[SPOKE_TEXT_LEN_MAX + 8];
         snprintf(name, sizeof name, "score:%s", class_name(p, c));
-        put_text(p->csv, name);
+        spoke_csv_put(p->csv, name);
         putc(',', p->csv);
     }
     fputs(p->outputs > 1 ? "class\n" : "score,class\n", p->csv);
@@ -272,7 +257,7 @@ static void put_scores(const struct predictor *p, size_t row, const float *z) {
     for (size_t c = 0; p->outputs > 1 && c < p->outputs; c++)
         fprintf(p->csv, ",%.9g", exp((double)z[c] - (double)z[best]) / sum);
     putc(',', p->csv);
-    put_text(p->csv, class_name(p, best));
+    spoke_csv_put(p->csv, class_name(p, best));
     putc('\n', p->csv);
 }
 

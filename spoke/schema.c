@@ -80,6 +80,28 @@ static enum tier_status check_keys(const char *path, const struct spoke_column *
     return check_categories(path, c, err);
 }
 
+/* Names of files and folders, and nothing that leads elsewhere. */
+static bool is_name(const char *s) {
+    return !s || (s[0] != '.' && !s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                              "0123456789-_+.")]);
+}
+
+/* What says which file of a BIDS folder a column is. */
+static const char *bids_wrong(enum spoke_kind kind, const struct spoke_column *c) {
+    bool file = c->type == SPOKE_COLUMN_IMAGE || c->type == SPOKE_COLUMN_MASK;
+    bool says = c->suffix || c->entities || c->datatype || c->derivative;
+
+    if (says && (kind != SPOKE_KIND_BIDS || !file))
+        return "suffix, entities, datatype and derivative belong to images and masks of kind: bids";
+    if (kind == SPOKE_KIND_BIDS && file && !c->suffix)
+        return "an image or mask of kind: bids needs its suffix: T1w, T2w, dseg";
+    if (!is_name(c->suffix) || !is_name(c->entities) || !is_name(c->datatype) ||
+        !is_name(c->derivative) || (c->suffix && strchr(c->suffix, '_')))
+        return "suffix, entities, datatype and derivative are of letters, digits, - and + (and _ "
+               "between entities: run-1_acq-iso)";
+    return NULL;
+}
+
 /* Whether a column of that type may stand in a schema of that kind. */
 static bool kind_has(enum spoke_kind kind, enum spoke_column_type type) {
     if (kind == SPOKE_KIND_TABLE)
@@ -109,13 +131,17 @@ static enum tier_status check_columns(const char *path, const struct spoke_schem
                 "%s:%d: column '%s': a schema of this kind has no columns of this type", path,
                 c->line, c->name);
         TIER_TRY(check_keys(path, c, err));
+        const char *wrong = bids_wrong(s->kind, c);
+        if (wrong)
+            return tier_fail(err, TIER_ECONFIG, "%s:%d: column '%s': %s", path, c->line, c->name,
+                             wrong);
         count[c->type]++;
     }
     if (count[SPOKE_COLUMN_TARGET] + count[SPOKE_COLUMN_MASK] != 1)
         return tier_fail(err, TIER_ECONFIG,
                          "%s: %zu columns are the target or a mask: exactly one must be", path,
                          count[SPOKE_COLUMN_TARGET] + count[SPOKE_COLUMN_MASK]);
-    bool volumes = s->kind == SPOKE_KIND_NIFTI || s->kind == SPOKE_KIND_DICOM;
+    bool volumes = s->kind >= SPOKE_KIND_NIFTI;
     if (s->kind != SPOKE_KIND_TABLE && !volumes && count[SPOKE_COLUMN_IMAGE] != 1)
         return tier_fail(err, TIER_ECONFIG, "%s: %zu columns have the type image: exactly one must",
                          path, count[SPOKE_COLUMN_IMAGE]);
@@ -161,13 +187,13 @@ static const char *kind_wrong(enum spoke_kind kind, const struct spoke_image *m)
         spacing = spacing && m->spacing.at[i] > 1e-3 && m->spacing.at[i] < 1e3;
     if (m->layout != SPOKE_LAYOUT_FIRST && kind != SPOKE_KIND_NPZ)
         return "image: layout is for kind: npz";
-    bool volumes = kind == SPOKE_KIND_NIFTI || kind == SPOKE_KIND_DICOM;
+    bool volumes = kind >= SPOKE_KIND_NIFTI; /* and DICOM, BIDS */
     if ((m->orientation || m->spacing.count) && !volumes)
-        return "image: orientation and spacing are for kind: nifti and kind: dicom";
+        return "image: orientation and spacing are for kind: nifti, dicom and bids";
     if (kind == SPOKE_KIND_IMAGES && (m->size.count != 2 || (m->channels != 1 && m->channels != 3)))
         return "image: for kind: images size is [H, W], and channels 1 or 3";
     if (volumes && m->size.count < 2)
-        return "image: for kind: nifti and kind: dicom size is [D, H, W], or [H, W] for single "
+        return "image: for kind: nifti, dicom and bids size is [D, H, W], or [H, W] for single "
                "slices";
     if (m->orientation && !spoke_orientation_valid(m->orientation))
         return "image: orientation is three letters, one of RL, one of AP and one of SI: RAS";
@@ -226,6 +252,9 @@ static enum tier_status check_file(const char *path, const struct spoke_schema *
                                    struct tier_err *err) {
     const char *d = s->file ? s->file->delimiter : NULL;
 
+    if (s->file && s->kind == SPOKE_KIND_BIDS)
+        return tier_fail(err, TIER_ECONFIG, "%s: file: kind: bids has a layout, and no table",
+                         path);
     if (d && strcmp(d, "tab") != 0 && (strlen(d) != 1 || !strchr(",;|:\t ", d[0])))
         return tier_fail(err, TIER_ECONFIG,
                          "%s: file: delimiter must be one of , ; | : a space or the word tab",

@@ -48,6 +48,13 @@
  * the order of `size`) and cropped or padded around their centre, in one interpolation; each
  * channel may first be cut at two of its `percentiles`.
  *
+ * For `kind: bids` the data is a folder in that layout, and columns say which files they are:
+ *
+ *   - {name: t2, type: image, suffix: T2w, entities: acq-iso}
+ *   - {name: tumour, type: mask, suffix: seg, derivative: labels, categories: [none, tumour]}
+ *   - {name: participant, type: id}
+ *   - {name: diagnosis, type: target, categories: [...]}    # of participants.tsv
+ *
  * What is learnt is a target, a class (categories, positive_above) or a number (`value: true`), or
  * a column of type mask, which has one of its categories, by place, at each pixel or voxel.
  *
@@ -73,7 +80,8 @@ enum spoke_kind {
     SPOKE_KIND_NPZ,
     SPOKE_KIND_IMAGES,
     SPOKE_KIND_NIFTI,
-    SPOKE_KIND_DICOM
+    SPOKE_KIND_DICOM,
+    SPOKE_KIND_BIDS
 };
 enum spoke_layout { SPOKE_LAYOUT_FIRST, SPOKE_LAYOUT_LAST };
 enum spoke_z_score { SPOKE_Z_SCORE_NONE, SPOKE_Z_SCORE_ALL, SPOKE_Z_SCORE_NONZERO };
@@ -105,6 +113,9 @@ struct spoke_column {
     uint32_t categories_count;
     double *positive_above; /* target: class 1 where the value is greater, else class 0 */
     bool value;             /* target: the number itself (regression) */
+    /* Of kind: bids, images and masks: which file it is, by suffix (T1w), entities ("run-1"; NULL:
+     * any), data type (NULL: anat) and the pipeline of derivatives/ (NULL: the raw data). */
+    char *suffix, *entities, *datatype, *derivative;
 };
 
 struct spoke_file_format {

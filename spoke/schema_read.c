@@ -202,7 +202,7 @@ static enum tier_status read_map(const struct reader *r, const struct tier_yaml_
 
 /* ---- the tables ---------------------------------------------------------------------------- */
 
-static const char *const kinds[] = {"table", "npz", "images", "nifti", "dicom", NULL};
+static const char *const kinds[] = {"table", "npz", "images", "nifti", "dicom", "bids", NULL};
 static const char *const layouts[] = {"first", "last", NULL};
 static const char *const z_scores[] = {"none", "all", "nonzero", NULL};
 static const char *const column_types[] = {"number", "category", "target", "id", "split",
@@ -229,6 +229,10 @@ static const struct field column_fields[] = {
     {"drop_first", FIELD_FLAG, AT(spoke_column, drop_first)},
     {"positive_above", FIELD_REAL, AT(spoke_column, positive_above)},
     {"value", FIELD_FLAG, AT(spoke_column, value)},
+    {"suffix", FIELD_TEXT, AT(spoke_column, suffix), .text_max = 63},
+    {"entities", FIELD_TEXT, AT(spoke_column, entities), .text_max = 127},
+    {"datatype", FIELD_TEXT, AT(spoke_column, datatype), .text_max = 63},
+    {"derivative", FIELD_TEXT, AT(spoke_column, derivative), .text_max = 127},
 };
 static const struct field image_fields[] = {
     {"channels", FIELD_UINT, AT(spoke_image, channels)},
@@ -446,6 +450,10 @@ void spoke_schema_free(struct spoke_schema *s) {
         free(c->mean);
         free(c->std);
         free(c->positive_above);
+        free(c->suffix);
+        free(c->entities);
+        free(c->datatype);
+        free(c->derivative);
     }
     if (s->file) {
         free(s->file->delimiter);
