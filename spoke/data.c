@@ -6,6 +6,7 @@
  * cost more than all the arithmetic. Either is the same wherever the same files are read.
  */
 #include "spoke/data_private.h"
+#include "spoke/spill.h"
 
 #include <float.h>
 #include <inttypes.h>
@@ -192,9 +193,24 @@ static void standardise_row(const struct spoke_data *d, float *row) {
     }
 }
 
+/* One row as the source has it, out of the file of rows where it is in there. */
+static enum tier_status read_source(const struct spoke_data *d, enum spoke_part part, size_t row,
+                                    float *x, int32_t *mask, struct tier_err *err) {
+    size_t at = row;
+
+    for (int before = 0; before < (int)part; before++)
+        at += d->parts[before].rows;
+    if (d->spill && spoke_spill_take(d->spill, at, x, mask))
+        return TIER_OK;
+    TIER_TRY(d->ops->read(d, part, row, x, mask, err));
+    if (d->spill)
+        spoke_spill_put(d->spill, at, x, mask);
+    return TIER_OK;
+}
+
 static enum tier_status read_image(const struct spoke_data *d, enum spoke_part part, size_t row,
                                    float *x, int32_t *mask, struct tier_err *err) {
-    TIER_TRY(d->ops->read(d, part, row, x, mask, err));
+    TIER_TRY(read_source(d, part, row, x, mask, err));
     if (!x)
         return TIER_OK;
     TIER_TRY(scale_row(d, part, row, x, err));
@@ -233,7 +249,7 @@ static enum tier_status image_stats(struct spoke_loader *l) {
     for (size_t c = 0; c < d->stats_count; c++)
         d->mean[c] = d->std[c] = 0.0;
     for (size_t r = 0; r < d->parts[SPOKE_TRAIN].rows; r++) {
-        TIER_TRY_OUT(d->ops->read(d, SPOKE_TRAIN, r, x, NULL, l->err));
+        TIER_TRY_OUT(read_source(d, SPOKE_TRAIN, r, x, NULL, l->err));
         TIER_TRY_OUT(scale_row(d, SPOKE_TRAIN, r, x, l->err));
         for (size_t c = 0; c < d->stats_count; c++) {
             const float *at = x + c * d->spatial;
@@ -347,15 +363,41 @@ static enum tier_status make_floats(struct spoke_loader *l) {
     return TIER_OK;
 }
 
-/* Small sets are read once; their source is then done with. */
+static bool has_masks(const struct spoke_data *d) {
+    return d->target == SPOKE_TARGET_MASK && !d->unlabelled;
+}
+
+static size_t all_rows(const struct spoke_data *d) {
+    size_t n = 0;
+    for (int which = 0; which < SPOKE_PARTS; which++)
+        n += d->parts[which].rows;
+    return n;
+}
+
+/* Whether so few that they are read once, and their source is then done with. */
+static bool is_held(const struct spoke_loader *l) {
+    const struct spoke_data *d = l->data;
+    uint64_t row_bytes = (d->features + (has_masks(d) ? d->spatial : 0)) * sizeof(float);
+    return !l->options->on_demand && !l->options->refused &&
+           all_rows(d) * row_bytes <= SPOKE_HELD_BYTES_MAX;
+}
+
+/* Arrays lie as they are read; files of images do not. */
+static enum tier_status open_spill(struct spoke_loader *l) {
+    struct spoke_data *d = l->data;
+    bool costly = d->ops->read && l->schema->kind != SPOKE_KIND_NPZ;
+
+    if (!l->options->spill_dir || !costly || is_held(l))
+        return TIER_OK;
+    return spoke_spill_open(l->options->spill_dir, all_rows(d), d->features,
+                            has_masks(d) ? d->spatial : 0, &d->spill, l->err);
+}
+
 static enum tier_status hold_images(struct spoke_loader *l) {
     struct spoke_data *d = l->data;
-    bool mask = d->target == SPOKE_TARGET_MASK && !d->unlabelled;
-    uint64_t row_bytes = (d->features + (mask ? d->spatial : 0)) * sizeof(float), all = 0;
+    bool mask = has_masks(d);
 
-    for (int which = 0; which < SPOKE_PARTS; which++)
-        all += d->parts[which].rows * row_bytes;
-    if (l->options->on_demand || l->options->refused || all > SPOKE_HELD_BYTES_MAX)
+    if (!is_held(l))
         return TIER_OK;
     for (int which = 0; which < SPOKE_PARTS; which++) {
         struct spoke_rows *p = &d->parts[which];
@@ -450,7 +492,6 @@ enum tier_status spoke_data_open(const char *schema_path, const char *path,
     struct tier_err own = {0}; /* what is refused is told even where the caller does not ask */
     struct spoke_loader l = {.path = path, .options = options ? options : &as_schema};
     struct spoke_data *d = calloc(1, sizeof *d);
-    size_t rows = 0;
     enum tier_status st;
 
     if (!d)
@@ -463,13 +504,12 @@ enum tier_status spoke_data_open(const char *schema_path, const char *path,
     TIER_TRY_OUT(effective_rule(&l, schema_path));
     TIER_TRY_OUT(prepare(&l));
     TIER_TRY_OUT(d->ops->open(&l));
-    for (int which = 0; which < SPOKE_PARTS; which++)
-        rows += d->parts[which].rows;
-    if (rows == 0) {
+    if (all_rows(d) == 0) {
         st = tier_fail(err, TIER_EDATA, "%s: no row is left (%zu had a missing value)", path,
                        d->dropped);
         goto out;
     }
+    TIER_TRY_OUT(open_spill(&l));
     TIER_TRY_OUT(set_stats(&l));
     st = d->ops->read ? hold_images(&l) : make_floats(&l);
 out:
@@ -496,6 +536,7 @@ void spoke_data_free(struct spoke_data *d) {
     }
     if (d->source)
         d->ops->close(d->source);
+    spoke_spill_close(d->spill);
     free(d->path);
     free(d->mean);
     free(d->std);

@@ -52,6 +52,9 @@ struct spoke_data_options {
     size_t stats_count;        /* spoke_data_stats_count, or 0 */
     const double *mean, *std;  /* double[stats_count] from outside; std >= 0 */
     bool on_demand;            /* hold no images, however few */
+    /* A folder for an unnamed file of rows that are not held, or NULL: files of images are read
+     * once then, and their rows from there (spoke/spill.h). */
+    const char *spill_dir;
     /*
      * To apply a model rather than to train one. `unlabelled`: targets are not read, and need not
      * be there; nobody may ask for them. `undivided`: no split is read or worked out, all rows are

@@ -59,6 +59,7 @@ struct spoke_data {
     double *mean, *std; /* [stats_count] */
     const struct spoke_source *ops;
     void *source;
+    struct spoke_spill *spill; /* of rows as the source gives them, part after part; or NULL */
 };
 
 struct spoke_loader {

@@ -140,7 +140,8 @@ static enum tier_status take_graph(struct task *t, struct work *w) {
 static enum tier_status take_data(struct task *t, struct work *w) {
     const struct tier_config_spoke *c = &w->member->config->spoke;
     struct spoke_data_options options = {.fold_set = t->plan.fold != 0,
-                                         .fold = (uint32_t)t->plan.fold};
+                                         .fold = (uint32_t)t->plan.fold,
+                                         .spill_dir = w->member->config->data_dir};
 
     if (t->data)
         return TIER_OK;

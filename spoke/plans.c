@@ -94,6 +94,7 @@ static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
         return prepare_for_trainer(run, err);
     options.fold_set = run->plan.fold != 0;
     options.fold = (uint32_t)run->plan.fold;
+    options.spill_dir = spoke->config->data_dir;
     TIER_TRY(spoke_data_open(c->schema, c->csv, &options, &run->data, err));
     if (!spoke_data_schema(run->data)->name ||
         strcmp(spoke_data_schema(run->data)->name, run->plan.contract) != 0)

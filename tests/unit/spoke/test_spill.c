@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Rows kept in a file without a name: what was put is there, what was not is not. */
+#include "spoke/data.h"
+#include "spoke/spill.h"
+#include "tests/support/picture_writer.h"
+#include "tests/support/temp_file.h"
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <dirent.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+static struct tier_err err;
+static uint8_t file[4096];
+
+TestSuite(spoke_spill, .fini = temp_release);
+
+static int files_in(const char *folder) {
+    DIR *dir = opendir(folder);
+    int n = 0;
+    for (const struct dirent *e; (e = readdir(dir));)
+        n += e->d_name[0] != '.';
+    closedir(dir);
+    return n;
+}
+
+Test(spoke_spill, a_row_is_there_when_all_that_is_asked_for_was_put) {
+    struct spoke_spill *s = NULL;
+    const float x[3] = {1, 2, 3}, other[3] = {4, 5, 6};
+    const int32_t mask[2] = {7, 8};
+    float got[3] = {0};
+    int32_t got_mask[2] = {0};
+    temp_file("here", "");
+    cr_assert(eq(int, spoke_spill_open(temp.folder, 4, 3, 2, &s, &err), TIER_OK), "%s", err.text);
+    cr_expect(eq(int, files_in(temp.folder), 1), "it has no name");
+    cr_expect(eq(int, spoke_spill_take(s, 2, got, NULL), false));
+    spoke_spill_put(s, 2, x, NULL);
+    spoke_spill_put(s, 3, other, mask);
+    cr_expect(eq(int, spoke_spill_take(s, 2, got, got_mask), false));
+    cr_expect(spoke_spill_take(s, 2, got, NULL) && memcmp(got, x, sizeof x) == 0);
+    cr_expect(spoke_spill_take(s, 3, got, got_mask) && memcmp(got, other, sizeof x) == 0);
+    cr_expect(memcmp(got_mask, mask, sizeof mask) == 0);
+    cr_expect(eq(int, spoke_spill_take(s, 4, got, NULL), false), "there is no such row");
+    spoke_spill_close(s);
+    cr_expect(eq(int, spoke_spill_open("/nonexistent", 4, 3, 2, &s, &err), TIER_EIO));
+}
+
+Test(spoke_spill, a_disk_that_is_full_costs_nothing_but_speed) {
+    const struct rlimit small = {8, 8};
+    struct spoke_spill *s = NULL;
+    const float x[3] = {1, 2, 3};
+    float got[3];
+    temp_file("here", "");
+    cr_assert(eq(int, spoke_spill_open(temp.folder, 4, 3, 0, &s, &err), TIER_OK), "%s", err.text);
+    signal(SIGXFSZ, SIG_IGN);
+    cr_assert(eq(int, setrlimit(RLIMIT_FSIZE, &small), 0));
+    spoke_spill_put(s, 1, x, NULL);
+    cr_expect(eq(int, spoke_spill_take(s, 1, got, NULL), false));
+    spoke_spill_close(s);
+}
+
+static const char schema[] = "kind: nifti\n"
+                             "image: {size: [2, 2, 2], standardise: true, mean: [1], std: [2]}\n"
+                             "columns:\n"
+                             "  - {name: scan, type: image}\n"
+                             "  - {name: organ, type: mask, categories: [none, liver]}\n"
+                             "  - {name: part, type: split}\n"
+                             "split: {by: column}\n";
+
+static void volume(const char *name, uint8_t first) {
+    struct nifti_maker m = {.side = {2, 2, 2}, .type = 2, .bits = 8, .spacing = {1, 1, 1}};
+    uint8_t voxels[8] = {first, 1, 0, 1, 0, 1, 0, 1};
+    temp_file_n(name, (char *)file, nifti_make(&m, voxels, 8, file, sizeof file));
+}
+
+Test(spoke_spill, a_file_is_read_once_and_its_row_is_the_same_ever_after) {
+    struct spoke_data_options o = {.on_demand = true};
+    struct spoke_data *d = NULL;
+    float before[8], after[8];
+    int32_t mask[8], mask_after[8], row = 1;
+    for (int spilled = 0; spilled < 2; spilled++) {
+        volume("a.nii", 5);
+        volume("b.nii", 9);
+        volume("m.nii", 1);
+        const char *csv = temp_file("t.csv", "scan,organ,part\na.nii,m.nii,test\n"
+                                             "a.nii,m.nii,train\nb.nii,m.nii,train\n");
+        o.spill_dir = spilled ? temp.folder : NULL;
+        cr_assert(eq(int, spoke_data_open(temp_file("s.yaml", schema), csv, &o, &d, &err), TIER_OK),
+                  "%s", err.text);
+        cr_assert(eq(int, spoke_data_read(d, SPOKE_TRAIN, &row, 1, before, mask, &err), TIER_OK),
+                  "%s", err.text);
+        cr_expect(before[0] > 3.99f && before[0] < 4.01f);
+        temp_file("b.nii", "gone");
+        temp_file("m.nii", "gone");
+        enum tier_status st = spoke_data_read(d, SPOKE_TRAIN, &row, 1, after, mask_after, &err);
+        cr_expect(eq(int, st, spilled ? TIER_OK : TIER_EDATA));
+        cr_expect(spilled == 0 || (memcmp(before, after, sizeof after) == 0 &&
+                                   memcmp(mask, mask_after, sizeof mask) == 0));
+        int32_t first = 0;
+        cr_expect(eq(int, spoke_data_read(d, SPOKE_TRAIN, &first, 1, after, NULL, &err), TIER_OK),
+                  "another row is read from its file");
+        cr_expect(after[0] > 1.99f && after[0] < 2.01f);
+        spoke_data_free(d);
+        d = NULL;
+    }
+}
