@@ -558,18 +558,15 @@ static void hold_places(struct hub *hub) {
 
 static void record_figures(struct hub_run *run, const struct tier_metrics *sums) {
     struct tier_task_figures f = tier_task_figures(sums);
-    const struct {
-        const char *name;
-        double value;
-    } figures[] = {{"accuracy", f.accuracy}, {"auc", f.auc}, {"count", f.count}, {"loss", f.loss}};
+    const char *name;
+    double value;
     struct tier_journal *j = run->hub->home.journal;
     struct tier_err err = {0};
     enum tier_status st = tier_journal_begin_lazy(j, &err);
 
-    for (size_t i = 0; i < sizeof figures / sizeof figures[0] && st == TIER_OK; i++)
-        if (!isnan(figures[i].value))
-            st = tier_journal_metric_put(j, run->hex, run->round.number - 1, figures[i].name,
-                                         figures[i].value, &err);
+    for (size_t i = 0; st == TIER_OK && tier_task_figure(&f, i, &name, &value); i++)
+        if (!isnan(value))
+            st = tier_journal_metric_put(j, run->hex, run->round.number - 1, name, value, &err);
     if (st == TIER_OK)
         st = tier_journal_commit(j, &err);
     if (st != TIER_OK)

@@ -24,7 +24,7 @@
 /* At these bounds the largest RunInfo and NodeList stay within one message of the edge. */
 #define TIER_CONSOLE_CHILDREN_MAX 4096
 #define TIER_CONSOLE_ROUNDS_MAX 256
-#define TIER_CONSOLE_METRICS_MAX 8
+#define TIER_CONSOLE_METRICS_MAX 16
 #define TIER_CONSOLE_RUNS_MAX 512
 #define TIER_CONSOLE_TEXT_SIZE 64 /* states, phases, addresses: with the terminator */
 #define TIER_CONSOLE_REQUEST_BYTES_MAX 4096

@@ -20,7 +20,27 @@
 #define TIER_PLAN_PURPOSE_BYTES 512
 #define TIER_PLAN_PATH_BYTES 1024
 
-enum tier_plan_loss { TIER_PLAN_BCE, TIER_PLAN_CROSS_ENTROPY };
+enum tier_plan_loss {
+    TIER_PLAN_BCE,
+    TIER_PLAN_CROSS_ENTROPY,
+    TIER_PLAN_DICE,
+    TIER_PLAN_DICE_CE,
+    TIER_PLAN_MSE,
+    TIER_PLAN_L1,
+    TIER_PLAN_COX,
+};
+#define TIER_PLAN_IGNORE_NONE 1024 /* no class has that number */
+/* Options of the losses; kernels/loss.h defines what they do. */
+struct tier_plan_loss_options {
+    struct tier_keys_list class_weights; /* numbers, a class each; none: all the same */
+    uint64_t ignore_class;               /* TIER_PLAN_IGNORE_NONE: none */
+    double pos_weight;                   /* bce */
+    struct {
+        double smooth_nr, smooth_dr;
+        bool batch, include_background;
+        double lambda_dice, lambda_ce; /* dice_ce */
+    } dice;
+};
 enum tier_plan_optimiser { TIER_PLAN_SGD, TIER_PLAN_ADAM, TIER_PLAN_ADAMW };
 enum tier_plan_schedule { TIER_PLAN_CONSTANT, TIER_PLAN_STEP, TIER_PLAN_COSINE };
 enum tier_plan_per { TIER_PLAN_PER_ROUND, TIER_PLAN_PER_STEP };
@@ -30,6 +50,10 @@ enum tier_plan_metric {
     TIER_PLAN_ACCURACY,
     TIER_PLAN_AUC,
     TIER_PLAN_LOSS,
+    TIER_PLAN_METRIC_DICE,
+    TIER_PLAN_METRIC_MSE,
+    TIER_PLAN_METRIC_MAE,
+    TIER_PLAN_METRIC_CONCORDANCE,
 };
 enum tier_plan_server_kind {
     TIER_PLAN_SERVER_NONE,
@@ -105,6 +129,10 @@ struct tier_plan_merge {
     double smoothing;
 };
 
+#define TIER_PLAN_LOSS_PLAIN                                                                       \
+    ((struct tier_plan_loss_options){                                                              \
+        {0}, TIER_PLAN_IGNORE_NONE, 1, {1e-5, 1e-5, false, true, 1, 1}})
+
 struct tier_plan_tier {
     int sync;                  /* enum tier_plan_sync */
     struct tier_quorum quorum; /* with BUFFERED: the buffer */
@@ -123,7 +151,8 @@ struct tier_plan {
     char contract[TIER_NAME_LEN_MAX + 1]; /* the name a spoke's data schema must carry */
     uint64_t fold;                        /* which of the schema's hashed splits */
 
-    int loss;                              /* enum tier_plan_loss */
+    int loss; /* enum tier_plan_loss */
+    struct tier_plan_loss_options loss_options;
     struct {                               /* what the kind does not have is NAN, or false */
         int kind;                          /* enum tier_plan_optimiser */
         double lr, momentum, weight_decay; /* momentum: SGD only */
@@ -215,6 +244,9 @@ const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t byte
 
 /* The settings of a round at a hub: its own tier's, by whether it has a parent. Borrowed. */
 const struct tier_plan_tier *tier_plan_tier_of(const struct tier_plan *plan, bool is_top);
+
+/* Whether less of that metric is better. */
+bool tier_plan_metric_falls(int metric);
 
 /* "krum", "x-mine". Borrowed. */
 const char *tier_plan_rule_text(const struct tier_plan_merge *merge);

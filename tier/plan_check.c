@@ -20,12 +20,14 @@
 #define FIELD(member)                                                                              \
     offsetof(struct tier_plan_draft, member), sizeof(((struct tier_plan_draft *)0)->member)
 
-static const char *const loss_choices[] = {"bce", "cross_entropy", NULL};
+static const char *const loss_choices[] = {"bce", "cross_entropy", "dice", "dice_ce",
+                                           "mse", "l1",            "cox",  NULL};
 static const char *const optimiser_choices[] = {"sgd", "adam", "adamw", NULL};
 static const char *const schedule_choices[] = {"constant", "step", "cosine", NULL};
 static const char *const per_choices[] = {"round", "step", NULL};
 static const char *const weights_choices[] = {"samples", "uniform", NULL};
-static const char *const metric_choices[] = {"none", "accuracy", "auc", "loss", NULL};
+static const char *const metric_choices[] = {"none", "accuracy", "auc", "loss",        "dice",
+                                             "mse",  "mae",      "concordance", NULL};
 static const char *const rule_choices[] = {
     "mean",       "median",           "trimmed_mean",     "krum",
     "multi_krum", "geometric_median", "centred_clipping", "norm_bound",
@@ -56,6 +58,26 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "which of the schema's hashed train/test splits to use"},                                     \
     {"local.loss", TIER_KEYS_CHOICE, FIELD(plan.loss), NULL, 0, 0, loss_choices,                   \
      "what training minimises"},                                                                   \
+    {"local.class_weights", TIER_KEYS_LIST, FIELD(plan.loss_options.class_weights), "", 0, 0, NULL,\
+     "for cross_entropy and dice_ce: a number for each class; all the same where it is left out"}, \
+    {"local.ignore_class", TIER_KEYS_INT, FIELD(plan.loss_options.ignore_class), "1024", 0,        \
+     TIER_PLAN_IGNORE_NONE, NULL,                                                                  \
+     "the number of a class whose rows or spots count nothing; 1024 is none"},                     \
+    {"local.pos_weight", TIER_KEYS_REAL, FIELD(plan.loss_options.pos_weight), "1.0", 1e-6, 1e6,    \
+     NULL, "for bce: how much a positive row counts beside a negative one"},                       \
+    {"local.dice.smooth_nr", TIER_KEYS_REAL, FIELD(plan.loss_options.dice.smooth_nr), "1e-5", 0,   \
+     1e6, NULL, "for dice and dice_ce: added to the numerator"},                                   \
+    {"local.dice.smooth_dr", TIER_KEYS_REAL, FIELD(plan.loss_options.dice.smooth_dr), "1e-5",      \
+     1e-12, 1e6, NULL, "for dice and dice_ce: added to the denominator"},                          \
+    {"local.dice.batch", TIER_KEYS_BOOL, FIELD(plan.loss_options.dice.batch), "false", 0, 0, NULL, \
+     "for dice and dice_ce: sums over the whole batch, where false is a Dice to each row"},        \
+    {"local.dice.include_background", TIER_KEYS_BOOL,                                              \
+     FIELD(plan.loss_options.dice.include_background), "true", 0, 0, NULL,                         \
+     "for dice and dice_ce: class 0 counts in the mean over classes"},                             \
+    {"local.dice.lambda_dice", TIER_KEYS_REAL, FIELD(plan.loss_options.dice.lambda_dice), "1.0",   \
+     0, 1e6, NULL, "for dice_ce: weight of Dice"},                                                 \
+    {"local.dice.lambda_ce", TIER_KEYS_REAL, FIELD(plan.loss_options.dice.lambda_ce), "1.0", 0,    \
+     1e6, NULL, "for dice_ce: weight of the cross-entropy"},                                       \
     {"local.optimiser.name", TIER_KEYS_CHOICE, FIELD(plan.optimiser.kind), NULL, 0, 0,             \
      optimiser_choices, "the optimiser spokes train with"},                                        \
     {"local.optimiser.lr", TIER_KEYS_REAL, FIELD(plan.optimiser.lr), NULL, 1e-12, 1000, NULL,      \
@@ -447,19 +469,18 @@ static void check_stop(const struct tier_plan_checker *c) {
                  p->evaluate_every, p->rounds);
     if (p->stop.metric <= TIER_PLAN_METRIC_NONE) {
         if (has_target)
-            complain(c, "stop.target", "needs stop.metric: accuracy, auc or loss");
+            complain(c, "stop.target", "needs stop.metric, which says of what");
         if (p->stop.patience)
-            complain(c, "stop.patience", "needs stop.metric: accuracy, auc or loss");
+            complain(c, "stop.patience", "needs stop.metric, which says of what");
         return;
     }
     if (!has_target && !p->stop.patience)
         complain(c, "stop.metric", "needs stop.target or stop.patience");
     if (p->evaluate_every == 0)
         complain(c, "stop.metric", "needs evaluations, and evaluate.every is 0");
-    if (p->stop.metric != TIER_PLAN_LOSS && has_target && p->stop.target > 1)
+    if (!tier_plan_metric_falls(p->stop.metric) && has_target && p->stop.target > 1)
         complain(c, "stop.target", "must be at most 1.0 for %s", metric_choices[p->stop.metric]);
-    if (p->stop.metric == TIER_PLAN_AUC && p->loss == TIER_PLAN_CROSS_ENTROPY)
-        complain(c, "stop.metric", "auc is defined for two classes: it needs local.loss: bce");
+    tier_plan_check_stop_metric(c);
 }
 
 /* What staleness weights do not hold for. */
@@ -552,6 +573,7 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     if (c->plan->version != TIER_PLAN_VERSION && (!c->lines || c->plan->version != 0))
         complain(c, "plan", "must be %d, the version of the format read here", TIER_PLAN_VERSION);
     tier_plan_check_recipe(c);
+    tier_plan_check_loss(c);
     check_normalise(c);
     check_scaffold(c);
     check_exact(c);

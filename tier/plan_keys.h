@@ -42,6 +42,9 @@ void tier_plan_check_recipe(const struct tier_plan_checker *c);
 /* Fills in what the recipe's kinds have; `written`: whether a key was, by its path. */
 void tier_plan_recipe_defaults(struct tier_plan *plan,
                                bool (*written)(const void *arg, const char *path), const void *arg);
+/* What must hold between the loss, its options and what is asked of the model. */
+void tier_plan_check_loss(const struct tier_plan_checker *c);
+void tier_plan_check_stop_metric(const struct tier_plan_checker *c);
 /* The key as it was written: the tier's own, or the default's that it took over. Returns path. */
 const char *tier_plan_tier_path(const struct tier_plan_checker *c, const char *tier,
                                 const char *leaf, char *path, size_t bytes);

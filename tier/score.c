@@ -11,12 +11,28 @@ unsigned tier_score_bin(double score) {
     return (unsigned)(score * TIER_SCORE_BINS);
 }
 
+static int64_t fixed(double x, double most) {
+    if (!(x < most))
+        x = most;
+    if (x < 0.0)
+        x = 0.0;
+    return (int64_t)llrint(ldexp(x, TIER_SCORE_LOSS_BITS));
+}
+
 int64_t tier_score_loss_fixed(double loss) {
-    if (!(loss < TIER_SCORE_LOSS_MAX))
-        loss = TIER_SCORE_LOSS_MAX;
-    if (loss < 0.0)
-        loss = 0.0;
-    return (int64_t)llrint(ldexp(loss, TIER_SCORE_LOSS_BITS));
+    return fixed(loss, TIER_SCORE_LOSS_MAX);
+}
+
+int64_t tier_score_error_fixed(double error) {
+    return fixed(error, TIER_SCORE_ERROR_MAX);
+}
+
+double tier_score_dice(int64_t overlap, int64_t sizes) {
+    return sizes > 0 ? 2.0 * (double)overlap / (double)sizes : NAN;
+}
+
+double tier_score_concordance(int64_t concordant, int64_t comparable) {
+    return comparable > 0 ? (double)concordant / (2.0 * (double)comparable) : NAN;
 }
 
 double tier_score_accuracy(int64_t correct, int64_t count) {

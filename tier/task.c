@@ -211,12 +211,22 @@ bool tier_task_evaluates(const struct tier_plan *plan, uint64_t round) {
 enum tier_status tier_task_metrics_check(const struct tier_metrics *sums, struct tier_err *err) {
     static const struct {
         const char *name;
-        size_t bins;
+        size_t bins; /* 0: one to each class */
     } known[] = {{TIER_SCORE_COUNT, 1},
                  {TIER_SCORE_CORRECT, 1},
                  {TIER_SCORE_LOSS, 1},
                  {TIER_SCORE_HIST_POS, TIER_SCORE_BINS},
-                 {TIER_SCORE_HIST_NEG, TIER_SCORE_BINS}};
+                 {TIER_SCORE_HIST_NEG, TIER_SCORE_BINS},
+                 {TIER_SCORE_SPOTS, 1},
+                 {TIER_SCORE_OVERLAP, 0},
+                 {TIER_SCORE_SIZES, 0},
+                 {TIER_SCORE_CASE_DICE, 0},
+                 {TIER_SCORE_CASES, 0},
+                 {TIER_SCORE_SQUARED, 1},
+                 {TIER_SCORE_ABSOLUTE, 1},
+                 {TIER_SCORE_EVENTS, 1},
+                 {TIER_SCORE_COMPARABLE, 1},
+                 {TIER_SCORE_CONCORDANT, 1}};
     const size_t known_count = sizeof known / sizeof known[0];
 
     for (size_t i = 0; sums && i < tier_metrics_count(sums); i++) {
@@ -230,7 +240,10 @@ enum tier_status tier_task_metrics_check(const struct tier_metrics *sums, struct
         if (k == known_count)
             return tier_fail(err, TIER_EUPDATE, "metric %s is not one that this version knows",
                              name);
-        if (bins != known[k].bins)
+        if (known[k].bins == 0 && bins > TIER_SCORE_CLASSES_MAX)
+            return tier_fail(err, TIER_EUPDATE, "metric %s has %zu bins; at most %d would be right",
+                             name, bins, TIER_SCORE_CLASSES_MAX);
+        if (known[k].bins != 0 && bins != known[k].bins)
             return tier_fail(err, TIER_EUPDATE, "metric %s has %zu bins; %zu would be right", name,
                              bins, known[k].bins);
         for (size_t b = 0; b < bins; b++)
@@ -242,21 +255,102 @@ enum tier_status tier_task_metrics_check(const struct tier_metrics *sums, struct
     return TIER_OK;
 }
 
+/* The mean over classes from 1 on of what is there of them, and NaN where nothing is. */
+static double class_mean(double sum, size_t count) {
+    return count > 0 ? sum / (double)count : NAN;
+}
+
+static void dice_figures(const struct tier_metrics *sums, struct tier_task_figures *f) {
+    size_t bins[4] = {0};
+    const int64_t *overlap = tier_metrics_get(sums, TIER_SCORE_OVERLAP, &bins[0]);
+    const int64_t *sizes = tier_metrics_get(sums, TIER_SCORE_SIZES, &bins[1]);
+    const int64_t *own = tier_metrics_get(sums, TIER_SCORE_CASE_DICE, &bins[2]);
+    const int64_t *cases = tier_metrics_get(sums, TIER_SCORE_CASES, &bins[3]);
+    double all = 0, by_case = 0;
+    size_t classes = 0, with_cases = 0;
+
+    if (!overlap || !sizes || !own || !cases || bins[1] != bins[0] || bins[2] != bins[0] ||
+        bins[3] != bins[0])
+        return;
+    for (size_t c = 1; c < bins[0]; c++) {
+        double dice = tier_score_dice(overlap[c], sizes[c]);
+        if (c <= TIER_TASK_DICE_CLASSES)
+            f->class_dice[c - 1] = dice;
+        if (!isnan(dice)) {
+            all += dice;
+            classes++;
+        }
+        if (cases[c] > 0) {
+            by_case += tier_score_loss(own[c], cases[c]);
+            with_cases++;
+        }
+    }
+    f->dice = class_mean(all, classes);
+    f->case_dice = class_mean(by_case, with_cases);
+}
+
+static double ratio_of(const struct tier_metrics *sums, const char *name, int64_t count) {
+    const int64_t *sum = tier_metrics_get(sums, name, NULL);
+    return sum ? tier_score_loss(*sum, count) : NAN;
+}
+
 struct tier_task_figures tier_task_figures(const struct tier_metrics *sums) {
-    struct tier_task_figures f = {NAN, NAN, NAN, NAN};
+    struct tier_task_figures f = {NAN, NAN, NAN, NAN, NAN, NAN, {0}, NAN, NAN, NAN};
     size_t pos_bins = 0, neg_bins = 0;
 
+    for (size_t i = 0; i < TIER_TASK_DICE_CLASSES; i++)
+        f.class_dice[i] = NAN;
     if (!sums || !tier_metrics_get(sums, TIER_SCORE_COUNT, NULL))
         return f;
     int64_t count = tier_metrics_scalar(sums, TIER_SCORE_COUNT);
     const int64_t *pos = tier_metrics_get(sums, TIER_SCORE_HIST_POS, &pos_bins);
     const int64_t *neg = tier_metrics_get(sums, TIER_SCORE_HIST_NEG, &neg_bins);
     f.count = (double)count;
-    f.accuracy = tier_score_accuracy(tier_metrics_scalar(sums, TIER_SCORE_CORRECT), count);
-    f.loss = tier_score_loss(tier_metrics_scalar(sums, TIER_SCORE_LOSS), count);
+    const int64_t *correct = tier_metrics_get(sums, TIER_SCORE_CORRECT, NULL);
+    const int64_t *spots = tier_metrics_get(sums, TIER_SCORE_SPOTS, NULL);
+    const int64_t *events = tier_metrics_get(sums, TIER_SCORE_EVENTS, NULL);
+    if (correct)
+        f.accuracy = tier_score_accuracy(*correct, spots ? *spots : count);
+    f.loss = ratio_of(sums, TIER_SCORE_LOSS, events ? *events : count);
+    f.mse = ratio_of(sums, TIER_SCORE_SQUARED, count);
+    f.mae = ratio_of(sums, TIER_SCORE_ABSOLUTE, count);
+    f.concordance = tier_score_concordance(tier_metrics_scalar(sums, TIER_SCORE_CONCORDANT),
+                                           tier_metrics_scalar(sums, TIER_SCORE_COMPARABLE));
+    dice_figures(sums, &f);
     if (pos && neg && pos_bins == neg_bins)
         f.auc = tier_score_auc(pos, neg, pos_bins);
     return f;
+}
+
+bool tier_task_figure(const struct tier_task_figures *f, size_t i, const char **name_out,
+                      double *value_out) {
+    const double *dice = f->class_dice;
+    const struct {
+        const char *name;
+        double value;
+    } all[] = {{"accuracy", f->accuracy},
+               {"auc", f->auc},
+               {"case_dice", f->case_dice},
+               {"concordance", f->concordance},
+               {"count", f->count},
+               {"dice", f->dice},
+               {"dice_1", dice[0]},
+               {"dice_2", dice[1]},
+               {"dice_3", dice[2]},
+               {"dice_4", dice[3]},
+               {"dice_5", dice[4]},
+               {"dice_6", dice[5]},
+               {"dice_7", dice[6]},
+               {"dice_8", dice[7]},
+               {"loss", f->loss},
+               {"mae", f->mae},
+               {"mse", f->mse}};
+
+    if (i >= sizeof all / sizeof all[0])
+        return false;
+    *name_out = all[i].name;
+    *value_out = all[i].value;
+    return true;
 }
 
 const char *tier_task_stop(const struct tier_plan *plan, struct tier_task_stop *stop,
@@ -271,14 +365,28 @@ const char *tier_task_stop(const struct tier_plan *plan, struct tier_task_stop *
         v = figures->auc;
         break;
     case TIER_PLAN_LOSS:
-        v = -figures->loss; /* so that more is better */
+        v = figures->loss;
+        break;
+    case TIER_PLAN_METRIC_DICE:
+        v = figures->dice;
+        break;
+    case TIER_PLAN_METRIC_MSE:
+        v = figures->mse;
+        break;
+    case TIER_PLAN_METRIC_MAE:
+        v = figures->mae;
+        break;
+    case TIER_PLAN_METRIC_CONCORDANCE:
+        v = figures->concordance;
         break;
     default:
         return NULL;
     }
     if (isnan(v))
         return NULL;
-    double target = plan->stop.metric == TIER_PLAN_LOSS ? -plan->stop.target : plan->stop.target;
+    double sign = tier_plan_metric_falls(plan->stop.metric) ? -1 : 1; /* so that more is better */
+    double target = sign * plan->stop.target;
+    v *= sign;
     if (!isnan(target) && v >= target)
         return "the target is reached";
     if (!stop->any || v > stop->best) {

@@ -63,10 +63,19 @@ bool tier_task_evaluates(const struct tier_plan *plan, uint64_t round);
 enum tier_status tier_task_metrics_check(const struct tier_metrics *sums, struct tier_err *err);
 
 /* Figures out of exact sums: NaN where the sums do not hold them. */
+#define TIER_TASK_DICE_CLASSES 8 /* that are told one by one */
 struct tier_task_figures {
     double accuracy, loss, auc, count;
+    double dice, case_dice; /* means over the classes but the first, the background, that occur:
+                               of all spots together, of the cases' own */
+    double class_dice[TIER_TASK_DICE_CLASSES]; /* of all spots; [i]: of class i + 1 */
+    double mse, mae, concordance;
 };
 struct tier_task_figures tier_task_figures(const struct tier_metrics *sums);
+/* The i-th of the figures by name, in the names' order, or false past the last. A name is constant.
+ */
+bool tier_task_figure(const struct tier_task_figures *figures, size_t i, const char **name_out,
+                      double *value_out);
 
 /* The stop criterion, fed with each evaluated model in turn. Zero-initialise. */
 struct tier_task_stop {

@@ -211,6 +211,7 @@ static struct tier_plan plan_of(const struct codec *c, uint64_t fold) {
     p.accumulate = 1;
     p.stop.target = NAN;
     p.server = TIER_PLAN_SERVER_OFF;
+    p.loss_options = TIER_PLAN_LOSS_PLAIN;
     return p;
 }
 

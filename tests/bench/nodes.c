@@ -298,6 +298,7 @@ struct tier_plan bench_plan(uint64_t rounds) {
     p.accumulate = 1;
     p.stop.target = NAN;
     p.server = TIER_PLAN_SERVER_OFF;
+    p.loss_options = TIER_PLAN_LOSS_PLAIN;
     return p;
 }
 

@@ -61,6 +61,7 @@ static inline struct tier_plan plan_of(uint64_t rounds) {
     p.accumulate = 1;
     p.stop.target = NAN;
     p.server = TIER_PLAN_SERVER_OFF;
+    p.loss_options = TIER_PLAN_LOSS_PLAIN;
     return p;
 }
 

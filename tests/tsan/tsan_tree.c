@@ -54,6 +54,7 @@ static struct tier_hash federate(const char *name, bool tls) {
     plan.accumulate = 1;
     plan.stop.target = NAN;
     plan.server = TIER_PLAN_SERVER_OFF;
+    plan.loss_options = TIER_PLAN_LOSS_PLAIN;
     snprintf(path, sizeof path, "%s/%s", work_dir, name);
     struct tree *tree = tree_new(path, tls);
     struct tree_node *top = tree_hub(tree, "top", NULL, 2);

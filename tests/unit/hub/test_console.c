@@ -80,6 +80,7 @@ static void make_plan(uint64_t rounds) {
     p.accumulate = 1;
     p.stop.target = NAN;
     p.server = TIER_PLAN_SERVER_OFF;
+    p.loss_options = TIER_PLAN_LOSS_PLAIN;
     tier_hash_data(graph, graph_bytes, &hash);
     tier_hash_hex(&hash, p.model_sha256);
     p.model_bytes = graph_bytes;

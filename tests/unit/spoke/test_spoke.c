@@ -148,6 +148,7 @@ static void set_up(void) {
                               .weight_total_max = UINT64_C(1) << 31,
                               .rounds = 3,
                               .evaluate_every = 1,
+                              .loss_options = TIER_PLAN_LOSS_PLAIN,
                               .server = TIER_PLAN_SERVER_OFF};
     plan.optimiser.lr = 0.05;
     plan.optimiser.beta1 = plan.optimiser.beta2 = plan.optimiser.eps = NAN;

@@ -221,7 +221,7 @@ Test(tier_plan, every_key_refuses_what_it_cannot_take) {
         {"data", "data: {contract: 'a b'}", "data.contract must be letters"},
         {"data", "data: {contract: a, fold: 1000}", "data.fold must be a whole number from 0"},
         {"data", "data: [a]", "data must be a map of keys"},
-        {"local.loss", "local.loss: mse", "local.loss must be one of: bce, cross_entropy"},
+        {"local.loss", "local.loss: hinge", "local.loss must be one of: bce, cross_entropy"},
         {"local.optimiser.name", "local.optimiser.name: lamb", "must be one of: sgd, adam"},
         {"local.optimiser.lr", "local.optimiser.lr: 0", "local.optimiser.lr must be a number"},
         {"local.optimiser.lr", "local.optimiser.lr: -0.1", "local.optimiser.lr must be a number"},
