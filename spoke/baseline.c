@@ -28,7 +28,7 @@ struct options {
     const char *plan, *schema, *model, *kept;
     const char *csv[TABLES_MAX];
     size_t count;
-    bool json;
+    bool json, pooled_only;
     int fold; /* -1: the plan's */
 };
 
@@ -38,21 +38,19 @@ struct bench {
     struct tier_graph *graph;
     struct kern_device *device;
     struct spoke_recipe recipe;
+    struct spoke_objective objective;
 };
 
 static const char usage[] =
     "Usage: consilium-baseline --plan FILE --schema FILE --csv FILE [--csv FILE ...]\n"
-    "                          [--model FILE [--kept FILE]] [--fold N] [--json]\n\n"
+    "                          [--model FILE [--kept FILE]] [--fold N] [--pooled-only] [--json]\n\n"
     "Trains the plan's recipe at each table alone and on all of them pooled, and prints how each\n"
-    "model does on the test rows of all tables. With --model nothing is trained: a published\n"
+    "model does on the test rows of all tables; with --pooled-only that of all alone. With --model "
+    "nothing is trained: a published\n"
     "model is evaluated on the pooled test rows, standardised like the pooled training rows. Where "
     "the plan\n"
     "keeps tensors at the hospitals, --kept FILE is one hospital's, as its data folder's private/\n"
     "has them, and the tables would be that hospital's.\n";
-
-static enum spoke_loss loss_of(const struct bench *b) {
-    return b->plan.loss == TIER_PLAN_BCE ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE;
-}
 
 /* Opens a table; with `like` its rows are standardised with that table's statistics. */
 static enum tier_status open_table(const struct options *o, const struct bench *b, const char *csv,
@@ -66,8 +64,7 @@ static enum tier_status open_table(const struct options *o, const struct bench *
         options.mean = spoke_data_mean(like);
         options.std = spoke_data_std(like);
     }
-    TIER_TRY(spoke_data_open(o->schema, csv, &options, out, err));
-    return spoke_data_is_simple(*out, err);
+    return spoke_data_open(o->schema, csv, &options, out, err);
 }
 
 /* Trains on one table and evaluates on the test rows of all. */
@@ -87,7 +84,7 @@ static enum tier_status train_and_test(const struct options *o, const struct ben
         goto out;
     }
     TIER_TRY_OUT(open_table(o, b, csv, NULL, &data, err));
-    TIER_TRY_OUT(spoke_net_new(b->device, b->graph, loss_of(b), b->plan.batch, &net, err));
+    TIER_TRY_OUT(spoke_net_new_for(b->device, b->graph, &b->objective, b->plan.batch, &net, err));
     TIER_TRY_OUT(spoke_round_freeze(&b->plan, b->graph, &net, 1, err));
     snprintf(seed, sizeof seed, "%" PRIu64, b->plan.seed);
     TIER_TRY_OUT(spoke_train(net, data, &b->recipe, spoke_train_seed(seed, 0, name), &stats, err));
@@ -184,7 +181,7 @@ static enum tier_status test_model(const struct options *o, const struct bench *
         goto out;
     }
     TIER_TRY_OUT(open_table(o, b, pooled, NULL, &data, err));
-    TIER_TRY_OUT(spoke_net_new(b->device, b->graph, loss_of(b), b->plan.batch, &net, err));
+    TIER_TRY_OUT(spoke_net_new_for(b->device, b->graph, &b->objective, b->plan.batch, &net, err));
     TIER_TRY_OUT(load_model(b, o, net, err));
     TIER_TRY_OUT(spoke_evaluate(net, data, SPOKE_TEST, sums, err));
     TIER_TRY_OUT(spoke_sums_add(sums, metrics, err));
@@ -202,7 +199,9 @@ out:
 struct pool {
     FILE *to;
     char delimiter;
-    char **header; /* the first table's, or NULL before it */
+    const struct spoke_schema *schema;
+    const char *folder; /* of the table that is read, as its files are named from elsewhere */
+    char **header;      /* the first table's, or NULL before it */
     size_t header_count;
 };
 
@@ -214,17 +213,36 @@ static void pool_release(struct pool *p) {
         fclose(p->to);
 }
 
-/* Every cell quoted, so that whatever a cell holds is read back as it was. */
-static void pool_write(const struct pool *p, char *const *cells, size_t count) {
+static void put_quoted(FILE *to, const char *text) {
+    for (const char *c = text; *c; c++) {
+        if (*c == '"')
+            putc('"', to);
+        putc(*c, to);
+    }
+}
+
+/* Whether the i-th cell of a row names a file: by the header where there is one, else by place. */
+static bool is_file_cell(const struct pool *p, size_t i) {
+    for (uint32_t k = 0; k < p->schema->columns_count; k++) {
+        const struct spoke_column *c = &p->schema->columns[k];
+        if (p->header ? i < p->header_count && strcmp(p->header[i], c->name) == 0 : k == i)
+            return c->type == SPOKE_COLUMN_IMAGE || c->type == SPOKE_COLUMN_MASK;
+    }
+    return false;
+}
+
+/* Every cell quoted, so that whatever a cell holds is read back as it was; files by their whole
+ * path, for the pooled table lies elsewhere. */
+static void pool_write(const struct pool *p, char *const *cells, size_t count, bool row) {
     for (size_t i = 0; i < count; i++) {
         if (i > 0)
             putc(p->delimiter, p->to);
         putc('"', p->to);
-        for (const char *c = cells[i]; *c; c++) {
-            if (*c == '"')
-                putc('"', p->to);
-            putc(*c, p->to);
+        if (row && cells[i][0] && cells[i][0] != '/' && is_file_cell(p, i)) {
+            put_quoted(p->to, p->folder);
+            putc('/', p->to);
         }
+        put_quoted(p->to, cells[i]);
         putc('"', p->to);
     }
     putc('\n', p->to);
@@ -252,7 +270,7 @@ static enum tier_status pool_header(struct pool *p, const struct options *o, siz
         if (!p->header[p->header_count])
             return tier_fail(err, TIER_ENOMEM, "no memory for a header");
     }
-    pool_write(p, cells, count);
+    pool_write(p, cells, count, false);
     return TIER_OK;
 }
 
@@ -260,9 +278,16 @@ static enum tier_status pool_table(struct pool *p, const struct options *o, size
                                    bool header, struct tier_err *err) {
     struct spoke_csv *csv = NULL;
     char *const *cells = NULL;
+    char *whole = realpath(o->csv[table], NULL);
     size_t count = 0;
     enum tier_status st;
 
+    if (!whole) {
+        st = tier_fail_errno(err, TIER_ENOTFOUND, "%s", o->csv[table]);
+        goto out;
+    }
+    *strrchr(whole, '/') = '\0';
+    p->folder = whole;
     TIER_TRY_OUT(spoke_csv_open(o->csv[table], p->delimiter, SPOKE_COLUMNS_MAX, &csv, err));
     for (;;) {
         TIER_TRY_OUT(spoke_csv_next(csv, &cells, &count, err));
@@ -271,11 +296,12 @@ static enum tier_status pool_table(struct pool *p, const struct options *o, size
         if (header)
             TIER_TRY_OUT(pool_header(p, o, table, cells, count, err));
         else
-            pool_write(p, cells, count);
+            pool_write(p, cells, count, true);
         header = false;
     }
 out:
     spoke_csv_close(csv);
+    free(whole);
     return st;
 }
 
@@ -287,7 +313,7 @@ static enum tier_status pool_tables(const struct options *o, const struct bench 
                                     struct tier_err *err) {
     const struct spoke_file_format *format = b->schema->file;
     bool header = !format || !format->header || *format->header;
-    struct pool p = {.delimiter = spoke_schema_delimiter(b->schema)};
+    struct pool p = {.delimiter = spoke_schema_delimiter(b->schema), .schema = b->schema};
     int fd = memfd_create("pooled", MFD_CLOEXEC);
     int write_fd = fd < 0 ? -1 : dup(fd);
     enum tier_status st = TIER_OK;
@@ -316,15 +342,22 @@ out:
 
 /* ---- what is printed ---- */
 
-/* A figure that is not defined (the AUC of more than two classes) is null. */
-static json_t *figure_json(double value) {
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
+/* Accuracy, AUC and loss always, null where they are not defined (the AUC of more than two
+ * classes); the figures of masks, values and survival where there are any. */
 static void add_row(json_t *rows, const char *name, const struct tier_task_figures *f) {
-    json_array_append_new(rows, json_pack("{s:s,s:o,s:o,s:o}", "name", name, "accuracy",
-                                          figure_json(f->accuracy), "auc", figure_json(f->auc),
-                                          "loss", figure_json(f->loss)));
+    json_t *row = json_pack("{s:s}", "name", name);
+    const char *figure;
+    double value;
+
+    for (size_t i = 0; tier_task_figure(f, i, &figure, &value); i++) {
+        bool always = strcmp(figure, "accuracy") == 0 || strcmp(figure, "auc") == 0 ||
+                      strcmp(figure, "loss") == 0;
+        if (isfinite(value) && strcmp(figure, "count") != 0)
+            json_object_set_new(row, figure, json_real(value));
+        else if (always)
+            json_object_set_new(row, figure, json_null());
+    }
+    json_array_append_new(rows, row);
 }
 
 static enum tier_status compare(const struct options *o, const struct bench *b, json_t *rows,
@@ -333,17 +366,17 @@ static enum tier_status compare(const struct options *o, const struct bench *b, 
     char pooled[4096];
     int fd = -1;
 
-    for (size_t i = 0; i < o->count && !o->model; i++) {
+    for (size_t i = 0; i < o->count && !o->model && !o->pooled_only; i++) {
         const char *name = strrchr(o->csv[i], '/') ? strrchr(o->csv[i], '/') + 1 : o->csv[i];
         TIER_TRY(train_and_test(o, b, o->csv[i], name, &f, err));
         add_row(rows, name, &f);
     }
-    if (b->schema->kind == SPOKE_KIND_TABLE) {
+    if (b->schema->kind != SPOKE_KIND_NPZ) {
         TIER_TRY(pool_tables(o, b, &fd, err));
         snprintf(pooled, sizeof pooled, "/proc/self/fd/%d", fd);
     } else if (o->count > 1 || strlen(o->csv[0]) >= sizeof pooled) {
         return tier_fail(err, TIER_EUNIMPLEMENTED,
-                         "only tables are pooled here: of images --csv may name one set");
+                         "arrays of numpy are not pooled here: --csv may name one set of them");
     } else {
         snprintf(pooled, sizeof pooled, "%s", o->csv[0]);
     }
@@ -356,49 +389,67 @@ static enum tier_status compare(const struct options *o, const struct bench *b, 
     return st;
 }
 
-static void print_figures(const char *name, const double *figures) {
+/* One line, of those figures that the last row has. */
+static void print_figures(const char *name, const json_t *row, const json_t *like, double divisor) {
+    const char *key;
+    json_t *value;
+
     printf("%-24s", name);
-    for (size_t i = 0; i < 3; i++) {
-        if (isfinite(figures[i]))
-            printf(" %8.4f", figures[i]);
+    json_object_foreach((json_t *)like, key, value) {
+        const json_t *here = json_object_get(row, key);
+        if (!json_is_real(value))
+            continue;
+        if (json_is_real(here))
+            printf(" %11.4f", json_real_value(here) / divisor);
         else
-            printf(" %8s", "-");
+            printf(" %11s", "-");
     }
     putchar('\n');
 }
 
-/* With more than one table, the mean of those alone stands before the pooled row. */
-static void print_rows(json_t *rows) {
-    static const char *const keys[] = {"accuracy", "auc", "loss"};
-    size_t n = json_array_size(rows);
-    double mean[3] = {0};
+/* Adds a row's figures to the sums of those before it. */
+static void add_figures(json_t *sums, const json_t *row) {
+    const char *key;
+    json_t *value;
 
-    printf("%-24s %8s %8s %8s\n", "", keys[0], keys[1], keys[2]);
-    for (size_t row = 0; row < n; row++) {
-        const json_t *item = json_array_get(rows, row);
-        double figures[3];
-        for (size_t i = 0; i < 3; i++) {
-            const json_t *value = json_object_get(item, keys[i]);
-            figures[i] = json_is_null(value) ? NAN : json_real_value(value);
-        }
-        if (row == n - 1 && n > 2)
-            print_figures("alone, mean", mean);
-        print_figures(json_string_value(json_object_get(item, "name")), figures);
-        for (size_t i = 0; i < 3; i++)
-            mean[i] += figures[i] / (double)(n - 1);
+    json_object_foreach((json_t *)row, key, value) {
+        double before = json_real_value(json_object_get(sums, key));
+        if (json_is_real(value))
+            json_object_set_new(sums, key, json_real(before + json_real_value(value)));
     }
 }
 
+/* With more than one table, the mean of those alone stands before the pooled row. */
+static void print_rows(json_t *rows) {
+    size_t n = json_array_size(rows);
+    const json_t *last = json_array_get(rows, n - 1);
+    json_t *sums = json_object();
+    const char *key;
+    json_t *value;
+
+    printf("%-24s", "");
+    json_object_foreach((json_t *)last, key, value) {
+        if (json_is_real(value))
+            printf(" %11s", key);
+    }
+    putchar('\n');
+    for (size_t row = 0; row < n; row++) {
+        const json_t *item = json_array_get(rows, row);
+        if (row == n - 1 && n > 2)
+            print_figures("alone, mean", sums, last, (double)(n - 1));
+        print_figures(json_string_value(json_object_get(item, "name")), item, last, 1);
+        add_figures(sums, item);
+    }
+    json_decref(sums);
+}
+
 static int parse(int argc, char **argv, struct options *o) {
-    static const struct option longs[] = {{"model", required_argument, NULL, 'm'},
-                                          {"plan", required_argument, NULL, 'p'},
-                                          {"schema", required_argument, NULL, 's'},
-                                          {"csv", required_argument, NULL, 'c'},
-                                          {"fold", required_argument, NULL, 'f'},
-                                          {"kept", required_argument, NULL, 'k'},
-                                          {"json", no_argument, NULL, 'j'},
-                                          {"help", no_argument, NULL, 'h'},
-                                          {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {
+        {"model", required_argument, NULL, 'm'},  {"plan", required_argument, NULL, 'p'},
+        {"schema", required_argument, NULL, 's'}, {"csv", required_argument, NULL, 'c'},
+        {"fold", required_argument, NULL, 'f'},   {"kept", required_argument, NULL, 'k'},
+        {"pooled-only", no_argument, NULL, 'o'},  {"json", no_argument, NULL, 'j'},
+        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0}};
     int c;
 
     o->fold = -1;
@@ -426,6 +477,9 @@ static int parse(int argc, char **argv, struct options *o) {
             break;
         case 'k':
             o->kept = optarg;
+            break;
+        case 'o':
+            o->pooled_only = true;
             break;
         case 'j':
             o->json = true;
@@ -459,6 +513,7 @@ static enum tier_status run(const struct options *o, json_t *rows, struct tier_e
     }
     spoke_round_recipe(&b.plan, 1, &b.recipe); /* and all that follow */
     b.recipe.schedule.span = b.plan.rounds;
+    b.objective = spoke_objective_of(&b.plan);
     b.recipe.steps *= b.plan.rounds;
     b.recipe.epochs *= b.plan.rounds;
     st = compare(o, &b, rows, err);

@@ -91,7 +91,9 @@ enum tier_status spoke_load_row(struct spoke_loader *l, enum spoke_part part, si
             p->numbers = grown(p->numbers, cap * sizeof *p->numbers, &ok);
             p->ids = grown(p->ids, cap * sizeof *p->ids, &ok);
         }
-        if (d->target == SPOKE_TARGET_VALUE)
+        if (d->target == SPOKE_TARGET_SURVIVAL)
+            p->events = grown(p->events, cap * sizeof *p->events, &ok);
+        if (d->target == SPOKE_TARGET_VALUE || d->target == SPOKE_TARGET_SURVIVAL)
             p->values = grown(p->values, cap * sizeof *p->values, &ok);
         if (!ok)
             return tier_fail(l->err, TIER_ENOMEM, "no memory for %zu rows", cap);
@@ -470,9 +472,10 @@ static enum tier_status prepare(struct spoke_loader *l) {
 
     d->ops = sources[l->schema->kind];
     d->unlabelled = l->options->unlabelled;
-    d->target = target->type == SPOKE_COLUMN_MASK ? SPOKE_TARGET_MASK
-                : target->value                   ? SPOKE_TARGET_VALUE
-                                                  : SPOKE_TARGET_CLASS;
+    d->target = target->type == SPOKE_COLUMN_MASK                  ? SPOKE_TARGET_MASK
+                : spoke_schema_only(l->schema, SPOKE_COLUMN_EVENT) ? SPOKE_TARGET_SURVIVAL
+                : target->value                                    ? SPOKE_TARGET_VALUE
+                                                                   : SPOKE_TARGET_CLASS;
     d->features = spoke_schema_features(l->schema);
     d->spatial = spoke_schema_spatial(l->schema);
     d->classes = spoke_schema_classes(l->schema);
@@ -528,6 +531,7 @@ void spoke_data_free(struct spoke_data *d) {
         free(d->parts[which].x);
         free(d->parts[which].labels);
         free(d->parts[which].values);
+        free(d->parts[which].events);
         free(d->parts[which].places);
         for (size_t i = 0; d->parts[which].ids && i < d->parts[which].rows; i++)
             free(d->parts[which].ids[i]);
@@ -566,7 +570,7 @@ enum tier_status spoke_data_read(const struct spoke_data *d, enum spoke_part par
                                  struct tier_err *err) {
     size_t target = spoke_data_target_size(d);
 
-    if (d->target == SPOKE_TARGET_VALUE || d->unlabelled)
+    if (target == 0 || d->unlabelled)
         labels = NULL;
     for (size_t i = 0; i < n; i++) {
         if (rows[i] < 0 || (size_t)rows[i] >= d->parts[part].rows)
@@ -617,21 +621,6 @@ size_t spoke_data_target_size(const struct spoke_data *d) {
     return d->target == SPOKE_TARGET_MASK ? d->spatial : d->target == SPOKE_TARGET_CLASS;
 }
 
-enum tier_status spoke_data_is_simple(const struct spoke_data *d, struct tier_err *err) {
-    bool held = true;
-
-    for (int which = 0; which < SPOKE_PARTS; which++)
-        held = held && (d->parts[which].rows == 0 || d->parts[which].x);
-    if (d->target == SPOKE_TARGET_CLASS && held)
-        return TIER_OK;
-    return tier_fail(err, TIER_EUNIMPLEMENTED,
-                     d->target != SPOKE_TARGET_CLASS
-                         ? "%s: values and masks cannot be trained on yet: classes of rows can"
-                         : "%s: the images take more than is held in memory, which cannot be "
-                           "trained on yet",
-                     d->path);
-}
-
 const float *spoke_data_x(const struct spoke_data *d, enum spoke_part part) {
     return d->parts[part].x;
 }
@@ -663,6 +652,10 @@ enum tier_status spoke_data_grid(const struct spoke_data *d, enum spoke_part par
     }
     *grid_out = g;
     return TIER_OK;
+}
+
+const float *spoke_data_events(const struct spoke_data *d, enum spoke_part part) {
+    return d->parts[part].events;
 }
 
 const float *spoke_data_values(const struct spoke_data *d, enum spoke_part part) {

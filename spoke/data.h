@@ -33,8 +33,12 @@
 
 enum spoke_part { SPOKE_TRAIN, SPOKE_TEST, SPOKE_VAL, SPOKE_PARTS };
 
-/* A class for each row; a number for each row; a class at each pixel or voxel of a row. */
-enum spoke_target_kind { SPOKE_TARGET_CLASS, SPOKE_TARGET_VALUE, SPOKE_TARGET_MASK };
+enum spoke_target_kind {
+    SPOKE_TARGET_CLASS,    /* a class for each row */
+    SPOKE_TARGET_VALUE,    /* a number for each row */
+    SPOKE_TARGET_MASK,     /* a class at each pixel or voxel of a row */
+    SPOKE_TARGET_SURVIVAL, /* a time for each row, and whether the event was then */
+};
 
 /* Of a row: channels x side[0] x ... x side[axes - 1] floats. A table has channels and no axes. */
 struct spoke_shape {
@@ -93,14 +97,8 @@ size_t spoke_data_dropped(const struct spoke_data *data);
 
 struct spoke_shape spoke_data_shape(const struct spoke_data *data);
 enum spoke_target_kind spoke_data_target(const struct spoke_data *data);
-/* Labels of a row: 1 for a class, the pixels or voxels of a mask, 0 for a value. */
+/* Labels of a row: 1 for a class, the pixels or voxels of a mask, 0 for a value or survival. */
 size_t spoke_data_target_size(const struct spoke_data *data);
-
-/*
- * TIER_EUNIMPLEMENTED for what those that take spoke_data_x and one class a row (pooling, in
- * baseline.c) cannot use: images that are not held, values, masks.
- */
-enum tier_status spoke_data_is_simple(const struct spoke_data *data, struct tier_err *err);
 
 /*
  * Reads rows[0..n) of a part, each below spoke_data_rows, in that order and with repetition as they
@@ -117,7 +115,9 @@ enum tier_status spoke_data_read(const struct spoke_data *data, enum spoke_part 
  */
 const float *spoke_data_x(const struct spoke_data *data, enum spoke_part part);
 const int32_t *spoke_data_labels(const struct spoke_data *data, enum spoke_part part);
-/* float[rows], where the target is a value; NULL otherwise. */
+/* float[rows] of events, 1 where it happened and 0 where it did not; NULL but for survival. */
+const float *spoke_data_events(const struct spoke_data *data, enum spoke_part part);
+/* float[rows], where the target is a value, or a time; NULL otherwise. */
 const float *spoke_data_values(const struct spoke_data *data, enum spoke_part part);
 
 /*

@@ -19,7 +19,8 @@ struct spoke_rows {
     size_t rows, cap;
     float *x;          /* [rows x features], where held */
     int32_t *labels;   /* classes [rows]; masks [rows x spatial] where held */
-    float *values;     /* [rows], where the target is a value */
+    float *values;     /* [rows], where the target is a value or a time */
+    float *events;     /* [rows], of survival: 0 or 1 */
     uint32_t *places;  /* [rows]: of each row in its source; NULL: a table */
     double *raw;       /* [rows x features]: a table's, only while loading */
     uint64_t *numbers; /* [rows], and ids, where rows are identified */

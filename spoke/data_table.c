@@ -29,6 +29,7 @@ struct table {
 struct label {
     int32_t class;
     double value;
+    bool event;
 };
 
 static enum tier_status row_fail(const struct table *t, const struct spoke_column *c,
@@ -110,12 +111,15 @@ static enum tier_status read_target(const struct table *t, const struct spoke_co
 
     if (c->positive_above || c->value) {
         TIER_TRY(read_number(t, c, cell, &v));
-        label->class = c->positive_above && v > *c->positive_above;
-        label->value = v;
-        return TIER_OK;
+        index = c->positive_above && v > *c->positive_above;
+        label->value = c->value ? v : label->value;
+    } else {
+        TIER_TRY(read_category(t, c, cell, &index));
     }
-    TIER_TRY(read_category(t, c, cell, &index));
-    label->class = index;
+    if (c->type == SPOKE_COLUMN_EVENT)
+        label->event = index == 1;
+    else
+        label->class = index;
     return TIER_OK;
 }
 
@@ -150,6 +154,7 @@ static bool column_used(const struct table *t, const struct spoke_column *c) {
     case SPOKE_COLUMN_SPLIT:
         return divided && t->l->rule.by == SPOKE_SPLIT_COLUMN;
     case SPOKE_COLUMN_TARGET:
+    case SPOKE_COLUMN_EVENT:
     case SPOKE_COLUMN_MASK:
         return !t->l->options->unlabelled;
     case SPOKE_COLUMN_IGNORE:
@@ -177,7 +182,9 @@ static enum tier_status keep_row(struct table *t, enum spoke_part which, const s
         return tier_err_prefix(t->l->err, "%s:%" PRIu64, t->l->path, spoke_csv_line(t->csv));
     if (t->schema->kind == SPOKE_KIND_TABLE)
         memcpy(p->raw + row * d->features, t->row, d->features * sizeof *t->row);
-    if (d->target == SPOKE_TARGET_VALUE)
+    if (d->target == SPOKE_TARGET_SURVIVAL)
+        p->events[row] = label->event ? 1.0f : 0.0f;
+    if (d->target == SPOKE_TARGET_VALUE || d->target == SPOKE_TARGET_SURVIVAL)
         p->values[row] = (float)label->value;
     else if (d->target == SPOKE_TARGET_CLASS)
         p->labels[row] = label->class;
@@ -215,7 +222,7 @@ static enum tier_status read_row(struct table *t, char *const *cells) {
         if (!column_used(t, c))
             continue;
         const char *cell = cells[t->place[i]];
-        if (c->type == SPOKE_COLUMN_TARGET)
+        if (c->type == SPOKE_COLUMN_TARGET || c->type == SPOKE_COLUMN_EVENT)
             TIER_TRY(read_target(t, c, cell, &label));
         else if (c->type == SPOKE_COLUMN_ID)
             TIER_TRY(split_hash(t, c, cell, &which));

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Evaluation on a part of the local data as exact integer sums, which add up over any tree to the
- * figures of the pooled rows: rows, rows predicted right, loss in fixed point, and for two classes
- * the histograms of the score of positive and negative rows (tier/score.h says how to read them).
+ * figures of the pooled rows; tier/score.h says how they are read. Of every row its loss in fixed
+ * point; of classes those predicted right, and for two of them the histograms of the score; of
+ * masks also the spots of each class that model and mask share; of values the errors. Of survival,
+ * pairs of this hospital's patients alone are compared, and its loss is over this part's rows as
+ * one batch: it sums to the mean over hospitals' events, not to that of pooled rows.
+ *
  * Logits come from the device; losses and scores are computed from them here, in double.
  *
  * Threads: the net's. Ownership: borrows all.
@@ -16,16 +20,25 @@
 #include "tier/score.h"
 
 struct spoke_sums {
-    int64_t count, correct;
-    int64_t loss;  /* fixed point, TIER_SCORE_LOSS_BITS */
-    bool has_hist; /* binary cross-entropy only */
-    int64_t hist_pos[TIER_SCORE_BINS], hist_neg[TIER_SCORE_BINS];
+    enum spoke_loss of;
+    bool masks;
+    bool tells_spots;       /* that counted are not as many as rows */
+    int64_t count;          /* rows */
+    int64_t spots, correct; /* those that counted, of classes; those predicted right */
+    int64_t loss;           /* fixed point, TIER_SCORE_LOSS_BITS */
+    int64_t hist_pos[TIER_SCORE_BINS], hist_neg[TIER_SCORE_BINS]; /* BCE */
+    size_t classes;                                               /* of masks: */
+    int64_t overlap[TIER_SCORE_CLASSES_MAX], sizes[TIER_SCORE_CLASSES_MAX];
+    int64_t case_dice[TIER_SCORE_CLASSES_MAX], cases[TIER_SCORE_CLASSES_MAX];
+    int64_t squared, absolute;              /* of values */
+    int64_t events, comparable, concordant; /* of survival */
 };
 
 /*
- * Replaces *sums_out. A row is predicted positive where its logit is above 0 (BCE), or as the class
- * with the greatest logit, the first of equals (CE). No rows give zero sums. TIER_EMODEL where a
- * logit is not finite.
+ * Replaces *sums_out. A row is predicted positive where its logit is above 0 (BCE), or a row or
+ * spot as the class with the greatest logit, the first of equals. What the loss ignores counts
+ * nowhere. No rows give zero sums. TIER_EMODEL where a logit is not finite, TIER_EDATA where errors
+ * are too large to be summed.
  */
 enum tier_status spoke_evaluate(struct spoke_net *net, const struct spoke_data *data,
                                 enum spoke_part part, struct spoke_sums *sums_out,
@@ -35,7 +48,7 @@ enum tier_status spoke_evaluate(struct spoke_net *net, const struct spoke_data *
 enum tier_status spoke_sums_add(const struct spoke_sums *sums, struct tier_metrics *metrics,
                                 struct tier_err *err);
 
-/* TIER_EDATA unless the table has the features and classes that the net takes. */
+/* TIER_EDATA unless the data has the features and the target that the net takes. */
 enum tier_status spoke_eval_fits(const struct spoke_net *net, const struct spoke_data *data,
                                  struct tier_err *err);
 

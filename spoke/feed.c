@@ -235,7 +235,7 @@ enum tier_status spoke_feed_next(struct spoke_feed *f, struct spoke_batch *batch
     if (s->status != TIER_OK) {
         st = tier_fail(err, s->status, "%s", s->err.text);
     } else {
-        bool value = spoke_data_target(f->data) == SPOKE_TARGET_VALUE;
+        bool value = f->target == 0;
         *batch_out = (struct spoke_batch){
             .rows = s->rows,
             .which = f->order + batch * f->options.batch,

@@ -30,7 +30,7 @@ struct spoke_batch {
     const int32_t *which;  /* [rows], of the part */
     const float *x;        /* [rows x features] */
     const int32_t *labels; /* [rows x target_size]; NULL for values */
-    const float *values;   /* [rows]; NULL unless the target is a value */
+    const float *values;   /* [rows]; NULL unless the target is a value or a time */
 };
 
 struct spoke_feed;

@@ -18,10 +18,11 @@ struct fisher {
     struct spoke_net *net;
     struct kern_device *dev;
     const struct spoke_data *data;
-    size_t n, features;
+    size_t n, features, words;                /* words: of a row's target */
     int32_t *order;                           /* of all training rows */
     float *rows;                              /* [PIECE_ROWS x features], on their way */
-    void *targets;                            /* [PIECE_ROWS]: float, or int32 for classes */
+    int32_t *labels;                          /* [PIECE_ROWS x words], as they are read */
+    int32_t *targets;                         /* [PIECE_ROWS x words], as the loss takes them */
     double *sum;                              /* [n] */
     float *part;                              /* [n]: a piece's */
     struct kern_buf *x, *target, *loss, *acc; /* on the device; acc is part there */
@@ -43,13 +44,14 @@ static enum tier_status new_buf(struct fisher *f, size_t count, struct kern_buf 
 static enum tier_status take_memory(struct fisher *f, size_t all) {
     f->order = malloc(all * sizeof *f->order);
     f->rows = malloc(PIECE_ROWS * f->features * sizeof *f->rows);
-    f->targets = malloc(PIECE_ROWS * 4);
+    f->labels = malloc(PIECE_ROWS * f->words * sizeof *f->labels);
+    f->targets = malloc(PIECE_ROWS * f->words * sizeof *f->targets);
     f->sum = calloc(f->n, sizeof *f->sum);
     f->part = malloc(f->n * sizeof *f->part);
-    if (!f->order || !f->rows || !f->targets || !f->sum || !f->part)
+    if (!f->order || !f->rows || !f->labels || !f->targets || !f->sum || !f->part)
         return tier_fail(f->err, TIER_ENOMEM, "no memory for the Fisher information of %zu", f->n);
     TIER_TRY(new_buf(f, PIECE_ROWS * f->features, &f->x));
-    TIER_TRY(new_buf(f, PIECE_ROWS, &f->target));
+    TIER_TRY(new_buf(f, PIECE_ROWS * f->words, &f->target));
     TIER_TRY(new_buf(f, 1, &f->loss));
     return new_buf(f, f->n, &f->acc);
 }
@@ -57,6 +59,7 @@ static enum tier_status take_memory(struct fisher *f, size_t all) {
 static void release(struct fisher *f) {
     free(f->order);
     free(f->rows);
+    free(f->labels);
     free(f->targets);
     free(f->sum);
     free(f->part);
@@ -67,15 +70,11 @@ static void release(struct fisher *f) {
 }
 
 static enum tier_status upload(struct fisher *f, const int32_t *index, size_t rows) {
-    int32_t *labels = f->targets;
-
-    TIER_TRY(spoke_data_read(f->data, SPOKE_TRAIN, index, rows, f->rows, labels, f->err));
-    for (size_t i = 0; i < rows && spoke_net_loss(f->net) == SPOKE_LOSS_BCE; i++) {
-        float target = (float)labels[i];
-        memcpy(&labels[i], &target, sizeof target);
-    }
+    TIER_TRY(spoke_data_read(f->data, SPOKE_TRAIN, index, rows, f->rows, f->labels, f->err));
+    spoke_objective_targets(spoke_net_objective(f->net), f->data, SPOKE_TRAIN, index, rows,
+                            f->labels, f->targets);
     KERN_TRY(f, "an upload", kern_upload(f->x, 0, f->rows, rows * f->features * sizeof(float)));
-    KERN_TRY(f, "an upload", kern_upload(f->target, 0, f->targets, rows * 4));
+    KERN_TRY(f, "an upload", kern_upload(f->target, 0, f->targets, rows * f->words * 4));
     return TIER_OK;
 }
 
@@ -87,7 +86,7 @@ static enum tier_status add_piece(struct fisher *f, const int32_t *index, size_t
     KERN_TRY(f, "clearing squares", kern_zero(f->acc, 0, f->n * sizeof(float)));
     for (size_t i = 0; i < rows; i++) {
         TIER_TRY(spoke_net_backward(f->net, (struct kern_vec){f->x, i * f->features},
-                                    (struct kern_vec){f->target, i}, 1,
+                                    (struct kern_vec){f->target, i * f->words}, 1,
                                     (struct kern_vec){f->loss, 0}, f->err));
         KERN_TRY(f, "adding squares", kern_add_square(acc, g, f->n));
     }
@@ -107,11 +106,16 @@ enum tier_status spoke_fisher(struct spoke_net *net, const struct spoke_data *da
                        .data = data,
                        .n = spoke_net_elements(net),
                        .features = spoke_net_features(net),
+                       .words =
+                           spoke_objective_words(spoke_net_objective(net), spoke_net_spots(net)),
                        .err = err};
 
     if (all == 0)
         return tier_fail(err, TIER_EDATA, "there are no training rows here");
     TIER_TRY(spoke_eval_fits(net, data, err));
+    if (spoke_net_objective(net)->loss == SPOKE_LOSS_COX)
+        return tier_fail(err, TIER_EPLAN,
+                         "Fisher information is of rows one by one, of which cox has no loss");
     TIER_TRY_OUT(take_memory(&f, all));
     spoke_train_shuffle(seed, 0, f.order, all);
     for (size_t at = 0; at < take; at += PIECE_ROWS) {

@@ -152,9 +152,10 @@ static enum tier_status take_data(struct task *t, struct work *w) {
 
 static enum tier_status make_nets(struct task *t, const struct spoke_member *m, size_t ranks,
                                   struct tier_err *err) {
-    TIER_TRY(spoke_team_nets(&m->team, t->graph,
-                             t->plan.loss == TIER_PLAN_BCE ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE,
-                             t->plan.batch, ranks, false, t->nets, err));
+    const struct spoke_objective objective = spoke_objective_of(&t->plan);
+
+    TIER_TRY(spoke_team_nets(&m->team, t->graph, &objective, t->plan.batch, ranks, false, t->nets,
+                             err));
     enum tier_status st = spoke_round_freeze(&t->plan, t->graph, t->nets, m->team.count, err);
     if (st != TIER_OK)
         drop_nets(t);

@@ -18,11 +18,11 @@
 struct spoke_net {
     struct kern_device *dev;
     const struct tier_graph *graph;
-    enum spoke_loss loss;
+    struct spoke_objective objective;
     size_t batch_max, elements, trained;
     size_t logits;         /* the graph's value that the loss is computed on */
     size_t outputs, spots; /* of a row of it */
-    struct kern_buf *params, *grads, *arena;
+    struct kern_buf *params, *grads, *arena, *class_weight;
     struct spoke_stretch *stretches; /* that are trained */
     size_t stretch_count;
     struct kern_buf *sample_sum, *sample_loss; /* [trained], [1]: where samples are clipped */
@@ -73,29 +73,35 @@ static enum tier_status find_logits(struct spoke_net *net, const struct tier_sha
     const struct tier_graph *g = net->graph;
     size_t value = behind_identities(g, shapes, tier_graph_output(g));
     const struct tier_graph_node *n = maker(g, value);
-    bool bce = net->loss == SPOKE_LOSS_BCE;
+    const char *loss = spoke_objective_text(&net->objective);
+    bool bce = net->objective.loss == SPOKE_LOSS_BCE;
+    bool by_class = spoke_objective_by_class(&net->objective);
     bool soft = n && (n->op == TIER_OP_SOFTMAX || n->op == TIER_OP_LOG_SOFTMAX);
     bool sigmoid = n && n->op == TIER_OP_SIGMOID;
 
-    if ((soft && bce) || (sigmoid && !bce))
+    if ((soft && !by_class) || (sigmoid && by_class))
         return tier_fail(err, TIER_EMODEL,
-                         "the model ends in %s, which does not go with the loss: binary "
-                         "cross-entropy takes Sigmoid or logits, cross-entropy Softmax or logits",
-                         tier_op_text(n->op));
-    if (soft || sigmoid)
+                         "the model ends in %s, which does not go with the loss %s: bce takes "
+                         "Sigmoid or logits, losses of several classes Softmax or logits",
+                         tier_op_text(n->op), loss);
+    if ((soft && by_class) || (sigmoid && bce))
         value = behind_identities(g, shapes, (size_t)n->in[0]);
     if (!maker(g, value))
         return tier_fail(err, TIER_EMODEL, "the model's output is its input");
     const struct tier_shape *z = tier_shapes_of(shapes, value);
     net->outputs = z->rank < 2 ? 1 : z->dims[1];
     net->spots = z->elements / z->dims[0] / net->outputs;
-    if (bce && net->outputs * net->spots != 1)
+    if (!by_class && net->outputs * net->spots != 1)
+        return tier_fail(err, TIER_EMODEL, "the model has %zu outputs: %s takes one",
+                         net->outputs * net->spots, loss);
+    if (by_class && (net->outputs < 2 || net->outputs > KERN_LOSS_CLASSES_MAX))
         return tier_fail(err, TIER_EMODEL,
-                         "the model has %zu outputs: binary cross-entropy takes one",
-                         net->outputs * net->spots);
-    if (!bce && net->outputs < 2)
+                         "the model has %zu outputs: %s takes one for each class, 2 to %u",
+                         net->outputs, loss, KERN_LOSS_CLASSES_MAX);
+    if (net->objective.weights_count && net->objective.weights_count != net->outputs)
         return tier_fail(err, TIER_EMODEL,
-                         "the model has one output: cross-entropy takes one for each class");
+                         "local.class_weights has %zu numbers: the model has %zu classes",
+                         net->objective.weights_count, net->outputs);
     net->logits = value;
     return TIER_OK;
 }
@@ -130,6 +136,13 @@ static enum tier_status prepare(struct spoke_net *net, struct tier_err *err) {
         return st;
     KERN_TRY(net, "taking memory for the model", kern_buf_new(net->dev, bytes, &net->params));
     KERN_TRY(net, "taking memory for the model", kern_buf_new(net->dev, bytes, &net->grads));
+    bytes = net->objective.weights_count * sizeof(float);
+    if (bytes) {
+        KERN_TRY(net, "taking memory for class weights",
+                 kern_buf_new(net->dev, bytes, &net->class_weight));
+        KERN_TRY(net, "an upload",
+                 kern_upload(net->class_weight, 0, net->objective.class_weight, bytes));
+    }
     return start_values(net, err);
 }
 
@@ -168,6 +181,14 @@ static enum tier_status find_tape(struct spoke_net *net, size_t rows, bool train
 enum tier_status spoke_net_new(struct kern_device *dev, const struct tier_graph *graph,
                                enum spoke_loss loss, size_t batch_max, struct spoke_net **net_out,
                                struct tier_err *err) {
+    const struct spoke_objective plain = spoke_objective_plain(loss);
+
+    return spoke_net_new_for(dev, graph, &plain, batch_max, net_out, err);
+}
+
+enum tier_status spoke_net_new_for(struct kern_device *dev, const struct tier_graph *graph,
+                                   const struct spoke_objective *objective, size_t batch_max,
+                                   struct spoke_net **net_out, struct tier_err *err) {
     if (batch_max == 0 || batch_max > SPOKE_BATCH_MAX)
         return tier_fail(err, TIER_EARG, "a batch of %zu rows: 1 to %u are possible", batch_max,
                          SPOKE_BATCH_MAX);
@@ -177,7 +198,7 @@ enum tier_status spoke_net_new(struct kern_device *dev, const struct tier_graph 
         return tier_fail(err, TIER_ENOMEM, "no memory for a model");
     net->dev = dev;
     net->graph = graph;
-    net->loss = loss;
+    net->objective = *objective;
     net->batch_max = batch_max;
     net->elements = tier_graph_elements(graph);
     net->trained = tier_graph_trained(graph);
@@ -212,6 +233,7 @@ void spoke_net_free(struct spoke_net *net) {
     kern_buf_free(net->sample_loss);
     free(net->stretches);
     free(net->frozen);
+    kern_buf_free(net->class_weight);
     free(net);
 }
 
@@ -284,6 +306,23 @@ enum tier_status spoke_net_forward(struct spoke_net *net, struct kern_vec x, siz
     return TIER_OK;
 }
 
+static enum tier_status add_loss(struct spoke_net *net, struct kern_vec loss, struct kern_vec dz,
+                                 struct kern_vec z, struct kern_vec target, size_t rows,
+                                 struct tier_err *err) {
+    const struct spoke_objective *o = &net->objective;
+    struct kern_loss_spec spec = spoke_objective_spec(o, rows, net->spots, net->outputs);
+
+    if (!spoke_objective_is_plain(o))
+        KERN_TRY(net, "the loss",
+                 kern_loss(loss, dz, z, target, (struct kern_vec){net->class_weight, 0}, &spec));
+    else if (o->loss == SPOKE_LOSS_BCE)
+        KERN_TRY(net, "the loss", kern_bce_logits(loss, dz, z, target, rows));
+    else
+        KERN_TRY(net, "the loss",
+                 kern_softmax_ce(loss, dz, z, target, rows * net->spots, net->outputs));
+    return TIER_OK;
+}
+
 enum tier_status spoke_net_backward(struct spoke_net *net, struct kern_vec x,
                                     struct kern_vec target, size_t rows, struct kern_vec loss,
                                     struct tier_err *err) {
@@ -301,11 +340,7 @@ enum tier_status spoke_net_backward(struct spoke_net *net, struct kern_vec x,
     TIER_TRY(tape_forward(&run));
     struct kern_vec z = tape_at(&run, tape->logits), dz = tape_grad_at(&run, tape->logits);
     KERN_TRY(net, "clearing gradients", kern_zero(net->grads, 0, net->elements * sizeof(float)));
-    if (net->loss == SPOKE_LOSS_BCE)
-        KERN_TRY(net, "the loss", kern_bce_logits(loss, dz, z, target, rows));
-    else
-        KERN_TRY(net, "the loss",
-                 kern_softmax_ce(loss, dz, z, target, rows * net->spots, net->outputs));
+    TIER_TRY(add_loss(net, loss, dz, z, target, rows, err));
     return tape_backward(&run);
 }
 
@@ -393,8 +428,8 @@ struct kern_device *spoke_net_device(const struct spoke_net *net) {
     return net->dev;
 }
 
-enum spoke_loss spoke_net_loss(const struct spoke_net *net) {
-    return net->loss;
+const struct spoke_objective *spoke_net_objective(const struct spoke_net *net) {
+    return &net->objective;
 }
 
 size_t spoke_net_batch_max(const struct spoke_net *net) {

@@ -5,8 +5,9 @@
  * comes along a tape (spoke/tape.h) of what to do.
  *
  * Losses are computed on logits, which is stable where the probability is not: a graph that ends in
- * Sigmoid (binary cross-entropy) or Softmax or LogSoftmax (cross-entropy) is trained on that
- * operator's input, and one that ends without it is taken to give logits already. A model whose
+ * Sigmoid (binary cross-entropy) or Softmax or LogSoftmax (cross-entropy, Dice) is trained on that
+ * operator's input, and one that ends without it is taken to give logits already. Errors of values
+ * and Cox's loss take the output as it is. A model whose
  * output has more than two dimensions [N, C, ...] gives a prediction for every spot of an image.
  *
  * Training uses a batch's own statistics in BatchNormalization and moves the running ones, and
@@ -19,22 +20,22 @@
 #define CONSILIUM_SPOKE_NET_H
 
 #include "kernels/kern.h"
+#include "spoke/loss.h"
 #include "tier/graph.h"
 
 #define SPOKE_BATCH_MAX (1u << 20)
 
-enum spoke_loss {
-    SPOKE_LOSS_BCE, /* binary cross-entropy: one output, classes 0 and 1 */
-    SPOKE_LOSS_CE,  /* cross-entropy: one output a class, at every spot */
-};
-
 struct spoke_net;
 
 /*
- * Parameters start as the graph's values. TIER_EMODEL where the graph does not fit the loss,
- * TIER_EARG for a batch of 0 or above SPOKE_BATCH_MAX, TIER_ELIMIT where the device's memory does
- * not hold it, TIER_EDEVICE.
+ * Parameters start as the graph's values. The objective is copied. TIER_EMODEL where the graph does
+ * not fit the loss, TIER_EARG for a batch of 0 or above SPOKE_BATCH_MAX, TIER_ELIMIT where the
+ * device's memory does not hold it, TIER_EDEVICE.
  */
+enum tier_status spoke_net_new_for(struct kern_device *dev, const struct tier_graph *graph,
+                                   const struct spoke_objective *objective, size_t batch_max,
+                                   struct spoke_net **net_out, struct tier_err *err);
+/* The same for a loss without options. */
 enum tier_status spoke_net_new(struct kern_device *dev, const struct tier_graph *graph,
                                enum spoke_loss loss, size_t batch_max, struct spoke_net **net_out,
                                struct tier_err *err);
@@ -48,7 +49,7 @@ void spoke_net_free(struct spoke_net *net);
 enum tier_status spoke_net_freeze(struct spoke_net *net, const bool *frozen, struct tier_err *err);
 
 struct kern_device *spoke_net_device(const struct spoke_net *net);
-enum spoke_loss spoke_net_loss(const struct spoke_net *net);
+const struct spoke_objective *spoke_net_objective(const struct spoke_net *net);
 size_t spoke_net_batch_max(const struct spoke_net *net);
 size_t spoke_net_features(const struct spoke_net *net); /* floats of a row */
 /* Outputs a row has at each of its spots, and how many spots it has (1, but for images). */
@@ -79,9 +80,9 @@ enum tier_status spoke_net_get(const struct spoke_net *net, float *values, struc
 enum tier_status spoke_net_forward(struct spoke_net *net, struct kern_vec x, size_t rows,
                                    struct kern_vec *logits_out, struct tier_err *err);
 /*
- * Forward in training, loss and backward. `target` is float[rows] of 0 and 1 (BCE) or int32[rows x
- * spots] (CE), on the device; the mean loss is added to loss[0]; gradients of the mean loss replace
- * the last ones. Gradients of a parameter are summed in the kernels' fixed order.
+ * Forward in training, loss and backward. `target` is what spoke_objective_targets makes, on the
+ * device; the loss of the rows, a mean, is added to loss[0]; its gradients replace the last ones.
+ * Gradients of a parameter are summed in the kernels' fixed order.
  */
 enum tier_status spoke_net_backward(struct spoke_net *net, struct kern_vec x,
                                     struct kern_vec target, size_t rows, struct kern_vec loss,

@@ -106,9 +106,6 @@ static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
         st = tier_fail(err, TIER_EMODEL,
                        "the model takes %" PRIu64 " features, the schema gives %zu",
                        tier_graph_features(run->graph), spoke_data_features(run->data));
-    else if (spoke_data_target(run->data) != SPOKE_TARGET_CLASS)
-        st = tier_fail(err, TIER_EUNIMPLEMENTED,
-                       "values and masks cannot be trained on yet: classes of rows can");
     if (st == TIER_OK) {
         struct spoke_shape shape = spoke_data_shape(run->data);
         struct spoke_recipe recipe;

@@ -445,10 +445,6 @@ static enum tier_status keep(struct spoke_run *run, uint64_t round, const struct
                              round, id, w->kept, err);
 }
 
-static enum spoke_loss loss_of(const struct tier_plan *plan) {
-    return plan->loss == TIER_PLAN_BCE ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE;
-}
-
 /* A server came back with another number of devices: slices are of another size. */
 static void drop_nets(struct spoke_run *run) {
     for (size_t i = 0; i < KERN_GROUP_RANKS_MAX; i++) {
@@ -458,10 +454,11 @@ static void drop_nets(struct spoke_run *run) {
 }
 
 static enum tier_status make_nets(struct spoke_run *run, size_t ranks, struct tier_err *err) {
+    const struct spoke_objective objective = spoke_objective_of(&run->plan);
     const struct spoke_team *team = &run->spoke->team;
 
-    TIER_TRY(spoke_team_nets(team, run->graph, loss_of(&run->plan), run->plan.batch, ranks, true,
-                             run->nets, err));
+    TIER_TRY(spoke_team_nets(team, run->graph, &objective, run->plan.batch, ranks, true, run->nets,
+                             err));
     run->net_ranks = ranks;
     enum tier_status st = spoke_round_freeze(&run->plan, run->graph, run->nets, team->count, err);
     if (st == TIER_OK)

@@ -38,6 +38,7 @@ static enum tier_status check_keys(const char *path, const struct spoke_column *
                                    struct tier_err *err) {
     bool number = c->type == SPOKE_COLUMN_NUMBER, category = c->type == SPOKE_COLUMN_CATEGORY;
     bool target = c->type == SPOKE_COLUMN_TARGET, mask = c->type == SPOKE_COLUMN_MASK;
+    bool event = c->type == SPOKE_COLUMN_EVENT;
     const char *extra = NULL;
 
     if ((c->min || c->max) && !number && !(target && c->value))
@@ -54,10 +55,13 @@ static enum tier_status check_keys(const char *path, const struct spoke_column *
         extra = "encode and drop_first belong to categories";
     else if (c->drop_first && c->encode != SPOKE_ENCODE_ONE_HOT)
         extra = "drop_first needs encode: one_hot";
-    else if (c->categories && !category && !target && !mask)
-        extra = "categories belong to a category, the target or a mask";
-    else if (c->positive_above && !target)
-        extra = "positive_above belongs to the target";
+    else if (c->categories && !category && !target && !mask && !event)
+        extra = "categories belong to a category, the target, a mask or an event";
+    else if (c->positive_above && !target && !event)
+        extra = "positive_above belongs to the target, or to an event";
+    else if (event && ((c->positive_above != NULL) + (c->categories != NULL) != 1 ||
+                       (c->categories && c->categories_count != 2)))
+        extra = "an event needs positive_above, or two categories, the second that it happened";
     else if ((number || target) &&
              ((c->min && !isfinite(*c->min)) || (c->max && !isfinite(*c->max)) ||
               (c->min && c->max && *c->min > *c->max)))
@@ -72,7 +76,7 @@ static enum tier_status check_keys(const char *path, const struct spoke_column *
         extra = "a mask needs its list of categories, the background first";
     else if ((target || mask) && c->categories && c->categories_count < 2)
         extra = "the target needs at least two categories";
-    else if (target && c->positive_above && !isfinite(*c->positive_above))
+    else if (c->positive_above && !isfinite(*c->positive_above))
         extra = "positive_above must be finite";
     if (extra)
         return tier_fail(err, TIER_ECONFIG, "%s:%d: column '%s': %s", path, c->line, c->name,
@@ -106,7 +110,7 @@ static const char *bids_wrong(enum spoke_kind kind, const struct spoke_column *c
 static bool kind_has(enum spoke_kind kind, enum spoke_column_type type) {
     if (kind == SPOKE_KIND_TABLE)
         return type != SPOKE_COLUMN_IMAGE && type != SPOKE_COLUMN_MASK;
-    if (type == SPOKE_COLUMN_SPLIT)
+    if (type == SPOKE_COLUMN_SPLIT || type == SPOKE_COLUMN_EVENT)
         return kind != SPOKE_KIND_NPZ;
     return type != SPOKE_COLUMN_NUMBER && type != SPOKE_COLUMN_CATEGORY;
 }
@@ -152,6 +156,12 @@ static enum tier_status check_columns(const char *path, const struct spoke_schem
             "%s: %zu columns have the type image: image.channels must be a multiple of "
             "their number, and at least one must be",
             path, count[SPOKE_COLUMN_IMAGE]);
+    if (count[SPOKE_COLUMN_EVENT] > 1 ||
+        (count[SPOKE_COLUMN_EVENT] == 1 && !spoke_schema_target(s)->value))
+        return tier_fail(err, TIER_ECONFIG,
+                         "%s: an event goes with one target with value: true, its time: %zu "
+                         "columns have the type event",
+                         path, count[SPOKE_COLUMN_EVENT]);
     if (count[SPOKE_COLUMN_ID] > 1 || count[SPOKE_COLUMN_SPLIT] > 1)
         return tier_fail(err, TIER_ECONFIG, "%s: two columns have the type %s: one may", path,
                          count[SPOKE_COLUMN_ID] > 1 ? "id" : "split");
@@ -446,7 +456,8 @@ void spoke_schema_hash(const struct spoke_schema *s, struct tier_hash *hash_out)
 
     hash_text(h, "consilium schema 1");
     for (uint32_t i = 0; i < s->columns_count; i++)
-        if (spoke_column_features(&s->columns[i]) > 0 || &s->columns[i] == spoke_schema_target(s))
+        if (spoke_column_features(&s->columns[i]) > 0 || &s->columns[i] == spoke_schema_target(s) ||
+            s->columns[i].type == SPOKE_COLUMN_EVENT)
             hash_column(h, &s->columns[i]);
     if (s->image)
         hash_image(h, s);

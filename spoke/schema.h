@@ -56,7 +56,9 @@
  *   - {name: diagnosis, type: target, categories: [...]}    # of participants.tsv
  *
  * What is learnt is a target, a class (categories, positive_above) or a number (`value: true`), or
- * a column of type mask, which has one of its categories, by place, at each pixel or voxel.
+ * a column of type mask, which has one of its categories, by place, at each pixel or voxel. For
+ * survival the target is the time (`value: true`), and a column of type event says whether it
+ * happened then (positive_above, or the second of two categories) or the patient was last seen.
  *
  * Threads: a schema is immutable once open. Ownership: it owns its strings.
  */
@@ -95,6 +97,7 @@ enum spoke_column_type {
     SPOKE_COLUMN_IGNORE,
     SPOKE_COLUMN_IMAGE,
     SPOKE_COLUMN_MASK,
+    SPOKE_COLUMN_EVENT,
     SPOKE_COLUMN_TYPES
 };
 enum spoke_encode { SPOKE_ENCODE_ONE_HOT, SPOKE_ENCODE_INDEX };
@@ -111,7 +114,7 @@ struct spoke_column {
     double *mean, *std; /* agreed by all sites, both or neither; NULL: of the training rows here */
     char **categories;  /* of a category, or of a target that is not positive_above */
     uint32_t categories_count;
-    double *positive_above; /* target: class 1 where the value is greater, else class 0 */
+    double *positive_above; /* target, event: class 1 where the value is greater, else class 0 */
     bool value;             /* target: the number itself (regression) */
     /* Of kind: bids, images and masks: which file it is, by suffix (T1w), entities ("run-1"; NULL:
      * any), data type (NULL: anat) and the pipeline of derivatives/ (NULL: the raw data). */

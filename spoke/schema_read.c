@@ -205,8 +205,8 @@ static enum tier_status read_map(const struct reader *r, const struct tier_yaml_
 static const char *const kinds[] = {"table", "npz", "images", "nifti", "dicom", "bids", NULL};
 static const char *const layouts[] = {"first", "last", NULL};
 static const char *const z_scores[] = {"none", "all", "nonzero", NULL};
-static const char *const column_types[] = {"number", "category", "target", "id", "split",
-                                           "ignore", "image",    "mask",   NULL};
+static const char *const column_types[] = {"number", "category", "target", "id",    "split",
+                                           "ignore", "image",    "mask",   "event", NULL};
 static const char *const encodes[] = {"one_hot", "index", NULL};
 static const char *const missings[] = {"error", "drop", NULL};
 static const char *const split_bys[] = {"hash", "column", "part", NULL};
@@ -333,7 +333,7 @@ static enum tier_status fill_from_entry(const char *book_path, int line,
         struct spoke_column *c = &s->columns[i];
         if (!c->name || !e->name || strcmp(c->name, e->name) != 0 ||
             (c->type != SPOKE_COLUMN_CATEGORY && c->type != SPOKE_COLUMN_TARGET &&
-             c->type != SPOKE_COLUMN_MASK))
+             c->type != SPOKE_COLUMN_MASK && c->type != SPOKE_COLUMN_EVENT))
             continue;
         if (c->categories)
             return tier_fail(err, TIER_ECONFIG,

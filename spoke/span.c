@@ -401,6 +401,8 @@ void spoke_team_data(const struct spoke_data *data, struct tier_hash *out) {
         hash_rows(data, rows, h);
         if (spoke_data_values(data, SPOKE_TRAIN))
             tier_hasher_add(h, spoke_data_values(data, SPOKE_TRAIN), rows * sizeof(float));
+        if (spoke_data_events(data, SPOKE_TRAIN))
+            tier_hasher_add(h, spoke_data_events(data, SPOKE_TRAIN), rows * sizeof(float));
     }
     tier_hasher_finish(h, out);
     tier_hasher_free(h);

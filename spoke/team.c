@@ -37,13 +37,14 @@ void spoke_team_close(struct spoke_team *team) {
 }
 
 enum tier_status spoke_team_nets(const struct spoke_team *team, const struct tier_graph *graph,
-                                 enum spoke_loss loss, size_t batch, size_t ranks, bool whole,
-                                 struct spoke_net **nets, struct tier_err *err) {
+                                 const struct spoke_objective *objective, size_t batch,
+                                 size_t ranks, bool whole, struct spoke_net **nets,
+                                 struct tier_err *err) {
     size_t slice = (batch + ranks - 1) / ranks;
 
     for (size_t i = 0; i < team->count; i++) {
-        enum tier_status st = spoke_net_new(team->dev[i], graph, loss,
-                                            i == 0 && whole ? batch : slice, &nets[i], err);
+        enum tier_status st = spoke_net_new_for(team->dev[i], graph, objective,
+                                                i == 0 && whole ? batch : slice, &nets[i], err);
         if (st != TIER_OK) {
             while (i-- > 0) {
                 spoke_net_free(nets[i]);

@@ -26,7 +26,8 @@ void spoke_team_close(struct spoke_team *team);
 /* One replica for each device in nets[team->count], for slices of a batch cut over `ranks` devices;
  * `whole`: the first one for whole batches. All or none. */
 enum tier_status spoke_team_nets(const struct spoke_team *team, const struct tier_graph *graph,
-                                 enum spoke_loss loss, size_t batch, size_t ranks, bool whole,
-                                 struct spoke_net **nets, struct tier_err *err);
+                                 const struct spoke_objective *objective, size_t batch,
+                                 size_t ranks, bool whole, struct spoke_net **nets,
+                                 struct tier_err *err);
 
 #endif

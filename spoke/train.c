@@ -24,15 +24,16 @@
 struct trainer {
     struct spoke_net *net;
     struct kern_device *dev;
+    const struct spoke_data *data;
     const struct spoke_recipe *recipe;
     uint64_t seed;
-    size_t rows, features;
+    size_t rows, features, words;        /* words: of a row's target */
     size_t place, replicas;              /* this one among all, here and elsewhere */
     int32_t *order;                      /* [rows], this epoch's; the first replica's */
     struct kern_buf *x, *target, *index; /* all training rows, where they are held */
     const struct spoke_batch *read; /* else the batch that was read, which begins at `read_at` */
     size_t read_at;
-    float *floats;                           /* [recipe->batch]: targets on their way */
+    int32_t *targets;                        /* [recipe->batch x words], on their way */
     struct kern_buf *batch_x, *batch_target; /* one batch */
     struct kern_buf *loss;
     struct kern_buf *sum;       /* [trained]: of a step's gradients, where it has several batches */
@@ -129,43 +130,53 @@ static enum tier_status new_buf(struct trainer *t, size_t count, struct kern_buf
     return TIER_OK;
 }
 
-/* Targets as the loss takes them, to `to`: float for binary cross-entropy, else classes as they
- * are. Through t->floats, which holds recipe->batch. */
-static enum tier_status upload_targets(struct trainer *t, const int32_t *labels, size_t rows,
-                                       struct kern_buf *to) {
-    size_t piece = t->recipe->batch;
-
-    for (size_t at = 0, n; at < rows; at += n) {
-        const void *from = labels + at;
-        n = rows - at < piece ? rows - at : piece;
-        if (spoke_net_loss(t->net) == SPOKE_LOSS_BCE) {
-            for (size_t i = 0; i < n; i++)
-                t->floats[i] = (float)labels[at + i];
-            from = t->floats;
-        }
-        KERN_TRY(t, "an upload", kern_upload(to, at * 4, from, n * 4));
-    }
+/* The targets of rows which[rows], at most recipe->batch, to row `at` of `to`; labels as they were
+ * read, or NULL. */
+static enum tier_status upload_targets(struct trainer *t, const struct spoke_data *data,
+                                       const int32_t *which, size_t rows, const int32_t *labels,
+                                       struct kern_buf *to, size_t at) {
+    spoke_objective_targets(spoke_net_objective(t->net), data, SPOKE_TRAIN, which, rows, labels,
+                            t->targets);
+    KERN_TRY(t, "an upload", kern_upload(to, at * t->words * 4, t->targets, rows * t->words * 4));
     return TIER_OK;
+}
+
+/* All of them, in their own order, a batch at a time. */
+static enum tier_status put_targets(struct trainer *t, const struct spoke_data *data) {
+    size_t piece = t->recipe->batch < t->rows ? t->recipe->batch : t->rows;
+    int32_t *which = malloc(piece * sizeof *which);
+    enum tier_status st = TIER_OK;
+
+    if (!which)
+        return tier_fail(t->err, TIER_ENOMEM, "no memory for a batch of %zu rows", piece);
+    for (size_t at = 0, n; at < t->rows && st == TIER_OK; at += n) {
+        n = t->rows - at < piece ? t->rows - at : piece;
+        for (size_t i = 0; i < n; i++)
+            which[i] = (int32_t)(at + i);
+        st = upload_targets(t, data, which, n, NULL, t->target, at);
+    }
+    free(which);
+    return st;
 }
 
 static enum tier_status put_rows(struct trainer *t, const struct spoke_data *data) {
     TIER_TRY(new_buf(t, t->rows * t->features, &t->x));
-    TIER_TRY(new_buf(t, t->rows, &t->target));
+    TIER_TRY(new_buf(t, t->rows * t->words, &t->target));
     TIER_TRY(new_buf(t, t->rows, &t->index));
     KERN_TRY(t, "an upload",
              kern_upload(t->x, 0, spoke_data_x(data, SPOKE_TRAIN),
                          t->rows * t->features * sizeof(float)));
-    return upload_targets(t, spoke_data_labels(data, SPOKE_TRAIN), t->rows, t->target);
+    return put_targets(t, data);
 }
 
 static enum tier_status take_memory(struct trainer *t, const struct spoke_data *data) {
     const struct spoke_recipe *r = t->recipe;
 
-    t->floats = malloc(r->batch * sizeof *t->floats);
-    if (!t->floats)
+    t->targets = malloc(r->batch * t->words * sizeof *t->targets);
+    if (!t->targets)
         return tier_fail(t->err, TIER_ENOMEM, "no memory for a batch of %u rows", r->batch);
     TIER_TRY(new_buf(t, r->batch * t->features, &t->batch_x));
-    TIER_TRY(new_buf(t, r->batch, &t->batch_target));
+    TIER_TRY(new_buf(t, r->batch * t->words, &t->batch_target));
     TIER_TRY(new_buf(t, 1, &t->loss));
     if (t->replicas > 1 || r->accumulate > 1)
         TIER_TRY(new_buf(t, 1, &t->step_loss));
@@ -187,7 +198,7 @@ static void release(struct trainer *t) {
     kern_buf_free(t->sum);
     kern_buf_free(t->step_loss);
     kern_buf_free(t->losses);
-    free(t->floats);
+    free(t->targets);
     if (t->owns_order)
         free(t->order);
 }
@@ -202,14 +213,17 @@ static enum tier_status gradients(struct trainer *t, size_t at, size_t rows,
         KERN_TRY(t, "an upload",
                  kern_upload(t->batch_x, 0, t->read->x + first * t->features,
                              rows * t->features * sizeof(float)));
-        TIER_TRY(upload_targets(t, t->read->labels + first, rows, t->batch_target));
+        TIER_TRY(upload_targets(t, t->data, t->read->which + first, rows,
+                                t->read->labels ? t->read->labels + first * t->words : NULL,
+                                t->batch_target, 0));
         return spoke_net_backward(t->net, x, target, rows, (struct kern_vec){loss, 0}, t->err);
     }
     KERN_TRY(t, "gathering a batch",
              kern_gather_rows(x, (struct kern_vec){t->x, 0}, index, rows, t->features, t->rows));
     /* Classes are gathered as floats too: rows are moved, never computed with. */
-    KERN_TRY(t, "gathering a batch",
-             kern_gather_rows(target, (struct kern_vec){t->target, 0}, index, rows, 1, t->rows));
+    KERN_TRY(
+        t, "gathering a batch",
+        kern_gather_rows(target, (struct kern_vec){t->target, 0}, index, rows, t->words, t->rows));
     return spoke_net_backward(t->net, x, target, rows, (struct kern_vec){loss, 0}, t->err);
 }
 
@@ -491,17 +505,20 @@ static enum tier_status crew_new(struct crew *c, struct spoke_net *const *nets,
         return tier_fail(c->err, TIER_ENOMEM, "no memory for %zu training rows", rows);
     }
     for (size_t i = 0; i < c->count; i++)
-        c->t[i] = (struct trainer){.net = nets[i],
-                                   .dev = spoke_net_device(nets[i]),
-                                   .recipe = recipe,
-                                   .seed = seed,
-                                   .rows = rows,
-                                   .features = spoke_data_features(c->data),
-                                   .place = c->group ? kern_group_first(c->group) + i : i,
-                                   .replicas = c->group ? kern_group_ranks(c->group) : 1,
-                                   .owns_order = i == 0,
-                                   .order = order,
-                                   .err = &c->t[i].own_err};
+        c->t[i] = (struct trainer){
+            .net = nets[i],
+            .dev = spoke_net_device(nets[i]),
+            .recipe = recipe,
+            .seed = seed,
+            .rows = rows,
+            .features = spoke_data_features(c->data),
+            .data = c->data,
+            .words = spoke_objective_words(spoke_net_objective(nets[i]), spoke_net_spots(nets[i])),
+            .place = c->group ? kern_group_first(c->group) + i : i,
+            .replicas = c->group ? kern_group_ranks(c->group) : 1,
+            .owns_order = i == 0,
+            .order = order,
+            .err = &c->t[i].own_err};
     /* Replicas draw apart: each sees rows of its own. */
     for (size_t i = 0; i < c->count; i++)
         spoke_net_seed(nets[i], mix(seed ^ mix(c->t[i].place + 1)));

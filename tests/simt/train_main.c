@@ -94,11 +94,12 @@ static enum tier_status train_on(const char *list, float *out, float *fisher) {
         .accumulate = 2,
         .epochs = 2};
     struct spoke_net *nets[KERN_GROUP_RANKS_MAX] = {NULL};
+    const struct spoke_objective bce = spoke_objective_plain(SPOKE_LOSS_BCE);
     struct spoke_team team;
     enum tier_status st = spoke_team_open(list, 1, true, &team, &err);
     if (st != TIER_OK)
         return st;
-    st = spoke_team_nets(&team, graph, SPOKE_LOSS_BCE, recipe.batch, team.count, true, nets, &err);
+    st = spoke_team_nets(&team, graph, &bce, recipe.batch, team.count, true, nets, &err);
     for (int i = 0; i < ELEMENTS; i++) {
         out[i] = (float)sin(i * 0.9); /* the others begin where the first does */
         stiffness[i] = (float)(1 + cos(i * 0.4));

@@ -174,9 +174,36 @@ Test(spoke_data, a_table_may_have_a_value_for_its_target_and_validation_rows) {
     cr_expect(spoke_data_labels(d, SPOKE_TRAIN) == NULL);
     cr_assert(eq(int, spoke_data_read(d, SPOKE_TRAIN, rows, 2, x, NULL, &err), TIER_OK));
     cr_expect(x[0] == 3.0f && x[1] == 1.0f);
-    cr_expect(eq(int, spoke_data_is_simple(d, &err), TIER_EUNIMPLEMENTED));
     spoke_data_free(d);
     refused(text, "a,dose,set\n1,5.5,train\n", "t.csv:2: column 'dose'");
+}
+
+Test(spoke_data, a_table_of_survival_has_a_time_and_an_event) {
+    static const char text[] = "columns:\n"
+                               "  - {name: a, type: number}\n"
+                               "  - {name: days, type: target, value: true, min: 0}\n"
+                               "  - {name: died, type: event, %s}\n"
+                               "  - {name: set, type: split}\n"
+                               "split: {by: column}\n";
+    static const char *const kinds[] = {"categories: [alive, dead]", "positive_above: 0"};
+    static const char *const tables[] = {"a,days,died,set\n1,10,dead,train\n2,20,alive,train\n",
+                                         "a,days,died,set\n1,10,2,train\n2,20,0,train\n"};
+    char schema_text[512];
+    for (int i = 0; i < 2; i++) {
+        snprintf(schema_text, sizeof schema_text, text, kinds[i]);
+        struct spoke_data *d = opened(schema_text, tables[i]);
+        cr_expect(eq(int, (int)spoke_data_target(d), (int)SPOKE_TARGET_SURVIVAL));
+        cr_expect(eq(sz, spoke_data_target_size(d), 0));
+        cr_expect(spoke_data_values(d, SPOKE_TRAIN)[1] == 20.0f);
+        cr_expect(spoke_data_events(d, SPOKE_TRAIN)[0] == 1.0f);
+        cr_expect(spoke_data_events(d, SPOKE_TRAIN)[1] == 0.0f);
+        cr_expect(spoke_data_labels(d, SPOKE_TRAIN) == NULL);
+        spoke_data_free(d);
+    }
+    snprintf(schema_text, sizeof schema_text, text, kinds[0]);
+    refused(schema_text, "a,days,died,set\n1,10,gone,train\n", "t.csv:2: column 'died'");
+    refused(schema_text, "a,days,died,set\n1,-1,dead,train\n", "t.csv:2: column 'days'");
+    refused(schema_text, "a,days,died,set\n1,10,,train\n", "t.csv:2: column 'died'");
 }
 
 Test(spoke_data, a_split_by_hash_may_set_validation_patients_aside) {

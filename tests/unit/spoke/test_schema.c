@@ -52,7 +52,7 @@ Test(spoke_schema, the_shipped_examples_are_read) {
     static const char *const paths[] = {
         "deploy/examples/heart-disease/schema.yaml", "deploy/examples/breast-cancer/schema.yaml",
         "deploy/examples/pneumonia/schema.yaml", "deploy/examples/hippocampus/schema.yaml"};
-    static const size_t features[] = {13, 30, 784, 48 * 64 * 48};
+    static const size_t features[] = {13, 30, 784, 32 * 48 * 32};
     for (int i = 0; i < 4; i++) {
         struct spoke_schema *s = NULL;
         char path[2048];
@@ -75,6 +75,33 @@ Test(spoke_schema, an_unknown_key_is_refused_with_its_line_and_the_known_ones) {
     refused("columns:\n  - {name: p, tpye: id}\n", "tpye; keys of a column: name, type");
     refused("columns:\n  - {name: p, type: identifier}\n", "one of number, category, target");
     refused("columns:\n  - {name: p, type: number, min: low}\n", "schema.yaml:2:");
+}
+
+Test(spoke_schema, an_event_goes_with_a_time) {
+#define SURVIVAL(target, event)                                                                    \
+    "columns:\n  - {name: a, type: number}\n  - {name: t, type: target, " target                   \
+    "}\n  - {name: e, type: event" event "}\n  - {name: s, type: split}\nsplit: {by: column}\n"
+    struct spoke_schema *s = NULL, *other = NULL;
+    struct tier_hash one, two;
+    const char *path = temp_file("e.yaml", SURVIVAL("value: true", ", categories: [no, yes]"));
+    cr_assert(eq(int, spoke_schema_open(path, &s, &err), TIER_OK), "%s", err.text);
+    path = temp_file("e.yaml", SURVIVAL("value: true", ", categories: [yes, no]"));
+    cr_assert(eq(int, spoke_schema_open(path, &other, &err), TIER_OK), "%s", err.text);
+    spoke_schema_hash(s, &one);
+    spoke_schema_hash(other, &two);
+    cr_expect(not(tier_hash_equal(&one, &two)), "what an event is counts");
+    spoke_schema_free(s);
+    spoke_schema_free(other);
+    refused(SURVIVAL("positive_above: 0", ", positive_above: 0"), "an event goes with one target");
+    refused(SURVIVAL("value: true", ""), "an event needs positive_above, or two categories");
+    refused(SURVIVAL("value: true", ", categories: [a, b, c]"), "or two categories");
+    refused(SURVIVAL("value: true", ", positive_above: 0, categories: [a, b]"), "an event needs");
+    refused(SURVIVAL("value: true", ", positive_above: 0, min: 3"), "min and max belong to");
+    refused(SURVIVAL("value: true", ", positive_above: inf"), "positive_above must be finite");
+    refused("kind: npz\nimage: {size: [2, 2]}\ncolumns:\n  - {name: i, type: image}\n"
+            "  - {name: t, type: target, value: true}\n  - {name: e, type: event, "
+            "positive_above: 0}\nsplit: {by: part}\n",
+            "a schema of this kind has no columns of this type");
 }
 
 Test(spoke_schema, what_does_not_belong_to_a_type_is_refused_by_column) {

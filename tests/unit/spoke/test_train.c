@@ -189,12 +189,12 @@ static const float begin[3] = {0.3f, -0.2f, 0.1f};
 
 static enum tier_status train_on(const char *list, struct spoke_recipe r, float *out,
                                  struct spoke_train_stats *stats) {
+    const struct spoke_objective bce = spoke_objective_plain(SPOKE_LOSS_BCE);
     struct spoke_team team;
     struct spoke_net *nets[KERN_GROUP_RANKS_MAX] = {NULL};
     cr_assert(eq(int, spoke_team_open(list, 2, true, &team, &err), TIER_OK), "%s", err.text);
-    cr_assert(eq(
-        int, spoke_team_nets(&team, graph, SPOKE_LOSS_BCE, r.batch, team.count, true, nets, &err),
-        TIER_OK));
+    cr_assert(eq(int, spoke_team_nets(&team, graph, &bce, r.batch, team.count, true, nets, &err),
+                 TIER_OK));
     spoke_net_set(nets[0], begin, &err); /* the others begin where the first does */
     enum tier_status st =
         spoke_train_replicas(nets, team.count, team.group, data, &r, 1, stats, &err);
