@@ -20,13 +20,13 @@
 #define FIELD(member)                                                                              \
     offsetof(struct tier_plan_draft, member), sizeof(((struct tier_plan_draft *)0)->member)
 
-static const char *const loss_choices[] = {"bce", "cross_entropy", "dice", "dice_ce",
-                                           "mse", "l1",            "cox",  NULL};
+static const char *const loss_choices[] = {"bce", "cross_entropy", "dice", "dice_ce", "mse",
+                                           "l1",  "cox",           NULL};
 static const char *const optimiser_choices[] = {"sgd", "adam", "adamw", NULL};
 static const char *const schedule_choices[] = {"constant", "step", "cosine", NULL};
 static const char *const per_choices[] = {"round", "step", NULL};
 static const char *const weights_choices[] = {"samples", "uniform", NULL};
-static const char *const metric_choices[] = {"none", "accuracy", "auc", "loss",        "dice",
+static const char *const metric_choices[] = {"none", "accuracy", "auc",         "loss", "dice",
                                              "mse",  "mae",      "concordance", NULL};
 static const char *const rule_choices[] = {
     "mean",       "median",           "trimmed_mean",     "krum",

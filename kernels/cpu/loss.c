@@ -257,11 +257,11 @@ static enum kern_status cox_loss(struct kern_ctx *ctx, struct loss_job *j, float
 
     j->n = j->spec->rows;
     j->parts = kern_cpu_parts(j->n, j->n * 8);
-    j->sum = sum;
     j->lse = calloc(j->n, sizeof *j->lse);
     if (j->lse == NULL) {
         return KERN_ENOMEM;
     }
+    j->sum = sum;
     kern_pool_run(kern_cpu_pool(ctx), risk_part, j, j->parts);
     for (size_t i = 0; i < j->parts; i++) {
         total += sum[2 * i];

@@ -6,6 +6,7 @@
 #include "kernels/loss.h"
 #include "tests/parity/bench.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -69,12 +70,14 @@ static double p_of(const struct given *g, const double *z, size_t i, size_t c) {
     for (size_t k = 0; k < g->spec.classes; k++) {
         sum += exp(z[i * g->spec.classes + k] - top);
     }
-    return exp(z[i * g->spec.classes + c] - top) / sum;
+    return sum > 0 ? exp(z[i * g->spec.classes + c] - top) / sum : NAN;
 }
 
 static double want_dice(const struct given *g, const double *z) {
     const struct kern_loss_spec *s = &g->spec;
-    size_t sets = s->batch ? 1 : s->rows, spots = g->labels / sets, first = s->background ? 0 : 1;
+    size_t first = s->background ? 0 : 1, sets = s->batch ? 1 : s->rows;
+    assert(sets > 0);
+    size_t spots = g->labels / sets;
     double loss = 0;
     for (size_t at = 0; at < sets * s->classes; at++) {
         size_t set = at / s->classes, c = at % s->classes;

@@ -313,14 +313,16 @@ Test(spoke_eval, the_last_class_may_be_ignored_without_an_output) {
 /* One feature and a weight, or a weight and a bias; rows "x,v,died,set". */
 static void set_up_table(const char *target, const char *csv, bool bias) {
     static struct onnx_msg g;
-    static const float start[2] = {1, 0};
+    float *start = calloc(2, sizeof *start);
     char schema[512];
+    start[0] = 1;
     g.n = 0;
     onnx_add_value(&g, 11, "x", 0, 1);
     onnx_add_value(&g, 12, "y", 0, 1);
     onnx_add_tensor(&g, "w", 1, 1, start);
     if (bias)
         onnx_add_tensor(&g, "b", 1, 0, start + 1);
+    free(start);
     onnx_add_node(&g, "Gemm", bias ? "x w b" : "x w", "y");
     open_model(&g);
     snprintf(schema, sizeof schema,

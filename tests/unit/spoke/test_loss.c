@@ -40,8 +40,8 @@ static void read_golden(const char *name, struct golden *g) {
     cr_assert(f != NULL, "%s", path);
     take(f, &g->is, sizeof g->is);
     take(f, &g->has, sizeof g->has);
-    g->n = (size_t)(g->is.rows * g->is.spots * g->is.outputs);
-    g->words = (size_t)(g->is.rows * (g->is.loss == SPOKE_LOSS_COX ? 2 : g->is.spots));
+    g->n = (size_t)g->is.rows * (size_t)g->is.spots * (size_t)g->is.outputs;
+    g->words = (size_t)g->is.rows * (g->is.loss == SPOKE_LOSS_COX ? 2 : (size_t)g->is.spots);
     cr_assert(g->n <= MOST && g->words <= MOST && g->is.weights <= TIER_KEYS_LIST_MAX);
     take(f, g->z, g->n * 4);
     take(f, g->target, g->words * 4);
