@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The examples, run as their README says, reach the figures it promises."""
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ DATA = os.environ.get("CONSILIUM_TEST_DATA", os.path.join(federation.ROOT, "..",
 
 
 QUICKSTART = os.path.join(federation.ROOT, "deploy", "quickstart")
+HIPPOCAMPUS = os.path.join(federation.ROOT, "deploy", "examples", "hippocampus")
 
 
 def environment():
@@ -127,6 +129,57 @@ class Examples(unittest.TestCase):
                                  re.M).groups()
         self.assertEqual(int(images), 624)
         self.assertGreaterEqual(float(area), 0.93, text)
+
+    def hippocampus(self):
+        folder = os.path.join(DATA, "msd-hippocampus")
+        if not os.path.isdir(os.path.join(folder, "imagesTr")):
+            self.skipTest("no MRI of the hippocampus at %s" % folder)
+        return folder
+
+    def test_hippocampus_says_what_is_wrong_with_the_folder(self):
+        prepare = os.path.join(HIPPOCAMPUS, "prepare.py")
+        os.makedirs(os.path.join(self.folder, "labelsTr"))
+        done = subprocess.run([prepare, self.folder, os.path.join(self.folder, "out")],
+                              stderr=subprocess.PIPE, text=True, check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("labelsTr has no hippocampus_*.nii.gz", done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
+
+    def test_hippocampus_reaches_its_dice_in_half_of_its_rounds(self):
+        text = run(os.path.join(HIPPOCAMPUS, "run"), "--rounds", "6", self.hippocampus(),
+                   os.path.join(self.folder, "hippocampus"), timeout_s=400)
+        dice = re.search(r"^federated +Dice (0\.[0-9]+) .*mean of cases (0\.[0-9]+)", text, re.M)
+        self.assertGreaterEqual(min(map(float, dice.groups())), 0.80, text)
+
+    def test_tables_of_volumes_pool_to_the_whole(self):
+        """Wherever they lie: files are named relative to their table."""
+        run(os.path.join(HIPPOCAMPUS, "prepare.py"), self.hippocampus(), self.folder, timeout_s=120)
+        shutil.copy(os.path.join(HIPPOCAMPUS, "model.onnx"), self.folder)
+        plan = os.path.join(self.folder, "plan.yaml")
+        with open(os.path.join(HIPPOCAMPUS, "plan.yaml"), encoding="utf-8") as f:
+            text = f.read()
+        with open(plan, "w", encoding="utf-8") as f:
+            f.write(re.sub("(?m)^rounds: .*", "rounds: 1", text))
+        with open(os.path.join(self.folder, "memory.csv"), encoding="utf-8") as f:
+            header, *rows = f.readlines()
+        tables = []
+        for name, part in (("one", rows[:9]), ("two", rows[9:20]), ("both", rows[:20])):
+            tables.append(os.path.join(self.folder, name + ".csv"))
+            with open(tables[-1], "w", encoding="utf-8") as f:
+                f.writelines([header, *part])
+        pooled = [self.pooled(plan, *tables[:2]), self.pooled(plan, tables[2])]
+        self.assertEqual(pooled[0], pooled[1])
+        self.assertGreater(pooled[0]["accuracy"], 0.5)
+        self.assertIn("dice_2", pooled[0])
+
+    @staticmethod
+    def pooled(plan, *tables):
+        named = [word for table in tables for word in ("--csv", table)]
+        text = run(federation.program("consilium-baseline"), "--plan", plan, "--schema",
+                   os.path.join(HIPPOCAMPUS, "schema.yaml"), "--pooled-only", "--json", *named,
+                   timeout_s=300)
+        row, = json.loads(text)
+        return row
 
 
 if __name__ == "__main__":
