@@ -490,6 +490,26 @@ static enum tier_status by_itself(struct spoke_run *run, struct tier_update_head
     return trains ? train(run, round, header->weight, w, steps, err) : TIER_OK;
 }
 
+/* A trainer trains as it likes, but for what the plan says of the model. */
+static enum tier_status check_frozen(const struct spoke_run *run, const struct work *w,
+                                     struct tier_err *err) {
+    const float *delta = w->model;
+
+    for (size_t i = 0; i < tier_graph_param_count(run->graph); i++) {
+        const struct tier_graph_param *p = tier_graph_param(run->graph, i);
+        if (!tier_share_travels(&run->plan, p->name))
+            continue;
+        for (uint64_t k = 0; tier_share_frozen(&run->plan, p) && k < p->elements; k++)
+            if (delta[k] != 0)
+                return tier_fail(err, TIER_EUPDATE,
+                                 "the trainer changed tensor %.200s, element %" PRIu64
+                                 ": the plan's local.freeze keeps it as it began",
+                                 p->name, k);
+        delta += p->elements;
+    }
+    return TIER_OK;
+}
+
 /* With those of the hospital's own trainer. */
 static enum tier_status by_trainer(struct spoke_run *run, struct tier_update_header *header,
                                    struct work *w, uint64_t *steps, struct tier_err *err) {
@@ -514,6 +534,7 @@ static enum tier_status by_trainer(struct spoke_run *run, struct tier_update_hea
     if (r.weight > 0) {
         header->weight = run->plan.weights == TIER_PLAN_UNIFORM ? 1 : r.weight;
         TIER_TRY_OUT(take_deltas(run, w, err));
+        TIER_TRY_OUT(check_frozen(run, w, err));
     }
     tier_log_info("run %.12s round %" PRIu64 ": the trainer's %" PRIu64 " steps on %" PRIu64
                   " rows",

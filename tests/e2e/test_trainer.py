@@ -426,9 +426,9 @@ class Lies(unittest.TestCase):
 
     def lies(self, raw):
         """What is done, the fields that are sent, and the words of the refusal."""
-        def poke(value):
+        def poke(value, name="fc2.bias"):
             def change(asked, result):
-                result["fc2.bias"][3] = value
+                result[name][3] = value
             return change
 
         def resize(by):
@@ -450,6 +450,7 @@ class Lies(unittest.TestCase):
         return [(poke(float("nan")), {}, "fc2.bias"),
                 (poke(float("inf")), {}, "fc2.bias"),
                 (poke(1e6), {}, "fc2.bias"),
+                (poke(0.5, "fc1.bias"), {}, "tensor fc1.bias, element 3: the plan's local.freeze"),
                 (resize(-4), {}, "its size must stay"),
                 (resize(4), {}, "its size must stay"),
                 (resize(-(1 << 16)), {}, "its size must stay"),
@@ -473,7 +474,8 @@ class Lies(unittest.TestCase):
             node = trainer_spoke(f, "centre-1", top)
             with Raw(node) as raw:
                 lies = self.lies(raw)
-                run = f.run(f.plan(rounds=len(lies) + 1, exact={"weight_total_max": 2000}))
+                run = f.run(f.plan(rounds=len(lies) + 1, exact={"weight_total_max": 2000},
+                                   local={"freeze": ["fc1.bias"]}))
                 self.assertEqual(raw.wait("welcome").contract, "breast-cancer")
                 for tell, fields, words in lies:
                     over = self.one_lie(raw, tell, **fields)
