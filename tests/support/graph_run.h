@@ -47,7 +47,7 @@ static inline enum tier_status graph_run(struct kern_device *dev, const struct t
     struct tape *tape = NULL;
     struct kern_buf *bufs[3] = {NULL, NULL, NULL};
 
-    TIER_TRY(tape_new(dev, graph, rows, tier_graph_output(graph), training, &tape, err));
+    TIER_TRY(tape_new(dev, graph, rows, tier_graph_output(graph), training, NULL, &tape, err));
     size_t count = rows * (size_t)tier_graph_outputs(graph);
     float *y = malloc((count + 1) * sizeof *y);
     enum tier_status st = y ? graph_run_on(dev, graph, tape, bufs, x, y, count, err)
