@@ -73,10 +73,10 @@ TestSuite(spoke_recipe, .init = set_up, .fini = tear_down);
 static void train_on(const char *list, struct spoke_recipe r, float out[3]) {
     struct spoke_team team;
     struct spoke_net *nets[KERN_GROUP_RANKS_MAX] = {NULL};
+    const struct spoke_objective bce = spoke_objective_plain(SPOKE_LOSS_BCE);
     cr_assert(eq(int, spoke_team_open(list, 2, true, &team, &err), TIER_OK), "%s", err.text);
-    cr_assert(eq(
-        int, spoke_team_nets(&team, graph, SPOKE_LOSS_BCE, r.batch, team.count, true, nets, &err),
-        TIER_OK));
+    cr_assert(eq(int, spoke_team_nets(&team, graph, &bce, r.batch, team.count, true, nets, &err),
+                 TIER_OK));
     spoke_net_set(nets[0], begin, &err);
     cr_assert(eq(int, spoke_train_replicas(nets, team.count, team.group, data, &r, 1, NULL, &err),
                  TIER_OK),

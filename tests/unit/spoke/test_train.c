@@ -70,6 +70,10 @@ static void tear_down(void) {
     tier_graph_free(graph);
     kern_device_close(dev);
     temp_release();
+    data = NULL;
+    net = NULL;
+    graph = NULL;
+    dev = NULL;
 }
 
 TestSuite(spoke_train, .fini = tear_down);
@@ -533,7 +537,6 @@ Test(spoke_train, rows_that_are_read_when_wanted_train_and_score_as_those_that_a
                   "%s", err.text);
         if (!on_demand) { /* the suite's end releases the second */
             tear_down();
-            data = NULL;
         }
     }
     cr_expect(memcmp(values[0], values[1], sizeof values[0]) == 0);
@@ -558,7 +561,6 @@ static void one_step(const struct spoke_augment *augment, bool on_demand, uint64
     cr_assert(eq(int, spoke_train(net, data, &r, seed, NULL, &err), TIER_OK), "%s", err.text);
     cr_assert(eq(int, spoke_net_get(net, values, &err), TIER_OK));
     tear_down();
-    data = NULL;
 }
 
 static double apart(const float a[PIXELS + 1], const float b[PIXELS + 1]) {
