@@ -71,6 +71,7 @@ struct tape_step {
     size_t in_count, out_count;
     enum tape_flow *flow; /* of each input */
     bool relu;            /* a normalisation that ends in max(0, y) */
+    size_t groups;        /* of INSTANCE_NORM and GROUP_NORM */
     bool nothing;         /* the result is the operand, where it lies */
     uint64_t draw;        /* DROPOUT: which of the step's random draws */
     int32_t aux[2];       /* buffers: statistics, indices */

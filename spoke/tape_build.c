@@ -526,6 +526,41 @@ static enum tier_status emit_split(struct builder *b, const struct tier_graph_no
     return TIER_OK;
 }
 
+/* A Relu behind a norm becomes a part of it; *value is then the Relu's. */
+static void melt_relu(struct builder *b, struct tape_step *s, size_t node, size_t *value) {
+    size_t relu =
+        tape_is_norm(s->op) && s->op != TIER_OP_LAYER_NORM ? relu_after(b, node) : SIZE_MAX;
+    if (relu == SIZE_MAX)
+        return;
+    s->relu = true;
+    b->melted[relu] = true;
+    *value = (size_t)tier_graph_node(b->graph, relu)->out[0];
+}
+
+static enum tier_status emit_melt(struct builder *b, size_t node) {
+    const struct tape_melt *m = &b->melt[node];
+    size_t in[3], count = m->affine ? 3 : 1,
+                  value = (size_t)tier_graph_node(b->graph, node)->out[0];
+    struct tape_step *s = NULL;
+
+    TIER_TRY(tape_value_as(b, m->x, TAPE_LAST, &in[0]));
+    if (m->affine) {
+        TIER_TRY(tape_value(b, m->scale, &in[1]));
+        TIER_TRY(tape_value(b, m->bias, &in[2]));
+    }
+    TIER_TRY(
+        new_step(b, TIER_OP_GROUP_NORM, tier_graph_node(b->graph, m->norm)->name, count, 1, &s));
+    memcpy(s->in, in, count * sizeof *in);
+    s->node = m->norm;
+    s->call = tier_shapes_call(b->tape->shapes, m->norm);
+    s->groups = m->groups;
+    melt_relu(b, s, node, &value);
+    TIER_TRY(put_result(b, s, 0, value, TAPE_LAST, false));
+    TIER_TRY(tape_prepare(b, s));
+    note_reads(b, s);
+    return TIER_OK;
+}
+
 static enum tier_status emit(struct builder *b, size_t node) {
     const struct tier_graph_node *n = tier_graph_node(b->graph, node);
     struct tape_step *s = NULL;
@@ -535,13 +570,7 @@ static enum tier_status emit(struct builder *b, size_t node) {
     TIER_TRY(put_operands(b, n, &s, &layout));
     if (n->op == TIER_OP_SPLIT)
         return emit_split(b, n, s, layout);
-    size_t relu =
-        tape_is_norm(n->op) && n->op != TIER_OP_LAYER_NORM ? relu_after(b, node) : SIZE_MAX;
-    if (relu != SIZE_MAX) {
-        s->relu = true;
-        b->melted[relu] = true;
-        value = (size_t)tier_graph_node(b->graph, relu)->out[0];
-    }
+    melt_relu(b, s, node, &value);
     bool over = false;
     if (n->op == TIER_OP_RESHAPE || (n->op == TIER_OP_DROPOUT && !b->tape->training)) {
         struct tape_tensor *x = &b->tape->tensors[s->in[0]];
@@ -725,15 +754,18 @@ static enum tier_status build(struct builder *b, size_t logits) {
     b->value_needed = calloc(values, sizeof *b->value_needed);
     b->needed = calloc(nodes + 1, sizeof *b->needed);
     b->melted = calloc(nodes + 1, sizeof *b->melted);
-    if (!b->map || !b->uses || !b->reader || !b->value_needed || !b->needed || !b->melted)
+    b->melt = calloc(nodes + 1, sizeof *b->melt);
+    if (!b->map || !b->uses || !b->reader || !b->value_needed || !b->needed || !b->melted ||
+        !b->melt)
         return tier_fail(b->err, TIER_ENOMEM, "no memory for a model of %zu nodes", nodes);
     for (size_t v = 0; v < values; v++)
         b->reader[v] = SIZE_MAX;
     find_needed(b, logits);
+    tape_find_melts(b);
     TIER_TRY(begin_values(b));
     for (size_t i = 0; i < nodes; i++)
         if (b->needed[i] && !b->melted[i])
-            TIER_TRY(emit(b, i));
+            TIER_TRY(b->melt[i].there ? emit_melt(b, i) : emit(b, i));
     /* Losses and scores run over what lies last: classes. */
     TIER_TRY(tape_value_as(b, logits, TAPE_LAST, &t->logits));
     touch_tensor(b, t->logits, t->step_count);
@@ -766,6 +798,7 @@ enum tier_status tape_new(struct kern_device *dev, const struct tier_graph *grap
     free(b.value_needed);
     free(b.needed);
     free(b.melted);
+    free(b.melt);
     free(b.const_data);
     if (st != TIER_OK) {
         tape_free(t);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the makers of a tape share: tape_build.c (steps, layouts, gradients) and tape_prepare.c
- * (what single operations need made for them).
+ * What the makers of a tape share: tape_build.c (steps, layouts, gradients), tape_melt.c (nodes
+ * that are one operation) and tape_prepare.c (what single operations need made for them).
  */
 #ifndef CONSILIUM_SPOKE_TAPE_BUILD_H
 #define CONSILIUM_SPOKE_TAPE_BUILD_H
@@ -14,6 +14,13 @@ struct value_map {
     enum tape_layout first;
 };
 
+/* Nodes that become one GROUP_NORM, said of the last of them (tape_melt.c). */
+struct tape_melt {
+    bool there, affine;
+    size_t x, scale, bias; /* values; the latter two where affine */
+    size_t norm, groups;   /* the node with the epsilon */
+};
+
 struct builder {
     struct tape *tape;
     const struct tier_graph *graph;
@@ -22,6 +29,7 @@ struct builder {
     uint32_t *uses; /* of each value, by needed nodes */
     size_t *reader; /* of each value: the node that reads it, the first of several */
     bool *value_needed, *needed, *melted; /* the latter two of each node */
+    struct tape_melt *melt;               /* of each node */
     size_t tensor_cap, step_cap, buffer_cap;
     float *const_data;
     size_t const_floats;
@@ -30,6 +38,8 @@ struct builder {
 };
 
 bool tape_is_norm(int op);
+/* After it is known what is needed and who reads it. */
+void tape_find_melts(struct builder *b);
 enum tier_status tape_new_buffer(struct builder *b, size_t floats, int32_t *out);
 enum tier_status tape_value(struct builder *b, size_t value, size_t *out);
 enum tier_status tape_value_as(struct builder *b, size_t value, enum tape_layout layout,

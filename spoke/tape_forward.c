@@ -155,7 +155,7 @@ struct kern_group_norm tape_group_norm(const struct tape_run *r, const struct ta
         return n;
     }
     n.channels = x->dims[1];
-    n.groups = s->op == TIER_OP_GROUP_NORM ? s->call->group : n.channels;
+    n.groups = s->groups;
     n.spots = x->elements / (n.batch * n.channels);
     return n;
 }

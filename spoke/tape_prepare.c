@@ -302,11 +302,11 @@ enum tier_status tape_prepare(struct builder *b, struct tape_step *s) {
         TIER_TRY(tape_aux(b, s, 0, y->dims[1]));
         return tape_aux(b, s, 1, y->dims[1]);
     case TIER_OP_INSTANCE_NORM:
-    case TIER_OP_GROUP_NORM: {
-        size_t groups = s->op == TIER_OP_GROUP_NORM ? s->call->group : y->dims[1];
-        TIER_TRY(tape_aux(b, s, 0, y->dims[0] * groups));
-        return tape_aux(b, s, 1, y->dims[0] * groups);
-    }
+    case TIER_OP_GROUP_NORM:
+        if (s->groups == 0) /* else it was melted of other nodes */
+            s->groups = s->op == TIER_OP_GROUP_NORM ? s->call->group : y->dims[1];
+        TIER_TRY(tape_aux(b, s, 0, y->dims[0] * s->groups));
+        return tape_aux(b, s, 1, y->dims[0] * s->groups);
     case TIER_OP_LAYER_NORM: {
         size_t rows = 1;
         for (unsigned i = 0; i < s->call->axis; i++)
