@@ -79,9 +79,14 @@ static enum kern_status copy(struct kern_ctx *ctx, void *dst, const void *src, s
     return KERN_OK;
 }
 
+static void zero_range(const void *job, size_t begin, size_t end) {
+    char *const *dst = job;
+    memset(*dst + begin, 0, end - begin);
+}
+
 static enum kern_status zero(struct kern_ctx *ctx, void *dst, size_t bytes) {
-    (void)ctx;
-    memset(dst, 0, bytes);
+    char *to = dst;
+    kern_cpu_each(ctx, zero_range, &to, bytes, 1);
     return KERN_OK;
 }
 
