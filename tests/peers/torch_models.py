@@ -72,6 +72,10 @@ def fun(name, shape, f, *shapes, first=None, **more):
     return Case(name, make, shape, **more)
 
 
+def grouped(x):
+    return F.instance_norm(x.reshape(x.shape[0], 2, -1)).reshape(x.shape)
+
+
 IMAGE, VOLUME, LINE = (4, 5, 6), (3, 4, 5, 6), (4, 11)
 
 OPS = [
@@ -111,6 +115,10 @@ OPS = [
     op("group-norm2d", IMAGE, nn.Conv2d(4, 8, 1), nn.GroupNorm(4, 8), nn.ReLU(),
        nn.Conv2d(8, 8, 1)),
     op("group-norm3d", VOLUME, nn.Conv3d(3, 8, 1), nn.GroupNorm(2, 8)),
+    op("group-norm-plain", IMAGE, nn.Conv2d(4, 8, 1), nn.GroupNorm(2, 8, affine=False), nn.ReLU()),
+    # What looks like an exported GroupNorm and is none: by rows of the image, and read twice.
+    fun("group-norm-rows", (4, 4, 4), lambda x, p: grouped(x) * p + p, (1, 4, 1)),
+    fun("group-norm-twice", (4, 4, 4), lambda x, p: grouped(x) * p + grouped(x), (4, 1, 1)),
     op("layer-norm", (5, 12), nn.Linear(12, 16), nn.LayerNorm(16)),
     op("layer-norm-2", (3, 5, 4), nn.Linear(4, 6), nn.LayerNorm((5, 6))),
     fun("relu", IMAGE, F.relu), fun("leaky-relu", IMAGE, lambda x: F.leaky_relu(x, 0.1)),
