@@ -9,6 +9,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -61,6 +62,35 @@ static void count_refusal(void *arg, const struct tier_err *err) {
 
 /* ---- rows ---------------------------------------------------------------------------------- */
 
+/* Every pair of the masks of a row; `masks` has room for all. */
+static enum tier_status compare_masks(struct spoke_check *c, enum spoke_part part, size_t row,
+                                      int32_t *masks, struct tier_err *err) {
+    size_t n = spoke_data_target_size(c->data), count = 0;
+
+    for (size_t reader = 0; reader < c->agreement.readers; reader++) {
+        bool there = false;
+        TIER_TRY(spoke_data_read_mask(c->data, part, row, reader, masks + count * n, &there, err));
+        count += there;
+    }
+    for (size_t a = 0; a < count; a++)
+        for (size_t b = a + 1; b < count; b++)
+            TIER_TRY(
+                spoke_agreement_add_masks(&c->agreement, masks + a * n, masks + b * n, n, err));
+    return TIER_OK;
+}
+
+static enum tier_status agree_on(struct spoke_check *c, enum spoke_part part, size_t row,
+                                 int32_t *masks, struct tier_err *err) {
+    const int32_t *votes = spoke_data_votes(c->data, part);
+
+    if (c->agreement.readers == 0)
+        return TIER_OK;
+    if (!votes)
+        return compare_masks(c, part, row, masks, err);
+    spoke_agreement_add(&c->agreement, votes + row * c->agreement.readers);
+    return TIER_OK;
+}
+
 static enum tier_status look_through(struct spoke_check *c, struct watch *w, enum spoke_part part,
                                      float *x, int32_t *labels, struct tier_err *err) {
     size_t target = spoke_data_target_size(c->data), rows = spoke_data_rows(c->data, part);
@@ -73,6 +103,7 @@ static enum tier_status look_through(struct spoke_check *c, struct watch *w, enu
         }
         TIER_TRY(st);
         c->rows[part]++;
+        TIER_TRY(agree_on(c, part, (size_t)row, labels + target, err));
         for (size_t i = 0; i < target; i++)
             c->classes[(size_t)labels[i] * SPOKE_PARTS + part]++;
     }
@@ -91,7 +122,11 @@ enum tier_status spoke_check_data(const char *schema_path, const char *path, str
     c->left_out = spoke_data_dropped(c->data);
     size_t classes = spoke_data_classes(c->data), target = spoke_data_target_size(c->data);
     x = malloc(spoke_data_features(c->data) * sizeof *x);
-    labels = malloc((target ? target : 1) * sizeof *labels);
+    size_t readers = spoke_data_readers(c->data);
+    if (readers > 1)
+        TIER_TRY_OUT(spoke_agreement_init(&c->agreement, readers, classes, err));
+    /* What is learnt of a row, and what each reader says. */
+    labels = calloc(1 + readers, (target ? target : 1) * sizeof *labels);
     c->classes = calloc((classes ? classes : 1) * SPOKE_PARTS, sizeof *c->classes);
     if (!x || !labels || !c->classes) {
         st = tier_fail(err, TIER_ENOMEM, "%s: no memory for a row", path);
@@ -109,20 +144,35 @@ out:
 void spoke_check_release(struct spoke_check *c) {
     spoke_data_free(c->data);
     free(c->classes);
+    spoke_agreement_release(&c->agreement);
     *c = (struct spoke_check){0};
 }
 
 /* ---- what is printed ----------------------------------------------------------------------- */
 
-static const char *class_name(const struct spoke_data *d, size_t class) {
-    const struct spoke_column *c = spoke_schema_target(spoke_data_schema(d));
-    static const char *const sides[] = {"not above", "above"};
-    return c->positive_above ? sides[class != 0] : c->categories[class];
-}
-
 static const char *kind_name(const struct spoke_data *d) {
     static const char *const names[] = {"table", "npz", "images", "nifti", "dicom", "bids"};
     return names[spoke_data_schema(d)->kind];
+}
+
+static void print_agreement(const struct spoke_check *c, FILE *out) {
+    const struct spoke_agreement *a = &c->agreement;
+
+    if (a->readers == 0)
+        return;
+    fprintf(out, "%zu annotators\n", a->readers);
+    if (spoke_data_target(c->data) != SPOKE_TARGET_MASK) {
+        fprintf(out, "  pairs of labels of one row: %" PRIu64 ", equal: %" PRIu64 " (%.1f %%)\n",
+                a->pairs, a->equal,
+                a->pairs ? 100.0 * (double)a->equal / (double)a->pairs : (double)NAN);
+        fprintf(out, "  %s kappa over %" PRIu64 " rows of all: %.4f\n",
+                a->readers == 2 ? "Cohen's" : "Fleiss'", a->rows, spoke_agreement_kappa(a));
+    }
+    for (size_t k = 0; spoke_data_target(c->data) == SPOKE_TARGET_MASK && k < a->classes; k++)
+        fprintf(out, "  Dice of %-22.22s %.4f over %" PRIu64 " pairs of masks\n",
+                spoke_schema_class_name(spoke_data_schema(c->data), k), spoke_agreement_dice(a, k),
+                a->dice_pairs[k]);
+    fputc('\n', out);
 }
 
 static void print_text(const struct spoke_check *c, FILE *out) {
@@ -144,7 +194,7 @@ static void print_text(const struct spoke_check *c, FILE *out) {
             fprintf(out, " %12" PRIu64, c->rows[part_order[i]]);
         fputc('\n', out);
         for (size_t k = 0; k < spoke_data_classes(d); k++) {
-            fprintf(out, "  %-30.30s", class_name(d, k));
+            fprintf(out, "  %-30.30s", spoke_schema_class_name(spoke_data_schema(d), k));
             for (int i = 0; i < SPOKE_PARTS; i++)
                 fprintf(out, " %12" PRIu64, c->classes[k * SPOKE_PARTS + part_order[i]]);
             fputc('\n', out);
@@ -152,6 +202,7 @@ static void print_text(const struct spoke_check *c, FILE *out) {
         if (spoke_data_target(d) == SPOKE_TARGET_MASK)
             fputs("(classes in pixels or voxels)\n", out);
         fputc('\n', out);
+        print_agreement(c, out);
     }
     fprintf(out, "left out, a value missing: %" PRIu64 "\n", c->left_out);
     fprintf(out, "refused: %" PRIu64 "\n", c->refused);
@@ -164,6 +215,34 @@ static json_t *by_part(const uint64_t *counts) {
     for (int i = 0; i < SPOKE_PARTS; i++)
         json_object_set_new(o, part_names[part_order[i]],
                             json_integer((json_int_t)counts[part_order[i]]));
+    return o;
+}
+
+static json_t *defined(double v) {
+    return isfinite(v) ? json_real(v) : json_null();
+}
+
+static json_t *agreement_json(const struct spoke_check *c) {
+    const struct spoke_agreement *a = &c->agreement;
+    json_t *o = json_object(), *dice = json_array();
+    bool masks = spoke_data_target(c->data) == SPOKE_TARGET_MASK;
+
+    json_object_set_new(o, "annotators", json_integer((json_int_t)a->readers));
+    if (!masks) {
+        json_object_set_new(o, "pairs", json_integer((json_int_t)a->pairs));
+        json_object_set_new(o, "equal", json_integer((json_int_t)a->equal));
+        json_object_set_new(o, "rows_of_all", json_integer((json_int_t)a->rows));
+        json_object_set_new(o, "kappa", defined(spoke_agreement_kappa(a)));
+    }
+    for (size_t k = 0; masks && k < a->classes; k++)
+        json_array_append_new(dice,
+                              json_pack("{s:s,s:o,s:I}", "name",
+                                        spoke_schema_class_name(spoke_data_schema(c->data), k),
+                                        "dice", defined(spoke_agreement_dice(a, k)), "pairs",
+                                        (json_int_t)a->dice_pairs[k]));
+    if (masks)
+        json_object_set(o, "dice", dice);
+    json_decref(dice);
     return o;
 }
 
@@ -187,12 +266,16 @@ static void print_json(const struct spoke_check *c, FILE *out) {
         json_object_set_new(o, "shape", sides);
         json_object_set_new(o, "rows", by_part(c->rows));
         for (size_t k = 0; k < spoke_data_classes(d); k++)
-            json_array_append_new(classes, json_pack("{s:s,s:o}", "name", class_name(d, k), "count",
-                                                     by_part(c->classes + k * SPOKE_PARTS)));
+            json_array_append_new(classes,
+                                  json_pack("{s:s,s:o}", "name",
+                                            spoke_schema_class_name(spoke_data_schema(d), k),
+                                            "count", by_part(c->classes + k * SPOKE_PARTS)));
     }
     for (size_t i = 0; i < c->reasons_count; i++)
         json_array_append_new(reasons, json_pack("{s:s,s:I}", "reason", c->reasons[i].text, "rows",
                                                  (json_int_t)c->reasons[i].rows));
+    if (c->agreement.readers)
+        json_object_set_new(o, "agreement", agreement_json(c));
     json_object_set_new(o, "classes", classes);
     json_object_set_new(o, "left_out", json_integer((json_int_t)c->left_out));
     json_object_set_new(o, "refused", json_integer((json_int_t)c->refused));

@@ -9,6 +9,7 @@
 #ifndef CONSILIUM_SPOKE_CHECK_H
 #define CONSILIUM_SPOKE_CHECK_H
 
+#include "spoke/annotators.h"
 #include "spoke/data.h"
 
 #include <stdio.h>
@@ -24,8 +25,9 @@ struct spoke_check_reason {
 struct spoke_check {
     struct spoke_data *data; /* NULL where it did not open */
     uint64_t rows[SPOKE_PARTS];
-    uint64_t *classes; /* [classes x SPOKE_PARTS]: rows, of masks pixels or voxels */
-    uint64_t left_out; /* a value was missing */
+    uint64_t *classes;                /* [classes x SPOKE_PARTS]: rows, of masks pixels or voxels */
+    struct spoke_agreement agreement; /* of several readers; readers is 0 where there is one */
+    uint64_t left_out;                /* a value was missing */
     uint64_t refused;
     struct spoke_check_reason reasons[SPOKE_CHECK_REASONS_MAX];
     size_t reasons_count;

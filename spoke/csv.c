@@ -196,7 +196,7 @@ void spoke_csv_put(FILE *to, const char *text) {
     size_t n = strlen(text);
     bool spaced = n > 0 && (text[0] == ' ' || text[n - 1] == ' ');
 
-    if (!spaced && !text[strcspn(text, ",\"\n\r")]) {
+    if (!spaced && !text[strcspn(text, ",\"\n\r\t")]) {
         fputs(text, to);
         return;
     }

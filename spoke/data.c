@@ -87,6 +87,8 @@ enum tier_status spoke_load_row(struct spoke_loader *l, enum spoke_part part, si
             p->places = grown(p->places, cap * sizeof *p->places, &ok);
         if (d->target == SPOKE_TARGET_CLASS)
             p->labels = grown(p->labels, cap * sizeof *p->labels, &ok);
+        if (d->target == SPOKE_TARGET_CLASS && d->readers > 1)
+            p->votes = grown(p->votes, cap * d->readers * sizeof *p->votes, &ok);
         if (l->options->identified) {
             p->numbers = grown(p->numbers, cap * sizeof *p->numbers, &ok);
             p->ids = grown(p->ids, cap * sizeof *p->ids, &ok);
@@ -472,6 +474,7 @@ static enum tier_status prepare(struct spoke_loader *l) {
 
     d->ops = sources[l->schema->kind];
     d->unlabelled = l->options->unlabelled;
+    d->readers = d->unlabelled ? 1 : spoke_schema_readers(l->schema);
     d->target = target->type == SPOKE_COLUMN_MASK                  ? SPOKE_TARGET_MASK
                 : spoke_schema_only(l->schema, SPOKE_COLUMN_EVENT) ? SPOKE_TARGET_SURVIVAL
                 : target->value                                    ? SPOKE_TARGET_VALUE
@@ -537,6 +540,7 @@ void spoke_data_free(struct spoke_data *d) {
             free(d->parts[which].ids[i]);
         free(d->parts[which].ids);
         free(d->parts[which].numbers);
+        free(d->parts[which].votes);
     }
     if (d->source)
         d->ops->close(d->source);
@@ -627,6 +631,22 @@ const float *spoke_data_x(const struct spoke_data *d, enum spoke_part part) {
 
 const int32_t *spoke_data_labels(const struct spoke_data *d, enum spoke_part part) {
     return d->unlabelled ? NULL : d->parts[part].labels;
+}
+
+size_t spoke_data_readers(const struct spoke_data *d) {
+    return d->readers;
+}
+
+const int32_t *spoke_data_votes(const struct spoke_data *d, enum spoke_part part) {
+    return d->parts[part].votes;
+}
+
+enum tier_status spoke_data_read_mask(const struct spoke_data *d, enum spoke_part part, size_t row,
+                                      size_t reader, int32_t *mask, bool *there_out,
+                                      struct tier_err *err) {
+    if (!d->ops->read_mask || !d->source || reader >= d->readers)
+        return tier_fail(err, TIER_EINTERNAL, "%s: there is no such reader's mask", d->path);
+    return d->ops->read_mask(d, part, row, reader, mask, there_out, err);
 }
 
 uint64_t spoke_data_number(const struct spoke_data *d, enum spoke_part part, size_t row) {

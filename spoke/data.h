@@ -128,6 +128,17 @@ uint64_t spoke_data_number(const struct spoke_data *data, enum spoke_part part, 
 const char *spoke_data_id(const struct spoke_data *data, enum spoke_part part, size_t row);
 
 /*
+ * How many readers say what is learnt; with several of classes, each one's, int32[rows x readers],
+ * -1 where one did not say; with several of masks, one's mask of a row that is not held,
+ * int32[target_size], and whether there is one. Labels are what most of them say.
+ */
+size_t spoke_data_readers(const struct spoke_data *data);
+const int32_t *spoke_data_votes(const struct spoke_data *data, enum spoke_part part);
+enum tier_status spoke_data_read_mask(const struct spoke_data *data, enum spoke_part part,
+                                      size_t row, size_t reader, int32_t *mask, bool *there_out,
+                                      struct tier_err *err);
+
+/*
  * How a row's image lies in its file: the file's grid without its values, and the axes along which
  * it was brought to the contract's shape. Images that are not held (on_demand) only. An array has
  * no grid: it is the contract's own, with spacing 0. TIER_EDATA as spoke_data_read has it.

@@ -5,6 +5,7 @@
  * its row is asked for, and nothing of it is kept. Messages name the table, the line and the
  * column, not the file: people put patients into the names of files.
  */
+#include "spoke/annotators.h"
 #include "spoke/bids.h"
 #include "spoke/data_private.h"
 #include "spoke/dicom.h"
@@ -85,6 +86,10 @@ enum tier_status spoke_load_case(struct spoke_loader *l, enum spoke_part part, s
         const struct spoke_column *c = &l->schema->columns[i];
         if (!is_file(l->data, c))
             continue;
+        if (!files[k][0] && c->type == SPOKE_COLUMN_MASK) { /* a reader who has none */
+            k++;
+            continue;
+        }
         if (fstatat(s->folder, files[k++], &info, 0) != 0)
             return case_fail(l->path, line, c, "the file it names is not there", l->err);
         bool series = l->schema->kind == SPOKE_KIND_DICOM && S_ISDIR(info.st_mode);
@@ -362,33 +367,79 @@ static enum tier_status read_file(const struct spoke_data *d, const struct spoke
     return st;
 }
 
+/* What most of the masks of a row say at each place; the masks lie one after another. */
+static enum tier_status merge_masks(const int32_t *votes, size_t readers, size_t n, int32_t *mask,
+                                    struct tier_err *err) {
+    if (readers == 0)
+        return tier_fail(err, TIER_EDATA, "there is no mask");
+    for (size_t i = 0; i < n; i++)
+        mask[i] = spoke_majority(votes + i, readers, n);
+    return TIER_OK;
+}
+
 static enum tier_status read_cases(const struct spoke_data *d, enum spoke_part part, size_t row,
                                    float *x, int32_t *mask, struct tier_err *err) {
     const struct cases *s = d->source;
     const struct spoke_case *at = &s->cases[d->parts[part].places[row]];
     const char *file = s->texts + at->files;
     struct spoke_grid first = {0};
-    size_t images = 0, done = 0;
+    size_t images = 0, done = 0, readers = 0;
+    int32_t *votes = NULL;
+    enum tier_status st = TIER_OK;
 
     for (uint32_t i = 0; i < d->schema->columns_count; i++)
         images += d->schema->columns[i].type == SPOKE_COLUMN_IMAGE;
     assert(images > 0); /* schema.c sees to it */
     size_t channels = d->schema->image->channels / images;
+    if (mask && d->readers > 1) {
+        votes = calloc(d->readers, d->spatial * sizeof *votes);
+        if (!votes)
+            return tier_fail(err, TIER_ENOMEM, "%s: no memory for masks", d->path);
+    }
     for (uint32_t i = 0; i < d->schema->columns_count; i++) {
         const struct spoke_column *c = &d->schema->columns[i];
         if (!is_file(d, c))
             continue;
         bool image = c->type == SPOKE_COLUMN_IMAGE;
-        if (image ? x != NULL : mask != NULL) {
+        if ((image ? x != NULL : mask != NULL) && file[0]) {
             float *to = image ? x + done * channels * d->spatial : NULL;
-            if (read_file(d, c, file, channels, &first, to, mask, err) != TIER_OK)
-                return tier_err_prefix(err, "%s:%" PRIu64 ": column '%s'", d->path, at->line,
-                                       c->name);
+            int32_t *says = votes ? votes + readers * d->spatial : mask;
+            if (read_file(d, c, file, channels, &first, to, says, err) != TIER_OK) {
+                st =
+                    tier_err_prefix(err, "%s:%" PRIu64 ": column '%s'", d->path, at->line, c->name);
+                break;
+            }
+            readers += !image;
         }
         done += image;
         file += strlen(file) + 1;
     }
-    return TIER_OK;
+    if (st == TIER_OK && votes)
+        st = merge_masks(votes, readers, d->spatial, mask, err);
+    free(votes);
+    return st;
+}
+
+/* One reader's, for a report. */
+static enum tier_status read_mask_cases(const struct spoke_data *d, enum spoke_part part,
+                                        size_t row, size_t reader, int32_t *mask, bool *there_out,
+                                        struct tier_err *err) {
+    const struct cases *s = d->source;
+    const struct spoke_case *at = &s->cases[d->parts[part].places[row]];
+    const char *file = s->texts + at->files;
+    struct spoke_grid first = {0};
+
+    for (uint32_t i = 0; i < d->schema->columns_count; i++) {
+        const struct spoke_column *c = &d->schema->columns[i];
+        if (!is_file(d, c))
+            continue;
+        if (c->type == SPOKE_COLUMN_MASK && reader-- == 0) {
+            *there_out = file[0] != '\0';
+            return file[0] ? read_file(d, c, file, 1, &first, NULL, mask, err) : TIER_OK;
+        }
+        file += strlen(file) + 1;
+    }
+    return tier_fail(err, TIER_EINTERNAL, "%s: there is no such reader", d->path);
 }
 
 /* Of the first image: the others lie on the same grid. */
@@ -430,5 +481,6 @@ const struct spoke_source spoke_source_cases = {
     .read = read_cases,
     .where = where_cases,
     .grid = grid_cases,
+    .read_mask = read_mask_cases,
     .close = close_cases,
 };

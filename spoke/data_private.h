@@ -25,6 +25,7 @@ struct spoke_rows {
     double *raw;       /* [rows x features]: a table's, only while loading */
     uint64_t *numbers; /* [rows], and ids, where rows are identified */
     char **ids;
+    int32_t *votes; /* [rows x readers], where several readers say a class; -1: one did not */
 };
 
 struct spoke_loader;
@@ -45,6 +46,10 @@ struct spoke_source {
     enum tier_status (*grid)(const struct spoke_data *data, enum spoke_part part, size_t row,
                              struct spoke_grid *grid_out, struct spoke_axis axis_out[3],
                              struct tier_err *err);
+    /* As spoke_data_read_mask, of several readers; NULL: there are never. */
+    enum tier_status (*read_mask)(const struct spoke_data *data, enum spoke_part part, size_t row,
+                                  size_t reader, int32_t *mask, bool *there_out,
+                                  struct tier_err *err);
     void (*close)(void *source);
 };
 
@@ -56,6 +61,7 @@ struct spoke_data {
     size_t features, classes, spatial, stats_count, dropped;
     enum spoke_target_kind target;
     bool unlabelled;
+    size_t readers;
     struct spoke_rows parts[SPOKE_PARTS];
     double *mean, *std; /* [stats_count] */
     const struct spoke_source *ops;

@@ -4,6 +4,7 @@
  * are gathered in double, because a mean must be taken off before a value is rounded to float
  * (dates and identifiers of scanners are large numbers with small differences).
  */
+#include "spoke/annotators.h"
 #include "spoke/csv.h"
 #include "spoke/data_private.h"
 
@@ -28,6 +29,7 @@ struct table {
 /* What a row is to be learnt. */
 struct label {
     int32_t class;
+    int32_t votes[SPOKE_READERS_MAX]; /* where several readers say it */
     double value;
     bool event;
 };
@@ -106,7 +108,7 @@ static enum tier_status read_feature(struct table *t, const struct spoke_column 
 
 static enum tier_status read_target(const struct table *t, const struct spoke_column *c,
                                     const char *cell, struct label *label) {
-    double v;
+    double v = 0.0;
     int index;
 
     if (c->positive_above || c->value) {
@@ -164,6 +166,20 @@ static bool column_used(const struct table *t, const struct spoke_column *c) {
     }
 }
 
+static bool is_readers(const struct spoke_column *c) {
+    return c->type == SPOKE_COLUMN_TARGET || c->type == SPOKE_COLUMN_MASK;
+}
+
+/* With several readers a value is missing where all of theirs are. */
+static bool nobody_says(const struct table *t, char *const *cells) {
+    bool nobody = true;
+
+    for (uint32_t i = 0; i < t->schema->columns_count; i++)
+        if (is_readers(&t->schema->columns[i]))
+            nobody = nobody && is_missing(t->schema, cells[t->place[i]]);
+    return nobody;
+}
+
 /* What the row's column of type id holds, or NULL. */
 static const char *id_of(const struct table *t, char *const *cells) {
     for (uint32_t i = 0; i < t->schema->columns_count; i++)
@@ -182,6 +198,8 @@ static enum tier_status keep_row(struct table *t, enum spoke_part which, const s
         return tier_err_prefix(t->l->err, "%s:%" PRIu64, t->l->path, spoke_csv_line(t->csv));
     if (t->schema->kind == SPOKE_KIND_TABLE)
         memcpy(p->raw + row * d->features, t->row, d->features * sizeof *t->row);
+    if (p->votes)
+        memcpy(p->votes + row * d->readers, label->votes, d->readers * sizeof *p->votes);
     if (d->target == SPOKE_TARGET_SURVIVAL)
         p->events[row] = label->event ? 1.0f : 0.0f;
     if (d->target == SPOKE_TARGET_VALUE || d->target == SPOKE_TARGET_SURVIVAL)
@@ -204,11 +222,14 @@ static enum tier_status read_row(struct table *t, char *const *cells) {
     const struct spoke_schema *s = t->schema;
     enum spoke_part which = t->l->options->undivided ? SPOKE_TEST : SPOKE_TRAIN;
     struct label label = {0};
-    size_t at = 0, files = 0;
+    size_t at = 0, files = 0, reader = 0;
+    bool several = t->l->data->readers > 1;
 
     for (uint32_t i = 0; i < s->columns_count; i++) {
         const struct spoke_column *c = &s->columns[i];
         if (!column_used(t, c) || !is_missing(s, cells[t->place[i]]))
+            continue;
+        if (several && is_readers(c) && !nobody_says(t, cells))
             continue;
         if (s->missing_rows == SPOKE_MISSING_ERROR)
             return row_fail(t, c,
@@ -222,17 +243,24 @@ static enum tier_status read_row(struct table *t, char *const *cells) {
         if (!column_used(t, c))
             continue;
         const char *cell = cells[t->place[i]];
-        if (c->type == SPOKE_COLUMN_TARGET || c->type == SPOKE_COLUMN_EVENT)
+        if (c->type == SPOKE_COLUMN_TARGET && several) {
+            bool says = !is_missing(s, cell);
+            if (says)
+                TIER_TRY(read_target(t, c, cell, &label));
+            label.votes[reader++] = says ? label.class : -1;
+        } else if (c->type == SPOKE_COLUMN_TARGET || c->type == SPOKE_COLUMN_EVENT)
             TIER_TRY(read_target(t, c, cell, &label));
         else if (c->type == SPOKE_COLUMN_ID)
             TIER_TRY(split_hash(t, c, cell, &which));
         else if (c->type == SPOKE_COLUMN_SPLIT)
             TIER_TRY(split_cell(t, c, cell, &which));
         else if (c->type == SPOKE_COLUMN_IMAGE || c->type == SPOKE_COLUMN_MASK)
-            t->files[files++] = cell;
+            t->files[files++] = is_missing(s, cell) ? "" : cell;
         else
             TIER_TRY(read_feature(t, c, cell, &at));
     }
+    if (reader > 0)
+        label.class = spoke_majority(label.votes, reader, 1);
     return keep_row(t, which, &label, cells);
 }
 

@@ -206,12 +206,6 @@ static enum tier_status make_room(struct predictor *p) {
 
 /* ---- what is written ----------------------------------------------------------------------- */
 
-static const char *class_name(const struct predictor *p, size_t class) {
-    const struct spoke_column *c = spoke_schema_target(spoke_data_schema(p->data));
-    static const char *const sides[] = {"not above", "above"};
-    return c->positive_above ? sides[class != 0] : c->categories[class];
-}
-
 static void put_row_name(const struct predictor *p, size_t row) {
     const char *id = spoke_data_id(p->data, p->part, row);
 
@@ -227,7 +221,8 @@ static void put_header(const struct predictor *p) {
     }
     for (size_t c = 0; p->outputs > 1 && c < p->classes; c++) {
         char name[SPOKE_TEXT_LEN_MAX + 8];
-        snprintf(name, sizeof name, "score:%s", class_name(p, c));
+        snprintf(name, sizeof name, "score:%s",
+                 spoke_schema_class_name(spoke_data_schema(p->data), c));
         spoke_csv_put(p->csv, name);
         putc(',', p->csv);
     }
@@ -257,7 +252,7 @@ static void put_scores(const struct predictor *p, size_t row, const float *z) {
     for (size_t c = 0; p->outputs > 1 && c < p->outputs; c++)
         fprintf(p->csv, ",%.9g", exp((double)z[c] - (double)z[best]) / sum);
     putc(',', p->csv);
-    spoke_csv_put(p->csv, class_name(p, best));
+    spoke_csv_put(p->csv, spoke_schema_class_name(spoke_data_schema(p->data), best));
     putc('\n', p->csv);
 }
 
@@ -408,7 +403,8 @@ static enum tier_status write_origin(const struct predictor *p, const char *path
     TIER_TRY_OUT(tier_model_hash_file(path, &scores, p->err));
     spoke_schema_hash(spoke_data_schema(p->data), &schema);
     for (size_t c = 0; c < p->classes; c++)
-        json_array_append_new(classes, json_string(class_name(p, c)));
+        json_array_append_new(classes,
+                              json_string(spoke_schema_class_name(spoke_data_schema(p->data), c)));
     json_object_set_new(o, "model_sha256", hash_json(&done->model));
     json_object_set_new(o, "graph_sha256", hash_json(&graph));
     json_object_set_new(o, "schema_sha256", hash_json(&schema));

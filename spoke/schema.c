@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a schema means and may not say; reading the file itself is schema_read.c. */
+#include "spoke/annotators.h"
 #include "spoke/nifti.h"
 #include "spoke/schema_read.h"
 
@@ -115,6 +116,41 @@ static bool kind_has(enum spoke_kind kind, enum spoke_column_type type) {
     return type != SPOKE_COLUMN_NUMBER && type != SPOKE_COLUMN_CATEGORY;
 }
 
+static bool same_classes(const struct spoke_column *a, const struct spoke_column *b) {
+    bool same = a->categories_count == b->categories_count &&
+                !a->positive_above == !b->positive_above &&
+                (!a->positive_above || *a->positive_above == *b->positive_above);
+    for (uint32_t i = 0; same && i < a->categories_count; i++)
+        same = strcmp(a->categories[i], b->categories[i]) == 0;
+    return same && !a->value && !b->value;
+}
+
+/* Several columns of one type that say the same of a row. */
+static enum tier_status check_readers(const char *path, const struct spoke_schema *s,
+                                      size_t targets, size_t masks, struct tier_err *err) {
+    const struct spoke_column *first = NULL;
+
+    if ((targets && masks) || targets + masks < 2 || targets + masks > SPOKE_READERS_MAX)
+        return tier_fail(err, TIER_ECONFIG,
+                         "%s: annotators: majority takes 2 to %u columns that are all targets, or "
+                         "all masks",
+                         path, SPOKE_READERS_MAX);
+    if (s->kind == SPOKE_KIND_NPZ)
+        return tier_fail(err, TIER_ECONFIG, "%s: annotators: majority is not for kind: npz", path);
+    for (uint32_t i = 0; i < s->columns_count; i++) {
+        const struct spoke_column *c = &s->columns[i];
+        if (c->type != SPOKE_COLUMN_TARGET && c->type != SPOKE_COLUMN_MASK)
+            continue;
+        first = first ? first : c;
+        if (!same_classes(first, c))
+            return tier_fail(err, TIER_ECONFIG,
+                             "%s:%d: column '%s': all annotators have the same categories, or the "
+                             "same positive_above",
+                             path, c->line, c->name);
+    }
+    return TIER_OK;
+}
+
 static enum tier_status check_columns(const char *path, const struct spoke_schema *s,
                                       struct tier_err *err) {
     size_t count[SPOKE_COLUMN_TYPES] = {0};
@@ -141,10 +177,14 @@ static enum tier_status check_columns(const char *path, const struct spoke_schem
                              wrong);
         count[c->type]++;
     }
-    if (count[SPOKE_COLUMN_TARGET] + count[SPOKE_COLUMN_MASK] != 1)
+    bool several = s->annotators == SPOKE_ANNOTATORS_MAJORITY;
+    if (several)
+        TIER_TRY(check_readers(path, s, count[SPOKE_COLUMN_TARGET], count[SPOKE_COLUMN_MASK], err));
+    else if (count[SPOKE_COLUMN_TARGET] + count[SPOKE_COLUMN_MASK] != 1)
         return tier_fail(err, TIER_ECONFIG,
-                         "%s: %zu columns are the target or a mask: exactly one must be", path,
-                         count[SPOKE_COLUMN_TARGET] + count[SPOKE_COLUMN_MASK]);
+                         "%s: %zu columns are the target or a mask: exactly one must be, but with "
+                         "annotators: majority",
+                         path, count[SPOKE_COLUMN_TARGET] + count[SPOKE_COLUMN_MASK]);
     bool volumes = s->kind >= SPOKE_KIND_NIFTI;
     if (s->kind != SPOKE_KIND_TABLE && !volumes && count[SPOKE_COLUMN_IMAGE] != 1)
         return tier_fail(err, TIER_ECONFIG, "%s: %zu columns have the type image: exactly one must",
@@ -354,9 +394,22 @@ const struct spoke_column *spoke_schema_target(const struct spoke_schema *s) {
     return target ? target : spoke_schema_only(s, SPOKE_COLUMN_MASK);
 }
 
+size_t spoke_schema_readers(const struct spoke_schema *s) {
+    size_t n = 0;
+    for (uint32_t i = 0; i < s->columns_count; i++)
+        n += s->columns[i].type == SPOKE_COLUMN_TARGET || s->columns[i].type == SPOKE_COLUMN_MASK;
+    return n;
+}
+
 size_t spoke_schema_classes(const struct spoke_schema *s) {
     const struct spoke_column *target = spoke_schema_target(s);
     return target->positive_above ? 2 : target->categories_count;
+}
+
+const char *spoke_schema_class_name(const struct spoke_schema *s, size_t class) {
+    static const char *const sides[] = {"not above", "above"};
+    const struct spoke_column *c = spoke_schema_target(s);
+    return c->positive_above ? sides[class != 0] : c->categories[class];
 }
 
 void spoke_schema_feature_name(const struct spoke_schema *s, size_t feature, char *name,

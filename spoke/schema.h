@@ -59,6 +59,8 @@
  * a column of type mask, which has one of its categories, by place, at each pixel or voxel. For
  * survival the target is the time (`value: true`), and a column of type event says whether it
  * happened then (positive_above, or the second of two categories) or the patient was last seen.
+ * With `annotators: majority` several columns of type target, or of type mask, are several
+ * readers', and what most of them say is learnt.
  *
  * Threads: a schema is immutable once open. Ownership: it owns its strings.
  */
@@ -101,6 +103,8 @@ enum spoke_column_type {
     SPOKE_COLUMN_TYPES
 };
 enum spoke_encode { SPOKE_ENCODE_ONE_HOT, SPOKE_ENCODE_INDEX };
+/* What becomes of several columns that say the same of a row, each a reader's. */
+enum spoke_annotators { SPOKE_ANNOTATORS_ONE, SPOKE_ANNOTATORS_MAJORITY };
 enum spoke_missing { SPOKE_MISSING_ERROR, SPOKE_MISSING_DROP };
 enum spoke_split_by { SPOKE_SPLIT_HASH, SPOKE_SPLIT_COLUMN, SPOKE_SPLIT_PART };
 
@@ -162,6 +166,7 @@ struct spoke_schema {
     struct spoke_image *image; /* NULL for a table */
     struct spoke_file_format *file;
     enum spoke_missing missing_rows;
+    enum spoke_annotators annotators;
     char *codebook;
     struct spoke_column *columns;
     uint32_t columns_count;
@@ -184,6 +189,10 @@ size_t spoke_schema_features(const struct spoke_schema *schema);
 size_t spoke_schema_spatial(const struct spoke_schema *schema);
 /* What is learnt: the column of type target or mask. */
 const struct spoke_column *spoke_schema_target(const struct spoke_schema *schema);
+/* How many columns say what is learnt, each a reader's: 1, or more with annotators: majority. */
+size_t spoke_schema_readers(const struct spoke_schema *schema);
+/* "ill", of a target or mask; "above" and "not above" of positive_above. */
+const char *spoke_schema_class_name(const struct spoke_schema *schema, size_t class);
 /* 2 for positive_above, else the number of categories of the target or mask; 0 for a value. */
 size_t spoke_schema_classes(const struct spoke_schema *schema);
 /* "age", "cp=2"; "element 17" of an image. The name is cut at `size` - 1 bytes. */

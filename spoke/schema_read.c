@@ -208,6 +208,7 @@ static const char *const z_scores[] = {"none", "all", "nonzero", NULL};
 static const char *const column_types[] = {"number", "category", "target", "id",    "split",
                                            "ignore", "image",    "mask",   "event", NULL};
 static const char *const encodes[] = {"one_hot", "index", NULL};
+static const char *const annotators[] = {"one", "majority", NULL};
 static const char *const missings[] = {"error", "drop", NULL};
 static const char *const split_bys[] = {"hash", "column", "part", NULL};
 
@@ -277,6 +278,7 @@ static const struct field schema_fields[] = {
     {"file", FIELD_NODE, AT(top, file)},
     {"image", FIELD_NODE, AT(top, image)},
     {"missing_rows", FIELD_CHOICE, AT(top, schema.missing_rows), .choices = missings},
+    {"annotators", FIELD_CHOICE, AT(top, schema.annotators), .choices = annotators},
     {"codebook", FIELD_TEXT, AT(top, schema.codebook), .text_max = 1023},
     {"columns", FIELD_NODE, AT(top, columns), .required = true},
     {"split", FIELD_NODE, AT(top, split)}, /* required: a slip in a column is told first */
