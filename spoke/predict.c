@@ -31,6 +31,7 @@ struct predictor {
     struct spoke_data *data;
     enum spoke_part part;
     size_t batch, features, outputs, spots, classes;
+    bool number; /* what is predicted is one, and no class */
     struct kern_buf *x_device;
     float *x, *logits;
     int32_t *rows;
@@ -142,15 +143,21 @@ static enum tier_status choose_loss(struct predictor *p, enum spoke_loss *loss) 
 
     p->classes = spoke_data_classes(p->data);
     p->spots = target == SPOKE_TARGET_MASK ? features / spoke_data_shape(p->data).channels : 1;
-    if (target == SPOKE_TARGET_VALUE)
-        return tier_fail(p->err, TIER_EDATA,
-                         "the schema's target is a number: models of classes and masks are "
-                         "applied here");
+    p->number = target == SPOKE_TARGET_VALUE || target == SPOKE_TARGET_SURVIVAL;
     if (tier_graph_features(p->graph) != features)
         return tier_fail(p->err, TIER_EDATA,
                          "the schema makes %zu features of a row: the model takes %" PRIu64,
                          features, tier_graph_features(p->graph));
-    *loss = outputs == 1 ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE;
+    if (p->number && outputs != 1)
+        return tier_fail(p->err, TIER_EDATA,
+                         "the schema's target is a number: the model gives %" PRIu64 " outputs",
+                         outputs);
+    *loss = target == SPOKE_TARGET_SURVIVAL ? SPOKE_LOSS_COX
+            : p->number                     ? SPOKE_LOSS_MSE
+            : outputs == 1                  ? SPOKE_LOSS_BCE
+                                            : SPOKE_LOSS_CE;
+    if (p->number)
+        return TIER_OK;
     if (outputs == 1 ? p->classes != 2 || p->spots != 1 : outputs != p->classes * p->spots)
         return tier_fail(p->err, TIER_EDATA,
                          "the schema has %zu classes at %zu places of a row: the model gives "
@@ -226,7 +233,7 @@ static void put_header(const struct predictor *p) {
         spoke_csv_put(p->csv, name);
         putc(',', p->csv);
     }
-    fputs(p->outputs > 1 ? "class\n" : "score,class\n", p->csv);
+    fputs(p->number ? "score\n" : p->outputs > 1 ? "class\n" : "score,class\n", p->csv);
 }
 
 static size_t greatest(const float *z, size_t n) {
@@ -243,6 +250,10 @@ static void put_scores(const struct predictor *p, size_t row, const float *z) {
     double sum = 0.0;
 
     put_row_name(p, row);
+    if (p->number) {
+        fprintf(p->csv, ",%.9g\n", (double)z[0]);
+        return;
+    }
     for (size_t c = 0; c < p->outputs; c++)
         sum += exp((double)z[c] - (double)z[p->outputs > 1 ? best : 0]);
     if (p->outputs == 1)

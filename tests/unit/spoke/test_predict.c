@@ -214,6 +214,36 @@ Test(spoke_predict, a_model_that_does_not_fit_the_schema_is_refused) {
     cr_expect(strncmp(text, "row,id,score:well,score:ill,class\n4,,", 37) == 0, "%s", text);
 }
 
+Test(spoke_predict, a_number_and_a_hazard_are_scores_as_they_are) {
+    static const char values[] = "columns:\n  - {name: a, type: number}\n"
+                                 "  - {name: b, type: number}\n"
+                                 "  - {name: y, type: target, value: true}\n"
+                                 "  - {name: who, type: id}\n"
+                                 "split: {by: hash, key: eight bytes, fraction: 0.5}\n";
+    static const char survival[] =
+        "columns:\n  - {name: a, type: number}\n  - {name: b, type: number}\n"
+        "  - {name: y, type: target, value: true}\n"
+        "  - {name: died, type: event, categories: [no, yes]}\n  - {name: who, type: id}\n"
+        "split: {by: hash, key: eight bytes, fraction: 0.5}\n";
+    struct spoke_predict w = {0};
+    char text[256];
+    /* a - b + 1 */
+    const char *graph = linear_graph(2, 1);
+    cr_expect(
+        eq(int, predict_table(survival, "a,b\n5,2\n1,9\n", graph, w, text, sizeof text), TIER_OK),
+        "%s", err.text);
+    cr_expect(strcmp(text, "row,id,score\n2,,4\n3,,-7\n") == 0, "%s", text);
+    cr_expect(
+        eq(int, predict_table(values, "a,b\n5,2\n1,9\n", graph, w, text, sizeof text), TIER_OK),
+        "%s", err.text);
+    cr_expect(strcmp(text, "row,id,score\n2,,4\n3,,-7\n") == 0, "%s", text);
+    cr_expect(eq(int,
+                 predict_table(survival, "a,b\n5,2\n", linear_graph(2, 2), w, text, sizeof text),
+                 TIER_EDATA));
+    cr_expect(strstr(err.text, "target is a number: the model gives 2 outputs") != NULL, "%s",
+              err.text);
+}
+
 Test(spoke_predict, tensors_are_found_by_name_or_missed_by_name) {
     struct tier_tensor t[2] = {{.name = "w", .ndim = 2, .dims = {2, 1}},
                                {.name = "fedcurv/pull/w", .ndim = 1, .dims = {3}}};
