@@ -3,20 +3,25 @@
 denominators, which add up over any tree to the figures of the pooled rows."""
 from __future__ import annotations
 
-from typing import Dict
+from typing import Dict, Optional
 
 import numpy as np
 
 SCORE_BINS = 4096
 _LOSS_ONE = 2.0 ** 20
 _LOSS_MAX = 65536.0
+_ERROR_MAX = float(1 << 24)
 
 Sums = Dict[str, np.ndarray]
 
 
-def _loss_sum(losses: np.ndarray) -> np.ndarray:
-    capped = np.where(losses < _LOSS_MAX, np.maximum(losses, 0.0), _LOSS_MAX)  # NaN: the cap
-    return np.rint(capped * _LOSS_ONE).astype(np.int64).sum(keepdims=True)
+def _fixed(values: np.ndarray, most: float = _LOSS_MAX) -> np.ndarray:
+    capped = np.where(values < most, np.maximum(values, 0.0), most)  # NaN: the cap
+    return np.rint(capped * _LOSS_ONE).astype(np.int64)
+
+
+def _loss_sum(losses: np.ndarray, most: float = _LOSS_MAX) -> np.ndarray:
+    return _fixed(losses, most).sum(keepdims=True)
 
 
 def _one(value: int) -> np.ndarray:
@@ -55,6 +60,56 @@ def classes(logits: np.ndarray, labels: np.ndarray) -> Sums:
     losses = np.log(np.exp(z - best).sum(axis=1)) + best[:, 0] - z[np.arange(y.size), y]
     right = int((z.argmax(axis=1) == y).sum()) if y.size else 0
     return {"count": _one(y.size), "correct": _one(right), "loss": _loss_sum(losses)}
+
+
+def values(outputs: np.ndarray, targets: np.ndarray, loss: str = "mse") -> Sums:
+    """Of one number for each row and its target: rows, squared and absolute errors, and the loss,
+    which is either of them ("mse" or "l1")."""
+    z = np.asarray(outputs, np.float64).reshape(-1)
+    y = np.asarray(targets, np.float64).reshape(-1)
+    if z.shape != y.shape:
+        raise ValueError("%d outputs for %d targets" % (z.size, y.size))
+    _check_finite(z)
+    squared = _loss_sum((z - y) ** 2, _ERROR_MAX)
+    absolute = _loss_sum(np.abs(z - y), _ERROR_MAX)
+    return {"count": _one(z.size), "loss": squared if loss == "mse" else absolute,
+            "squared_error": squared, "absolute_error": absolute}
+
+
+def masks(logits: np.ndarray, labels: np.ndarray, losses: np.ndarray,
+          ignore: Optional[int] = None) -> Sums:
+    """Of logits [rows, classes, sides...] and masks of classes [rows, sides...]: spots, those that
+    are right, and for each class the spots that Dice coefficients are made of, of all rows
+    together and row by row. `losses` has a row's loss as it was trained; spots of the class
+    `ignore` do not count. Sums of several calls are added."""
+    z, y = np.asarray(logits, np.float64), np.asarray(labels).astype(np.int64)
+    if z.ndim < 3 or z.shape[:1] + z.shape[2:] != y.shape or np.shape(losses) != y.shape[:1]:
+        raise ValueError("logits of shape %s for masks of shape %s and %d losses" %
+                         (z.shape, y.shape, np.size(losses)))
+    _check_finite(z)
+    rows, count = z.shape[:2]
+    said, real = z.argmax(axis=1).reshape(rows, -1), y.reshape(rows, -1)
+    counts = (real >= 0) & (real < count) & (real != (-1 if ignore is None else ignore))
+
+    def spots(which: np.ndarray, where: np.ndarray) -> np.ndarray:  # [rows, classes]
+        return np.stack([((which == c) & where).sum(axis=1) for c in range(count)], axis=1)
+
+    both = spots(real, counts & (said == real))
+    sizes = spots(real, counts) + spots(said, counts)
+    dice = _fixed(2.0 * both / np.maximum(sizes, 1)) * (sizes > 0)
+    return {"count": _one(rows), "loss": _loss_sum(np.asarray(losses, np.float64)),
+            "correct": _one(int(both.sum())), "spots": _one(int(counts.sum())),
+            "dice_overlap": both.sum(axis=0), "dice_sizes": sizes.sum(axis=0),
+            "case_dice": dice.sum(axis=0), "dice_cases": (sizes > 0).sum(axis=0)}
+
+
+def add(*parts: Sums) -> Sums:
+    """The sums of all parts."""
+    whole: Sums = {}
+    for part in parts:
+        for name, more in part.items():
+            whole[name] = whole[name] + more if name in whole else more
+    return whole
 
 
 def _check_finite(logits: np.ndarray) -> None:

@@ -4,7 +4,7 @@ ONNX file where that was exported from the same module."""
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from . import metrics
 from .trainer import Failed, Model, Task, Trainer, TrainResult, batches, learning_rate, steps_of
 
 # What TorchTrainer does of a recipe.
-DONE = ("loss", "batch", "accumulate", "epochs", "steps", "prox_mu", "clip_norm", "clip_value",
-        "ema", "freeze", "schedule.name", "schedule.warmup", "schedule.step_size",
+DONE = ("loss", "pos_weight", "batch", "accumulate", "epochs", "steps", "prox_mu", "clip_norm",
+        "clip_value", "ema", "freeze", "schedule.name", "schedule.warmup", "schedule.step_size",
         "schedule.gamma", "schedule.lr_min", "optimiser.name", "optimiser.lr",
         "optimiser.momentum", "optimiser.nesterov", "optimiser.weight_decay", "optimiser.beta1",
         "optimiser.beta2", "optimiser.eps")
@@ -65,13 +65,17 @@ def optimiser(parameters: Any, recipe: Mapping[str, Any]) -> "torch.optim.Optimi
 
 def loss_of(recipe: Mapping[str, Any]) -> Loss:
     """The recipe's loss, of logits."""
-    if recipe["loss"] == "bce":
-        return lambda z, y: torch.nn.functional.binary_cross_entropy_with_logits(
-            z.reshape(-1), y.to(z.dtype).reshape(-1))
-    if recipe["loss"] == "ce":
-        return lambda z, y: torch.nn.functional.cross_entropy(z, y.long())
-    raise Failed("this site's trainer knows the losses bce and ce, the plan wants " +
-                 recipe["loss"])
+    f, name = torch.nn.functional, recipe["loss"]
+    if name == "bce":
+        positive = torch.tensor(float(recipe.get("pos_weight", 1.0)))
+        return lambda z, y: f.binary_cross_entropy_with_logits(
+            z.reshape(-1), y.to(z.dtype).reshape(-1), pos_weight=positive.to(z))
+    if name == "cross_entropy":
+        return lambda z, y: f.cross_entropy(z, y.long())
+    if name in ("mse", "l1"):
+        error = f.mse_loss if name == "mse" else f.l1_loss
+        return lambda z, y: error(z.reshape(-1), y.to(z.dtype).reshape(-1))
+    raise Failed("the plan's loss %s is none that this site's trainer was told how to do" % name)
 
 
 def _clip(parameters: Any, recipe: Mapping[str, Any]) -> None:
@@ -103,20 +107,23 @@ class TorchTrainer(Trainer):
     """Trains a module that gives logits by the plan's recipe, on arrays held in memory.
 
     `train` and `test` are (x, y). Trained is what requires gradients and the plan does not freeze;
-    all tensors of the federation's model are sent. Subclass it for another loop: `load`, `state`,
-    `optimiser`, `loss_of` and consilium.learning_rate are there to be used alone.
+    all tensors of the federation's model are sent. A `loss` of one's own, of (logits, targets), may
+    do more of a recipe than loss_of: `done` names those keys. Subclass it for another loop or
+    another evaluation: `load`, `state`, `optimiser`, `loss_of` and consilium.learning_rate are
+    there to be used alone.
     """
 
     def __init__(self, module: "torch.nn.Module", train: Tuple[Any, Any], test: Tuple[Any, Any],
-                 device: str = "cpu", loss: Optional[Loss] = None) -> None:
+                 device: str = "cpu", loss: Optional[Loss] = None,
+                 done: Sequence[str] = ()) -> None:
         self.module = module.to(device)
-        self.device, self.loss = device, loss
+        self.device, self.loss, self.done = device, loss, (*DONE, *done)
         self.train_x, self.train_y = (torch.as_tensor(a).to(device) for a in train)
         self.test_x, self.test_y = (torch.as_tensor(a).to(device) for a in test)
 
     def train(self, model: Model, task: Task) -> TrainResult:
         recipe = task.recipe
-        task.check(*DONE)
+        task.check(*self.done)
         torch.manual_seed(task.seed & (2 ** 63 - 1))
         load(self.module, model)
         self.module.train()
@@ -162,6 +169,11 @@ class TorchTrainer(Trainer):
             for at in range(0, len(self.test_y), batch):
                 parts.append(self.module(self.test_x[at:at + batch]).cpu().numpy())
         labels = self.test_y.cpu().numpy()
-        if task.recipe["loss"] == "bce":
-            return metrics.binary(np.concatenate(parts) if parts else np.empty(0), labels)
-        return metrics.classes(np.concatenate(parts), labels)
+        logits, loss = np.concatenate(parts) if parts else np.empty(0), task.recipe["loss"]
+        if loss == "bce":
+            return metrics.binary(logits, labels)
+        if loss == "cross_entropy" and logits.ndim == 2:
+            return metrics.classes(logits, labels)
+        if loss in ("mse", "l1"):
+            return metrics.values(logits, labels, loss)
+        raise Failed("this site's trainer does not evaluate models of this kind")

@@ -24,9 +24,10 @@ _RECONNECT_MAX_S = 5.0
 _log = logging.getLogger("consilium")
 
 
-# Keys of a recipe that mean nothing where they have this value; and those that are not a trainer's:
-# the spoke divides by the steps (normalise), and declines scaffold and curvature by itself.
-_OFF = {"accumulate": 1, "schedule.name": "constant"}
+# Values by which a recipe's keys are off; elsewhere that is null, 0, false, "none" or nothing. And
+# the keys that are not a trainer's: the spoke divides by the steps (normalise), and declines
+# scaffold and curvature by itself.
+_OFF = {"accumulate": 1, "schedule.name": "constant", "pos_weight": 1, "ignore_class": 1024}
 _SPOKES_OWN = ("seed", "normalise", "normalise_max", "scaffold", "curvature.clip",
                "curvature.lambda", "curvature.rows", "schedule.per")
 
@@ -77,6 +78,8 @@ class Task:
         "batch" or "optimiser.momentum". What is off in the plan need not be named; nor what the
         spoke does by itself."""
         for name, value in _leaves(self.recipe):
+            if name.startswith("dice.") and "dice" not in self.recipe["loss"]:
+                continue  # how a loss is worked out that is not this plan's
             if name not in done and name not in _SPOKES_OWN and \
                     value not in (None, 0, False, "none", [], "") and value != _OFF.get(name):
                 raise Failed("the plan's local.%s (%s) is nothing that this site's trainer does" %

@@ -57,5 +57,59 @@ class Classes(unittest.TestCase):
             metrics.classes([[1.0, 2.0]], [0, 1])
 
 
+class Values(unittest.TestCase):
+    def test_errors_are_summed_in_fixed_point(self):
+        sums = metrics.values([1.0, 2.5], [0.5, 4.0])
+        self.assertEqual({n: int(v[0]) for n, v in sums.items()},
+                         {"count": 2, "loss": 2.5 * 2 ** 20, "squared_error": 2.5 * 2 ** 20,
+                          "absolute_error": 2 * 2 ** 20})
+        self.assertEqual(metrics.values([1.0], [3.0], "l1")["loss"].tolist(), [2 << 20])
+        self.assertEqual(metrics.values([1e30], [0.0])["loss"].tolist(), [1 << 44])
+
+    def test_one_output_for_each_target_is_needed(self):
+        with self.assertRaisesRegex(ValueError, "2 outputs for 1 targets"):
+            metrics.values([1.0, 2.0], [1.0])
+
+
+class Masks(unittest.TestCase):
+    labels = np.array([[[0, 1], [1, 2]], [[0, 0], [0, 9]]])
+
+    def logits(self, said):
+        z = np.zeros((2, 3, 2, 2))
+        for at, c in np.ndenumerate(np.array(said)):
+            z[at[0], c, at[1], at[2]] = 1
+        return z
+
+    def test_spots_are_counted_by_class_and_case(self):
+        said = [[[0, 1], [2, 2]], [[0, 0], [1, 0]]]
+        sums = metrics.masks(self.logits(said), self.labels, [0.5, 0.25])
+        self.assertEqual((sums["count"][0], sums["spots"][0], sums["correct"][0]), (2, 7, 5))
+        self.assertEqual(sums["loss"].tolist(), [0.75 * 2 ** 20])
+        self.assertEqual(sums["dice_overlap"].tolist(), [1 + 2, 1, 1])
+        self.assertEqual(sums["dice_sizes"].tolist(), [2 + 5, 3 + 1, 3])
+        self.assertEqual(sums["dice_cases"].tolist(), [2, 2, 1])
+        fixed = [round(x * 2 ** 20) for x in (1, 4 / 5, 2 / 3, 2 / 3)]
+        self.assertEqual(sums["case_dice"].tolist(), [fixed[0] + fixed[1], fixed[2], fixed[3]])
+
+    def test_a_class_that_is_ignored_counts_nowhere(self):
+        sums = metrics.masks(self.logits(np.where(self.labels > 2, 0, self.labels)), self.labels,
+                             [0, 0], ignore=0)
+        self.assertEqual((sums["spots"][0], sums["correct"][0]), (3, 3))
+        self.assertEqual(sums["dice_sizes"].tolist(), [0, 4, 2])
+
+    def test_sums_of_parts_are_added(self):
+        z = self.logits(np.minimum(self.labels, 2))
+        whole = metrics.masks(z, self.labels, [1, 2])
+        parts = metrics.add(*(metrics.masks(z[i:i + 1], self.labels[i:i + 1], [i + 1])
+                              for i in (0, 1)))
+        self.assertEqual(sorted(whole), sorted(parts))
+        for name, values in whole.items():
+            np.testing.assert_array_equal(parts[name], values)
+
+    def test_other_shapes_are_refused(self):
+        with self.assertRaisesRegex(ValueError, "for masks of shape"):
+            metrics.masks(np.zeros((2, 3, 2, 2)), self.labels[:1], [0, 0])
+
+
 if __name__ == "__main__":
     unittest.main()

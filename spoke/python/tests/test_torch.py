@@ -128,6 +128,29 @@ class Modules(unittest.TestCase):
         still = self.plain(number=3, schedule=s)
         np.testing.assert_allclose(still["weight"], self.model["weight"], atol=1e-7)
 
+    def test_losses_are_torchs_and_have_their_figures(self):
+        self.assertLess(self.plain(pos_weight=9.0)["bias"] * -1, self.plain()["bias"] * -1)
+        for loss in ("mse", "l1"):
+            sums = self.trainer.evaluate(self.model, task(loss=loss))
+            want = consilium.metrics.values(X[:4] @ self.model["weight"][0], Y[:4], loss)
+            np.testing.assert_array_equal(sums["loss"], want["loss"])
+            self.assertTrue(np.isfinite(self.plain(loss=loss)["weight"]).all())
+        labels = Y.astype(np.int64)
+        several = ours.TorchTrainer(torch.nn.Linear(2, 3), (X, labels), (X[:4], labels[:4]))
+        model = {"weight": np.eye(3, 2, dtype=np.float32), "bias": np.zeros(3, np.float32)}
+        sums = several.evaluate(model, task(loss="cross_entropy"))
+        want = consilium.metrics.classes(X[:4] @ model["weight"].T, labels[:4])
+        np.testing.assert_array_equal(sums["loss"], want["loss"])
+        self.assertEqual(several.train(model, task(loss="cross_entropy")).steps, 6)
+
+    def test_a_loss_of_ones_own_may_do_more_of_a_recipe(self):
+        recipe = dict(loss="dice_ce", dice={"lambda_ce": 2.0})
+        with self.assertRaisesRegex(consilium.Failed, "local.dice.lambda_ce"):
+            self.trainer.train(self.model, task(**recipe))
+        own = ours.TorchTrainer(self.module, (X, Y), (X, Y), done=["dice.lambda_ce"],
+                                loss=lambda z, y: 2 * (z[:, 0] - y).square().mean())
+        self.assertEqual(own.train(self.model, task(**recipe)).steps, 6)
+
     def test_gradients_are_clipped_as_the_recipe_says(self):
         for key in ("clip_norm", "clip_value"):
             result = self.trainer.train(self.model, task(**{key: 1e-9}, optimiser={

@@ -17,7 +17,8 @@ from consilium import tensors
 
 RECIPE = {"loss": "bce", "batch": 4, "epochs": 1, "steps": 0, "seed": 3, "normalise": True,
           "optimiser": {"name": "sgd", "lr": 0.1, "momentum": 0.0}, "accumulate": 1,
-          "curvature": {"lambda": 0.0, "clip": 1.0}}
+          "curvature": {"lambda": 0.0, "clip": 1.0}, "pos_weight": 1.0, "ignore_class": 1024,
+          "class_weights": [], "dice": {"lambda_ce": 1.0}, "augment": {"flip_x": False}}
 WAIT_S = 20
 
 
@@ -191,6 +192,8 @@ class Served(unittest.TestCase):
         self.assertFalse(self.spoke.hear("result").failed)
         for job, change, key in ((2, {"prox_mu": 0.1}, "local.prox_mu (0.1)"),
                                  (3, {"accumulate": 2}, "local.accumulate (2)"),
+                                 (5, {"loss": "dice_ce"}, "local.dice.lambda_ce"),
+                                 (6, {"augment": {"flip_x": True}}, "local.augment.flip_x"),
                                  (4, {"optimiser": {"momentum": 0.9}}, "optimiser.momentum")):
             self.spoke.ask(job, recipe={**RECIPE, **change})
             self.assertIn(key, self.spoke.hear("result").reason)
