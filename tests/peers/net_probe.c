@@ -4,7 +4,7 @@
  * evaluation's logits, the loss and its gradients, and the parameters after some steps of plain
  * SGD on the same batch, with the loss before each of them.
  *
- *     net_probe MODEL bce|ce ROWS FOLDER [--steps N] [--lr LR] [--threads T] [--time N]
+ *     net_probe MODEL bce|ce|dice_ce ROWS FOLDER [--steps N] [--lr LR] [--threads T] [--time N]
  *
  * FOLDER holds x.bin (float32) and target.bin (float32 or int32, as the loss takes it), and gets
  * logits.bin, grads.bin, params.bin (float32). Standard output is one JSON object.
@@ -141,8 +141,8 @@ int main(int argc, char **argv) {
     int threads = 2;
 
     if (argc < 5)
-        die("usage", "net_probe MODEL bce|ce ROWS FOLDER [--steps N] [--lr LR] [--threads T] "
-                     "[--time N]");
+        die("usage", "net_probe MODEL bce|ce|dice_ce ROWS FOLDER [--steps N] [--lr LR] "
+                     "[--threads T] [--time N]");
     for (int i = 5; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--steps") == 0)
             steps = strtoul(argv[i + 1], NULL, 10);
@@ -155,7 +155,9 @@ int main(int argc, char **argv) {
         else
             die(argv[i], "is no option");
     }
-    enum spoke_loss loss = strcmp(argv[2], "bce") == 0 ? SPOKE_LOSS_BCE : SPOKE_LOSS_CE;
+    enum spoke_loss loss = strcmp(argv[2], "bce") == 0       ? SPOKE_LOSS_BCE
+                           : strcmp(argv[2], "dice_ce") == 0 ? SPOKE_LOSS_DICE_CE
+                                                             : SPOKE_LOSS_CE;
     p.rows = strtoul(argv[3], NULL, 10);
     p.folder = argv[4];
     kern_init(NULL);

@@ -275,6 +275,8 @@ MODELS = [
     Case("unet3d-instance", lambda: UNet3d(lambda c: nn.InstanceNorm3d(c, affine=True)),
          (1, 16, 16, 16), rows=2),
     Case("unet3d-group", lambda: UNet3d(lambda c: nn.GroupNorm(4, c)), (1, 16, 16, 16), rows=2),
+    Case("unet3d-dice", lambda: UNet3d(lambda c: nn.GroupNorm(4, c)), (1, 16, 16, 16), rows=2,
+         loss="dice_ce", steps=100, lr=0.02),
     Case("unet3d-batch", lambda: UNet3d(nn.BatchNorm3d), (1, 16, 16, 16), rows=2, steps=20,
          lr=0.02, curve=1e-2),
     Case("vit", Attention, (1, 28, 28), rows=4),

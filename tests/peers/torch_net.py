@@ -36,7 +36,15 @@ def export(case, model, x, path):
 def loss_of(case, y, target):
     if case.loss == "bce":
         return torch.nn.functional.binary_cross_entropy_with_logits(y.reshape(-1), target)
-    return torch.nn.functional.cross_entropy(y, target)
+    ce = torch.nn.functional.cross_entropy(y, target)
+    return ce + soft_dice(y, target) if case.loss == "dice_ce" else ce
+
+
+def soft_dice(y, target):
+    """MONAI's DiceLoss(to_onehot_y=True, softmax=True) with what it has by default."""
+    p = y.softmax(1).flatten(2)
+    t = torch.nn.functional.one_hot(target.flatten(1), y.shape[1]).movedim(2, 1).to(y.dtype)
+    return (1 - (2 * (p * t).sum(2) + 1e-5) / ((p + t).sum(2) + 1e-5)).mean()
 
 
 def channels_last(y):

@@ -145,7 +145,8 @@ static void masks_are_summed(const struct spoke_objective *o, int ignore) {
     }
     cr_assert(eq(int, spoke_evaluate(net, data, SPOKE_TEST, sums, &err), TIER_OK), "%s", err.text);
     cr_expect(eq(i64, sums->count, (int64_t)test_rows));
-    cr_expect(all(eq(i64, sums->spots, want.spots), eq(i64, sums->correct, want.correct)));
+    cr_expect(eq(i64, sums->spots, want.spots));
+    cr_expect(eq(i64, sums->correct, want.correct));
     for (size_t c = 0; c < CLASSES; c++) {
         cr_expect(eq(i64, sums->overlap[c], want.overlap[c]));
         cr_expect(eq(i64, sums->sizes[c], want.sizes[c]));
@@ -454,8 +455,10 @@ Test(spoke_eval, pairs_of_patients_are_compared_as_harrell_has_it) {
     }
     cr_assert(eq(int, make_net(&o), TIER_OK), "%s", err.text);
     cr_assert(eq(int, spoke_evaluate(net, data, SPOKE_TEST, sums, &err), TIER_OK), "%s", err.text);
-    cr_expect(all(eq(i64, sums->count, PATIENTS), eq(i64, sums->events, events)));
-    cr_expect(all(eq(i64, sums->comparable, pairs), eq(i64, sums->concordant, halves)));
+    cr_expect(eq(i64, sums->count, PATIENTS));
+    cr_expect(eq(i64, sums->events, events));
+    cr_expect(eq(i64, sums->comparable, pairs));
+    cr_expect(eq(i64, sums->concordant, halves));
     cr_expect(halves > pairs, "the hazards mean something");
     cr_expect(epsilon_eq(dbl, (double)sums->loss / ONE, cox_of(1) * (double)events, 1e-3));
     free(sums);
