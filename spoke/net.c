@@ -349,6 +349,9 @@ enum tier_status spoke_net_backward(struct spoke_net *net, struct kern_vec x,
 static enum tier_status samples_alone(struct spoke_net *net, struct tier_err *err) {
     struct tape *tape = NULL;
 
+    if (net->objective.loss == SPOKE_LOSS_COX)
+        return tier_fail(err, TIER_EMODEL,
+                         "a row by itself has no loss cox: it is compared with the rows beside it");
     TIER_TRY(find_tape(net, 1, true, &tape, err));
     for (size_t i = 0; i < tape->step_count; i++)
         if (tape->steps[i].op == TIER_OP_BATCH_NORM)

@@ -80,8 +80,9 @@ class Task:
         for name, value in _leaves(self.recipe):
             if name.startswith("dice.") and "dice" not in self.recipe["loss"]:
                 continue  # how a loss is worked out that is not this plan's
-            if name not in done and name not in _SPOKES_OWN and \
-                    value not in (None, 0, False, "none", [], "") and value != _OFF.get(name):
+            off = value == _OFF[name] if name in _OFF else \
+                value in (None, 0, False, "none", [], "")
+            if name not in done and name not in _SPOKES_OWN and not off:
                 raise Failed("the plan's local.%s (%s) is nothing that this site's trainer does" %
                              (name, value))
 

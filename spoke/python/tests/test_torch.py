@@ -51,6 +51,13 @@ class Modules(unittest.TestCase):
                              self.model["weight"]).sum() for mu in (0.0, 5.0))
         self.assertLess(held, free / 2)
 
+    def test_losses_have_the_names_that_plans_have(self):
+        z, y = torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([2])
+        self.assertAlmostEqual(ours.loss_of({"loss": "cross_entropy"})(z, y).item(),
+                               torch.nn.functional.cross_entropy(z, y).item())
+        with self.assertRaisesRegex(consilium.Failed, "the plan wants dice_ce"):
+            ours.loss_of({"loss": "dice_ce"})
+
     def test_what_is_frozen_stays(self):
         self.module.bias.requires_grad_(False)
         result = self.trainer.train(self.model, task())

@@ -194,6 +194,8 @@ class Served(unittest.TestCase):
                                  (3, {"accumulate": 2}, "local.accumulate (2)"),
                                  (5, {"loss": "dice_ce"}, "local.dice.lambda_ce"),
                                  (6, {"augment": {"flip_x": True}}, "local.augment.flip_x"),
+                                 (7, {"pos_weight": 2.0}, "local.pos_weight (2.0)"),
+                                 (8, {"ignore_class": 0}, "local.ignore_class (0)"),
                                  (4, {"optimiser": {"momentum": 0.9}}, "optimiser.momentum")):
             self.spoke.ask(job, recipe={**RECIPE, **change})
             self.assertIn(key, self.spoke.hear("result").reason)
