@@ -150,7 +150,8 @@ static void print_checked(const struct loaded *l) {
     for (size_t i = 0; i < l->manifest->count; i++) {
         const struct tier_tensor *t = &l->manifest->tensors[i];
         cli_shape(t, text, sizeof text);
-        printf("    %-32s %-12s f = %d%s\n", t->name, text, t->frac_bits, t->wide ? ", wide" : "");
+        printf("    %-32s %-12s f = %d%s%s\n", t->name, text, t->frac_bits, t->wide ? ", wide" : "",
+               t->state ? ", a state" : "");
     }
     if (!l->kept)
         return;

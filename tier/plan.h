@@ -189,9 +189,10 @@ struct tier_plan {
 
     int weights; /* enum tier_plan_weights: how a child's update counts */
 
-    double clip;                /* |x| beyond it is refused, or saturated */
-    int frac_bits;              /* f = 30 - ceil(log2 clip): derived, does not travel */
-    struct tier_keys_list wide; /* tensor name patterns that carry a second limb */
+    double clip;                 /* |x| beyond it is refused, or saturated */
+    struct tier_keys_list clips; /* "PATTERN=CLIP": tensors with a clip of their own */
+    int frac_bits;               /* f = 30 - ceil(log2 clip): derived, does not travel */
+    struct tier_keys_list wide;  /* tensor name patterns that carry a second limb */
     bool saturate;
     uint64_t weight_total_max;
     struct tier_plan_codec codec;
@@ -235,6 +236,13 @@ enum tier_status tier_plan_parse(const void *text, size_t bytes, struct tier_pla
 
 /* 30 - ceil(log2 clip), for a clip in the plan's bounds (1e-20 to 1e30). */
 int tier_plan_frac_bits(double clip);
+
+/* f of the tensor of that name: of the first of exact.clips whose pattern matches it, else the
+ * plan's. */
+int tier_plan_tensor_bits(const struct tier_plan *plan, const char *name);
+/* The pattern of entry i of exact.clips; false where the entry is not well formed. */
+bool tier_plan_clip_pattern(const struct tier_plan *plan, size_t i,
+                            char pattern[TIER_TENSOR_NAME_LEN_MAX + 1]);
 
 /*
  * Why the sums of this plan cannot overflow, as one sentence with its numbers; returns buf.

@@ -163,6 +163,8 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "how much an update counts: by its rows, or all the same"},                                   \
     {"exact.clip", TIER_KEYS_REAL, FIELD(plan.clip), "8.0", 1e-20, 1e30, NULL,                     \
      "largest change of a parameter in a round; sets the resolution, 2^-30 of it"},                \
+    {"exact.clips", TIER_KEYS_LIST, FIELD(plan.clips), "", 0, 0, NULL,                             \
+     "clips of their own for some tensors, as \"PATTERN=CLIP\"; the first that matches counts"},   \
     {"exact.wide", TIER_KEYS_LIST, FIELD(plan.wide), "", 0, 0, NULL,                               \
      "patterns of tensor names that carry a second limb; running statistics if left out"},                                         \
     {"exact.saturate", TIER_KEYS_BOOL, FIELD(plan.saturate), "false", 0, 0, NULL,                  \
@@ -417,6 +419,8 @@ static void check_exact(const struct tier_plan_checker *c) {
                  "must be at most 4294967296 (2^32): with |q| <= 2^30 the sums would pass 2^62 and "
                  "might overflow 64 bits, and it is %" PRIu64,
                  p->weight_total_max);
+    tier_plan_check_clips(c);
+    check_list(c, &p->clips, "exact.clips");
     check_list(c, &p->wide, "exact.wide");
     check_list(c, &p->share, "share");
     check_list(c, &p->keep, "keep");
@@ -598,10 +602,11 @@ const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t byte
 
     snprintf(
         buf, bytes,
-        "no sum can overflow: |x| <= clip = %s and f = %d give |q| = |round(x * 2^f)| <= 2^30; "
+        "no sum can overflow: |x| <= clip = %s and f = %d give |q| = |round(x * 2^f)| <= 2^30%s; "
         "all weights together%s are at most %" PRIu64 " <= 2^32; so |S| = |sum of w * q| <= "
         "%" PRIu64 " * 2^30 <= 2^62 < 2^63",
         tier_real_text(plan->clip, clip, sizeof clip), plan->frac_bits,
+        plan->clips.count > 0 ? ", as do the clips of exact.clips and their f" : "",
         tier_stale_in(plan) ? ", times what staleness makes of them (64 and less)," : "",
         plan->weight_total_max, plan->weight_total_max);
     return buf;

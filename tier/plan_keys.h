@@ -39,6 +39,8 @@ void tier_plan_check_merge(const struct tier_plan_checker *c, const struct tier_
                            const char *tier);
 /* What must hold for `local`, the recipe of a hospital's training. */
 void tier_plan_check_recipe(const struct tier_plan_checker *c);
+/* What must hold for `exact.clips`. */
+void tier_plan_check_clips(const struct tier_plan_checker *c);
 /* Fills in what the recipe's kinds have; `written`: whether a key was, by its path. */
 void tier_plan_recipe_defaults(struct tier_plan *plan,
                                bool (*written)(const void *arg, const char *path), const void *arg);

@@ -25,8 +25,9 @@ bool tier_share_frozen(const struct tier_plan *plan, const struct tier_graph_par
 
 void tier_share_tensor(const struct tier_plan *plan, const struct tier_graph_param *p,
                        struct tier_tensor *out) {
-    *out = (struct tier_tensor){
-        .ndim = (unsigned)p->dims_count, .frac_bits = plan->frac_bits, .state = !p->trained};
+    *out = (struct tier_tensor){.ndim = (unsigned)p->dims_count,
+                                .frac_bits = tier_plan_tensor_bits(plan, p->name),
+                                .state = !p->trained};
     snprintf(out->name, sizeof out->name, "%s", p->name);
     memcpy(out->dims, p->dims, p->dims_count * sizeof p->dims[0]);
 }
@@ -56,20 +57,33 @@ static void say_nearest(const struct tier_graph *graph, const char *pattern, cha
     }
 }
 
+static enum tier_status check_pattern(const char *pattern, const char *key,
+                                      const struct tier_graph *graph, struct tier_err *err) {
+    char nearest[NEAREST * 66];
+
+    for (size_t p = 0; p < tier_graph_param_count(graph); p++)
+        if (fnmatch(pattern, tier_graph_param(graph, p)->name, 0) == 0)
+            return TIER_OK;
+    say_nearest(graph, pattern, nearest, sizeof nearest);
+    return tier_fail(err, TIER_EPLAN,
+                     "%s: the pattern '%.80s' matches no tensor of the model; the nearest: %s", key,
+                     pattern, nearest);
+}
+
 static enum tier_status check_list(const struct tier_keys_list *list, const char *key,
                                    const struct tier_graph *graph, struct tier_err *err) {
-    for (size_t i = 0; i < list->count; i++) {
-        bool found = false;
-        char nearest[NEAREST * 66];
-        for (size_t p = 0; p < tier_graph_param_count(graph) && !found; p++)
-            found = fnmatch(list->item[i], tier_graph_param(graph, p)->name, 0) == 0;
-        if (found)
-            continue;
-        say_nearest(graph, list->item[i], nearest, sizeof nearest);
-        return tier_fail(err, TIER_EPLAN,
-                         "%s: the pattern '%.80s' matches no tensor of the model; the nearest: %s",
-                         key, list->item[i], nearest);
-    }
+    for (size_t i = 0; i < list->count; i++)
+        TIER_TRY(check_pattern(list->item[i], key, graph, err));
+    return TIER_OK;
+}
+
+static enum tier_status check_clips(const struct tier_plan *plan, const struct tier_graph *graph,
+                                    struct tier_err *err) {
+    char pattern[TIER_TENSOR_NAME_LEN_MAX + 1];
+
+    for (size_t i = 0; i < plan->clips.count; i++)
+        if (tier_plan_clip_pattern(plan, i, pattern))
+            TIER_TRY(check_pattern(pattern, "exact.clips", graph, err));
     return TIER_OK;
 }
 
@@ -103,6 +117,7 @@ enum tier_status tier_share_check(const struct tier_plan *plan, const struct tie
     TIER_TRY(check_list(&plan->share, "share", graph, err));
     TIER_TRY(check_list(&plan->keep, "keep", graph, err));
     TIER_TRY(check_list(&plan->freeze, "local.freeze", graph, err));
+    TIER_TRY(check_clips(plan, graph, err));
     TIER_TRY(check_frozen(plan, graph, err));
     for (size_t i = 0; i < tier_graph_param_count(graph); i++)
         if (tier_share_travels(plan, tier_graph_param(graph, i)->name))

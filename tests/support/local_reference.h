@@ -25,6 +25,7 @@ struct reference {
     struct tier_plan plan;
     size_t elements;
     bool *stays;    /* by element: it is each site's own */
+    int *bits;      /* by element: in which parts of 1 it is summed; the plan's, but for a test's */
     float *model;   /* all parameters; those that stay are unused */
     float *control; /* SCAFFOLD's, of all parameters: zero of those that stay */
     /* FedCurv's, likewise: the graph's values, the means of the last round, and its weight. */
@@ -54,6 +55,9 @@ static inline struct reference *reference_on(const struct tier_plan *plan,
     cr_assert(spoke_round_freeze(plan, r->graph, &r->net, 1, &err) == TIER_OK, "%s", err.text);
     r->elements = spoke_net_elements(r->net);
     r->stays = calloc(r->elements, sizeof *r->stays);
+    r->bits = calloc(r->elements, sizeof *r->bits);
+    for (size_t i = 0; i < r->elements; i++)
+        r->bits[i] = plan->frac_bits;
     r->model = calloc(r->elements, sizeof *r->model);
     r->control = calloc(r->elements, sizeof *r->control);
     r->start = calloc(r->elements, sizeof *r->start);
@@ -99,6 +103,7 @@ static inline void reference_free(struct reference *r) {
     free(r->fisher);
     free(r->pull);
     free(r->stays);
+    free(r->bits);
     free(r->model);
     spoke_net_free(r->net);
     tier_graph_free(r->graph);
@@ -242,7 +247,7 @@ static inline void reference_round(struct reference *r, uint64_t round,
             float delta = after[i] - before[i];
             if (tau_of && i < trained)
                 delta = (float)((double)delta / ((double)tau / 1024));
-            double scaled = ldexp((double)delta, r->plan.frac_bits);
+            double scaled = ldexp((double)delta, r->bits[i]);
             if (r->stays[i])
                 r->site[s].own[i] = after[i];
             else
@@ -260,10 +265,10 @@ static inline void reference_round(struct reference *r, uint64_t round,
     }
     double effective = (double)stretched / (double)weight / 1024;
     for (size_t i = 0; i < r->elements; i++) {
-        double mean = ldexp((double)sum[i] / (double)weight, -r->plan.frac_bits);
+        double mean = ldexp((double)sum[i] / (double)weight, -r->bits[i]);
         if (i >= trained)
             mean = ldexp((double)((__int128)sum[i] * (1 << 30) + wide[i]) / (double)weight,
-                         -r->plan.frac_bits - 30);
+                         -r->bits[i] - 30);
         else if (tau_of)
             mean *= effective;
         if (!r->stays[i])

@@ -140,6 +140,27 @@ Test(hub_states, under_plain_averaging_they_are_averaged) {
     compare("plain", &plan, TENSORS, NULL);
 }
 
+/* Weights at 2^-30 of 1, statistics that move further at 2^-30 of 1024. */
+Test(hub_states, a_clip_of_their_own_leaves_weights_at_their_resolution) {
+    const char *onnx = write_model();
+    struct tier_plan plan = states_plan(4);
+    plan.clip = 1;
+    plan.frac_bits = 30;
+    snprintf(plan.clips.item[plan.clips.count++], sizeof plan.clips.item[0], "bn.running_*=1000");
+    struct reference *r = reference_on(&plan, NULL, onnx);
+    for (size_t i = spoke_net_trained(r->net); i < r->elements; i++)
+        r->bits[i] = 20;
+    for (uint64_t round = 1; round <= plan.rounds; round++)
+        reference_round(r, round, NULL);
+    struct shape s = deep("clips");
+    struct tier_hash run = tree_run(s.top, &plan, onnx), model = finish(s.top, &run);
+    char *path = published(&s, &model);
+    reference_equals(r, path, r->model, TENSORS);
+    free(path);
+    reference_free(r);
+    tree_free(s.tree);
+}
+
 Test(hub_states, under_scaffold_they_have_no_control_variate) {
     struct tier_plan plan = states_plan(4);
     plan.scaffold = true;

@@ -108,6 +108,29 @@ Test(tier_plan_recipe, what_is_frozen_is_a_list_of_patterns) {
     refused(SGD, "  freeze: [a, a]", "local.freeze lists 'a' twice");
 }
 
+Test(tier_plan_recipe, a_tensor_may_have_a_clip_of_its_own) {
+    char text[600];
+    accepted(SGD, "exact: {clip: 0.5, clips: [\"bn*.running_var=1000\", \"a=b=1e-3\", \"bn*=4\"]}");
+    cr_expect(eq(int, tier_plan_tensor_bits(&plan, "bn1.running_var"), 20));
+    cr_expect(eq(int, tier_plan_tensor_bits(&plan, "bn1.weight"), 28));
+    cr_expect(eq(int, tier_plan_tensor_bits(&plan, "a=b"), 39));
+    cr_expect(eq(int, tier_plan_tensor_bits(&plan, "fc1.weight"), 31));
+    cr_expect(strstr(tier_plan_proof(&plan, text, sizeof text), "exact.clips") != NULL);
+    static const char *const bad[] = {"bn",      "=3",       "bn=",      "bn=x",     "bn=-1",
+                                      "bn=1e31", "bn=1e-21", "bn=inf",   "bn=0x10",  "bn=1 2",
+                                      "bn= 3",   "bn=nan",   "bn=1e999", "bn=1e-999"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char line[64];
+        snprintf(line, sizeof line, "exact: {clips: [\"%s\"]}", bad[i]);
+        refused(SGD, line, "exact.clips has '");
+    }
+    refused(SGD, "  scaffold: true\nexact: {clips: [\"bn*=4\"]}", "exact.clips must be empty with");
+    refused(SGD, "codec: {name: q8}\nexact: {clips: [\"bn*=4\"]}",
+            "exact.clips must be empty with");
+    accepted(SGD, "codec: {name: f16}\nexact: {clips: [\"bn*=4\"]}");
+    refused(SGD, "exact: {clips: [\"a=1\", \"a=1\"]}", "exact.clips lists 'a=1' twice");
+}
+
 Test(tier_plan_recipe, what_fednova_and_scaffold_are_not_worked_out_for_is_refused) {
     accepted(SGD, "  normalise: true\n  clip_norm: 1.0\n  schedule: {name: cosine}");
     accepted(SGD, "  scaffold: true\n  accumulate: 2");

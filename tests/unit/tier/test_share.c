@@ -152,3 +152,17 @@ Test(tier_share, what_is_frozen_must_be_there_and_leave_something_to_train) {
     REFUSED(TIER_EPLAN, "local.freeze leaves no tensor", tier_share_check(&p, g, err));
     tier_graph_free(g);
 }
+
+Test(tier_share, a_clip_of_its_own_sets_a_tensors_scale_and_must_be_of_a_tensor) {
+    struct tier_graph *g = two_layers();
+    struct tier_manifest *m = NULL;
+    struct tier_plan p = plan_of(NULL, NULL, NULL);
+    snprintf(p.clips.item[p.clips.count++], sizeof p.clips.item[0], "head.*=1024");
+    MUST(tier_task_manifest(&p, g, &m, err));
+    CHECK(m->tensors[0].frac_bits == 27 && m->tensors[3].frac_bits == 20);
+    tier_manifest_free(m);
+    snprintf(p.clips.item[0], sizeof p.clips.item[0], "haed.*=1024");
+    REFUSED(TIER_EPLAN, "exact.clips: the pattern 'haed.*' matches no tensor",
+            tier_share_check(&p, g, err));
+    tier_graph_free(g);
+}
