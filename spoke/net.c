@@ -351,7 +351,8 @@ static enum tier_status samples_alone(struct spoke_net *net, struct tier_err *er
 
     if (net->objective.loss == SPOKE_LOSS_COX)
         return tier_fail(err, TIER_EMODEL,
-                         "a row by itself has no loss cox: it is compared with the rows beside it");
+                         "a row alone has no loss in Cox's partial likelihood, and so no gradient "
+                         "that could be bounded by itself");
     TIER_TRY(find_tape(net, 1, true, &tape, err));
     for (size_t i = 0; i < tape->step_count; i++)
         if (tape->steps[i].op == TIER_OP_BATCH_NORM)
@@ -391,6 +392,7 @@ enum tier_status spoke_net_backward_samples(struct spoke_net *net, struct kern_v
                                             struct kern_vec norms, struct kern_vec loss,
                                             struct tier_err *err) {
     size_t features = tier_graph_features(net->graph);
+    size_t words = spoke_objective_words(&net->objective, net->spots);
 
     TIER_TRY(check_rows(net, rows, err));
     if (!(clip_norm > 0.0f) || !isfinite(clip_norm))
@@ -403,8 +405,8 @@ enum tier_status spoke_net_backward_samples(struct spoke_net *net, struct kern_v
              kern_zero(norms.buf, norms.at * sizeof(float), rows * sizeof(float)));
     for (size_t i = 0; i < rows; i++) {
         TIER_TRY(spoke_net_backward(net, (struct kern_vec){x.buf, x.at + i * features},
-                                    (struct kern_vec){target.buf, target.at + i * net->spots}, 1,
-                                    one, err));
+                                    (struct kern_vec){target.buf, target.at + i * words}, 1, one,
+                                    err));
         TIER_TRY(
             add_sample(net, (struct kern_vec){norms.buf, norms.at + i}, clip_norm, i == 0, err));
     }

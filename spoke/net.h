@@ -96,8 +96,8 @@ enum tier_status spoke_net_backward(struct spoke_net *net, struct kern_vec x,
  * unless the caller fetches it.
  *
  * It takes the time of `rows` steps of a batch of 1, and the memory of one and of one more vector
- * of gradients. TIER_EMODEL where a row's gradient depends on the rows beside it
- * (BatchNormalization), with the node's name.
+ * of gradients. A loss that is weighted over its batch is that of a batch of 1. TIER_EMODEL where a
+ * row's gradient depends on the rows beside it: BatchNormalization, by the node's name; Cox's loss.
  */
 enum tier_status spoke_net_backward_samples(struct spoke_net *net, struct kern_vec x,
                                             struct kern_vec target, size_t rows, float clip_norm,

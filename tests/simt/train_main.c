@@ -150,7 +150,8 @@ static enum tier_status samples_on(const char *device, float norms[SAMPLES], flo
 }
 
 static void compare_samples(void) {
-    float norms[SAMPLES], sum[ELEMENTS], want_norms[SAMPLES], want[ELEMENTS];
+    float norms[SAMPLES] = {0}, sum[ELEMENTS] = {0}, want_norms[SAMPLES] = {0},
+          want[ELEMENTS] = {0};
     expect(samples_on("cpu", want_norms, want) == TIER_OK, "samples on the CPU");
     expect(samples_on("cuda:1", norms, sum) == TIER_OK, "samples");
     for (int i = 0; i < SAMPLES; i++)

@@ -71,6 +71,7 @@ TestSuite(spoke_recipe, .init = set_up, .fini = tear_down);
 
 /* Where these devices end, from `begin`. */
 static void train_on(const char *list, struct spoke_recipe r, float out[3]) {
+    const struct spoke_objective bce = spoke_objective_plain(SPOKE_LOSS_BCE);
     struct spoke_team team;
     struct spoke_net *nets[KERN_GROUP_RANKS_MAX] = {NULL};
     const struct spoke_objective bce = spoke_objective_plain(SPOKE_LOSS_BCE);

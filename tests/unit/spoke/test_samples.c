@@ -187,6 +187,13 @@ Test(spoke_samples, a_model_whose_rows_are_not_alone_is_refused_with_the_reason)
     cr_expect(eq(int, samples(&m, 1), TIER_EMODEL));
     cr_expect(strstr(err.text, "is a BatchNormalization") != NULL, "%s", err.text);
     close_model(&m);
+    m = open_model("mlp-bce"); /* one output, which Cox's loss takes too */
+    spoke_net_free(m.net);
+    cr_assert(spoke_net_new(dev, m.graph, SPOKE_LOSS_COX, m.rows, &m.net, &err) == TIER_OK, "%s",
+              err.text);
+    cr_expect(eq(int, samples(&m, 1), TIER_EMODEL));
+    cr_expect(strstr(err.text, "Cox") != NULL, "%s", err.text);
+    close_model(&m);
     m = open_model("mlp");
     cr_expect(eq(int, samples(&m, 0), TIER_EARG));
     cr_expect(eq(int, samples(&m, INFINITY), TIER_EARG));
