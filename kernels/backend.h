@@ -57,6 +57,8 @@ struct kern_ops {
     enum kern_status (*open)(int index, int threads, struct kern_ctx **out, char *why,
                              size_t why_bytes);
     void (*close)(struct kern_ctx *ctx);
+    /* NULL where products are exact whatever is allowed. */
+    enum kern_status (*products)(struct kern_ctx *ctx, enum kern_products products);
 
     enum kern_status (*alloc)(struct kern_ctx *ctx, size_t bytes, void **out); /* zeroed */
     void (*free)(struct kern_ctx *ctx, void *p);

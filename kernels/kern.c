@@ -120,6 +120,21 @@ void kern_device_close(struct kern_device *dev) {
     free(dev);
 }
 
+enum kern_status kern_device_products(struct kern_device *dev, enum kern_products products) {
+    if (dev == NULL) {
+        return KERN_EARG;
+    }
+    if (products != KERN_EXACT && products != KERN_TF32) {
+        return kern_refuse(dev, "kern_device_products: %d is neither exact nor TF32",
+                           (int)products);
+    }
+    if (dev->failed) {
+        return KERN_EDEVICE;
+    }
+    return dev->ops->products == NULL ? KERN_OK
+                                      : kern_done(dev, dev->ops->products(dev->ctx, products));
+}
+
 const char *kern_device_name(const struct kern_device *dev) {
     return dev->ctx->name;
 }

@@ -63,6 +63,14 @@ const char *kern_device_name(const struct kern_device *dev); /* "cpu", "cuda:0 N
 /* The last failure in words, or "". NULL: why this thread's last kern_device_open failed. */
 const char *kern_device_error(const struct kern_device *dev);
 int kern_cuda_device_count(void);
+/*
+ * What matrix products, convolutions among them, may round: with KERN_EXACT, as a device is opened,
+ * sums only; with KERN_TF32 the numbers that are multiplied too, to TF32's 10 bits after the point,
+ * while sums stay in float32. A device that has no such unit computes as with KERN_EXACT. Holds for
+ * what is begun from then on.
+ */
+enum kern_products { KERN_EXACT, KERN_TF32 };
+enum kern_status kern_device_products(struct kern_device *dev, enum kern_products products);
 
 /* Zeroed. `bytes` > 0. */
 enum kern_status kern_buf_new(struct kern_device *dev, size_t bytes, struct kern_buf **out);

@@ -525,6 +525,16 @@ static enum tier_status crew_new(struct crew *c, struct spoke_net *const *nets,
     return TIER_OK;
 }
 
+/* What the devices' products may round, from here on. */
+static enum tier_status allow(struct crew *c, enum kern_products products) {
+    for (size_t i = 0; i < c->count; i++) {
+        enum kern_status st = kern_device_products(c->t[i].dev, products);
+        if (st != KERN_OK)
+            return spoke_net_kern_fail(c->t[i].dev, st, "choosing how to multiply", c->err);
+    }
+    return TIER_OK;
+}
+
 enum tier_status spoke_train(struct spoke_net *net, const struct spoke_data *data,
                              const struct spoke_recipe *recipe, uint64_t seed,
                              struct spoke_train_stats *stats_out, struct tier_err *err) {
@@ -554,6 +564,7 @@ enum tier_status spoke_train_replicas(struct spoke_net *const *nets, size_t coun
                          "a batch of %zu rows: this model was made for at most %zu", slice,
                          spoke_net_batch_max(nets[0]));
     TIER_TRY_OUT(crew_new(&c, nets, recipe, seed));
+    TIER_TRY_OUT(allow(&c, recipe->products));
     TIER_TRY_OUT(open_feed(&c, recipe, seed));
     TIER_TRY_OUT(start_alike(&c));
     TIER_TRY_OUT(crew_do(&c, each_takes_memory));
@@ -563,6 +574,10 @@ enum tier_status spoke_train_replicas(struct spoke_net *const *nets, size_t coun
     if (stats_out)
         *stats_out = stats;
 out:
+    if (c.t && recipe->products != KERN_EXACT) {
+        enum tier_status back = allow(&c, KERN_EXACT);
+        st = st == TIER_OK ? back : st;
+    }
     spoke_feed_close(c.feed);
     for (size_t i = 0; c.t && i < count; i++)
         release(&c.t[count - 1 - i]);

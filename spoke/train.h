@@ -79,8 +79,9 @@ struct spoke_recipe {
      * element by element, is added to the gradient; float[the net's elements] each, both NULL:
      * none. Borrowed for a training. */
     const float *stiffness, *centre;
-    float lambda;           /* >= 0 */
-    uint32_t batch;         /* rows at once, <= the net's batch_max */
+    float lambda;                /* >= 0 */
+    enum kern_products products; /* what the devices may round while they train, and only then */
+    uint32_t batch;              /* rows at once, <= the net's batch_max */
     uint32_t accumulate;    /* batches a step, whose gradient is the mean over all their rows; 0 is
                                1. The last step of an epoch has what rows are left */
     uint64_t steps, epochs; /* exactly one is not 0 */

@@ -42,6 +42,7 @@ struct tier_plan_loss_options {
     } dice;
 };
 enum tier_plan_optimiser { TIER_PLAN_SGD, TIER_PLAN_ADAM, TIER_PLAN_ADAMW };
+enum tier_plan_precision { TIER_PLAN_PRECISION_F32, TIER_PLAN_PRECISION_TF32 };
 enum tier_plan_schedule { TIER_PLAN_CONSTANT, TIER_PLAN_STEP, TIER_PLAN_COSINE };
 enum tier_plan_per { TIER_PLAN_PER_ROUND, TIER_PLAN_PER_STEP };
 enum tier_plan_weights { TIER_PLAN_SAMPLES, TIER_PLAN_UNIFORM };
@@ -181,6 +182,7 @@ struct tier_plan {
     } curvature;                /* FedCurv (tier/fedcurv.h) */
     bool normalise;             /* FedNova (tier/nova.h) */
     uint64_t normalise_max;     /* most effective steps of a spoke; 0 with steps, which say it */
+    int precision;              /* enum tier_plan_precision: of training alone */
     uint64_t batch, accumulate; /* rows at once; batches a step */
     uint64_t steps, epochs;     /* exactly one is not 0 */
     uint64_t seed;              /* below 2^53 */

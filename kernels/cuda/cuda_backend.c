@@ -65,6 +65,14 @@ static enum kern_status describe(struct kern_cuda *cuda) {
     return KERN_OK;
 }
 
+/* Pedantic: float32 all through, and one way to sum. TF32 is deterministic too, on one stream. */
+static enum kern_status products(struct kern_ctx *ctx, enum kern_products allowed) {
+    struct kern_cuda *cuda = kern_cuda_of(ctx);
+    cublasMath_t mode = allowed == KERN_TF32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_PEDANTIC_MATH;
+    ENTER(cuda);
+    return kern_cuda_check_blas(cuda, cublasSetMathMode(cuda->blas, mode), "cublasSetMathMode");
+}
+
 static enum kern_status start(struct kern_cuda *cuda) {
     enum kern_status st = describe(cuda);
     if (st != KERN_OK) {
@@ -80,11 +88,7 @@ static enum kern_status start(struct kern_cuda *cuda) {
         st = kern_cuda_check_blas(cuda, cublasSetStream(cuda->blas, cuda->stream),
                                   "cublasSetStream");
     }
-    if (st == KERN_OK) {
-        st = kern_cuda_check_blas(cuda, cublasSetMathMode(cuda->blas, CUBLAS_PEDANTIC_MATH),
-                                  "cublasSetMathMode");
-    }
-    return st;
+    return st == KERN_OK ? products(&cuda->base, KERN_EXACT) : st;
 }
 
 static void close_cuda(struct kern_ctx *ctx) {
@@ -432,6 +436,7 @@ static const struct kern_ops cuda_ops = {
     .probe = probe,
     .open = open_cuda,
     .close = close_cuda,
+    .products = products,
     .alloc = alloc,
     .free = free_cuda,
     .upload = upload,

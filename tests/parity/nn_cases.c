@@ -47,6 +47,31 @@ static void gemm_once(struct bench *b, const size_t s[3], bool ta, bool tb, floa
     bench_near(b, "gemm", bench_get(b, vy, m * n, F32), want, m * n, TOL_SUM);
 }
 
+/* With TF32 allowed a product may be as coarse as that, and not coarser; afterwards it is not. */
+static void tf32_once(struct bench *b, size_t i) {
+    const size_t m = 40, n = 24, k = i == 0 ? 64 : 7;
+    float *a = bench_random(b, m * k, -1, 1), *x = bench_random(b, k * n, -1, 1);
+    float *y = bench_random(b, m * n, -1, 1);
+    double *want = bench_host(b, m * n, sizeof *want);
+    for (size_t r = 0; r < m; r++) {
+        for (size_t c = 0; c < n; c++) {
+            for (size_t l = 0; l < k; l++) {
+                want[r * n + c] += (double)a[r * k + l] * (double)x[l * n + c];
+            }
+        }
+    }
+    struct kern_vec va = bench_put(b, a, m * k, F32), vx = bench_put(b, x, k * n, F32);
+    struct kern_vec vy = bench_put(b, y, m * n, F32);
+    BENCH_OK(b, kern_device_products(b->dev, KERN_TF32));
+    BENCH_OK(b, kern_gemm(vy, va, vx, m, n, k, false, false, 1, 0));
+    /* Two operands, each off by at most 2^-11 of itself. */
+    bench_near(b, "gemm in TF32", bench_get(b, vy, m * n, F32), want, m * n, (double)k * 0x1p-10);
+    BENCH_OK(b, kern_device_products(b->dev, KERN_EXACT));
+    BENCH_OK(b, kern_gemm(vy, va, vx, m, n, k, false, false, 1, 0));
+    bench_near(b, "gemm after TF32", bench_get(b, vy, m * n, F32), want, m * n, TOL_SUM);
+}
+BENCH_CASE(tf32_case, tf32_once, 2)
+
 static bool gemm_case(struct kern_device *dev, char *why, size_t why_bytes) {
     static const size_t sizes[][3] = {{1, 1, 1},    {3, 5, 7},     {33, 17, 65},
                                       {200, 9, 31}, {9, 420, 300}, {2, 64, 1}};
@@ -487,6 +512,7 @@ static bool adam_case(struct kern_device *dev, char *why, size_t why_bytes) {
 
 const struct parity_case parity_nn_cases[] = {
     {"gemm", gemm_case, false},
+    {"gemm_tf32", tf32_case, false},
     {"relu", relu_case, false},
     {"sigmoid", sigmoid_case, false},
     {"add", add_case, false},

@@ -73,6 +73,8 @@ static void make_world(void) {
     }
 }
 
+static enum kern_products allowed; /* in training */
+
 /* What it ends with, and the Fisher information there. */
 static enum tier_status train_on(const char *list, float *out, float *fisher) {
     float stiffness[ELEMENTS], centre[ELEMENTS];
@@ -88,6 +90,7 @@ static enum tier_status train_on(const char *list, float *out, float *fisher) {
         .lambda = 0.05f,
         .weight_decay = 0.1f,
         .clip_norm = 0.2f,
+        .products = allowed,
         .ema = 0.6f,
         .schedule = {.kind = SPOKE_SCHEDULE_COSINE, .per_step = true, .rounds = 1},
         .batch = 6,
@@ -183,6 +186,22 @@ int main(int argc, char **argv) {
                    "what the CPU ends with");
     }
     compare_samples();
+    /* cuda:0,1 from above, and what is worked out after training is exact again. */
+    allowed = KERN_TF32;
+    expect(train_on("cpu", b, fb) == TIER_OK && memcmp(b, cpu, sizeof b) == 0,
+           "a CPU computes in float32 whatever is allowed");
+    expect(train_on(lists[1], a, fa) == TIER_OK, "training in TF32");
+    expect(train_on(lists[1], b, fb) == TIER_OK && memcmp(a, b, sizeof a) == 0 &&
+               memcmp(fa, fb, sizeof fa) == 0,
+           "the same bits again in TF32");
+    float off = 0;
+    for (int k = 0; k < ELEMENTS; k++)
+        off = fmaxf(off, fabsf(a[k] - cpu[k]));
+    expect(off > 1e-6f && off < 2e-2f, "TF32 rounds, and not more than it may");
+    allowed = KERN_EXACT;
+    expect(train_on(lists[1], b, fb) == TIER_OK && memcmp(b, cpu, sizeof b) != 0 &&
+               memcmp(a, b, sizeof a) != 0,
+           "another training is exact again");
     expect(simt_findings() == 0, "no finding before failures are injected");
     expect((simt_nccl_calls() > 0) == nccl, "the way sums go");
     simt_fail_at(nccl ? "ncclAllReduce" : "cudaMemcpyPeerAsync", 5);

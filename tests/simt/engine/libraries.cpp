@@ -10,12 +10,14 @@
 #include <nccl.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <map>
 
 /* The real ones are opaque; a stream is all a handle has. */
 struct cublasContext {
     simt::Stream *stream;
-    bool pedantic;
+    bool pedantic, tf32; /* else a mode that the backend may not use */
 };
 
 struct ncclComm {
@@ -62,7 +64,20 @@ struct Product {
     float alpha, beta;
     const float *a, *b;
     float *c;
+    bool tf32;
 };
+
+/* As tensor cores take it: the nearest with 10 bits after the point. */
+static double rounded(float x, bool tf32) {
+    uint32_t bits;
+    if (!tf32 || !std::isfinite(x)) {
+        return (double)x;
+    }
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0x1000) & ~UINT32_C(0x1fff);
+    memcpy(&x, &bits, sizeof bits);
+    return (double)x;
+}
 
 /* Column by column: what lies between the columns is not the product's. */
 static bool touch(const float *p, int rows, int cols, int ld, bool write, int device,
@@ -89,7 +104,7 @@ static void multiply(const Product &p, int device) {
             for (int l = 0; l < p.k; l++) {
                 size_t ia = p.ta ? (size_t)i * p.lda + l : (size_t)l * p.lda + i;
                 size_t ib = p.tb ? (size_t)l * p.ldb + j : (size_t)j * p.ldb + l;
-                sum += (double)p.a[ia] * (double)p.b[ib];
+                sum += rounded(p.a[ia], p.tf32) * rounded(p.b[ib], p.tf32);
             }
             float *c = p.c + (size_t)j * p.ldc + i;
             *c = (float)(p.alpha * sum + (p.beta != 0 ? (double)p.beta * *c : 0));
@@ -109,7 +124,7 @@ static cublasStatus_t push_products(const char *name, cublasHandle_t handle, con
                  (step_c >= p.m && step_c * (count - 1) + p.m <= p.ldc);
     if (p.m < 0 || p.n < 0 || p.k < 0 || p.lda < std::max(1, p.ta ? p.k : p.m) ||
         p.ldb < std::max(1, p.tb ? p.n : p.k) || p.ldc < std::max(1, p.m) || count < 1 ||
-        step_a < 0 || step_b < 0 || !apart || !handle->pedantic) {
+        step_a < 0 || step_b < 0 || !apart || (!handle->pedantic && !handle->tf32)) {
         return CUBLAS_STATUS_INVALID_VALUE;
     }
     int device = stream_device(handle->stream);
@@ -256,7 +271,7 @@ cublasStatus_t cublasCreate_v2(cublasHandle_t *handle) {
     if (injected("cublasCreate")) {
         return CUBLAS_STATUS_ALLOC_FAILED;
     }
-    *handle = new cublasContext{nullptr, false};
+    *handle = new cublasContext{nullptr, false, false};
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -272,6 +287,7 @@ cublasStatus_t cublasSetStream_v2(cublasHandle_t handle, cudaStream_t stream) {
 
 cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode) {
     handle->pedantic = mode == CUBLAS_PEDANTIC_MATH;
+    handle->tf32 = mode == CUBLAS_TF32_TENSOR_OP_MATH;
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -282,7 +298,8 @@ const char *cublasGetStatusString(cublasStatus_t status) {
 cublasStatus_t cublasSgemm_v2(cublasHandle_t handle, cublasOperation_t ta, cublasOperation_t tb,
                               int m, int n, int k, const float *alpha, const float *a, int lda,
                               const float *b, int ldb, const float *beta, float *c, int ldc) {
-    Product p{ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, lda, ldb, ldc, *alpha, *beta, a, b, c};
+    Product p{ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, lda, ldb, ldc, *alpha, *beta, a, b, c,
+              handle->tf32};
     return push_products("cublasSgemm", handle, p, 0, 0, 0, 1);
 }
 
@@ -292,7 +309,8 @@ cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t handle, cublasOperation_
                                          long long int step_a, const float *b, int ldb,
                                          long long int step_b, const float *beta, float *c, int ldc,
                                          long long int step_c, int count) {
-    Product p{ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, lda, ldb, ldc, *alpha, *beta, a, b, c};
+    Product p{ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, lda, ldb, ldc, *alpha, *beta, a, b, c,
+              handle->tf32};
     return push_products("cublasSgemmStridedBatched", handle, p, step_a, step_b, step_c, count);
 }
 
