@@ -74,7 +74,6 @@ static void train_on(const char *list, struct spoke_recipe r, float out[3]) {
     const struct spoke_objective bce = spoke_objective_plain(SPOKE_LOSS_BCE);
     struct spoke_team team;
     struct spoke_net *nets[KERN_GROUP_RANKS_MAX] = {NULL};
-    const struct spoke_objective bce = spoke_objective_plain(SPOKE_LOSS_BCE);
     cr_assert(eq(int, spoke_team_open(list, 2, true, &team, &err), TIER_OK), "%s", err.text);
     cr_assert(eq(int, spoke_team_nets(&team, graph, &bce, r.batch, team.count, true, nets, &err),
                  TIER_OK));
