@@ -154,8 +154,8 @@ static enum tier_status make_nets(struct task *t, const struct spoke_member *m, 
                                   struct tier_err *err) {
     const struct spoke_objective objective = spoke_objective_of(&t->plan);
 
-    TIER_TRY(spoke_team_nets(&m->team, t->graph, &objective, t->plan.batch, ranks, false, t->nets,
-                             err));
+    TIER_TRY(
+        spoke_team_nets(&m->team, t->graph, &objective, t->plan.batch, ranks, false, t->nets, err));
     enum tier_status st = spoke_round_freeze(&t->plan, t->graph, t->nets, m->team.count, err);
     if (st != TIER_OK)
         drop_nets(t);
