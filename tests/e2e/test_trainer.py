@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A hospital's own trainer behind its spoke, in one run with native spokes: what it gives, and what
 becomes of one that dies, is late or lies."""
+import json
 import os
 import queue
 import subprocess
@@ -102,12 +103,14 @@ class Raw:
         return os.path.join(self.folder, name)
 
     def write(self, asked, change=0.001):
-        """A result as it should be: the model, every element moved by `change`."""
+        """A result as it should be: the model, every element moved by `change` but for tensors that
+        the plan freezes by name."""
+        frozen = json.loads(asked.plan)["local"]["freeze"]
         tensors = module("tensors")
         model = tensors.MappedTensors(self.path(asked.model)).tensors
         result = tensors.MappedTensors(self.path(asked.result), writable=True).tensors
         for name, values in model.items():
-            result[name][...] = values + change
+            result[name][...] = values if name in frozen else values + change
         return result
 
 
