@@ -55,7 +55,7 @@ class Modules(unittest.TestCase):
         z, y = torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([2])
         self.assertAlmostEqual(ours.loss_of({"loss": "cross_entropy"})(z, y).item(),
                                torch.nn.functional.cross_entropy(z, y).item())
-        with self.assertRaisesRegex(consilium.Failed, "the plan wants dice_ce"):
+        with self.assertRaisesRegex(consilium.Failed, "the plan.s loss dice_ce is none"):
             ours.loss_of({"loss": "dice_ce"})
 
     def test_what_is_frozen_stays(self):
