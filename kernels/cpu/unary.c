@@ -124,7 +124,7 @@ static void unary_grad_range(const void *job, size_t begin, size_t end) {
     case KERN_GELU_TANH:
         GRAD_LOOP(gelu_tanh_slope(x));
     case KERN_ERF:
-        GRAD_LOOP(2.0f * SQRT_2_PI * SQRT_HALF * kern_exp(-x * x));
+        GRAD_LOOP(2.0f * SQRT_2_PI * SQRT_HALF * kern_exp(-(x * x)));
     case KERN_SOFTPLUS:
         GRAD_LOOP(kern_logistic(x));
     case KERN_EXP:

@@ -8,11 +8,12 @@
  * Greatest relative errors over all of float32, measured against double (test_vmath.c): exp 1e-7,
  * the logistic function, tanh and erf 2e-7. Results below the least normal number are off by no
  * more than the least number there is; the logistic function is 0 where it would be below 3e-39.
- * NaN stays NaN.
+ * NaN stays the same NaN: which of two a product keeps is the compiler's choice, so none may arise.
  */
 #ifndef CONSILIUM_KERN_CPU_VMATH_H
 #define CONSILIUM_KERN_CPU_VMATH_H
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -42,10 +43,10 @@ static inline float kern_sign_of(float x, float like) {
  * 2^23 rounds to a whole number, which then lies in the lowest bits; 2^k is two factors, as it may
  * be below what one can say.
  */
-static inline float kern_exp(float x) {
+static inline float kern_exp(float value) {
     const float round = 12582912.0f;
-    x = x < -104.0f ? -104.0f : x; /* 0 from here down, */
-    x = x > 89.0f ? 89.0f : x;     /* infinite from here up */
+    float x = value < -104.0f ? -104.0f : value; /* 0 from here down, */
+    x = x > 89.0f ? 89.0f : x;                   /* infinite from here up */
     float shifted = x * 1.44269504f + round, k = shifted - round;
     float r = (x - k * 0.693359375f) -
               k * -2.12194440e-4f; /* ln 2 in two parts: k * the first is exact */
@@ -57,13 +58,15 @@ static inline float kern_exp(float x) {
     float e = (p * r) * r + r + 1.0f;
     int32_t whole = (int32_t)kern_bits_of(shifted) - (int32_t)kern_bits_of(round);
     int32_t half = whole >> 1;
-    return e * kern_float_of((uint32_t)(half + 127) << 23) *
-           kern_float_of((uint32_t)(whole - half + 127) << 23);
+    e *= kern_float_of((uint32_t)(half + 127) << 23);
+    e *= kern_float_of((uint32_t)(whole - half + 127) << 23);
+    return isnan(value) ? value : e;
 }
 
 /* 1 / (1 + e^-x). */
 static inline float kern_logistic(float x) {
-    return 1.0f / (1.0f + kern_exp(-x));
+    float y = 1.0f / (1.0f + kern_exp(-x));
+    return isnan(x) ? x : y;
 }
 
 /* Below 0.625 x + x^3 times a polynomial of x^2, which is (tanh x - x) / x^3; else 1 - 2 / (e^2x +
@@ -76,7 +79,8 @@ static inline float kern_tanh(float x) {
     p = p * z + 0.133314908f;
     p = p * z - 0.333332837f;
     float near = (p * z) * x + x, far = 1.0f - 2.0f / (kern_exp(a + a) + 1.0f);
-    return a < 0.625f ? near : kern_sign_of(far, x);
+    float y = a < 0.625f ? near : kern_sign_of(far, x);
+    return isnan(x) ? x : y;
 }
 
 /* Below 1 x times a polynomial of x^2, which is erf x / x; else 1 - e^-q, where q is a polynomial
@@ -99,7 +103,8 @@ static inline float kern_erf(float x) {
     q = q * a + 1.12704003f;
     q = q * a + 0.000353718759f;
     float near = p * x, far = 1.0f - kern_exp(-q);
-    return a < 1.0f ? near : kern_sign_of(far, x);
+    float y = a < 1.0f ? near : kern_sign_of(far, x);
+    return isnan(x) ? x : y;
 }
 
 #endif
