@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Shows a peer what the training engine computes: reads an ONNX file and one batch, and writes the
- * evaluation's logits, the loss and its gradients, and the parameters after some steps of plain
- * SGD on the same batch, with the loss before each of them.
+ * evaluation's logits, the loss and its gradients, and the parameters after some steps of SGD, with
+ * the loss before each of them.
  *
- *     net_probe MODEL bce|ce|dice_ce ROWS FOLDER [--steps N] [--lr LR] [--threads T] [--time N]
+ *     net_probe MODEL bce|ce|dice_ce ROWS FOLDER [--steps N] [--lr LR] [--momentum M] [--batches B]
+ *               [--threads T] [--time N]
  *
- * FOLDER holds x.bin (float32) and target.bin (float32 or int32, as the loss takes it), and gets
- * logits.bin, grads.bin, params.bin (float32). Standard output is one JSON object.
+ * FOLDER holds x.bin (float32) and target.bin (float32 or int32, as the loss takes it), B batches
+ * of ROWS (one, if nothing is said) that the steps take in turn, and gets logits.bin, grads.bin
+ * (both of the first batch) and params.bin (float32). Standard output is one JSON object.
  */
 #include "spoke/net.h"
 
@@ -21,10 +23,10 @@ struct probe {
     struct kern_device *dev;
     struct tier_graph *graph;
     struct spoke_net *net;
-    struct kern_buf *x, *target, *loss;
-    size_t rows;
+    struct kern_buf *x, *target, *loss, *moved; /* moved: of momentum, or NULL */
+    size_t rows, batches, batch;
     const char *folder;
-    float lr;
+    float lr, momentum;
     struct tier_err err;
 };
 
@@ -78,19 +80,19 @@ static float backward(struct probe *p) {
     struct kern_vec loss = {p->loss, 0};
     float value;
     kern(p, kern_zero(p->loss, 0, sizeof value), "the loss");
-    must(p,
-         spoke_net_backward(p->net, (struct kern_vec){p->x, 0}, (struct kern_vec){p->target, 0},
-                            p->rows, loss, &p->err),
-         "backward");
+    size_t at = p->batch++ % p->batches * p->rows;
+    struct kern_vec x = {p->x, at * spoke_net_features(p->net)};
+    struct kern_vec target = {p->target, at * spoke_net_spots(p->net)};
+    must(p, spoke_net_backward(p->net, x, target, p->rows, loss, &p->err), "backward");
     kern(p, kern_download(&value, p->loss, 0, sizeof value), "the loss");
     return value;
 }
 
 static void step(struct probe *p) {
-    struct kern_sgd opt = {.lr = p->lr};
+    struct kern_sgd opt = {.lr = p->lr, .momentum = p->momentum};
     kern(p,
          kern_sgd_step(spoke_net_params(p->net), spoke_net_grads(p->net),
-                       (struct kern_vec){NULL, 0}, spoke_net_trained(p->net), &opt),
+                       (struct kern_vec){p->moved, 0}, spoke_net_trained(p->net), &opt),
          "a step");
 }
 
@@ -136,18 +138,22 @@ static void measure(struct probe *p, size_t count) {
 }
 
 int main(int argc, char **argv) {
-    struct probe p = {.lr = 0.01f};
+    struct probe p = {.lr = 0.01f, .batches = 1};
     size_t steps = 0, times = 0;
     int threads = 2;
 
     if (argc < 5)
-        die("usage", "net_probe MODEL bce|ce|dice_ce ROWS FOLDER [--steps N] [--lr LR] "
-                     "[--threads T] [--time N]");
+        die("usage", "net_probe MODEL bce|ce|dice_ce ROWS FOLDER [--steps N] [--lr LR] [--momentum M] "
+                     "[--batches B] [--threads T] [--time N]");
     for (int i = 5; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--steps") == 0)
             steps = strtoul(argv[i + 1], NULL, 10);
         else if (strcmp(argv[i], "--lr") == 0)
             p.lr = strtof(argv[i + 1], NULL);
+        else if (strcmp(argv[i], "--momentum") == 0)
+            p.momentum = strtof(argv[i + 1], NULL);
+        else if (strcmp(argv[i], "--batches") == 0)
+            p.batches = strtoul(argv[i + 1], NULL, 10);
         else if (strcmp(argv[i], "--threads") == 0)
             threads = (int)strtol(argv[i + 1], NULL, 10);
         else if (strcmp(argv[i], "--time") == 0)
@@ -166,8 +172,15 @@ int main(int argc, char **argv) {
     must(&p, tier_graph_open(argv[1], &p.graph, &p.err), argv[1]);
     must(&p, spoke_net_new(p.dev, p.graph, loss, p.rows, &p.net, &p.err), argv[1]);
     size_t spots = spoke_net_spots(p.net), outputs = spoke_net_outputs(p.net);
-    read_to(&p, "x.bin", p.rows * spoke_net_features(p.net), &p.x);
-    read_to(&p, "target.bin", p.rows * spots, &p.target);
+    if (p.batches == 0)
+        die("--batches", "must be at least 1");
+    read_to(&p, "x.bin", p.batches * p.rows * spoke_net_features(p.net), &p.x);
+    read_to(&p, "target.bin", p.batches * p.rows * spots, &p.target);
+    if (p.momentum != 0) {
+        size_t bytes = spoke_net_trained(p.net) * sizeof(float);
+        kern(&p, kern_buf_new(p.dev, bytes, &p.moved), "momentum");
+        kern(&p, kern_zero(p.moved, 0, bytes), "momentum");
+    }
     kern(&p, kern_buf_new(p.dev, sizeof(float), &p.loss), "the loss");
 
     struct kern_vec logits;
