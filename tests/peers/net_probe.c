@@ -143,8 +143,9 @@ int main(int argc, char **argv) {
     int threads = 2;
 
     if (argc < 5)
-        die("usage", "net_probe MODEL bce|ce|dice_ce ROWS FOLDER [--steps N] [--lr LR] [--momentum M] "
-                     "[--batches B] [--threads T] [--time N]");
+        die("usage",
+            "net_probe MODEL bce|ce|dice_ce ROWS FOLDER [--steps N] [--lr LR] [--momentum M] "
+            "[--batches B] [--threads T] [--time N]");
     for (int i = 5; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--steps") == 0)
             steps = strtoul(argv[i + 1], NULL, 10);
