@@ -1,67 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Makes a tape: first the forward steps in the graph's order, each with the layouts it wants, then
- * from the last to the first which gradients flow where. What a backward step reads is pinned when
- * its forward step is made, so that nothing later is written over it.
+ * (tape_flow.c) the gradients. What a backward step reads is pinned when its forward step is made,
+ * so that nothing later is written over it.
  */
 #include "spoke/tape_build.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* ---- what operations need -------------------------------------------------------------------- */
-
-enum {
-    X0 = 1,     /* backward reads the first operand */
-    X1 = 2,     /* the second */
-    Y = 4,      /* the result */
-    OVER = 8,   /* the result may lie over the first operand, where nobody else reads that */
-    TAKES = 16, /* the first operand's gradient may lie over the result's */
-    SPARE = 32  /* the kernel cannot add: where it must, it writes elsewhere first */
-};
-
-static const uint8_t traits[TIER_OP_COUNT + 1] = {
-    [TIER_OP_CONV] = X0 | X1,
-    [TIER_OP_CONV_TRANSPOSE] = X0 | X1,
-    [TIER_OP_GEMM] = X0 | X1,
-    [TIER_OP_MATMUL] = X0 | X1,
-    [TIER_OP_ADD] = OVER | TAKES,
-    [TIER_OP_SUB] = OVER | TAKES,
-    [TIER_OP_MUL] = X0 | X1,
-    [TIER_OP_DIV] = X0 | X1 | Y,
-    [TIER_OP_POW] = X0 | Y | OVER | TAKES | SPARE,
-    [TIER_OP_RELU] = Y | OVER | TAKES | SPARE,
-    [TIER_OP_LEAKY_RELU] = X0 | Y | OVER | TAKES | SPARE,
-    [TIER_OP_PRELU] = X0 | X1,
-    [TIER_OP_ELU] = X0 | Y | OVER | TAKES | SPARE,
-    [TIER_OP_SIGMOID] = Y | OVER | TAKES | SPARE,
-    [TIER_OP_HARD_SIGMOID] = X0 | Y | OVER | TAKES | SPARE,
-    [TIER_OP_TANH] = X0 | Y | OVER | TAKES | SPARE,
-    [TIER_OP_GELU] = X0 | Y | OVER | TAKES | SPARE,
-    [TIER_OP_ERF] = X0 | Y | OVER | TAKES | SPARE,
-    [TIER_OP_SOFTPLUS] = X0 | Y | OVER | TAKES | SPARE,
-    [TIER_OP_EXP] = X0 | Y | OVER | TAKES | SPARE,
-    [TIER_OP_LOG] = X0 | Y | OVER | TAKES | SPARE,
-    [TIER_OP_SQRT] = X0 | Y | OVER | TAKES | SPARE,
-    [TIER_OP_RECIPROCAL] = X0 | Y | OVER | TAKES | SPARE,
-    [TIER_OP_NEG] = X0 | Y | OVER | TAKES | SPARE,
-    [TIER_OP_ABS] = X0 | Y | OVER | TAKES | SPARE,
-    [TIER_OP_CLIP] = X0 | Y | OVER | TAKES | SPARE,
-    [TIER_OP_SOFTMAX] = Y | OVER | TAKES | SPARE,
-    [TIER_OP_LOG_SOFTMAX] = Y | OVER | TAKES | SPARE,
-    [TIER_OP_BATCH_NORM] = X0 | X1 | TAKES | SPARE,
-    [TIER_OP_INSTANCE_NORM] = X0 | X1 | TAKES | SPARE,
-    [TIER_OP_GROUP_NORM] = X0 | X1 | TAKES | SPARE,
-    [TIER_OP_LAYER_NORM] = X0 | X1 | TAKES | SPARE,
-    [TIER_OP_DROPOUT] = OVER | TAKES | SPARE,
-    [TIER_OP_RESHAPE] = TAKES,
-    [TAPE_OP_TURN] = 0,
-};
-
-bool tape_is_norm(int op) {
-    return op == TIER_OP_BATCH_NORM || op == TIER_OP_INSTANCE_NORM || op == TIER_OP_GROUP_NORM ||
-           op == TIER_OP_LAYER_NORM;
-}
 
 /* ---- layouts --------------------------------------------------------------------------------- */
 
@@ -162,19 +108,6 @@ static enum tier_status new_step(struct builder *b, int op, const char *name, si
     return TIER_OK;
 }
 
-static void touch(struct tape_buffer *buf, size_t time) {
-    if (time < buf->first)
-        buf->first = time;
-    if (time > buf->last)
-        buf->last = time;
-}
-
-static void touch_tensor(struct builder *b, size_t tensor, size_t time) {
-    const struct tape_tensor *t = &b->tape->tensors[tensor];
-    if (t->kind == TAPE_ARRAY)
-        touch(&b->tape->buffers[t->place], time);
-}
-
 /* ---- values ---------------------------------------------------------------------------------- */
 
 static enum tier_status const_tensor(struct builder *b, size_t value, size_t *out) {
@@ -232,8 +165,8 @@ enum tier_status tape_value_as(struct builder *b, size_t value, enum tape_layout
         step->in[0] = from;
         step->out[0] = to;
         step->nothing = alike;
-        touch_tensor(b, from, b->tape->step_count - 1);
-        touch_tensor(b, to, b->tape->step_count - 1);
+        tape_touch_tensor(b, from, b->tape->step_count - 1);
+        tape_touch_tensor(b, to, b->tape->step_count - 1);
         b->map[value].tensor[layout] = to;
     }
     *out = b->map[value].tensor[layout];
@@ -242,22 +175,15 @@ enum tier_status tape_value_as(struct builder *b, size_t value, enum tape_layout
 
 /* ---- steps ----------------------------------------------------------------------------------- */
 
-static bool wants_any(const struct builder *b, const struct tape_step *s) {
-    for (size_t i = 0; i < s->in_count; i++)
-        if (s->in[i] != SIZE_MAX && b->tape->tensors[s->in[i]].wants)
-            return true;
-    return false;
-}
-
 /* The step may write its result over its first operand. */
 static bool may_lie_over(const struct builder *b, const struct tape_step *s, size_t value) {
     const struct tape_tensor *x = &b->tape->tensors[s->in[0]];
-    uint8_t need = traits[s->op];
+    uint8_t need = tape_traits(s->op);
 
-    if (!(need & OVER) || x->kind != TAPE_ARRAY || b->uses[value] != 1)
+    if (!(need & TAPE_MAY_LIE_OVER) || x->kind != TAPE_ARRAY || b->uses[value] != 1)
         return false;
     const struct tape_buffer *buf = &b->tape->buffers[x->place];
-    return !buf->shared && !buf->pinned && !(b->tape->training && (need & X0));
+    return !buf->shared && !buf->pinned && !(b->tape->training && (need & TAPE_NEEDS_X0));
 }
 
 /* Gives the step's result i its tensor, as the value's first; over the first operand, or on its
@@ -268,7 +194,7 @@ static enum tier_status put_result(struct builder *b, struct tape_step *s, size_
                             .kind = TAPE_ARRAY,
                             .layout = layout,
                             .grad = TAPE_NONE,
-                            .wants = wants_any(b, s)};
+                            .wants = tape_wants_any(b, s)};
     int32_t buffer;
 
     if (t.shape.rank < 3)
@@ -285,34 +211,35 @@ static enum tier_status put_result(struct builder *b, struct tape_step *s, size_
     TIER_TRY(new_tensor(b, &t, &s->out[i]));
     b->map[value].tensor[t.layout] = s->out[i];
     b->map[value].first = t.layout;
-    touch_tensor(b, s->out[i], at);
+    tape_touch_tensor(b, s->out[i], at);
     return TIER_OK;
 }
 
 /* Readers' times, and what backward will read. */
 static void note_reads(struct builder *b, struct tape_step *s) {
     size_t at = (size_t)(s - b->tape->steps);
-    uint8_t need = traits[s->op] | (s->relu ? Y : 0);
-    bool back = b->tape->training && wants_any(b, s);
+    uint8_t need = tape_traits(s->op) | (s->relu ? TAPE_NEEDS_Y : 0);
+    bool back = b->tape->training && tape_wants_any(b, s);
 
     for (size_t i = 0; i < s->in_count; i++) {
         if (s->in[i] == SIZE_MAX)
             continue;
         const struct tape_tensor *t = &b->tape->tensors[s->in[i]];
-        touch_tensor(b, s->in[i], at);
-        if (back && t->kind == TAPE_ARRAY && i < 2 && (need & (i == 0 ? X0 : X1)))
+        tape_touch_tensor(b, s->in[i], at);
+        if (back && t->kind == TAPE_ARRAY && i < 2 &&
+            (need & (i == 0 ? TAPE_NEEDS_X0 : TAPE_NEEDS_X1)))
             b->tape->buffers[t->place].pinned = true;
     }
     for (size_t i = 0; i < s->out_count; i++) {
         const struct tape_tensor *t = &b->tape->tensors[s->out[i]];
-        if (back && t->kind == TAPE_ARRAY && (need & Y))
+        if (back && t->kind == TAPE_ARRAY && (need & TAPE_NEEDS_Y))
             b->tape->buffers[t->place].pinned = true;
     }
 }
 
 enum tier_status tape_aux(struct builder *b, struct tape_step *s, unsigned which, size_t floats) {
     TIER_TRY(tape_new_buffer(b, floats, &s->aux[which]));
-    touch(&b->tape->buffers[s->aux[which]], (size_t)(s - b->tape->steps));
+    tape_touch(&b->tape->buffers[s->aux[which]], (size_t)(s - b->tape->steps));
     return TIER_OK;
 }
 
@@ -425,8 +352,8 @@ static enum tier_status as_shape(struct builder *b, const char *name,
     step->out[0] = to;
     step->nothing = same;
     step->call = &no_settings;
-    touch_tensor(b, *tensor, b->tape->step_count - 1);
-    touch_tensor(b, to, b->tape->step_count - 1);
+    tape_touch_tensor(b, *tensor, b->tape->step_count - 1);
+    tape_touch_tensor(b, to, b->tape->step_count - 1);
     *tensor = to;
     return TIER_OK;
 }
@@ -588,112 +515,6 @@ static enum tier_status emit(struct builder *b, size_t node) {
     return TIER_OK;
 }
 
-/* ---- gradients ------------------------------------------------------------------------------- */
-
-static bool same_place_fits(const struct builder *b, const struct tape_step *s, size_t i) {
-    const struct tape_tensor *x = &b->tape->tensors[s->in[i]], *y = &b->tape->tensors[s->out[0]];
-    bool first = i == 0 || (s->op == TIER_OP_ADD && i == 1);
-
-    if (s->nothing)
-        return true;
-    return first && (traits[s->op] & TAKES) && x->shape.elements == y->shape.elements &&
-           x->layout == y->layout;
-}
-
-/* Where the gradient of operand i goes; *taken says that the result's gradient has a new owner. */
-static enum tier_status flow_to(struct builder *b, struct tape_step *s, size_t i, size_t time,
-                                bool *taken) {
-    struct tape_tensor *x = &b->tape->tensors[s->in[i]];
-
-    s->flow[i] = TAPE_STOP;
-    /* A normalisation's kernel has the gradients of scale and bias at once, wanted or not. */
-    if (!x->wants && !(x->frozen && tape_is_norm(s->op)))
-        return TIER_OK;
-    if (x->kind == TAPE_PARAM) {
-        s->flow[i] = TAPE_ADD;
-        return TIER_OK;
-    }
-    if (x->grad != TAPE_NONE)
-        s->flow[i] = TAPE_ADD;
-    else if (!*taken && same_place_fits(b, s, i)) {
-        s->flow[i] = TAPE_TAKE;
-        x->grad = b->tape->tensors[s->out[0]].grad;
-        *taken = true;
-    } else {
-        s->flow[i] = TAPE_WRITE;
-        TIER_TRY(tape_new_buffer(b, x->shape.elements, &x->grad));
-    }
-    touch(&b->tape->buffers[x->grad], time);
-    return TIER_OK;
-}
-
-static enum tier_status temps(struct builder *b, struct tape_step *s, size_t time) {
-    size_t floats[2] = {0, 0};
-    tape_temps(b, s, (traits[s->op] & SPARE) != 0, floats);
-    for (unsigned k = 0; k < 2; k++)
-        if (floats[k]) {
-            TIER_TRY(tape_new_buffer(b, floats[k], &s->temp[k]));
-            touch(&b->tape->buffers[s->temp[k]], time);
-        }
-    return TIER_OK;
-}
-
-static enum tier_status flow_back(struct builder *b, size_t step) {
-    struct tape *t = b->tape;
-    struct tape_step *s = &t->steps[step];
-    size_t time = 2 * t->step_count - step;
-    uint8_t need = traits[s->op] | (s->relu ? Y : 0);
-    bool taken = false, reached = false;
-
-    for (size_t i = 0; i < s->out_count; i++) {
-        struct tape_tensor *y = &t->tensors[s->out[i]];
-        if (y->grad != TAPE_NONE) {
-            touch(&t->buffers[y->grad], time);
-            reached = true;
-        }
-    }
-    if (!reached || !wants_any(b, s))
-        return TIER_OK;
-    /* A Split's output that nothing reads has no gradient: it is zero. */
-    for (size_t i = 0; i < s->out_count; i++) {
-        struct tape_tensor *y = &t->tensors[s->out[i]];
-        if (y->grad == TAPE_NONE && s->out_count == 1)
-            return TIER_OK;
-    }
-    for (size_t i = 0; i < s->in_count; i++) {
-        if (s->in[i] == SIZE_MAX)
-            continue;
-        TIER_TRY(flow_to(b, s, i, time, &taken));
-        if (i < 2 && (need & (i == 0 ? X0 : X1)))
-            touch_tensor(b, s->in[i], time);
-    }
-    for (size_t i = 0; i < s->out_count && (need & Y); i++)
-        touch_tensor(b, s->out[i], time);
-    for (unsigned k = 0; k < 2; k++)
-        if (s->aux[k] != TAPE_NONE)
-            touch(&t->buffers[s->aux[k]], time);
-    for (size_t k = 0; k < s->mix_count; k++)
-        if (s->mix[k].slope != TAPE_NONE)
-            touch(&t->buffers[s->mix[k].slope], time);
-    return temps(b, s, time);
-}
-
-static enum tier_status flow_all(struct builder *b) {
-    struct tape *t = b->tape;
-    struct tape_tensor *z = &t->tensors[t->logits];
-    if (!z->wants)
-        return tier_fail(b->err, TIER_EMODEL,
-                         "no trained parameter stands between the model's input and its output");
-    if (z->kind != TAPE_ARRAY)
-        return tier_fail(b->err, TIER_EMODEL, "the model's output is its input");
-    TIER_TRY(tape_new_buffer(b, z->shape.elements, &t->tensors[t->logits].grad));
-    touch(&t->buffers[t->tensors[t->logits].grad], t->step_count);
-    touch_tensor(b, t->logits, t->step_count);
-    for (size_t i = t->step_count; i-- > 0;)
-        TIER_TRY(flow_back(b, i));
-    return TIER_OK;
-}
-
 /* ---- the whole ------------------------------------------------------------------------------- */
 
 /* Which nodes the logits need, and who reads what among them. */
@@ -768,9 +589,9 @@ static enum tier_status build(struct builder *b, size_t logits) {
             TIER_TRY(b->melt[i].there ? emit_melt(b, i) : emit(b, i));
     /* Losses and scores run over what lies last: classes. */
     TIER_TRY(tape_value_as(b, logits, TAPE_LAST, &t->logits));
-    touch_tensor(b, t->logits, t->step_count);
+    tape_touch_tensor(b, t->logits, t->step_count);
     if (t->training)
-        TIER_TRY(flow_all(b));
+        TIER_TRY(tape_flow_back(b));
     if (b->const_floats) {
         enum kern_status ks = kern_buf_new(t->dev, b->const_floats * sizeof(float), &t->consts);
         if (ks == KERN_OK)
