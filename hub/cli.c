@@ -8,6 +8,7 @@
 #include "tier/log.h"
 
 #include <errno.h>
+#include <math.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdarg.h>
@@ -39,6 +40,8 @@ static const struct command {
     {"model", "export", cli_model_export, "write a trained model as an ONNX file"},
     {"model", "init", cli_model_init, "put trained values into a graph that is to be trained"},
     {"audit", "verify", cli_audit_verify, "check the chain of an audit log"},
+    {"privacy", "cost", cli_privacy_cost, "what noise on samples costs, in epsilon"},
+    {"privacy", "noise", cli_privacy_noise, "how much noise an epsilon needs"},
 };
 #define COMMAND_COUNT (sizeof commands / sizeof commands[0])
 
@@ -135,8 +138,10 @@ static void show_help(const struct cli_usage *u, const struct cli_option *option
         snprintf(left, sizeof left, "--%s%s%s", o->name, o->argument ? " " : "",
                  o->argument ? o->argument : "");
         printf("  %-26s %s", left, o->help);
-        if (o->type == CLI_NUMBER)
+        if (o->type == CLI_NUMBER && !o->required)
             printf(" (default %lld)", (long long)*(int64_t *)o->value);
+        if (o->type == CLI_REAL && !o->required)
+            printf(" (default %g)", *(double *)o->value);
         if (o->env)
             printf(" [%s]", o->env);
         printf("%s\n", o->required ? "; required" : "");
@@ -152,6 +157,15 @@ static bool set_option(const struct cli_option *o, const char *value) {
         return true;
     }
     errno = 0;
+    if (o->type == CLI_REAL) {
+        double x = strtod(value, &end);
+        if (end == value || *end || errno || !isfinite(x)) {
+            cli_error("--%s must be a number, not '%s'", o->name, value);
+            return false;
+        }
+        *(double *)o->value = x;
+        return true;
+    }
     long long n = strtoll(value, &end, 10);
     if (end == value || *end || errno || n < o->min || n > o->max) {
         cli_error("--%s must be a whole number from %lld to %lld, not '%s'", o->name,

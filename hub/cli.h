@@ -22,12 +22,12 @@
 
 /* ---- options ---- */
 
-enum cli_type { CLI_TEXT, CLI_NUMBER, CLI_FLAG };
+enum cli_type { CLI_TEXT, CLI_NUMBER, CLI_REAL, CLI_FLAG };
 
 struct cli_option {
     const char *name; /* "hub" for --hub */
     enum cli_type type;
-    void *value;          /* const char **, int64_t *, bool *; what it holds is the default */
+    void *value; /* const char **, int64_t *, double *, bool *; what it holds is the default */
     const char *argument; /* "HOST:PORT"; NULL for a flag */
     const char *help;
     const char *env; /* a variable that stands in for it, or NULL */
@@ -87,6 +87,8 @@ int cli_model_strip(int argc, char **argv);
 int cli_model_export(int argc, char **argv);
 int cli_model_init(int argc, char **argv);
 int cli_audit_verify(int argc, char **argv);
+int cli_privacy_cost(int argc, char **argv);
+int cli_privacy_noise(int argc, char **argv);
 
 /* ---- talking to a hub (cli_net.c) ---- */
 
