@@ -104,7 +104,6 @@ static void tell_counted(struct hub_run *run, const char *child) {
 
 void hub_run_attending(struct hub_run *run, const char *child) {
     if (run->state != HUB_RUN_OPEN) {
-        tell_counted(run, child);
         hub_run_tell_end(run, child);
         return;
     }
