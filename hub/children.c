@@ -201,6 +201,7 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
     } else if (tier_task_encoding_check(&run->plan, h->encoding, h->zipped, &err) != TIER_OK ||
                tier_update_header_check(h, run->manifest, &err) != TIER_OK ||
                tier_task_metrics_check(h->metrics, &err) != TIER_OK ||
+               tier_task_classes_check(h->metrics, run->classes, &err) != TIER_OK ||
                tier_nova_check(&run->plan, h, &err) != TIER_OK ||
                tier_stale_check(&run->plan, h, &err) != TIER_OK) {
         refuse(run, child, h->round, id, err.text);
