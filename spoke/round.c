@@ -381,6 +381,16 @@ static enum tier_status train(struct spoke_run *run, uint64_t round, uint64_t we
     return st;
 }
 
+/* What was dropped of a state is not owed: it follows the data from wherever the model's is, so that
+ * the next change holds it already. */
+static void carry_on(const struct tier_manifest *m, const float *dropped, float *delta) {
+    for (size_t t = 0; t < m->count; t++) {
+        const struct tier_tensor *tensor = &m->tensors[t];
+        for (uint64_t i = tensor->at; !tensor->state && i < tensor->at + tensor->count; i++)
+            delta[i] += dropped[i];
+    }
+}
+
 /*
  * As the plan's codec has it. With error feedback, what the last committed round dropped is added
  * first, and what this one drops is kept until it is committed. `delta` is NULL for an evaluation.
@@ -407,8 +417,8 @@ static enum tier_status seal(struct spoke_run *run, const struct tier_update_hea
             return tier_fail(err, TIER_ENOMEM, "no memory for what an update of %zu drops", n);
         TIER_TRY_OUT(spoke_state_read(SPOKE_STATE_RESIDUAL, home->config->data_dir, &run->id,
                                       run->manifest, as.dropped, &found, err));
-        for (size_t i = 0; i < n && found; i++)
-            delta[i] += as.dropped[i];
+        if (found)
+            carry_on(run->manifest, as.dropped, delta);
     }
     TIER_TRY_OUT(tier_update_seal(home->spool, header, run->manifest, delta, run->plan.saturate,
                                   &as, &id, err));
