@@ -461,6 +461,11 @@ static void check_codec(const struct tier_plan_checker *c) {
         complain(c, "codec.share", "must be above 0 for top_k");
     if (codec->name != TIER_PLAN_TOP_K && codec->share != 0)
         complain(c, "codec.share", "is for top_k; codec.name is %s", codec_choices[codec->name]);
+    /* It rotates 256 neighbours together: what stands still among what moves moves too. */
+    if (codec->name == TIER_PLAN_ONE_BIT && c->plan->freeze.count > 0)
+        complain(c, "codec.name",
+                 "must not be one_bit with local.freeze: it mixes neighbours, and what is frozen "
+                 "would move with them");
     /* A second limb is there for what float32 has no room for: a shorter form has less. */
     if (codec->name != TIER_PLAN_F32 && c->plan->wide.count > 0)
         complain(c, "codec.name",
