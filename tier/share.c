@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tier/share.h"
 
+#include "tier/stale.h"
+
 #include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -112,6 +114,22 @@ static enum tier_status check_frozen(const struct tier_plan *plan, const struct 
     return TIER_OK;
 }
 
+/* A late change of a running statistic begins where that was then. Added to where it is by now, it
+ * may take a variance below 0. */
+static enum tier_status check_states(const struct tier_plan *plan, const struct tier_graph *graph,
+                                     struct tier_err *err) {
+    for (size_t p = 0; tier_stale_in(plan) && p < tier_graph_param_count(graph); p++) {
+        const struct tier_graph_param *param = tier_graph_param(graph, p);
+        if (!param->trained && tier_share_travels(plan, param->name))
+            return tier_fail(err, TIER_EPLAN,
+                             "sync: buffered and the running statistic %.80s exclude each other: "
+                             "late changes are of older statistics, and a variance may fall below "
+                             "0; under keep it would stay at each hospital",
+                             param->name);
+    }
+    return TIER_OK;
+}
+
 enum tier_status tier_share_check(const struct tier_plan *plan, const struct tier_graph *graph,
                                   struct tier_err *err) {
     TIER_TRY(check_list(&plan->share, "share", graph, err));
@@ -119,6 +137,7 @@ enum tier_status tier_share_check(const struct tier_plan *plan, const struct tie
     TIER_TRY(check_list(&plan->freeze, "local.freeze", graph, err));
     TIER_TRY(check_clips(plan, graph, err));
     TIER_TRY(check_frozen(plan, graph, err));
+    TIER_TRY(check_states(plan, graph, err));
     for (size_t i = 0; i < tier_graph_param_count(graph); i++)
         if (tier_share_travels(plan, tier_graph_param(graph, i)->name))
             return TIER_OK;
