@@ -42,6 +42,10 @@ enum tier_status spoke_eval_fits(const struct spoke_net *net, const struct spoke
                                 spoke_net_outputs(net), err);
 }
 
+static bool too_large(const struct spoke_sums *s) {
+    return s->squared > ERRORS_MAX || s->absolute > ERRORS_MAX;
+}
+
 /* Rows e->which[rows], with their features. */
 static enum tier_status score_batch(struct evaluation *e, const float *x, const int32_t *labels,
                                     size_t rows) {
@@ -65,6 +69,10 @@ static enum tier_status score_batch(struct evaluation *e, const float *x, const 
             memcpy(e->times + 2 * e->sums->count, target, 2 * sizeof *e->times);
         }
         spoke_score_row(e->sums, e->objective, e->logits + r * each, target, e->spots, e->outputs);
+        if (too_large(e->sums)) /* row by row: a million of the largest would pass 64 bits */
+            return tier_fail(e->err, TIER_EDATA,
+                             "the errors are too large to be summed: a target in other units, of "
+                             "which a row's is of the order of 1, would be right");
     }
     return TIER_OK;
 }
@@ -104,10 +112,6 @@ static enum tier_status score_all(struct evaluation *e, size_t rows) {
     }
     if (e->hazards)
         TIER_TRY(spoke_score_survival(e->sums, e->hazards, e->times, rows, e->err));
-    if (e->sums->squared > ERRORS_MAX || e->sums->absolute > ERRORS_MAX)
-        return tier_fail(e->err, TIER_EDATA,
-                         "the errors are too large to be summed: a target in other units, of "
-                         "which a row's is of the order of 1, would be right");
     return TIER_OK;
 }
 
