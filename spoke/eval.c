@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ERRORS_MAX (INT64_C(1) << 55) /* tier_task_metrics_check takes no more */
+#define ERRORS_MAX (TIER_SCORE_SUM_MAX - 1) /* from there on nothing is told of them */
 
 struct evaluation {
     struct spoke_net *net;

@@ -206,6 +206,15 @@ out:
     return st;
 }
 
+void tier_metrics_cut(struct tier_metrics *m, const char *name, int64_t most) {
+    bool found;
+    size_t at = find(m, name, &found);
+
+    for (size_t i = 0; found && i < m->vectors[at].bins; i++)
+        if (m->vectors[at].values[i] > most)
+            m->vectors[at].values[i] = most;
+}
+
 size_t tier_metrics_count(const struct tier_metrics *m) {
     return m->count;
 }

@@ -43,6 +43,10 @@ enum tier_status tier_metrics_add(struct tier_metrics *m, const char *name, size
 enum tier_status tier_metrics_merge(struct tier_metrics *dst, const struct tier_metrics *src,
                                     struct tier_err *err);
 
+/* No bin of that name is above `most` any more. Of numbers of at least 0 that are cut so after each
+ * addition, the sum is the same in any grouping. */
+void tier_metrics_cut(struct tier_metrics *m, const char *name, int64_t most);
+
 size_t tier_metrics_count(const struct tier_metrics *m);
 /* values[*bins_out] of that name, or NULL. Borrowed until m changes. bins_out may be NULL. */
 const int64_t *tier_metrics_get(const struct tier_metrics *m, const char *name, size_t *bins_out);

@@ -206,7 +206,7 @@ bool tier_task_evaluates(const struct tier_plan *plan, uint64_t round) {
 }
 
 /* 2^27 rows of the greatest loss, and 256 times that in 64 bits. */
-#define METRIC_VALUE_MAX (INT64_C(1) << 55)
+#define METRIC_VALUE_MAX TIER_SCORE_SUM_MAX
 
 enum tier_status tier_task_metrics_check(const struct tier_metrics *sums, struct tier_err *err) {
     static const struct {
@@ -316,7 +316,7 @@ static void dice_figures(const struct tier_metrics *sums, struct tier_task_figur
 
 static double ratio_of(const struct tier_metrics *sums, const char *name, int64_t count) {
     const int64_t *sum = tier_metrics_get(sums, name, NULL);
-    return sum ? tier_score_loss(*sum, count) : NAN;
+    return sum && *sum < TIER_SCORE_SUM_MAX ? tier_score_loss(*sum, count) : NAN;
 }
 
 struct tier_task_figures tier_task_figures(const struct tier_metrics *sums) {
