@@ -114,18 +114,29 @@ static enum tier_status check_frozen(const struct tier_plan *plan, const struct 
     return TIER_OK;
 }
 
-/* A late change of a running statistic begins where that was then. Added to where it is by now, it
- * may take a variance below 0. */
+/* What may add a change to a running statistic that is of where it was before. */
+static const char *adds_old_changes(const struct tier_plan *plan) {
+    const struct tier_plan_merge *merges[] = {&plan->top.merge, &plan->hub.merge};
+
+    for (size_t i = 0; i < 2; i++)
+        if (!*merges[i]->rule.own && merges[i]->rule.choice == TIER_PLAN_CENTRED_CLIPPING)
+            return "merge.rule: centred_clipping";
+    return tier_stale_in(plan) ? "sync: buffered" : NULL;
+}
+
+/* Added to where it is by now, such a change may take a variance below 0. */
 static enum tier_status check_states(const struct tier_plan *plan, const struct tier_graph *graph,
                                      struct tier_err *err) {
-    for (size_t p = 0; tier_stale_in(plan) && p < tier_graph_param_count(graph); p++) {
+    const char *what = adds_old_changes(plan);
+
+    for (size_t p = 0; what && p < tier_graph_param_count(graph); p++) {
         const struct tier_graph_param *param = tier_graph_param(graph, p);
         if (!param->trained && tier_share_travels(plan, param->name))
             return tier_fail(err, TIER_EPLAN,
-                             "sync: buffered and the running statistic %.80s exclude each other: "
-                             "late changes are of older statistics, and a variance may fall below "
-                             "0; under keep it would stay at each hospital",
-                             param->name);
+                             "%s and the running statistic %.80s exclude each other: it adds "
+                             "changes of older statistics, and a variance may fall below 0; under "
+                             "keep it would stay at each hospital",
+                             what, param->name);
     }
     return TIER_OK;
 }
