@@ -381,8 +381,8 @@ static enum tier_status train(struct spoke_run *run, uint64_t round, uint64_t we
     return st;
 }
 
-/* What was dropped of a state is not owed: it follows the data from wherever the model's is, so that
- * the next change holds it already. */
+/* What was dropped of a state is not owed: it follows the data from wherever the model's is, so
+ * that the next change holds it already. */
 static void carry_on(const struct tier_manifest *m, const float *dropped, float *delta) {
     for (size_t t = 0; t < m->count; t++) {
         const struct tier_tensor *tensor = &m->tensors[t];

@@ -26,8 +26,8 @@ bool tier_share_frozen(const struct tier_plan *plan, const struct tier_graph_par
 void tier_share_tensor(const struct tier_plan *plan, const struct tier_graph_param *p,
                        struct tier_tensor *out);
 /* TIER_EPLAN: a pattern that matches no parameter, with the names nearest to it; or nothing is
- * shared, or trained; or running statistics are shared, and a tier
- * buffers or clips about the round before. */
+ * shared, or trained; or running statistics are shared, and a tier buffers or clips about the round
+ * before. */
 enum tier_status tier_share_check(const struct tier_plan *plan, const struct tier_graph *graph,
                                   struct tier_err *err);
 /* The tensors that stay, at the plan's scale; NULL where all travel. */

@@ -138,6 +138,13 @@ class Told(unittest.TestCase):
                 commit = stream.wait("commit", lambda c: c.round == 1)
                 self.assertFalse(commit.missed)
                 self.assertEqual(run.finish().state, "completed")
+                # Of a run that is over it hears the end, which lets go of everything, alone.
+                self.parent.close()
+                self.parent = edge.Parent(top.port, "top", identity)
+                stream = self.parent.attend("south-1")
+                self.assertTrue(stream.wait("end").completed)
+                self.assertFalse([m for m in stream.messages
+                                  if m.WhichOneof("message") == "commit"])
             finally:
                 self.parent.close()
 

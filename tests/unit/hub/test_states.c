@@ -119,6 +119,29 @@ Test(hub_states, a_variance_stays_above_zero_under_large_steps) {
     tree_free(s.tree);
 }
 
+/* A statistic's next change starts from the model's, and so holds what a codec dropped of the last.
+ */
+Test(hub_states, what_a_codec_dropped_of_them_is_not_added_again) {
+    static const struct tier_plan_codec codecs[] = {
+        {.name = TIER_PLAN_TOP_K, .error_feedback = true, .share = 0.05},
+        {.name = TIER_PLAN_ONE_BIT, .error_feedback = true}};
+    const char *onnx = write_model();
+    for (int k = 0; k < 2; k++) {
+        struct tier_plan plan = states_plan(12);
+        plan.codec = codecs[k];
+        plan.clip = 16;
+        plan.frac_bits = 26;
+        plan.saturate = true;
+        struct shape s = flat(k ? "one-bit" : "top-k");
+        struct tier_hash run = tree_run(s.top, &plan, onnx), model = finish(s.top, &run);
+        float *got = values_of(&s, &model, "bn.running_var", UNITS);
+        for (int i = 0; i < UNITS; i++)
+            cr_expect(got[i] > 0, "%s: %g", k ? "one_bit" : "top_k", (double)got[i]);
+        free(got);
+        tree_free(s.tree);
+    }
+}
+
 static void compare(const char *name, const struct tier_plan *plan, size_t tensors,
                     double (*tau_of)(const struct tier_plan *, uint64_t)) {
     const char *onnx = write_model();

@@ -50,6 +50,24 @@ Test(tier_metric, sums_are_exact_in_any_grouping) {
     tier_metrics_free(right);
 }
 
+Test(tier_metric, sums_that_are_cut_after_each_addition_are_the_same_in_any_grouping) {
+    static const int64_t parts[] = {60, 50, 0, 30}, most = 100;
+    for (int last = 1; last <= 4; last++) {
+        struct tier_metrics *flat = tier_metrics_new(), *left = tier_metrics_new();
+        for (int i = 0; i < last; i++) {
+            struct tier_metrics *to = i < 2 ? left : flat;
+            MUST(tier_metrics_add(to, "error", 1, &parts[i], err));
+            tier_metrics_cut(to, "error", most);
+        }
+        MUST(tier_metrics_merge(flat, left, err));
+        tier_metrics_cut(flat, "error", most);
+        tier_metrics_cut(flat, "nothing of that name", most);
+        cr_assert(eq(i64, tier_metrics_scalar(flat, "error"), last == 1 ? 60 : 100));
+        tier_metrics_free(flat);
+        tier_metrics_free(left);
+    }
+}
+
 Test(tier_metric, a_merge_that_would_overflow_changes_nothing) {
     int64_t one = 1, max = INT64_MAX;
     struct tier_metrics *a = metrics_of("count", 1, &one), *b = metrics_of("a", 1, &one);

@@ -106,6 +106,8 @@ Test(tier_plan_recipe, what_is_frozen_is_a_list_of_patterns) {
     cr_expect(eq(sz, plan.freeze.count, 2));
     cr_expect(eq(str, plan.freeze.item[0], "layer1.*"));
     refused(SGD, "  freeze: [a, a]", "local.freeze lists 'a' twice");
+    refused(SGD, "  freeze: [a]\ncodec: {name: one_bit}", "must not be one_bit with local.freeze");
+    accepted(SGD, "codec: {name: one_bit}");
 }
 
 Test(tier_plan_recipe, a_tensor_may_have_a_clip_of_its_own) {

@@ -153,6 +153,46 @@ Test(tier_share, what_is_frozen_must_be_there_and_leave_something_to_train) {
     tier_graph_free(g);
 }
 
+/* One layer and a BatchNormalization behind it: four of its six tensors are the latter's. */
+static struct tier_graph *normalised(void) {
+    static struct onnx_msg graph, model;
+    struct tier_graph *g = NULL;
+    graph.n = 0;
+    onnx_add_value(&graph, 11, "x", 0, 2);
+    onnx_add_value(&graph, 12, "y", 0, 2);
+    onnx_add_tensor(&graph, "body.weight", 2, 2, values);
+    onnx_add_tensor(&graph, "body.bias", 2, 0, values + 4);
+    onnx_add_tensor(&graph, "bn.weight", 2, 0, values + 6);
+    onnx_add_tensor(&graph, "bn.bias", 2, 0, values + 6);
+    onnx_add_tensor(&graph, "bn.running_mean", 2, 0, values + 6);
+    onnx_add_tensor(&graph, "bn.running_var", 2, 0, values + 6);
+    onnx_add_node(&graph, "Gemm", "x body.weight body.bias", "h");
+    onnx_add_node(&graph, "BatchNormalization",
+                  "h bn.weight bn.bias bn.running_mean bn.running_var", "y");
+    onnx_model(&model, &graph, 13);
+    MUST(tier_graph_parse(model.b, model.n, &g, err));
+    return g;
+}
+
+/* What adds changes of older rounds may take a variance below 0. */
+Test(tier_share, running_statistics_take_no_changes_of_older_rounds) {
+    struct tier_graph *plain = two_layers(), *g = normalised();
+    struct tier_plan buffered = plan_of(NULL, NULL, NULL), centred = buffered;
+    buffered.hub.sync = TIER_PLAN_BUFFERED;
+    centred.top.merge.rule.choice = TIER_PLAN_CENTRED_CLIPPING;
+    MUST(tier_share_check(&buffered, plain, err));
+    MUST(tier_share_check(&centred, plain, err));
+    REFUSED(TIER_EPLAN, "sync: buffered and the running statistic bn.running_mean",
+            tier_share_check(&buffered, g, err));
+    REFUSED(TIER_EPLAN, "centred_clipping and the running statistic bn.running_mean",
+            tier_share_check(&centred, g, err));
+    snprintf(buffered.keep.item[buffered.keep.count++], sizeof buffered.keep.item[0],
+             "bn.running_*");
+    MUST(tier_share_check(&buffered, g, err));
+    tier_graph_free(plain);
+    tier_graph_free(g);
+}
+
 Test(tier_share, a_clip_of_its_own_sets_a_tensors_scale_and_must_be_of_a_tensor) {
     struct tier_graph *g = two_layers();
     struct tier_manifest *m = NULL;

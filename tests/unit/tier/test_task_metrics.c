@@ -24,6 +24,22 @@ Test(tier_task_metrics, the_sums_that_spokes_make_are_accepted) {
     MUST(check_one(TIER_SCORE_HIST_NEG, TIER_SCORE_BINS, 7, err));
 }
 
+/* Two children with other numbers of classes could not be added up. */
+Test(tier_task_metrics, what_is_told_by_class_is_of_the_models_classes) {
+    static const char *const names[] = {TIER_SCORE_OVERLAP, TIER_SCORE_SIZES, TIER_SCORE_CASE_DICE,
+                                        TIER_SCORE_CASES};
+    static const int64_t values[4] = {1, 2, 3, 4};
+    MUST(tier_task_classes_check(NULL, 3, err));
+    for (int i = 0; i < 4; i++) {
+        struct tier_metrics *m = tier_metrics_new();
+        MUST(tier_metrics_add(m, names[i], 4, values, err));
+        MUST(tier_task_classes_check(m, 4, err));
+        REFUSED(TIER_EUPDATE, "has 4 bins: the model has 3 classes",
+                tier_task_classes_check(m, 3, err));
+        tier_metrics_free(m);
+    }
+}
+
 Test(tier_task_metrics, sums_that_could_spoil_a_rounds_are_refused_by_name) {
     REFUSED(TIER_EUPDATE, "metric other", check_one("other", 1, 1, err));
     REFUSED(TIER_EUPDATE, "metric count has 2 bins", check_one(TIER_SCORE_COUNT, 2, 1, err));
