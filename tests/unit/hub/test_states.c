@@ -9,14 +9,14 @@ TestSuite(hub_states, .init = set_up, .fini = tear_down, .timeout = 240);
 
 enum { FEATURES = 30, UNITS = 4, TENSORS = 8 };
 
-/* Two layers with a BatchNormalization between them. */
-static const char *write_model(void) {
+/* Two layers with a BatchNormalization between them; the first one's weights up to `size`. */
+static const char *write_model(float size) {
     static struct onnx_msg graph, model;
     static float first[FEATURES * UNITS], second[UNITS], ones[UNITS], zeros[UNITS];
     static char path[128];
     uint32_t seed = 3;
     for (int i = 0; i < FEATURES * UNITS; i++)
-        first[i] = ((float)draw(&seed, 2001) - 1000) / 4000;
+        first[i] = size * ((float)draw(&seed, 2001) - 1000) / 1000;
     for (int i = 0; i < UNITS; i++) {
         second[i] = ((float)draw(&seed, 2001) - 1000) / 2000;
         ones[i] = 1;
@@ -79,7 +79,7 @@ static size_t place_of(const struct reference *r, const char *name) {
 
 Test(hub_states, an_adaptive_optimiser_at_the_root_leaves_them_at_the_mean) {
     static const char *const states[] = {"bn.running_mean", "bn.running_var"};
-    const char *onnx = write_model();
+    const char *onnx = write_model(0.25f);
     struct tier_plan plan = states_plan(1);
     plan.server = (struct tier_plan_server){TIER_PLAN_SERVER_ADAM, 2, NAN, 0.9, 0.99, 1e-3};
     struct reference *r = reference_on(&plan, NULL, onnx);
@@ -104,7 +104,7 @@ Test(hub_states, an_adaptive_optimiser_at_the_root_leaves_them_at_the_mean) {
 /* With steps of 2 a round, variances that took them would pass 0 at once. What they are of is
  * frozen, so that nothing else makes them large. */
 Test(hub_states, a_variance_stays_above_zero_under_large_steps) {
-    const char *onnx = write_model();
+    const char *onnx = write_model(0.25f);
     struct tier_plan plan = states_plan(6);
     plan.clip = 1024;
     plan.frac_bits = 20;
@@ -123,11 +123,11 @@ Test(hub_states, a_variance_stays_above_zero_under_large_steps) {
  */
 Test(hub_states, what_a_codec_dropped_of_them_is_not_added_again) {
     static const struct tier_plan_codec codecs[] = {
-        {.name = TIER_PLAN_TOP_K, .error_feedback = true, .share = 0.05},
+        {.name = TIER_PLAN_TOP_K, .error_feedback = true, .share = 0.02},
         {.name = TIER_PLAN_ONE_BIT, .error_feedback = true}};
-    const char *onnx = write_model();
+    const char *onnx = write_model(0.02f);
     for (int k = 0; k < 2; k++) {
-        struct tier_plan plan = states_plan(12);
+        struct tier_plan plan = states_plan(8);
         plan.codec = codecs[k];
         plan.clip = 16;
         plan.frac_bits = 26;
@@ -144,7 +144,7 @@ Test(hub_states, what_a_codec_dropped_of_them_is_not_added_again) {
 
 static void compare(const char *name, const struct tier_plan *plan, size_t tensors,
                     double (*tau_of)(const struct tier_plan *, uint64_t)) {
-    const char *onnx = write_model();
+    const char *onnx = write_model(0.25f);
     struct reference *r = reference_on(plan, NULL, onnx);
     for (uint64_t round = 1; round <= plan->rounds; round++)
         reference_round(r, round, tau_of);
@@ -165,7 +165,7 @@ Test(hub_states, under_plain_averaging_they_are_averaged) {
 
 /* Weights at 2^-30 of 1, statistics that move further at 2^-30 of 1024. */
 Test(hub_states, a_clip_of_their_own_leaves_weights_at_their_resolution) {
-    const char *onnx = write_model();
+    const char *onnx = write_model(0.25f);
     struct tier_plan plan = states_plan(4);
     plan.clip = 1;
     plan.frac_bits = 30;
