@@ -85,6 +85,11 @@ def _clip(parameters: Any, recipe: Mapping[str, Any]) -> None:
         torch.nn.utils.clip_grad_norm_(parameters, recipe["clip_norm"])
 
 
+def _allow_tf32(allowed: bool) -> None:
+    """PyTorch itself lets GPUs convolve in TF32 unless it is told not to."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
 class _Average:
     """A moving average of parameters, divided by its weights: the start has no part in it."""
 
@@ -124,6 +129,7 @@ class TorchTrainer(Trainer):
     def train(self, model: Model, task: Task) -> TrainResult:
         recipe = task.recipe
         task.check(*self.done)
+        _allow_tf32(recipe.get("precision") == "tf32")
         torch.manual_seed(task.seed & (2 ** 63 - 1))
         load(self.module, model)
         self.module.train()
@@ -162,6 +168,7 @@ class TorchTrainer(Trainer):
             (value * (len(part) / len(chosen))).backward()
 
     def evaluate(self, model: Model, task: Task) -> metrics.Sums:
+        _allow_tf32(False)
         load(self.module, model)
         self.module.eval()
         parts, batch = [], task.recipe["batch"]

@@ -18,7 +18,8 @@ from consilium import tensors
 RECIPE = {"loss": "bce", "batch": 4, "epochs": 1, "steps": 0, "seed": 3, "normalise": True,
           "optimiser": {"name": "sgd", "lr": 0.1, "momentum": 0.0}, "accumulate": 1,
           "curvature": {"lambda": 0.0, "clip": 1.0}, "pos_weight": 1.0, "ignore_class": 1024,
-          "class_weights": [], "dice": {"lambda_ce": 1.0}, "augment": {"flip_x": False}}
+          "class_weights": [], "dice": {"lambda_ce": 1.0}, "augment": {"flip_x": False},
+          "precision": "f32"}
 WAIT_S = 20
 
 
