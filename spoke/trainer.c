@@ -50,7 +50,8 @@ struct spoke_trainer {
     uint64_t round;
     bool over; /* it is, whatever comes of the job */
     uint64_t job;
-    uint64_t late; /* a job that the trainer has and that was called off: its result may come */
+    uint64_t late; /* the last job that the trainer has and that was called off: its result may
+                    * come, and those of the jobs before */
     enum job_state state;
     struct tier_bytes offer; /* the Round of this job, until it was sent */
     struct tier_from_trainer result;
@@ -147,9 +148,7 @@ static void on_result(struct spoke_trainer *t, struct tier_rpc_call *call,
         r->metrics = NULL;
         t->state = ANSWERED;
         pthread_cond_broadcast(&t->moved);
-    } else if (r->job == t->late) {
-        t->late = 0;
-    } else {
+    } else if (r->job == 0 || r->job > t->late) {
         snprintf(why, sizeof why,
                  "a result for job %" PRIu64 ", and the last one asked for is %" PRIu64, r->job,
                  t->job);

@@ -134,6 +134,7 @@ class _Attendance:
         self.folder = folder
         self.messages: "queue.Queue[Any]" = queue.Queue()
         self.task: Optional[Task] = None
+        self.job_over = 0  # jobs count up: this one is over, and all before
         self._out: "queue.Queue[Any]" = queue.Queue()
         self._channel = grpc.insecure_channel(
             "unix:" + os.path.join(folder, "socket"),
@@ -153,9 +154,11 @@ class _Attendance:
     def _receive(self) -> None:
         try:
             for message in self._call:
-                task = self.task
-                if message.WhichOneof("kind") == "over" and task and task.job == message.over.job:
-                    task._over.set()
+                if message.WhichOneof("kind") == "over":
+                    self.job_over = message.over.job
+                    task = self.task
+                    if task and task.job <= self.job_over:
+                        task._over.set()
                 self.messages.put(message)
             self.messages.put(ConnectionError("the spoke has ended"))
         except grpc.RpcError as e:
@@ -257,11 +260,15 @@ class Server:
             self._verdict(Verdict(task.run, task.round, over.taken, over.reason))
 
     def _round(self, at: _Attendance, asked: Any) -> None:
+        if asked.job <= at.job_over:
+            return  # it went on while the one before was trained
         reply = protocol.ToSpoke()
         reply.result.job = asked.job
         try:
             task = self._task_of(at, asked)
             at.task = self._last = task
+            if task.job <= at.job_over:
+                task._over.set()
             self._work(task, MappedTensors(os.path.join(at.folder, asked.model)).tensors,
                        reply.result)
         except Failed as e:
@@ -271,8 +278,8 @@ class Server:
             _decline(reply.result, "%s in the trainer; its own log has the details" %
                      type(e).__name__)
         finally:
-            over = at.task is not None and at.task.over
             at.task = None
+            over = asked.job <= at.job_over
         if not over:
             at.send(reply)
 

@@ -6,6 +6,7 @@ import os
 import queue
 import tempfile
 import threading
+import time
 import unittest
 from concurrent import futures
 
@@ -222,6 +223,29 @@ class Served(unittest.TestCase):
         said = [verdicts.get(timeout=WAIT_S) for _ in range(2)]
         self.assertEqual([(v.round, v.taken, v.reason) for v in said],
                          [(1, False, "the round is over"), (2, True, "")])
+
+    def test_rounds_that_went_on_meanwhile_are_passed_over(self):
+        begun, go = threading.Event(), threading.Event()
+
+        def train(model, task):
+            begun.set()
+            go.wait(WAIT_S)
+            return add_one(model, task)
+
+        self.serve(train)
+        self.spoke.ask(1)
+        self.assertTrue(begun.wait(WAIT_S))
+        for job in (2, 3, 4):
+            self.spoke.tell(over={"job": job - 1, "reason": "the round is over"})
+            path = self.spoke.ask(job)
+            if job < 4:
+                os.unlink(path)
+        until = time.monotonic() + WAIT_S
+        while self.server._at.job_over < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        go.set()
+        result = self.spoke.hear("result")
+        self.assertEqual((result.job, result.failed), (4, False))
 
     def test_another_contract_ends_the_trainer(self):
         self.serve(contract="lungs")
