@@ -95,18 +95,20 @@ struct layout {
     const struct spoke_schema *schema;
     const char *path;
     int root;
+    bool labelled, divided;
     FILE *to;
     struct people people;
     uint64_t line; /* of the table */
     struct tier_err *err;
 };
 
-static bool is_file(const struct spoke_column *c) {
-    return c->type == SPOKE_COLUMN_IMAGE || c->type == SPOKE_COLUMN_MASK;
+static bool is_file(const struct layout *l, const struct spoke_column *c) {
+    return c->type == SPOKE_COLUMN_IMAGE || (c->type == SPOKE_COLUMN_MASK && l->labelled);
 }
 
-static bool is_cell(const struct spoke_column *c) {
-    return c->type == SPOKE_COLUMN_TARGET || c->type == SPOKE_COLUMN_SPLIT;
+static bool is_cell(const struct layout *l, const struct spoke_column *c) {
+    bool label = c->type == SPOKE_COLUMN_TARGET || c->type == SPOKE_COLUMN_EVENT;
+    return (label && l->labelled) || (c->type == SPOKE_COLUMN_SPLIT && l->divided);
 }
 
 static void people_release(struct people *p) {
@@ -164,7 +166,7 @@ static enum tier_status find_cells(const struct layout *l, char *const *header, 
     for (size_t k = 0; k <= s->columns_count; k++) {
         const char *name = k == 0 ? "participant_id" : s->columns[k - 1].name;
         place[k] = SIZE_MAX;
-        if (k > 0 && !is_cell(&s->columns[k - 1]))
+        if (k > 0 && !is_cell(l, &s->columns[k - 1]))
             continue;
         for (size_t i = 0; i < count; i++)
             if (strcmp(header[i], name) == 0)
@@ -185,7 +187,7 @@ static enum tier_status read_people(struct layout *l) {
     enum tier_status st = TIER_OK;
 
     for (uint32_t i = 0; i < l->schema->columns_count; i++)
-        wanted = wanted || is_cell(&l->schema->columns[i]);
+        wanted = wanted || is_cell(l, &l->schema->columns[i]);
     if (!wanted)
         return TIER_OK;
     int n = snprintf(path, sizeof path, "%s/participants.tsv", l->path);
@@ -304,12 +306,12 @@ static enum tier_status put_row(struct layout *l, const struct visit *v, const c
             begun = true;
             snprintf(path, sizeof path, "%s/%s", folder, file);
             text = path;
-        } else if (is_file(c)) {
+        } else if (is_file(l, c)) {
             TIER_TRY(find_file(l, v, c, first, path, sizeof path));
             text = path;
         } else if (c->type == SPOKE_COLUMN_ID) {
             text = v->subject;
-        } else if (is_cell(c)) {
+        } else if (is_cell(l, c)) {
             text = cell_of(l, v, i);
         }
         if (i > 0)
@@ -358,9 +360,15 @@ out:
     return st;
 }
 
-enum tier_status spoke_bids_table(const struct spoke_schema *schema, const char *root, FILE *to,
-                                  struct tier_err *err) {
-    struct layout l = {.schema = schema, .path = root, .to = to, .line = 1, .err = err};
+enum tier_status spoke_bids_table(const struct spoke_schema *schema, const char *root,
+                                  bool labelled, bool divided, FILE *to, struct tier_err *err) {
+    struct layout l = {.schema = schema,
+                       .path = root,
+                       .labelled = labelled,
+                       .divided = divided,
+                       .to = to,
+                       .line = 1,
+                       .err = err};
     struct spoke_names subjects = {0};
     enum tier_status st;
 

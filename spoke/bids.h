@@ -19,11 +19,13 @@
 #define SPOKE_BIDS_FILES_MAX 4096u /* of one folder */
 
 /*
- * Writes the table, with a header of the schema's columns and paths relative to the root.
- * TIER_EDATA where several files would be one value, or participants.tsv lacks a column or a
- * participant; TIER_ENOTFOUND, TIER_EIO, TIER_ELIMIT.
+ * Writes the table, with a header of the schema's columns and paths relative to the root. Cells of
+ * targets, events and masks are looked for where rows are `labelled`, of splits where they are
+ * `divided` by them; else they are empty. TIER_EDATA where several files would be one value, or
+ * participants.tsv lacks a column or has a participant twice; TIER_ENOTFOUND, TIER_EIO,
+ * TIER_ELIMIT.
  */
-enum tier_status spoke_bids_table(const struct spoke_schema *schema, const char *root, FILE *to,
-                                  struct tier_err *err);
+enum tier_status spoke_bids_table(const struct spoke_schema *schema, const char *root,
+                                  bool labelled, bool divided, FILE *to, struct tier_err *err);
 
 #endif

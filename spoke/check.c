@@ -305,7 +305,7 @@ static int print_table(const char *schema_path, const char *root, FILE *out, FIL
     if (st == TIER_OK && schema->kind != SPOKE_KIND_BIDS)
         st = tier_fail(&err, TIER_ECONFIG, "%s: --table is for kind: bids", schema_path);
     if (st == TIER_OK)
-        st = spoke_bids_table(schema, root, out, &err);
+        st = spoke_bids_table(schema, root, true, true, out, &err);
     if (st != TIER_OK)
         fprintf(errors, "consilium-spoke: %s\n", err.text);
     spoke_schema_free(schema);

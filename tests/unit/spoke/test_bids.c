@@ -118,7 +118,7 @@ Test(spoke_bids, the_table_names_files_from_the_root_on) {
     cr_assert(eq(int, spoke_schema_open(temp_file("s.yaml", schema), &s, &err), TIER_OK), "%s",
               err.text);
     FILE *to = open_memstream(&text, &n);
-    cr_assert(eq(int, spoke_bids_table(s, root, to, &err), TIER_OK), "%s", err.text);
+    cr_assert(eq(int, spoke_bids_table(s, root, true, true, to, &err), TIER_OK), "%s", err.text);
     fclose(to);
     cr_expect(strcmp(text, "t1,flair,lesion,participant,part\n"
                            "sub-01/ses-b/anat/sub-01_ses-b_run-1_T1w.nii,"
@@ -132,6 +132,40 @@ Test(spoke_bids, the_table_names_files_from_the_root_on) {
               "%s", text);
     free(text);
     spoke_schema_free(s);
+}
+
+Test(spoke_bids, whether_the_event_happened_is_a_column_of_participants) {
+    static const char survival[] = "kind: bids\n"
+                                   "image: {size: [1, 2, 2]}\n"
+                                   "columns:\n"
+                                   "  - {name: t1, type: image, suffix: T1w, entities: run-1}\n"
+                                   "  - {name: days, type: target, value: true}\n"
+                                   "  - {name: died, type: event, categories: [no, yes]}\n"
+                                   "  - {name: part, type: split}\n"
+                                   "split: {by: column}\n";
+    struct spoke_data *d = NULL;
+    volume("sub-1/anat/sub-1_run-1_T1w.nii", 1);
+    volume("sub-2/anat/sub-2_run-1_T1w.nii", 2);
+    people("participant_id\tdays\tdied\tpart\nsub-1\t9\tno\ttest\nsub-2\t7\tyes\ttest\n");
+    cr_assert(eq(int, open_layout(survival, &d), TIER_OK), "%s", err.text);
+    cr_assert(eq(sz, spoke_data_rows(d, SPOKE_TEST), 2));
+    const float *days = spoke_data_values(d, SPOKE_TEST), *died = spoke_data_events(d, SPOKE_TEST);
+    cr_expect(days[0] == 9 && died[0] == 0 && days[1] == 7 && died[1] == 1);
+    spoke_data_free(d);
+}
+
+Test(spoke_bids, rows_to_be_predicted_need_no_participants_and_no_masks) {
+    struct spoke_data_options o = {.unlabelled = true, .undivided = true, .on_demand = true};
+    struct spoke_data *d = NULL;
+    two_subjects();
+    volume("derivatives/labels/sub-02/anat/sub-02_T1w_desc-two_dseg.nii", 1); /* which of two? */
+    char path[200];
+    snprintf(path, sizeof path, "%s/participants.tsv", root);
+    remove(path);
+    cr_assert(eq(int, spoke_data_open(temp_file("s.yaml", schema), root, &o, &d, &err), TIER_OK),
+              "%s", err.text);
+    cr_expect(eq(sz, spoke_data_rows(d, SPOKE_TEST), 3));
+    spoke_data_free(d);
 }
 
 static void refused(const char *text, enum tier_status st, const char *piece) {
