@@ -534,6 +534,7 @@ static enum tier_status by_trainer(struct spoke_run *run, struct tier_update_hea
     struct spoke_trainer_order order = {.run = &run->id,
                                         .round = header->round,
                                         .seed = seed_of(run, header->round),
+                                        .over = &run->over,
                                         .train = tier_task_trains(&run->plan, header->round),
                                         .evaluate = tier_task_evaluates(&run->plan, header->round),
                                         .plan = &run->plan,

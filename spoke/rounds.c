@@ -317,6 +317,13 @@ static bool round_fits(struct spoke_run *run, const struct tier_to_child *m) {
     return !*text;
 }
 
+/* A job of such a round that is still to begin, behind another run's, finds it in run->over. */
+static void rounds_are_over(struct spoke_run *run, uint64_t round) {
+    if (round > atomic_load(&run->over))
+        atomic_store(&run->over, round);
+    spoke_trainer_over(run->spoke->trainer, &run->id, round);
+}
+
 void spoke_round_came(struct spoke_run *run, const struct tier_to_child *m) {
     const struct tier_follow_target base = {m->model, m->delta, m->delta_base};
 
@@ -325,7 +332,7 @@ void spoke_round_came(struct spoke_run *run, const struct tier_to_child *m) {
     if (m->round > run->round) {
         struct tier_hash before = run->base_model;
         bool any = run->round > 0;
-        spoke_trainer_over(run->spoke->trainer, &run->id, m->round - 1);
+        rounds_are_over(run, m->round - 1);
         let_go_of_before(run); /* of a round that was never begun here */
         release_below(run, m->round, m->round, 0);
         run->round = m->round;
@@ -355,7 +362,7 @@ void spoke_commit_came(struct spoke_run *run, const struct tier_to_child *m) {
     }
     if (m->round < run->round || run->committed)
         tier_link_fault(run->spoke->link);
-    spoke_trainer_over(run->spoke->trainer, &run->id, m->round);
+    rounds_are_over(run, m->round);
     release_below(run, m->round + 1, m->round + 1, m->missed ? 0 : m->round);
     if (m->round < run->round || run->committed || run->state != SPOKE_RUN_OPEN)
         return;
@@ -396,7 +403,7 @@ void spoke_end_came(struct spoke_run *run, const struct tier_to_child *m) {
     spoke_audit(run->spoke, "run.ended", "h:run", &run->id, "b:completed", (int)m->completed,
                 "s:reason", m->reason, "h:model", &m->model);
     run->state = SPOKE_RUN_ENDED;
-    spoke_trainer_over(run->spoke->trainer, &run->id, UINT64_MAX);
+    rounds_are_over(run, UINT64_MAX);
     let_go_of_before(run);
     /* A run that ends with this round's base model ends without its updates. */
     bool committed = !tier_hash_equal(&run->base_model, &m->model);

@@ -22,6 +22,8 @@
 #include "tier/loop.h"
 #include "tier/task.h"
 
+#include <stdatomic.h>
+
 struct spoke;
 
 enum spoke_run_state { SPOKE_RUN_OPEN, SPOKE_RUN_DECLINED, SPOKE_RUN_ENDED };
@@ -49,6 +51,7 @@ struct spoke_run {
     struct tier_timer *follow_again; /* for a model that could not be had yet */
     bool committed;                  /* that round is: it is not trained again, whoever asks */
     struct tier_hash last_receipt;   /* the update's */
+    atomic_uint_fast64_t over;       /* this round is, and all before; the worker reads it */
     bool training;                   /* a job is on the worker, from this model: */
     struct tier_hash training_base;
 };

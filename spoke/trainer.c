@@ -344,7 +344,7 @@ enum tier_status spoke_trainer_begin(struct spoke_trainer *t,
 
     pthread_mutex_lock(&t->lock);
     t->active = true;
-    t->over = false;
+    t->over = atomic_load(order->over) >= order->round;
     t->run = *order->run;
     t->round = order->round;
     pthread_mutex_unlock(&t->lock);

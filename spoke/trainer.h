@@ -22,6 +22,8 @@
 #include "tier/metric.h"
 #include "tier/plan.h"
 
+#include <stdatomic.h>
+
 struct spoke_trainer;
 
 /* Listens at "<trainer.dir>/socket". Borrows config. */
@@ -44,6 +46,7 @@ void spoke_trainer_over(struct spoke_trainer *trainer, const struct tier_hash *r
 struct spoke_trainer_order {
     const struct tier_hash *run;
     uint64_t round, seed;
+    const atomic_uint_fast64_t *over; /* the run's last round that is, before a call as after */
     bool train, evaluate;
     const struct tier_plan *plan;
     const struct tier_graph *graph;

@@ -381,6 +381,30 @@ class Lost(unittest.TestCase):
             self.assertNotIn(2, sealed)
             self.assertIn(3, sealed)
 
+    def test_a_round_that_was_over_before_its_turn_is_asked_of_nobody(self):
+        with Federation() as f:
+            top = f.top(children_min=2)
+            f.spoke("north-1", top)
+            node = trainer_spoke(f, "centre-1", top)
+            with Raw(node) as raw:
+                raw.wait("welcome")
+                plan = dict(rounds=1, evaluate={"every": 0})
+                run = f.run(f.plan(**plan))
+                asked = raw.wait("round")
+                f.run(f.plan(**plan, local={"seed": 8}, tiers={"top": {"deadline_s": 2}})).finish()
+                f.wait(lambda: node.audit("run.ended"), WAIT_S, "the spoke knows that it has ended")
+                raw.write(asked)
+                raw.send(result={"job": asked.job, "weight": 5, "steps": 1})
+                self.assertTrue(raw.wait("over").taken)
+                run.finish()
+                third = f.run(f.plan(**plan, local={"seed": 9}))
+                self.assertEqual(raw.wait("over").taken, False)  # of what was not asked
+                asked = raw.wait("round")
+                self.assertEqual(asked.run.hex()[:12], third.id[:12])
+                raw.write(asked)
+                raw.send(result={"job": asked.job, "weight": 5, "steps": 1})
+                third.finish()
+
     def test_a_trainer_that_does_not_come_declines_the_round_after_the_wait(self):
         with Federation() as f:
             top = f.top(children_min=2)
