@@ -168,6 +168,7 @@ class TorchTrainer(Trainer):
             (value * (len(part) / len(chosen))).backward()
 
     def evaluate(self, model: Model, task: Task) -> metrics.Sums:
+        task.check(*self.done)
         _allow_tf32(False)
         load(self.module, model)
         self.module.eval()

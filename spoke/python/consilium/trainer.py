@@ -73,10 +73,20 @@ class Task:
         """The plan's `local`: loss, optimiser, batch, epochs or steps."""
         return self.plan["local"]
 
+    @property
+    def fold(self) -> int:
+        """Which of the divisions into training and test patients: the plan's data.fold."""
+        fold: int = self.plan.get("data", {}).get("fold", 0)
+        return fold
+
     def check(self, *done: str) -> None:
         """Fails the round where the recipe asks for what is not in `done`: names of its keys, as
         "batch" or "optimiser.momentum". What is off in the plan need not be named; nor what the
-        spoke does by itself."""
+        spoke does by itself. Another `data.fold` than 0 divides the patients otherwise, at every
+        hospital: "fold" is to be named by who does so, with task.fold."""
+        if self.fold and "fold" not in done:
+            raise Failed("the plan's data.fold (%d) is nothing that this site's trainer does" %
+                         self.fold)
         for name, value in _leaves(self.recipe):
             if name.startswith("dice.") and "dice" not in self.recipe["loss"]:
                 continue  # how a loss is worked out that is not this plan's

@@ -12,6 +12,9 @@ import numpy as np
 from breast_cancer import Table
 
 
+DONE = ("loss", "optimiser.name", "optimiser.lr", "batch", "epochs", "steps")  # of a recipe
+
+
 def forward(model, x):
     """Activations of every layer; the last is the logit."""
     layers = len(model) // 2
@@ -39,7 +42,7 @@ class NumpyTrainer(consilium.Trainer):
         self.table = table
 
     def train(self, model, task):
-        task.check("loss", "optimiser.name", "optimiser.lr", "batch", "epochs", "steps")
+        task.check(*DONE)
         table, recipe = self.table, task.recipe
         if recipe["optimiser"]["name"] != "sgd" or recipe["loss"] != "bce":
             raise consilium.Failed("this trainer does sgd on bce")
@@ -51,6 +54,7 @@ class NumpyTrainer(consilium.Trainer):
         return consilium.TrainResult(len(table.train_y), steps, mine)
 
     def evaluate(self, model, task):
+        task.check(*DONE)
         return consilium.metrics.binary(forward(model, self.table.test_x)[-1], self.table.test_y)
 
 

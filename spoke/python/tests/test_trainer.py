@@ -202,6 +202,17 @@ class Served(unittest.TestCase):
             self.spoke.ask(job, recipe={**RECIPE, **change})
             self.assertIn(key, self.spoke.hear("result").reason)
 
+    def test_another_division_of_the_patients_is_declined_by_who_has_one(self):
+        def task(fold):
+            plan = {"data": {"fold": fold}, "local": RECIPE}
+            return consilium.Task(1, "ab", 1, 5, True, True, 100, plan, "")
+
+        does = ("loss", "batch", "epochs", "optimiser.name", "optimiser.lr")
+        task(0).check(*does)
+        task(2).check(*does, "fold")
+        with self.assertRaisesRegex(consilium.Failed, "data.fold .2."):
+            task(2).check(*does)
+
     def test_a_task_is_over_when_the_round_went_on_and_nothing_is_sent(self):
         begun = threading.Event()
 
