@@ -177,7 +177,7 @@ class TorchTrainer(Trainer):
             for at in range(0, len(self.test_y), batch):
                 parts.append(self.module(self.test_x[at:at + batch]).cpu().numpy())
         labels = self.test_y.cpu().numpy()
-        logits, loss = np.concatenate(parts) if parts else np.empty(0), task.recipe["loss"]
+        logits, loss = np.concatenate(parts) if parts else np.empty((0, 1)), task.recipe["loss"]
         if loss == "bce":
             return metrics.binary(logits, labels)
         if loss == "cross_entropy" and logits.ndim == 2:

@@ -149,6 +149,8 @@ class Modules(unittest.TestCase):
         want = consilium.metrics.classes(X[:4] @ model["weight"].T, labels[:4])
         np.testing.assert_array_equal(sums["loss"], want["loss"])
         self.assertEqual(several.train(model, task(loss="cross_entropy")).steps, 6)
+        nobody = ours.TorchTrainer(torch.nn.Linear(2, 3), (X, labels), (X[:0], labels[:0]))
+        self.assertEqual(nobody.evaluate(model, task(loss="cross_entropy"))["count"], [0])
 
     def test_a_loss_of_ones_own_may_do_more_of_a_recipe(self):
         recipe = dict(loss="dice_ce", dice={"lambda_ce": 2.0})
