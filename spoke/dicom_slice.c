@@ -341,11 +341,22 @@ static enum tier_status parse(const json_t *set, struct spoke_dicom_slice *s,
     return take_pixels(set, &l, s, err);
 }
 
+/* Parsed, a value takes some 40 bytes, of 2 in the file; pixels are one text without commas. */
+static bool has_too_many_values(const char *json, size_t n) {
+    size_t commas = 0;
+    for (size_t i = 0; i < n; i++)
+        commas += json[i] == ',';
+    return commas > SPOKE_DICOM_VALUES_MAX;
+}
+
 enum tier_status spoke_dicom_parse(const void *json, size_t n, struct spoke_dicom_slice *slice_out,
                                    struct tier_err *err) {
     struct spoke_dicom_slice s = {0};
-    json_t *set = json_loadb(json, n, JSON_ALLOW_NUL, NULL);
 
+    if (has_too_many_values(json, n))
+        return tier_fail(err, TIER_ELIMIT, "the file has more than %u values beside its pixels",
+                         SPOKE_DICOM_VALUES_MAX);
+    json_t *set = json_loadb(json, n, JSON_ALLOW_NUL, NULL);
     if (!json_is_object(set)) {
         json_decref(set);
         return tier_fail(err, TIER_EDATA, "the file is damaged: DCMTK's text of it ends early");

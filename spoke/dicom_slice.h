@@ -19,6 +19,7 @@
 #define SPOKE_DICOM_BYTES_MAX (UINT64_C(256) << 20) /* of a file, packed or not */
 #define SPOKE_DICOM_UID_LEN 64u
 #define SPOKE_DICOM_FRAMES_MAX 4096u
+#define SPOKE_DICOM_VALUES_MAX (1u << 22) /* beside pixels; a frame has some 100 */
 
 /* Where a frame lies, in the patient's coordinates of DICOM: mm to the left, the back, the head. */
 struct spoke_dicom_place {

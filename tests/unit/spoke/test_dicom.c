@@ -411,3 +411,15 @@ Test(spoke_dicom, a_program_that_takes_too_long_or_writes_too_much_is_ended) {
     cr_expect(strstr(err.text, "wrote more") != NULL, "%s", err.text);
     cr_expect(eq(int, run(none, 100, 1000), TIER_ENOTFOUND), "%s", err.text);
 }
+
+Test(spoke_dicom, a_file_of_millions_of_values_beside_its_pixels_is_refused_before_it_is_parsed) {
+    size_t n = 2 * ((size_t)SPOKE_DICOM_VALUES_MAX + 2) + 1;
+    struct spoke_dicom_slice s = {0};
+    char *text = malloc(n);
+    cr_assert(text != NULL);
+    for (size_t i = 0; i < n; i++)
+        text[i] = i % 2 ? ',' : '1';
+    cr_expect(eq(int, spoke_dicom_parse(text, n, &s, &err), TIER_ELIMIT));
+    cr_expect(strstr(err.text, "4194304 values") != NULL, "%s", err.text);
+    free(text);
+}
