@@ -6,12 +6,14 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 enum { HAS_X = 1, HAS_MASK = 2 };
 
 struct spoke_spill {
     int fd;
+    uint64_t left_bytes; /* to whatever else the node writes there */
     size_t rows, x_bytes, mask_bytes;
     atomic_bool broken;
     atomic_uchar *has; /* [rows]: what is whole in the file */
@@ -33,6 +35,12 @@ static int open_unnamed(const char *folder) {
     return fd;
 }
 
+/* 0 where it cannot be told. */
+static uint64_t free_bytes(int fd) {
+    struct statvfs v;
+    return fstatvfs(fd, &v) == 0 ? (uint64_t)v.f_bavail * v.f_frsize : 0;
+}
+
 enum tier_status spoke_spill_open(const char *folder, size_t rows, size_t floats, size_t classes,
                                   struct spoke_spill **spill_out, struct tier_err *err) {
     struct spoke_spill *s = calloc(1, sizeof *s);
@@ -50,6 +58,7 @@ enum tier_status spoke_spill_open(const char *folder, size_t rows, size_t floats
         free(s);
         return st;
     }
+    s->left_bytes = free_bytes(s->fd) / 2;
     s->rows = rows;
     s->x_bytes = floats * sizeof(float);
     s->mask_bytes = classes * sizeof(int32_t);
@@ -97,7 +106,8 @@ bool spoke_spill_take(struct spoke_spill *s, size_t row, float *x, int32_t *mask
 void spoke_spill_put(struct spoke_spill *s, size_t row, const float *x, const int32_t *mask) {
     unsigned has = (x ? HAS_X : 0) | (mask ? HAS_MASK : 0);
 
-    if (row >= s->rows || atomic_load(&s->broken))
+    if (row >= s->rows || atomic_load(&s->broken) ||
+        free_bytes(s->fd) < s->left_bytes + s->x_bytes + s->mask_bytes)
         return;
     /* What is written is not written to: pread and pwrite share a loop. */
     bool ok =

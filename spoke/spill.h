@@ -3,7 +3,9 @@
  * Rows that were costly to read (a DICOM series takes a child process for each of its slices, a
  * NIfTI volume is unpacked and resampled), kept as they came in one file, from which they are read
  * the next time. The file has no name, so that nothing of it is left when the process ends, however
- * it ends. A disk that is full, or fails, costs the speed and nothing else.
+ * it ends. Half of what was free when it was opened is left to the rest of the node, whose updates
+ * and journal lie on the same disk. A disk that is full, or fails, costs the speed and nothing
+ * else.
  *
  * Threads: any number of them may put and take rows at once; two that put the same row put the same
  * bits.

@@ -8,8 +8,11 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <dirent.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 static struct tier_err err;
 static uint8_t file[4096];
@@ -58,6 +61,25 @@ Test(spoke_spill, a_disk_that_is_full_costs_nothing_but_speed) {
     spoke_spill_put(s, 1, x, NULL);
     cr_expect(eq(int, spoke_spill_take(s, 1, got, NULL), false));
     spoke_spill_close(s);
+}
+
+Test(spoke_spill, half_of_what_the_disk_has_is_left_to_the_node) {
+    static float x[16384];
+    struct spoke_spill *s = NULL;
+    size_t there = 0;
+    temp_file("here", "");
+    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount("tmpfs", temp.folder, "tmpfs", 0, "size=1m") != 0)
+        cr_skip_test("a disk of its own takes root");
+    cr_assert(eq(int, spoke_spill_open(temp.folder, 32, 16384, 0, &s, &err), TIER_OK), "%s",
+              err.text);
+    for (size_t row = 0; row < 32; row++)
+        spoke_spill_put(s, row, x, NULL);
+    for (size_t row = 0; row < 32; row++)
+        there += spoke_spill_take(s, row, x, NULL);
+    cr_expect(there >= 6 && there <= 8, "%zu rows of 64 KiB in 1 MiB", there);
+    spoke_spill_close(s);
+    umount2(temp.folder, MNT_DETACH);
 }
 
 static const char schema[] = "kind: nifti\n"
