@@ -111,6 +111,22 @@ enum tier_status spoke_predict_values(const struct tier_graph *g, const char *mo
 
 /* ---- what is opened ------------------------------------------------------------------------ */
 
+/*
+ * The data whose training rows standardise: without those that training left out for want of a
+ * label. Where they do not open so, because labels are not there, none was.
+ */
+static enum tier_status open_like(struct predictor *p, struct spoke_data **out) {
+    const struct spoke_predict *w = p->what;
+    const char *like = w->like ? w->like : w->data;
+    struct spoke_data_options seen = {
+        .on_demand = true, .fold_set = w->fold_set, .fold = w->fold};
+
+    if (spoke_data_open(w->schema, like, &seen, out, NULL) == TIER_OK)
+        return TIER_OK;
+    seen.unlabelled = true;
+    return spoke_data_open(w->schema, like, &seen, out, p->err);
+}
+
 static enum tier_status open_data(struct predictor *p) {
     const struct spoke_predict *w = p->what;
     struct spoke_data_options o = {.on_demand = true,
@@ -122,10 +138,8 @@ static enum tier_status open_data(struct predictor *p) {
     struct spoke_data *like = NULL;
 
     p->part = w->part_set ? w->part : SPOKE_TEST;
-    if (w->like) {
-        const struct spoke_data_options seen = {
-            .on_demand = true, .unlabelled = true, .fold_set = w->fold_set, .fold = w->fold};
-        TIER_TRY(spoke_data_open(w->schema, w->like, &seen, &like, p->err));
+    if (w->like || w->part_set) {
+        TIER_TRY(open_like(p, &like));
         o.stats_count = spoke_data_stats_count(like);
         o.mean = spoke_data_mean(like);
         o.std = spoke_data_std(like);

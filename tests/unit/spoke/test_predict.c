@@ -197,6 +197,31 @@ Test(spoke_predict, rows_are_scored_as_the_training_rows_here_standardise_them) 
               err.text);
 }
 
+Test(spoke_predict, rows_that_training_left_out_standardise_nobody) {
+    static const char left_out[] = "missing_rows: drop\n"
+                                   "columns:\n"
+                                   "  - {name: a, type: number, standardise: true}\n"
+                                   "  - {name: sick, type: target, categories: [well, ill]}\n"
+                                   "  - {name: part, type: split}\n"
+                                   "split: {by: column}\n";
+    char whole[256], text[256];
+    struct spoke_predict test = {.part_set = true, .part = SPOKE_TEST}, like = {0};
+    const char *graph = linear_graph(1, 1);
+    cr_assert(eq(int, predict_table(left_out, "a,sick,part\n1,ill,train\n3,well,train\n,,train\n"
+                                              "5,ill,test\n",
+                                    graph, test, whole, sizeof whole),
+                 TIER_OK),
+              "%s", err.text);
+    const char *more = "a,sick,part\n1,ill,train\n3,well,train\n900,,train\n5,ill,test\n";
+    cr_assert(eq(int, predict_table(left_out, more, graph, test, text, sizeof text), TIER_OK), "%s",
+              err.text);
+    cr_expect(strcmp(whole, text) == 0, "%s%s", whole, text);
+    like.like = temp_file("like.csv", more);
+    cr_assert(eq(int, predict_table(left_out, "a\n5\n", graph, like, text, sizeof text), TIER_OK),
+              "%s", err.text);
+    cr_expect(strcmp(strchr(whole, '\n') + 2, strchr(text, '\n') + 2) == 0, "%s%s", whole, text);
+}
+
 Test(spoke_predict, a_model_that_does_not_fit_the_schema_is_refused) {
     char text[256];
     struct spoke_predict part = {.part_set = true, .part = SPOKE_TEST};
