@@ -95,7 +95,7 @@ static enum tier_status read_values(struct sources *s, const struct tier_graph *
     return TIER_OK;
 }
 
-static enum tier_status write_file(const void *data, size_t n, const char *out,
+static enum tier_status write_file(const void *data, size_t n, const char *out, mode_t mode,
                                    struct tier_hash *hash_out, struct tier_err *err) {
     char *copy = strdup(out), *dir = copy ? dirname(copy) : NULL;
     struct tier_named_file *f = NULL;
@@ -106,7 +106,7 @@ static enum tier_status write_file(const void *data, size_t n, const char *out,
     if (st == TIER_OK)
         st = tier_named_file_put(f, data, n, err);
     if (st == TIER_OK) {
-        st = tier_named_file_finish(f, ".onnx", 0644, hash_out, err);
+        st = tier_named_file_finish(f, ".onnx", mode, hash_out, err);
         f = NULL;
     }
     if (st == TIER_OK)
@@ -135,7 +135,8 @@ static enum tier_status export_onnx(struct export *e, struct tier_err *err) {
     TIER_TRY_OUT(tier_graph_open(e->graph, &graph, err));
     TIER_TRY_OUT(read_values(&from, graph, &values, err));
     TIER_TRY_OUT(tier_graph_write(graph, values, &bytes, &e->bytes, err));
-    st = write_file(bytes, e->bytes, e->out, &e->hash, err);
+    /* A hospital's own tensors are nobody else's to read. */
+    st = write_file(bytes, e->bytes, e->out, e->kept ? 0600 : 0644, &e->hash, err);
 out:
     free(bytes);
     free(values);
@@ -286,7 +287,7 @@ static enum tier_status init_graph(struct init *n, struct tier_err *err) {
     TIER_TRY_OUT(take_weights(n, model, graph, values, err));
     TIER_TRY_OUT(check_taken(n, err));
     TIER_TRY_OUT(tier_graph_write(graph, values, &bytes, &n->bytes, err));
-    st = write_file(bytes, n->bytes, n->out, &n->hash, err);
+    st = write_file(bytes, n->bytes, n->out, 0644, &n->hash, err);
 out:
     free(bytes);
     free(values);
