@@ -172,12 +172,16 @@ static enum tier_status choose_loss(struct predictor *p, enum spoke_loss *loss) 
                                             : SPOKE_LOSS_CE;
     if (p->number)
         return TIER_OK;
-    if (outputs == 1 ? p->classes != 2 || p->spots != 1 : outputs != p->classes * p->spots)
+    /* A last class that counted nothing in training (local.ignore_class) may have no output. */
+    uint64_t given = outputs == 1 ? (p->spots == 1 ? 2 : 0) : outputs / p->spots;
+    bool whole = outputs == 1 || outputs % p->spots == 0;
+    if (!whole || given < 2 || (given != p->classes && given + 1 != p->classes))
         return tier_fail(p->err, TIER_EDATA,
                          "the schema has %zu classes at %zu places of a row: the model gives "
                          "%" PRIu64 " outputs, where one for each class, or a single one for two "
                          "classes, would fit",
                          p->classes, p->spots, outputs);
+    p->classes = (size_t)given;
     return TIER_OK;
 }
 

@@ -197,6 +197,26 @@ Test(spoke_predict, rows_are_scored_as_the_training_rows_here_standardise_them) 
               err.text);
 }
 
+Test(spoke_predict, a_last_class_that_training_ignored_needs_no_output) {
+    static const char three[] = "columns:\n"
+                                "  - {name: a, type: number}\n"
+                                "  - {name: y, type: target, categories: [well, ill, unsure]}\n"
+                                "  - {name: part, type: split}\n"
+                                "split: {by: column}\n";
+    char text[256];
+    struct spoke_predict all = {0};
+    cr_assert(eq(int,
+                 predict_table(three, "a\n1\n", linear_graph(1, 2), all, text, sizeof text),
+                 TIER_OK),
+              "%s", err.text);
+    cr_expect(strncmp(text, "row,id,score:well,score:ill,class\n2,,", 37) == 0, "%s", text);
+    cr_assert(eq(int,
+                 predict_table(three, "a\n1\n", linear_graph(1, 1), all, text, sizeof text),
+                 TIER_OK),
+              "%s", err.text);
+    cr_expect(strncmp(text, "row,id,score,class\n2,,", 22) == 0, "%s", text);
+}
+
 Test(spoke_predict, rows_that_training_left_out_standardise_nobody) {
     static const char left_out[] = "missing_rows: drop\n"
                                    "columns:\n"
