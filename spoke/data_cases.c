@@ -112,8 +112,8 @@ static enum tier_status load_bids(struct spoke_loader *l) {
     enum tier_status st = TIER_OK;
 
     if (to)
-        st = spoke_bids_table(l->schema, l->path, !l->options->unlabelled,
-                              !l->options->undivided, to, l->err);
+        st = spoke_bids_table(l->schema, l->path, !l->options->unlabelled, !l->options->undivided,
+                              to, l->err);
     else
         st = tier_fail_errno(l->err, TIER_EIO, "no memory for a table of %s", l->path);
     if (to)

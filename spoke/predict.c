@@ -118,8 +118,7 @@ enum tier_status spoke_predict_values(const struct tier_graph *g, const char *mo
 static enum tier_status open_like(struct predictor *p, struct spoke_data **out) {
     const struct spoke_predict *w = p->what;
     const char *like = w->like ? w->like : w->data;
-    struct spoke_data_options seen = {
-        .on_demand = true, .fold_set = w->fold_set, .fold = w->fold};
+    struct spoke_data_options seen = {.on_demand = true, .fold_set = w->fold_set, .fold = w->fold};
 
     if (spoke_data_open(w->schema, like, &seen, out, NULL) == TIER_OK)
         return TIER_OK;

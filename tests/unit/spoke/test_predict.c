@@ -205,13 +205,11 @@ Test(spoke_predict, a_last_class_that_training_ignored_needs_no_output) {
                                 "split: {by: column}\n";
     char text[256];
     struct spoke_predict all = {0};
-    cr_assert(eq(int,
-                 predict_table(three, "a\n1\n", linear_graph(1, 2), all, text, sizeof text),
+    cr_assert(eq(int, predict_table(three, "a\n1\n", linear_graph(1, 2), all, text, sizeof text),
                  TIER_OK),
               "%s", err.text);
     cr_expect(strncmp(text, "row,id,score:well,score:ill,class\n2,,", 37) == 0, "%s", text);
-    cr_assert(eq(int,
-                 predict_table(three, "a\n1\n", linear_graph(1, 1), all, text, sizeof text),
+    cr_assert(eq(int, predict_table(three, "a\n1\n", linear_graph(1, 1), all, text, sizeof text),
                  TIER_OK),
               "%s", err.text);
     cr_expect(strncmp(text, "row,id,score,class\n2,,", 22) == 0, "%s", text);
@@ -227,9 +225,11 @@ Test(spoke_predict, rows_that_training_left_out_standardise_nobody) {
     char whole[256], text[256];
     struct spoke_predict test = {.part_set = true, .part = SPOKE_TEST}, like = {0};
     const char *graph = linear_graph(1, 1);
-    cr_assert(eq(int, predict_table(left_out, "a,sick,part\n1,ill,train\n3,well,train\n,,train\n"
-                                              "5,ill,test\n",
-                                    graph, test, whole, sizeof whole),
+    cr_assert(eq(int,
+                 predict_table(left_out,
+                               "a,sick,part\n1,ill,train\n3,well,train\n,,train\n"
+                               "5,ill,test\n",
+                               graph, test, whole, sizeof whole),
                  TIER_OK),
               "%s", err.text);
     const char *more = "a,sick,part\n1,ill,train\n3,well,train\n900,,train\n5,ill,test\n";
