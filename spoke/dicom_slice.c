@@ -302,6 +302,9 @@ static enum tier_status take_place(const json_t *set, size_t frame, bool alone,
 
     bool position = (alone || at != set) && numbers(at, "00200032", 3, p->position);
     bool direction = numbers(holder(set, frame, "00209116", "00200037"), "00200037", 6, six);
+    for (int i = 0; position && i < 3; i++)
+        if (fabs(p->position[i]) > 1e6) /* and no sum or product of what is placed is infinite */
+            return tier_fail(err, TIER_EDATA, "its position is more than a kilometre away");
     p->placed = position && direction;
     for (int i = 0; p->placed && i < 6; i++)
         p->along[i / 3][i % 3] = six[i];

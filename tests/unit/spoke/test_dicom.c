@@ -275,6 +275,14 @@ static void refused_series(const char *piece) {
     spoke_grid_release(&g);
 }
 
+Test(spoke_dicom, a_slice_at_no_place_of_this_world_is_refused) {
+    if (!has_tools())
+        return;
+    slice("a", "0\\0\\-1.5e308", 1, NULL);
+    slice("b", "0\\0\\1.5e308", 2, NULL);
+    refused_series("more than a kilometre away");
+}
+
 Test(spoke_dicom, a_series_with_a_missing_slice_is_refused) {
     if (!has_tools())
         return;
