@@ -49,7 +49,7 @@ struct hub_run {
     char *plan_text;
     size_t plan_bytes;
     struct tier_manifest *manifest; /* NULL until the graph is here */
-    size_t classes;                 /* of the model's output, likewise */
+    uint64_t classes;               /* of the model's output, likewise */
 
     struct hub_child *children; /* index = the round's child number */
     size_t child_count;

@@ -390,7 +390,7 @@ enum tier_status hub_run_prepare(struct hub_run *run, struct tier_err *err) {
     char *path = tier_content_path(run->hub->home.models_dir, &graph_hash, TIER_CONTENT_GRAPH);
     TIER_TRY_OUT(tier_graph_open(path, &graph, err));
     TIER_TRY_OUT(tier_task_manifest(&run->plan, graph, &run->manifest, err));
-    run->classes = tier_task_classes(graph);
+    run->classes = tier_graph_classes(graph);
 out:
     tier_graph_free(graph);
     free(path);

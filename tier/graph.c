@@ -159,6 +159,7 @@ static enum tier_status check_batches(struct tier_graph *g, struct tier_err *err
     }
     const struct tier_shape *made = tier_shapes_of(shapes, g->output);
     g->outputs = made->elements / 2;
+    g->classes = made->rank < 2 ? 1 : made->dims[1];
     if (g->outputs > TIER_GRAPH_COLS_MAX)
         st = tier_fail(err, TIER_ELIMIT,
                        "the graph has %" PRIu64 " outputs: %" PRIu64 " are the most", g->outputs,
@@ -252,6 +253,10 @@ uint64_t tier_graph_features(const struct tier_graph *g) {
 
 uint64_t tier_graph_outputs(const struct tier_graph *g) {
     return g->outputs;
+}
+
+uint64_t tier_graph_classes(const struct tier_graph *g) {
+    return g->classes;
 }
 
 size_t tier_graph_value_count(const struct tier_graph *g) {

@@ -141,6 +141,7 @@ const char *tier_graph_input_name(const struct tier_graph *graph);
 const char *tier_graph_output_name(const struct tier_graph *graph);
 uint64_t tier_graph_features(const struct tier_graph *graph); /* elements of a row of the input */
 uint64_t tier_graph_outputs(const struct tier_graph *graph);  /* elements of a row of the output */
+uint64_t tier_graph_classes(const struct tier_graph *graph);  /* those at one spot of it */
 
 size_t tier_graph_value_count(const struct tier_graph *graph);
 const struct tier_graph_value *tier_graph_value(const struct tier_graph *graph, size_t i);

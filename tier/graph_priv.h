@@ -96,7 +96,7 @@ struct tier_graph {
     size_t output; /* value */
     bool input_is_int;
     struct tier_shape input; /* with 0 for the batch */
-    uint64_t features, outputs;
+    uint64_t features, outputs, classes;
     struct tier_graph_value *values;
     size_t value_count;
     struct tier_graph_node *nodes;

@@ -255,18 +255,7 @@ enum tier_status tier_task_metrics_check(const struct tier_metrics *sums, struct
     return TIER_OK;
 }
 
-size_t tier_task_classes(const struct tier_graph *graph) {
-    struct tier_shapes *shapes = NULL;
-
-    if (tier_graph_infer(graph, 2, &shapes, NULL) != TIER_OK)
-        return 0;
-    const struct tier_shape *y = tier_shapes_of(shapes, tier_graph_output(graph));
-    size_t classes = y->rank < 2 ? 1 : (size_t)y->dims[1];
-    tier_shapes_free(shapes);
-    return classes;
-}
-
-enum tier_status tier_task_classes_check(const struct tier_metrics *sums, size_t classes,
+enum tier_status tier_task_classes_check(const struct tier_metrics *sums, uint64_t classes,
                                          struct tier_err *err) {
     static const char *const by_class[] = {TIER_SCORE_OVERLAP, TIER_SCORE_SIZES,
                                            TIER_SCORE_CASE_DICE, TIER_SCORE_CASES};
@@ -274,7 +263,10 @@ enum tier_status tier_task_classes_check(const struct tier_metrics *sums, size_t
     for (size_t i = 0; sums && i < sizeof by_class / sizeof by_class[0]; i++) {
         size_t bins = 0;
         if (tier_metrics_get(sums, by_class[i], &bins) && bins != classes)
-            return tier_fail(err, TIER_EUPDATE, "metric %s has %zu bins: the model has %zu classes",
+            return tier_fail(err, TIER_EUPDATE,
+                             "metric %s has %zu bins; %" PRIu64
+                             ", the classes that the model gives, "
+                             "would be right",
                              by_class[i], bins, classes);
     }
     return TIER_OK;

@@ -61,11 +61,9 @@ bool tier_task_evaluates(const struct tier_plan *plan, uint64_t round);
  * before anything is kept of an update, so that one child cannot make a round's sums impossible.
  */
 enum tier_status tier_task_metrics_check(const struct tier_metrics *sums, struct tier_err *err);
-/* Classes of the model's output; 0 where its shape cannot be known. */
-size_t tier_task_classes(const struct tier_graph *graph);
-/* Whether what is told class by class is of so many: else the round's sums could not be added up.
- */
-enum tier_status tier_task_classes_check(const struct tier_metrics *sums, size_t classes,
+/* Whether what is told class by class is of so many (tier_graph_classes): else the round's sums
+ * could not be added up. */
+enum tier_status tier_task_classes_check(const struct tier_metrics *sums, uint64_t classes,
                                          struct tier_err *err);
 
 /* Figures out of exact sums: NaN where the sums do not hold them. */

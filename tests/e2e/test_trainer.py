@@ -488,6 +488,8 @@ class Lies(unittest.TestCase):
                 (self.nothing, {"metrics": [{"name": "count", "values": [5, 6]}]}, "has 2 bins"),
                 (self.nothing, {"metrics": [{"name": "count", "values": [-1]}]}, "bin 0, is -1"),
                 (self.nothing, {"metrics": [count, {"name": "dice", "values": [1]}]}, "dice"),
+                (self.nothing, {"metrics": [count, {"name": "dice_sizes", "values": [1, 2]}]},
+                 "dice_sizes has 2 bins; 1, the classes that the model gives"),
                 (self.nothing, {"failed": True, "reason": "out of memory"},
                  "has failed: out of memory"),
                 # Another file of the name, or another header, changes nothing.

@@ -60,6 +60,7 @@ Test(tier_graph, a_perceptron_is_read_with_its_shapes_and_parameters) {
     struct tier_graph *g = parse(13, TIER_OK);
     cr_expect(eq(u64, tier_graph_features(g), 3));
     cr_expect(eq(u64, tier_graph_outputs(g), 2));
+    cr_expect(eq(u64, tier_graph_classes(g), 2));
     cr_expect(eq(str, (char *)tier_graph_input_name(g), "x"));
     cr_expect(eq(str, (char *)tier_graph_output_name(g), "y"));
     cr_assert(eq(sz, tier_graph_node_count(g), 5));

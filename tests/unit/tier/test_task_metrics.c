@@ -34,7 +34,7 @@ Test(tier_task_metrics, what_is_told_by_class_is_of_the_models_classes) {
         struct tier_metrics *m = tier_metrics_new();
         MUST(tier_metrics_add(m, names[i], 4, values, err));
         MUST(tier_task_classes_check(m, 4, err));
-        REFUSED(TIER_EUPDATE, "has 4 bins: the model has 3 classes",
+        REFUSED(TIER_EUPDATE, "has 4 bins; 3, the classes that the model gives",
                 tier_task_classes_check(m, 3, err));
         tier_metrics_free(m);
     }
