@@ -94,7 +94,7 @@ static enum tier_status child_attending(void *owner, const char *child, struct t
     bool ok = allowed->count == 0;
 
     for (size_t i = 0; i < allowed->count && !ok; i++)
-        ok = fnmatch(allowed->item[i], child, 0) == 0;
+        ok = fnmatch(tier_keys_list_item(allowed, i), child, 0) == 0;
     if (!ok)
         return tier_fail(err, TIER_EPOLICY,
                          "'%s' is not among the children this hub is configured to take", child);
@@ -287,10 +287,10 @@ static enum tier_status load_rules(struct hub *hub, struct tier_err *err) {
     for (size_t i = 0; i < paths->count; i++) {
         const struct tier_merge_ops *rule = NULL;
         struct tier_hash file;
-        TIER_TRY(tier_merge_load(paths->item[i], &rule, &file, err));
-        tier_log_info("merge rule %s from %s", rule->name, paths->item[i]);
-        hub_audit(hub, "rule.loaded", "s:rule", rule->name, "s:path", paths->item[i], "h:file",
-                  &file);
+        TIER_TRY(tier_merge_load(tier_keys_list_item(paths, i), &rule, &file, err));
+        tier_log_info("merge rule %s from %s", rule->name, tier_keys_list_item(paths, i));
+        hub_audit(hub, "rule.loaded", "s:rule", rule->name, "s:path", tier_keys_list_item(paths, i),
+                  "h:file", &file);
     }
     return TIER_OK;
 }

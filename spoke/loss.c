@@ -32,7 +32,7 @@ struct spoke_objective spoke_objective_of(const struct tier_plan *plan) {
     o.ignore = o.has_ignore ? (int32_t)from->ignore_class : -1;
     o.weights_count = from->class_weights.count;
     for (size_t i = 0; i < o.weights_count; i++)
-        o.class_weight[i] = strtof(from->class_weights.item[i], NULL);
+        o.class_weight[i] = strtof(tier_keys_list_item(&from->class_weights, i), NULL);
     o.smooth_nr = (float)from->dice.smooth_nr;
     o.smooth_dr = (float)from->dice.smooth_dr;
     o.dice = (float)from->dice.lambda_dice;

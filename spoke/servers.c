@@ -605,7 +605,7 @@ enum tier_status spoke_servers_open(const struct tier_config *config, struct tie
     spoke_bond_init(&s->bond);
     s->stuck = tier_timer_new(loop, on_stuck, s);
     for (size_t i = 0; i < s->count; i++)
-        s->member[i] = (struct member){.servers = s, .name = names->item[i]};
+        s->member[i] = (struct member){.servers = s, .name = tier_keys_list_item(names, i)};
     TIER_TRY_OUT(spoke_team_build(&s->build, err));
     if (config->tls) {
         TIER_TRY_OUT(

@@ -405,7 +405,7 @@ static void check_hub(struct loading *ld) {
         complain(ld, "enroll_listen",
                  "must differ from listen: enrollment takes callers without a certificate");
     for (size_t i = 0; i < c->hub.merge_plugins.count; i++)
-        if (c->hub.merge_plugins.item[i][0] != '/')
+        if (tier_keys_list_item(&c->hub.merge_plugins, i)[0] != '/')
             complain(ld, "merge_plugins",
                      "must hold absolute paths: a bare name would be searched for");
     if (*c->hub.console_listen && fixed_port(c->hub.listen) &&
@@ -425,11 +425,11 @@ static void check_team(struct loading *ld) {
         complain(ld, "team.listen",
                  "needs team.identity: servers of a team prove to each other who they are");
     for (size_t i = 0; i < list->count; i++) {
-        if (!tier_name_valid(list->item[i]))
+        if (!tier_name_valid(tier_keys_list_item(list, i)))
             complain(ld, "team.members",
                      "must hold lower-case letters, digits and '-', as in a certificate");
         for (size_t j = 0; j < i; j++)
-            if (strcmp(list->item[i], list->item[j]) == 0)
+            if (strcmp(tier_keys_list_item(list, i), tier_keys_list_item(list, j)) == 0)
                 complain(ld, "team.members", "names a server twice");
     }
 }

@@ -87,7 +87,7 @@ static void print_value(const struct tier_keys_item *key, const struct tier_conf
         fputc('[', to);
         for (size_t i = 0; i < list->count; i++) {
             fputs(i ? ", " : "", to);
-            print_quoted(list->item[i], to);
+            print_quoted(tier_keys_list_item(list, i), to);
         }
         fputc(']', to);
         return;

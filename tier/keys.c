@@ -252,28 +252,42 @@ static bool set_rule(const struct tier_keys_item *key, struct tier_keys_rule *fi
     return true;
 }
 
-static bool set_list(struct tier_keys_list *field, const char *text, char *why, size_t bytes) {
-    size_t count = 0;
+const char *tier_keys_list_item(const struct tier_keys_list *list, size_t i) {
+    return list->text + list->at[i];
+}
 
-    for (const char *p = text; *p;) { /* check all before storing any */
+bool tier_keys_list_add(struct tier_keys_list *list, const char *text, size_t length) {
+    size_t n = list->count, at = n > 0 ? list->at[n - 1] : 0;
+
+    if (n > 0)
+        at += strlen(list->text + at) + 1;
+    if (n == TIER_KEYS_LIST_MAX || length >= sizeof list->text - at)
+        return false;
+    memcpy(list->text + at, text, length);
+    list->text[at + length] = 0;
+    list->at[n] = (uint16_t)at;
+    list->count++;
+    return true;
+}
+
+static bool set_list(struct tier_keys_list *field, const char *text, char *why, size_t bytes) {
+    struct tier_keys_list list = {0};
+
+    for (const char *p = text; *p;) {
         size_t length = strcspn(p, ",");
         if (length == 0 || length > TIER_TENSOR_NAME_LEN_MAX)
             return refuse(why, bytes, "every entry must be 1 to %d bytes long",
                           TIER_TENSOR_NAME_LEN_MAX);
-        if (++count > TIER_KEYS_LIST_MAX)
-            return refuse(why, bytes, "must have at most %d entries", TIER_KEYS_LIST_MAX);
+        if (!tier_keys_list_add(&list, p, length))
+            return refuse(why, bytes, TIER_KEYS_LIST_FULL, TIER_KEYS_LIST_MAX,
+                          TIER_KEYS_LIST_BYTES);
         p += length;
         if (*p == ',' && !*++p)
             return refuse(why, bytes, "must not end with a comma");
     }
     if (has_control(text))
         return refuse(why, bytes, "must not contain line breaks, tabs or control characters");
-    memset(field, 0, sizeof *field);
-    for (const char *p = text; *p; p += *p == ',') {
-        size_t length = strcspn(p, ",");
-        memcpy(field->item[field->count++], p, length);
-        p += length;
-    }
+    *field = list;
     return true;
 }
 
@@ -327,7 +341,8 @@ static void list_text(const struct tier_keys_list *list, char *buf, size_t bytes
     size_t used = 0;
 
     for (size_t i = 0; i < list->count && used < bytes; i++)
-        used += (size_t)snprintf(buf + used, bytes - used, "%s%s", i ? "," : "", list->item[i]);
+        used += (size_t)snprintf(buf + used, bytes - used, "%s%s", i ? "," : "",
+                                 tier_keys_list_item(list, i));
 }
 
 const char *tier_keys_text(const struct tier_keys_item *key, const void *base, char *buf,

@@ -22,7 +22,8 @@
 
 #define TIER_KEYS_MAX 128 /* keys in one table */
 #define TIER_KEYS_LIST_MAX 64
-#define TIER_KEYS_TEXT_MAX 1024 /* bytes of one value, terminator included */
+#define TIER_KEYS_LIST_BYTES 4096 /* of all entries of one, terminators included */
+#define TIER_KEYS_TEXT_MAX 1024   /* bytes of one value, terminator included */
 
 struct tier_problem {
     int line;       /* 0: about the file as a whole */
@@ -61,10 +62,17 @@ enum tier_keys_type {
     TIER_KEYS_RULE,    /* struct tier_keys_rule: one of choices, or an operator's own, "x-..." */
 };
 
+/* Its texts lie one behind the other: a plan has several lists, and a node many plans. */
 struct tier_keys_list {
     size_t count;
-    char item[TIER_KEYS_LIST_MAX][TIER_TENSOR_NAME_LEN_MAX + 1];
+    uint16_t at[TIER_KEYS_LIST_MAX]; /* where each begins */
+    char text[TIER_KEYS_LIST_BYTES];
 };
+
+#define TIER_KEYS_LIST_FULL "must have at most %d entries, of %d bytes in all"
+const char *tier_keys_list_item(const struct tier_keys_list *list, size_t i);
+/* text[length] behind the others; false where there is no room for it. */
+bool tier_keys_list_add(struct tier_keys_list *list, const char *text, size_t length);
 
 struct tier_keys_rule {
     int choice;                      /* the index in choices; 0 with an own name */

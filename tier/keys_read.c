@@ -137,8 +137,7 @@ static bool is_null(const struct tier_yaml_node *node) {
 /* A list is checked entry by entry and stored at once. */
 static bool read_list(const struct walk *w, const struct tier_keys_item *key,
                       const struct tier_yaml_node *node, char *why, size_t why_bytes) {
-    struct tier_keys_list *list = (struct tier_keys_list *)((char *)w->base + key->offset);
-    size_t count = 0;
+    struct tier_keys_list list = {0};
 
     for (const struct tier_yaml_node *n = node->child; n; n = n->next) {
         if (n->kind != TIER_YAML_TEXT || !*n->text || strlen(n->text) > TIER_TENSOR_NAME_LEN_MAX ||
@@ -147,14 +146,12 @@ static bool read_list(const struct walk *w, const struct tier_keys_item *key,
                      TIER_TENSOR_NAME_LEN_MAX);
             return false;
         }
-        if (++count > TIER_KEYS_LIST_MAX) {
-            snprintf(why, why_bytes, "must have at most %d entries", TIER_KEYS_LIST_MAX);
+        if (!tier_keys_list_add(&list, n->text, strlen(n->text))) {
+            snprintf(why, why_bytes, TIER_KEYS_LIST_FULL, TIER_KEYS_LIST_MAX, TIER_KEYS_LIST_BYTES);
             return false;
         }
     }
-    memset(list, 0, sizeof *list);
-    for (const struct tier_yaml_node *n = node->child; n; n = n->next)
-        memcpy(list->item[list->count++], n->text, strlen(n->text));
+    memcpy((char *)w->base + key->offset, &list, sizeof list);
     return true;
 }
 

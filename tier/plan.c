@@ -249,7 +249,7 @@ static json_t *list_json(const struct tier_keys_list *list) {
     json_t *array = json_array();
 
     for (size_t i = 0; array && i < list->count; i++)
-        if (json_array_append_new(array, json_string(list->item[i])) != 0) {
+        if (json_array_append_new(array, json_string(tier_keys_list_item(list, i))) != 0) {
             json_decref(array);
             return NULL;
         }

@@ -406,8 +406,8 @@ static void check_list(const struct tier_plan_checker *c, const struct tier_keys
                        const char *path) {
     for (size_t i = 0; i < list->count; i++)
         for (size_t j = 0; j < i; j++)
-            if (strcmp(list->item[i], list->item[j]) == 0)
-                complain(c, path, "lists '%.80s' twice", list->item[i]);
+            if (strcmp(tier_keys_list_item(list, i), tier_keys_list_item(list, j)) == 0)
+                complain(c, path, "lists '%.80s' twice", tier_keys_list_item(list, i));
 }
 
 static void check_exact(const struct tier_plan_checker *c) {

@@ -37,11 +37,11 @@ void tier_plan_check_clips(const struct tier_plan_checker *c) {
     double clip;
 
     for (size_t i = 0; i < p->clips.count; i++)
-        if (!split(p->clips.item[i], pattern, &clip))
+        if (!split(tier_keys_list_item(&p->clips, i), pattern, &clip))
             tier_plan_complain(c, "exact.clips",
                                "has '%.80s': a pattern of tensor names, '=' and a number from "
                                "1e-20 to 1e30 would be right, like 'bn*.running_var=1024.0'",
-                               p->clips.item[i]);
+                               tier_keys_list_item(&p->clips, i));
     if (p->clips.count > 0 && (p->codec.name == TIER_PLAN_Q8 || p->codec.name == TIER_PLAN_Q4 ||
                                p->codec.name == TIER_PLAN_ONE_BIT))
         tier_plan_complain(
@@ -59,7 +59,8 @@ int tier_plan_tensor_bits(const struct tier_plan *plan, const char *name) {
     double clip;
 
     for (size_t i = 0; i < plan->clips.count; i++)
-        if (split(plan->clips.item[i], pattern, &clip) && fnmatch(pattern, name, 0) == 0)
+        if (split(tier_keys_list_item(&plan->clips, i), pattern, &clip) &&
+            fnmatch(pattern, name, 0) == 0)
             return tier_plan_frac_bits(clip);
     return plan->frac_bits;
 }
@@ -67,5 +68,5 @@ int tier_plan_tensor_bits(const struct tier_plan *plan, const char *name) {
 bool tier_plan_clip_pattern(const struct tier_plan *plan, size_t i,
                             char pattern[TIER_TENSOR_NAME_LEN_MAX + 1]) {
     double clip;
-    return split(plan->clips.item[i], pattern, &clip);
+    return split(tier_keys_list_item(&plan->clips, i), pattern, &clip);
 }

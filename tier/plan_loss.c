@@ -31,9 +31,9 @@ static void check_weights(const struct tier_plan_checker *c) {
     double sum = 0, value = 0;
 
     for (size_t i = 0; i < list->count; i++) {
-        if (!weight_ok(list->item[i], &value)) {
+        if (!weight_ok(tier_keys_list_item(list, i), &value)) {
             complain(c, "local.class_weights", "must be numbers from 0 to 1e6, not '%.40s'",
-                     list->item[i]);
+                     tier_keys_list_item(list, i));
             return;
         }
         sum += value;

@@ -47,8 +47,8 @@
 #define TIER_SCORE_SQUARED "squared_error"
 #define TIER_SCORE_ABSOLUTE "absolute_error"
 #define TIER_SCORE_ERROR_MAX (1 << 24)
-/* A parent takes no larger sum: a region's losses and errors that pass it count as it, and no figure
- * is made of them. */
+/* A parent takes no larger sum: a region's losses and errors that pass it count as it, and no
+ * figure is made of them. */
 #define TIER_SCORE_SUM_MAX (INT64_C(1) << 55)
 /* Of survival: events, comparable pairs, and twice those in the right order, a tie once. */
 #define TIER_SCORE_EVENTS "events"

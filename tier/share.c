@@ -12,7 +12,7 @@
 
 static bool matches(const struct tier_keys_list *list, const char *name) {
     for (size_t i = 0; i < list->count; i++)
-        if (fnmatch(list->item[i], name, 0) == 0)
+        if (fnmatch(tier_keys_list_item(list, i), name, 0) == 0)
             return true;
     return false;
 }
@@ -75,7 +75,7 @@ static enum tier_status check_pattern(const char *pattern, const char *key,
 static enum tier_status check_list(const struct tier_keys_list *list, const char *key,
                                    const struct tier_graph *graph, struct tier_err *err) {
     for (size_t i = 0; i < list->count; i++)
-        TIER_TRY(check_pattern(list->item[i], key, graph, err));
+        TIER_TRY(check_pattern(tier_keys_list_item(list, i), key, graph, err));
     return TIER_OK;
 }
 
@@ -98,12 +98,13 @@ static enum tier_status check_frozen(const struct tier_plan *plan, const struct 
         bool found = false;
         for (size_t p = 0; p < tier_graph_param_count(graph) && !found; p++)
             found = tier_graph_param(graph, p)->trained &&
-                    fnmatch(plan->freeze.item[i], tier_graph_param(graph, p)->name, 0) == 0;
+                    fnmatch(tier_keys_list_item(&plan->freeze, i), tier_graph_param(graph, p)->name,
+                            0) == 0;
         if (!found)
             return tier_fail(err, TIER_EPLAN,
                              "local.freeze: the pattern '%.80s' matches running statistics alone, "
                              "which no step trains: they follow the data",
-                             plan->freeze.item[i]);
+                             tier_keys_list_item(&plan->freeze, i));
     }
     for (size_t p = 0; p < tier_graph_param_count(graph); p++)
         left += tier_graph_param(graph, p)->trained &&

@@ -19,7 +19,7 @@
  * than any change of a weight. A codec that drops bits has no second limb, for them neither. */
 static bool is_wide(const struct tier_plan *plan, const struct tier_graph_param *p) {
     for (size_t i = 0; i < plan->wide.count; i++)
-        if (fnmatch(plan->wide.item[i], p->name, 0) == 0)
+        if (fnmatch(tier_keys_list_item(&plan->wide, i), p->name, 0) == 0)
             return true;
     return plan->wide.count == 0 && !p->trained && plan->codec.name == TIER_PLAN_F32 &&
            plan->codec.down == TIER_PLAN_DOWN_F32;

@@ -42,7 +42,7 @@ static void compare(const char *name, const struct tier_plan *plan, bool (*stays
 Test(hub_fedcurv, what_is_published_is_what_the_reference_computes) {
     struct tier_plan plan = fedcurv_plan(5), head = fedcurv_plan(5);
     compare("all", &plan, NULL);
-    snprintf(head.keep.item[head.keep.count++], sizeof head.keep.item[0], "fc3.*");
+    tier_keys_list_add(&head.keep, "fc3.*", strlen("fc3.*"));
     head.curvature.rows = 9;
     compare("head", &head, is_head);
 }

@@ -145,7 +145,7 @@ Test(hub_merge, a_hub_without_the_rule_declines_the_plan_and_with_it_takes_part)
 
     tree_stop(hub);
     struct tier_keys_list *plugins = &tree_config(hub)->hub.merge_plugins;
-    snprintf(plugins->item[plugins->count++], sizeof plugins->item[0], "%s", PLUGIN);
+    tier_keys_list_add(plugins, PLUGIN, strlen(PLUGIN));
     tree_start(hub);
     tree_config(top)->hub.children_min = 4;
     tree_stop(top);

@@ -57,7 +57,7 @@ Test(hub_recipe, what_is_published_is_what_the_reference_computes) {
 Test(hub_recipe, what_is_frozen_is_published_as_it_began) {
     struct tier_plan plan = adamw_plan(5);
     const char *frozen = NULL;
-    snprintf(plan.freeze.item[plan.freeze.count++], sizeof plan.freeze.item[0], "%s", "*1.weight");
+    tier_keys_list_add(&plan.freeze, "*1.weight", strlen("*1.weight"));
     struct shape s = flat("frozen");
     struct tier_hash run = run_of(&s, &plan, 0), model = finish(s.top, &run);
     struct reference *r = reference_new(&plan, NULL);

@@ -13,9 +13,9 @@ TestSuite(hub_share, .init = set_up, .fini = tear_down, .timeout = 240);
 static struct tier_plan keep_plan(uint64_t rounds, const char *share, const char *keep) {
     struct tier_plan p = plan_of(rounds);
     if (share)
-        snprintf(p.share.item[p.share.count++], sizeof p.share.item[0], "%s", share);
+        tier_keys_list_add(&p.share, share, strlen(share));
     if (keep)
-        snprintf(p.keep.item[p.keep.count++], sizeof p.keep.item[0], "%s", keep);
+        tier_keys_list_add(&p.keep, keep, strlen(keep));
     return p;
 }
 

@@ -108,7 +108,7 @@ Test(hub_states, a_variance_stays_above_zero_under_large_steps) {
     struct tier_plan plan = states_plan(6);
     plan.clip = 1024;
     plan.frac_bits = 20;
-    snprintf(plan.freeze.item[plan.freeze.count++], sizeof plan.freeze.item[0], "fc1.*");
+    tier_keys_list_add(&plan.freeze, "fc1.*", strlen("fc1.*"));
     plan.server = (struct tier_plan_server){TIER_PLAN_SERVER_ADAM, 2, NAN, 0.9, 0.99, 1e-3};
     struct shape s = flat("steps");
     struct tier_hash run = tree_run(s.top, &plan, onnx), model = finish(s.top, &run);
@@ -169,7 +169,7 @@ Test(hub_states, a_clip_of_their_own_leaves_weights_at_their_resolution) {
     struct tier_plan plan = states_plan(4);
     plan.clip = 1;
     plan.frac_bits = 30;
-    snprintf(plan.clips.item[plan.clips.count++], sizeof plan.clips.item[0], "bn.running_*=1000");
+    tier_keys_list_add(&plan.clips, "bn.running_*=1000", strlen("bn.running_*=1000"));
     struct reference *r = reference_on(&plan, NULL, onnx);
     for (size_t i = spoke_net_trained(r->net); i < r->elements; i++)
         r->bits[i] = 20;

@@ -176,7 +176,7 @@ static void set_up(double fisher_clip, bool saturate) {
         .clip = 0.5, .frac_bits = 31, .rounds = 4, .saturate = saturate, .batch = 8};
     plan.curvature.lambda = 3;
     plan.curvature.clip = fisher_clip;
-    snprintf(plan.keep.item[plan.keep.count++], sizeof plan.keep.item[0], "b");
+    tier_keys_list_add(&plan.keep, "b", strlen("b"));
     kern_init(NULL);
     cr_assert(eq(int, kern_device_open("cpu", 1, &dev), KERN_OK));
     cr_assert(eq(int, tier_graph_parse(m.b, m.n, &graph, &err), TIER_OK), "%s", err.text);

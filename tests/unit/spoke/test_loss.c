@@ -153,11 +153,8 @@ Test(spoke_loss, a_plan_becomes_an_objective) {
     cr_expect(not(o.has_ignore || o.batch));
     cr_expect(o.pos_weight == 1 && o.smooth_nr == 1e-5f && o.dice == 1 && o.ce == 1);
     plan.loss_options.ignore_class = 0;
-    plan.loss_options.class_weights.count = 2;
-    snprintf(plan.loss_options.class_weights.item[0],
-             sizeof plan.loss_options.class_weights.item[0], "0.5");
-    snprintf(plan.loss_options.class_weights.item[1],
-             sizeof plan.loss_options.class_weights.item[1], "2e1");
+    tier_keys_list_add(&plan.loss_options.class_weights, "0.5", 3);
+    tier_keys_list_add(&plan.loss_options.class_weights, "2e1", 3);
     o = spoke_objective_of(&plan);
     cr_expect(o.has_ignore && o.ignore == 0 && o.weights_count == 2);
     cr_expect(o.class_weight[0] == 0.5f && o.class_weight[1] == 20);

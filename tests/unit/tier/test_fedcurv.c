@@ -18,7 +18,7 @@ Test(tier_fedcurv, the_manifest_has_two_more_for_each_tensor_that_travels) {
     struct tier_graph *g = graph_of("w", "b");
     struct tier_plan p = plan_of(0.75, 10, 0.3);
     struct tier_manifest *m = NULL;
-    snprintf(p.wide.item[p.wide.count++], sizeof p.wide.item[0], "b");
+    tier_keys_list_add(&p.wide, "b", strlen("b"));
     MUST(tier_task_manifest(&p, g, &m, err));
     CHECK(m->count == 6 && m->elements == 18 && tier_task_model_elements(&p, m) == 6);
     cr_assert(eq(str, m->tensors[2].name, "fedcurv/fisher/w"));
@@ -31,7 +31,7 @@ Test(tier_fedcurv, the_manifest_has_two_more_for_each_tensor_that_travels) {
     CHECK(m->tensors[4].frac_bits == 26 && m->tensors[5].frac_bits == 26);
     CHECK(m->tensors[1].wide && !m->tensors[3].wide && !m->tensors[5].wide);
     tier_manifest_free(m);
-    snprintf(p.keep.item[p.keep.count++], sizeof p.keep.item[0], "w");
+    tier_keys_list_add(&p.keep, "w", strlen("w"));
     MUST(tier_task_manifest(&p, g, &m, err));
     CHECK(m->count == 3 && tier_task_model_elements(&p, m) == 2);
     cr_assert(eq(str, m->tensors[2].name, "fedcurv/pull/b"));

@@ -69,7 +69,7 @@ Test(tier_plan_loss, options_are_read_and_travel) {
               "%s", err.text);
     const struct tier_plan_loss_options *o = &plan.loss_options;
     cr_expect(eq(sz, o->class_weights.count, 3));
-    cr_expect(strcmp(o->class_weights.item[2], "1e1") == 0);
+    cr_expect(strcmp(tier_keys_list_item(&o->class_weights, 2), "1e1") == 0);
     cr_expect(eq(u64, o->ignore_class, 2));
     cr_expect(o->dice.batch && !o->dice.include_background);
     cr_expect(o->dice.smooth_nr == 0 && o->dice.smooth_dr == 1);

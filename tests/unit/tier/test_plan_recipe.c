@@ -104,10 +104,29 @@ Test(tier_plan_recipe, averages_and_batches_are_bounded) {
 Test(tier_plan_recipe, what_is_frozen_is_a_list_of_patterns) {
     accepted(SGD, "  freeze: [\"layer1.*\", conv1.weight]");
     cr_expect(eq(sz, plan.freeze.count, 2));
-    cr_expect(eq(str, plan.freeze.item[0], "layer1.*"));
+    cr_expect(strcmp(tier_keys_list_item(&plan.freeze, 0), "layer1.*") == 0);
     refused(SGD, "  freeze: [a, a]", "local.freeze lists 'a' twice");
     refused(SGD, "  freeze: [a]\ncodec: {name: one_bit}", "must not be one_bit with local.freeze");
     accepted(SGD, "codec: {name: one_bit}");
+}
+
+Test(tier_plan_recipe, a_list_of_patterns_takes_so_many_and_so_much) {
+    struct tier_keys_list many = {0}, long_ones = {0};
+    char name[TIER_TENSOR_NAME_LEN_MAX + 1];
+    memset(name, 'a', sizeof name);
+    for (size_t i = 0; i < TIER_KEYS_LIST_MAX; i++) {
+        name[0] = (char)('!' + i);
+        cr_assert(tier_keys_list_add(&many, name, 1 + i % 60), "%zu", i);
+    }
+    cr_expect(not(tier_keys_list_add(&many, "a", 1)));
+    for (size_t i = 0; i < TIER_KEYS_LIST_MAX; i++)
+        cr_expect(tier_keys_list_item(&many, i)[0] == (char)('!' + i) &&
+                      strlen(tier_keys_list_item(&many, i)) == 1 + i % 60,
+                  "%zu", i);
+    for (size_t i = 0; i < TIER_KEYS_LIST_BYTES / sizeof name; i++)
+        cr_assert(tier_keys_list_add(&long_ones, name, sizeof name - 1), "%zu", i);
+    cr_expect(not(tier_keys_list_add(&long_ones, "a", 1)));
+    cr_expect(eq(sz, long_ones.count, TIER_KEYS_LIST_BYTES / sizeof name));
 }
 
 Test(tier_plan_recipe, a_tensor_may_have_a_clip_of_its_own) {

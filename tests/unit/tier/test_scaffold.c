@@ -17,7 +17,7 @@ Test(tier_scaffold, the_manifest_has_a_control_for_each_tensor_that_travels) {
     struct tier_plan p = plan_of(1, 0.05), plain = p;
     struct tier_manifest *m = NULL;
     plain.scaffold = false;
-    snprintf(p.wide.item[p.wide.count++], sizeof p.wide.item[0], "b");
+    tier_keys_list_add(&p.wide, "b", strlen("b"));
     MUST(tier_task_manifest(&p, g, &m, err));
     CHECK(m->count == 4 && m->elements == 12 && tier_task_model_elements(&p, m) == 6);
     CHECK(tier_task_model_elements(&plain, m) == 12);
@@ -28,7 +28,7 @@ Test(tier_scaffold, the_manifest_has_a_control_for_each_tensor_that_travels) {
     CHECK(m->tensors[0].frac_bits == 30 && m->tensors[2].frac_bits == 23);
     CHECK(m->tensors[1].wide && !m->tensors[3].wide);
     tier_manifest_free(m);
-    snprintf(p.keep.item[p.keep.count++], sizeof p.keep.item[0], "w");
+    tier_keys_list_add(&p.keep, "w", strlen("w"));
     MUST(tier_task_manifest(&p, g, &m, err));
     CHECK(m->count == 2);
     cr_assert(eq(str, m->tensors[1].name, "scaffold/b"));

@@ -30,11 +30,11 @@ static struct tier_graph *two_layers(void) {
 static struct tier_plan plan_of(const char *share, const char *keep, const char *keep_too) {
     struct tier_plan p = {.frac_bits = 27};
     if (share)
-        snprintf(p.share.item[p.share.count++], sizeof p.share.item[0], "%s", share);
+        tier_keys_list_add(&p.share, share, strlen(share));
     if (keep)
-        snprintf(p.keep.item[p.keep.count++], sizeof p.keep.item[0], "%s", keep);
+        tier_keys_list_add(&p.keep, keep, strlen(keep));
     if (keep_too)
-        snprintf(p.keep.item[p.keep.count++], sizeof p.keep.item[0], "%s", keep_too);
+        tier_keys_list_add(&p.keep, keep_too, strlen(keep_too));
     return p;
 }
 
@@ -135,7 +135,7 @@ Test(tier_share, the_first_model_holds_what_travels_alone) {
 
 static struct tier_plan freezing(const char *pattern) {
     struct tier_plan p = plan_of(NULL, NULL, NULL);
-    snprintf(p.freeze.item[p.freeze.count++], sizeof p.freeze.item[0], "%s", pattern);
+    tier_keys_list_add(&p.freeze, pattern, strlen(pattern));
     return p;
 }
 
@@ -186,8 +186,7 @@ Test(tier_share, running_statistics_take_no_changes_of_older_rounds) {
             tier_share_check(&buffered, g, err));
     REFUSED(TIER_EPLAN, "centred_clipping and the running statistic bn.running_mean",
             tier_share_check(&centred, g, err));
-    snprintf(buffered.keep.item[buffered.keep.count++], sizeof buffered.keep.item[0],
-             "bn.running_*");
+    tier_keys_list_add(&buffered.keep, "bn.running_*", strlen("bn.running_*"));
     MUST(tier_share_check(&buffered, g, err));
     tier_graph_free(plain);
     tier_graph_free(g);
@@ -197,11 +196,12 @@ Test(tier_share, a_clip_of_its_own_sets_a_tensors_scale_and_must_be_of_a_tensor)
     struct tier_graph *g = two_layers();
     struct tier_manifest *m = NULL;
     struct tier_plan p = plan_of(NULL, NULL, NULL);
-    snprintf(p.clips.item[p.clips.count++], sizeof p.clips.item[0], "head.*=1024");
+    tier_keys_list_add(&p.clips, "head.*=1024", strlen("head.*=1024"));
     MUST(tier_task_manifest(&p, g, &m, err));
     CHECK(m->tensors[0].frac_bits == 27 && m->tensors[3].frac_bits == 20);
     tier_manifest_free(m);
-    snprintf(p.clips.item[0], sizeof p.clips.item[0], "haed.*=1024");
+    p.clips = (struct tier_keys_list){0};
+    tier_keys_list_add(&p.clips, "haed.*=1024", strlen("haed.*=1024"));
     REFUSED(TIER_EPLAN, "exact.clips: the pattern 'haed.*' matches no tensor",
             tier_share_check(&p, g, err));
     tier_graph_free(g);

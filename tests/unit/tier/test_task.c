@@ -9,7 +9,7 @@ static struct tier_plan plan_with_wide(const char *first, const char *second) {
     struct tier_plan p = {.frac_bits = 27};
     const char *patterns[2] = {first, second};
     for (int i = 0; i < 2 && patterns[i]; i++)
-        snprintf(p.wide.item[p.wide.count++], sizeof p.wide.item[0], "%s", patterns[i]);
+        tier_keys_list_add(&p.wide, patterns[i], strlen(patterns[i]));
     return p;
 }
 
