@@ -13,6 +13,24 @@ static json_t *number(double x) {
     return isfinite(x) ? json_real(x) : json_null();
 }
 
+/* What both commands are told of the training. */
+#define SAMPLING(rate, steps, delta)                                                               \
+    {                                                                                              \
+        "rate", CLI_REAL, rate, "Q", "chance of a record to be in a step's sample",                \
+        NULL,   false,    0,    0},                                                                \
+        {"steps",                                                                                  \
+         CLI_NUMBER,                                                                               \
+         steps,                                                                                    \
+         "N",                                                                                      \
+         "how often, over all rounds",                                                             \
+         NULL,                                                                                     \
+         true,                                                                                     \
+         1,                                                                                        \
+         (int64_t)TIER_PRIVACY_COUNT_MAX},                                                         \
+    {                                                                                              \
+        "delta", CLI_REAL, delta, "D", "below one over the number of records", NULL, false, 0, 0   \
+    }
+
 int cli_privacy_cost(int argc, char **argv) {
     struct tier_privacy_event e = {.rate = 1};
     int64_t steps = 0;
@@ -21,11 +39,7 @@ int cli_privacy_cost(int argc, char **argv) {
     const struct cli_option options[] = {
         {"noise", CLI_REAL, &e.noise, "S", "standard deviation of the noise / clipping bound", NULL,
          true, 0, 0},
-        {"rate", CLI_REAL, &e.rate, "Q", "chance of a record to be in a step's sample", NULL, false,
-         0, 0},
-        {"steps", CLI_NUMBER, &steps, "N", "how often, over all rounds", NULL, true, 1,
-         (int64_t)TIER_PRIVACY_COUNT_MAX},
-        {"delta", CLI_REAL, &delta, "D", "below one over the number of records", NULL, false, 0, 0},
+        SAMPLING(&e.rate, &steps, &delta),
         {"json", CLI_FLAG, &json, NULL, "one JSON object", NULL, false, 0, 0},
     };
     const struct cli_usage usage = {
@@ -60,11 +74,7 @@ int cli_privacy_noise(int argc, char **argv) {
     bool json = false;
     const struct cli_option options[] = {
         {"epsilon", CLI_REAL, &epsilon, "E", "what may be spent", NULL, true, 0, 0},
-        {"rate", CLI_REAL, &rate, "Q", "chance of a record to be in a step's sample", NULL, false,
-         0, 0},
-        {"steps", CLI_NUMBER, &steps, "N", "how often, over all rounds", NULL, true, 1,
-         (int64_t)TIER_PRIVACY_COUNT_MAX},
-        {"delta", CLI_REAL, &delta, "D", "below one over the number of records", NULL, false, 0, 0},
+        SAMPLING(&rate, &steps, &delta),
         {"json", CLI_FLAG, &json, NULL, "one JSON object", NULL, false, 0, 0},
     };
     const struct cli_usage usage = {

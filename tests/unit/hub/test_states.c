@@ -119,8 +119,8 @@ Test(hub_states, a_variance_stays_above_zero_under_large_steps) {
     tree_free(s.tree);
 }
 
-/* A statistic's next change starts from the model's, and so holds what a codec dropped of the last.
- */
+/* A statistic's next change starts from the model's: it holds what a codec dropped of the last.
+ * They have far to fall here, from 1. */
 Test(hub_states, what_a_codec_dropped_of_them_is_not_added_again) {
     static const struct tier_plan_codec codecs[] = {
         {.name = TIER_PLAN_TOP_K, .error_feedback = true, .share = 0.02},
@@ -142,20 +142,25 @@ Test(hub_states, what_a_codec_dropped_of_them_is_not_added_again) {
     }
 }
 
-static void compare(const char *name, const struct tier_plan *plan, size_t tensors,
-                    double (*tau_of)(const struct tier_plan *, uint64_t)) {
-    const char *onnx = write_model(0.25f);
-    struct reference *r = reference_on(plan, NULL, onnx);
+/* A tree of that shape publishes what the reference comes to, which it takes. */
+static void comes_to(struct reference *r, const struct shape *s, const struct tier_plan *plan,
+                     size_t tensors, double (*tau_of)(const struct tier_plan *, uint64_t)) {
+    struct tier_plan p = *plan;
     for (uint64_t round = 1; round <= plan->rounds; round++)
         reference_round(r, round, tau_of);
-    struct shape s = flat(name);
-    struct tier_plan p = *plan;
-    struct tier_hash run = tree_run(s.top, &p, onnx), model = finish(s.top, &run);
-    char *path = published(&s, &model);
+    struct tier_hash run = tree_run(s->top, &p, write_model(0.25f)), model = finish(s->top, &run);
+    char *path = published(s, &model);
     reference_equals(r, path, r->model, tensors);
     free(path);
     reference_free(r);
-    tree_free(s.tree);
+    tree_free(s->tree);
+}
+
+static void compare(const char *name, const struct tier_plan *plan, size_t tensors,
+                    double (*tau_of)(const struct tier_plan *, uint64_t)) {
+    struct reference *r = reference_on(plan, NULL, write_model(0.25f));
+    struct shape s = flat(name);
+    comes_to(r, &s, plan, tensors, tau_of);
 }
 
 Test(hub_states, under_plain_averaging_they_are_averaged) {
@@ -165,23 +170,15 @@ Test(hub_states, under_plain_averaging_they_are_averaged) {
 
 /* Weights at 2^-30 of 1, statistics that move further at 2^-30 of 1024. */
 Test(hub_states, a_clip_of_their_own_leaves_weights_at_their_resolution) {
-    const char *onnx = write_model(0.25f);
     struct tier_plan plan = states_plan(4);
     plan.clip = 1;
     plan.frac_bits = 30;
     tier_keys_list_add(&plan.clips, "bn.running_*=1000", strlen("bn.running_*=1000"));
-    struct reference *r = reference_on(&plan, NULL, onnx);
+    struct reference *r = reference_on(&plan, NULL, write_model(0.25f));
     for (size_t i = spoke_net_trained(r->net); i < r->elements; i++)
         r->bits[i] = 20;
-    for (uint64_t round = 1; round <= plan.rounds; round++)
-        reference_round(r, round, NULL);
     struct shape s = deep("clips");
-    struct tier_hash run = tree_run(s.top, &plan, onnx), model = finish(s.top, &run);
-    char *path = published(&s, &model);
-    reference_equals(r, path, r->model, TENSORS);
-    free(path);
-    reference_free(r);
-    tree_free(s.tree);
+    comes_to(r, &s, &plan, TENSORS, NULL);
 }
 
 Test(hub_states, under_scaffold_they_have_no_control_variate) {

@@ -9,22 +9,43 @@ TestSuite(tier_share, .init = fixture_up, .fini = fixture_down);
 
 static const float values[] = {1, -2, 3, 0.5f, 5, -6, 7, 8, 9, 10, 11, 12};
 
-/* Two layers of two units: body.weight, body.bias, head.weight, head.bias. */
-static struct tier_graph *two_layers(void) {
-    static struct onnx_msg graph, model;
+static struct onnx_msg graph;
+
+/* A layer of two units, body.weight and body.bias, and a node behind it that gives y. */
+static struct tier_graph *with_head(const char *op, const char *inputs) {
+    static struct onnx_msg model;
     struct tier_graph *g = NULL;
+    onnx_add_node(&graph, "Gemm", "x body.weight body.bias", "h");
+    onnx_add_node(&graph, op, inputs, "y");
+    onnx_model(&model, &graph, 13);
+    MUST(tier_graph_parse(model.b, model.n, &g, err));
+    return g;
+}
+
+static void begin_graph(void) {
     graph.n = 0;
     onnx_add_value(&graph, 11, "x", 0, 2);
     onnx_add_value(&graph, 12, "y", 0, 2);
     onnx_add_tensor(&graph, "body.weight", 2, 2, values);
     onnx_add_tensor(&graph, "body.bias", 2, 0, values + 4);
+}
+
+/* Two layers of two units: body.weight, body.bias, head.weight, head.bias. */
+static struct tier_graph *two_layers(void) {
+    begin_graph();
     onnx_add_tensor(&graph, "head.weight", 2, 2, values + 6);
     onnx_add_tensor(&graph, "head.bias", 2, 0, values + 10);
-    onnx_add_node(&graph, "Gemm", "x body.weight body.bias", "h");
-    onnx_add_node(&graph, "Gemm", "h head.weight head.bias", "y");
-    onnx_model(&model, &graph, 13);
-    MUST(tier_graph_parse(model.b, model.n, &g, err));
-    return g;
+    return with_head("Gemm", "h head.weight head.bias");
+}
+
+/* A layer and a BatchNormalization. */
+static struct tier_graph *normalised(void) {
+    static const char *const names[] = {"bn.weight", "bn.bias", "bn.running_mean",
+                                        "bn.running_var"};
+    begin_graph();
+    for (int i = 0; i < 4; i++)
+        onnx_add_tensor(&graph, names[i], 2, 0, values + 6);
+    return with_head("BatchNormalization", "h bn.weight bn.bias bn.running_mean bn.running_var");
 }
 
 static struct tier_plan plan_of(const char *share, const char *keep, const char *keep_too) {
@@ -151,27 +172,6 @@ Test(tier_share, what_is_frozen_must_be_there_and_leave_something_to_train) {
     p = freezing("*");
     REFUSED(TIER_EPLAN, "local.freeze leaves no tensor", tier_share_check(&p, g, err));
     tier_graph_free(g);
-}
-
-/* One layer and a BatchNormalization behind it: four of its six tensors are the latter's. */
-static struct tier_graph *normalised(void) {
-    static struct onnx_msg graph, model;
-    struct tier_graph *g = NULL;
-    graph.n = 0;
-    onnx_add_value(&graph, 11, "x", 0, 2);
-    onnx_add_value(&graph, 12, "y", 0, 2);
-    onnx_add_tensor(&graph, "body.weight", 2, 2, values);
-    onnx_add_tensor(&graph, "body.bias", 2, 0, values + 4);
-    onnx_add_tensor(&graph, "bn.weight", 2, 0, values + 6);
-    onnx_add_tensor(&graph, "bn.bias", 2, 0, values + 6);
-    onnx_add_tensor(&graph, "bn.running_mean", 2, 0, values + 6);
-    onnx_add_tensor(&graph, "bn.running_var", 2, 0, values + 6);
-    onnx_add_node(&graph, "Gemm", "x body.weight body.bias", "h");
-    onnx_add_node(&graph, "BatchNormalization",
-                  "h bn.weight bn.bias bn.running_mean bn.running_var", "y");
-    onnx_model(&model, &graph, 13);
-    MUST(tier_graph_parse(model.b, model.n, &g, err));
-    return g;
 }
 
 /* What adds changes of older rounds may take a variance below 0. */
