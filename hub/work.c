@@ -282,9 +282,10 @@ static void fold_succeeded(struct hub_run *run, const struct job *job) {
     hub_work_step(run, &e);
 }
 
-/* A rule that refused these updates will refuse them again. */
-static bool never_merges(const struct job *job) {
-    return job->rule && (job->st == TIER_EPLAN || job->st == TIER_EMODEL || job->st == TIER_ELIMIT);
+/* What was refused, and not for want of disk, memory or a device, will be refused again. */
+static bool never_works(enum tier_status st) {
+    return st == TIER_EARG || st == TIER_EPLAN || st == TIER_EMODEL || st == TIER_EUPDATE ||
+           st == TIER_ELIMIT || st == TIER_ECONFLICT;
 }
 
 static void lost(struct hub_run *run, uint32_t child) {
@@ -358,14 +359,15 @@ static void fold_done(struct hub_run *run, struct job *job) {
         fold_succeeded(run, job);
         return;
     }
-    if (never_merges(job)) {
+    if (report_damage(run, job))
+        return;
+    if (never_works(job->st)) {
         struct tier_round_event e = {.type = TIER_EVENT_NO_MERGE, .reason = job->err.text};
         tier_log_error("run %.12s round %" PRIu64 ": %s", run->hex, job->round, job->err.text);
         hub_work_step(run, &e);
         return;
     }
-    if (!report_damage(run, job))
-        retry_fold(run, &job->err);
+    retry_fold(run, &job->err);
 }
 
 /* The round went on, or the run ended, while the job was at work: what it made serves nobody. */
@@ -439,7 +441,7 @@ static void job_done(void *arg) {
         fold_done(run, job);
     } else if (job->st == TIER_OK) {
         hub_run_published(run, &job->made, &job->figures);
-    } else if (job->st == TIER_EMODEL) {
+    } else if (never_works(job->st)) {
         hub_run_finish(run, HUB_RUN_FAILED, job->err.text);
     } else {
         retry_fold(run, &job->err);

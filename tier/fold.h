@@ -58,10 +58,11 @@ size_t tier_fold_memory_min(const struct tier_manifest *manifest, size_t count);
 
 /*
  * Writes one sealed SUM update: weight is the sum of weights, metrics are merged, saturated is
- * summed. TIER_EUPDATE names the input that is of another run, round, manifest or base model, or
- * the tensor and element that is out of range; TIER_ELIMIT when the weights pass
- * TIER_WEIGHT_TOTAL_MAX or the budget is under tier_fold_memory_min; TIER_EFULL. On failure no file
- * is left. Inputs of weight 0 give their metrics only; when all are, the result is one too.
+ * summed, both up to what a parent takes. TIER_EUPDATE names the input that is of another run,
+ * round, manifest or base model, or the tensor and element that is out of range; TIER_ELIMIT when
+ * the weights pass TIER_WEIGHT_TOTAL_MAX or the budget is under tier_fold_memory_min; TIER_EFULL.
+ * On failure no file is left. Inputs of weight 0 give their metrics only; when all are, the result
+ * is one too.
  */
 enum tier_status tier_fold_run(const struct tier_fold *fold, struct tier_hash *id_out,
                                struct tier_err *err);

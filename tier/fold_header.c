@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tier/fold_header.h"
 
+#include "tier/nova.h"
 #include "tier/score.h"
 #include "tier/stale.h"
 
@@ -31,6 +32,19 @@ static const struct tier_hash *base_of(const struct tier_fold *fold, uint64_t ro
     return NULL;
 }
 
+/* A few thousand rows may have errors, and a liar counts, that add up to more than a parent takes:
+ * that spoils figures, and must not spoil the round. */
+static void cut_scores(struct tier_metrics *sums) {
+    for (size_t i = 0; i < tier_metrics_count(sums); i++) {
+        const char *name;
+        size_t bins;
+
+        tier_metrics_at(sums, i, &name, &bins);
+        if (strcmp(name, TIER_NOVA_METRIC) != 0 && strcmp(name, TIER_STALE_METRIC) != 0)
+            tier_metrics_cut(sums, name, TIER_SCORE_SUM_MAX);
+    }
+}
+
 /* What it would weigh were nothing stale, here and further down, and its metrics if they are of
  * this round's model. No more is claimed than this node's own parent takes (tier_stale_check): of
  * each input, so that any grouping gives the same. */
@@ -40,13 +54,11 @@ static enum tier_status add_metrics(struct tier_update_header *sum, const struct
     int64_t most = (int64_t)(h->weight * multiplier * TIER_STALE_ONE); /* at most 2^44 */
     int64_t full = (int64_t)tier_stale_full_weight(h); /* at most 2^38, checked where it came */
     bool merge = h->metrics && h->round == fold->round;
-    /* A few thousand rows may have errors that add up to more than a parent takes. */
-    static const char *const cut[] = {TIER_SCORE_LOSS, TIER_SCORE_SQUARED, TIER_SCORE_ABSOLUTE};
 
-    if (merge)
+    if (merge) {
         TIER_TRY(tier_metrics_merge(sum->metrics, h->metrics, err));
-    for (size_t i = 0; merge && i < sizeof cut / sizeof cut[0]; i++)
-        tier_metrics_cut(sum->metrics, cut[i], TIER_SCORE_SUM_MAX);
+        cut_scores(sum->metrics);
+    }
     if (!fold->stale || h->weight == 0)
         return TIER_OK;
     bool there = merge && tier_metrics_get(h->metrics, TIER_STALE_METRIC, NULL);
@@ -86,13 +98,12 @@ enum tier_status tier_fold_header_add(struct tier_update_header *sum, const stru
         return tier_fail(err, TIER_ELIMIT,
                          "the weights of the updates to fold pass %" PRIu64 " at %.16s", weight_max,
                          tier_hash_hex(id, hex));
-    if (h->saturated > TIER_SATURATED_MAX - sum->saturated)
-        return tier_fail(err, TIER_ELIMIT,
-                         "the saturated elements of the updates to fold pass %" PRIu64 " at %.16s",
-                         TIER_SATURATED_MAX, tier_hash_hex(id, hex));
     sum->weight += h->weight * multiplier;
     *multiplier_out = multiplier;
-    sum->saturated += h->saturated;
+    /* A number that a child claims, for people: it ends at what a parent takes. */
+    sum->saturated = h->saturated > TIER_SATURATED_MAX - sum->saturated
+                         ? TIER_SATURATED_MAX
+                         : sum->saturated + h->saturated;
     return TIER_OK;
 }
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "support/tier_fixture.h"
 #include "tier/codec.h"
+#include "tier/score.h"
+#include "tier/task.h"
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -303,6 +305,39 @@ Test(tier_fold, a_bad_element_names_update_tensor_and_index_and_leaves_no_file,
         cr_assert(eq(sz, files_in(fixture_path("spool")), 2));
     }
     free(x);
+    tier_manifest_free(m);
+    tier_spool_close(spool);
+}
+
+/* Two liars, each within what a child may claim. */
+Test(tier_fold, what_children_claim_beyond_what_a_parent_takes_is_cut, .fini = fixture_down) {
+    struct tier_spool *spool = spool_up(false);
+    struct tier_manifest *m = manifest_small();
+    uint64_t seed = 14;
+    const int64_t most = TIER_SCORE_SUM_MAX, one = 1;
+    struct tier_hash ids[3];
+    for (int i = 0; i < 3; i++) {
+        struct tier_update_header h = header_for(m, 1);
+        struct tier_seal_as as = {.encoding = TIER_ENC_F32};
+        float *x = deltas_random(m, 0.5, &seed);
+        h.metrics = tier_metrics_new();
+        h.saturated = i < 2 ? TIER_SATURATED_MAX : 1;
+        MUST(tier_metrics_add(h.metrics, TIER_SCORE_COUNT, 1, i < 2 ? &most : &one, err));
+        MUST(tier_metrics_add(h.metrics, TIER_SCORE_CORRECT, 1, &one, err));
+        MUST(tier_update_seal(spool, &h, m, x, false, &as, &ids[i], err));
+        tier_metrics_free(h.metrics);
+        free(x);
+    }
+    struct tier_hash id = folded(spool, m, ids, 3, 1);
+    struct tier_update *u = update_open(spool, &id);
+    const struct tier_update_header *h = tier_spool_update_header(u);
+    cr_assert(eq(u64, h->weight, 3));
+    cr_assert(eq(u64, h->saturated, TIER_SATURATED_MAX));
+    cr_assert(eq(i64, tier_metrics_scalar(h->metrics, TIER_SCORE_COUNT), TIER_SCORE_SUM_MAX));
+    cr_assert(eq(i64, tier_metrics_scalar(h->metrics, TIER_SCORE_CORRECT), 3));
+    MUST(tier_update_verify(u, m, err));
+    MUST(tier_task_metrics_check(h->metrics, err));
+    tier_spool_update_close(u);
     tier_manifest_free(m);
     tier_spool_close(spool);
 }
