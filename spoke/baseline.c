@@ -7,6 +7,7 @@
  */
 #include "spoke/csv.h"
 #include "spoke/eval.h"
+#include "spoke/patch.h"
 #include "spoke/spoke.h"
 #include "tier/metric.h"
 #include "tier/model.h"
@@ -59,6 +60,7 @@ static enum tier_status open_table(const struct options *o, const struct bench *
     struct spoke_data_options options = {0};
     options.fold_set = b->plan.fold != 0;
     options.fold = (uint32_t)b->plan.fold;
+    options.patch = spoke_patch_of(&b->plan);
     if (like) {
         options.stats_count = spoke_data_stats_count(like);
         options.mean = spoke_data_mean(like);
@@ -504,6 +506,7 @@ static enum tier_status run(const struct options *o, json_t *rows, struct tier_e
         b.plan.fold = (uint64_t)o->fold;
     TIER_TRY_OUT(spoke_schema_open(o->schema, &b.schema, err));
     TIER_TRY_OUT(tier_graph_open(model_path, &b.graph, err));
+    TIER_TRY_OUT(tier_plan_patch_fits(&b.plan, b.graph, err));
     kern_init(NULL);
     /* One thread, as the examples' spokes: the figures are the same whatever cores there are. */
     if (kern_device_open("cpu", 1, &b.device) != KERN_OK) {

@@ -6,6 +6,7 @@
  * cost more than all the arithmetic. Either is the same wherever the same files are read.
  */
 #include "spoke/data_private.h"
+#include "spoke/patch.h"
 #include "spoke/spill.h"
 
 #include <float.h>
@@ -491,6 +492,13 @@ static enum tier_status prepare(struct spoke_loader *l) {
     return TIER_OK;
 }
 
+static enum tier_status take_patch(struct spoke_loader *l) {
+    const struct spoke_shape shape = spoke_data_shape(l->data);
+
+    l->data->patch = l->options->patch;
+    return spoke_patch_check(&l->data->patch, &shape, l->data->target == SPOKE_TARGET_MASK, l->err);
+}
+
 enum tier_status spoke_data_open(const char *schema_path, const char *path,
                                  const struct spoke_data_options *options,
                                  struct spoke_data **data_out, struct tier_err *err) {
@@ -509,6 +517,7 @@ enum tier_status spoke_data_open(const char *schema_path, const char *path,
     l.schema = d->schema;
     TIER_TRY_OUT(effective_rule(&l, schema_path));
     TIER_TRY_OUT(prepare(&l));
+    TIER_TRY_OUT(take_patch(&l));
     TIER_TRY_OUT(d->ops->open(&l));
     if (all_rows(d) == 0) {
         st = tier_fail(err, TIER_EDATA, "%s: no row is left (%zu had a missing value)", path,
@@ -615,6 +624,24 @@ struct spoke_shape spoke_data_shape(const struct spoke_data *d) {
     for (; m && shape.axes < m->size.count; shape.axes++)
         shape.side[shape.axes] = (size_t)m->size.at[shape.axes];
     return shape;
+}
+
+struct spoke_shape spoke_data_seen(const struct spoke_data *d) {
+    const struct spoke_shape shape = spoke_data_shape(d);
+    return spoke_patch_shape(&d->patch, &shape);
+}
+
+size_t spoke_data_seen_features(const struct spoke_data *d) {
+    const struct spoke_shape seen = spoke_data_seen(d);
+    size_t n = seen.channels;
+
+    for (size_t i = 0; i < seen.axes; i++)
+        n *= seen.side[i];
+    return n;
+}
+
+const struct spoke_patch *spoke_data_patch(const struct spoke_data *d) {
+    return d->patch.axes > 0 ? &d->patch : NULL;
 }
 
 enum spoke_target_kind spoke_data_target(const struct spoke_data *d) {

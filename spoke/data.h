@@ -47,6 +47,18 @@ struct spoke_shape {
     size_t side[SPOKE_AXES_MAX];
 };
 
+/*
+ * Windows that a model sees of an image in its stead (spoke/patch.h). Zeroed: none, a model sees
+ * rows whole.
+ */
+struct spoke_patch {
+    size_t axes; /* those of the images, or 0 */
+    size_t side[SPOKE_AXES_MAX];
+    double positive; /* share of training's windows around a spot of another class than 0 */
+    double overlap;  /* of neighbouring windows in evaluation, a share of a side */
+    int32_t ignore;  /* a class whose spots are no such ones either; 0: none */
+};
+
 /* Zeroed: as the schema says, with local statistics. */
 struct spoke_data_options {
     bool fold_set;
@@ -56,6 +68,7 @@ struct spoke_data_options {
     size_t stats_count;        /* spoke_data_stats_count, or 0 */
     const double *mean, *std;  /* double[stats_count] from outside; std >= 0 */
     bool on_demand;            /* hold no images, however few */
+    struct spoke_patch patch;
     /* A folder for an unnamed file of rows that are not held, or NULL: files of images are read
      * once then, and their rows from there (spoke/spill.h). */
     const char *spill_dir;
@@ -96,6 +109,10 @@ size_t spoke_data_rows(const struct spoke_data *data, enum spoke_part part);
 size_t spoke_data_dropped(const struct spoke_data *data);
 
 struct spoke_shape spoke_data_shape(const struct spoke_data *data);
+/* What a model sees of a row at once: a window, or the row. And the windows themselves. */
+struct spoke_shape spoke_data_seen(const struct spoke_data *data);
+size_t spoke_data_seen_features(const struct spoke_data *data);
+const struct spoke_patch *spoke_data_patch(const struct spoke_data *data); /* NULL: rows whole */
 enum spoke_target_kind spoke_data_target(const struct spoke_data *data);
 /* Labels of a row: 1 for a class, the pixels or voxels of a mask, 0 for a value or survival. */
 size_t spoke_data_target_size(const struct spoke_data *data);

@@ -61,6 +61,7 @@ struct spoke_data {
     size_t features, classes, spatial, stats_count, dropped;
     enum spoke_target_kind target;
     bool unlabelled;
+    struct spoke_patch patch;
     size_t readers;
     struct spoke_rows parts[SPOKE_PARTS];
     double *mean, *std; /* [stats_count] */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "spoke/eval_score.h"
+#include "spoke/slide.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -35,9 +36,10 @@ struct evaluation {
 
 enum tier_status spoke_eval_fits(const struct spoke_net *net, const struct spoke_data *data,
                                  struct tier_err *err) {
-    if (spoke_data_features(data) != spoke_net_features(net))
-        return tier_fail(err, TIER_EDATA, "the schema makes %zu features: the model takes %zu",
-                         spoke_data_features(data), spoke_net_features(net));
+    if (spoke_data_seen_features(data) != spoke_net_features(net))
+        return tier_fail(err, TIER_EDATA, "%s %zu features: the model takes %zu",
+                         spoke_data_patch(data) ? "the plan's windows have" : "the schema makes",
+                         spoke_data_seen_features(data), spoke_net_features(net));
     return spoke_objective_fits(spoke_net_objective(net), data, spoke_net_spots(net),
                                 spoke_net_outputs(net), err);
 }
@@ -115,6 +117,35 @@ static enum tier_status score_all(struct evaluation *e, size_t rows) {
     return TIER_OK;
 }
 
+/* Windows are the model's, figures are of whole images: one at a time. */
+static enum tier_status score_slides(struct evaluation *e, size_t rows) {
+    const struct spoke_shape shape = spoke_data_shape(e->data);
+    size_t spots = spoke_data_target_size(e->data);
+    struct spoke_slide *slide = NULL;
+    float *x = malloc(e->features * sizeof *x);
+    float *logits = malloc(spots * e->outputs * sizeof *logits);
+    int32_t *mask = malloc(spots * sizeof *mask);
+    enum tier_status st = TIER_OK;
+
+    if (!x || !logits || !mask) {
+        st = tier_fail(e->err, TIER_ENOMEM, "no memory for an image of %zu spots", spots);
+        goto out;
+    }
+    TIER_TRY_OUT(spoke_slide_new(e->net, spoke_data_patch(e->data), &shape, &slide, e->err));
+    for (size_t r = 0; r < rows; r++) {
+        const int32_t row = (int32_t)r;
+        TIER_TRY_OUT(spoke_data_read(e->data, e->part, &row, 1, x, mask, e->err));
+        TIER_TRY_OUT(spoke_slide_row(slide, x, logits, e->err));
+        spoke_score_row(e->sums, e->objective, logits, mask, spots, e->outputs);
+    }
+out:
+    spoke_slide_free(slide);
+    free(x);
+    free(logits);
+    free(mask);
+    return st;
+}
+
 enum tier_status spoke_evaluate(struct spoke_net *net, const struct spoke_data *data,
                                 enum spoke_part part, struct spoke_sums *sums_out,
                                 struct tier_err *err) {
@@ -144,7 +175,7 @@ enum tier_status spoke_evaluate(struct spoke_net *net, const struct spoke_data *
     sums->tells_spots = sums->masks || e.objective->has_ignore;
     sums->classes = sums->masks ? e.outputs : 0;
     if (rows > 0)
-        TIER_TRY_OUT(score_all(&e, rows));
+        TIER_TRY_OUT(spoke_data_patch(data) ? score_slides(&e, rows) : score_all(&e, rows));
     *sums_out = *sums;
 out:
     kern_buf_free(e.x);

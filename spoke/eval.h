@@ -7,6 +7,9 @@
  * pairs of this hospital's patients alone are compared, and its loss is over this part's rows as
  * one batch: it sums to the mean over hospitals' events, not to that of pooled rows.
  *
+ * Of data whose models see windows of an image, logits are those of the whole image
+ * (spoke/slide.h), and so is everything above.
+ *
  * Logits come from the device; losses and scores are computed from them here, in double.
  *
  * Threads: the net's. Ownership: borrows all.

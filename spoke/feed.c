@@ -5,6 +5,7 @@
  * slots and the counters; a slot that is being filled, or is taken, is its thread's alone.
  */
 #include "spoke/feed.h"
+#include "spoke/patch.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -18,6 +19,8 @@ struct slot {
     size_t rows;
     float *x, *values, *scratch;
     int32_t *labels;
+    float *whole; /* [features] and mask of one row that a window is cut from, or NULL both */
+    int32_t *whole_mask;
     enum tier_status status;
     struct tier_err err;
 };
@@ -25,9 +28,9 @@ struct slot {
 struct spoke_feed {
     const struct spoke_data *data;
     struct spoke_feed_options options;
-    struct spoke_shape shape;
+    struct spoke_shape shape; /* of what a batch holds: rows, or windows of them */
     size_t features, target, spatial;
-    bool augments;
+    bool augments, windows;
     pthread_mutex_t lock;
     pthread_cond_t changed;
     pthread_t threads[SPOKE_FEED_THREADS_MAX];
@@ -49,12 +52,31 @@ static uint64_t row_seed(const struct spoke_feed *f, size_t place) {
     return z ^ (z >> 29);
 }
 
+/* Rows one by one, of each a window; a random number of its own says where. */
+static enum tier_status cut_windows(const struct spoke_feed *f, const int32_t *rows, size_t place,
+                                    struct slot *s) {
+    const struct spoke_patch *patch = spoke_data_patch(f->data);
+    const struct spoke_shape shape = spoke_data_shape(f->data);
+    size_t at[SPOKE_AXES_MAX];
+
+    for (size_t i = 0; i < s->rows; i++) {
+        TIER_TRY(spoke_data_read(f->data, f->options.part, rows + i, 1, s->whole, s->whole_mask,
+                                 &s->err));
+        spoke_patch_draw(patch, &shape, ~row_seed(f, place + i), s->whole_mask, at);
+        spoke_patch_cut(patch, &shape, at, s->whole, s->whole_mask, s->x + i * f->features,
+                        s->labels + i * f->target);
+    }
+    return TIER_OK;
+}
+
 static void fill(const struct spoke_feed *f, size_t batch, struct slot *s) {
     size_t from = batch * f->options.batch, left = f->order_count - from;
     const int32_t *rows = f->order + from;
 
     s->rows = left < f->options.batch ? left : f->options.batch;
-    s->status = spoke_data_read(f->data, f->options.part, rows, s->rows, s->x, s->labels, &s->err);
+    s->status = f->windows ? cut_windows(f, rows, from, s)
+                           : spoke_data_read(f->data, f->options.part, rows, s->rows, s->x,
+                                             s->labels, &s->err);
     if (s->status != TIER_OK)
         return;
     const float *values = spoke_data_values(f->data, f->options.part);
@@ -103,6 +125,11 @@ static bool allocate(struct spoke_feed *f) {
         s->values = calloc(batch, sizeof *s->values);
         s->scratch = calloc(f->augments ? f->spatial : 1, sizeof *s->scratch);
         ok = ok && s->x && s->labels && s->values && s->scratch;
+        if (!f->windows)
+            continue;
+        s->whole = calloc(spoke_data_features(f->data), sizeof *s->whole);
+        s->whole_mask = calloc(spoke_data_target_size(f->data), sizeof *s->whole_mask);
+        ok = ok && s->whole && s->whole_mask;
     }
     return f->slots && ok;
 }
@@ -119,10 +146,11 @@ enum tier_status spoke_feed_open(const struct spoke_data *data,
     f->options = *options;
     f->options.threads = options->threads ? options->threads : 2;
     f->options.depth = options->depth ? options->depth : f->options.threads + 2;
-    f->shape = spoke_data_shape(data);
-    f->features = spoke_data_features(data);
-    f->target = spoke_data_target_size(data);
+    f->shape = spoke_data_seen(data);
+    f->features = spoke_data_seen_features(data);
     f->spatial = f->features / f->shape.channels;
+    f->windows = spoke_data_patch(data) != NULL;
+    f->target = f->windows ? f->spatial : spoke_data_target_size(data);
     f->augments = !spoke_augment_is_none(&options->augment);
     pthread_mutex_init(&f->lock, NULL);
     pthread_cond_init(&f->changed, NULL);
@@ -167,6 +195,8 @@ void spoke_feed_close(struct spoke_feed *f) {
         free(f->slots[i].labels);
         free(f->slots[i].values);
         free(f->slots[i].scratch);
+        free(f->slots[i].whole);
+        free(f->slots[i].whole_mask);
     }
     free(f->slots);
     free(f->order);

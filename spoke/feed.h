@@ -2,7 +2,8 @@
 /*
  * Batches of rows, read and augmented ahead of the training by threads of their own, so that disks
  * and decoders work while the device does, and no more than a few batches are in memory. Batches
- * come in the order that was asked for, and hold the same bits with any number of threads.
+ * come in the order that was asked for, and hold the same bits with any number of threads. Of data
+ * whose models see windows of a row, a batch holds one of each row, cut before it is augmented.
  *
  * Threads: opening, beginning, taking and closing are one thread's, the trainer's; taking blocks
  * until a batch is there. Ownership: borrows the data; a batch is the feed's, until the next is
@@ -28,8 +29,8 @@ struct spoke_feed_options {
 struct spoke_batch {
     size_t rows;           /* 0: the order is at its end */
     const int32_t *which;  /* [rows], of the part */
-    const float *x;        /* [rows x features] */
-    const int32_t *labels; /* [rows x target_size]; NULL for values */
+    const float *x;        /* [rows x features], or of a window of each (spoke_data_seen) */
+    const int32_t *labels; /* [rows x target_size], or the windows'; NULL for values */
     const float *values;   /* [rows]; NULL unless the target is a value or a time */
 };
 

@@ -112,6 +112,11 @@ static const char *wanted(const struct spoke_objective *o, bool mask, enum spoke
     }
 }
 
+/* Of a mask, those that a model sees at once. */
+static size_t seen_spots(const struct spoke_data *data) {
+    return spoke_data_seen_features(data) / spoke_data_seen(data).channels;
+}
+
 enum tier_status spoke_objective_fits(const struct spoke_objective *o,
                                       const struct spoke_data *data, size_t spots, size_t outputs,
                                       struct tier_err *err) {
@@ -122,10 +127,11 @@ enum tier_status spoke_objective_fits(const struct spoke_objective *o,
     if (spoke_data_target(data) != kind)
         return tier_fail(err, TIER_EDATA, "the schema's target does not go with %s, which needs %s",
                          spoke_objective_text(o), what);
-    if (kind == SPOKE_TARGET_MASK && spoke_data_target_size(data) != spots)
-        return tier_fail(err, TIER_EDATA,
-                         "the model predicts %zu spots of a row: the schema's masks have %zu",
-                         spots, spoke_data_target_size(data));
+    if (kind == SPOKE_TARGET_MASK && seen_spots(data) != spots)
+        return tier_fail(
+            err, TIER_EDATA, "the model predicts %zu spots of a row: the %s have %zu", spots,
+            spoke_data_patch(data) ? "windows of the schema's masks" : "schema's masks",
+            seen_spots(data));
     if (kind != SPOKE_TARGET_CLASS && kind != SPOKE_TARGET_MASK)
         return TIER_OK;
     if (o->has_ignore && (size_t)o->ignore >= has)
@@ -151,7 +157,9 @@ void spoke_objective_targets(const struct spoke_objective *o, const struct spoke
                              const int32_t *labels, void *out) {
     const int32_t *held = spoke_data_labels(data, part);
     const float *values = spoke_data_values(data, part), *events = spoke_data_events(data, part);
-    size_t size = spoke_data_target_size(data);
+    /* Labels that were read are of what the model sees; those held are of whole rows. */
+    size_t size =
+        labels && spoke_data_patch(data) ? seen_spots(data) : spoke_data_target_size(data);
     float *floats = out;
     int32_t *words = out;
 

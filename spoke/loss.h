@@ -64,7 +64,8 @@ enum tier_status spoke_objective_fits(const struct spoke_objective *o,
 size_t spoke_objective_words(const struct spoke_objective *o, size_t spots);
 /*
  * The targets of rows which[n] of the part as the kernel takes them: float or int32[n x words].
- * `labels` are these rows' as they were read (spoke_data_read), or NULL to take those held.
+ * `labels` are these rows' as they were read (spoke_data_read, or the feed's), or NULL to take
+ * those held.
  */
 void spoke_objective_targets(const struct spoke_objective *o, const struct spoke_data *data,
                              enum spoke_part part, const int32_t *which, size_t n,

@@ -8,6 +8,7 @@
 #include "spoke/member.h"
 
 #include "spoke/eval.h"
+#include "spoke/patch.h"
 #include "spoke/span.h"
 #include "spoke/spoke.h"
 #include "tier/log.h"
@@ -141,6 +142,7 @@ static enum tier_status take_data(struct task *t, struct work *w) {
     const struct tier_config_spoke *c = &w->member->config->spoke;
     struct spoke_data_options options = {.fold_set = t->plan.fold != 0,
                                          .fold = (uint32_t)t->plan.fold,
+                                         .patch = spoke_patch_of(&t->plan),
                                          .spill_dir = w->member->config->data_dir};
 
     if (t->data)

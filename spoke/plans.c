@@ -5,6 +5,7 @@
  * answered, so that the answer is the same after a restart.
  */
 #include "spoke/augment.h"
+#include "spoke/patch.h"
 #include "spoke/run_private.h"
 #include "spoke/train.h"
 #include "tier/content.h"
@@ -95,6 +96,7 @@ static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
     options.fold_set = run->plan.fold != 0;
     options.fold = (uint32_t)run->plan.fold;
     options.spill_dir = spoke->config->data_dir;
+    options.patch = spoke_patch_of(&run->plan);
     TIER_TRY(spoke_data_open(c->schema, c->csv, &options, &run->data, err));
     if (!spoke_data_schema(run->data)->name ||
         strcmp(spoke_data_schema(run->data)->name, run->plan.contract) != 0)
@@ -102,12 +104,13 @@ static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
                        run->plan.contract,
                        spoke_data_schema(run->data)->name ? spoke_data_schema(run->data)->name
                                                           : "without a name");
-    else if (spoke_data_features(run->data) != tier_graph_features(run->graph))
-        st = tier_fail(err, TIER_EMODEL,
-                       "the model takes %" PRIu64 " features, the schema gives %zu",
-                       tier_graph_features(run->graph), spoke_data_features(run->data));
+    else if (spoke_data_seen_features(run->data) != tier_graph_features(run->graph))
+        st = tier_fail(err, TIER_EMODEL, "the model takes %" PRIu64 " features, the %s %zu",
+                       tier_graph_features(run->graph),
+                       spoke_data_patch(run->data) ? "plan's windows have" : "schema gives",
+                       spoke_data_seen_features(run->data));
     if (st == TIER_OK) {
-        struct spoke_shape shape = spoke_data_shape(run->data);
+        struct spoke_shape shape = spoke_data_seen(run->data);
         struct spoke_recipe recipe;
         spoke_round_recipe(&run->plan, 1, &recipe);
         st = spoke_augment_check(&recipe.augment, &shape, err);

@@ -7,6 +7,7 @@
 #include "spoke/csv.h"
 #include "spoke/net.h"
 #include "spoke/nifti.h"
+#include "spoke/slide.h"
 #include "tier/model.h"
 
 #include <errno.h>
@@ -30,8 +31,9 @@ struct predictor {
     struct spoke_net *net;
     struct spoke_data *data;
     enum spoke_part part;
-    size_t batch, features, outputs, spots, classes;
-    bool number; /* what is predicted is one, and no class */
+    size_t batch, features, outputs, spots, classes; /* spots: of a row */
+    struct spoke_slide *slide;                       /* NULL: the model takes rows whole */
+    bool number;                                     /* what is predicted is one, and no class */
     struct kern_buf *x_device;
     float *x, *logits;
     int32_t *rows;
@@ -126,6 +128,28 @@ static enum tier_status open_like(struct predictor *p, struct spoke_data **out) 
     return spoke_data_open(w->schema, like, &seen, out, p->err);
 }
 
+/* The windows that the model takes: the sides of its input. */
+static enum tier_status find_patch(const struct predictor *p, struct spoke_patch *out) {
+    struct spoke_patch patch = {.overlap = p->what->overlap};
+    struct tier_shapes *shapes = NULL;
+
+    if (!p->what->slides)
+        return TIER_OK;
+    TIER_TRY(tier_graph_infer(p->graph, 1, &shapes, p->err));
+    const struct tier_shape *in = tier_shapes_of(shapes, tier_graph_input(p->graph));
+    patch.axes = in->rank > 2 ? in->rank - 2 : 0;
+    for (size_t i = 0; i < patch.axes && i < SPOKE_AXES_MAX; i++)
+        patch.side[i] = (size_t)in->dims[2 + i];
+    tier_shapes_free(shapes);
+    if (patch.axes < 1 || patch.axes > SPOKE_AXES_MAX)
+        return tier_fail(p->err, TIER_EDATA,
+                         "an overlap was given: the model's input has %zu sides, where 1 to %u "
+                         "could be slid over an image",
+                         patch.axes, SPOKE_AXES_MAX);
+    *out = patch;
+    return TIER_OK;
+}
+
 static enum tier_status open_data(struct predictor *p) {
     const struct spoke_predict *w = p->what;
     struct spoke_data_options o = {.on_demand = true,
@@ -137,6 +161,7 @@ static enum tier_status open_data(struct predictor *p) {
     struct spoke_data *like = NULL;
 
     p->part = w->part_set ? w->part : SPOKE_TEST;
+    TIER_TRY(find_patch(p, &o.patch));
     if (w->like || w->part_set) {
         TIER_TRY(open_like(p, &like));
         o.stats_count = spoke_data_stats_count(like);
@@ -151,16 +176,22 @@ static enum tier_status open_data(struct predictor *p) {
 /* Whether the graph takes what the schema makes, and gives what it wants to know. */
 static enum tier_status choose_loss(struct predictor *p, enum spoke_loss *loss) {
     enum spoke_target_kind target = spoke_data_target(p->data);
-    size_t features = spoke_data_features(p->data);
+    size_t features = spoke_data_seen_features(p->data), spots = 1;
     uint64_t outputs = tier_graph_outputs(p->graph);
 
     p->classes = spoke_data_classes(p->data);
-    p->spots = target == SPOKE_TARGET_MASK ? features / spoke_data_shape(p->data).channels : 1;
+    p->spots = target == SPOKE_TARGET_MASK ? spoke_data_target_size(p->data) : 1;
+    if (target == SPOKE_TARGET_MASK)
+        spots = features / spoke_data_shape(p->data).channels;
     p->number = target == SPOKE_TARGET_VALUE || target == SPOKE_TARGET_SURVIVAL;
     if (tier_graph_features(p->graph) != features)
         return tier_fail(p->err, TIER_EDATA,
-                         "the schema makes %zu features of a row: the model takes %" PRIu64,
-                         features, tier_graph_features(p->graph));
+                         "the schema makes %zu features of a row: the model takes %" PRIu64 "%s",
+                         features, tier_graph_features(p->graph),
+                         target == SPOKE_TARGET_MASK && !p->what->slides
+                             ? " (one that was trained on windows of images is slid over them "
+                               "with --overlap 0.25)"
+                             : "");
     if (p->number && outputs != 1)
         return tier_fail(p->err, TIER_EDATA,
                          "the schema's target is a number: the model gives %" PRIu64 " outputs",
@@ -172,14 +203,14 @@ static enum tier_status choose_loss(struct predictor *p, enum spoke_loss *loss) 
     if (p->number)
         return TIER_OK;
     /* A last class that counted nothing in training (local.ignore_class) may have no output. */
-    uint64_t given = outputs == 1 ? (p->spots == 1 ? 2 : 0) : outputs / p->spots;
-    bool whole = outputs == 1 || outputs % p->spots == 0;
+    uint64_t given = outputs == 1 ? (spots == 1 ? 2 : 0) : outputs / spots;
+    bool whole = outputs == 1 || outputs % spots == 0;
     if (!whole || given < 2 || (given != p->classes && given + 1 != p->classes))
         return tier_fail(p->err, TIER_EDATA,
                          "the schema has %zu classes at %zu places of a row: the model gives "
                          "%" PRIu64 " outputs, where one for each class, or a single one for two "
                          "classes, would fit",
-                         p->classes, p->spots, outputs);
+                         p->classes, spots, outputs);
     p->classes = (size_t)given;
     return TIER_OK;
 }
@@ -193,7 +224,7 @@ static enum tier_status open_net(struct predictor *p, struct tier_hash *model_ou
     TIER_TRY(tier_model_hash_file(w->model ? w->model : w->graph, model_out, p->err));
     TIER_TRY(choose_loss(p, &loss));
     p->features = spoke_data_features(p->data);
-    p->batch = BATCH_FLOATS / p->features;
+    p->batch = BATCH_FLOATS / spoke_data_seen_features(p->data);
     p->batch = p->batch < 1 ? 1 : p->batch > BATCH_ROWS_MAX ? BATCH_ROWS_MAX : p->batch;
     kern_init(NULL);
     if (kern_device_open(w->device ? w->device : "cpu", w->threads, &p->device) != KERN_OK)
@@ -201,7 +232,11 @@ static enum tier_status open_net(struct predictor *p, struct tier_hash *model_ou
                          kern_device_error(NULL));
     TIER_TRY(spoke_net_new(p->device, p->graph, loss, p->batch, &p->net, p->err));
     p->outputs = spoke_net_outputs(p->net);
-    if (spoke_net_spots(p->net) != p->spots)
+    if (spoke_data_patch(p->data)) {
+        const struct spoke_shape shape = spoke_data_shape(p->data);
+        TIER_TRY(spoke_slide_new(p->net, spoke_data_patch(p->data), &shape, &p->slide, p->err));
+        p->batch = 1; /* row; its windows are the net's batch */
+    } else if (spoke_net_spots(p->net) != p->spots)
         return tier_fail(p->err, TIER_EDATA,
                          "the model predicts %zu places of a row, of which the schema has %zu",
                          spoke_net_spots(p->net), p->spots);
@@ -358,6 +393,10 @@ static enum tier_status predict_batch(struct predictor *p, size_t first, size_t 
     for (size_t i = 0; i < n; i++)
         p->rows[i] = (int32_t)(first + i);
     TIER_TRY(spoke_data_read(p->data, p->part, p->rows, n, p->x, NULL, p->err));
+    if (p->slide) {
+        TIER_TRY(spoke_slide_row(p->slide, p->x, p->logits, p->err));
+        return put_mask(p, first, p->logits);
+    }
     kst = kern_upload(p->x_device, 0, p->x, n * p->features * sizeof *p->x);
     if (kst != KERN_OK)
         return spoke_net_kern_fail(p->device, kst, "an upload", p->err);
@@ -486,6 +525,7 @@ out:
     free(p.logits);
     free(p.rows);
     kern_buf_free(p.x_device);
+    spoke_slide_free(p.slide);
     spoke_net_free(p.net);
     kern_device_close(p.device);
     spoke_data_free(p.data);
@@ -498,19 +538,28 @@ out:
 static const char usage[] =
     "Usage: consilium-spoke predict --graph FILE.onnx [--model FILE.safetensors [--kept FILE]]\n"
     "                               --out PATH [--part train|val|test] [--like DATA] [--fold N]\n"
-    "                               [--device SPEC] [--threads N] [--json] SCHEMA DATA\n\n"
+    "                               [--overlap SHARE] [--device SPEC] [--threads N] [--json]\n"
+    "                               SCHEMA DATA\n\n"
     "Applies a model to a hospital's own data, read under its schema; targets need not be there.\n"
     "The graph and the model are what `consilium model pull` fetches; without --model the graph's\n"
     "own values are used. Scores are written to PATH, a new CSV file with a line a row; masks to\n"
     "PATH, a new folder, as NIfTI files on the grids of their images. PATH.json says by SHA-256\n"
     "which model made them. Without --part all rows are taken. Where the schema standardises by\n"
     "the training rows of a site, --like names the data that the model was trained on here, or\n"
-    "--part takes a part of those data. Nothing leaves this machine.\n";
+    "--part takes a part of those data. With --overlap the model takes windows of images as large\n"
+    "as its input, and is slid over each; neighbouring windows overlap by that share of a side,\n"
+    "from 0 to 0.9. Nothing leaves this machine.\n";
 
 static bool take_number(const char *text, long most, long *out) {
     char *end;
     *out = strtol(text, &end, 10);
     return end != text && !*end && *out >= 0 && *out <= most;
+}
+
+static bool take_share(const char *text, double *out) {
+    char *end;
+    *out = strtod(text, &end);
+    return end != text && !*end && *out >= 0.0 && *out <= 0.9;
 }
 
 static bool take_part(const char *text, struct spoke_predict *w) {
@@ -558,6 +607,9 @@ static bool take_option(int option, struct spoke_predict *w, bool *json) {
             return false;
         w->threads = (int)number;
         return true;
+    case 'v':
+        w->slides = take_share(optarg, &w->overlap);
+        return w->slides;
     case 'j':
         *json = true;
         return true;
@@ -567,13 +619,19 @@ static bool take_option(int option, struct spoke_predict *w, bool *json) {
 }
 
 int spoke_predict_main(int argc, char **argv, FILE *out, FILE *errors) {
-    static const struct option longs[] = {
-        {"graph", required_argument, NULL, 'g'},   {"model", required_argument, NULL, 'm'},
-        {"kept", required_argument, NULL, 'k'},    {"out", required_argument, NULL, 'o'},
-        {"like", required_argument, NULL, 'l'},    {"device", required_argument, NULL, 'd'},
-        {"part", required_argument, NULL, 'p'},    {"fold", required_argument, NULL, 'f'},
-        {"threads", required_argument, NULL, 't'}, {"json", no_argument, NULL, 'j'},
-        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {{"graph", required_argument, NULL, 'g'},
+                                          {"model", required_argument, NULL, 'm'},
+                                          {"kept", required_argument, NULL, 'k'},
+                                          {"out", required_argument, NULL, 'o'},
+                                          {"like", required_argument, NULL, 'l'},
+                                          {"device", required_argument, NULL, 'd'},
+                                          {"part", required_argument, NULL, 'p'},
+                                          {"fold", required_argument, NULL, 'f'},
+                                          {"threads", required_argument, NULL, 't'},
+                                          {"json", no_argument, NULL, 'j'},
+                                          {"overlap", required_argument, NULL, 'v'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
     struct spoke_predict w = {0};
     struct spoke_predicted done = {0};
     struct tier_err err = {0};

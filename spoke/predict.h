@@ -28,6 +28,10 @@ struct spoke_predict {
     enum spoke_part part; /* standardise; else all rows, undivided */
     bool fold_set;
     uint32_t fold; /* instead of the schema's */
+    /* The model takes windows of the schema's images: slid over each, with this overlap. Else a
+     * model with another input than the schema's images is refused. */
+    bool slides;
+    double overlap;
 };
 
 struct spoke_predicted {

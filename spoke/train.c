@@ -400,13 +400,14 @@ static enum tier_status start_epoch(struct crew *c, uint64_t epoch) {
                    : crew_do(c, each_starts_epoch);
 }
 
-/* Rows that are not held, or are changed each time, are read by threads of their own. */
+/* Rows that are not held, or are cut or changed each time, are read by threads of their own. */
 static enum tier_status open_feed(struct crew *c, const struct spoke_recipe *recipe,
                                   uint64_t seed) {
     struct spoke_feed_options options = {
         .part = SPOKE_TRAIN, .batch = recipe->batch, .augment = recipe->augment, .seed = seed};
 
-    if (spoke_data_x(c->data, SPOKE_TRAIN) && spoke_augment_is_none(&recipe->augment))
+    if (spoke_data_x(c->data, SPOKE_TRAIN) && !spoke_data_patch(c->data) &&
+        spoke_augment_is_none(&recipe->augment))
         return TIER_OK;
     TIER_TRY(spoke_feed_open(c->data, &options, &c->feed, c->err));
     for (size_t i = 0; i < c->count; i++)
@@ -511,7 +512,7 @@ static enum tier_status crew_new(struct crew *c, struct spoke_net *const *nets,
             .recipe = recipe,
             .seed = seed,
             .rows = rows,
-            .features = spoke_data_features(c->data),
+            .features = spoke_data_seen_features(c->data),
             .data = c->data,
             .words = spoke_objective_words(spoke_net_objective(nets[i]), spoke_net_spots(nets[i])),
             .place = c->group ? kern_group_first(c->group) + i : i,

@@ -16,6 +16,8 @@
 
 #include <math.h>
 
+struct tier_graph;
+
 #define TIER_PLAN_VERSION 1
 #define TIER_PLAN_PURPOSE_BYTES 512
 #define TIER_PLAN_PATH_BYTES 1024
@@ -173,6 +175,10 @@ struct tier_plan {
         bool flip_x, flip_y, flip_z;
         double rotate_deg, scale, contrast, brightness, noise;
     } augment;
+    struct {                        /* windows of images (spoke/patch.h) */
+        struct tier_keys_list size; /* sides, slowest first; none: images whole */
+        double positive, overlap;
+    } patch;
     double prox_mu; /* FedProx; 0: none */
     bool scaffold;  /* SCAFFOLD (tier/scaffold.h) */
     struct {
@@ -245,6 +251,14 @@ int tier_plan_tensor_bits(const struct tier_plan *plan, const char *name);
 /* The pattern of entry i of exact.clips; false where the entry is not well formed. */
 bool tier_plan_clip_pattern(const struct tier_plan *plan, size_t i,
                             char pattern[TIER_TENSOR_NAME_LEN_MAX + 1]);
+
+/* The sides of local.patch.size, slowest first; how many there are, 0 without. */
+#define TIER_PLAN_PATCH_AXES_MAX 3
+size_t tier_plan_patch_sides(const struct tier_plan *plan, uint64_t side[TIER_PLAN_PATCH_AXES_MAX]);
+/* TIER_EPLAN unless a row of the graph's input is channels and then those sides, where a plan has
+ * any. */
+enum tier_status tier_plan_patch_fits(const struct tier_plan *plan, const struct tier_graph *graph,
+                                      struct tier_err *err);
 
 /*
  * Why the sums of this plan cannot overflow, as one sentence with its numbers; returns buf.

@@ -131,6 +131,12 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      NULL, "images: each channel plus -brightness to brightness"},                                 \
     {"local.augment.noise", TIER_KEYS_REAL, FIELD(plan.augment.noise), "0.0", 0, 1e6, NULL,        \
      "deviation of normal noise on each value, of images and of tables"},                          \
+    {"local.patch.size", TIER_KEYS_LIST, FIELD(plan.patch.size), "", 0, 0, NULL,                   \
+     "sides of the windows of an image that the model takes, slowest first; none is whole images"}, \
+    {"local.patch.positive", TIER_KEYS_REAL, FIELD(plan.patch.positive), "0.0", 0, 1, NULL,        \
+     "share of training's windows that lie around a spot of another class than 0"},                \
+    {"local.patch.overlap", TIER_KEYS_REAL, FIELD(plan.patch.overlap), "0.25", 0, 0.9, NULL,       \
+     "of neighbouring windows in evaluation, a share of their side"},                              \
     {"local.prox_mu", TIER_KEYS_REAL, FIELD(plan.prox_mu), "0.0", 0, 1000, NULL,                   \
      "FedProx: pulls towards the round's model, mu/2 * |w - w0|^2; 0 is none"},                    \
     {"local.scaffold", TIER_KEYS_BOOL, FIELD(plan.scaffold), "false", 0, 0, NULL,                  \
@@ -586,6 +592,7 @@ void tier_plan_check(const struct tier_plan_checker *c) {
         complain(c, "plan", "must be %d, the version of the format read here", TIER_PLAN_VERSION);
     tier_plan_check_recipe(c);
     tier_plan_check_loss(c);
+    tier_plan_check_patch(c);
     check_normalise(c);
     check_scaffold(c);
     check_exact(c);

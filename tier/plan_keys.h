@@ -46,6 +46,8 @@ void tier_plan_recipe_defaults(struct tier_plan *plan,
                                bool (*written)(const void *arg, const char *path), const void *arg);
 /* What must hold between the loss, its options and what is asked of the model. */
 void tier_plan_check_loss(const struct tier_plan_checker *c);
+/* What must hold for `local.patch`. */
+void tier_plan_check_patch(const struct tier_plan_checker *c);
 void tier_plan_check_stop_metric(const struct tier_plan_checker *c);
 /* The key as it was written: the tier's own, or the default's that it took over. Returns path. */
 const char *tier_plan_tier_path(const struct tier_plan_checker *c, const char *tier,

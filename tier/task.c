@@ -51,6 +51,7 @@ enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct t
     enum tier_status st = TIER_OK;
 
     TIER_TRY(tier_share_check(plan, graph, err));
+    TIER_TRY(tier_plan_patch_fits(plan, graph, err));
     struct tier_tensor *tensors = calloc(n ? times_of(plan) * n : 1, sizeof *tensors);
     if (!tensors)
         return tier_fail(err, TIER_ENOMEM, "no memory for a manifest of %zu tensors", n);

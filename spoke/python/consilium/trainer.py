@@ -27,7 +27,8 @@ _log = logging.getLogger("consilium")
 # Values by which a recipe's keys are off; elsewhere that is null, 0, false, "none" or nothing. And
 # the keys that are not a trainer's: the spoke divides by the steps (normalise), and declines
 # scaffold and curvature by itself; precision allows what nobody has to do.
-_OFF = {"accumulate": 1, "schedule.name": "constant", "pos_weight": 1, "ignore_class": 1024}
+_OFF = {"accumulate": 1, "schedule.name": "constant", "pos_weight": 1, "ignore_class": 1024,
+        "patch.overlap": 0.25}
 _SPOKES_OWN = ("seed", "normalise", "normalise_max", "scaffold", "curvature.clip",
                "curvature.lambda", "curvature.rows", "schedule.per", "precision")
 

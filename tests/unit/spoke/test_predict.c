@@ -37,12 +37,12 @@ static void release(void) {
 
 TestSuite(spoke_predict, .fini = release);
 
-/* One voxel, two classes: class 1 where x is above 10. */
-static const char *threshold_graph(void) {
+/* One voxel, two classes: class 1 where x is above 10. Of images of these sides. */
+static const char *threshold_graph(int64_t deep, int64_t high, int64_t wide) {
     static struct onnx_msg graph, model;
     static const float w[2] = {-1, 1}, b[2] = {10, -10};
-    static const int64_t filter[5] = {2, 1, 1, 1, 1}, two = 2, x[4] = {1, 3, 2, 4},
-                         y[4] = {2, 3, 2, 4};
+    static const int64_t filter[5] = {2, 1, 1, 1, 1}, two = 2;
+    const int64_t x[4] = {1, deep, high, wide}, y[4] = {2, deep, high, wide};
     graph.n = 0;
     onnx_add_rows(&graph, 11, "x", 4, x, 1);
     onnx_add_rows(&graph, 12, "y", 4, y, 1);
@@ -78,7 +78,7 @@ Test(spoke_predict, a_mask_lies_voxel_by_voxel_on_the_grid_of_its_image) {
     static int16_t voxels[4 * 3 * 2];
     struct nifti_maker m = {.side = {4, 3, 2}, .type = 4, .bits = 16};
     struct spoke_predicted done = {0};
-    const char *graph = threshold_graph();
+    const char *graph = threshold_graph(3, 2, 4);
     for (int i = 0; i < 24; i++)
         voxels[i] = (int16_t)(i * 7 % 23);
     m.srow[0][0] = -1.0f;
@@ -124,6 +124,41 @@ Test(spoke_predict, a_mask_lies_voxel_by_voxel_on_the_grid_of_its_image) {
     json_decref(o);
     cr_expect(eq(int, spoke_predict(&w, &done, &err), TIER_ECONFLICT));
     cr_expect(strstr(err.text, "nothing is written over") != NULL, "%s", err.text);
+}
+
+/* The contract's images are 3 x 2 x 4, the model's windows 2 x 2 x 3. */
+Test(spoke_predict, a_model_of_windows_is_slid_over_images_where_an_overlap_says_so) {
+    static int16_t voxels[4 * 3 * 2];
+    struct nifti_maker m = {.side = {4, 2, 3}, .type = 4, .bits = 16};
+    struct spoke_predicted done = {0};
+    for (int i = 0; i < 24; i++)
+        voxels[i] = (int16_t)(i * 7 % 23);
+    m.srow[0][0] = 1.0f;
+    m.srow[1][1] = 2.0f;
+    m.srow[2][2] = 3.0f;
+    temp_file_n("scan.nii", (char *)file, nifti_make(&m, voxels, 48, file, sizeof file));
+    struct spoke_predict w = {.schema = temp_file("s.yaml", masks),
+                              .data = temp_file("t.csv", "scan,who\nscan.nii,A\n"),
+                              .graph = threshold_graph(2, 2, 3),
+                              .threads = 1,
+                              .overlap = 0.5,
+                              .out = made_path("out")};
+    cr_expect(eq(int, spoke_predict(&w, &done, &err), TIER_EDATA));
+    cr_expect(strstr(err.text, "slid over them with --overlap") != NULL, "%s", err.text);
+    w.slides = true;
+    made_path("out/masks.csv");
+    made_path("out/masks.csv.json");
+    const char *mask = made_path("out/row-2.nii.gz");
+    cr_assert(eq(int, spoke_predict(&w, &done, &err), TIER_OK), "%s", err.text);
+    struct spoke_grid g = loaded(mask);
+    for (int i = 0; i < 24; i++)
+        cr_expect(g.at[i] == (voxels[i] > 10 ? 1.0f : 0.0f), "voxel %d: %g of %d", i, g.at[i],
+                  voxels[i]);
+    spoke_grid_release(&g);
+    w.graph = threshold_graph(4, 2, 3);
+    w.out = made_path("out2");
+    cr_expect(eq(int, spoke_predict(&w, &done, &err), TIER_EDATA));
+    cr_expect(strstr(err.text, "side 1 is 4: the schema's images are 3") != NULL, "%s", err.text);
 }
 
 /* ---- tables -------------------------------------------------------------------------------- */
