@@ -45,7 +45,7 @@ enum kern_status kern_loss(struct kern_vec loss, struct kern_vec dz, struct kern
         {"loss", loss, sizeof(float), 1, KERN_ARG_OUT, NULL},
         {"dz", dz, sizeof(float), n, KERN_ARG_OUT, NULL},
         {"z", z, sizeof(float), n, 0, NULL},
-        {"target", target, 4, labels, 0, NULL},
+        {"target", target, 4, classes && spec->soft ? n : labels, 0, NULL},
         {"weight", weight, sizeof(float), classes ? spec->classes : 1, KERN_ARG_OPTIONAL, NULL}};
     struct kern_device *dev = NULL;
     enum kern_status st = kern_args_check("kern_loss", args, sizeof args / sizeof args[0], &dev);

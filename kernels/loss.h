@@ -33,6 +33,12 @@ enum kern_loss_kind {
      * sum of p over the class's own spots, P the sum of p over all and T the number of its spots,
      * as MONAI's DiceLoss(softmax, to_onehot_y) of a set: each row, or with `batch` all rows
      * together. Without `background` class 0 is left out of the mean.
+     *
+     * With `soft` the target is float[rows x spots x classes], a share y of each class at every
+     * spot, at least 0, all of a spot 1 together, or all 0: then the spot counts nothing. Nothing
+     * is ignored by number. CE = sum of -w[c] y[c] log p[c] over sum of w[c] y[c]; in Dice I is the
+     * sum of y p and T that of y (MONAI's DiceLoss without to_onehot_y). Where one share is 1, as a
+     * label.
      */
     KERN_LOSS_CLASSES,
     /* z, target float[rows]: mean of (z - t)^2, mean of |z - t| (whose gradient at 0 is 0). */
@@ -57,6 +63,7 @@ struct kern_loss_spec {
     float smooth_nr;       /* >= 0, finite */
     float smooth_dr;       /* > 0, finite */
     bool batch, background;
+    bool soft; /* the target is shares of classes */
     /* BCE alone: */
     float pos_weight; /* > 0, finite */
 };

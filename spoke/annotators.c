@@ -21,6 +21,49 @@ int32_t spoke_majority(const int32_t *votes, size_t n, size_t stride) {
     return best;
 }
 
+#define PACKED_MAX (1u << 24)
+
+bool spoke_votes_fit(size_t readers, size_t classes) {
+    uint64_t n = 1;
+
+    for (size_t i = 0; i < readers && n <= PACKED_MAX; i++)
+        n *= classes + 1;
+    return n <= PACKED_MAX;
+}
+
+int32_t spoke_votes_pack(const int32_t *votes, size_t n, size_t stride, size_t classes) {
+    size_t packed = 0;
+
+    for (size_t i = n; i-- > 0;)
+        packed = packed * (classes + 1) + (size_t)(votes[i * stride] + 1);
+    return (int32_t)packed;
+}
+
+int32_t spoke_votes_majority(int32_t packed, size_t classes) {
+    int32_t votes[SPOKE_READERS_MAX], base = (int32_t)classes + 1;
+    size_t n = 0;
+
+    for (; packed > 0 && n < SPOKE_READERS_MAX; packed /= base)
+        votes[n++] = packed % base - 1;
+    return spoke_majority(votes, n, 1);
+}
+
+void spoke_votes_shares(int32_t packed, size_t classes, float *shares_out) {
+    int32_t base = (int32_t)classes + 1;
+    size_t said = 0;
+
+    for (size_t c = 0; c < classes; c++)
+        shares_out[c] = 0;
+    for (; packed > 0; packed /= base) {
+        if (packed % base == 0)
+            continue;
+        shares_out[packed % base - 1]++;
+        said++;
+    }
+    for (size_t c = 0; c < classes && said > 1; c++)
+        shares_out[c] /= (float)said;
+}
+
 enum tier_status spoke_agreement_init(struct spoke_agreement *a, size_t readers, size_t classes,
                                       struct tier_err *err) {
     *a = (struct spoke_agreement){.readers = readers, .classes = classes};

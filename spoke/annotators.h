@@ -11,6 +11,7 @@
 
 #include "tier/err.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define SPOKE_READERS_MAX 32u
@@ -20,6 +21,17 @@
  * class that most of them say; of equals the one that is said first. -1 where nobody says any.
  */
 int32_t spoke_majority(const int32_t *votes, size_t n, size_t stride);
+
+/*
+ * All readers' votes of one row or voxel in one number, for they are read, kept and moved as one
+ * label is: reader k's class + 1 (0: did not say) times (classes + 1)^k. That number stays below
+ * 2^24, which a float carries exactly; the first says whether so many readers and classes fit.
+ */
+bool spoke_votes_fit(size_t readers, size_t classes);
+int32_t spoke_votes_pack(const int32_t *votes, size_t n, size_t stride, size_t classes);
+int32_t spoke_votes_majority(int32_t packed, size_t classes);
+/* float[classes]: of those who said any, the share that says each; all 0 where nobody did. */
+void spoke_votes_shares(int32_t packed, size_t classes, float *shares_out);
 
 struct spoke_agreement {
     size_t readers, classes;

@@ -121,7 +121,7 @@ static void move_channel(const struct map *m, float *x, float *scratch) {
     }
 }
 
-/* A class is below 2^24, so that a float carries it. */
+/* A class, and votes for classes, are below 2^24, so that a float carries it. */
 static void move_mask(const struct map *m, int32_t *mask, float *scratch) {
     size_t area = m->height * m->width;
 

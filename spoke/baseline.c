@@ -39,7 +39,6 @@ struct bench {
     struct tier_graph *graph;
     struct kern_device *device;
     struct spoke_recipe recipe;
-    struct spoke_objective objective;
 };
 
 static const char usage[] =
@@ -86,7 +85,8 @@ static enum tier_status train_and_test(const struct options *o, const struct ben
         goto out;
     }
     TIER_TRY_OUT(open_table(o, b, csv, NULL, &data, err));
-    TIER_TRY_OUT(spoke_net_new_for(b->device, b->graph, &b->objective, b->plan.batch, &net, err));
+    const struct spoke_objective objective = spoke_objective_for(&b->plan, data);
+    TIER_TRY_OUT(spoke_net_new_for(b->device, b->graph, &objective, b->plan.batch, &net, err));
     TIER_TRY_OUT(spoke_round_freeze(&b->plan, b->graph, &net, 1, err));
     snprintf(seed, sizeof seed, "%" PRIu64, b->plan.seed);
     TIER_TRY_OUT(spoke_train(net, data, &b->recipe, spoke_train_seed(seed, 0, name), &stats, err));
@@ -183,7 +183,8 @@ static enum tier_status test_model(const struct options *o, const struct bench *
         goto out;
     }
     TIER_TRY_OUT(open_table(o, b, pooled, NULL, &data, err));
-    TIER_TRY_OUT(spoke_net_new_for(b->device, b->graph, &b->objective, b->plan.batch, &net, err));
+    const struct spoke_objective objective = spoke_objective_for(&b->plan, data);
+    TIER_TRY_OUT(spoke_net_new_for(b->device, b->graph, &objective, b->plan.batch, &net, err));
     TIER_TRY_OUT(load_model(b, o, net, err));
     TIER_TRY_OUT(spoke_evaluate(net, data, SPOKE_TEST, sums, err));
     TIER_TRY_OUT(spoke_sums_add(sums, metrics, err));
@@ -516,7 +517,6 @@ static enum tier_status run(const struct options *o, json_t *rows, struct tier_e
     }
     spoke_round_recipe(&b.plan, 1, &b.recipe); /* and all that follow */
     b.recipe.schedule.span = b.plan.rounds;
-    b.objective = spoke_objective_of(&b.plan);
     b.recipe.steps *= b.plan.rounds;
     b.recipe.epochs *= b.plan.rounds;
     st = compare(o, &b, rows, err);

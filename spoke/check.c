@@ -104,8 +104,12 @@ static enum tier_status look_through(struct spoke_check *c, struct watch *w, enu
         TIER_TRY(st);
         c->rows[part]++;
         TIER_TRY(agree_on(c, part, (size_t)row, labels + target, err));
-        for (size_t i = 0; i < target; i++)
-            c->classes[(size_t)labels[i] * SPOKE_PARTS + part]++;
+        for (size_t i = 0; i < target; i++) {
+            int32_t class = spoke_data_soft(c->data)
+                                ? spoke_votes_majority(labels[i], spoke_data_classes(c->data))
+                                : labels[i];
+            c->classes[(size_t) class * SPOKE_PARTS + part]++;
+        }
     }
     return TIER_OK;
 }

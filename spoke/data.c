@@ -664,6 +664,10 @@ size_t spoke_data_readers(const struct spoke_data *d) {
     return d->readers;
 }
 
+bool spoke_data_soft(const struct spoke_data *d) {
+    return !d->unlabelled && d->schema->annotators == SPOKE_ANNOTATORS_SOFT;
+}
+
 const int32_t *spoke_data_votes(const struct spoke_data *d, enum spoke_part part) {
     return d->parts[part].votes;
 }

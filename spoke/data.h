@@ -150,6 +150,8 @@ const char *spoke_data_id(const struct spoke_data *data, enum spoke_part part, s
  * int32[target_size], and whether there is one. Labels are what most of them say.
  */
 size_t spoke_data_readers(const struct spoke_data *data);
+/* With annotators: soft labels are not classes but votes, as spoke_votes_pack has them. */
+bool spoke_data_soft(const struct spoke_data *data);
 const int32_t *spoke_data_votes(const struct spoke_data *data, enum spoke_part part);
 enum tier_status spoke_data_read_mask(const struct spoke_data *data, enum spoke_part part,
                                       size_t row, size_t reader, int32_t *mask, bool *there_out,

@@ -368,13 +368,15 @@ static enum tier_status read_file(const struct spoke_data *d, const struct spoke
     return st;
 }
 
-/* What most of the masks of a row say at each place; the masks lie one after another. */
-static enum tier_status merge_masks(const int32_t *votes, size_t readers, size_t n, int32_t *mask,
-                                    struct tier_err *err) {
+/* What most of the masks of a row say at each place, or what each of them says; the masks lie one
+ * after another. */
+static enum tier_status merge_masks(const struct spoke_data *d, const int32_t *votes,
+                                    size_t readers, size_t n, int32_t *mask, struct tier_err *err) {
     if (readers == 0)
         return tier_fail(err, TIER_EDATA, "there is no mask");
     for (size_t i = 0; i < n; i++)
-        mask[i] = spoke_majority(votes + i, readers, n);
+        mask[i] = spoke_data_soft(d) ? spoke_votes_pack(votes + i, readers, n, d->classes)
+                                     : spoke_majority(votes + i, readers, n);
     return TIER_OK;
 }
 
@@ -416,7 +418,7 @@ static enum tier_status read_cases(const struct spoke_data *d, enum spoke_part p
         file += strlen(file) + 1;
     }
     if (st == TIER_OK && votes)
-        st = merge_masks(votes, readers, d->spatial, mask, err);
+        st = merge_masks(d, votes, readers, d->spatial, mask, err);
     free(votes);
     return st;
 }

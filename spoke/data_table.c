@@ -261,6 +261,8 @@ static enum tier_status read_row(struct table *t, char *const *cells) {
     }
     if (reader > 0)
         label.class = spoke_majority(label.votes, reader, 1);
+    if (reader > 0 && label.class >= 0 && spoke_data_soft(t->l->data))
+        label.class = spoke_votes_pack(label.votes, reader, 1, spoke_data_classes(t->l->data));
     return keep_row(t, which, &label, cells);
 }
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "spoke/annotators.h"
 #include "spoke/eval_score.h"
 #include "spoke/slide.h"
 
@@ -16,8 +17,9 @@ struct evaluation {
     struct kern_buf *x;
     float *logits;    /* [batch x spots x outputs] */
     int32_t *targets; /* [batch x words] */
-    float *hazards;   /* [rows] of survival, else NULL */
-    float *times;     /* [rows x 2], likewise */
+    int32_t *labels; /* [batch x spots]: what most readers say, where targets are shares; or NULL */
+    float *hazards;  /* [rows] of survival, else NULL */
+    float *times;    /* [rows x 2], likewise */
     const struct spoke_data *data;
     enum spoke_part part;
     int32_t *which;       /* [batch] */
@@ -64,13 +66,20 @@ static enum tier_status score_batch(struct evaluation *e, const float *x, const 
             return tier_fail(e->err, TIER_EMODEL,
                              "the model gives an output that is not finite: its training diverged");
     spoke_objective_targets(e->objective, e->data, e->part, e->which, rows, labels, e->targets);
+    const int32_t *held = spoke_data_labels(e->data, e->part);
+    for (size_t i = 0; e->labels && i < rows * e->spots; i++)
+        e->labels[i] = spoke_votes_majority(
+            labels ? labels[i] : held[(size_t)e->which[i / e->spots] * e->spots + i % e->spots],
+            e->objective->soft);
     for (size_t r = 0; r < rows; r++) {
         const int32_t *target = e->targets + r * e->words;
+        const int32_t *label = e->labels ? e->labels + r * e->spots : NULL;
         if (e->hazards) {
             e->hazards[e->sums->count] = e->logits[r];
             memcpy(e->times + 2 * e->sums->count, target, 2 * sizeof *e->times);
         }
-        spoke_score_row(e->sums, e->objective, e->logits + r * each, target, e->spots, e->outputs);
+        spoke_score_row(e->sums, e->objective, e->logits + r * each, target, label, e->spots,
+                        e->outputs);
         if (too_large(e->sums)) /* row by row: a million of the largest would pass 64 bits */
             return tier_fail(e->err, TIER_EDATA,
                              "the errors are too large to be summed: a target in other units, of "
@@ -86,6 +95,7 @@ static enum tier_status take_memory(struct evaluation *e, size_t rows, bool held
              kern_buf_new(e->dev, e->batch * e->features * sizeof(float), &e->x));
     e->logits = malloc(e->batch * e->spots * e->outputs * sizeof *e->logits);
     e->targets = malloc(e->batch * e->words * sizeof *e->targets);
+    e->labels = e->objective->soft ? malloc(e->batch * e->spots * sizeof *e->labels) : NULL;
     e->which = malloc(e->batch * sizeof *e->which);
     e->hazards = survival ? malloc(rows * sizeof *e->hazards) : NULL;
     e->times = survival ? malloc(rows * 2 * sizeof *e->times) : NULL;
@@ -93,8 +103,8 @@ static enum tier_status take_memory(struct evaluation *e, size_t rows, bool held
         e->x_read = malloc(e->batch * e->features * sizeof *e->x_read);
         e->labels_read = malloc(e->batch * e->words * sizeof *e->labels_read);
     }
-    if (!e->logits || !e->targets || !e->which || (survival && (!e->hazards || !e->times)) ||
-        (!held && (!e->x_read || !e->labels_read)))
+    if (!e->logits || !e->targets || (e->objective->soft && !e->labels) || !e->which ||
+        (survival && (!e->hazards || !e->times)) || (!held && (!e->x_read || !e->labels_read)))
         return tier_fail(e->err, TIER_ENOMEM, "no memory for a batch of %zu rows", e->batch);
     return TIER_OK;
 }
@@ -120,14 +130,15 @@ static enum tier_status score_all(struct evaluation *e, size_t rows) {
 /* Windows are the model's, figures are of whole images: one at a time. */
 static enum tier_status score_slides(struct evaluation *e, size_t rows) {
     const struct spoke_shape shape = spoke_data_shape(e->data);
-    size_t spots = spoke_data_target_size(e->data);
+    size_t spots = spoke_data_target_size(e->data), soft = e->objective->soft;
     struct spoke_slide *slide = NULL;
     float *x = malloc(e->features * sizeof *x);
     float *logits = malloc(spots * e->outputs * sizeof *logits);
     int32_t *mask = malloc(spots * sizeof *mask);
+    float *shares = soft ? malloc(spots * soft * sizeof *shares) : NULL;
     enum tier_status st = TIER_OK;
 
-    if (!x || !logits || !mask) {
+    if (!x || !logits || !mask || (soft && !shares)) {
         st = tier_fail(e->err, TIER_ENOMEM, "no memory for an image of %zu spots", spots);
         goto out;
     }
@@ -136,13 +147,19 @@ static enum tier_status score_slides(struct evaluation *e, size_t rows) {
         const int32_t row = (int32_t)r;
         TIER_TRY_OUT(spoke_data_read(e->data, e->part, &row, 1, x, mask, e->err));
         TIER_TRY_OUT(spoke_slide_row(slide, x, logits, e->err));
-        spoke_score_row(e->sums, e->objective, logits, mask, spots, e->outputs);
+        if (soft)
+            spoke_objective_shares(e->objective, mask, spots, shares);
+        for (size_t i = 0; soft && i < spots; i++)
+            mask[i] = spoke_votes_majority(mask[i], soft);
+        spoke_score_row(e->sums, e->objective, logits, soft ? (void *)shares : mask, mask, spots,
+                        e->outputs);
     }
 out:
     spoke_slide_free(slide);
     free(x);
     free(logits);
     free(mask);
+    free(shares);
     return st;
 }
 
@@ -181,6 +198,7 @@ out:
     kern_buf_free(e.x);
     free(e.logits);
     free(e.targets);
+    free(e.labels);
     free(e.which);
     free(e.hazards);
     free(e.times);

@@ -39,9 +39,10 @@ struct spoke_sums {
 
 /*
  * Replaces *sums_out. A row is predicted positive where its logit is above 0 (BCE), or a row or
- * spot as the class with the greatest logit, the first of equals. What the loss ignores counts
- * nowhere. No rows give zero sums. TIER_EMODEL where a logit is not finite, TIER_EDATA where errors
- * are too large to be summed.
+ * spot as the class with the greatest logit, the first of equals; with annotators: soft right is
+ * what most of them say, and the loss that of their shares. What the loss ignores counts nowhere.
+ * No rows give zero sums. TIER_EMODEL where a logit is not finite, TIER_EDATA where errors are too
+ * large to be summed.
  */
 enum tier_status spoke_evaluate(struct spoke_net *net, const struct spoke_data *data,
                                 enum spoke_part part, struct spoke_sums *sums_out,

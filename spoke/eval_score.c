@@ -55,7 +55,7 @@ static void score_classes(struct spoke_sums *sums, const struct spoke_objective 
 }
 
 void spoke_score_row(struct spoke_sums *sums, const struct spoke_objective *o, const float *z,
-                     const void *target, size_t spots, size_t outputs) {
+                     const void *target, const int32_t *label, size_t spots, size_t outputs) {
     const float *value = target;
 
     sums->count++;
@@ -65,9 +65,9 @@ void spoke_score_row(struct spoke_sums *sums, const struct spoke_objective *o, c
     bool errors = o->loss == SPOKE_LOSS_MSE || o->loss == SPOKE_LOSS_L1;
     sums->loss += errors ? tier_score_error_fixed(loss) : tier_score_loss_fixed(loss);
     if (o->loss == SPOKE_LOSS_BCE) {
-        score_binary(sums, (double)z[0], value[0]);
+        score_binary(sums, (double)z[0], o->soft ? (float)label[0] : value[0]);
     } else if (spoke_objective_by_class(o)) {
-        score_classes(sums, o, z, target, spots, outputs);
+        score_classes(sums, o, z, o->soft ? label : target, spots, outputs);
     } else {
         double d = (double)z[0] - (double)value[0];
         sums->squared += tier_score_error_fixed(d * d);

@@ -9,9 +9,13 @@
 
 #include "spoke/eval.h"
 
-/* Adds a row: z float[spots x outputs], its target as the loss takes it. Of survival nothing. */
+/*
+ * Adds a row: z float[spots x outputs], its target as the loss takes it, and where that is shares
+ * of classes what counts as right, int32[spots]; else `label` is not looked at. Of survival
+ * nothing.
+ */
 void spoke_score_row(struct spoke_sums *sums, const struct spoke_objective *o, const float *z,
-                     const void *target, size_t spots, size_t outputs);
+                     const void *target, const int32_t *label, size_t spots, size_t outputs);
 
 /*
  * Adds pairs, events and loss of n rows: z float[n] log hazards, target float[n x 2] time and

@@ -5,6 +5,7 @@
  * slots and the counters; a slot that is being filled, or is taken, is its thread's alone.
  */
 #include "spoke/feed.h"
+#include "spoke/annotators.h"
 #include "spoke/patch.h"
 
 #include <assert.h>
@@ -20,7 +21,7 @@ struct slot {
     float *x, *values, *scratch;
     int32_t *labels;
     float *whole; /* [features] and mask of one row that a window is cut from, or NULL both */
-    int32_t *whole_mask;
+    int32_t *whole_mask, *classes; /* classes: what most say of it, where it is votes */
     enum tier_status status;
     struct tier_err err;
 };
@@ -62,7 +63,10 @@ static enum tier_status cut_windows(const struct spoke_feed *f, const int32_t *r
     for (size_t i = 0; i < s->rows; i++) {
         TIER_TRY(spoke_data_read(f->data, f->options.part, rows + i, 1, s->whole, s->whole_mask,
                                  &s->err));
-        spoke_patch_draw(patch, &shape, ~row_seed(f, place + i), s->whole_mask, at);
+        for (size_t k = 0; s->classes && k < spoke_data_target_size(f->data); k++)
+            s->classes[k] = spoke_votes_majority(s->whole_mask[k], spoke_data_classes(f->data));
+        spoke_patch_draw(patch, &shape, ~row_seed(f, place + i),
+                         s->classes ? s->classes : s->whole_mask, at);
         spoke_patch_cut(patch, &shape, at, s->whole, s->whole_mask, s->x + i * f->features,
                         s->labels + i * f->target);
     }
@@ -129,7 +133,9 @@ static bool allocate(struct spoke_feed *f) {
             continue;
         s->whole = calloc(spoke_data_features(f->data), sizeof *s->whole);
         s->whole_mask = calloc(spoke_data_target_size(f->data), sizeof *s->whole_mask);
-        ok = ok && s->whole && s->whole_mask;
+        if (spoke_data_soft(f->data))
+            s->classes = calloc(spoke_data_target_size(f->data), sizeof *s->classes);
+        ok = ok && s->whole && s->whole_mask && (s->classes || !spoke_data_soft(f->data));
     }
     return f->slots && ok;
 }
@@ -197,6 +203,7 @@ void spoke_feed_close(struct spoke_feed *f) {
         free(f->slots[i].scratch);
         free(f->slots[i].whole);
         free(f->slots[i].whole_mask);
+        free(f->slots[i].classes);
     }
     free(f->slots);
     free(f->order);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "spoke/loss.h"
+#include "spoke/annotators.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -42,6 +43,13 @@ struct spoke_objective spoke_objective_of(const struct tier_plan *plan) {
     return o;
 }
 
+struct spoke_objective spoke_objective_for(const struct tier_plan *plan,
+                                           const struct spoke_data *data) {
+    struct spoke_objective o = spoke_objective_of(plan);
+    o.soft = spoke_data_soft(data) ? spoke_data_classes(data) : 0;
+    return o;
+}
+
 bool spoke_objective_by_class(const struct spoke_objective *o) {
     return o->loss == SPOKE_LOSS_CE || o->loss == SPOKE_LOSS_DICE || o->loss == SPOKE_LOSS_DICE_CE;
 }
@@ -49,7 +57,7 @@ bool spoke_objective_by_class(const struct spoke_objective *o) {
 bool spoke_objective_is_plain(const struct spoke_objective *o) {
     if (o->loss == SPOKE_LOSS_BCE)
         return o->pos_weight == 1.0f;
-    return o->loss == SPOKE_LOSS_CE && !o->has_ignore && o->weights_count == 0;
+    return o->loss == SPOKE_LOSS_CE && !o->has_ignore && o->weights_count == 0 && o->soft == 0;
 }
 
 struct kern_loss_spec spoke_objective_spec(const struct spoke_objective *o, size_t rows,
@@ -77,6 +85,7 @@ struct kern_loss_spec spoke_objective_spec(const struct spoke_objective *o, size
         .smooth_dr = o->smooth_dr,
         .batch = o->batch,
         .background = o->background,
+        .soft = o->soft > 0 && spoke_objective_by_class(o),
         .pos_weight = o->pos_weight,
     };
 }
@@ -134,6 +143,13 @@ enum tier_status spoke_objective_fits(const struct spoke_objective *o,
             seen_spots(data));
     if (kind != SPOKE_TARGET_CLASS && kind != SPOKE_TARGET_MASK)
         return TIER_OK;
+    if (o->soft != (spoke_data_soft(data) ? has : 0))
+        return tier_fail(err, TIER_EINTERNAL, "a loss of %s for labels of the other kind",
+                         o->soft ? "shares" : "classes");
+    if (o->soft && o->has_ignore)
+        return tier_fail(err, TIER_EDATA,
+                         "local.ignore_class excludes annotators: soft, where a spot is of several "
+                         "classes: annotators: majority would be right");
     if (o->has_ignore && (size_t)o->ignore >= has)
         return tier_fail(err, TIER_EDATA,
                          "local.ignore_class is %d: the schema's classes are 0 to %zu",
@@ -149,7 +165,23 @@ enum tier_status spoke_objective_fits(const struct spoke_objective *o,
 }
 
 size_t spoke_objective_words(const struct spoke_objective *o, size_t spots) {
+    if (o->soft && spoke_objective_by_class(o))
+        return spots * o->soft;
     return o->loss == SPOKE_LOSS_COX ? 2 : spots;
+}
+
+void spoke_objective_shares(const struct spoke_objective *o, const int32_t *votes, size_t n,
+                            float *out) {
+    float both[2];
+
+    for (size_t i = 0; i < n; i++) {
+        if (spoke_objective_by_class(o)) {
+            spoke_votes_shares(votes[i], o->soft, out + i * o->soft);
+            continue;
+        }
+        spoke_votes_shares(votes[i], 2, both);
+        out[i] = both[1];
+    }
 }
 
 void spoke_objective_targets(const struct spoke_objective *o, const struct spoke_data *data,
@@ -170,6 +202,8 @@ void spoke_objective_targets(const struct spoke_objective *o, const struct spoke
             floats[2 * i + 1] = events[which[i]];
         } else if (o->loss == SPOKE_LOSS_MSE || o->loss == SPOKE_LOSS_L1) {
             floats[i] = values[which[i]];
+        } else if (of_row && o->soft) {
+            spoke_objective_shares(o, of_row, size, floats + i * spoke_objective_words(o, size));
         } else if (of_row && o->loss == SPOKE_LOSS_BCE) {
             floats[i] = (float)of_row[0];
         } else if (of_row) {
@@ -195,6 +229,23 @@ static double log_sum(const float *z, size_t outputs) {
     return log(sum) + top;
 }
 
+/* By shares, y float[spots x outputs], of which every spot has some. */
+static double soft_ce(const struct spoke_objective *o, const float *z, const float *y, size_t spots,
+                      size_t outputs) {
+    double sum = 0, weights = 0;
+
+    for (size_t i = 0; i < spots; i++) {
+        double lse = log_sum(z + i * outputs, outputs);
+        for (size_t c = 0; c < outputs; c++) {
+            double share = (double)y[i * outputs + c];
+            double w = o->weights_count ? share * (double)o->class_weight[c] : share;
+            sum += w * (lse - (double)z[i * outputs + c]);
+            weights += w;
+        }
+    }
+    return weights > 0 ? sum / weights : 0;
+}
+
 static double row_ce(const struct spoke_objective *o, const float *z, const int32_t *label,
                      size_t spots, size_t outputs) {
     double sum = 0, weights = 0;
@@ -209,20 +260,22 @@ static double row_ce(const struct spoke_objective *o, const float *z, const int3
     return weights > 0 ? sum / weights : 0;
 }
 
-static double row_dice(const struct spoke_objective *o, const float *z, const int32_t *label,
+static double row_dice(const struct spoke_objective *o, const float *z, const void *target,
                        size_t spots, size_t outputs) {
     size_t first = o->background ? 0 : 1;
+    const int32_t *label = target;
+    const float *shares = target;
     double loss = 0;
 
     for (size_t c = first; c < outputs; c++) {
         double both = 0, sizes = 0;
         for (size_t i = 0; i < spots; i++) {
-            if (!counts(o, label[i], outputs))
+            if (!o->soft && !counts(o, label[i], outputs))
                 continue;
             double p = exp((double)z[i * outputs + c] - log_sum(z + i * outputs, outputs));
-            bool own = (size_t)label[i] == c;
-            both += own ? p : 0;
-            sizes += p + (own ? 1 : 0);
+            double own = o->soft ? (double)shares[i * outputs + c] : (size_t)label[i] == c;
+            both += own * p;
+            sizes += p + own;
         }
         loss += 1 - (2 * both + (double)o->smooth_nr) / (sizes + (double)o->smooth_dr);
     }
@@ -239,12 +292,12 @@ double spoke_objective_row(const struct spoke_objective *o, const float *z, cons
         d = (double)t[0];
         return (1 - d) * x + (w * d + 1 - d) * (log1p(exp(-fabs(x))) + (x < 0 ? -x : 0));
     case SPOKE_LOSS_CE:
-        return row_ce(o, z, target, spots, outputs);
+        return o->soft ? soft_ce(o, z, t, spots, outputs) : row_ce(o, z, target, spots, outputs);
     case SPOKE_LOSS_DICE:
         return row_dice(o, z, target, spots, outputs);
     case SPOKE_LOSS_DICE_CE:
-        return (double)o->ce * row_ce(o, z, target, spots, outputs) +
-               (double)o->dice * row_dice(o, z, target, spots, outputs);
+        d = o->soft ? soft_ce(o, z, t, spots, outputs) : row_ce(o, z, target, spots, outputs);
+        return (double)o->ce * d + (double)o->dice * row_dice(o, z, target, spots, outputs);
     case SPOKE_LOSS_MSE:
         return (x - (double)t[0]) * (x - (double)t[0]);
     case SPOKE_LOSS_L1:

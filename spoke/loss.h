@@ -35,12 +35,15 @@ struct spoke_objective {
     float class_weight[TIER_KEYS_LIST_MAX]; /* CE and DICE_CE */
     float smooth_nr, smooth_dr, dice, ce;   /* dice, ce: their weights in DICE_CE */
     bool batch, background;                 /* Dice over a batch, with class 0 */
+    size_t soft; /* annotators: soft: the data's classes, of which a target has shares; else 0 */
 };
 
 /* The loss without options: PyTorch's defaults, and MONAI's of Dice. */
 struct spoke_objective spoke_objective_plain(enum spoke_loss loss);
-/* What the plan says. */
+/* What the plan says; and that, of these data, whose targets may be shares of classes. */
 struct spoke_objective spoke_objective_of(const struct tier_plan *plan);
+struct spoke_objective spoke_objective_for(const struct tier_plan *plan,
+                                           const struct spoke_data *data);
 
 /* Whether a row has an output for each class, rather than one. */
 bool spoke_objective_by_class(const struct spoke_objective *o);
@@ -60,7 +63,8 @@ enum tier_status spoke_objective_fits(const struct spoke_objective *o,
                                       const struct spoke_data *data, size_t spots, size_t outputs,
                                       struct tier_err *err);
 
-/* Four-byte words of a row's target on the device. */
+/* Four-byte words of a row's target on the device: a label for each spot, or a share for each class
+ * of it. */
 size_t spoke_objective_words(const struct spoke_objective *o, size_t spots);
 /*
  * The targets of rows which[n] of the part as the kernel takes them: float or int32[n x words].
@@ -70,6 +74,11 @@ size_t spoke_objective_words(const struct spoke_objective *o, size_t spots);
 void spoke_objective_targets(const struct spoke_objective *o, const struct spoke_data *data,
                              enum spoke_part part, const int32_t *which, size_t n,
                              const int32_t *labels, void *out);
+
+/* Votes of n spots to shares as the kernel takes them, float[n x soft], or [n] of bce: of the
+ * second class. Of an objective with soft alone. */
+void spoke_objective_shares(const struct spoke_objective *o, const int32_t *votes, size_t n,
+                            float *out);
 
 /*
  * The loss of one row by itself, in double: z float[spots x outputs], target as above. Of Cox a row

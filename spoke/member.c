@@ -154,7 +154,7 @@ static enum tier_status take_data(struct task *t, struct work *w) {
 
 static enum tier_status make_nets(struct task *t, const struct spoke_member *m, size_t ranks,
                                   struct tier_err *err) {
-    const struct spoke_objective objective = spoke_objective_of(&t->plan);
+    const struct spoke_objective objective = spoke_objective_for(&t->plan, t->data);
 
     TIER_TRY(
         spoke_team_nets(&m->team, t->graph, &objective, t->plan.batch, ranks, false, t->nets, err));

@@ -466,7 +466,7 @@ static void drop_nets(struct spoke_run *run) {
 }
 
 static enum tier_status make_nets(struct spoke_run *run, size_t ranks, struct tier_err *err) {
-    const struct spoke_objective objective = spoke_objective_of(&run->plan);
+    const struct spoke_objective objective = spoke_objective_for(&run->plan, run->data);
     const struct spoke_team *team = &run->spoke->team;
 
     TIER_TRY(spoke_team_nets(team, run->graph, &objective, run->plan.batch, ranks, true, run->nets,

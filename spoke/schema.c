@@ -129,14 +129,16 @@ static bool same_classes(const struct spoke_column *a, const struct spoke_column
 static enum tier_status check_readers(const char *path, const struct spoke_schema *s,
                                       size_t targets, size_t masks, struct tier_err *err) {
     const struct spoke_column *first = NULL;
+    bool soft = s->annotators == SPOKE_ANNOTATORS_SOFT;
+    const char *how = soft ? "soft" : "majority";
 
     if ((targets && masks) || targets + masks < 2 || targets + masks > SPOKE_READERS_MAX)
         return tier_fail(err, TIER_ECONFIG,
-                         "%s: annotators: majority takes 2 to %u columns that are all targets, or "
+                         "%s: annotators: %s takes 2 to %u columns that are all targets, or "
                          "all masks",
-                         path, SPOKE_READERS_MAX);
+                         path, how, SPOKE_READERS_MAX);
     if (s->kind == SPOKE_KIND_NPZ)
-        return tier_fail(err, TIER_ECONFIG, "%s: annotators: majority is not for kind: npz", path);
+        return tier_fail(err, TIER_ECONFIG, "%s: annotators: %s is not for kind: npz", path, how);
     for (uint32_t i = 0; i < s->columns_count; i++) {
         const struct spoke_column *c = &s->columns[i];
         if (c->type != SPOKE_COLUMN_TARGET && c->type != SPOKE_COLUMN_MASK)
@@ -148,6 +150,12 @@ static enum tier_status check_readers(const char *path, const struct spoke_schem
                              "same positive_above",
                              path, c->line, c->name);
     }
+    if (soft && !spoke_votes_fit(targets + masks, spoke_schema_classes(s)))
+        return tier_fail(err, TIER_ECONFIG,
+                         "%s: annotators: soft keeps the votes of %zu annotators on %zu classes: "
+                         "(classes + 1)^annotators must be at most 2^24; fewer of them, or "
+                         "annotators: majority, would be right",
+                         path, targets + masks, spoke_schema_classes(s));
     return TIER_OK;
 }
 
@@ -177,13 +185,13 @@ static enum tier_status check_columns(const char *path, const struct spoke_schem
                              wrong);
         count[c->type]++;
     }
-    bool several = s->annotators == SPOKE_ANNOTATORS_MAJORITY;
+    bool several = s->annotators != SPOKE_ANNOTATORS_ONE;
     if (several)
         TIER_TRY(check_readers(path, s, count[SPOKE_COLUMN_TARGET], count[SPOKE_COLUMN_MASK], err));
     else if (count[SPOKE_COLUMN_TARGET] + count[SPOKE_COLUMN_MASK] != 1)
         return tier_fail(err, TIER_ECONFIG,
                          "%s: %zu columns are the target or a mask: exactly one must be, but with "
-                         "annotators: majority",
+                         "annotators: majority or soft",
                          path, count[SPOKE_COLUMN_TARGET] + count[SPOKE_COLUMN_MASK]);
     bool volumes = s->kind >= SPOKE_KIND_NIFTI;
     if (s->kind != SPOKE_KIND_TABLE && !volumes && count[SPOKE_COLUMN_IMAGE] != 1)

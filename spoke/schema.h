@@ -60,7 +60,8 @@
  * survival the target is the time (`value: true`), and a column of type event says whether it
  * happened then (positive_above, or the second of two categories) or the patient was last seen.
  * With `annotators: majority` several columns of type target, or of type mask, are several
- * readers', and what most of them say is learnt.
+ * readers', and what most of them say is learnt; with `annotators: soft` the share of them that
+ * says each class.
  *
  * Threads: a schema is immutable once open. Ownership: it owns its strings.
  */
@@ -104,7 +105,7 @@ enum spoke_column_type {
 };
 enum spoke_encode { SPOKE_ENCODE_ONE_HOT, SPOKE_ENCODE_INDEX };
 /* What becomes of several columns that say the same of a row, each a reader's. */
-enum spoke_annotators { SPOKE_ANNOTATORS_ONE, SPOKE_ANNOTATORS_MAJORITY };
+enum spoke_annotators { SPOKE_ANNOTATORS_ONE, SPOKE_ANNOTATORS_MAJORITY, SPOKE_ANNOTATORS_SOFT };
 enum spoke_missing { SPOKE_MISSING_ERROR, SPOKE_MISSING_DROP };
 enum spoke_split_by { SPOKE_SPLIT_HASH, SPOKE_SPLIT_COLUMN, SPOKE_SPLIT_PART };
 
@@ -189,7 +190,8 @@ size_t spoke_schema_features(const struct spoke_schema *schema);
 size_t spoke_schema_spatial(const struct spoke_schema *schema);
 /* What is learnt: the column of type target or mask. */
 const struct spoke_column *spoke_schema_target(const struct spoke_schema *schema);
-/* How many columns say what is learnt, each a reader's: 1, or more with annotators: majority. */
+/* How many columns say what is learnt, each a reader's: 1, or more with annotators: majority
+ * or soft. */
 size_t spoke_schema_readers(const struct spoke_schema *schema);
 /* "ill", of a target or mask; "above" and "not above" of positive_above. */
 const char *spoke_schema_class_name(const struct spoke_schema *schema, size_t class);

@@ -208,7 +208,7 @@ static const char *const z_scores[] = {"none", "all", "nonzero", NULL};
 static const char *const column_types[] = {"number", "category", "target", "id",    "split",
                                            "ignore", "image",    "mask",   "event", NULL};
 static const char *const encodes[] = {"one_hot", "index", NULL};
-static const char *const annotators[] = {"one", "majority", NULL};
+static const char *const annotators[] = {"one", "majority", "soft", NULL};
 static const char *const missings[] = {"error", "drop", NULL};
 static const char *const split_bys[] = {"hash", "column", "part", NULL};
 

@@ -27,7 +27,7 @@ struct trainer {
     const struct spoke_data *data;
     const struct spoke_recipe *recipe;
     uint64_t seed;
-    size_t rows, features, words;        /* words: of a row's target */
+    size_t rows, features, words, spots; /* words: of a row's target, spots: its labels */
     size_t place, replicas;              /* this one among all, here and elsewhere */
     int32_t *order;                      /* [rows], this epoch's; the first replica's */
     struct kern_buf *x, *target, *index; /* all training rows, where they are held */
@@ -214,7 +214,7 @@ static enum tier_status gradients(struct trainer *t, size_t at, size_t rows,
                  kern_upload(t->batch_x, 0, t->read->x + first * t->features,
                              rows * t->features * sizeof(float)));
         TIER_TRY(upload_targets(t, t->data, t->read->which + first, rows,
-                                t->read->labels ? t->read->labels + first * t->words : NULL,
+                                t->read->labels ? t->read->labels + first * t->spots : NULL,
                                 t->batch_target, 0));
         return spoke_net_backward(t->net, x, target, rows, (struct kern_vec){loss, 0}, t->err);
     }
@@ -514,6 +514,7 @@ static enum tier_status crew_new(struct crew *c, struct spoke_net *const *nets,
             .rows = rows,
             .features = spoke_data_seen_features(c->data),
             .data = c->data,
+            .spots = spoke_net_spots(nets[i]),
             .words = spoke_objective_words(spoke_net_objective(nets[i]), spoke_net_spots(nets[i])),
             .place = c->group ? kern_group_first(c->group) + i : i,
             .replicas = c->group ? kern_group_ranks(c->group) : 1,

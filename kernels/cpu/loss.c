@@ -104,6 +104,26 @@ static float softmax_spot(float *p, const float *z, size_t classes, float *top_o
     return logf(sum);
 }
 
+/* Of a spot whose target is shares: adds to the sums what a label adds, by the shares. */
+static void add_shares(const struct loss_job *j, size_t i, const float *p, float log_sum, float top,
+                       double *sum) {
+    const float *z = j->z + i * j->spec->classes, *y = j->t + i * j->spec->classes;
+    double *of = sum + SUM_CLASSES;
+    float all = 0;
+
+    for (size_t c = 0; c < j->spec->classes; c++) {
+        float w = weight_of(j, (int32_t)c) * y[c];
+        sum[SUM_CE] += w > 0 ? (double)w * (double)(log_sum + (top - z[c])) : 0;
+        sum[SUM_WEIGHT] += (double)w;
+        all += y[c];
+    }
+    for (size_t c = 0; j->spec->dice > 0 && all > 0 && c < j->spec->classes; c++) {
+        of[3 * c] += (double)y[c] * (double)p[c];
+        of[3 * c + 1] += (double)p[c];
+        of[3 * c + 2] += (double)y[c];
+    }
+}
+
 static void first_part(const void *job, size_t task) {
     const struct loss_job *j = job;
     const struct kern_loss_spec *s = j->spec;
@@ -116,6 +136,10 @@ static void first_part(const void *job, size_t task) {
         const float *z = j->z + i * classes;
         float *p = j->dz + i * classes, top;
         float log_sum = softmax_spot(p, z, classes, &top);
+        if (s->soft) {
+            add_shares(j, i, p, log_sum, top, sum);
+            continue;
+        }
         int32_t label = j->label[i];
         if (!counts(s, label)) {
             continue;
@@ -134,6 +158,24 @@ static void first_part(const void *job, size_t task) {
     }
 }
 
+/* p of a spot whose target is shares becomes its gradient. */
+static void share_gradient(const struct loss_job *j, size_t i, const float *rise, const float *hit,
+                           float *p) {
+    const float *y = j->t + i * j->spec->classes;
+    float dot = 0, weight = 0, all = 0;
+
+    for (size_t c = 0; c < j->spec->classes; c++) {
+        dot += p[c] * (rise[c] - y[c] * hit[c]);
+        weight += weight_of(j, (int32_t)c) * y[c];
+        all += y[c];
+    }
+    for (size_t c = 0; c < j->spec->classes; c++) {
+        float own = weight_of(j, (int32_t)c) * y[c];
+        p[c] =
+            all > 0 ? p[c] * (rise[c] - y[c] * hit[c] - dot) + j->inv_n * (p[c] * weight - own) : 0;
+    }
+}
+
 static void second_part(const void *job, size_t task) {
     const struct loss_job *j = job;
     const struct kern_loss_spec *s = j->spec;
@@ -144,6 +186,10 @@ static void second_part(const void *job, size_t task) {
     for (size_t i = set * j->n + kern_cpu_part_begin(j->n, j->parts, task % j->parts); i < end;
          i++) {
         float *p = j->dz + i * classes, dot = 0;
+        if (s->soft) {
+            share_gradient(j, i, rise, hit, p);
+            continue;
+        }
         int32_t label = j->label[i];
         bool in = counts(s, label);
         float ce = in ? weight_of(j, label) * j->inv_n : 0;

@@ -6,7 +6,8 @@
  *
  * Classes, bytes an element of z: softmax 8 and its target, Dice's sums 8 (I, P; T from targets),
  * the gradient 8. A thread walks over the classes of its spot, which lie side by side: a warp reads
- * whole lines where classes are few. Cox looks at every pair: n^2 exponentials, 16 bytes a row
+ * whole lines where classes are few. Shares for targets (soft) take 4 bytes a class instead of 4 a
+ * spot, in each pass. Cox looks at every pair: n^2 exponentials, 16 bytes a row
  * from cache.
  */
 #include "kernels/cuda/launch.cuh"
@@ -91,7 +92,8 @@ static int mean_loss(float *loss, float *dz, const float *z, const float *t,
 struct class_job {
     float *dz;
     const float *z, *weight;
-    const int32_t *label;
+    const int32_t *label; /* or, with shares for targets, NULL and those */
+    const float *share;
     size_t spots; /* of a set */
     size_t sets, classes;
     unsigned chunks; /* that Dice's sums of a set are cut into */
@@ -112,6 +114,17 @@ __device__ static float weight_of(const struct class_job &j, int32_t label) {
     return j.weight != nullptr ? j.weight[label] : 1.0f;
 }
 
+/* The weight of a spot's shares, and whether there are any. */
+__device__ static float weight_of_shares(const struct class_job &j, const float *y, bool *any) {
+    float weight = 0, all = 0;
+    for (size_t c = 0; c < j.classes; c++) {
+        weight += weight_of(j, (int32_t)c) * y[c];
+        all += y[c];
+    }
+    *any = all > 0;
+    return weight;
+}
+
 /* dz = softmax(z); the sums of CE and of the weights. */
 __global__ static void softmax_kernel(struct class_job j) {
     float ce = 0, weights = 0;
@@ -127,6 +140,15 @@ __global__ static void softmax_kernel(struct class_job j) {
         }
         for (size_t c = 0; c < j.classes; c++) {
             p[c] /= sum;
+        }
+        if (j.share != nullptr) {
+            const float *y = j.share + i * j.classes;
+            for (size_t c = 0; c < j.classes; c++) {
+                float w = weight_of(j, (int32_t)c) * y[c];
+                ce += w > 0 ? w * (logf(sum) + (top - z[c])) : 0;
+                weights += w;
+            }
+            continue;
         }
         int32_t label = j.label[i];
         if (counts(j, label)) {
@@ -149,6 +171,16 @@ __global__ static void dice_kernel(struct class_job j) {
         size_t end = (chunk + 1) * each < j.spots ? (chunk + 1) * each : j.spots;
         float both = 0, p = 0, t = 0;
         for (size_t i = chunk * each + threadIdx.x; i < end; i += KERN_BLOCK) {
+            if (j.share != nullptr) {
+                const float *y = j.share + (set + i) * j.classes;
+                float here = j.dz[(set + i) * j.classes + c];
+                bool any;
+                (void)weight_of_shares(j, y, &any);
+                p += any ? here : 0;
+                both += y[c] * here;
+                t += y[c];
+                continue;
+            }
             int32_t label = j.label[set + i];
             if (counts(j, label)) {
                 float here = j.dz[(set + i) * j.classes + c];
@@ -187,12 +219,31 @@ __global__ static void total_kernel(float *loss, struct class_job j) {
     }
 }
 
+/* p of a spot whose target is shares becomes its gradient. */
+__device__ static void share_gradient(const struct class_job &j, size_t i, const float *rise,
+                                      const float *hit, float *p) {
+    const float *y = j.share + i * j.classes;
+    bool any;
+    float dot = 0, weight = weight_of_shares(j, y, &any);
+    for (size_t c = 0; c < j.classes; c++) {
+        dot += p[c] * (rise[c] - y[c] * hit[c]);
+    }
+    for (size_t c = 0; c < j.classes; c++) {
+        float ce = j.scale[0] * (p[c] * weight - weight_of(j, (int32_t)c) * y[c]);
+        p[c] = any ? p[c] * (rise[c] - y[c] * hit[c] - dot) + ce : 0;
+    }
+}
+
 /* dz, which holds softmax(z), becomes the gradient. */
 __global__ static void class_grad_kernel(struct class_job j) {
     KERN_EACH(i, j.sets * j.spots) {
         float *p = j.dz + i * j.classes, dot = 0;
         const float *rise = j.rise + i / j.spots * j.classes;
         const float *hit = j.hit + i / j.spots * j.classes;
+        if (j.share != nullptr) {
+            share_gradient(j, i, rise, hit, p);
+            continue;
+        }
         int32_t label = j.label[i];
         bool in = counts(j, label);
         float ce = in ? weight_of(j, label) * j.scale[0] : 0;
@@ -323,7 +374,11 @@ int kern_cu_loss(float *loss, float *dz, const float *z, const void *target, con
         j.dz = dz;
         j.z = z;
         j.weight = weight;
-        j.label = (const int32_t *)target;
+        if (spec->soft) {
+            j.share = (const float *)target;
+        } else {
+            j.label = (const int32_t *)target;
+        }
         return class_loss(loss, j, scratch, stream);
     }
     if (spec->kind == KERN_LOSS_COX) {

@@ -20,11 +20,22 @@ static const struct kern_vec none = {NULL, 0};
 struct given {
     struct kern_loss_spec spec;
     size_t n, labels;
-    float *z, *t, *weight; /* t: what is no class; weight may be NULL */
+    float *z, *t, *weight; /* t: what is no label; weight may be NULL */
     int32_t *label;
 };
 
+static double share_of(const struct given *g, size_t i, size_t c) {
+    return g->spec.soft ? (double)g->t[i * g->spec.classes + c] : (size_t)g->label[i] == c;
+}
+
 static bool counts(const struct given *g, size_t i) {
+    if (g->spec.soft) {
+        double all = 0;
+        for (size_t c = 0; c < g->spec.classes; c++) {
+            all += share_of(g, i, c);
+        }
+        return all > 0;
+    }
     int32_t label = g->label[i];
     return label >= 0 && (size_t)label < g->spec.classes && label != g->spec.ignore;
 }
@@ -86,8 +97,8 @@ static double want_dice(const struct given *g, const double *z) {
             if (counts(g, i)) {
                 double here = p_of(g, z, i, c);
                 p += here;
-                both += (size_t)g->label[i] == c ? here : 0;
-                t += (size_t)g->label[i] == c;
+                both += share_of(g, i, c) * here;
+                t += share_of(g, i, c);
             }
         }
         if (c >= first) {
@@ -100,10 +111,9 @@ static double want_dice(const struct given *g, const double *z) {
 static double want_ce(const struct given *g, const double *z) {
     double sum = 0, weights = 0;
     for (size_t i = 0; i < g->labels; i++) {
-        if (counts(g, i)) {
-            size_t label = (size_t)g->label[i];
-            double w = g->weight != NULL ? (double)g->weight[label] : 1;
-            sum -= w * log(p_of(g, z, i, label));
+        for (size_t c = 0; counts(g, i) && c < g->spec.classes; c++) {
+            double w = (g->weight != NULL ? (double)g->weight[c] : 1) * share_of(g, i, c);
+            sum -= w > 0 ? w * log(p_of(g, z, i, c)) : 0;
             weights += w;
         }
     }
@@ -140,8 +150,9 @@ static void check(struct bench *b, const struct given *g) {
     float start = 0.5f;
     struct kern_vec vl = bench_put(b, &start, 1, F32), vz = bench_put(b, g->z, g->n, F32);
     struct kern_vec vd = bench_put(b, g->z, g->n, F32);
-    struct kern_vec vt = g->label != NULL ? bench_put(b, g->label, g->labels, 4)
-                                          : bench_put(b, g->t, g->labels, F32);
+    struct kern_vec vt = g->label != NULL
+                             ? bench_put(b, g->label, g->labels, 4)
+                             : bench_put(b, g->t, g->spec.soft ? g->n : g->labels, F32);
     struct kern_vec vw = g->weight != NULL ? bench_put(b, g->weight, g->spec.classes, F32) : none;
     double *z = bench_host(b, g->n, sizeof *z), *want = bench_host(b, g->n, sizeof *want);
     float *got = bench_host(b, g->n, sizeof *got);
@@ -183,7 +194,7 @@ static void elements_once(struct bench *b, size_t k) {
     struct given g = given_of(b, kinds[k % 3], sizes[k / 3]);
     g.spec.pos_weight = 2.5f;
     for (size_t i = 0; i < g.n; i++) {
-        g.t[i] = k % 3 > 0 ? g.t[i] : (float)(i % 2);
+        g.t[i] = k % 3 > 0 ? g.t[i] : (float)(i % 4) / 3;
         if (k % 3 == 2 && fabsf(g.z[i] - g.t[i]) < 0.01f) {
             g.z[i] += 0.5f; /* away from where L1 has no slope */
         }
@@ -233,7 +244,7 @@ static const struct class_test {
     {3, 9000, 3, 1, 1, true, false, true, -1}, {40, 2, 33, 1, 1, false, true, true, 7},
 };
 
-static void classes_once(struct bench *b, size_t k) {
+static struct given classes_of(struct bench *b, size_t k) {
     const struct class_test *t = &class_tests[k];
     struct given g = {.spec = {.kind = KERN_LOSS_CLASSES,
                                .rows = t->rows,
@@ -254,9 +265,67 @@ static void classes_once(struct bench *b, size_t k) {
     for (size_t i = 0; i < g.labels; i++) {
         g.label[i] = (int32_t)(parity_next(&b->seed) % (t->classes + (i % 8 == 3))) - (i % 8 == 5);
     }
+    return g;
+}
+
+static void classes_once(struct bench *b, size_t k) {
+    struct given g = classes_of(b, k);
     check(b, &g);
 }
 BENCH_CASE(classes_case, classes_once, COUNT(class_tests))
+
+/* Shares of several readers, at some spots of one, at some of none. */
+static void shares_once(struct bench *b, size_t k) {
+    struct given g = classes_of(b, k);
+    size_t classes = g.spec.classes;
+    g.spec.soft = true;
+    g.label = NULL;
+    g.t = bench_host(b, g.n, F32);
+    for (size_t i = 0; i < g.labels; i++) {
+        float *y = g.t + i * classes;
+        size_t readers = i % 8 == 5 ? 0 : 1 + i % 4;
+        for (size_t r = 0; r < readers; r++) {
+            y[parity_next(&b->seed) % classes] += 1.0f / (float)readers;
+        }
+    }
+    check(b, &g);
+}
+BENCH_CASE(shares_case, shares_once, COUNT(class_tests))
+
+/* A share of 1 is a label: the same loss and gradient, within rounding. */
+static void whole_shares_once(struct bench *b, size_t k) {
+    struct given g = classes_of(b, k);
+    size_t classes = g.spec.classes;
+    double *want = bench_host(b, g.n, sizeof *want), loss[2];
+    for (int soft = 0; soft < 2; soft++) {
+        float zero = 0;
+        g.t = bench_host(b, g.n, F32);
+        for (size_t i = 0; i < g.labels; i++) {
+            if (counts(&g, i)) {
+                g.t[i * classes + (size_t)g.label[i]] = 1;
+            }
+        }
+        struct kern_loss_spec spec = g.spec;
+        spec.soft = soft;
+        struct kern_vec vl = bench_put(b, &zero, 1, F32), vz = bench_put(b, g.z, g.n, F32);
+        struct kern_vec vd = bench_put(b, g.z, g.n, F32);
+        struct kern_vec vt =
+            soft ? bench_put(b, g.t, g.n, F32) : bench_put(b, g.label, g.labels, 4);
+        struct kern_vec vw = g.weight != NULL ? bench_put(b, g.weight, classes, F32) : none;
+        BENCH_OK(b, kern_loss(vl, vd, vz, vt, vw, &spec));
+        const float *dz = bench_get(b, vd, g.n, F32);
+        for (size_t i = 0; dz != NULL && soft == 0 && i < g.n; i++) {
+            want[i] = (double)dz[i];
+        }
+        const float *sum = bench_get(b, vl, 1, F32);
+        loss[soft] = sum != NULL ? (double)sum[0] : NAN;
+        if (soft) {
+            bench_near(b, "the gradient", dz, want, g.n, TOL);
+            bench_near(b, "the loss", sum, loss, 1, TOL);
+        }
+    }
+}
+BENCH_CASE(whole_shares_case, whole_shares_once, COUNT(class_tests))
 
 /* Nothing to learn from: no label counts, all weights are 0, no event. Zero, and no NaN. */
 static void nothing_once(struct bench *b, size_t k) {
@@ -348,17 +417,22 @@ static void refused_once(struct bench *b, size_t k) {
     case 11:
         s.rows = 0;
         break;
+    case 12:
+        s.soft = true; /* more shares than there are */
+        vt = bench_put(b, z, 80, F32);
+        break;
     default:
         BENCH_OK(b, kern_loss(vl, vd, vz, vt, vw, &s));
         return;
     }
     BENCH_REFUSED(b, kern_loss, vl, vd, vz, vt, vw, &s);
 }
-BENCH_CASE(refused_case, refused_once, 13)
+BENCH_CASE(refused_case, refused_once, 14)
 
 const struct parity_case parity_loss_cases[] = {
     {"loss of elements", elements_case, false}, {"loss far out", far_case, false},
     {"loss of classes", classes_case, false},   {"loss of nothing", nothing_case, false},
+    {"loss of shares", shares_case, false},     {"loss of whole shares", whole_shares_case, false},
     {"loss, Cox's", cox_case, false},           {"loss refused", refused_case, false},
 };
 const size_t parity_loss_count = COUNT(parity_loss_cases);
