@@ -81,3 +81,14 @@ def write_mlp(path, widths, seed=1):
     with open(path, "wb") as f:
         f.write(integer(1, 8) + data(2, "consilium") + data(7, graph) + opset)
     return parameters
+
+
+def write_linear(path, features):
+    """One linear layer to one number, from zeros, without anything behind it."""
+    transposed = data(5, data(1, "transB") + integer(3, 1) + integer(20, 2))
+    graph = _node("Gemm", ["x", "weight", "bias"], "y", transposed) + data(2, "linear")
+    graph += _tensor("weight", [1, features], bytes(4 * features)) + _tensor("bias", [1], bytes(4))
+    graph += _value(11, "x", features) + _value(12, "y", 1)
+    opset = data(8, data(1, "") + integer(2, 13))
+    with open(path, "wb") as f:
+        f.write(integer(1, 8) + data(2, "consilium") + data(7, graph) + opset)
