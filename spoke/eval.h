@@ -26,7 +26,7 @@ struct spoke_sums {
     enum spoke_loss of;
     bool masks;
     bool tells_spots;       /* that counted are not as many as rows */
-    int64_t count;          /* rows */
+    int64_t count;          /* rows, but for those of the ignored class alone */
     int64_t spots, correct; /* those that counted, of classes; those predicted right */
     int64_t loss;           /* fixed point, TIER_SCORE_LOSS_BITS */
     int64_t hist_pos[TIER_SCORE_BINS], hist_neg[TIER_SCORE_BINS]; /* BCE */

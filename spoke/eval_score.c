@@ -54,10 +54,21 @@ static void score_classes(struct spoke_sums *sums, const struct spoke_objective 
     }
 }
 
+/* Whether a class that counts is anywhere in a row; without, there is nothing to score. */
+static bool any_counts(const struct spoke_objective *o, const int32_t *label, size_t spots,
+                       size_t outputs) {
+    for (size_t i = 0; i < spots; i++)
+        if (label[i] >= 0 && (size_t)label[i] < outputs && label[i] != o->ignore)
+            return true;
+    return false;
+}
+
 void spoke_score_row(struct spoke_sums *sums, const struct spoke_objective *o, const float *z,
                      const void *target, const int32_t *label, size_t spots, size_t outputs) {
     const float *value = target;
 
+    if (o->has_ignore && !any_counts(o, target, spots, outputs))
+        return;
     sums->count++;
     if (o->loss == SPOKE_LOSS_COX)
         return;

@@ -11,8 +11,8 @@
 
 /*
  * Adds a row: z float[spots x outputs], its target as the loss takes it, and where that is shares
- * of classes what counts as right, int32[spots]; else `label` is not looked at. Of survival
- * nothing.
+ * of classes what counts as right, int32[spots]; else `label` is not looked at. A row that has
+ * nothing but the class to ignore is no row: it adds nothing. Of survival the count alone.
  */
 void spoke_score_row(struct spoke_sums *sums, const struct spoke_objective *o, const float *z,
                      const void *target, const int32_t *label, size_t spots, size_t outputs);

@@ -49,17 +49,23 @@ def binary(logits: np.ndarray, labels: np.ndarray) -> Sums:
             "score_hist_neg": _bins(scores[y != 1])}
 
 
-def classes(logits: np.ndarray, labels: np.ndarray) -> Sums:
-    """Of logits [rows, classes] and labels from 0: rows, rows predicted right, cross-entropy."""
+def classes(logits: np.ndarray, labels: np.ndarray, ignore: Optional[int] = None) -> Sums:
+    """Of logits [rows, classes] and labels from 0: rows, rows predicted right, cross-entropy. Rows of the
+    class `ignore` (the plan's local.ignore_class), of which there need be no logit, do not count."""
     z = np.asarray(logits, np.float64)
     y = np.asarray(labels).reshape(-1).astype(np.int64)
     if z.ndim != 2 or z.shape[0] != y.size:
         raise ValueError("logits of shape %s for %d labels" % (z.shape, y.size))
     _check_finite(z)
+    if ignore is not None:
+        z, y = z[y != ignore], y[y != ignore]
+    if y.size and (y.min() < 0 or y.max() >= z.shape[1]):
+        raise ValueError("labels from %d to %d for %d classes" % (y.min(), y.max(), z.shape[1]))
     best = z.max(axis=1, keepdims=True, initial=-np.inf)
     losses = np.log(np.exp(z - best).sum(axis=1)) + best[:, 0] - z[np.arange(y.size), y]
     right = int((z.argmax(axis=1) == y).sum()) if y.size else 0
-    return {"count": _one(y.size), "correct": _one(right), "loss": _loss_sum(losses)}
+    sums = {"count": _one(y.size), "correct": _one(right), "loss": _loss_sum(losses)}
+    return sums if ignore is None else dict(sums, spots=_one(y.size))
 
 
 def values(outputs: np.ndarray, targets: np.ndarray, loss: str = "mse") -> Sums:
@@ -81,7 +87,7 @@ def masks(logits: np.ndarray, labels: np.ndarray, losses: np.ndarray,
     """Of logits [rows, classes, sides...] and masks of classes [rows, sides...]: spots, those that
     are right, and for each class the spots that Dice coefficients are made of, of all rows
     together and row by row. `losses` has a row's loss as it was trained; spots of the class
-    `ignore` do not count. Sums of several calls are added."""
+    `ignore` do not count, nor rows of nothing else. Sums of several calls are added."""
     z, y = np.asarray(logits, np.float64), np.asarray(labels).astype(np.int64)
     if z.ndim < 3 or z.shape[:1] + z.shape[2:] != y.shape or np.shape(losses) != y.shape[:1]:
         raise ValueError("logits of shape %s for masks of shape %s and %d losses" %
@@ -97,7 +103,9 @@ def masks(logits: np.ndarray, labels: np.ndarray, losses: np.ndarray,
     both = spots(real, counts & (said == real))
     sizes = spots(real, counts) + spots(said, counts)
     dice = _fixed(2.0 * both / np.maximum(sizes, 1)) * (sizes > 0)
-    return {"count": _one(rows), "loss": _loss_sum(np.asarray(losses, np.float64)),
+    scored = np.full(rows, True) if ignore is None else counts.any(axis=1)
+    return {"count": _one(int(scored.sum())),
+            "loss": _loss_sum(np.asarray(losses, np.float64)[scored]),
             "correct": _one(int(both.sum())), "spots": _one(int(counts.sum())),
             "dice_overlap": both.sum(axis=0), "dice_sizes": sizes.sum(axis=0),
             "case_dice": dice.sum(axis=0), "dice_cases": (sizes > 0).sum(axis=0)}

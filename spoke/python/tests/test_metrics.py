@@ -52,6 +52,22 @@ class Classes(unittest.TestCase):
     def test_logits_that_do_not_overflow_exp_are_needed_by_nobody(self):
         self.assertEqual(metrics.classes([[1e5, 0.0]], [0])["loss"].tolist(), [0])
 
+    def test_rows_of_the_ignored_class_count_as_little_as_at_a_native_spoke(self):
+        # The same rows and sums as tests/unit/spoke/test_eval.c has.
+        sums = metrics.classes([[2, 0], [0, 1], [3, 1], [0, 2], [1, 0]], [0, 2, 1, 1, 2], ignore=2)
+        losses = [math.log1p(math.exp(-2)), math.log1p(math.exp(2)), math.log1p(math.exp(-2))]
+        self.assertEqual({name: value.tolist() for name, value in sums.items()},
+                         {"count": [3], "spots": [3], "correct": [2],
+                          "loss": [sum(round(x * 2 ** 20) for x in losses)]})
+        with self.assertRaisesRegex(ValueError, "labels from 0 to 2 for 2 classes"):
+            metrics.classes([[2, 0], [0, 1]], [0, 2])
+
+    def test_rows_of_nothing_but_the_ignored_class_are_no_rows_of_masks_either(self):
+        logits = np.array([[[2.0, 2.0], [0.0, 1.0]]] * 2)  # two rows, two classes, two spots
+        sums = metrics.masks(logits, [[2, 1], [2, 2]], [1.0, 7.0], ignore=2)
+        self.assertEqual([int(sums[k][0]) for k in ("count", "spots", "correct", "loss")],
+                         [1, 1, 0, 1 << 20])
+
     def test_one_row_of_logits_for_each_label_is_needed(self):
         with self.assertRaisesRegex(ValueError, "for 2 labels"):
             metrics.classes([[1.0, 2.0]], [0, 1])

@@ -4,7 +4,7 @@
  * does with them; and what does not go together. The models' logits are their input times a weight
  * of 1 to each channel or feature, so that the rows' numbers are the logits.
  */
-#include "spoke/eval.h"
+#include "spoke/eval_score.h"
 #include "spoke/fisher.h"
 #include "spoke/train.h"
 #include "tests/support/npy_writer.h"
@@ -510,4 +510,24 @@ Test(spoke_eval, a_loss_says_what_it_needs_of_a_table) {
         graph = NULL;
         dev = NULL;
     }
+}
+
+/* The same rows and sums as spoke/python/tests/test_metrics.py has. */
+Test(spoke_eval, rows_of_the_ignored_class_count_nothing) {
+    static const float z[5][2] = {{2, 0}, {0, 1}, {3, 1}, {0, 2}, {1, 0}};
+    static const int32_t label[5] = {0, 2, 1, 1, 2};
+    struct spoke_objective o = spoke_objective_plain(SPOKE_LOSS_CE);
+    struct spoke_sums *sums = calloc(2, sizeof *sums);
+    o.has_ignore = true;
+    o.ignore = 2;
+    for (size_t i = 0; i < 5; i++)
+        spoke_score_row(&sums[0], &o, z[i], &label[i], NULL, 1, 2);
+    cr_expect(sums[0].count == 3 && sums[0].spots == 3 && sums[0].correct == 2);
+    cr_expect(eq(i64, sums[0].loss,
+                 2 * tier_score_loss_fixed(log1p(exp(-2))) + tier_score_loss_fixed(log1p(exp(2)))));
+    /* Of a mask a row counts as long as one of its spots does. */
+    spoke_score_row(&sums[1], &o, z[0], (const int32_t[]){2, 1}, NULL, 2, 2);
+    spoke_score_row(&sums[1], &o, z[0], (const int32_t[]){2, 2}, NULL, 2, 2);
+    cr_expect(sums[1].count == 1 && sums[1].spots == 1 && sums[1].correct == 1);
+    free(sums);
 }
