@@ -52,7 +52,8 @@ static const char usage[] =
     "keeps tensors at the hospitals, --kept FILE is one hospital's, as its data folder's private/\n"
     "has them, and the tables would be that hospital's.\n";
 
-/* Opens a table; with `like` its rows are standardised with that table's statistics. */
+/* Opens a set of data, or without a path all of them as one; with `like` its rows are standardised
+ * with that table's statistics. */
 static enum tier_status open_table(const struct options *o, const struct bench *b, const char *csv,
                                    const struct spoke_data *like, struct spoke_data **out,
                                    struct tier_err *err) {
@@ -64,6 +65,11 @@ static enum tier_status open_table(const struct options *o, const struct bench *
         options.stats_count = spoke_data_stats_count(like);
         options.mean = spoke_data_mean(like);
         options.std = spoke_data_std(like);
+    }
+    if (!csv) {
+        csv = o->csv[0];
+        options.more = o->csv + 1;
+        options.more_count = o->count - 1;
     }
     return spoke_data_open(o->schema, csv, &options, out, err);
 }
@@ -202,9 +208,7 @@ out:
 struct pool {
     FILE *to;
     char delimiter;
-    const struct spoke_schema *schema;
-    const char *folder; /* of the table that is read, as its files are named from elsewhere */
-    char **header;      /* the first table's, or NULL before it */
+    char **header; /* the first table's, or NULL before it */
     size_t header_count;
 };
 
@@ -224,27 +228,12 @@ static void put_quoted(FILE *to, const char *text) {
     }
 }
 
-/* Whether the i-th cell of a row names a file: by the header where there is one, else by place. */
-static bool is_file_cell(const struct pool *p, size_t i) {
-    for (uint32_t k = 0; k < p->schema->columns_count; k++) {
-        const struct spoke_column *c = &p->schema->columns[k];
-        if (p->header ? i < p->header_count && strcmp(p->header[i], c->name) == 0 : k == i)
-            return c->type == SPOKE_COLUMN_IMAGE || c->type == SPOKE_COLUMN_MASK;
-    }
-    return false;
-}
-
-/* Every cell quoted, so that whatever a cell holds is read back as it was; files by their whole
- * path, for the pooled table lies elsewhere. */
-static void pool_write(const struct pool *p, char *const *cells, size_t count, bool row) {
+/* Every cell quoted, so that whatever a cell holds is read back as it was. */
+static void pool_write(const struct pool *p, char *const *cells, size_t count) {
     for (size_t i = 0; i < count; i++) {
         if (i > 0)
             putc(p->delimiter, p->to);
         putc('"', p->to);
-        if (row && cells[i][0] && cells[i][0] != '/' && is_file_cell(p, i)) {
-            put_quoted(p->to, p->folder);
-            putc('/', p->to);
-        }
         put_quoted(p->to, cells[i]);
         putc('"', p->to);
     }
@@ -273,7 +262,7 @@ static enum tier_status pool_header(struct pool *p, const struct options *o, siz
         if (!p->header[p->header_count])
             return tier_fail(err, TIER_ENOMEM, "no memory for a header");
     }
-    pool_write(p, cells, count, false);
+    pool_write(p, cells, count);
     return TIER_OK;
 }
 
@@ -281,16 +270,9 @@ static enum tier_status pool_table(struct pool *p, const struct options *o, size
                                    bool header, struct tier_err *err) {
     struct spoke_csv *csv = NULL;
     char *const *cells = NULL;
-    char *whole = realpath(o->csv[table], NULL);
     size_t count = 0;
     enum tier_status st;
 
-    if (!whole) {
-        st = tier_fail_errno(err, TIER_ENOTFOUND, "%s", o->csv[table]);
-        goto out;
-    }
-    *strrchr(whole, '/') = '\0';
-    p->folder = whole;
     TIER_TRY_OUT(spoke_csv_open(o->csv[table], p->delimiter, SPOKE_COLUMNS_MAX, &csv, err));
     for (;;) {
         TIER_TRY_OUT(spoke_csv_next(csv, &cells, &count, err));
@@ -299,12 +281,11 @@ static enum tier_status pool_table(struct pool *p, const struct options *o, size
         if (header)
             TIER_TRY_OUT(pool_header(p, o, table, cells, count, err));
         else
-            pool_write(p, cells, count, true);
+            pool_write(p, cells, count);
         header = false;
     }
 out:
     spoke_csv_close(csv);
-    free(whole);
     return st;
 }
 
@@ -316,7 +297,7 @@ static enum tier_status pool_tables(const struct options *o, const struct bench 
                                     struct tier_err *err) {
     const struct spoke_file_format *format = b->schema->file;
     bool header = !format || !format->header || *format->header;
-    struct pool p = {.delimiter = spoke_schema_delimiter(b->schema), .schema = b->schema};
+    struct pool p = {.delimiter = spoke_schema_delimiter(b->schema)};
     int fd = memfd_create("pooled", MFD_CLOEXEC);
     int write_fd = fd < 0 ? -1 : dup(fd);
     enum tier_status st = TIER_OK;
@@ -366,7 +347,7 @@ static void add_row(json_t *rows, const char *name, const struct tier_task_figur
 static enum tier_status compare(const struct options *o, const struct bench *b, json_t *rows,
                                 struct tier_err *err) {
     struct tier_task_figures f;
-    char pooled[4096];
+    char path[64];
     int fd = -1;
 
     for (size_t i = 0; i < o->count && !o->model && !o->pooled_only; i++) {
@@ -374,15 +355,12 @@ static enum tier_status compare(const struct options *o, const struct bench *b, 
         TIER_TRY(train_and_test(o, b, o->csv[i], name, &f, err));
         add_row(rows, name, &f);
     }
-    if (b->schema->kind != SPOKE_KIND_NPZ) {
+    bool table = b->schema->kind == SPOKE_KIND_TABLE;
+    if (table) {
         TIER_TRY(pool_tables(o, b, &fd, err));
-        snprintf(pooled, sizeof pooled, "/proc/self/fd/%d", fd);
-    } else if (o->count > 1 || strlen(o->csv[0]) >= sizeof pooled) {
-        return tier_fail(err, TIER_EUNIMPLEMENTED,
-                         "arrays of numpy are not pooled here: --csv may name one set of them");
-    } else {
-        snprintf(pooled, sizeof pooled, "%s", o->csv[0]);
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     }
+    const char *pooled = table ? path : NULL;
     enum tier_status st = o->model ? test_model(o, b, pooled, &f, err)
                                    : train_and_test(o, b, pooled, "pooled", &f, err);
     if (fd >= 0)

@@ -473,8 +473,11 @@ static enum tier_status prepare(struct spoke_loader *l) {
     const struct spoke_column *target = spoke_schema_target(l->schema);
     struct spoke_data *d = l->data;
 
-    d->ops = sources[l->schema->kind];
+    if (l->options->more_count && l->schema->kind == SPOKE_KIND_TABLE)
+        return tier_fail(l->err, TIER_EARG, "%s: tables are not opened together", l->path);
+    d->ops = l->options->more_count ? &spoke_source_pool : sources[l->schema->kind];
     d->unlabelled = l->options->unlabelled;
+    d->named = l->options->named;
     d->readers = d->unlabelled ? 1 : spoke_schema_readers(l->schema);
     d->target = target->type == SPOKE_COLUMN_MASK                  ? SPOKE_TARGET_MASK
                 : spoke_schema_only(l->schema, SPOKE_COLUMN_EVENT) ? SPOKE_TARGET_SURVIVAL
@@ -504,7 +507,8 @@ enum tier_status spoke_data_open(const char *schema_path, const char *path,
                                  struct spoke_data **data_out, struct tier_err *err) {
     static const struct spoke_data_options as_schema;
     struct tier_err own = {0}; /* what is refused is told even where the caller does not ask */
-    struct spoke_loader l = {.path = path, .options = options ? options : &as_schema};
+    struct spoke_loader l = {
+        .path = path, .schema_path = schema_path, .options = options ? options : &as_schema};
     struct spoke_data *d = calloc(1, sizeof *d);
     enum tier_status st;
 

@@ -16,7 +16,8 @@
  * spoke_data_x has those too. Larger sets of images are never in memory as a whole, and have no
  * spoke_data_x.
  *
- * Messages name file, line and column and never hold a value out of the file: they may travel.
+ * Messages name file, line and column and never hold a value out of the file: they may travel, but
+ * for those of data opened as `named`.
  *
  * Threads: immutable once open; any number of readers, spoke_data_read among them, which blocks on
  * the disk. Ownership: owns all arrays it returns.
@@ -86,6 +87,12 @@ struct spoke_data_options {
      */
     void (*refused)(void *arg, const struct tier_err *err);
     void *refused_arg;
+    /* Messages also name the files of a folder of DICOM files: for this machine alone. */
+    bool named;
+    /* Further sets of the same kind, paths[more_count], whose rows stand behind the first one's,
+     * each in the part that it has by itself: for comparisons. Of tables there are none. */
+    const char *const *more;
+    size_t more_count;
 };
 
 struct spoke_data;

@@ -53,14 +53,15 @@ struct spoke_source {
     void (*close)(void *source);
 };
 
-extern const struct spoke_source spoke_source_table, spoke_source_npz, spoke_source_cases;
+extern const struct spoke_source spoke_source_table, spoke_source_npz, spoke_source_cases,
+    spoke_source_pool;
 
 struct spoke_data {
     struct spoke_schema *schema;
     char *path;
     size_t features, classes, spatial, stats_count, dropped;
     enum spoke_target_kind target;
-    bool unlabelled;
+    bool unlabelled, named;
     struct spoke_patch patch;
     size_t readers;
     struct spoke_rows parts[SPOKE_PARTS];
@@ -73,7 +74,7 @@ struct spoke_data {
 struct spoke_loader {
     struct spoke_data *data;
     const struct spoke_schema *schema;
-    const char *path;
+    const char *path, *schema_path;
     const char *table; /* to be read in the path's stead, or NULL */
     const struct spoke_data_options *options;
     struct spoke_split_rule rule; /* the schema's, as the options change it */

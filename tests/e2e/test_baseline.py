@@ -1,17 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """consilium-baseline: what a federation is compared with."""
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 import unittest
+import zipfile
 
 import federation
 
 EXAMPLE = federation.EXAMPLE
+DATA = os.environ.get("CONSILIUM_TEST_DATA", os.path.join(federation.ROOT, "..", "shared", "data"))
 SCHEMA = os.path.join(EXAMPLE, "schema.yaml")
 PLAN = os.path.join(EXAMPLE, "plan.yaml")
+
+
+def half_of(array, which):
+    """An array of numpy, its first rows or the rest of them."""
+    header = int.from_bytes(array[8:10], "little")
+    about = ast.literal_eval(array[10:10 + header].decode())
+    rows, *rest = about["shape"]
+    size = (len(array) - 10 - header) // rows
+    first, end = (0, rows // 2) if which == 0 else (rows // 2, rows)
+    about["shape"] = (end - first, *rest)
+    text = repr(about)
+    text += " " * (-(len(text) + 11) % 64) + "\n"
+    return (array[:8] + len(text).to_bytes(2, "little") + text.encode() +
+            array[10 + header + first * size:10 + header + end * size])
 
 
 class Baseline(unittest.TestCase):
@@ -119,6 +137,29 @@ class Baseline(unittest.TestCase):
             bad = f.cli("plan", "check", f.plan(keep=["bn*"]), check=False)
             self.assertEqual(bad.returncode, 1)
             self.assertIn("keep: the pattern 'bn*' matches no tensor", bad.stderr)
+
+    def test_sets_of_x_rays_pool_to_the_whole(self):
+        original = os.path.join(DATA, "pneumoniamnist", "pneumoniamnist_28_content.npz")
+        if not os.path.isfile(original):
+            self.skipTest("no chest X-rays at %s" % original)
+        pneumonia = os.path.join(federation.ROOT, "deploy", "examples", "pneumonia")
+        schema = os.path.join(pneumonia, "schema.yaml")
+        with open(os.path.join(pneumonia, "plan.yaml"), encoding="utf-8") as f:
+            text = re.sub(r"rounds: \d+", "rounds: 1", f.read())
+        text = re.sub(r"epochs: \d+", "steps: 20", text)
+        plan = os.path.join(self.folder, "plan.yaml")
+        with open(plan, "w", encoding="utf-8") as f:
+            f.write(text)
+        shutil.copy(os.path.join(pneumonia, "model.onnx"), self.folder)
+        halves = [os.path.join(self.folder, name) for name in ("first.npz", "second.npz")]
+        for at, half in enumerate(halves):
+            with zipfile.ZipFile(original) as whole, zipfile.ZipFile(half, "w") as part:
+                for name in whole.namelist():
+                    part.writestr(name, half_of(whole.read(name), at))
+        rows = self.baseline(*halves, schema=schema, plan=plan)
+        self.assertEqual([row["name"] for row in rows], ["first.npz", "second.npz", "pooled"])
+        whole = self.baseline(original, schema=schema, plan=plan, options=("--pooled-only",))
+        self.assertEqual(rows[2], whole[0])
 
     def test_a_table_that_is_not_there_is_refused(self):
         text = self.baseline(self.table("north-1"), self.table("nowhere"), status=1)
