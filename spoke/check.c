@@ -5,7 +5,9 @@
  */
 #include "spoke/check.h"
 #include "spoke/bids.h"
+#include "spoke/dicom.h"
 
+#include <ctype.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
@@ -18,15 +20,33 @@ static const enum spoke_part part_order[SPOKE_PARTS] = {SPOKE_TRAIN, SPOKE_VAL, 
 
 /* ---- refusals ------------------------------------------------------------------------------ */
 
+/* A message without the names of files that are for this machine alone. */
+static void without_names(const char *text, char *out, size_t size) {
+    size_t n = 0;
+
+    while (*text && n + 1 < size) {
+        if (strncmp(text, SPOKE_DICOM_NAME, strlen(SPOKE_DICOM_NAME)) != 0) {
+            out[n++] = *text++;
+            continue;
+        }
+        const char *end = strstr(text, "')");
+        text = end ? end + 2 : text + strlen(text);
+    }
+    out[n] = '\0';
+}
+
 /* "PATH:12: what" and "PATH: array 'x': row 3: what" to what a hundred others share. */
 static void reason_of(const char *path, const char *text, char *out, size_t size) {
     size_t n = strlen(path);
+    char bare[512]; /* as long as a message */
 
     if (strncmp(text, path, n) == 0 && text[n] == ':') {
         text += n + 1;
         text += strspn(text, "0123456789");
         text += strspn(text, ": ");
     }
+    without_names(text, bare, sizeof bare);
+    text = bare;
     const char *row = strstr(text, ": row ");
     size_t kept = row ? (size_t)(row - text) : strlen(text);
     const char *rest = row ? row + 6 + strspn(row + 6, "0123456789") : "";
@@ -117,7 +137,8 @@ static enum tier_status look_through(struct spoke_check *c, struct watch *w, enu
 enum tier_status spoke_check_data(const char *schema_path, const char *path, struct spoke_check *c,
                                   struct tier_err *err) {
     struct watch w = {.check = c, .path = path};
-    struct spoke_data_options o = {.refused = count_refusal, .refused_arg = &w};
+    struct spoke_data_options o = {
+        .refused = count_refusal, .refused_arg = &w, .named = c->lines != NULL};
     float *x = NULL;
     int32_t *labels = NULL;
     enum tier_status st;
@@ -152,6 +173,47 @@ void spoke_check_release(struct spoke_check *c) {
     *c = (struct spoke_check){0};
 }
 
+/* ---- small counts -------------------------------------------------------------------------- */
+
+#define CELL_BYTES 24
+
+static bool is_small(const struct spoke_check *c, uint64_t n) {
+    return n > 0 && n < c->cells_min;
+}
+
+/* "17", "< 5". */
+static const char *cell(const struct spoke_check *c, uint64_t n, char out[CELL_BYTES]) {
+    if (is_small(c, n))
+        snprintf(out, CELL_BYTES, "< %" PRIu64, c->cells_min);
+    else
+        snprintf(out, CELL_BYTES, "%" PRIu64, n);
+    return out;
+}
+
+/* The same of a class of a part, or ">= 5" where it would give another one away. */
+static const char *class_cell(const struct spoke_check *c, size_t class, enum spoke_part part,
+                              char out[CELL_BYTES]) {
+    uint64_t here = c->classes[class * SPOKE_PARTS + part];
+    size_t small = 0, least = SIZE_MAX;
+
+    for (size_t k = 0; k < spoke_data_classes(c->data); k++) {
+        uint64_t n = c->classes[k * SPOKE_PARTS + part];
+        small += is_small(c, n);
+        if (n > 0 && !is_small(c, n) &&
+            (least == SIZE_MAX || n < c->classes[least * SPOKE_PARTS + part]))
+            least = k;
+    }
+    if (small != 1 || class != least)
+        return cell(c, here, out);
+    snprintf(out, CELL_BYTES, ">= %" PRIu64, c->cells_min);
+    return out;
+}
+
+static json_t *cell_json(const struct spoke_check *c, uint64_t n) {
+    char text[CELL_BYTES];
+    return is_small(c, n) ? json_string(cell(c, n, text)) : json_integer((json_int_t)n);
+}
+
 /* ---- what is printed ----------------------------------------------------------------------- */
 
 static const char *kind_name(const struct spoke_data *d) {
@@ -159,18 +221,29 @@ static const char *kind_name(const struct spoke_data *d) {
     return names[spoke_data_schema(d)->kind];
 }
 
+/* NAN over so few rows that it would say who said what. */
+static double kappa_told(const struct spoke_check *c) {
+    return is_small(c, c->agreement.rows) ? (double)NAN : spoke_agreement_kappa(&c->agreement);
+}
+
 static void print_agreement(const struct spoke_check *c, FILE *out) {
     const struct spoke_agreement *a = &c->agreement;
+
+    char text[CELL_BYTES];
 
     if (a->readers == 0)
         return;
     fprintf(out, "%zu annotators\n", a->readers);
     if (spoke_data_target(c->data) != SPOKE_TARGET_MASK) {
-        fprintf(out, "  pairs of labels of one row: %" PRIu64 ", equal: %" PRIu64 " (%.1f %%)\n",
-                a->pairs, a->equal,
-                a->pairs ? 100.0 * (double)a->equal / (double)a->pairs : (double)NAN);
-        fprintf(out, "  %s kappa over %" PRIu64 " rows of all: %.4f\n",
-                a->readers == 2 ? "Cohen's" : "Fleiss'", a->rows, spoke_agreement_kappa(a));
+        if (is_small(c, a->equal) || is_small(c, a->pairs) || is_small(c, a->pairs - a->equal))
+            fprintf(out, "  pairs of labels of one row: too few to be told\n");
+        else
+            fprintf(out,
+                    "  pairs of labels of one row: %" PRIu64 ", equal: %" PRIu64 " (%.1f %%)\n",
+                    a->pairs, a->equal,
+                    a->pairs ? 100.0 * (double)a->equal / (double)a->pairs : (double)NAN);
+        fprintf(out, "  %s kappa over %s rows of all: %.4f\n",
+                a->readers == 2 ? "Cohen's" : "Fleiss'", cell(c, a->rows, text), kappa_told(c));
     }
     for (size_t k = 0; spoke_data_target(c->data) == SPOKE_TARGET_MASK && k < a->classes; k++)
         fprintf(out, "  Dice of %-22.22s %.4f over %" PRIu64 " pairs of masks\n",
@@ -182,7 +255,7 @@ static void print_agreement(const struct spoke_check *c, FILE *out) {
 static void print_text(const struct spoke_check *c, FILE *out) {
     const struct spoke_data *d = c->data;
     struct tier_hash hash;
-    char hex[TIER_HASH_HEX];
+    char hex[TIER_HASH_HEX], text[CELL_BYTES];
 
     if (d) {
         const struct spoke_schema *s = spoke_data_schema(d);
@@ -195,12 +268,12 @@ static void print_text(const struct spoke_check *c, FILE *out) {
         fprintf(out, "\n\n%-32s %12s %12s %12s\n", "", "train", "val", "test");
         fprintf(out, "%-32s", "rows");
         for (int i = 0; i < SPOKE_PARTS; i++)
-            fprintf(out, " %12" PRIu64, c->rows[part_order[i]]);
+            fprintf(out, " %12s", cell(c, c->rows[part_order[i]], text));
         fputc('\n', out);
         for (size_t k = 0; k < spoke_data_classes(d); k++) {
             fprintf(out, "  %-30.30s", spoke_schema_class_name(spoke_data_schema(d), k));
             for (int i = 0; i < SPOKE_PARTS; i++)
-                fprintf(out, " %12" PRIu64, c->classes[k * SPOKE_PARTS + part_order[i]]);
+                fprintf(out, " %12s", class_cell(c, k, part_order[i], text));
             fputc('\n', out);
         }
         if (spoke_data_target(d) == SPOKE_TARGET_MASK)
@@ -214,11 +287,24 @@ static void print_text(const struct spoke_check *c, FILE *out) {
         fprintf(out, "%8" PRIu64 "  %s\n", c->reasons[i].rows, c->reasons[i].text);
 }
 
-static json_t *by_part(const uint64_t *counts) {
+static json_t *rows_json(const struct spoke_check *c) {
     json_t *o = json_object();
     for (int i = 0; i < SPOKE_PARTS; i++)
-        json_object_set_new(o, part_names[part_order[i]],
-                            json_integer((json_int_t)counts[part_order[i]]));
+        json_object_set_new(o, part_names[part_order[i]], cell_json(c, c->rows[part_order[i]]));
+    return o;
+}
+
+/* A number, or a text where it is not told. */
+static json_t *class_json(const struct spoke_check *c, size_t class) {
+    json_t *o = json_object();
+    for (int i = 0; i < SPOKE_PARTS; i++) {
+        enum spoke_part part = part_order[i];
+        char text[CELL_BYTES];
+        bool told = isdigit((unsigned char)class_cell(c, class, part, text)[0]);
+        json_object_set_new(o, part_names[part],
+                            told ? json_integer((json_int_t)c->classes[class * SPOKE_PARTS + part])
+                                 : json_string(text));
+    }
     return o;
 }
 
@@ -233,10 +319,11 @@ static json_t *agreement_json(const struct spoke_check *c) {
 
     json_object_set_new(o, "annotators", json_integer((json_int_t)a->readers));
     if (!masks) {
-        json_object_set_new(o, "pairs", json_integer((json_int_t)a->pairs));
-        json_object_set_new(o, "equal", json_integer((json_int_t)a->equal));
-        json_object_set_new(o, "rows_of_all", json_integer((json_int_t)a->rows));
-        json_object_set_new(o, "kappa", defined(spoke_agreement_kappa(a)));
+        bool few = is_small(c, a->equal) || is_small(c, a->pairs - a->equal);
+        json_object_set_new(o, "pairs", few ? json_null() : cell_json(c, a->pairs));
+        json_object_set_new(o, "equal", few ? json_null() : cell_json(c, a->equal));
+        json_object_set_new(o, "rows_of_all", cell_json(c, a->rows));
+        json_object_set_new(o, "kappa", defined(kappa_told(c)));
     }
     for (size_t k = 0; masks && k < a->classes; k++)
         json_array_append_new(dice,
@@ -268,12 +355,12 @@ static void print_json(const struct spoke_check *c, FILE *out) {
         json_object_set_new(o, "schema_sha256", json_string(tier_hash_hex(&hash, hex)));
         json_object_set_new(o, "kind", json_string(kind_name(d)));
         json_object_set_new(o, "shape", sides);
-        json_object_set_new(o, "rows", by_part(c->rows));
+        json_object_set_new(o, "rows", rows_json(c));
         for (size_t k = 0; k < spoke_data_classes(d); k++)
             json_array_append_new(classes,
                                   json_pack("{s:s,s:o}", "name",
                                             spoke_schema_class_name(spoke_data_schema(d), k),
-                                            "count", by_part(c->classes + k * SPOKE_PARTS)));
+                                            "count", class_json(c, k)));
     }
     for (size_t i = 0; i < c->reasons_count; i++)
         json_array_append_new(reasons, json_pack("{s:s,s:I}", "reason", c->reasons[i].text, "rows",
@@ -292,11 +379,12 @@ static void print_json(const struct spoke_check *c, FILE *out) {
 /* ---- the command --------------------------------------------------------------------------- */
 
 static const char usage[] =
-    "Usage: consilium-spoke check-data [--json] [--lines] [--table] SCHEMA DATA\n\n"
+    "Usage: consilium-spoke check-data [--json] [--lines] [--table] [--cells-min N] SCHEMA DATA\n\n"
     "Reads all of a hospital's data under its schema and prints counts alone: rows and classes by\n"
     "part, and refused rows by reason. DATA is what the schema's kind says: a table, a table that\n"
     "names images, an .npz file or a folder of .npy files. With --lines each refusal is told on\n"
-    "stderr with its file, line and column. With --table the rows that a BIDS folder has are\n"
+    "stderr with its file, line and column, and the files of DICOM series by name. Counts of rows\n"
+    "below N (5; 1: none) are told as \"< N\". With --table the rows that a BIDS folder has are\n"
     "printed instead, as the table by whose lines they are counted. Exits with 1 where a row was "
     "refused. Nothing leaves\n"
     "this machine, and no network is used.\n";
@@ -317,14 +405,15 @@ static int print_table(const char *schema_path, const char *root, FILE *out, FIL
 }
 
 int spoke_check_main(int argc, char **argv, FILE *out, FILE *errors) {
-    static const struct option longs[] = {{"json", no_argument, NULL, 'j'},
-                                          {"lines", no_argument, NULL, 'l'},
-                                          {"table", no_argument, NULL, 't'},
-                                          {"help", no_argument, NULL, 'h'},
-                                          {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {
+        {"json", no_argument, NULL, 'j'},  {"lines", no_argument, NULL, 'l'},
+        {"table", no_argument, NULL, 't'}, {"cells-min", required_argument, NULL, 'c'},
+        {"help", no_argument, NULL, 'h'},  {NULL, 0, NULL, 0}};
     struct spoke_check *c = NULL;
     struct tier_err err = {0};
     bool json = false, lines = false, table = false;
+    long cells_min = SPOKE_CHECK_CELLS_MIN;
+    char *end = NULL;
     int option;
 
     optind = 1;
@@ -333,6 +422,11 @@ int spoke_check_main(int argc, char **argv, FILE *out, FILE *errors) {
         json = json || option == 'j';
         lines = lines || option == 'l';
         table = table || option == 't';
+        if (option == 'c') {
+            cells_min = strtol(optarg, &end, 10);
+            if (end == optarg || *end || cells_min < 1 || cells_min > 1000000)
+                option = '?';
+        }
         if (option == 'h' || option == '?') {
             fputs(usage, option == 'h' ? out : errors);
             return option == 'h' ? 0 : 2;
@@ -350,6 +444,7 @@ int spoke_check_main(int argc, char **argv, FILE *out, FILE *errors) {
         return 1;
     }
     c->lines = lines ? errors : NULL;
+    c->cells_min = (uint64_t)cells_min;
     enum tier_status st = spoke_check_data(argv[optind], argv[optind + 1], c, &err);
     if (st != TIER_OK)
         fprintf(errors, "consilium-spoke: %s\n", err.text);

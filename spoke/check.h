@@ -14,6 +14,13 @@
 
 #include <stdio.h>
 
+/*
+ * Counts of rows from 1 to one less than this are told as "< 5", for they say something of single
+ * patients, and check-data's output is made to be sent. Where one class of a part alone is small,
+ * the rows of the part less the other classes would give it away: the smallest of the others is
+ * then told as ">= 5". Counts of the file itself (left out, refused, reasons) are told as they are.
+ */
+#define SPOKE_CHECK_CELLS_MIN 5u
 #define SPOKE_CHECK_REASONS_MAX 64u /* what comes after is counted as the last, "other reasons" */
 
 struct spoke_check_reason {
@@ -31,7 +38,8 @@ struct spoke_check {
     uint64_t refused;
     struct spoke_check_reason reasons[SPOKE_CHECK_REASONS_MAX];
     size_t reasons_count;
-    FILE *lines; /* where each refusal is told in full, or NULL */
+    FILE *lines;        /* where each refusal is told in full, files by name, or NULL */
+    uint64_t cells_min; /* 0 and 1: every count is told */
 };
 
 /*

@@ -32,8 +32,21 @@ static enum tier_status list_series(int folder, struct spoke_names *names, struc
 
 /* ---- the slices ---------------------------------------------------------------------------- */
 
+#define FILE_TEXT_BYTES 320
+
+/* "3", or "3 (name 'IM0003')": what follows "file". */
+static const char *file_text(char *const *names, size_t file, char *out, size_t size) {
+    int n = snprintf(out, size, "%zu%s", file + 1, names ? SPOKE_DICOM_NAME : "");
+
+    for (const char *c = names ? names[file] : ""; *c && (size_t)n + 3 < size; c++)
+        out[n++] = *c == '\'' || (unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c;
+    snprintf(out + n, size - (size_t)n, "%s", names ? "')" : "");
+    return out;
+}
+
 /* A frame among all of a series, and how far along the normal it lies. */
 struct frame {
+    size_t file; /* from 0, in the order of names */
     struct spoke_dicom_place place;
     const float *at;
     double along;
@@ -44,19 +57,21 @@ static int by_place(const void *a, const void *b) {
     return (p->along > q->along) - (p->along < q->along);
 }
 
-static enum tier_status check_alike(const struct spoke_dicom_slice *s, size_t n,
+static enum tier_status check_alike(const struct spoke_dicom_slice *s, size_t n, char *const *names,
                                     struct tier_err *err) {
+    char file[FILE_TEXT_BYTES];
+
     for (size_t i = 1; i < n; i++) {
         if (strcmp(s[i].series, s[0].series) != 0)
             return tier_fail(err, TIER_EDATA,
-                             "file %zu of the folder is of another series than the first: each "
+                             "file %s of the folder is of another series than the first: each "
                              "series needs a folder of its own",
-                             i + 1);
+                             file_text(names, i, file, sizeof file));
         if (s[i].rows != s[0].rows || s[i].columns != s[0].columns || s[i].samples != s[0].samples)
             return tier_fail(err, TIER_EDATA,
-                             "file %zu of the folder has other rows, columns or colours than the "
+                             "file %s of the folder has other rows, columns or colours than the "
                              "first",
-                             i + 1);
+                             file_text(names, i, file, sizeof file));
     }
     return TIER_OK;
 }
@@ -78,20 +93,22 @@ static bool same_plane(const struct spoke_dicom_place *a, const struct spoke_dic
 }
 
 /* Places along the normal; frames as they come. */
-static enum tier_status measure(struct frame *f, size_t n, struct tier_err *err) {
+static enum tier_status measure(struct frame *f, size_t n, char *const *names,
+                                struct tier_err *err) {
     double normal[3];
+    char file[FILE_TEXT_BYTES];
 
     for (size_t i = 0; i < n; i++) {
         if (!f[i].place.placed || f[i].place.spacing[0] == 0.0)
             return tier_fail(err, TIER_EDATA,
-                             "slice %zu as the files have them does not say where it lies: "
+                             "file %s of the folder has a slice that does not say where it lies: "
                              "position, orientation and pixel spacing are needed",
-                             i + 1);
+                             file_text(names, f[i].file, file, sizeof file));
         if (!same_plane(&f[0].place, &f[i].place))
             return tier_fail(err, TIER_EDATA,
-                             "slice %zu as the files have them has another orientation or pixel "
+                             "file %s of the folder has a slice of another orientation or pixel "
                              "spacing than the first (a localiser, perhaps)",
-                             i + 1);
+                             file_text(names, f[i].file, file, sizeof file));
     }
     normal_of(&f[0].place, normal);
     for (size_t i = 0; i < n; i++)
@@ -101,8 +118,9 @@ static enum tier_status measure(struct frame *f, size_t n, struct tier_err *err)
 }
 
 /* The vector from slice to slice, of frames in order. */
-static enum tier_status step_of(const struct frame *f, size_t n, double step[3],
+static enum tier_status step_of(const struct frame *f, size_t n, char *const *names, double step[3],
                                 struct tier_err *err) {
+    char one[FILE_TEXT_BYTES], two[FILE_TEXT_BYTES];
     double normal[3], gap = (f[n - 1].along - f[0].along) / (double)(n - 1), least = INFINITY;
     double shear = 0.0;
 
@@ -113,23 +131,26 @@ static enum tier_status step_of(const struct frame *f, size_t n, double step[3],
         if (here < 1e-3)
             return tier_fail(err, TIER_EDATA,
                              "two slices lie at the same place, number %zu and %zu along their "
-                             "normal",
-                             i, i + 1);
+                             "normal, in files %s and %s of the folder",
+                             i, i + 1, file_text(names, f[i - 1].file, one, sizeof one),
+                             file_text(names, f[i].file, two, sizeof two));
     }
     for (size_t i = 1; i < n; i++) {
         double times = (f[i].along - f[i - 1].along) / least;
         if (times > 1.5 && fabs(times - floor(times + 0.5)) < 0.1)
             return tier_fail(err, TIER_EDATA,
                              "%.0f slices are missing between number %zu and %zu along their "
-                             "normal, of %zu",
-                             floor(times + 0.5) - 1.0, i, i + 1, n);
+                             "normal, of %zu, in files %s and %s of the folder",
+                             floor(times + 0.5) - 1.0, i, i + 1, n,
+                             file_text(names, f[i - 1].file, one, sizeof one),
+                             file_text(names, f[i].file, two, sizeof two));
     }
     for (size_t i = 1; i < n; i++)
         if (fabs(f[i].along - f[0].along - (double)i * gap) > EVEN * gap + 1e-3)
             return tier_fail(err, TIER_EDATA,
                              "the gaps between slices are uneven: number %zu of %zu along their "
-                             "normal is off its place",
-                             i + 1, n);
+                             "normal, in file %s of the folder, is off its place",
+                             i + 1, n, file_text(names, f[i].file, one, sizeof one));
     for (int k = 0; k < 3; k++) {
         step[k] = (f[n - 1].place.position[k] - f[0].place.position[k]) / (double)(n - 1);
         shear += (step[k] - gap * normal[k]) * (step[k] - gap * normal[k]);
@@ -189,8 +210,9 @@ static enum tier_status join(const struct frame *f, const struct spoke_nifti *v,
     return TIER_OK;
 }
 
-static enum tier_status stack(const struct spoke_dicom_slice *s, size_t n, size_t frames,
-                              const char *orientation, struct spoke_grid *g, struct tier_err *err) {
+static enum tier_status stack(const struct spoke_dicom_slice *s, size_t n, char *const *names,
+                              size_t frames, const char *orientation, struct spoke_grid *g,
+                              struct tier_err *err) {
     struct spoke_nifti v = {.side = {s->columns, s->rows, frames}, .channels = s->samples};
     struct frame *f = calloc(frames, sizeof *f);
     double step[3];
@@ -201,15 +223,16 @@ static enum tier_status stack(const struct spoke_dicom_slice *s, size_t n, size_
         return tier_fail(err, TIER_ENOMEM, "no memory for its slices");
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < s[i].frames; k++, at++)
-            f[at] = (struct frame){.place = s[i].places[k],
+            f[at] = (struct frame){.file = i,
+                                   .place = s[i].places[k],
                                    .at = s[i].at + k * s->samples * s->rows * s->columns};
     assert(frames > 0 && at == frames); /* a slice has a frame at least */
     if (frames == 1) {
         place_single(&f->place, &v);
     } else {
-        TIER_TRY_OUT(measure(f, frames, err));
+        TIER_TRY_OUT(measure(f, frames, names, err));
         qsort(f, frames, sizeof *f, by_place);
-        TIER_TRY_OUT(step_of(f, frames, step, err));
+        TIER_TRY_OUT(step_of(f, frames, names, step, err));
         set_affine(&f->place, step, &v);
     }
     TIER_TRY_OUT(join(f, &v, g, err));
@@ -221,12 +244,12 @@ out:
     return st;
 }
 
-enum tier_status spoke_dicom_stack(struct spoke_dicom_slice *slices, size_t n,
+enum tier_status spoke_dicom_stack(struct spoke_dicom_slice *slices, size_t n, char *const *names,
                                    const char *orientation, struct spoke_grid *grid_out,
                                    struct tier_err *err) {
     struct spoke_grid g = {0};
     uint64_t frames = 0;
-    enum tier_status st = check_alike(slices, n, err);
+    enum tier_status st = check_alike(slices, n, names, err);
 
     for (size_t i = 0; i < n; i++)
         frames += slices[i].frames;
@@ -234,7 +257,7 @@ enum tier_status spoke_dicom_stack(struct spoke_dicom_slice *slices, size_t n,
                                       ((uint64_t)slices->rows * slices->columns * slices->samples))
         st = tier_fail(err, TIER_ELIMIT, "its slices have more than 2^27 voxels together");
     if (st == TIER_OK)
-        st = stack(slices, n, (size_t)frames, orientation, &g, err);
+        st = stack(slices, n, names, (size_t)frames, orientation, &g, err);
     for (size_t i = 0; i < n; i++)
         spoke_dicom_slice_release(&slices[i]);
     if (st == TIER_OK)
@@ -256,8 +279,9 @@ static enum tier_status read_named(int folder, const char *name, struct spoke_di
     return st;
 }
 
-static enum tier_status load_folder(int folder, const char *orientation, struct spoke_grid *out,
-                                    struct tier_err *err) {
+static enum tier_status load_folder(int folder, const char *orientation, bool named,
+                                    struct spoke_grid *out, struct tier_err *err) {
+    char file[FILE_TEXT_BYTES];
     struct spoke_dicom_slice *slices = NULL;
     struct spoke_names names = {0};
     uint64_t all = 0;
@@ -273,7 +297,9 @@ static enum tier_status load_folder(int folder, const char *orientation, struct 
     for (; done < names.n; done++) {
         struct spoke_dicom_slice *s = &slices[done];
         if (read_named(folder, names.at[done], s, err) != TIER_OK) {
-            st = tier_err_prefix(err, "file %zu of %zu in the folder", done + 1, names.n);
+            st = tier_err_prefix(err, "file %s of %zu in the folder",
+                                 file_text(named ? names.at : NULL, done, file, sizeof file),
+                                 names.n);
             goto out;
         }
         all += (uint64_t)s->frames * s->samples * s->rows * s->columns;
@@ -282,7 +308,7 @@ static enum tier_status load_folder(int folder, const char *orientation, struct 
             goto out;
         }
     }
-    st = spoke_dicom_stack(slices, names.n, orientation, out, err);
+    st = spoke_dicom_stack(slices, names.n, named ? names.at : NULL, orientation, out, err);
 out:
     for (size_t i = 0; slices && i < names.n; i++)
         spoke_dicom_slice_release(&slices[i]);
@@ -291,7 +317,7 @@ out:
     return st;
 }
 
-enum tier_status spoke_dicom_load(int at, const char *name, const char *orientation,
+enum tier_status spoke_dicom_load(int at, const char *name, const char *orientation, bool named,
                                   struct spoke_grid *grid_out, struct tier_err *err) {
     struct spoke_dicom_slice one = {0};
     struct stat info;
@@ -300,12 +326,12 @@ enum tier_status spoke_dicom_load(int at, const char *name, const char *orientat
         return tier_fail_errno(err, TIER_EDATA, "the file it names cannot be opened");
     if (!S_ISDIR(info.st_mode)) {
         TIER_TRY(read_named(at, name, &one, err));
-        return spoke_dicom_stack(&one, 1, orientation, grid_out, err);
+        return spoke_dicom_stack(&one, 1, NULL, orientation, grid_out, err);
     }
     int folder = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (folder < 0)
         return tier_fail_errno(err, TIER_EDATA, "the folder it names cannot be opened");
-    enum tier_status st = load_folder(folder, orientation, grid_out, err);
+    enum tier_status st = load_folder(folder, orientation, named, grid_out, err);
     close(folder);
     return st;
 }

@@ -20,7 +20,7 @@ static void use_slice(struct spoke_dicom_slice *s) {
     (void)last;
     for (size_t f = 0; f < s->frames; f++)
         FUZZ_CHECK(isfinite(s->places[f].slope) && s->places[f].spacing[0] >= 0.0);
-    if (spoke_dicom_stack(s, 1, "RAS", &g, NULL) == TIER_OK)
+    if (spoke_dicom_stack(s, 1, NULL, "RAS", &g, NULL) == TIER_OK)
         FUZZ_CHECK(g.channels * g.side[0] * g.side[1] * g.side[2] == n);
     spoke_grid_release(&g);
 }

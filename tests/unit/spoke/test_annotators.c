@@ -101,10 +101,14 @@ Test(spoke_annotators, a_row_is_learnt_as_most_readers_say) {
 Test(spoke_annotators, check_data_says_how_far_they_agree) {
     char *text = NULL;
     size_t n = 0;
-    char *const argv[] = {"check-data", (char *)(uintptr_t)temp_file("s.yaml", schema),
-                          (char *)(uintptr_t)temp_file("t.csv", rows), NULL};
+    char *const argv[] = {"check-data",
+                          (char *)(uintptr_t)temp_file("s.yaml", schema),
+                          (char *)(uintptr_t)temp_file("t.csv", rows),
+                          "--cells-min",
+                          "1",
+                          NULL};
     FILE *out = open_memstream(&text, &n);
-    cr_expect(eq(int, spoke_check_main(3, (char **)(uintptr_t)argv, out, stderr), 0));
+    cr_expect(eq(int, spoke_check_main(5, (char **)(uintptr_t)argv, out, stderr), 0));
     fclose(out);
     /* 1 + 0 + 1 + 3 of 3 + 3 + 1 + 3 pairs; three rows of all readers. */
     cr_expect(strstr(text, "3 annotators\n  pairs of labels of one row: 10, equal: 5 (50.0 %)\n"
@@ -130,9 +134,9 @@ Test(spoke_annotators, readers_of_unlike_things_are_refused) {
     refused("columns:\n  - {name: x, type: number}\n"
             "  - {name: a, type: target, categories: [b, c]}\n"
             "  - {name: d, type: target, categories: [b, c]}\nsplit: {by: column}\n",
-            "exactly one must be, but with annotators: majority");
+            "exactly one must be, but with annotators: majority or soft");
     refused("annotators: several\ncolumns:\n  - {name: x, type: number}\nsplit: {by: column}\n",
-            "one of one, majority");
+            "one of one, majority, soft");
 }
 
 /* ---- masks --------------------------------------------------------------------------------- */

@@ -13,11 +13,19 @@ TestSuite(spoke_check, .fini = temp_release);
 static char *text, *errors;
 static size_t text_bytes, errors_bytes;
 
+static const char *cells_min = "1"; /* tables of a few rows are told as they are */
+
 /* The command's exit status; what it printed is in text and errors. */
 static int run(char *option, const char *schema, const char *data) {
-    char *argv[] = {"check-data", (char *)(uintptr_t)schema, (char *)(uintptr_t)data, option, NULL};
+    char *argv[] = {"check-data",
+                    "--cells-min",
+                    (char *)(uintptr_t)cells_min,
+                    (char *)(uintptr_t)schema,
+                    (char *)(uintptr_t)data,
+                    option,
+                    NULL};
     FILE *out = open_memstream(&text, &text_bytes), *err = open_memstream(&errors, &errors_bytes);
-    int code = spoke_check_main(option ? 4 : 3, argv, out, err);
+    int code = spoke_check_main(option ? 6 : 5, argv, out, err);
     fclose(out);
     fclose(err);
     return code;
@@ -75,6 +83,50 @@ Test(spoke_check, refused_rows_are_counted_by_reason_and_told_by_line_on_request
     cr_expect(eq(int, run("--lines", temp_file("s.yaml", table), csv), 1));
     cr_expect(strstr(errors, "t.csv:4: column 'a'") != NULL, "%s", errors);
     cr_expect(strstr(errors, "t.csv:7: column 't'") != NULL, "%s", errors);
+    done();
+}
+
+/* 12 well and 4 ill to train on, 3 ill to test, 7 of each to validate. */
+static const char *few(void) {
+    static char csv[1024];
+    size_t n = (size_t)snprintf(csv, sizeof csv, "a,t,set\n99,ill,train\n");
+    for (int i = 0; i < 33; i++)
+        n += (size_t)snprintf(csv + n, sizeof csv - n, "1,%s,%s\n",
+                              i < 12 || (i >= 19 && i < 26) ? "well" : "ill",
+                              i < 16   ? "train"
+                              : i < 19 ? "test"
+                                       : "val");
+    return temp_file("t.csv", csv);
+}
+
+Test(spoke_check, few_patients_are_not_counted_out) {
+    const char *schema = temp_file("s.yaml", table), *csv = few();
+    char rows[128], well[128], ill[128];
+    cells_min = "5";
+    snprintf(rows, sizeof rows, "\n%-32s %12s %12s %12s\n", "rows", "16", "14", "< 5");
+    snprintf(well, sizeof well, "\n  %-30s %12s %12s %12s\n", "well", ">= 5", "7", "0");
+    snprintf(ill, sizeof ill, "\n  %-30s %12s %12s %12s\n", "ill", "< 5", "7", "< 5");
+    cr_expect(eq(int, run(NULL, schema, csv), 1));
+    cr_expect(strstr(text, rows) && strstr(text, well) && strstr(text, ill), "%s", text);
+    cr_expect(strstr(text, "refused: 1\n") != NULL, "what is to be mended is told: %s", text);
+    done();
+    cr_expect(eq(int, run("--json", schema, csv), 1));
+    cr_expect(strstr(text, "\"rows\":{\"train\":16,\"val\":14,\"test\":\"< 5\"}") != NULL, "%s",
+              text);
+    cr_expect(strstr(text, "\"count\":{\"train\":\">= 5\",\"val\":7,\"test\":0}") != NULL);
+    cr_expect(strstr(text, "\"count\":{\"train\":\"< 5\",\"val\":7,\"test\":\"< 5\"}") != NULL);
+    done();
+    cells_min = "8";
+    cr_expect(eq(int, run(NULL, schema, csv), 1));
+    snprintf(ill, sizeof ill, "\n  %-30s %12s %12s %12s\n", "ill", "< 8", "< 8", "< 8");
+    cr_expect(strstr(text, ill) != NULL, "%s", text);
+    done();
+    cells_min = "1";
+    cr_expect(eq(int, run(NULL, schema, csv), 1));
+    cr_expect(strstr(text, "<") == NULL, "%s", text);
+    done();
+    cells_min = "0";
+    cr_expect(eq(int, run(NULL, schema, csv), 2));
     done();
 }
 

@@ -235,9 +235,11 @@ static void slice(const char *name, const char *position, uint16_t value,
     temp_file_n(path, (char *)file, dicom_make(&m, pixels, file, sizeof file));
 }
 
+static bool named; /* messages tell files by name, too */
+
 static enum tier_status load(const char *name, const char *orientation, struct spoke_grid *g) {
     int at = open(temp.folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    enum tier_status st = spoke_dicom_load(at, name, orientation, g, &err);
+    enum tier_status st = spoke_dicom_load(at, name, orientation, named, g, &err);
     close(at);
     return st;
 }
@@ -290,12 +292,16 @@ Test(spoke_dicom, a_series_with_a_missing_slice_is_refused) {
     slice("b", "0\\0\\2", 2, NULL);
     slice("c", "0\\0\\6", 3, NULL);
     slice("PATIENT", "0\\0\\8", 3, NULL);
-    refused_series("1 slices are missing between number 2 and 3");
+    refused_series(
+        "1 slices are missing between number 2 and 3 along their normal, of 4, in files 3 "
+        "and 4 of the folder");
     slice("c", "0\\0\\2", 3, NULL);
-    refused_series("two slices lie at the same place, number 2 and 3");
+    refused_series(
+        "two slices lie at the same place, number 2 and 3 along their normal, in files 3 "
+        "and 4 of the folder");
     slice("c", "0\\0\\4.5", 3, NULL);
     slice("PATIENT", "0\\0\\6", 3, NULL);
-    refused_series("uneven: number 3 of 4");
+    refused_series("uneven: number 3 of 4 along their normal, in file 4 of the folder");
 }
 
 Test(spoke_dicom, slices_that_do_not_belong_together_are_refused) {
@@ -309,16 +315,29 @@ Test(spoke_dicom, slices_that_do_not_belong_together_are_refused) {
     slice("b", "0\\0\\2", 2, &other);
     refused_series("file 2 of the folder is of another series");
     slice("b", "0\\0\\2", 2, &coronal);
-    refused_series("slice 2 as the files have them has another orientation");
+    refused_series("file 2 of the folder has a slice of another orientation");
     slice("b", "0\\0\\2", 2, &wider);
-    refused_series("slice 2 as the files have them has another orientation or pixel spacing");
+    refused_series("file 2 of the folder has a slice of another orientation or pixel spacing");
     slice("b", "0\\0\\2", 2, &crooked);
     refused_series("file 2 of 2 in the folder: its orientation");
     slice("b", NULL, 2, NULL);
-    refused_series("slice 2 as the files have them does not say where it lies");
+    refused_series("file 2 of the folder has a slice that does not say where it lies");
     slice("b", "0\\0.7\\2", 2, NULL);
     refused_series("tilted gantry");
     temp_file("s/b", "text in the folder");
+    refused_series("file 2 of 2 in the folder: the file is damaged");
+}
+
+Test(spoke_dicom, files_are_told_by_name_only_where_that_is_asked_for) {
+    if (!has_tools())
+        return;
+    slice("a'\n1", "0\\0\\0", 1, NULL);
+    slice("b", "0\\0\\0", 2, NULL);
+    named = true;
+    refused_series("in files 1 (name 'a??1') and 2 (name 'b') of the folder");
+    temp_file("s/b", "text in the folder");
+    refused_series("file 2 (name 'b') of 2 in the folder: the file is damaged");
+    named = false;
     refused_series("file 2 of 2 in the folder: the file is damaged");
 }
 
@@ -338,7 +357,7 @@ Test(spoke_dicom, frames_in_one_file_lie_where_their_functional_groups_say) {
     struct spoke_dicom_slice s = {0};
     struct spoke_grid g = {0};
     cr_assert(eq(int, spoke_dicom_parse(text, sizeof text - 1, &s, &err), TIER_OK), "%s", err.text);
-    cr_assert(eq(int, spoke_dicom_stack(&s, 1, NULL, &g, &err), TIER_OK), "%s", err.text);
+    cr_assert(eq(int, spoke_dicom_stack(&s, 1, NULL, NULL, &g, &err), TIER_OK), "%s", err.text);
     cr_expect(g.side[0] == 2 && g.spacing[0] == 3.0);
     cr_expect(g.at[0] == 7 && g.at[1] == 9 && g.at[2] == 3 && g.at[3] == 5);
     spoke_grid_release(&g);
