@@ -92,6 +92,22 @@ class Examples(unittest.TestCase):
         self.assertIn("was not made by quickstart", done.stderr)
         self.assertTrue(os.path.exists(kept))
 
+    def test_the_models_that_are_drawn_are_what_their_scripts_write(self):
+        python = os.environ.get("CONSILIUM_PYTHON")
+        if not python or subprocess.run([python, "-c", "import onnx"], capture_output=True,
+                                        check=False).returncode:
+            self.skipTest("CONSILIUM_PYTHON names no Python that has onnx")
+        written = os.path.join(self.folder, "model.onnx")
+        models = []
+        for name in ("heart-disease", "breast-cancer"):
+            example = os.path.join(federation.ROOT, "deploy", "examples", name)
+            run(python, os.path.join(example, "export.py"), written, timeout_s=60)
+            for path in (written, os.path.join(example, "model.onnx")):
+                with open(path, "rb") as f:
+                    models.append(f.read())
+            self.assertEqual(models[-2], models[-1], name)
+        self.assertNotEqual(models[0], models[2])
+
     def test_heart_disease_says_which_file_is_missing(self):
         with tempfile.TemporaryDirectory() as empty:
             done = subprocess.run(
