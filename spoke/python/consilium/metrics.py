@@ -3,7 +3,7 @@
 denominators, which add up over any tree to the figures of the pooled rows."""
 from __future__ import annotations
 
-from typing import Dict, Optional
+from typing import Dict, Optional, Sequence
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def _bins(scores: np.ndarray) -> np.ndarray:
     return np.bincount(at, minlength=SCORE_BINS).astype(np.int64)
 
 
-def binary(logits: np.ndarray, labels: np.ndarray) -> Sums:
+def binary(logits: np.ndarray, labels: np.ndarray, pos_weight: float = 1.0) -> Sums:
     """Of one logit for each row (before the sigmoid) and labels 0 or 1: rows, rows predicted right,
     binary cross-entropy, and histograms of the score, from which the AUC is read."""
     z = np.asarray(logits, np.float64).reshape(-1)
@@ -42,6 +42,7 @@ def binary(logits: np.ndarray, labels: np.ndarray) -> Sums:
         raise ValueError("%d logits for %d labels" % (z.size, y.size))
     _check_finite(z)
     losses = np.maximum(z, 0.0) - z * y + np.log1p(np.exp(-np.abs(z)))
+    losses = np.where(y == 1, pos_weight * losses, losses)
     small = np.exp(-np.abs(z))
     scores = np.where(z >= 0.0, 1.0, small) / (1.0 + small)
     return {"count": _one(z.size), "correct": _one(int(((z > 0.0) == (y == 1)).sum())),
@@ -49,9 +50,11 @@ def binary(logits: np.ndarray, labels: np.ndarray) -> Sums:
             "score_hist_neg": _bins(scores[y != 1])}
 
 
-def classes(logits: np.ndarray, labels: np.ndarray, ignore: Optional[int] = None) -> Sums:
+def classes(logits: np.ndarray, labels: np.ndarray, weights: Optional[Sequence[float]] = None,
+            ignore: Optional[int] = None) -> Sums:
     """Of logits [rows, classes] and labels from 0: rows, rows predicted right, cross-entropy. Rows of the
-    class `ignore` (the plan's local.ignore_class), of which there need be no logit, do not count."""
+    class `ignore` (the plan's local.ignore_class), of which there need be no logit, do not count; those
+    whose class weighs 0 have no loss."""
     z = np.asarray(logits, np.float64)
     y = np.asarray(labels).reshape(-1).astype(np.int64)
     if z.ndim != 2 or z.shape[0] != y.size:
@@ -63,6 +66,8 @@ def classes(logits: np.ndarray, labels: np.ndarray, ignore: Optional[int] = None
         raise ValueError("labels from %d to %d for %d classes" % (y.min(), y.max(), z.shape[1]))
     best = z.max(axis=1, keepdims=True, initial=-np.inf)
     losses = np.log(np.exp(z - best).sum(axis=1)) + best[:, 0] - z[np.arange(y.size), y]
+    if weights is not None:
+        losses = np.where(np.asarray(weights)[y] > 0, losses, 0.0)
     right = int((z.argmax(axis=1) == y).sum()) if y.size else 0
     sums = {"count": _one(y.size), "correct": _one(right), "loss": _loss_sum(losses)}
     return sums if ignore is None else dict(sums, spots=_one(y.size))
@@ -109,6 +114,29 @@ def masks(logits: np.ndarray, labels: np.ndarray, losses: np.ndarray,
             "correct": _one(int(both.sum())), "spots": _one(int(counts.sum())),
             "dice_overlap": both.sum(axis=0), "dice_sizes": sizes.sum(axis=0),
             "case_dice": dice.sum(axis=0), "dice_cases": (sizes > 0).sum(axis=0)}
+
+
+def survival(hazards: np.ndarray, targets: np.ndarray) -> Sums:
+    """Of one log hazard for each row and [rows, 2] of times and events (above 0: it happened then,
+    else last seen then): rows, events, pairs that can be compared and twice those that are in order
+    (ties are half of it), and the partial likelihood of all rows as one batch. Calls cannot be split
+    and added: pairs are of the same call."""
+    z = np.asarray(hazards, np.float64).reshape(-1)
+    t = np.asarray(targets, np.float64)
+    if t.shape != (z.size, 2):
+        raise ValueError("%d hazards for targets of shape %s: [rows, 2] would be right" %
+                         (z.size, t.shape))
+    _check_finite(z)
+    comparable = concordant = 0
+    losses = []
+    for i in np.flatnonzero(t[:, 1] > 0):
+        at_risk = z[t[:, 0] >= t[i, 0]]
+        losses.append(np.log(np.exp(at_risk - at_risk.max()).sum()) + at_risk.max() - z[i])
+        later = z[(t[:, 0] > t[i, 0]) | ((t[:, 0] == t[i, 0]) & (t[:, 1] <= 0))]
+        comparable += later.size
+        concordant += int(2 * (later < z[i]).sum() + (later == z[i]).sum())
+    return {"count": _one(z.size), "loss": _loss_sum(np.array(losses)), "events": _one(len(losses)),
+            "comparable": _one(comparable), "concordant": _one(concordant)}
 
 
 def add(*parts: Sums) -> Sums:

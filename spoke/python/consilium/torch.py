@@ -22,6 +22,10 @@ DONE = ("loss", "pos_weight", "batch", "accumulate", "epochs", "steps", "prox_mu
         "schedule.gamma", "schedule.lr_min", "optimiser.name", "optimiser.lr",
         "optimiser.momentum", "optimiser.nesterov", "optimiser.weight_decay", "optimiser.beta1",
         "optimiser.beta2", "optimiser.eps")
+# And of a loss, where it is loss_of's.
+LOSS_DONE = ("class_weights", "ignore_class", "dice.smooth_nr", "dice.smooth_dr", "dice.batch",
+             "dice.include_background", "dice.lambda_dice", "dice.lambda_ce")
+_IGNORE_NONE = 1024  # of the plan's ignore_class
 
 Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
@@ -63,19 +67,88 @@ def optimiser(parameters: Any, recipe: Mapping[str, Any]) -> "torch.optim.Optimi
     raise Failed("this site's trainer knows sgd, adam and adamw, the plan wants " + o["name"])
 
 
+def _counting(z: "torch.Tensor", y: "torch.Tensor",
+              ignore: int) -> Tuple["torch.Tensor", "torch.Tensor"]:
+    """Classes, 0 where a spot counts nothing, and whether it counts."""
+    counts = (y >= 0) & (y < z.shape[1]) & (y != ignore)
+    return torch.where(counts, y, torch.zeros_like(y)).long(), counts.to(z.dtype)
+
+
+def _cross_entropy(z: "torch.Tensor", y: "torch.Tensor", recipe: Mapping[str, Any]) -> "torch.Tensor":
+    """The mean over spots by their classes' weights; 0 where these add up to 0."""
+    f, listed = torch.nn.functional, recipe.get("class_weights") or ()
+    ignore = recipe.get("ignore_class", _IGNORE_NONE)
+    if not listed and ignore == _IGNORE_NONE:
+        return f.cross_entropy(z, y.long())
+    classes, weights = _counting(z, y, ignore)
+    if listed:
+        if len(listed) != z.shape[1]:
+            raise Failed("the plan's local.class_weights has %d numbers, this site's model %d "
+                         "classes" % (len(listed), z.shape[1]))
+        weights = weights * torch.tensor([float(w) for w in listed]).to(z)[classes]
+    losses = f.cross_entropy(z, classes, reduction="none")
+    return (losses * weights).sum() / weights.sum().clamp_min(torch.finfo(z.dtype).tiny)
+
+
+def _dice(z: "torch.Tensor", y: "torch.Tensor", recipe: Mapping[str, Any]) -> "torch.Tensor":
+    """Soft Dice of softmax(z), as MONAI's DiceLoss: of each row, or of the whole batch."""
+    o = {"smooth_nr": 1e-5, "smooth_dr": 1e-5, "batch": False, "include_background": True,
+         **recipe.get("dice", {})}
+    classes, counts = _counting(z, y, recipe.get("ignore_class", _IGNORE_NONE))
+    one_hot = torch.nn.functional.one_hot(classes.flatten(1), z.shape[1]).transpose(1, 2)
+    weight = counts.flatten(1)[:, None]
+    p, t = z.softmax(1).flatten(2) * weight, one_hot.to(z.dtype) * weight
+    axes = (0, 2) if o["batch"] else (2,)
+    both, sizes = (p * t).sum(axes), (p + t).sum(axes)
+    each = 1 - (2 * both + o["smooth_nr"]) / (sizes + o["smooth_dr"])
+    return each[..., 0 if o["include_background"] else 1:].mean()
+
+
+def _cox(z: "torch.Tensor", y: "torch.Tensor") -> "torch.Tensor":
+    """Of [rows, 2], times and events: the mean negative log partial likelihood of an event, with
+    Breslow's ties; 0 without events."""
+    hazard, time, event = z.reshape(-1), y[:, 0], y[:, 1] > 0
+    if not bool(event.any()):
+        return hazard.sum() * 0
+    at_risk = time[None, :] >= time[:, None]
+    log_risk = hazard[None, :].masked_fill(~at_risk, -torch.inf).logsumexp(1)
+    return (log_risk - hazard)[event].mean()
+
+
+def _by_class(z: "torch.Tensor", name: str) -> None:
+    if z.dim() < 2 or z.shape[1] < 2:
+        raise Failed("the plan's loss %s takes an output for each class: this site's model gives "
+                     "one" % name)
+
+
 def loss_of(recipe: Mapping[str, Any]) -> Loss:
-    """The recipe's loss, of logits."""
+    """The recipe's loss with its options, of logits. Of several classes logits are [rows, classes,
+    sides...] and targets classes [rows, sides...]; targets of `cox` are [rows, 2], time and
+    event; of the others both have one number a row. A loss sees one batch: class weights, Dice over a
+    batch and risk sets are of that, as at native spokes."""
     f, name = torch.nn.functional, recipe["loss"]
     if name == "bce":
         positive = torch.tensor(float(recipe.get("pos_weight", 1.0)))
         return lambda z, y: f.binary_cross_entropy_with_logits(
             z.reshape(-1), y.to(z.dtype).reshape(-1), pos_weight=positive.to(z))
-    if name == "cross_entropy":
-        return lambda z, y: f.cross_entropy(z, y.long())
     if name in ("mse", "l1"):
         error = f.mse_loss if name == "mse" else f.l1_loss
         return lambda z, y: error(z.reshape(-1), y.to(z.dtype).reshape(-1))
-    raise Failed("the plan's loss %s is none that this site's trainer was told how to do" % name)
+    if name == "cox":
+        return _cox
+    if name not in ("cross_entropy", "dice", "dice_ce"):
+        raise Failed("the plan's loss %s is none that this site's trainer was told how to do" % name)
+    lambdas = recipe.get("dice", {})
+
+    def by_class(z: "torch.Tensor", y: "torch.Tensor") -> "torch.Tensor":
+        _by_class(z, name)
+        if name == "cross_entropy":
+            return _cross_entropy(z, y, recipe)
+        if name == "dice":
+            return _dice(z, y, recipe)
+        return lambdas.get("lambda_dice", 1.0) * _dice(z, y, recipe) + \
+            lambdas.get("lambda_ce", 1.0) * _cross_entropy(z, y, recipe)
+    return by_class
 
 
 def _clip(parameters: Any, recipe: Mapping[str, Any]) -> None:
@@ -122,7 +195,8 @@ class TorchTrainer(Trainer):
                  device: str = "cpu", loss: Optional[Loss] = None,
                  done: Sequence[str] = ()) -> None:
         self.module = module.to(device)
-        self.device, self.loss, self.done = device, loss, (*DONE, *done)
+        self.device, self.loss = device, loss
+        self.done = (*DONE, *(LOSS_DONE if loss is None else ()), *done)
         self.train_x, self.train_y = (torch.as_tensor(a).to(device) for a in train)
         self.test_x, self.test_y = (torch.as_tensor(a).to(device) for a in test)
 
@@ -177,11 +251,24 @@ class TorchTrainer(Trainer):
             for at in range(0, len(self.test_y), batch):
                 parts.append(self.module(self.test_x[at:at + batch]).cpu().numpy())
         labels = self.test_y.cpu().numpy()
-        logits, loss = np.concatenate(parts) if parts else np.empty((0, 1)), task.recipe["loss"]
-        if loss == "bce":
-            return metrics.binary(logits, labels)
-        if loss == "cross_entropy" and logits.ndim == 2:
-            return metrics.classes(logits, labels)
-        if loss in ("mse", "l1"):
-            return metrics.values(logits, labels, loss)
+        logits = np.concatenate(parts) if parts else np.empty((0, 1))
+        return self._sums(logits, labels, task.recipe)
+
+    def _sums(self, logits: np.ndarray, labels: np.ndarray, recipe: Mapping[str, Any]) -> metrics.Sums:
+        name, ignore = recipe["loss"], recipe.get("ignore_class", _IGNORE_NONE)
+        ignored = None if ignore == _IGNORE_NONE else ignore
+        if name == "bce":
+            return metrics.binary(logits, labels, float(recipe.get("pos_weight", 1.0)))
+        if name == "cross_entropy" and logits.ndim == 2:
+            weights = [float(w) for w in recipe.get("class_weights") or ()]
+            return metrics.classes(logits, labels, weights or None, ignored)
+        if name in ("mse", "l1"):
+            return metrics.values(logits, labels, name)
+        if name == "cox":
+            return metrics.survival(logits, labels)
+        if name in ("cross_entropy", "dice", "dice_ce") and logits.ndim > 2:
+            loss = self.loss or loss_of(recipe)
+            z, y = torch.from_numpy(logits).double(), torch.from_numpy(labels)
+            alone = np.array([loss(z[i:i + 1], y[i:i + 1]).item() for i in range(len(y))])
+            return metrics.masks(logits, labels, alone, ignored)
         raise Failed("this site's trainer does not evaluate models of this kind")

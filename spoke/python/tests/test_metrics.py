@@ -19,6 +19,13 @@ class Binary(unittest.TestCase):
             self.assertEqual(np.flatnonzero(sums[name]).tolist(), bins)
             self.assertEqual((sums[name].size, sums[name].sum()), (4096, 2))
 
+    def test_positives_weigh_what_they_are_said_to(self):
+        z, y = [2.0, -1.0, 0.5], [1, 0, 1]
+        losses = [2 * math.log1p(math.exp(-2)), math.log1p(math.exp(-1)),
+                  2 * math.log1p(math.exp(-.5))]
+        self.assertEqual(metrics.binary(z, y, pos_weight=2.0)["loss"].tolist(),
+                         [sum(round(x * 2 ** 20) for x in losses)])
+
     def test_sums_of_parts_are_the_sums_of_the_whole(self):
         rng = np.random.default_rng(1)
         z, y = rng.normal(0, 4, 501), rng.integers(0, 2, 501)
@@ -71,6 +78,37 @@ class Classes(unittest.TestCase):
     def test_one_row_of_logits_for_each_label_is_needed(self):
         with self.assertRaisesRegex(ValueError, "for 2 labels"):
             metrics.classes([[1.0, 2.0]], [0, 1])
+
+
+    def test_weights_and_an_ignored_class_say_which_rows_have_a_loss(self):
+        z, y = [[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]], [0, 1, 2]
+        plain = metrics.classes(z[:2], y[:2])
+        sums = metrics.classes(z, y, ignore=2)
+        self.assertEqual((sums["count"][0], sums["spots"][0], sums["correct"][0]), (3, 2, 2))
+        self.assertEqual(sums["loss"], plain["loss"])
+        self.assertEqual(metrics.classes(z[:2], y[:2], weights=[0.0, 3.0])["loss"],
+                         metrics.classes(z[1:2], y[1:2])["loss"])
+        self.assertNotIn("spots", plain)
+
+
+class Survival(unittest.TestCase):
+    def test_pairs_and_risk_sets_are_those_of_the_definition(self):
+        sums = metrics.survival([2.0, 1.0, 1.0, 0.0], [[1, 1], [2, 1], [2, 0], [3, 1]])
+        # Patient 0 before 1, 2, 3, all in order; 1 before 2, who was last seen then (a tie), and 3.
+        self.assertEqual((sums["events"][0], sums["comparable"][0], sums["concordant"][0]),
+                         (3, 5, 2 * 3 + 1 + 2))
+        risks = [math.log(sum(map(math.exp, z))) - z[0]
+                 for z in ([2, 1, 1, 0], [1, 1, 0], [0])]
+        self.assertEqual(sums["loss"].tolist(), [sum(round(r * 2 ** 20) for r in risks)])
+
+    def test_without_events_there_is_nothing_to_compare(self):
+        sums = metrics.survival([1.0, 2.0], [[1, 0], [2, 0]])
+        self.assertEqual({n: int(v[0]) for n, v in sums.items()},
+                         {"count": 2, "loss": 0, "events": 0, "comparable": 0, "concordant": 0})
+
+    def test_a_time_and_an_event_for_each_hazard_are_needed(self):
+        with self.assertRaisesRegex(ValueError, "2 hazards for targets of shape"):
+            metrics.survival([1.0, 2.0], [1.0, 2.0])
 
 
 class Values(unittest.TestCase):

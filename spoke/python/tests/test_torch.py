@@ -55,8 +55,11 @@ class Modules(unittest.TestCase):
         z, y = torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([2])
         self.assertAlmostEqual(ours.loss_of({"loss": "cross_entropy"})(z, y).item(),
                                torch.nn.functional.cross_entropy(z, y).item())
-        with self.assertRaisesRegex(consilium.Failed, "the plan.s loss dice_ce is none"):
-            ours.loss_of({"loss": "dice_ce"})
+        with self.assertRaisesRegex(consilium.Failed, "the plan.s loss focal is none"):
+            ours.loss_of({"loss": "focal"})
+        for name in ("cross_entropy", "dice", "dice_ce"):
+            with self.assertRaisesRegex(consilium.Failed, name + " takes an output for each class"):
+                ours.loss_of({"loss": name})(z[:, :1], y)
 
     def test_what_is_frozen_stays(self):
         self.module.bias.requires_grad_(False)
@@ -77,7 +80,7 @@ class Modules(unittest.TestCase):
             ours.load(self.module, {"bias": np.zeros(2, np.float32)})
 
     def test_a_recipe_that_is_not_done_declines_the_round(self):
-        for changes, words in (({"loss": "dice"}, "dice"), ({"unheard_of": 2}, "unheard_of"),
+        for changes, words in (({"loss": "focal"}, "focal"), ({"unheard_of": 2}, "unheard_of"),
                                ({"optimiser": {"name": "lion", "lr": 1}}, "lion")):
             with self.assertRaisesRegex(consilium.Failed, words):
                 self.trainer.train(self.model, task(**changes))
@@ -154,8 +157,9 @@ class Modules(unittest.TestCase):
 
     def test_a_loss_of_ones_own_may_do_more_of_a_recipe(self):
         recipe = dict(loss="dice_ce", dice={"lambda_ce": 2.0})
+        own = ours.TorchTrainer(self.module, (X, Y), (X, Y), loss=lambda z, y: (z[:, 0] - y).sum())
         with self.assertRaisesRegex(consilium.Failed, "local.dice.lambda_ce"):
-            self.trainer.train(self.model, task(**recipe))
+            own.train(self.model, task(**recipe))
         own = ours.TorchTrainer(self.module, (X, Y), (X, Y), done=["dice.lambda_ce"],
                                 loss=lambda z, y: 2 * (z[:, 0] - y).square().mean())
         self.assertEqual(own.train(self.model, task(**recipe)).steps, 6)
