@@ -128,7 +128,7 @@ struct kern_group_norm {
 enum kern_status kern_group_norm(struct kern_vec y, struct kern_vec mean, struct kern_vec inv_std,
                                  struct kern_vec x, struct kern_vec scale, struct kern_vec bias,
                                  const struct kern_group_norm *norm);
-/* As kern_batch_norm_grad; dscale and dbias have a buffer where scale and bias have. */
+/* As kern_batch_norm_grad; dscale and dbias may have no buffer. */
 enum kern_status kern_group_norm_grad(struct kern_vec dx, struct kern_vec dscale,
                                       struct kern_vec dbias, struct kern_vec dy, struct kern_vec x,
                                       struct kern_vec y, struct kern_vec scale,

@@ -13,7 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TAPES 4
+#define TAPES 8
+#define SAMPLES_MAX 32 /* rows whose gradients are worked out at once */
+#define DRAW UINT64_C(0x9e3779b97f4a7c15)
 
 struct spoke_net {
     struct kern_device *dev;
@@ -25,8 +27,11 @@ struct spoke_net {
     struct kern_buf *params, *grads, *arena, *class_weight;
     struct spoke_stretch *stretches; /* that are trained */
     size_t stretch_count;
-    struct kern_buf *sample_sum, *sample_loss; /* [trained], [1]: where samples are clipped */
-    bool *frozen; /* of each of the graph's parameters; NULL: none are */
+    struct kern_buf *sample_sum; /* [trained]: where samples are clipped */
+    struct kern_buf *sample_loss, *sample_room;
+    struct kern_buf *sample_rows;    /* [3][SAMPLES_MAX]: squared norms, factors, ones */
+    size_t samples_max, step_floats; /* rows at once, 0: not known; the arena of batch_max rows */
+    bool *frozen;                    /* of each of the graph's parameters; NULL: none are */
     struct tape *tapes[TAPES];
     uint64_t uses, seed, draws;
 };
@@ -147,13 +152,14 @@ static enum tier_status prepare(struct spoke_net *net, struct tier_err *err) {
 }
 
 /* The tape for so many rows; the one unused for longest makes room. */
-static enum tier_status find_tape(struct spoke_net *net, size_t rows, bool training,
-                                  struct tape **out, struct tier_err *err) {
+static enum tier_status get_tape(struct spoke_net *net, size_t rows, enum tape_use use,
+                                 struct tape **out, struct tier_err *err) {
     size_t oldest = 0;
 
     for (size_t i = 0; i < TAPES; i++) {
         struct tape *t = net->tapes[i];
-        if (t && t->rows == rows && t->training == training) {
+        if (t && t->rows == rows && t->training == (use != TAPE_FOR_EVALUATION) &&
+            t->keeps == (use == TAPE_FOR_SAMPLES)) {
             t->age = ++net->uses;
             *out = t;
             return TIER_OK;
@@ -165,9 +171,19 @@ static enum tier_status find_tape(struct spoke_net *net, size_t rows, bool train
     tape_free(net->tapes[oldest]);
     net->tapes[oldest] = NULL;
     struct tape *made = NULL;
-    TIER_TRY(tape_new(net->dev, net->graph, rows, net->logits, training, net->frozen, &made, err));
+    TIER_TRY(tape_new(net->dev, net->graph, rows, net->logits, use, net->frozen, &made, err));
     net->tapes[oldest] = made;
     made->age = ++net->uses;
+    *out = made;
+    return TIER_OK;
+}
+
+/* And room to run it. */
+static enum tier_status find_tape(struct spoke_net *net, size_t rows, enum tape_use use,
+                                  struct tape **out, struct tier_err *err) {
+    struct tape *made = NULL;
+
+    TIER_TRY(get_tape(net, rows, use, &made, err));
     size_t bytes = made->arena_floats * sizeof(float);
     if (!net->arena || kern_buf_bytes(net->arena) < bytes) {
         kern_buf_free(net->arena);
@@ -212,11 +228,12 @@ enum tier_status spoke_net_new_for(struct kern_device *dev, const struct tier_gr
     enum tier_status st = prepare(net, err);
     /* What the device cannot do, or hold, is said now. */
     if (st == TIER_OK)
-        st = find_tape(net, batch_max, true, &tape, err);
+        st = find_tape(net, batch_max, TAPE_FOR_TRAINING, &tape, err);
     if (st != TIER_OK) {
         spoke_net_free(net);
         return st;
     }
+    net->step_floats = tape->arena_floats;
     *net_out = net;
     return TIER_OK;
 }
@@ -231,6 +248,8 @@ void spoke_net_free(struct spoke_net *net) {
     kern_buf_free(net->arena);
     kern_buf_free(net->sample_sum);
     kern_buf_free(net->sample_loss);
+    kern_buf_free(net->sample_room);
+    kern_buf_free(net->sample_rows);
     free(net->stretches);
     free(net->frozen);
     kern_buf_free(net->class_weight);
@@ -277,9 +296,12 @@ enum tier_status spoke_net_freeze(struct spoke_net *net, const bool *frozen, str
     }
     kern_buf_free(net->arena); /* less is needed */
     net->arena = NULL;
+    net->samples_max = 0;
     if (net->stretch_count == 0)
         return tier_fail(err, TIER_EMODEL, "every parameter of the model is frozen");
-    return find_tape(net, net->batch_max, true, &tape, err);
+    TIER_TRY(find_tape(net, net->batch_max, TAPE_FOR_TRAINING, &tape, err));
+    net->step_floats = tape->arena_floats;
+    return TIER_OK;
 }
 
 /* ---- running
@@ -297,7 +319,7 @@ enum tier_status spoke_net_forward(struct spoke_net *net, struct kern_vec x, siz
     struct tape *tape = NULL;
 
     TIER_TRY(check_rows(net, rows, err));
-    TIER_TRY(find_tape(net, rows, false, &tape, err));
+    TIER_TRY(find_tape(net, rows, TAPE_FOR_EVALUATION, &tape, err));
     struct tape_run run = {
         .tape = tape, .params = net->params, .arena = net->arena, .x = x, .err = err};
     TIER_TRY(tape_forward(&run));
@@ -329,13 +351,13 @@ enum tier_status spoke_net_backward(struct spoke_net *net, struct kern_vec x,
     struct tape *tape = NULL;
 
     TIER_TRY(check_rows(net, rows, err));
-    TIER_TRY(find_tape(net, rows, true, &tape, err));
+    TIER_TRY(find_tape(net, rows, TAPE_FOR_TRAINING, &tape, err));
     struct tape_run run = {.tape = tape,
                            .params = net->params,
                            .grads = net->grads,
                            .arena = net->arena,
                            .x = x,
-                           .seed = net->seed + ++net->draws * UINT64_C(0x9e3779b97f4a7c15),
+                           .seed = net->seed + ++net->draws * DRAW,
                            .err = err};
     TIER_TRY(tape_forward(&run));
     struct kern_vec z = tape_at(&run, tape->logits), dz = tape_grad_at(&run, tape->logits);
@@ -353,7 +375,7 @@ static enum tier_status samples_alone(struct spoke_net *net, struct tier_err *er
         return tier_fail(err, TIER_EMODEL,
                          "a row alone has no loss in Cox's partial likelihood, and so no gradient "
                          "that could be bounded by itself");
-    TIER_TRY(find_tape(net, 1, true, &tape, err));
+    TIER_TRY(find_tape(net, 1, TAPE_FOR_TRAINING, &tape, err));
     for (size_t i = 0; i < tape->step_count; i++)
         if (tape->steps[i].op == TIER_OP_BATCH_NORM)
             return tier_fail(err, TIER_EMODEL,
@@ -366,7 +388,7 @@ static enum tier_status samples_alone(struct spoke_net *net, struct tier_err *er
                  kern_buf_new(net->dev, net->trained * sizeof(float), &net->sample_sum));
     if (!net->sample_loss)
         KERN_TRY(net, "taking memory for samples",
-                 kern_buf_new(net->dev, sizeof(float), &net->sample_loss));
+                 kern_buf_new(net->dev, 2 * sizeof(float), &net->sample_loss));
     return TIER_OK;
 }
 
@@ -387,20 +409,14 @@ static enum tier_status add_sample(struct spoke_net *net, struct kern_vec square
     return TIER_OK;
 }
 
-enum tier_status spoke_net_backward_samples(struct spoke_net *net, struct kern_vec x,
-                                            struct kern_vec target, size_t rows, float clip_norm,
-                                            struct kern_vec norms, struct kern_vec loss,
-                                            struct tier_err *err) {
+/* Row by row: each forward and back alone. */
+static enum tier_status samples_by_row(struct spoke_net *net, struct kern_vec x,
+                                       struct kern_vec target, size_t rows, float clip_norm,
+                                       struct kern_vec norms, struct kern_vec one,
+                                       struct tier_err *err) {
     size_t features = tier_graph_features(net->graph);
     size_t words = spoke_objective_words(&net->objective, net->spots);
 
-    TIER_TRY(check_rows(net, rows, err));
-    if (!(clip_norm > 0.0f) || !isfinite(clip_norm))
-        return tier_fail(err, TIER_EARG, "a clipping norm of %g: above 0 and finite would be right",
-                         (double)clip_norm);
-    TIER_TRY(samples_alone(net, err));
-    struct kern_vec one = {net->sample_loss, 0};
-    KERN_TRY(net, "clearing the loss", kern_zero(one.buf, 0, sizeof(float)));
     KERN_TRY(net, "clearing norms",
              kern_zero(norms.buf, norms.at * sizeof(float), rows * sizeof(float)));
     for (size_t i = 0; i < rows; i++) {
@@ -416,9 +432,160 @@ enum tier_status spoke_net_backward_samples(struct spoke_net *net, struct kern_v
                  kern_copy(net->grads, s.at * sizeof(float), net->sample_sum, s.at * sizeof(float),
                            s.n * sizeof(float)));
     }
+    return TIER_OK;
+}
+
+/* How many rows may go together: a power of two, 1 where rows are not shown to stay apart. */
+static enum tier_status find_samples_max(struct spoke_net *net, struct tier_err *err) {
+    struct tape *one = NULL, *many = NULL;
+    size_t n = 1;
+
+    while (2 * n <= net->batch_max && 2 * n <= SAMPLES_MAX)
+        n *= 2;
+    for (; n > 1; n /= 2) {
+        TIER_TRY(get_tape(net, 1, TAPE_FOR_SAMPLES, &one, err));
+        TIER_TRY(get_tape(net, n, TAPE_FOR_SAMPLES, &many, err));
+        tape_judge(many, one);
+        if (!many->apart)
+            n = 1;
+        if (many->arena_floats + tape_room(many) <= 2 * net->step_floats || n == 1)
+            break;
+    }
+    net->samples_max = n;
+    return TIER_OK;
+}
+
+static enum tier_status samples_room(struct spoke_net *net, const struct tape *many,
+                                     struct tier_err *err) {
+    size_t floats = tape_room(many);
+    float ones[SAMPLES_MAX];
+
+    if (!net->sample_room || kern_buf_bytes(net->sample_room) < floats * sizeof(float)) {
+        kern_buf_free(net->sample_room);
+        net->sample_room = NULL;
+        KERN_TRY(net, "taking memory for samples",
+                 kern_buf_new(net->dev, floats * sizeof(float), &net->sample_room));
+    }
+    if (net->sample_rows)
+        return TIER_OK;
+    KERN_TRY(net, "taking memory for samples",
+             kern_buf_new(net->dev, 3 * sizeof ones, &net->sample_rows));
+    for (size_t i = 0; i < SAMPLES_MAX; i++)
+        ones[i] = 1.0f;
+    KERN_TRY(net, "an upload", kern_upload(net->sample_rows, 2 * sizeof ones, ones, sizeof ones));
+    return TIER_OK;
+}
+
+/* Each row's loss and its gradient, the first `done` of them for nothing. */
+static enum tier_status each_loss(struct spoke_net *net, const struct tape_run *run,
+                                  struct kern_vec target, size_t done, struct tier_err *err) {
+    struct kern_vec z = tape_at(run, run->tape->logits), dz = tape_grad_at(run, run->tape->logits);
+    size_t words = spoke_objective_words(&net->objective, net->spots);
+
+    for (size_t i = 0; i < run->tape->rows; i++) {
+        struct kern_vec loss = {net->sample_loss, i < done ? 1 : 0};
+        TIER_TRY(add_loss(net, loss, dz, z, target, 1, err));
+        z.at += net->spots * net->outputs;
+        dz.at += net->spots * net->outputs;
+        target.at += words;
+    }
+    return TIER_OK;
+}
+
+/*
+ * The rows of one tape together. The first `done` have been counted: their norms are worked out
+ * once more, so that the last rows of a batch need no tape of their own size, and go into nothing.
+ */
+static enum tier_status samples_at_once(struct spoke_net *net, const struct tape *one,
+                                        struct tape_run *run, struct kern_vec target, size_t done,
+                                        float clip_norm, struct kern_vec norms) {
+    struct kern_vec squares = {net->sample_rows, 0}, factors = {net->sample_rows, SAMPLES_MAX};
+    size_t rows = run->tape->rows, bytes = rows * sizeof(float);
+
+    TIER_TRY(tape_forward(run));
+    TIER_TRY(each_loss(net, run, target, done, run->err));
+    struct tier_err *err = run->err;
+    KERN_TRY(net, "clearing norms", kern_zero(squares.buf, 0, bytes));
+    TIER_TRY(tape_back_norms(run, one, net->sample_sum, net->sample_room, squares));
+    KERN_TRY(net, "factors",
+             kern_copy(factors.buf, factors.at * sizeof(float), net->sample_rows,
+                       2 * SAMPLES_MAX * sizeof(float), bytes));
+    for (size_t i = 0; i < rows; i++) {
+        struct kern_vec factor = {factors.buf, factors.at + i};
+        KERN_TRY(net, "clipping a sample",
+                 kern_clip_norm(factor, (struct kern_vec){squares.buf, i}, 1, clip_norm));
+    }
+    if (done > 0)
+        KERN_TRY(net, "factors",
+                 kern_zero(factors.buf, factors.at * sizeof(float), done * sizeof(float)));
+    KERN_TRY(net, "norms",
+             kern_copy(norms.buf, norms.at * sizeof(float), squares.buf, done * sizeof(float),
+                       bytes - done * sizeof(float)));
+    return tape_back_sums(run, factors);
+}
+
+static enum tier_status samples_together(struct spoke_net *net, struct kern_vec x,
+                                         struct kern_vec target, size_t rows, float clip_norm,
+                                         struct kern_vec norms, struct tier_err *err) {
+    size_t features = tier_graph_features(net->graph), n = net->samples_max;
+    size_t words = spoke_objective_words(&net->objective, net->spots);
+    struct tape *one = NULL, *many = NULL;
+
+    while (n > rows)
+        n /= 2;
+    TIER_TRY(get_tape(net, 1, TAPE_FOR_SAMPLES, &one, err));
+    TIER_TRY(find_tape(net, n, TAPE_FOR_SAMPLES, &many, err));
+    tape_judge(many, one);
+    if (!many->apart)
+        return tier_fail(err, TIER_EINTERNAL, "%zu rows are not apart, but more were", n);
+    TIER_TRY(samples_room(net, many, err));
+    KERN_TRY(net, "clearing gradients", kern_zero(net->grads, 0, net->elements * sizeof(float)));
+    for (size_t at = 0; at < rows; at += n) {
+        size_t first = at + n <= rows ? at : rows - n;
+        struct tape_run run = {.tape = many,
+                               .params = net->params,
+                               .grads = net->grads,
+                               .arena = net->arena,
+                               .x = {x.buf, x.at + first * features},
+                               .seed = net->seed + (net->draws + 1 + first) * DRAW,
+                               .seed_rows = DRAW,
+                               .err = err};
+        TIER_TRY(samples_at_once(
+            net, one, &run, (struct kern_vec){target.buf, target.at + first * words}, at - first,
+            clip_norm, (struct kern_vec){norms.buf, norms.at + at}));
+    }
+    net->draws += rows;
+    return TIER_OK;
+}
+
+enum tier_status spoke_net_backward_samples(struct spoke_net *net, struct kern_vec x,
+                                            struct kern_vec target, size_t rows, float clip_norm,
+                                            struct kern_vec norms, struct kern_vec loss,
+                                            struct tier_err *err) {
+    TIER_TRY(check_rows(net, rows, err));
+    if (!(clip_norm > 0.0f) || !isfinite(clip_norm))
+        return tier_fail(err, TIER_EARG, "a clipping norm of %g: above 0 and finite would be right",
+                         (double)clip_norm);
+    TIER_TRY(samples_alone(net, err));
+    if (net->samples_max == 0)
+        TIER_TRY(find_samples_max(net, err));
+    struct kern_vec one = {net->sample_loss, 0};
+    KERN_TRY(net, "clearing the loss", kern_zero(one.buf, 0, 2 * sizeof(float)));
+    if (rows > 1 && net->samples_max > 1)
+        TIER_TRY(samples_together(net, x, target, rows, clip_norm, norms, err));
+    else
+        TIER_TRY(samples_by_row(net, x, target, rows, clip_norm, norms, one, err));
     KERN_TRY(net, "norms", kern_unary(KERN_SQRT, norms, norms, rows, 0.0f, 0.0f));
     KERN_TRY(net, "the loss", kern_axpby(loss, one, 1, 1.0f / (float)rows, 1.0f));
     return TIER_OK;
+}
+
+size_t spoke_net_samples_at_once(const struct spoke_net *net) {
+    return net->samples_max;
+}
+
+void spoke_net_samples_by_row(struct spoke_net *net, bool by_row) {
+    net->samples_max = by_row ? 1 : 0;
 }
 
 /* ---- parameters

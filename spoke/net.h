@@ -88,21 +88,29 @@ enum tier_status spoke_net_backward(struct spoke_net *net, struct kern_vec x,
                                     struct kern_vec target, size_t rows, struct kern_vec loss,
                                     struct tier_err *err);
 /*
- * Per-sample gradients, as DP-SGD wants them (Abadi et al. 2016): each of the rows goes forward and
- * back alone, its gradient g over what is trained and not frozen, of norm |g|, is multiplied by
- * min(1, clip_norm / (|g| + 1e-6)), and the sum of these replaces the last gradients. norms:
- * float[rows] on the device, of each row before it is cut; the mean loss is added to loss[0].
- * clip_norm > 0 and finite. Everything is on the device: no number of one row comes to the host
- * unless the caller fetches it.
+ * Per-sample gradients, as DP-SGD wants them (Abadi et al. 2016): each row's gradient g over what
+ * is trained and not frozen, of norm |g|, is multiplied by min(1, clip_norm / (|g| + 1e-6)), and
+ * the sum of these replaces the last gradients. norms: float[rows] on the device, of each row
+ * before it is cut; the mean loss is added to loss[0]. clip_norm > 0 and finite. Everything is on
+ * the device: no number of one row comes to the host unless the caller fetches it.
  *
- * It takes the time of `rows` steps of a batch of 1, and the memory of one and of one more vector
- * of gradients. A loss that is weighted over its batch is that of a batch of 1. TIER_EMODEL where a
- * row's gradient depends on the rows beside it: BatchNormalization, by the node's name; Cox's loss.
+ * Up to 32 rows go forward and back together (tape_samples.c), as many as take at most twice the
+ * memory of a step of batch_max rows, where the graph shows that no operation mixes rows and no
+ * parameter is read twice; else each row goes alone, in the time of `rows` steps of a batch of 1.
+ * Both give the same up to rounding, with the same random draws; which of them it is depends on the
+ * graph, batch_max and `rows` alone. A loss that is weighted over its batch is that of a batch
+ * of 1. TIER_EMODEL where a row's gradient depends on the rows beside it: BatchNormalization, by
+ * the node's name; Cox's loss.
  */
 enum tier_status spoke_net_backward_samples(struct spoke_net *net, struct kern_vec x,
                                             struct kern_vec target, size_t rows, float clip_norm,
                                             struct kern_vec norms, struct kern_vec loss,
                                             struct tier_err *err);
+/* With true each row goes alone from now on, as measure or check of the other way; with false as
+ * the graph has it. */
+void spoke_net_samples_by_row(struct spoke_net *net, bool by_row);
+/* How many rows the last call could take together; 1 where each went alone, 0 before the first. */
+size_t spoke_net_samples_at_once(const struct spoke_net *net);
 /* Turns a failed kernel call into a status with the device's own words. */
 enum tier_status spoke_net_kern_fail(struct kern_device *dev, enum kern_status status,
                                      const char *what, struct tier_err *err);

@@ -21,6 +21,7 @@
 
 #define TAPE_NONE (-1)
 
+enum tape_use { TAPE_FOR_EVALUATION, TAPE_FOR_TRAINING, TAPE_FOR_SAMPLES };
 enum tape_layout { TAPE_PLAIN, TAPE_LAST /* channels-last; only with 3 dimensions and more */ };
 enum tape_kind { TAPE_INPUT, TAPE_PARAM, TAPE_CONST, TAPE_ARRAY };
 
@@ -33,6 +34,7 @@ struct tape_tensor {
     int32_t grad; /* ARRAY: its gradient's buffer, or TAPE_NONE */
     bool wants;   /* something trained lies before it */
     bool frozen;  /* PARAM: it would be trained, and is not */
+    bool fixed;   /* of parameters and constants alone: the same for every row (training tapes) */
 };
 
 /* Floats that live from one step to another. Times: forward step i is i, the loss steps, backward
@@ -89,6 +91,8 @@ struct tape {
     struct tier_shapes *shapes;
     size_t rows;
     bool training;
+    bool keeps; /* what parameters' gradients are made of lives to the end (tape_samples.c) */
+    bool apart; /* of a tape that keeps: every row is shown to go its own way */
     struct tape_tensor *tensors;
     size_t tensor_count;
     struct tape_step *steps;
@@ -106,7 +110,11 @@ struct tape_run {
     const struct tape *tape;
     struct kern_buf *params, *grads, *arena;
     struct kern_vec x;
-    uint64_t seed; /* of this step's random draws */
+    uint64_t seed;      /* of this step's random draws */
+    uint64_t seed_rows; /* each row draws by itself, from a seed so far from the last; or 0 */
+    /* One row of another tape: `tape` is for one row, the arrays are those of `whole`. */
+    const struct tape *whole;
+    size_t row;
     struct tier_err *err;
 };
 
@@ -117,13 +125,30 @@ struct tape_run {
  * TIER_EMODEL where the device's kernels cannot do a node, by name.
  */
 enum tier_status tape_new(struct kern_device *dev, const struct tier_graph *graph, size_t rows,
-                          size_t logits, bool training, const bool *frozen, struct tape **out,
+                          size_t logits, enum tape_use use, const bool *frozen, struct tape **out,
                           struct tier_err *err);
 void tape_free(struct tape *tape);
 
 enum tier_status tape_forward(struct tape_run *run);
 /* After a forward run and with the gradient of the logits in its place; adds to grads. */
 enum tier_status tape_backward(struct tape_run *run);
+
+/*
+ * Gradients sample by sample, of all rows at once; `many` and `one` are TAPE_FOR_SAMPLES, the
+ * latter of one row. tape_judge sets many->apart: whether they are the same steps, none of which
+ * mixes rows, and no parameter is read twice. Only then:
+ *
+ * After a forward run and with each row's own gradient of the logits in its place tape_back_norms
+ * adds to squares[rows] the squared norm of each row's gradient, and keeps what tape_back_sums
+ * needs to add the rows' gradients, each times factors[rows], to grads. `spare` holds the graph's
+ * elements and `room` tape_room(many) floats.
+ */
+void tape_judge(struct tape *many, const struct tape *one);
+size_t tape_room(const struct tape *many);
+enum tier_status tape_back_norms(struct tape_run *run, const struct tape *one,
+                                 struct kern_buf *spare, struct kern_buf *room,
+                                 struct kern_vec squares);
+enum tier_status tape_back_sums(struct tape_run *run, struct kern_vec factors);
 
 struct kern_vec tape_at(const struct tape_run *run, size_t tensor);
 struct kern_vec tape_grad_at(const struct tape_run *run, size_t tensor);

@@ -430,7 +430,7 @@ static enum kern_status one_array(struct tape_run *r, const struct tape_step *s)
     else if (s->op == TIER_OP_SIGMOID)
         TAPE_TRY(kern_sigmoid_grad(dx, dy, y, n));
     else if (s->op == TIER_OP_DROPOUT)
-        TAPE_TRY(kern_dropout(dx, dy, n, s->call->alpha, tape_seed(r, s)));
+        TAPE_TRY(tape_drop(r, s, dx, dy, n));
     else {
         size_t cols = t->shape.dims[s->call->axis];
         if (s->op == TIER_OP_SOFTMAX)
@@ -443,7 +443,7 @@ static enum kern_status one_array(struct tape_run *r, const struct tape_step *s)
     return settle(r, s);
 }
 
-static enum kern_status backward_step(struct tape_run *r, const struct tape_step *s) {
+enum kern_status tape_step_back(struct tape_run *r, const struct tape_step *s) {
     const struct tape_tensor *x = tape_in(r, s, 0);
     bool add = s->flow[0] == TAPE_ADD;
 
@@ -505,15 +505,19 @@ static enum kern_status backward_step(struct tape_run *r, const struct tape_step
     }
 }
 
+bool tape_flows_any(const struct tape_step *s) {
+    bool any = false;
+    for (size_t k = 0; k < s->in_count; k++)
+        any |= s->flow[k] != TAPE_STOP;
+    return any;
+}
+
 enum tier_status tape_backward(struct tape_run *run) {
     for (size_t i = run->tape->step_count; i-- > 0;) {
         const struct tape_step *s = &run->tape->steps[i];
-        bool any = false;
-        for (size_t k = 0; k < s->in_count; k++)
-            any |= s->flow[k] != TAPE_STOP;
-        if (!any)
+        if (!tape_flows_any(s))
             continue;
-        enum kern_status st = backward_step(run, s);
+        enum kern_status st = tape_step_back(run, s);
         if (st != KERN_OK)
             return tape_kern_fail(run->tape->dev, st, s->name, run->err);
     }

@@ -603,12 +603,16 @@ static enum tier_status build(struct builder *b, size_t logits) {
 }
 
 enum tier_status tape_new(struct kern_device *dev, const struct tier_graph *graph, size_t rows,
-                          size_t logits, bool training, const bool *frozen, struct tape **out,
+                          size_t logits, enum tape_use use, const bool *frozen, struct tape **out,
                           struct tier_err *err) {
     struct tape *t = calloc(1, sizeof *t);
     if (!t)
         return tier_fail(err, TIER_ENOMEM, "no memory for a model");
-    *t = (struct tape){.dev = dev, .graph = graph, .rows = rows, .training = training};
+    *t = (struct tape){.dev = dev,
+                       .graph = graph,
+                       .rows = rows,
+                       .training = use != TAPE_FOR_EVALUATION,
+                       .keeps = use == TAPE_FOR_SAMPLES};
     struct builder b = {.tape = t, .graph = graph, .frozen = frozen, .err = err};
     enum tier_status st = tier_graph_infer(graph, rows, &t->shapes, err);
     if (st == TIER_OK)

@@ -138,12 +138,65 @@ static enum tier_status temps(struct builder *b, struct tape_step *s, size_t tim
     return TIER_OK;
 }
 
+/* Of parameters and constants alone. */
+static void find_fixed(struct tape *t) {
+    for (size_t i = 0; i < t->tensor_count; i++)
+        t->tensors[i].fixed = t->tensors[i].kind == TAPE_PARAM || t->tensors[i].kind == TAPE_CONST;
+    for (size_t i = 0; i < t->step_count; i++) {
+        const struct tape_step *s = &t->steps[i];
+        bool fixed = true;
+        for (size_t k = 0; k < s->in_count; k++)
+            fixed &= s->in[k] == SIZE_MAX || t->tensors[s->in[k]].fixed;
+        for (size_t k = 0; k < s->out_count; k++)
+            t->tensors[s->out[k]].fixed = fixed;
+    }
+}
+
+/* The step has a gradient to hand to what is the same for all rows. */
+static bool has_fixed(const struct tape *t, const struct tape_step *s) {
+    for (size_t i = 0; i < s->in_count; i++)
+        if (s->in[i] != SIZE_MAX && t->tensors[s->in[i]].fixed && t->tensors[s->in[i]].wants)
+            return true;
+    return false;
+}
+
+/* Such a step is done once more behind the last (tape_back_sums): what it reads lives until then.
+ */
+static void keep(struct builder *b, const struct tape_step *s, uint8_t need) {
+    struct tape *t = b->tape;
+    size_t end = 2 * t->step_count + 1;
+
+    for (size_t i = 0; i < s->in_count; i++) {
+        const struct tape_tensor *x = s->in[i] == SIZE_MAX ? NULL : &t->tensors[s->in[i]];
+        if (x && i < 2 && (need & (i == 0 ? TAPE_NEEDS_X0 : TAPE_NEEDS_X1)))
+            tape_touch_tensor(b, s->in[i], end);
+        if (x && x->fixed && x->kind == TAPE_ARRAY && x->grad != TAPE_NONE)
+            tape_touch(&t->buffers[x->grad], end);
+    }
+    for (size_t i = 0; i < s->out_count; i++) {
+        const struct tape_tensor *y = &t->tensors[s->out[i]];
+        if (need & TAPE_NEEDS_Y)
+            tape_touch_tensor(b, s->out[i], end);
+        if (y->grad != TAPE_NONE)
+            tape_touch(&t->buffers[y->grad], end);
+    }
+    for (unsigned k = 0; k < 2; k++) {
+        if (s->aux[k] != TAPE_NONE)
+            tape_touch(&t->buffers[s->aux[k]], end);
+        if (s->temp[k] != TAPE_NONE)
+            tape_touch(&t->buffers[s->temp[k]], end);
+    }
+    for (size_t k = 0; k < s->mix_count; k++)
+        if (s->mix[k].slope != TAPE_NONE)
+            tape_touch(&t->buffers[s->mix[k].slope], end);
+}
+
 static enum tier_status flow_back(struct builder *b, size_t step) {
     struct tape *t = b->tape;
     struct tape_step *s = &t->steps[step];
     size_t time = 2 * t->step_count - step;
     uint8_t need = traits[s->op] | (s->relu ? TAPE_NEEDS_Y : 0);
-    bool taken = false, reached = false;
+    bool kept = t->keeps && has_fixed(t, s), taken = kept && !s->nothing, reached = false;
 
     for (size_t i = 0; i < s->out_count; i++) {
         struct tape_tensor *y = &t->tensors[s->out[i]];
@@ -175,7 +228,10 @@ static enum tier_status flow_back(struct builder *b, size_t step) {
     for (size_t k = 0; k < s->mix_count; k++)
         if (s->mix[k].slope != TAPE_NONE)
             tape_touch(&t->buffers[s->mix[k].slope], time);
-    return temps(b, s, time);
+    TIER_TRY(temps(b, s, time));
+    if (kept)
+        keep(b, s, need);
+    return TIER_OK;
 }
 
 enum tier_status tape_flow_back(struct builder *b) {
@@ -189,6 +245,7 @@ enum tier_status tape_flow_back(struct builder *b) {
     TIER_TRY(tape_new_buffer(b, z->shape.elements, &t->tensors[t->logits].grad));
     tape_touch(&t->buffers[t->tensors[t->logits].grad], t->step_count);
     tape_touch_tensor(b, t->logits, t->step_count);
+    find_fixed(t);
     for (size_t i = t->step_count; i-- > 0;)
         TIER_TRY(flow_back(b, i));
     return TIER_OK;

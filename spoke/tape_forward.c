@@ -17,7 +17,7 @@ struct kern_vec tape_at(const struct tape_run *run, size_t tensor) {
     case TAPE_ARRAY:
         break;
     }
-    return (struct kern_vec){run->arena, run->tape->buffers[t->place].at};
+    return tape_buffer_at(run, (int32_t)t->place);
 }
 
 /* ---- views ----------------------------------------------------------------------------------- */
@@ -62,8 +62,16 @@ bool tape_is_row(const struct tape_tensor *x, const struct tape_tensor *y) {
            tape_broadcast(x, y) == ((1u << (last - 1)) - 1);
 }
 
-uint64_t tape_seed(const struct tape_run *r, const struct tape_step *s) {
-    return r->seed ^ s->draw * UINT64_C(0xd1342543de82ef95);
+enum kern_status tape_drop(const struct tape_run *r, const struct tape_step *s, struct kern_vec y,
+                           struct kern_vec x, size_t n) {
+    const uint64_t draw = s->draw * UINT64_C(0xd1342543de82ef95);
+    size_t parts = r->seed_rows ? r->tape->rows : 1, each = n / parts;
+
+    for (size_t i = 0; i < parts; i++)
+        TAPE_TRY(kern_dropout((struct kern_vec){y.buf, y.at + i * each},
+                              (struct kern_vec){x.buf, x.at + i * each}, each, s->call->alpha,
+                              (r->seed + i * r->seed_rows) ^ draw));
+    return KERN_OK;
 }
 
 size_t tape_piece(const struct tape_run *r, const struct tape_step *s, size_t i) {
@@ -490,7 +498,7 @@ static enum kern_status forward_step(struct tape_run *r, const struct tape_step 
     case TIER_OP_LAYER_NORM:
         return norm(r, s);
     case TIER_OP_DROPOUT:
-        return kern_dropout(y, x, n, s->call->alpha, tape_seed(r, s));
+        return tape_drop(r, s, y, x, n);
     case TIER_OP_CONCAT:
         return concat(r, s);
     case TIER_OP_SPLIT:

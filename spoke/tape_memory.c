@@ -56,8 +56,7 @@ enum tier_status tape_lay_out(struct tape *tape, struct tier_err *err) {
     }
     for (size_t i = 0; i < n; i++) {
         struct tape_buffer *b = &tape->buffers[i];
-        b->floats = (b->floats + ALIGN - 1) / ALIGN * ALIGN;
-        order[i] = (struct order){i, b->floats, b->first};
+        order[i] = (struct order){i, (b->floats + ALIGN - 1) / ALIGN * ALIGN, b->first};
     }
     qsort(order, n, sizeof *order, larger_first);
     for (size_t i = 0; i < n; i++) {
@@ -66,11 +65,11 @@ enum tier_status tape_lay_out(struct tape *tape, struct tier_err *err) {
         for (size_t k = 0; k < i; k++) {
             const struct tape_buffer *o = &tape->buffers[order[k].index];
             if (o->first <= b->last && b->first <= o->last)
-                taken[count++] = (struct taken){o->at, o->at + o->floats};
+                taken[count++] = (struct taken){o->at, o->at + order[k].floats};
         }
-        b->at = lowest(taken, count, b->floats);
-        if (b->at + b->floats > top)
-            top = b->at + b->floats;
+        b->at = lowest(taken, count, order[i].floats);
+        if (b->at + order[i].floats > top)
+            top = b->at + order[i].floats;
     }
     if (top > ARENA_BYTES_MAX / sizeof(float))
         st = tier_fail(err, TIER_ELIMIT,

@@ -9,7 +9,12 @@
 #include "spoke/tape_build.h"
 
 static inline struct kern_vec tape_buffer_at(const struct tape_run *r, int32_t buffer) {
-    return (struct kern_vec){r->arena, r->tape->buffers[buffer].at};
+    const struct tape_buffer *own = &r->tape->buffers[buffer];
+    if (!r->whole)
+        return (struct kern_vec){r->arena, own->at};
+    const struct tape_buffer *all = &r->whole->buffers[buffer];
+    return (struct kern_vec){r->arena,
+                             all->at + (all->floats == own->floats ? 0 : r->row * own->floats)};
 }
 static inline const struct tape_tensor *tape_in(const struct tape_run *r, const struct tape_step *s,
                                                 size_t i) {
@@ -64,7 +69,12 @@ unsigned tape_reduced(const struct tape_tensor *x, const struct tier_call *c, fl
 /* [outer][len][inner] of a gather's data, and how many indices. */
 void tape_gather(const struct tape_run *r, const struct tape_step *s, size_t *outer, size_t *len,
                  size_t *count, size_t *inner);
-uint64_t tape_seed(const struct tape_run *r, const struct tape_step *s);
+/* DROPOUT of n elements, forward or back. */
+enum kern_status tape_drop(const struct tape_run *r, const struct tape_step *s, struct kern_vec y,
+                           struct kern_vec x, size_t n);
+enum kern_status tape_step_back(struct tape_run *r, const struct tape_step *s);
+/* Whether the step has a gradient to hand to anyone. */
+bool tape_flows_any(const struct tape_step *s);
 /* Over which of y's dimensions, as they lie, x is broadcast. */
 unsigned tape_broadcast(const struct tape_tensor *x, const struct tape_tensor *y);
 

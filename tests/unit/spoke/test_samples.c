@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Gradients sample by sample, against PyTorch's of each row alone (make_sample_golden.py). */
 #include "spoke/net.h"
+#include "support/onnx_writer.h"
 #include "tests/support/net_golden.h"
 
 #include <dirent.h>
@@ -131,6 +132,125 @@ Test(spoke_samples, norms_and_clipped_sums_are_pytorchs) {
     }
     closedir(d);
     cr_expect(eq(sz, models, 10));
+}
+
+/* How far both ways are apart: of norms, each, and of the sum, relative to its own. */
+static void both_ways(struct model *m, const char *name, float clip, size_t expected) {
+    spoke_net_seed(m->net, 7);
+    cr_assert(samples(m, clip) == TIER_OK, "%s: %s", name, err.text);
+    cr_expect(eq(sz, spoke_net_samples_at_once(m->net), expected), "%s", name);
+    float *norms = fetch(m->norms, m->rows), *sum = fetch(spoke_net_grads(m->net), m->elements);
+    float *loss = fetch(m->loss, 1);
+    spoke_net_seed(m->net, 7);
+    spoke_net_samples_by_row(m->net, true);
+    cr_assert(samples(m, clip) == TIER_OK, "%s: %s", name, err.text);
+    cr_expect(eq(sz, spoke_net_samples_at_once(m->net), 1));
+    float *norms_1 = fetch(m->norms, m->rows), *sum_1 = fetch(spoke_net_grads(m->net), m->elements);
+    float *loss_1 = fetch(m->loss, 1);
+    for (size_t i = 0; i < m->rows; i++)
+        cr_expect(fabs((double)norms[i] - (double)norms_1[i]) <= 1e-6 * (double)norms_1[i],
+                  "%s, row %zu: %.9g and %.9g", name, i, (double)norms[i], (double)norms_1[i]);
+    size_t trained = spoke_net_trained(m->net);
+    cr_expect(norm(sum, sum_1, trained) <= 1e-6 * norm(sum_1, NULL, trained), "%s: %.1e", name,
+              norm(sum, sum_1, trained) / norm(sum_1, NULL, trained));
+    cr_expect(fabs((double)*loss - (double)*loss_1) <= 1e-6 * (double)*loss_1, "%s", name);
+    spoke_net_samples_by_row(m->net, false);
+    free(norms);
+    free(norms_1);
+    free(sum);
+    free(sum_1);
+    free(loss);
+    free(loss_1);
+}
+
+/* Of 3 rows 2 go together, and then 1 with one that has been; of 8, all. */
+Test(spoke_samples, rows_together_give_what_each_gives_alone) {
+    /* These read a parameter twice, which norms of single steps say nothing of. */
+    static const char *const alone[] = {"div", "expand"};
+    size_t models = 0;
+    DIR *d = opendir(NET_GOLDEN);
+    cr_assert(d != NULL, "%s", NET_GOLDEN);
+    for (struct dirent *e; (e = readdir(d)) != NULL;) {
+        char *dot = strrchr(e->d_name, '.');
+        if (!dot || strcmp(dot, ".onnx") != 0 || strncmp(e->d_name, "batch-norm", 10) == 0)
+            continue;
+        *dot = '\0';
+        struct model m = open_model(e->d_name);
+        size_t expected = m.rows == 8 ? 8 : 2;
+        for (size_t i = 0; i < sizeof alone / sizeof alone[0]; i++)
+            expected = strcmp(e->d_name, alone[i]) == 0 ? 1 : expected;
+        both_ways(&m, e->d_name, 0.5f, expected);
+        close_model(&m);
+        models++;
+    }
+    closedir(d);
+    cr_expect(models > 40, "%zu models", models);
+}
+
+/* x[N,2] -> nodes of "operator inputs > outputs; ..." with w[2,2] and b[2] -> y[N,2], three rows.
+ */
+static struct model drawn_model(const char *nodes) {
+    static const float values[] = {1, -2, 3, 0.5f, 5, -6}, zeros[3];
+    static const float x[] = {0.3f, -1, 2, 0.7f, -0.4f, 0.9f};
+    static const int32_t target[] = {1, 0, 1};
+    static struct onnx_msg graph, file;
+    struct model m = {.rows = 3};
+    char text[512];
+    graph.n = 0;
+    onnx_add_value(&graph, 11, "x", 0, 2);
+    onnx_add_value(&graph, 12, "y", 0, 2);
+    onnx_add_tensor(&graph, "w", 2, 2, values);
+    onnx_add_tensor(&graph, "b", 2, 0, values + 4);
+    snprintf(text, sizeof text, "%s", nodes);
+    char *kept = NULL;
+    for (char *node = strtok_r(text, ";", &kept); node; node = strtok_r(NULL, ";", &kept)) {
+        char *gives = strchr(node, '>'), *takes = strchr(node, ' ');
+        *gives = *takes = '\0';
+        onnx_add_node(&graph, node, takes + 1, gives + 1);
+    }
+    onnx_model(&file, &graph, 13);
+    cr_assert(tier_graph_parse(file.b, file.n, &m.graph, &err) == TIER_OK, "%s", err.text);
+    cr_assert(spoke_net_new(dev, m.graph, SPOKE_LOSS_CE, m.rows, &m.net, &err) == TIER_OK, "%s",
+              err.text);
+    m.elements = spoke_net_elements(m.net);
+    m.x = put(dev, x, sizeof x);
+    m.target = put(dev, target, sizeof target);
+    m.norms = put(dev, zeros, sizeof zeros);
+    m.loss = put(dev, zeros, sizeof *zeros);
+    return m;
+}
+
+static void close_drawn(struct model *m) {
+    kern_buf_free(m->x.buf);
+    kern_buf_free(m->target.buf);
+    kern_buf_free(m->norms.buf);
+    kern_buf_free(m->loss.buf);
+    spoke_net_free(m->net);
+    tier_graph_free(m->graph);
+}
+
+static void drawn_both_ways(const char *nodes, size_t expected) {
+    struct model m = drawn_model(nodes);
+    both_ways(&m, nodes, 2.0f, expected);
+    close_drawn(&m);
+}
+
+Test(spoke_samples, a_row_draws_the_same_alone_and_with_others) {
+    drawn_both_ways("Dropout x>d;Gemm d w b>y", 2);
+}
+
+Test(spoke_samples, a_weight_that_is_turned_first_has_the_norm_that_it_has) {
+    drawn_both_ways("Transpose w>t;MatMul x t>p;Add p b>y", 2);
+}
+
+Test(spoke_samples, rows_that_a_graph_mixes_go_alone) {
+    drawn_both_ways("ReduceMean x>m;Sub x m>c;Gemm c w b>y", 1);
+    drawn_both_ways("Transpose x>t;MatMul x t>s;MatMul s x>g;Gemm g w b>y", 1);
+}
+
+Test(spoke_samples, a_parameter_that_is_read_twice_makes_rows_go_alone) {
+    drawn_both_ways("Gemm x w b>h;Gemm h w>y", 1);
+    drawn_both_ways("Gemm x w b>h;Add h b>y", 1);
 }
 
 Test(spoke_samples, what_nothing_cuts_is_the_batchs_gradient_times_its_rows) {
