@@ -13,8 +13,10 @@ from weights that are each one such unit off, with one thread and with two in tu
 step is the largest deviation of any of them from PyTorch in float64 up to there, relative to the loss.
 The engine passes where at every step its deviation is at most FACTOR times the scatter, and so is the
 mean over WINDOW steps of its signed deviation beside theirs, in which what is only noise is smaller;
-what is below FLOOR passes. That the rule sees errors is part of each case: the engine with a learning
-rate, and so gradients, of WRONG times what they should be must not pass.
+what is below FLOOR passes. Now and then a single run, of whomever, comes down on the other side of a
+rectifier and leaves all others by orders of magnitude: the engine's deviation is the middle one of
+three runs, two of them from weights one unit off. That the rule sees errors is part of each case: the
+engine with a learning rate, and so gradients, of WRONG times what they should be must not pass.
 
 Where the data are absent batches are drawn at random by a seed, and the line says so.
 """
@@ -84,7 +86,7 @@ def hippocampi(folder, rng, batches, rows, side=24):
 CURVES = [
     (torch_models.Case("resnet18-group", lambda: torch_models.resnet18(lambda c: nn.GroupNorm(8, c)), (1, 28, 28),
                        rows=8, lr=0.0005), xrays, STEPS),
-    (torch_models.Case("resnet18-batch", torch_models.resnet18, (1, 28, 28), rows=8, lr=0.0005), xrays, STEPS),
+    (torch_models.Case("resnet18-batch", torch_models.resnet18, (1, 28, 28), rows=16, lr=0.0005), xrays, STEPS),
     (torch_models.Case("unet3d", lambda: torch_models.UNet3d(nn.BatchNorm3d), (1, 24, 24, 24), rows=2, lr=0.05),
      hippocampi, STEPS),
 ]
@@ -139,19 +141,20 @@ def smooth(d):
 
 
 def beyond(d, theirs):
-    """The largest of |d| over what the scatter of `theirs`, [copies, steps], allows; and its step."""
+    """The largest of |d|, of several runs the middle one, over what the scatter of `theirs`, [copies, steps],
+    allows; and its step."""
     worst = 0, 0
     for view in (lambda v: v, smooth):
         scatter = np.maximum.accumulate(np.abs(view(theirs)).max(0))
-        ratio = np.abs(view(d)) / np.maximum(FLOOR, FACTOR * scatter)
+        ratio = np.median(np.abs(view(d)), 0) / np.maximum(FLOOR, FACTOR * scatter)
         worst = max(worst, (ratio.max(), int(ratio.argmax())))
     return worst
 
 
 def line(name, d, theirs):
     ratio, step = beyond(d, theirs)
-    early, d = np.abs(d[:10]).max(), np.abs(d)
-    print(f"    {name:34}{early:10.1e}{d.mean():10.1e}{d.max():10.1e}{ratio:10.2f} at {step:3}", flush=True)
+    d = np.median(np.abs(d), 0)
+    print(f"    {name:34}{d[:10].max():10.1e}{d.mean():10.1e}{d.max():10.1e}{ratio:10.2f} at {step:3}", flush=True)
     return ratio <= 1
 
 
@@ -166,24 +169,26 @@ def compare(case, data, batches, arguments, folder):
     x, y = torch.from_numpy(found[0]), torch.from_numpy(found[1])
     torch.manual_seed(case.seed)
     model = case.model()
-    file = os.path.join(folder, "model.onnx")
-    export(case, copy.deepcopy(model).train(), x[:case.rows], file)
     x.numpy().tofile(os.path.join(folder, "x.bin"))
     y.numpy().astype(np.int32).tofile(os.path.join(folder, "target.bin"))
 
-    def engine(lr):
+    def engine(model, lr):
+        file = os.path.join(folder, "model.onnx")
+        export(case, copy.deepcopy(model).train(), x[:case.rows], file)
         said = probe(arguments.probe, [file, "ce", str(case.rows), folder, "--steps", str(arguments.steps), "--lr",
                                        str(lr), "--momentum", "0.9", "--batches", str(batches)], folder)
-        return np.array(said["losses"])
+        return said["losses"]
 
     exact, runs = themselves(model, x, y, arguments.copies, case.rows, case.lr, 0.9, arguments.steps)
     print(f"{case.name}{drawn}: the loss goes from {exact[0]:.4f} to {exact[-10:].mean():.4f} (mean of the last 10)")
     print(f"    {'deviation from float64':34}{'first 10':>10}{'mean':>10}{'largest':>10}{'of what is allowed':>20}")
     theirs = deviation(runs, exact)
     for i, d in enumerate(theirs):
-        line(f"PyTorch {i}, beside the other copies", d, np.delete(theirs, i, 0))
-    fine = line("the engine", deviation(engine(case.lr), exact), theirs)
-    blind = line(f"the engine, gradients x {WRONG}", deviation(engine(case.lr * WRONG), exact), theirs)
+        line(f"PyTorch {i}, beside the other copies", d[None], np.delete(theirs, i, 0))
+    ours = np.array([engine(m, case.lr) for m in (model, *(one_unit_off(model, 100 + i) for i in range(2)))])
+    fine = line("the engine", deviation(ours, exact), theirs)
+    wrong = np.array([engine(model, case.lr * WRONG)])
+    blind = line(f"the engine, gradients x {WRONG}", deviation(wrong, exact), theirs)
     if np.ptp(exact) < 0.1 * exact[0]:
         raise RuntimeError("the loss stays where it is: there is no curve to follow")
     if blind:
