@@ -31,6 +31,7 @@ struct spoke_net {
     struct kern_buf *sample_loss, *sample_room;
     struct kern_buf *sample_rows;    /* [3][SAMPLES_MAX]: squared norms, factors, ones */
     size_t samples_max, step_floats; /* rows at once, 0: not known; the arena of batch_max rows */
+    bool samples_forced;             /* at once, whether it pays or not */
     bool *frozen;                    /* of each of the graph's parameters; NULL: none are */
     struct tape *tapes[TAPES];
     uint64_t uses, seed, draws;
@@ -446,9 +447,9 @@ static enum tier_status find_samples_max(struct spoke_net *net, struct tier_err 
         TIER_TRY(get_tape(net, 1, TAPE_FOR_SAMPLES, &one, err));
         TIER_TRY(get_tape(net, n, TAPE_FOR_SAMPLES, &many, err));
         tape_judge(many, one);
-        if (!many->apart)
+        if (!many->apart || !(net->samples_forced || tape_pays(many)))
             n = 1;
-        if (many->arena_floats + tape_room(many) <= 2 * net->step_floats || n == 1)
+        if (n == 1 || many->arena_floats + tape_room(many) <= 2 * net->step_floats)
             break;
     }
     net->samples_max = n;
@@ -584,8 +585,9 @@ size_t spoke_net_samples_at_once(const struct spoke_net *net) {
     return net->samples_max;
 }
 
-void spoke_net_samples_by_row(struct spoke_net *net, bool by_row) {
-    net->samples_max = by_row ? 1 : 0;
+void spoke_net_samples_force(struct spoke_net *net, bool together) {
+    net->samples_max = together ? 0 : 1;
+    net->samples_forced = together;
 }
 
 /* ---- parameters

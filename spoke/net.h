@@ -106,9 +106,9 @@ enum tier_status spoke_net_backward_samples(struct spoke_net *net, struct kern_v
                                             struct kern_vec target, size_t rows, float clip_norm,
                                             struct kern_vec norms, struct kern_vec loss,
                                             struct tier_err *err);
-/* With true each row goes alone from now on, as measure or check of the other way; with false as
- * the graph has it. */
-void spoke_net_samples_by_row(struct spoke_net *net, bool by_row);
+/* From now on rows go together wherever they can, whether it pays or not; or each alone. For
+ * whoever compares the two. */
+void spoke_net_samples_force(struct spoke_net *net, bool together);
 /* How many rows the last call could take together; 1 where each went alone, 0 before the first. */
 size_t spoke_net_samples_at_once(const struct spoke_net *net);
 /* Turns a failed kernel call into a status with the device's own words. */

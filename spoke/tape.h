@@ -144,6 +144,8 @@ enum tier_status tape_backward(struct tape_run *run);
  * elements and `room` tape_room(many) floats.
  */
 void tape_judge(struct tape *many, const struct tape *one);
+/* Whether it is less work than each row alone. */
+bool tape_pays(const struct tape *many);
 size_t tape_room(const struct tape *many);
 enum tier_status tape_back_norms(struct tape_run *run, const struct tape *one,
                                  struct kern_buf *spare, struct kern_buf *room,

@@ -21,10 +21,19 @@
 #include "spoke/tape_run.h"
 
 #include <stdlib.h>
+#include <string.h>
 
-#define GHOST_PLACES_MAX 16 /* T: the sum over T x T cancels, and loses up to T units of float32   \
-                             */
-#define PARTS_MAX 3         /* operands of a step with parameters */
+#define GHOST_PLACES_MAX                                                                           \
+    16              /* T: the sum over T x T cancels, and loses up to T units of float32           \
+                     */
+#define PARTS_MAX 3 /* operands of a step with parameters */
+
+/* In multiply-adds of a core: what takes as long as a float's way from memory, and as a call. */
+#define PASS_WORK 10
+#define CALL_WORK 20000
+#define PASSES_ALONE                                                                               \
+    10 /* over the parameters, of a row alone: forward, back, cleared, clipped, added */
+#define PASSES_DIRECT 3 /* of a row's norm: cleared, written, read */
 
 /* ---- do rows stay apart? --------------------------------------------------------------------- */
 
@@ -278,6 +287,44 @@ size_t tape_room(const struct tape *many) {
             most = ghost_floats(many, &g);
     }
     return most;
+}
+
+/* Multiply-adds of a row's gradient of the step's operand i. */
+static uint64_t work_of(const struct tape *t, const struct tape_step *s, size_t i) {
+    const struct tape_tensor *x = tensor(t, s->in[0]), *y = tensor(t, s->out[0]);
+    uint64_t weights = tensor(t, s->in[i])->shape.elements, places;
+
+    if (i != 1 || (s->op != TIER_OP_GEMM && s->op != TIER_OP_MATMUL && s->op != TIER_OP_CONV &&
+                   s->op != TIER_OP_CONV_TRANSPOSE))
+        return y->shape.elements / t->rows;
+    places = s->op == TIER_OP_CONV ? y->shape.elements / y->shape.dims[1]
+             : s->op == TIER_OP_CONV_TRANSPOSE
+                 ? x->shape.elements / x->shape.dims[1]
+                 : y->shape.elements / y->shape.dims[y->shape.rank - 1];
+    return places / t->rows * weights;
+}
+
+bool tape_pays(const struct tape *many) {
+    uint64_t together = 0, alone = (uint64_t)many->step_count * 3 * CALL_WORK;
+    struct ghost g;
+
+    if (strncmp(kern_device_name(many->dev), "cpu", 3) != 0)
+        return true; /* a row alone fills no GPU */
+    for (size_t i = 0; i < many->step_count; i++) {
+        const struct tape_step *s = &many->steps[i];
+        bool ghost = has_own(many, s) && find_ghost(many, s, &g);
+        if (ghost)
+            together += g.places * g.places * (g.inner + g.outer);
+        for (size_t k = 0; k < s->in_count; k++) {
+            if (!is_own(many, s, k) || tensor(many, s->out[0])->fixed)
+                continue;
+            uint64_t floats = tensor(many, s->in[k])->shape.elements;
+            alone += PASSES_ALONE * PASS_WORK * floats;
+            if (!ghost)
+                together += work_of(many, s, k) + PASSES_DIRECT * PASS_WORK * floats + CALL_WORK;
+        }
+    }
+    return together <= alone;
 }
 
 /* The outputs along an axis whose tap k lies in the image. */

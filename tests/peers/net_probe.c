@@ -5,11 +5,13 @@
  * the loss before each of them.
  *
  *     net_probe MODEL bce|ce|dice_ce ROWS FOLDER [--steps N] [--lr LR] [--momentum M] [--batches B]
- *               [--threads T] [--time N]
+ *               [--threads T] [--time N] [--samples CLIP]
  *
  * FOLDER holds x.bin (float32) and target.bin (float32 or int32, as the loss takes it), B batches
  * of ROWS (one, if nothing is said) that the steps take in turn, and gets logits.bin, grads.bin
- * (both of the first batch) and params.bin (float32). Standard output is one JSON object.
+ * (both of the first batch) and params.bin (float32). Standard output is one JSON object. With
+ * --samples N steps of the time are each taken three times in turn: plainly, with gradients sample
+ * by sample that are clipped to CLIP, and with these row by row.
  */
 #include "spoke/net.h"
 
@@ -26,7 +28,8 @@ struct probe {
     struct kern_buf *x, *target, *loss, *moved; /* moved: of momentum, or NULL */
     size_t rows, batches, batch;
     const char *folder;
-    float lr, momentum;
+    struct kern_buf *norms; /* of samples, or NULL */
+    float lr, momentum, clip;
     struct tier_err err;
 };
 
@@ -83,7 +86,13 @@ static float backward(struct probe *p) {
     size_t at = p->batch++ % p->batches * p->rows;
     struct kern_vec x = {p->x, at * spoke_net_features(p->net)};
     struct kern_vec target = {p->target, at * spoke_net_spots(p->net)};
-    must(p, spoke_net_backward(p->net, x, target, p->rows, loss, &p->err), "backward");
+    if (p->norms)
+        must(p,
+             spoke_net_backward_samples(p->net, x, target, p->rows, p->clip,
+                                        (struct kern_vec){p->norms, 0}, loss, &p->err),
+             "samples");
+    else
+        must(p, spoke_net_backward(p->net, x, target, p->rows, loss, &p->err), "backward");
     kern(p, kern_download(&value, p->loss, 0, sizeof value), "the loss");
     return value;
 }
@@ -118,22 +127,41 @@ static void say_params(const struct probe *p) {
     printf("]");
 }
 
+static double timed(struct probe *p) {
+    double begin = now();
+    backward(p);
+    step(p);
+    return now() - begin;
+}
+
 /* Median seconds of forward, backward and step. */
 static void measure(struct probe *p, size_t count) {
-    double *t = malloc(count * sizeof *t);
+    double *t = malloc(3 * count * sizeof *t);
+    struct kern_buf *norms = p->norms;
     struct rusage use;
     if (!t)
         die("times", "no memory");
     for (size_t i = 0; i < count; i++) {
-        double begin = now();
-        backward(p);
-        step(p);
-        t[i] = now() - begin;
+        p->norms = NULL;
+        t[i] = timed(p);
+        for (size_t way = 1; norms && way < 3; way++) {
+            p->norms = norms;
+            spoke_net_samples_force(p->net, way == 1);
+            t[way * count + i] = timed(p);
+            if (way == 1 && i == 0)
+                printf(", \"samples_at_once\": %zu", spoke_net_samples_at_once(p->net));
+        }
     }
-    qsort(t, count, sizeof *t, by_size);
+    p->norms = norms;
+    for (size_t way = 0; way < (norms ? 3 : 1); way++) {
+        static const char *const names[] = {"", "samples_", "by_row_"};
+        double *of = t + way * count;
+        qsort(of, count, sizeof *of, by_size);
+        printf(", \"%smedian_s\": %.6f, \"%sleast_s\": %.6f", names[way], of[count / 2], names[way],
+               of[0]);
+    }
     getrusage(RUSAGE_SELF, &use);
-    printf(", \"median_s\": %.6f, \"least_s\": %.6f, \"max_rss_bytes\": %ld", t[count / 2], t[0],
-           use.ru_maxrss * 1024);
+    printf(", \"max_rss_bytes\": %ld", use.ru_maxrss * 1024);
     free(t);
 }
 
@@ -145,7 +173,7 @@ int main(int argc, char **argv) {
     if (argc < 5)
         die("usage",
             "net_probe MODEL bce|ce|dice_ce ROWS FOLDER [--steps N] [--lr LR] [--momentum M] "
-            "[--batches B] [--threads T] [--time N]");
+            "[--batches B] [--threads T] [--time N] [--samples CLIP]");
     for (int i = 5; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--steps") == 0)
             steps = strtoul(argv[i + 1], NULL, 10);
@@ -159,6 +187,8 @@ int main(int argc, char **argv) {
             threads = (int)strtol(argv[i + 1], NULL, 10);
         else if (strcmp(argv[i], "--time") == 0)
             times = strtoul(argv[i + 1], NULL, 10);
+        else if (strcmp(argv[i], "--samples") == 0)
+            p.clip = strtof(argv[i + 1], NULL);
         else
             die(argv[i], "is no option");
     }
@@ -183,6 +213,8 @@ int main(int argc, char **argv) {
         kern(&p, kern_zero(p.moved, 0, bytes), "momentum");
     }
     kern(&p, kern_buf_new(p.dev, sizeof(float), &p.loss), "the loss");
+    if (p.clip > 0)
+        kern(&p, kern_buf_new(p.dev, p.rows * sizeof(float), &p.norms), "norms");
 
     struct kern_vec logits;
     must(&p, spoke_net_forward(p.net, (struct kern_vec){p.x, 0}, p.rows, &logits, &p.err),
