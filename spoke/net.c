@@ -8,6 +8,7 @@
 
 #include "spoke/tape.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -321,6 +322,7 @@ enum tier_status spoke_net_forward(struct spoke_net *net, struct kern_vec x, siz
 
     TIER_TRY(check_rows(net, rows, err));
     TIER_TRY(find_tape(net, rows, TAPE_FOR_EVALUATION, &tape, err));
+    assert(tape);
     struct tape_run run = {
         .tape = tape, .params = net->params, .arena = net->arena, .x = x, .err = err};
     TIER_TRY(tape_forward(&run));
@@ -353,6 +355,7 @@ enum tier_status spoke_net_backward(struct spoke_net *net, struct kern_vec x,
 
     TIER_TRY(check_rows(net, rows, err));
     TIER_TRY(find_tape(net, rows, TAPE_FOR_TRAINING, &tape, err));
+    assert(tape);
     struct tape_run run = {.tape = tape,
                            .params = net->params,
                            .grads = net->grads,
@@ -377,6 +380,7 @@ static enum tier_status samples_alone(struct spoke_net *net, struct tier_err *er
                          "a row alone has no loss in Cox's partial likelihood, and so no gradient "
                          "that could be bounded by itself");
     TIER_TRY(find_tape(net, 1, TAPE_FOR_TRAINING, &tape, err));
+    assert(tape);
     for (size_t i = 0; i < tape->step_count; i++)
         if (tape->steps[i].op == TIER_OP_BATCH_NORM)
             return tier_fail(err, TIER_EMODEL,
@@ -446,6 +450,7 @@ static enum tier_status find_samples_max(struct spoke_net *net, struct tier_err 
     for (; n > 1; n /= 2) {
         TIER_TRY(get_tape(net, 1, TAPE_FOR_SAMPLES, &one, err));
         TIER_TRY(get_tape(net, n, TAPE_FOR_SAMPLES, &many, err));
+        assert(one && many);
         tape_judge(many, one);
         if (!many->apart || !(net->samples_forced || tape_pays(many)))
             n = 1;
@@ -536,6 +541,7 @@ static enum tier_status samples_together(struct spoke_net *net, struct kern_vec 
         n /= 2;
     TIER_TRY(get_tape(net, 1, TAPE_FOR_SAMPLES, &one, err));
     TIER_TRY(find_tape(net, n, TAPE_FOR_SAMPLES, &many, err));
+    assert(one && many);
     tape_judge(many, one);
     if (!many->apart)
         return tier_fail(err, TIER_EINTERNAL, "%zu rows are not apart, but more were", n);

@@ -167,10 +167,12 @@ static void keep(struct builder *b, const struct tape_step *s, uint8_t need) {
     size_t end = 2 * t->step_count + 1;
 
     for (size_t i = 0; i < s->in_count; i++) {
-        const struct tape_tensor *x = s->in[i] == SIZE_MAX ? NULL : &t->tensors[s->in[i]];
-        if (x && i < 2 && (need & (i == 0 ? TAPE_NEEDS_X0 : TAPE_NEEDS_X1)))
+        if (s->in[i] == SIZE_MAX)
+            continue;
+        const struct tape_tensor *x = &t->tensors[s->in[i]];
+        if (i < 2 && (need & (i == 0 ? TAPE_NEEDS_X0 : TAPE_NEEDS_X1)))
             tape_touch_tensor(b, s->in[i], end);
-        if (x && x->fixed && x->kind == TAPE_ARRAY && x->grad != TAPE_NONE)
+        if (x->fixed && x->kind == TAPE_ARRAY && x->grad != TAPE_NONE)
             tape_touch(&t->buffers[x->grad], end);
     }
     for (size_t i = 0; i < s->out_count; i++) {
