@@ -18,7 +18,7 @@
 #include "kernels/group.h"
 #include "kernels/loss.h"
 
-#define KERN_BACKEND_ABI 6u
+#define KERN_BACKEND_ABI 7u
 #define KERN_TEXT_BYTES 256
 
 /* The head of every backend's own context. An entry that fails writes here, in words, why. */
@@ -57,7 +57,6 @@ struct kern_ops {
     enum kern_status (*open)(int index, int threads, struct kern_ctx **out, char *why,
                              size_t why_bytes);
     void (*close)(struct kern_ctx *ctx);
-    /* NULL where products are exact whatever is allowed. */
     enum kern_status (*products)(struct kern_ctx *ctx, enum kern_products products);
 
     enum kern_status (*alloc)(struct kern_ctx *ctx, size_t bytes, void **out); /* zeroed */
@@ -66,6 +65,10 @@ struct kern_ops {
     /* May return before src is read; src is host_alloc's, and stays until the next sync. */
     enum kern_status (*upload_start)(struct kern_ctx *ctx, void *dst, const void *src,
                                      size_t bytes);
+    /* The same, beside the work; upload_wait until src was read. */
+    enum kern_status (*upload_beside)(struct kern_ctx *ctx, void *dst, const void *src,
+                                      size_t bytes);
+    enum kern_status (*upload_wait)(struct kern_ctx *ctx);
     enum kern_status (*host_alloc)(struct kern_ctx *ctx, size_t bytes, void **out);
     void (*host_free)(struct kern_ctx *ctx, void *p); /* waits */
     enum kern_status (*download)(struct kern_ctx *ctx, void *dst, const void *src, size_t bytes);
@@ -73,6 +76,15 @@ struct kern_ops {
     enum kern_status (*copy)(struct kern_ctx *ctx, void *dst, const void *src, size_t bytes);
     enum kern_status (*zero)(struct kern_ctx *ctx, void *dst, size_t bytes);
     enum kern_status (*sync)(struct kern_ctx *ctx);
+    /* Writes *out where it knows better than the buffers' sum; NULL where it does not. */
+    enum kern_status (*memory)(struct kern_ctx *ctx, struct kern_memory *out);
+
+    /* Recordings; all NULL where the backend has none. What fails in between is KERN_EARG. */
+    enum kern_status (*record_begin)(struct kern_ctx *ctx);
+    enum kern_status (*record_end)(struct kern_ctx *ctx, void **out);
+    bool (*record_holds)(struct kern_ctx *ctx, const void *record);
+    enum kern_status (*replay)(struct kern_ctx *ctx, void *record, uint64_t turn);
+    void (*record_free)(struct kern_ctx *ctx, void *record);
 
     enum kern_status (*gemm)(struct kern_ctx *ctx, float *y, const float *a, const float *b,
                              size_t m, size_t n, size_t k, bool trans_a, bool trans_b, float alpha,

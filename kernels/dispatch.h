@@ -13,8 +13,11 @@
 struct kern_device {
     const struct kern_ops *ops;
     struct kern_ctx *ctx;
-    struct kern_buf *bufs; /* every live one, freed at close */
-    bool failed;           /* after KERN_EDEVICE: nothing reaches the backend any more */
+    struct kern_buf *bufs;     /* every live one, freed at close */
+    struct kern_memory memory; /* of the buffers */
+    bool recording;            /* between kern_record_begin and kern_record_end */
+    bool records_not;          /* kern_device_recordings said so */
+    bool failed;               /* after KERN_EDEVICE: nothing reaches the backend any more */
 };
 
 enum {

@@ -158,6 +158,9 @@ static enum kern_status run(struct kern_group *g, const char *op, const struct k
     }
     for (size_t i = 0; i < g->count; i++) {
         struct kern_device *dev = g->dev[i];
+        if (dev->recording) {
+            return kern_refuse(g->dev[0], "%s: not while a device of the group records", op);
+        }
         if (dev->failed) {
             return KERN_EDEVICE;
         }

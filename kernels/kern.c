@@ -21,6 +21,11 @@ struct kern_buf {
     struct kern_buf *prev, *next;
 };
 
+struct kern_recording {
+    struct kern_device *dev;
+    void *record; /* the backend's */
+};
+
 static _Thread_local char open_error[KERN_TEXT_BYTES];
 
 const char *kern_status_text(enum kern_status status) {
@@ -103,6 +108,7 @@ enum kern_status kern_device_open(const char *spec, int threads, struct kern_dev
 }
 
 static void release(struct kern_buf *buf) {
+    buf->dev->memory.bytes -= buf->bytes;
     buf->dev->ops->free(buf->dev->ctx, buf->data);
     free(buf);
 }
@@ -124,8 +130,8 @@ enum kern_status kern_device_products(struct kern_device *dev, enum kern_product
     if (dev == NULL) {
         return KERN_EARG;
     }
-    if (products != KERN_EXACT && products != KERN_TF32) {
-        return kern_refuse(dev, "kern_device_products: %d is neither exact nor TF32",
+    if ((unsigned)products > KERN_F16) {
+        return kern_refuse(dev, "kern_device_products: %d is none of exact, TF32, BF16, F16",
                            (int)products);
     }
     if (dev->failed) {
@@ -143,6 +149,99 @@ const char *kern_device_error(const struct kern_device *dev) {
     return dev == NULL ? open_error : dev->ctx->error;
 }
 
+enum kern_status kern_device_memory(struct kern_device *dev, struct kern_memory *out) {
+    if (dev == NULL || out == NULL) {
+        return KERN_EARG;
+    }
+    struct kern_memory memory = dev->memory;
+    enum kern_status st = dev->failed                ? KERN_EDEVICE
+                          : dev->ops->memory == NULL ? KERN_OK
+                                                     : dev->ops->memory(dev->ctx, &memory);
+    if (kern_done(dev, st) == KERN_OK) {
+        *out = memory;
+    }
+    return st;
+}
+
+/* What may not be done now. */
+static enum kern_status check_idle(struct kern_device *dev, const char *op) {
+    if (dev->recording) {
+        return kern_refuse(dev, "%s: not while the device records", op);
+    }
+    return dev->failed ? KERN_EDEVICE : KERN_OK;
+}
+
+/* ---- recordings ------------------------------------------------------------------------------ */
+
+bool kern_device_records(const struct kern_device *dev) {
+    return dev->ops->record_begin != NULL && !dev->records_not;
+}
+
+void kern_device_recordings(struct kern_device *dev, bool on) {
+    dev->records_not = !on;
+}
+
+enum kern_status kern_record_begin(struct kern_device *dev) {
+    if (dev == NULL) {
+        return KERN_EARG;
+    }
+    if (dev->ops->record_begin == NULL) {
+        return kern_refuse(dev, "kern_record_begin: this device records nothing");
+    }
+    enum kern_status st = check_idle(dev, "kern_record_begin");
+    st = st == KERN_OK ? dev->ops->record_begin(dev->ctx) : st;
+    dev->recording = dev->recording || st == KERN_OK;
+    return st;
+}
+
+enum kern_status kern_record_end(struct kern_device *dev, struct kern_recording **out) {
+    if (dev == NULL || out == NULL) {
+        return KERN_EARG;
+    }
+    if (!dev->recording) {
+        return kern_refuse(dev, "kern_record_end: nothing is recorded");
+    }
+    void *record = NULL;
+    dev->recording = false;
+    enum kern_status st = dev->ops->record_end(dev->ctx, &record);
+    struct kern_recording *recording = st == KERN_OK ? calloc(1, sizeof *recording) : NULL;
+    if (recording == NULL) {
+        if (st == KERN_OK) {
+            dev->ops->record_free(dev->ctx, record);
+        }
+        return st == KERN_OK ? KERN_ENOMEM : st;
+    }
+    *recording = (struct kern_recording){dev, record};
+    *out = recording;
+    return KERN_OK;
+}
+
+bool kern_recording_holds(const struct kern_recording *recording) {
+    return recording->dev->ops->record_holds(recording->dev->ctx, recording->record);
+}
+
+enum kern_status kern_replay(const struct kern_recording *recording, uint64_t turn) {
+    if (recording == NULL) {
+        return KERN_EARG;
+    }
+    struct kern_device *dev = recording->dev;
+    enum kern_status st = check_idle(dev, "kern_replay");
+    if (st != KERN_OK) {
+        return st;
+    }
+    if (!kern_recording_holds(recording)) {
+        return kern_refuse(dev, "kern_replay: the recording no longer holds");
+    }
+    return kern_done(dev, dev->ops->replay(dev->ctx, recording->record, turn));
+}
+
+void kern_recording_free(struct kern_recording *recording) {
+    if (recording != NULL) {
+        recording->dev->ops->record_free(recording->dev->ctx, recording->record);
+        free(recording);
+    }
+}
+
 /* ---- buffers ------------------------------------------------------------------------------- */
 
 enum kern_status kern_buf_new(struct kern_device *dev, size_t bytes, struct kern_buf **out) {
@@ -152,14 +251,15 @@ enum kern_status kern_buf_new(struct kern_device *dev, size_t bytes, struct kern
     if (bytes == 0 || bytes > SIZE_MAX / 4) {
         return kern_refuse(dev, "kern_buf_new: %zu bytes; a buffer holds at least one", bytes);
     }
-    if (dev->failed) {
-        return KERN_EDEVICE;
+    enum kern_status st = check_idle(dev, "kern_buf_new");
+    if (st != KERN_OK) {
+        return st;
     }
     struct kern_buf *buf = calloc(1, sizeof *buf);
     if (buf == NULL) {
         return KERN_ENOMEM;
     }
-    enum kern_status st = kern_done(dev, dev->ops->alloc(dev->ctx, bytes, &buf->data));
+    st = kern_done(dev, dev->ops->alloc(dev->ctx, bytes, &buf->data));
     if (st != KERN_OK) {
         free(buf);
         return st;
@@ -171,6 +271,10 @@ enum kern_status kern_buf_new(struct kern_device *dev, size_t bytes, struct kern
         dev->bufs->prev = buf;
     }
     dev->bufs = buf;
+    dev->memory.bytes += bytes;
+    if (dev->memory.bytes > dev->memory.bytes_most) {
+        dev->memory.bytes_most = dev->memory.bytes;
+    }
     *out = buf;
     return KERN_OK;
 }
@@ -211,7 +315,8 @@ enum kern_status kern_upload(struct kern_buf *dst, size_t offset, const void *sr
     if (dst == NULL || (src == NULL && bytes != 0)) {
         return KERN_EARG;
     }
-    enum kern_status st = check_range("kern_upload", dst, offset, bytes);
+    enum kern_status st = check_idle(dst->dev, "kern_upload");
+    st = st == KERN_OK ? check_range("kern_upload", dst, offset, bytes) : st;
     if (st != KERN_OK || bytes == 0) {
         return st;
     }
@@ -224,12 +329,35 @@ enum kern_status kern_upload_start(struct kern_buf *dst, size_t offset, const vo
     if (dst == NULL || (src == NULL && bytes != 0)) {
         return KERN_EARG;
     }
-    enum kern_status st = check_range("kern_upload_start", dst, offset, bytes);
+    enum kern_status st = check_idle(dst->dev, "kern_upload_start");
+    st = st == KERN_OK ? check_range("kern_upload_start", dst, offset, bytes) : st;
     if (st != KERN_OK || bytes == 0) {
         return st;
     }
     return kern_done(dst->dev, dst->dev->ops->upload_start(dst->dev->ctx,
                                                            (char *)dst->data + offset, src, bytes));
+}
+
+enum kern_status kern_upload_beside(struct kern_buf *dst, size_t offset, const void *src,
+                                    size_t bytes) {
+    if (dst == NULL || (src == NULL && bytes != 0)) {
+        return KERN_EARG;
+    }
+    enum kern_status st = check_idle(dst->dev, "kern_upload_beside");
+    st = st == KERN_OK ? check_range("kern_upload_beside", dst, offset, bytes) : st;
+    if (st != KERN_OK || bytes == 0) {
+        return st;
+    }
+    return kern_done(dst->dev, dst->dev->ops->upload_beside(
+                                   dst->dev->ctx, (char *)dst->data + offset, src, bytes));
+}
+
+enum kern_status kern_upload_wait(struct kern_device *dev) {
+    if (dev == NULL) {
+        return KERN_EARG;
+    }
+    enum kern_status st = check_idle(dev, "kern_upload_wait");
+    return st == KERN_OK ? kern_done(dev, dev->ops->upload_wait(dev->ctx)) : st;
 }
 
 enum kern_status kern_host_new(struct kern_device *dev, size_t bytes, void **out) {
@@ -249,7 +377,8 @@ enum kern_status kern_download(void *dst, const struct kern_buf *src, size_t off
     if (src == NULL || (dst == NULL && bytes != 0)) {
         return KERN_EARG;
     }
-    enum kern_status st = check_range("kern_download", src, offset, bytes);
+    enum kern_status st = check_idle(src->dev, "kern_download");
+    st = st == KERN_OK ? check_range("kern_download", src, offset, bytes) : st;
     if (st != KERN_OK || bytes == 0) {
         return st;
     }
@@ -292,7 +421,8 @@ enum kern_status kern_sync(struct kern_device *dev) {
     if (dev == NULL) {
         return KERN_EARG;
     }
-    return dev->failed ? KERN_EDEVICE : kern_done(dev, dev->ops->sync(dev->ctx));
+    enum kern_status st = check_idle(dev, "kern_sync");
+    return st == KERN_OK ? kern_done(dev, dev->ops->sync(dev->ctx)) : st;
 }
 
 /* ---- the check of an operation's arrays ------------------------------------------------------ */

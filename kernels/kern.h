@@ -64,13 +64,27 @@ const char *kern_device_name(const struct kern_device *dev); /* "cpu", "cuda:0 N
 const char *kern_device_error(const struct kern_device *dev);
 int kern_cuda_device_count(void);
 /*
- * What matrix products, convolutions among them, may round: with KERN_EXACT, as a device is opened,
- * sums only; with KERN_TF32 the numbers that are multiplied too, to TF32's 10 bits after the point,
- * while sums stay in float32. A device that has no such unit computes as with KERN_EXACT. Holds for
- * what is begun from then on.
+ * What matrix products, convolutions among them, may round. With KERN_EXACT, as a device is opened:
+ * sums only. With KERN_TF32 the numbers that are multiplied too, to TF32's 10 bits after the point;
+ * a device that has no such unit computes as with KERN_EXACT. With KERN_BF16 and KERN_F16 they are
+ * rounded to bfloat16 and to binary16 (to nearest, ties to even, infinite from 65520 on), on every
+ * device, and sums stay in float32: the CPU rounds the same numbers in the same way, and is no
+ * faster by it. A convolution of several groups of one input channel is no product: it never
+ * rounds. KERN_ENODEV for KERN_BF16 on a GPU older than Ampere. Holds for what is begun from then
+ * on.
  */
-enum kern_products { KERN_EXACT, KERN_TF32 };
+enum kern_products { KERN_EXACT, KERN_TF32, KERN_BF16, KERN_F16 };
 enum kern_status kern_device_products(struct kern_device *dev, enum kern_products products);
+
+/*
+ * Memory of a device that arrays take: now, and the most since it was opened. A GPU's includes
+ * scratch; it comes from a pool that keeps what is freed, so that a training whose arrays are there
+ * takes nothing of the driver.
+ */
+struct kern_memory {
+    uint64_t bytes, bytes_most;
+};
+enum kern_status kern_device_memory(struct kern_device *dev, struct kern_memory *out);
 
 /* Zeroed. `bytes` > 0. */
 enum kern_status kern_buf_new(struct kern_device *dev, size_t bytes, struct kern_buf **out);
@@ -85,11 +99,43 @@ enum kern_status kern_host_new(struct kern_device *dev, size_t bytes, void **out
 void kern_host_free(struct kern_device *dev, void *p); /* waits for the device; NULL is fine */
 enum kern_status kern_upload_start(struct kern_buf *dst, size_t offset, const void *src,
                                    size_t bytes);
+/*
+ * The same beside the work: the copy is made while the device computes what it was told before, and
+ * what it is told afterwards finds it made. src stays as it is until the next kern_upload_wait,
+ * which waits for the copies, not for the work.
+ */
+enum kern_status kern_upload_beside(struct kern_buf *dst, size_t offset, const void *src,
+                                    size_t bytes);
+enum kern_status kern_upload_wait(struct kern_device *dev);
 enum kern_status kern_download(void *dst, const struct kern_buf *src, size_t offset, size_t bytes);
 enum kern_status kern_copy(struct kern_buf *dst, size_t dst_offset, const struct kern_buf *src,
                            size_t src_offset, size_t bytes);
 enum kern_status kern_zero(struct kern_buf *buf, size_t offset, size_t bytes);
 enum kern_status kern_sync(struct kern_device *dev);
+
+/*
+ * Recordings. Between kern_record_begin and kern_record_end operations are noted and not done;
+ * kern_replay does them, with the same arrays and numbers and to the same bits as if they were
+ * called, in one launch; the seed of every kern_dropout is xored with `turn` first. Meanwhile
+ * nothing may be uploaded, downloaded, waited for, allocated or freed, and no group used
+ * (KERN_EARG, but for kern_buf_free, which may not be called). Whatever fails in between,
+ * kern_record_end must be called, and says KERN_EARG: the device is as it was before, and the
+ * operations can be called instead. Scratch that an operation would have to take fails so: what is
+ * to be recorded is done once before.
+ *
+ * A recording holds until memory of the device is given back, by kern_buf_free or for larger
+ * scratch, or kern_device_products says something else; it must not be replayed then, and be freed
+ * before its device is closed.
+ */
+struct kern_recording;
+/* False for the CPU, and where recordings are switched off; on, as a device is opened. */
+bool kern_device_records(const struct kern_device *dev);
+void kern_device_recordings(struct kern_device *dev, bool on);
+enum kern_status kern_record_begin(struct kern_device *dev);
+enum kern_status kern_record_end(struct kern_device *dev, struct kern_recording **out);
+bool kern_recording_holds(const struct kern_recording *recording);
+enum kern_status kern_replay(const struct kern_recording *recording, uint64_t turn);
+void kern_recording_free(struct kern_recording *recording); /* NULL is fine */
 
 /* A view of n floats (or int32) inside a buffer, at an element offset. Passed by value. */
 struct kern_vec {

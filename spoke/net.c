@@ -6,6 +6,7 @@
  */
 #include "spoke/net.h"
 
+#include "spoke/replay.h"
 #include "spoke/tape.h"
 
 #include <assert.h>
@@ -28,6 +29,8 @@ struct spoke_net {
     struct kern_buf *params, *grads, *arena, *class_weight;
     struct spoke_stretch *stretches; /* that are trained */
     size_t stretch_count;
+    struct kern_buf *scale; /* [2]: of the loss, and what takes it off again */
+    bool scaled;
     struct kern_buf *sample_sum; /* [trained]: where samples are clipped */
     struct kern_buf *sample_loss, *sample_room;
     struct kern_buf *sample_rows;    /* [3][SAMPLES_MAX]: squared norms, factors, ones */
@@ -35,6 +38,7 @@ struct spoke_net {
     bool samples_forced;             /* at once, whether it pays or not */
     bool *frozen;                    /* of each of the graph's parameters; NULL: none are */
     struct tape *tapes[TAPES];
+    struct spoke_replay replays[TAPES]; /* of the tapes' backward passes */
     uint64_t uses, seed, draws;
 };
 
@@ -153,6 +157,12 @@ static enum tier_status prepare(struct spoke_net *net, struct tier_err *err) {
     return start_values(net, err);
 }
 
+static void drop_tape(struct spoke_net *net, size_t i) {
+    spoke_replay_release(&net->replays[i]);
+    tape_free(net->tapes[i]);
+    net->tapes[i] = NULL;
+}
+
 /* The tape for so many rows; the one unused for longest makes room. */
 static enum tier_status get_tape(struct spoke_net *net, size_t rows, enum tape_use use,
                                  struct tape **out, struct tier_err *err) {
@@ -170,8 +180,7 @@ static enum tier_status get_tape(struct spoke_net *net, size_t rows, enum tape_u
         if (o && (!t || t->age < o->age))
             oldest = i;
     }
-    tape_free(net->tapes[oldest]);
-    net->tapes[oldest] = NULL;
+    drop_tape(net, oldest);
     struct tape *made = NULL;
     TIER_TRY(tape_new(net->dev, net->graph, rows, net->logits, use, net->frozen, &made, err));
     net->tapes[oldest] = made;
@@ -244,10 +253,11 @@ void spoke_net_free(struct spoke_net *net) {
     if (!net)
         return;
     for (size_t i = 0; i < TAPES; i++)
-        tape_free(net->tapes[i]);
+        drop_tape(net, i);
     kern_buf_free(net->params);
     kern_buf_free(net->grads);
     kern_buf_free(net->arena);
+    kern_buf_free(net->scale);
     kern_buf_free(net->sample_sum);
     kern_buf_free(net->sample_loss);
     kern_buf_free(net->sample_room);
@@ -292,10 +302,8 @@ enum tier_status spoke_net_freeze(struct spoke_net *net, const bool *frozen, str
     net->stretches = stretches;
     net->frozen = kept;
     net->stretch_count = find_stretches(net->graph, kept, stretches);
-    for (size_t i = 0; i < TAPES; i++) {
-        tape_free(net->tapes[i]);
-        net->tapes[i] = NULL;
-    }
+    for (size_t i = 0; i < TAPES; i++)
+        drop_tape(net, i);
     kern_buf_free(net->arena); /* less is needed */
     net->arena = NULL;
     net->samples_max = 0;
@@ -348,26 +356,67 @@ static enum tier_status add_loss(struct spoke_net *net, struct kern_vec loss, st
     return TIER_OK;
 }
 
+/* x *= element `which` of the scale, which lies on the device: what is recorded of a pass holds
+ * for another one too. */
+static enum tier_status scale_by(struct spoke_net *net, struct kern_vec x, size_t n, size_t which,
+                                 struct tier_err *err) {
+    const struct kern_nd nd = {.rank = 1, .dims = {n}};
+    const kern_strides same = {0};
+    kern_strides dense;
+
+    if (!net->scaled)
+        return TIER_OK;
+    kern_nd_dense(&nd, dense);
+    KERN_TRY(
+        net, "scaling the loss",
+        kern_nd_binary(KERN_MUL, x, x, dense, (struct kern_vec){net->scale, which}, same, &nd));
+    return TIER_OK;
+}
+
+/* One backward pass: what it needs beside the net. */
+struct pass {
+    struct spoke_net *net;
+    struct tape_run run;
+    struct kern_vec target, loss;
+};
+
+static enum tier_status make_pass(void *arg, struct tier_err *err) {
+    struct pass *p = arg;
+    struct spoke_net *net = p->net;
+    struct tape_run *run = &p->run;
+    const struct tape *tape = run->tape;
+
+    run->err = err;
+    TIER_TRY(tape_forward(run));
+    struct kern_vec z = tape_at(run, tape->logits), dz = tape_grad_at(run, tape->logits);
+    KERN_TRY(net, "clearing gradients", kern_zero(net->grads, 0, net->elements * sizeof(float)));
+    TIER_TRY(add_loss(net, p->loss, dz, z, p->target, tape->rows, err));
+    TIER_TRY(scale_by(net, dz, tape->rows * net->spots * net->outputs, 0, err));
+    TIER_TRY(tape_backward(run));
+    return scale_by(net, (struct kern_vec){net->grads, 0}, net->trained, 1, err);
+}
+
 enum tier_status spoke_net_backward(struct spoke_net *net, struct kern_vec x,
                                     struct kern_vec target, size_t rows, struct kern_vec loss,
                                     struct tier_err *err) {
     struct tape *tape = NULL;
+    size_t at = 0;
 
     TIER_TRY(check_rows(net, rows, err));
     TIER_TRY(find_tape(net, rows, TAPE_FOR_TRAINING, &tape, err));
-    assert(tape);
-    struct tape_run run = {.tape = tape,
-                           .params = net->params,
-                           .grads = net->grads,
-                           .arena = net->arena,
-                           .x = x,
-                           .seed = net->seed + ++net->draws * DRAW,
-                           .err = err};
-    TIER_TRY(tape_forward(&run));
-    struct kern_vec z = tape_at(&run, tape->logits), dz = tape_grad_at(&run, tape->logits);
-    KERN_TRY(net, "clearing gradients", kern_zero(net->grads, 0, net->elements * sizeof(float)));
-    TIER_TRY(add_loss(net, loss, dz, z, target, rows, err));
-    return tape_backward(&run);
+    while (net->tapes[at] != tape)
+        at++;
+    struct pass p = {.net = net,
+                     .run = {.tape = tape,
+                             .params = net->params,
+                             .grads = net->grads,
+                             .arena = net->arena,
+                             .x = x,
+                             .seed = net->seed + ++net->draws * DRAW},
+                     .target = target,
+                     .loss = loss};
+    const struct spoke_replay_key key = {x, target, loss, net->arena, net->scaled};
+    return spoke_replay_run(&net->replays[at], net->dev, &key, p.run.seed, make_pass, &p, err);
 }
 
 /* ---- sample by sample ------------------------------------------------------------------------ */
@@ -602,6 +651,23 @@ void spoke_net_samples_force(struct spoke_net *net, bool together) {
 void spoke_net_seed(struct spoke_net *net, uint64_t seed) {
     net->seed = seed;
     net->draws = 0;
+}
+
+enum tier_status spoke_net_scale(struct spoke_net *net, float scale, struct tier_err *err) {
+    int exponent;
+    const float both[2] = {scale, 1.0f / scale};
+
+    if (!(scale > 0.0f) || !isfinite(scale) || frexpf(scale, &exponent) != 0.5f)
+        return tier_fail(err, TIER_EARG, "a loss scale of %g: a power of two would be right",
+                         (double)scale);
+    net->scaled = scale != 1.0f;
+    if (!net->scaled)
+        return TIER_OK;
+    if (!net->scale)
+        KERN_TRY(net, "taking memory for the loss scale",
+                 kern_buf_new(net->dev, sizeof both, &net->scale));
+    KERN_TRY(net, "an upload", kern_upload(net->scale, 0, both, sizeof both));
+    return TIER_OK;
 }
 
 struct kern_device *spoke_net_device(const struct spoke_net *net) {

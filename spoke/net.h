@@ -66,6 +66,13 @@ const struct spoke_stretch *spoke_net_stretches(const struct spoke_net *net, siz
 /* Where the random draws of the next backward passes begin. */
 void spoke_net_seed(struct spoke_net *net, uint64_t seed);
 
+/*
+ * The next backward passes multiply what goes back from the loss by `scale`, a power of two, and
+ * divide the gradients by it again: for products that take binary16 (spoke/scaler.h). A gradient
+ * that overflowed on the way is not finite. 1, as a net begins: they do neither.
+ */
+enum tier_status spoke_net_scale(struct spoke_net *net, float scale, struct tier_err *err);
+
 /* Views of the parameters and of the gradients of the last backward: float[elements]. */
 struct kern_vec spoke_net_params(const struct spoke_net *net);
 struct kern_vec spoke_net_grads(const struct spoke_net *net);

@@ -30,6 +30,11 @@ void spoke_round_recipe(const struct tier_plan *plan, uint64_t round, struct spo
         [TIER_PLAN_STEP] = SPOKE_SCHEDULE_STEP,
         [TIER_PLAN_COSINE] = SPOKE_SCHEDULE_COSINE};
 
+    static const enum kern_products products[] = {[TIER_PLAN_PRECISION_F32] = KERN_EXACT,
+                                                  [TIER_PLAN_PRECISION_TF32] = KERN_TF32,
+                                                  [TIER_PLAN_PRECISION_BF16] = KERN_BF16,
+                                                  [TIER_PLAN_PRECISION_F16] = KERN_F16};
+
     *out = (struct spoke_recipe){
         .optimiser = optimisers[plan->optimiser.kind],
         .lr = (float)plan->optimiser.lr,
@@ -43,7 +48,7 @@ void spoke_round_recipe(const struct tier_plan *plan, uint64_t round, struct spo
         .clip_value = (float)plan->clip_value,
         .ema = (float)plan->ema,
         .prox_mu = (float)plan->prox_mu,
-        .products = plan->precision == TIER_PLAN_PRECISION_TF32 ? KERN_TF32 : KERN_EXACT,
+        .products = products[plan->precision], /* what the devices' products round, in training */
         .batch = (uint32_t)plan->batch,
         .accumulate = (uint32_t)plan->accumulate,
         .steps = plan->steps,

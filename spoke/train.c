@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Rows that are held in memory are uploaded once; a step then moves nothing but its loss's place in
- * a queue of device work. Others are read ahead, batch by batch (spoke/feed.h), in the same order.
+ * a queue of device work. Others are read ahead, batch by batch (spoke/feed.h), in the same order,
+ * and copied to the device while it computes the batch before.
  * The loss is read back every LOSS_STEPS steps and at each end of an epoch: often enough to stop a
  * training that diverges, and few enough terms for a float sum. One device is a crew of one: it
  * takes the very same steps, without a group.
@@ -10,8 +11,10 @@
 
 #include "spoke/eval.h"
 #include "spoke/feed.h"
+#include "spoke/scaler.h"
 #include "spoke/step.h"
 #include "tier/hash.h"
+#include "tier/log.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -33,13 +36,19 @@ struct trainer {
     struct kern_buf *x, *target, *index; /* all training rows, where they are held */
     const struct spoke_batch *read; /* else the batch that was read, which begins at `read_at` */
     size_t read_at;
-    int32_t *targets;                        /* [recipe->batch x words], on their way */
-    struct kern_buf *batch_x, *batch_target; /* one batch */
+    int32_t *targets; /* [recipe->batch x words], on their way */
+    /* One batch: its targets, and from rows_at on its rows. Where rows are read, both leave
+     * together from `staging`, which is as large, and targets lies in it. */
+    struct kern_buf *batch;
+    size_t rows_at; /* a multiple of 64 */
+    void *staging;
     struct kern_buf *loss;
     struct kern_buf *sum;       /* [trained]: of a step's gradients, where it has several batches */
     struct kern_buf *step_loss; /* a replica's, of one step, before it is weighted */
     struct kern_buf *losses;    /* [replicas]: of all of them, its own at its place */
     struct spoke_stepper stepper;
+    struct spoke_scaler scaler; /* of KERN_F16 */
+    struct kern_buf *squares;   /* [1]: of a step's gradient; NULL where nothing is scaled */
     bool owns_order;
     enum tier_status st; /* of what this replica did last */
     struct tier_err *err, own_err;
@@ -130,15 +139,11 @@ static enum tier_status new_buf(struct trainer *t, size_t count, struct kern_buf
     return TIER_OK;
 }
 
-/* The targets of rows which[rows], at most recipe->batch, to row `at` of `to`; labels as they were
- * read, or NULL. */
-static enum tier_status upload_targets(struct trainer *t, const struct spoke_data *data,
-                                       const int32_t *which, size_t rows, const int32_t *labels,
-                                       struct kern_buf *to, size_t at) {
+/* The targets of rows which[rows], at most recipe->batch; labels as they were read, or NULL. */
+static void find_targets(struct trainer *t, const struct spoke_data *data, const int32_t *which,
+                         size_t rows, const int32_t *labels) {
     spoke_objective_targets(spoke_net_objective(t->net), data, SPOKE_TRAIN, which, rows, labels,
                             t->targets);
-    KERN_TRY(t, "an upload", kern_upload(to, at * t->words * 4, t->targets, rows * t->words * 4));
-    return TIER_OK;
 }
 
 /* All of them, in their own order, a batch at a time. */
@@ -153,7 +158,11 @@ static enum tier_status put_targets(struct trainer *t, const struct spoke_data *
         n = t->rows - at < piece ? t->rows - at : piece;
         for (size_t i = 0; i < n; i++)
             which[i] = (int32_t)(at + i);
-        st = upload_targets(t, data, which, n, NULL, t->target, at);
+        find_targets(t, data, which, n, NULL);
+        enum kern_status put =
+            kern_upload(t->target, at * t->words * 4, t->targets, n * t->words * 4);
+        if (put != KERN_OK)
+            st = spoke_net_kern_fail(t->dev, put, "an upload", t->err);
     }
     free(which);
     return st;
@@ -172,17 +181,28 @@ static enum tier_status put_rows(struct trainer *t, const struct spoke_data *dat
 static enum tier_status take_memory(struct trainer *t, const struct spoke_data *data) {
     const struct spoke_recipe *r = t->recipe;
 
-    t->targets = malloc(r->batch * t->words * sizeof *t->targets);
+    t->rows_at = (r->batch * t->words + 63) / 64 * 64;
+    size_t words = t->rows_at + r->batch * t->features;
+
+    TIER_TRY(new_buf(t, words, &t->batch));
+    if (t->read)
+        KERN_TRY(t, "taking memory for a batch", kern_host_new(t->dev, words * 4, &t->staging));
+    t->targets = t->read ? t->staging : malloc(r->batch * t->words * sizeof *t->targets);
     if (!t->targets)
         return tier_fail(t->err, TIER_ENOMEM, "no memory for a batch of %u rows", r->batch);
-    TIER_TRY(new_buf(t, r->batch * t->features, &t->batch_x));
-    TIER_TRY(new_buf(t, r->batch * t->words, &t->batch_target));
+    if (t->read)
+        memset(t->staging, 0, words * 4); /* a smaller batch leaves room before its rows */
     TIER_TRY(new_buf(t, 1, &t->loss));
     if (t->replicas > 1 || r->accumulate > 1)
         TIER_TRY(new_buf(t, 1, &t->step_loss));
     TIER_TRY(new_buf(t, t->replicas, &t->losses));
     if (r->accumulate > 1)
         TIER_TRY(new_buf(t, spoke_net_trained(t->net), &t->sum));
+    if (r->products == KERN_F16) {
+        TIER_TRY(new_buf(t, 1, &t->squares));
+        t->scaler = spoke_scaler_start();
+        TIER_TRY(spoke_net_scale(t->net, t->scaler.scale, t->err));
+    }
     TIER_TRY(spoke_stepper_init(&t->stepper, t->net, r, t->err));
     return t->read ? TIER_OK : put_rows(t, data);
 }
@@ -191,31 +211,46 @@ static void release(struct trainer *t) {
     kern_buf_free(t->x);
     kern_buf_free(t->target);
     kern_buf_free(t->index);
-    kern_buf_free(t->batch_x);
-    kern_buf_free(t->batch_target);
+    kern_buf_free(t->batch);
     kern_buf_free(t->loss);
     spoke_stepper_release(&t->stepper);
+    if (t->squares)
+        (void)spoke_net_scale(t->net, 1.0f, NULL);
+    kern_buf_free(t->squares);
     kern_buf_free(t->sum);
     kern_buf_free(t->step_loss);
     kern_buf_free(t->losses);
-    free(t->targets);
+    if (t->staging)
+        kern_host_free(t->dev, t->staging);
+    else
+        free(t->targets);
     if (t->owns_order)
         free(t->order);
+}
+
+/* Rows [first, first + rows) of the batch that was read, to the device: while it computes the batch
+ * before, which is why it does not wait. */
+static enum tier_status send(struct trainer *t, size_t first, size_t rows) {
+    float *x = (float *)t->staging + t->rows_at;
+
+    KERN_TRY(t, "waiting for a batch to leave", kern_upload_wait(t->dev));
+    find_targets(t, t->data, t->read->which + first, rows,
+                 t->read->labels ? t->read->labels + first * t->spots : NULL);
+    memcpy(x, t->read->x + first * t->features, rows * t->features * sizeof *x);
+    KERN_TRY(
+        t, "an upload",
+        kern_upload_beside(t->batch, 0, t->staging, (t->rows_at + rows * t->features) * sizeof *x));
+    return TIER_OK;
 }
 
 /* Rows [at, at + rows) of this epoch's order: the gradient of their mean loss. */
 static enum tier_status gradients(struct trainer *t, size_t at, size_t rows,
                                   struct kern_buf *loss) {
-    struct kern_vec index = {t->index, at}, x = {t->batch_x, 0}, target = {t->batch_target, 0};
+    struct kern_vec index = {t->index, at}, target = {t->batch, 0};
+    struct kern_vec x = {t->batch, t->rows_at};
 
     if (t->read) {
-        size_t first = at - t->read_at;
-        KERN_TRY(t, "an upload",
-                 kern_upload(t->batch_x, 0, t->read->x + first * t->features,
-                             rows * t->features * sizeof(float)));
-        TIER_TRY(upload_targets(t, t->data, t->read->which + first, rows,
-                                t->read->labels ? t->read->labels + first * t->spots : NULL,
-                                t->batch_target, 0));
+        TIER_TRY(send(t, at - t->read_at, rows));
         return spoke_net_backward(t->net, x, target, rows, (struct kern_vec){loss, 0}, t->err);
     }
     KERN_TRY(t, "gathering a batch",
@@ -289,9 +324,42 @@ static void each_has_gradients(void *arg, size_t i) {
                      : gradients(&c->t[i], c->at, c->rows, c->t[i].loss);
 }
 
+/* Its squares' sum is finite where the gradient is (a norm beyond 1e19 aside). Read back, which
+ * waits for the device: a step that is left out must not move what the optimiser remembers. */
+static enum tier_status gradient_is_finite(struct trainer *t, bool *out) {
+    struct kern_vec squares = {t->squares, 0}, g = spoke_net_grads(t->net);
+    size_t count;
+    const struct spoke_stretch *stretches = spoke_net_stretches(t->net, &count);
+    float sum = 0;
+
+    KERN_TRY(t, "clearing the norm", kern_zero(t->squares, 0, sizeof sum));
+    for (size_t i = 0; i < count; i++)
+        KERN_TRY(t, "the gradient's norm",
+                 kern_square_sum(squares, (struct kern_vec){g.buf, g.at + stretches[i].at},
+                                 stretches[i].n));
+    KERN_TRY(t, "reading the gradient's norm", kern_download(&sum, t->squares, 0, sizeof sum));
+    *out = isfinite(sum);
+    return TIER_OK;
+}
+
+/* Steps that were left out do not count, for the optimiser. */
+static enum tier_status optimise(struct trainer *t, const struct crew *c) {
+    float scale = t->scaler.scale;
+    bool finite = true;
+
+    if (t->squares) {
+        TIER_TRY(gradient_is_finite(t, &finite));
+        (void)spoke_scaler_note(&t->scaler, finite);
+        if (t->scaler.scale != scale)
+            TIER_TRY(spoke_net_scale(t->net, t->scaler.scale, t->err));
+    }
+    return finite ? spoke_stepper_step(&t->stepper, c->step - t->scaler.skipped, c->lr, t->err)
+                  : TIER_OK;
+}
+
 static void each_optimises(void *arg, size_t i) {
     struct crew *c = arg;
-    c->t[i].st = spoke_stepper_step(&c->t[i].stepper, c->step, c->lr, c->t[i].err);
+    c->t[i].st = optimise(&c->t[i], c);
 }
 
 static void each_ends(void *arg, size_t i) {
@@ -434,8 +502,18 @@ static enum tier_status run_steps(struct crew *c, struct spoke_train_stats *stat
         if (c->at == 0 || (step + 1) % LOSS_STEPS == 0 || step + 1 == steps)
             TIER_TRY(collect_loss(c, step + 1));
     }
+    stats->skipped = first->scaler.skipped;
+    stats->steps = steps - stats->skipped;
+    if (stats->steps == 0)
+        return tier_fail(c->err, TIER_EPLAN,
+                         "none of %" PRIu64 " steps had a gradient that binary16 can hold: "
+                         "local.precision: bf16 has the range of f32",
+                         steps);
+    if (first->squares)
+        tier_log_info("training in f16: %" PRIu64 " of %" PRIu64
+                      " steps left out, a loss scale of %g in the end",
+                      stats->skipped, steps, (double)first->scaler.scale);
     TIER_TRY(crew_do(c, each_ends));
-    stats->steps = steps;
     stats->loss_mean = c->loss_sum / (double)steps;
     return TIER_OK;
 }
@@ -531,10 +609,25 @@ static enum tier_status crew_new(struct crew *c, struct spoke_net *const *nets,
 static enum tier_status allow(struct crew *c, enum kern_products products) {
     for (size_t i = 0; i < c->count; i++) {
         enum kern_status st = kern_device_products(c->t[i].dev, products);
+        if (st == KERN_ENODEV)
+            return tier_fail(c->err, TIER_EPLAN, "local.precision: %s: %s",
+                             kern_device_name(c->t[i].dev), kern_device_error(c->t[i].dev));
         if (st != KERN_OK)
             return spoke_net_kern_fail(c->t[i].dev, st, "choosing how to multiply", c->err);
     }
     return TIER_OK;
+}
+
+/* Of GPUs, whose memory is what decides on a batch. */
+static void report_memory(const struct crew *c) {
+    struct kern_memory m;
+
+    for (size_t i = 0; i < c->count; i++) {
+        const char *name = kern_device_name(c->t[i].dev);
+        if (strcmp(name, "cpu") != 0 && kern_device_memory(c->t[i].dev, &m) == KERN_OK)
+            tier_log_info("%s: %.1f MiB of its memory in use, %.1f at most so far", name,
+                          (double)m.bytes / 0x1p20, (double)m.bytes_most / 0x1p20);
+    }
 }
 
 enum tier_status spoke_train(struct spoke_net *net, const struct spoke_data *data,
@@ -575,6 +668,7 @@ enum tier_status spoke_train_replicas(struct spoke_net *const *nets, size_t coun
     TIER_TRY_OUT(end_alike(&c));
     if (stats_out)
         *stats_out = stats;
+    report_memory(&c);
 out:
     if (c.t && recipe->products != KERN_EXACT) {
         enum tier_status back = allow(&c, KERN_EXACT);

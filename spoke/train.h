@@ -88,9 +88,10 @@ struct spoke_recipe {
 };
 
 struct spoke_train_stats {
-    uint64_t steps;
+    uint64_t steps;   /* that were made */
+    uint64_t skipped; /* with KERN_F16: others, whose gradient was not finite (spoke/scaler.h) */
     uint64_t rows;    /* seen, with repetitions */
-    double loss_mean; /* over the steps, each before its update */
+    double loss_mean; /* over all steps, each before its update */
 };
 
 /* TIER_EPLAN: the first value of a recipe outside its range, by name. */
@@ -104,7 +105,8 @@ uint64_t spoke_train_seed(const char *run, uint64_t round, const char *node);
 
 /*
  * Trains the net in place. TIER_EDATA where there are no training rows or they do not fit the net,
- * TIER_EPLAN for the recipe, or where the loss is no longer finite (the learning rate is too high).
+ * TIER_EPLAN for the recipe, or where the loss is no longer finite (the learning rate is too high)
+ * or, with KERN_F16, no step's gradient was; TIER_EPLAN too for KERN_BF16 on a GPU that has none.
  */
 enum tier_status spoke_train(struct spoke_net *net, const struct spoke_data *data,
                              const struct spoke_recipe *recipe, uint64_t seed,

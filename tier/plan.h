@@ -44,7 +44,12 @@ struct tier_plan_loss_options {
     } dice;
 };
 enum tier_plan_optimiser { TIER_PLAN_SGD, TIER_PLAN_ADAM, TIER_PLAN_ADAMW };
-enum tier_plan_precision { TIER_PLAN_PRECISION_F32, TIER_PLAN_PRECISION_TF32 };
+enum tier_plan_precision {
+    TIER_PLAN_PRECISION_F32,
+    TIER_PLAN_PRECISION_TF32,
+    TIER_PLAN_PRECISION_BF16,
+    TIER_PLAN_PRECISION_F16
+};
 enum tier_plan_schedule { TIER_PLAN_CONSTANT, TIER_PLAN_STEP, TIER_PLAN_COSINE };
 enum tier_plan_per { TIER_PLAN_PER_ROUND, TIER_PLAN_PER_STEP };
 enum tier_plan_weights { TIER_PLAN_SAMPLES, TIER_PLAN_UNIFORM };

@@ -23,7 +23,7 @@
 static const char *const loss_choices[] = {"bce", "cross_entropy", "dice", "dice_ce", "mse",
                                            "l1",  "cox",           NULL};
 static const char *const optimiser_choices[] = {"sgd", "adam", "adamw", NULL};
-static const char *const precision_choices[] = {"f32", "tf32", NULL};
+static const char *const precision_choices[] = {"f32", "tf32", "bf16", "f16", NULL};
 static const char *const schedule_choices[] = {"constant", "step", "cosine", NULL};
 static const char *const per_choices[] = {"round", "step", NULL};
 static const char *const weights_choices[] = {"samples", "uniform", NULL};
@@ -153,7 +153,7 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      TIER_NOVA_STEPS_MAX, NULL,                                                                    \
      "with normalise and epochs: the most effective steps a hospital may claim"},                  \
     {"local.precision", TIER_KEYS_CHOICE, FIELD(plan.precision), "f32", 0, 0, precision_choices,   \
-     "tf32: GPUs that can may round what their matrix products multiply; CPUs compute in f32"},    \
+     "what products multiply: tf32, rounded by GPUs that can; bf16, f16, rounded by all"},         \
     {"local.batch", TIER_KEYS_INT, FIELD(plan.batch), NULL, 1, 1048576, NULL,                      \
      "rows at once, in memory and in BatchNormalization"},                                         \
     {"local.accumulate", TIER_KEYS_INT, FIELD(plan.accumulate), "1", 1, 65536, NULL,               \

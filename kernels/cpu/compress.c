@@ -10,6 +10,7 @@
  * of 64 counters is a row of elements, and lanes never change places.
  */
 #include "kernels/cpu/compress.h"
+#include "kernels/half.h"
 
 #include <float.h>
 #include <math.h>
@@ -22,66 +23,27 @@ _Static_assert(FLT_EVAL_METHOD == 0, "a float is computed as a float, not wider"
 #define COUNTERS (BLOCK / 4)
 #define SIGN 0x80000000u
 
-BODY uint32_t bits_of(float x) {
-    uint32_t u;
-    memcpy(&u, &x, sizeof u);
-    return u;
-}
-
-BODY float float_of(uint32_t u) {
-    float x;
-    memcpy(&x, &u, sizeof x);
-    return x;
-}
-
 /* ---- half precisions --------------------------------------------------------------------------
  */
 
-/*
- * To binary16, to nearest, ties to even. Below 2^-14 the unit is 2^-24, which is float32's unit at
- * 0.5: adding 0.5 rounds there. Above, the exponent's bias goes from 127 to 15 and 13 bits go away.
- */
-BODY uint16_t f16_of(float x) {
-    uint32_t u = bits_of(x), a = u & ~SIGN;
-    uint32_t small = bits_of(float_of(a) + 0.5f) - bits_of(0.5f);
-    uint32_t normal = (a - (112u << 23) + 0xfffu + (a >> 13 & 1u)) >> 13;
-    uint32_t h = a < 0x38800000u ? small : normal;
-    h = a >= 0x47800000u ? 0x7c00u : h; /* 65536 and above */
-    h = a > 0x7f800000u ? 0x7e00u : h;
-    return (uint16_t)(h | (u >> 16 & 0x8000u));
-}
-
-BODY float f16_value(uint16_t h) {
-    uint32_t e = h & 0x7fffu;
-    uint32_t normal = (e << 13) + (e >= 0x7c00u ? 224u << 23 : 112u << 23);
-    uint32_t small = bits_of((float)(int32_t)e * 0x1p-24f);
-    return float_of((e < 0x400u ? small : normal) | (uint32_t)(h & 0x8000u) << 16);
-}
-
-BODY uint16_t bf16_of(float x) {
-    uint32_t u = bits_of(x);
-    uint32_t rounded = (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
-    return (uint16_t)((u & ~SIGN) > 0x7f800000u ? u >> 16 | 0x40u : rounded);
-}
-
 BODY void f16_encode_body(uint16_t *restrict y, const float *restrict x, size_t n, float factor) {
     for (size_t i = 0; i < n; i++)
-        y[i] = f16_of(x[i] * factor);
+        y[i] = kern_f16_of(x[i] * factor);
 }
 
 BODY void f16_decode_body(float *restrict y, const uint16_t *restrict x, size_t n, float factor) {
     for (size_t i = 0; i < n; i++)
-        y[i] = f16_value(x[i]) * factor;
+        y[i] = kern_f16_value(x[i]) * factor;
 }
 
 BODY void bf16_encode_body(uint16_t *restrict y, const float *restrict x, size_t n) {
     for (size_t i = 0; i < n; i++)
-        y[i] = bf16_of(x[i]);
+        y[i] = kern_bf16_of(x[i]);
 }
 
 BODY void bf16_decode_body(float *restrict y, const uint16_t *restrict x, size_t n) {
     for (size_t i = 0; i < n; i++)
-        y[i] = float_of((uint32_t)x[i] << 16);
+        y[i] = kern_bf16_value(x[i]);
 }
 
 /* ---- blocks of small integers -----------------------------------------------------------------
@@ -121,12 +83,12 @@ BODY float scale_of(const float *x, int levels) {
     uint32_t largest = 0;
 
     for (size_t i = 0; i < BLOCK; i++) {
-        uint32_t a = bits_of(x[i]) & ~SIGN;
+        uint32_t a = kern_half_bits(x[i]) & ~SIGN;
         largest = a > largest ? a : largest;
     }
-    float most = float_of(largest), l = (float)levels, scale = most / l;
+    float most = kern_half_float(largest), l = (float)levels, scale = most / l;
     while (scale >= FLT_MIN && l * scale > most)
-        scale = float_of(bits_of(scale) - 1);
+        scale = kern_half_float(kern_half_bits(scale) - 1);
     return scale >= FLT_MIN ? scale : 0;
 }
 
@@ -144,7 +106,7 @@ BODY void round_block(int32_t *restrict q, const float *restrict x, float scale,
 }
 
 BODY void put_scale(uint8_t *y, float scale) {
-    uint32_t u = bits_of(scale);
+    uint32_t u = kern_half_bits(scale);
     for (int i = 0; i < 4; i++)
         y[i] = (uint8_t)(u >> 8 * i);
 }
@@ -174,13 +136,13 @@ BODY void quant_body(uint8_t *restrict y, const float *x, size_t n, int bits, ui
 }
 
 BODY float get_scale(const uint8_t *x) {
-    return float_of((uint32_t)x[0] | (uint32_t)x[1] << 8 | (uint32_t)x[2] << 16 |
-                    (uint32_t)x[3] << 24);
+    return kern_half_float((uint32_t)x[0] | (uint32_t)x[1] << 8 | (uint32_t)x[2] << 16 |
+                           (uint32_t)x[3] << 24);
 }
 
 BODY bool dequant_body(float *restrict y, const uint8_t *restrict x, size_t n, int bits) {
     float scale = get_scale(x);
-    bool zero = bits_of(scale) == 0;
+    bool zero = kern_half_bits(scale) == 0;
     unsigned lowest = 0, any = 0;
 
     if (!zero && !(scale >= FLT_MIN && scale <= FLT_MAX))
@@ -276,7 +238,8 @@ BODY void turns_of(int16_t turn[BLOCK], uint64_t block) {
 /* The largest of 16 significant bits that is at most x; 0 below ONEBIT_LEAST and where x is none.
  */
 BODY float cut_scale(float x) {
-    return x >= ONEBIT_LEAST && x <= FLT_MAX ? float_of(bits_of(x) & ~SCALE_LOW_BITS) : 0;
+    return x >= ONEBIT_LEAST && x <= FLT_MAX ? kern_half_float(kern_half_bits(x) & ~SCALE_LOW_BITS)
+                                             : 0;
 }
 
 /* The mean size of v[BLOCK], over the 16 that the matrix is long; less where an element of k times
@@ -294,7 +257,7 @@ BODY float onebit_scale(float *size, float most, const int16_t *k, size_t n) {
     float scale = cut_scale(size[0] * 0x1p-12f), limit = most * 16 / (float)largest;
     scale = scale > limit ? cut_scale(limit) : scale;
     while (scale > 0 && (float)largest * scale * 0x1p-4f > most)
-        scale = cut_scale(float_of(bits_of(scale) - SCALE_LOW_BITS - 1));
+        scale = cut_scale(kern_half_float(kern_half_bits(scale) - SCALE_LOW_BITS - 1));
     return scale;
 }
 
@@ -304,13 +267,13 @@ BODY void onebit_body(uint8_t *restrict y, const float *restrict x, size_t n, ui
 
     turns_of(turn, block);
     for (size_t i = 0; i < n; i++) {
-        float a = float_of(bits_of(x[i]) & ~SIGN);
+        float a = kern_half_float(kern_half_bits(x[i]) & ~SIGN);
         most = a > most ? a : most;
         v[i] = x[i] * (float)turn[i];
     }
     HADAMARD(v, size);
     for (size_t i = 0; i < BLOCK; i++) {
-        size[i] = float_of(bits_of(v[i]) & ~SIGN);
+        size[i] = kern_half_float(kern_half_bits(v[i]) & ~SIGN);
         k[i] = v[i] < 0 ? -1 : 1;
     }
     for (size_t i = 0; i < BLOCK / 8; i++) {
@@ -328,11 +291,12 @@ BODY void onebit_body(uint8_t *restrict y, const float *restrict x, size_t n, ui
 
 BODY bool unbit_body(float *restrict y, const uint8_t *restrict x, size_t n, uint64_t block) {
     float scale = get_scale(x);
-    bool zero = bits_of(scale) == 0;
+    bool zero = kern_half_bits(scale) == 0;
     int16_t turn[BLOCK], k[BLOCK];
     unsigned any = 0;
 
-    if (!zero && (!(scale >= ONEBIT_LEAST && scale <= FLT_MAX) || bits_of(scale) & SCALE_LOW_BITS))
+    if (!zero &&
+        (!(scale >= ONEBIT_LEAST && scale <= FLT_MAX) || kern_half_bits(scale) & SCALE_LOW_BITS))
         return false;
     for (size_t i = 0; i < BLOCK / 8; i++)
         any |= x[4 + i];

@@ -133,9 +133,34 @@ static enum kern_status plain_grad_x(struct kern_ctx *ctx, struct cpu_conv *c, f
     return st == KERN_OK && add ? kern_cpu_add(ctx, dx, dx, to, n) : st;
 }
 
+/* x[n] as the convolution takes it: where a group is one input channel it is no product. */
+static const float *taken(struct kern_ctx *ctx, const struct cpu_conv *c, unsigned which,
+                          const float *x, size_t n) {
+    bool product = c->plan.s.groups == 1 || c->plan.in_group > 1;
+    return product ? kern_cpu_taken(ctx, which, x, n) : x;
+}
+
+static size_t weights_of(const struct cpu_conv *c) {
+    return c->plan.s.out_channels * c->plan.in_group * c->plan.whole_taps;
+}
+
+/* Elements of the plain convolution's image, and of what it makes. */
+static size_t image_of(const struct cpu_conv *c) {
+    return c->plan.s.batch * c->plan.in_spots * c->plan.s.in_channels;
+}
+
+static size_t slope_of(const struct cpu_conv *c) {
+    return c->plan.s.batch * c->plan.out_spots * c->plan.s.out_channels;
+}
+
 enum kern_status kern_cpu_conv_forward(struct kern_ctx *ctx, void *state, float *y, const float *x,
                                        const float *w, const float *b) {
     struct cpu_conv *c = state;
+    x = taken(ctx, c, 0, x, c->transposed ? slope_of(c) : image_of(c));
+    w = taken(ctx, c, 1, w, weights_of(c));
+    if (x == NULL || w == NULL) {
+        return KERN_ENOMEM;
+    }
     if (!c->transposed) {
         return plain_forward(ctx, c, y, x, w, b, false);
     }
@@ -149,6 +174,11 @@ enum kern_status kern_cpu_conv_forward(struct kern_ctx *ctx, void *state, float 
 enum kern_status kern_cpu_conv_grad_x(struct kern_ctx *ctx, void *state, float *dx, const float *dy,
                                       const float *w, bool add) {
     struct cpu_conv *c = state;
+    dy = taken(ctx, c, 0, dy, c->transposed ? image_of(c) : slope_of(c));
+    w = taken(ctx, c, 1, w, weights_of(c));
+    if (dy == NULL || w == NULL) {
+        return KERN_ENOMEM;
+    }
     return c->transposed ? plain_forward(ctx, c, dx, dy, w, NULL, add)
                          : plain_grad_x(ctx, c, dx, dy, w, add);
 }
@@ -157,7 +187,11 @@ enum kern_status kern_cpu_conv_grad_w(struct kern_ctx *ctx, void *state, float *
                                       const float *x, const float *dy) {
     struct cpu_conv *c = state;
     const struct conv_plan *p = &c->plan;
-    const float *image = c->transposed ? dy : x, *slope = c->transposed ? x : dy;
+    const float *image = taken(ctx, c, 0, c->transposed ? dy : x, image_of(c));
+    const float *slope = taken(ctx, c, 1, c->transposed ? x : dy, slope_of(c));
+    if (image == NULL || slope == NULL) {
+        return KERN_ENOMEM;
+    }
     enum kern_status st = dnnl_how(c, CONV_GRAD_W) != NULL
                               ? kern_dnnl_conv_grad_w(ctx, c->dnnl, dw, image, slope)
                               : kern_own_conv_grad_w(ctx, p, dw, image, slope);

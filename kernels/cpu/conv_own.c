@@ -380,8 +380,8 @@ static void grad_w_shared(struct kern_ctx *ctx, struct own_job *j) {
     for (j->first = 0; j->first < rows; j->first += n) {
         n = rows - j->first < j->slab ? rows - j->first : j->slab;
         kern_cpu_each(ctx, gather_range, j, n, j->width);
-        kern_cpu_gemm(ctx, j->sum, j->dy + j->first * out, j->patches, out, j->width, n, true,
-                      false, 1.0f, j->first == 0 ? 0.0f : 1.0f);
+        kern_cpu_multiply(ctx, j->sum, j->dy + j->first * out, j->patches, out, j->width, n, true,
+                          false, 1.0f, j->first == 0 ? 0.0f : 1.0f);
     }
 }
 

@@ -15,8 +15,9 @@
 struct kern_cpu {
     struct kern_ctx base;
     struct kern_pool *pool;
-    float *scratch[3]; /* conv.c's, grown as needed */
-    size_t scratch_floats[3];
+    enum kern_products products;
+    float *scratch[5]; /* conv.c's, grown as needed */
+    size_t scratch_floats[5];
 };
 
 static inline struct kern_pool *kern_cpu_pool(struct kern_ctx *ctx) {
@@ -42,6 +43,16 @@ static inline size_t kern_cpu_part_begin(size_t n, size_t parts, size_t i) {
 void kern_cpu_sgemm(size_t m, size_t n, size_t k, bool trans_a, bool trans_b, float alpha,
                     const float *a, size_t lda, const float *b, size_t ldb, float beta, float *y,
                     size_t ldy);
+/*
+ * x[n] as a product takes it where products are rounded to a half precision: rounded, in float32
+ * again, in scratch `which` (0 or 1) of the two there are for it; x itself where they are not. NULL
+ * without memory.
+ */
+const float *kern_cpu_taken(struct kern_ctx *ctx, unsigned which, const float *x, size_t n);
+
+/* kern_gemm of what is taken already: on all threads, and nothing is rounded. */
+void kern_cpu_multiply(struct kern_ctx *ctx, float *y, const float *a, const float *b, size_t m,
+                       size_t n, size_t k, bool trans_a, bool trans_b, float alpha, float beta);
 /* Called once, before the first kern_cpu_sgemm. */
 void kern_cpu_sgemm_init(void);
 

@@ -56,6 +56,11 @@ static void close_cpu(struct kern_ctx *ctx) {
     free(ctx);
 }
 
+static enum kern_status products(struct kern_ctx *ctx, enum kern_products allowed) {
+    ((struct kern_cpu *)ctx)->products = allowed;
+    return KERN_OK;
+}
+
 static enum kern_status alloc(struct kern_ctx *ctx, size_t bytes, void **out) {
     void *p = NULL;
     /* A cache line, and AVX-512's width. */
@@ -110,10 +115,13 @@ const struct kern_ops kern_cpu_ops = {
     .probe = probe,
     .open = open_cpu,
     .close = close_cpu,
+    .products = products,
     .alloc = alloc,
     .free = free_cpu,
     .upload = copy,
     .upload_start = copy,
+    .upload_beside = copy,
+    .upload_wait = sync_cpu,
     .host_alloc = alloc,
     .host_free = free_cpu,
     .download = copy,

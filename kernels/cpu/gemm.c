@@ -35,12 +35,22 @@ static void gemm_strip(const void *job, size_t task) {
     kern_cpu_sgemm(m, n, j->k, j->trans_a, j->trans_b, j->alpha, a, lda, b, ldb, j->beta, y, j->n);
 }
 
-enum kern_status kern_cpu_gemm(struct kern_ctx *ctx, float *y, const float *a, const float *b,
-                               size_t m, size_t n, size_t k, bool trans_a, bool trans_b,
-                               float alpha, float beta) {
+void kern_cpu_multiply(struct kern_ctx *ctx, float *y, const float *a, const float *b, size_t m,
+                       size_t n, size_t k, bool trans_a, bool trans_b, float alpha, float beta) {
     struct gemm_job j = {m, n, k, a, b, y, trans_a, trans_b, alpha, beta};
     size_t side = m >= n ? m : n;
     kern_pool_run(kern_cpu_pool(ctx), gemm_strip, &j, (side + STRIP - 1) / STRIP);
+}
+
+enum kern_status kern_cpu_gemm(struct kern_ctx *ctx, float *y, const float *a, const float *b,
+                               size_t m, size_t n, size_t k, bool trans_a, bool trans_b,
+                               float alpha, float beta) {
+    a = kern_cpu_taken(ctx, 0, a, m * k);
+    b = kern_cpu_taken(ctx, 1, b, k * n);
+    if (a == NULL || b == NULL) {
+        return KERN_ENOMEM;
+    }
+    kern_cpu_multiply(ctx, y, a, b, m, n, k, trans_a, trans_b, alpha, beta);
     return KERN_OK;
 }
 
@@ -67,6 +77,11 @@ enum kern_status kern_cpu_gemm_batch(struct kern_ctx *ctx, float *y, const float
                                      float alpha, float beta, const struct kern_gemm_batch *batch) {
     if (batch->count == 1) {
         return kern_cpu_gemm(ctx, y, a, b, m, n, k, trans_a, trans_b, alpha, beta);
+    }
+    a = kern_cpu_taken(ctx, 0, a, (batch->count - 1) * batch->step_a + m * k);
+    b = kern_cpu_taken(ctx, 1, b, (batch->count - 1) * batch->step_b + k * n);
+    if (a == NULL || b == NULL) {
+        return KERN_ENOMEM;
     }
     struct batch_job j = {{m, n, k, a, b, y, trans_a, trans_b, alpha, beta}, *batch};
     return kern_cpu_each(ctx, gemm_range, &j, batch->count, m * n + k);

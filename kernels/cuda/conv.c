@@ -84,46 +84,57 @@ static struct kern_cu_slab slab_at(const struct cuda_conv *c, size_t first) {
     return s;
 }
 
-/* The weights in the patches' order, and room for a slab's patches. */
+/* What its products take: floats where it is depthwise, and for the little that is a product then.
+ */
+static enum kern_products how_of(const struct kern_cuda *cuda, const struct cuda_conv *c) {
+    return !c->depthwise && kern_cuda_narrows(cuda) ? cuda->products : KERN_EXACT;
+}
+
+/* The weights in the patches' order, as a product takes them, or zeros where there are none (floats
+ * then, for their gradient); and room for a slab's patches: `taken` ones, or floats. */
 static enum kern_status take(struct kern_cuda *cuda, const struct cuda_conv *c, const float *w,
-                             float **packed_out, float **patches_out) {
+                             bool taken, void **packed_out, void **patches_out) {
+    enum kern_products how = how_of(cuda, c);
+    size_t half = how == KERN_EXACT ? sizeof(float) : sizeof(uint16_t);
     size_t rows = c->rows < c->step ? c->rows : c->step;
     size_t weights = c->out_channels * c->width;
     size_t patches = c->pointwise ? 0 : c->slab.groups * rows * c->width;
+    /* Patches begin where any type may. */
+    size_t packed = (weights * (w == NULL ? sizeof(float) : half) + 255) / 256 * 256;
     void *all = NULL;
-    enum kern_status st = kern_cuda_scratch(cuda, 1, (weights + patches) * sizeof(float), &all);
+    enum kern_status st =
+        kern_cuda_scratch(cuda, 1, packed + patches * (taken ? half : sizeof(float)), &all);
     if (st != KERN_OK) {
         return st;
     }
     *packed_out = all;
-    *patches_out = *packed_out + weights;
+    *patches_out = (char *)all + packed;
     if (w == NULL) {
         return kern_cuda_check(cuda, cudaMemsetAsync(all, 0, weights * sizeof(float), cuda->stream),
                                "cudaMemsetAsync");
     }
-    return LAUNCH(cuda, kern_cu_pack, *packed_out, w, c->out_channels, c->slab.group,
-                  c->slab.w.taps);
+    return LAUNCH(cuda, kern_cu_pack, all, w, c->out_channels, c->slab.group, c->slab.w.taps, how);
 }
 
-/* The slab's patches, made unless the image is them. */
+/* The slab's patches, made unless the image is them, which then is floats. */
 static enum kern_status patches_of(struct kern_cuda *cuda, const struct cuda_conv *c,
-                                   const struct kern_cu_slab *s, const float *x, float *room,
-                                   const float **out) {
+                                   const struct kern_cu_slab *s, const float *x, void *room,
+                                   const void **out) {
     *out = c->pointwise ? x + s->first * s->in_channels : room;
-    return c->pointwise ? KERN_OK : LAUNCH(cuda, kern_cu_patches, room, x, s);
+    return c->pointwise ? KERN_OK : LAUNCH(cuda, kern_cu_patches, room, x, s, how_of(cuda, c));
 }
 
 /* y[rows][out_channels] (of the slab) (+)= patches times packed, of every group. */
 static enum kern_status forward(struct kern_cuda *cuda, const struct cuda_conv *c, float *y,
                                 const float *x, const float *w, bool add) {
-    float *packed = NULL, *room = NULL;
-    const float *patches = NULL;
+    void *packed = NULL, *room = NULL;
+    const void *patches = NULL;
     if (c->depthwise) {
         struct kern_cu_slab all = c->slab;
         all.rows = c->rows;
         return LAUNCH(cuda, kern_cu_depthwise, y, x, w, &all, c->out_channels, add);
     }
-    enum kern_status st = take(cuda, c, w, &packed, &room);
+    enum kern_status st = take(cuda, c, w, true, &packed, &room);
     for (size_t at = 0; at < c->rows && st == KERN_OK; at += c->step) {
         struct kern_cu_slab s = slab_at(c, at);
         st = patches_of(cuda, c, &s, x, room, &patches);
@@ -142,7 +153,9 @@ static enum kern_status forward(struct kern_cuda *cuda, const struct cuda_conv *
                                             .y = y + at * c->out_channels,
                                             .ldy = c->out_channels,
                                             .step_y = c->out_group,
-                                            .count = s.groups};
+                                            .count = s.groups,
+                                            .narrow_a = !c->pointwise,
+                                            .narrow_b = true};
         st = st != KERN_OK ? st : kern_cuda_multiply(cuda, &p);
     }
     return st;
@@ -151,12 +164,12 @@ static enum kern_status forward(struct kern_cuda *cuda, const struct cuda_conv *
 /* dx (+)= what dy's patches, dy times packed, add up to. */
 static enum kern_status grad_x(struct kern_cuda *cuda, const struct cuda_conv *c, float *dx,
                                const float *dy, const float *w, bool add) {
-    float *packed = NULL, *room = NULL;
+    void *packed = NULL, *room = NULL;
     if (c->depthwise) {
         return LAUNCH(cuda, kern_cu_depthwise_grad, dx, dy, w, &c->slab, c->batch, c->out_channels,
                       add);
     }
-    enum kern_status st = take(cuda, c, w, &packed, &room);
+    enum kern_status st = take(cuda, c, w, false, &packed, &room);
     for (size_t at = 0; at < c->rows && st == KERN_OK; at += c->step) {
         struct kern_cu_slab s = slab_at(c, at);
         const struct kern_cuda_product p = {.m = s.rows,
@@ -173,7 +186,8 @@ static enum kern_status grad_x(struct kern_cuda *cuda, const struct cuda_conv *c
                                             .y = c->pointwise ? dx + at * s.in_channels : room,
                                             .ldy = c->width,
                                             .step_y = s.rows * c->width,
-                                            .count = s.groups};
+                                            .count = s.groups,
+                                            .narrow_b = true};
         st = kern_cuda_multiply(cuda, &p);
         if (st == KERN_OK && !c->pointwise) {
             st = LAUNCH(cuda, kern_cu_unpatch, dx, room, &s, add);
@@ -185,9 +199,9 @@ static enum kern_status grad_x(struct kern_cuda *cuda, const struct cuda_conv *c
 /* dw += dy's columns times the patches, of every group. */
 static enum kern_status grad_w(struct kern_cuda *cuda, const struct cuda_conv *c, float *dw,
                                const float *x, const float *dy) {
-    float *packed = NULL, *room = NULL;
-    const float *patches = NULL;
-    enum kern_status st = take(cuda, c, NULL, &packed, &room);
+    void *packed = NULL, *room = NULL;
+    const void *patches = NULL;
+    enum kern_status st = take(cuda, c, NULL, true, &packed, &room);
     for (size_t at = 0; at < c->rows && st == KERN_OK; at += c->step) {
         struct kern_cu_slab s = slab_at(c, at);
         st = patches_of(cuda, c, &s, x, room, &patches);
@@ -206,7 +220,9 @@ static enum kern_status grad_w(struct kern_cuda *cuda, const struct cuda_conv *c
                                             .y = packed,
                                             .ldy = c->width,
                                             .step_y = c->out_group * c->width,
-                                            .count = s.groups};
+                                            .count = s.groups,
+                                            .narrow_b = !c->pointwise,
+                                            .exact = c->depthwise};
         st = st != KERN_OK ? st : kern_cuda_multiply(cuda, &p);
     }
     return st != KERN_OK ? st

@@ -7,14 +7,39 @@
  */
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/window.cuh"
+#include "kernels/half.h"
+
+/* What a product takes: a float, or a half. */
+template <int HOW> struct Taken {
+    typedef uint16_t type;
+    __device__ static type of(float v) {
+        return HOW == KERN_F16 ? kern_f16_of(v) : kern_bf16_of(v);
+    }
+};
+template <> struct Taken<KERN_EXACT> {
+    typedef float type;
+    __device__ static type of(float v) {
+        return v;
+    }
+};
+
+/* Launches kernel<HOW>, whose first argument is what it writes for a product. */
+#define LAUNCH_TAKEN(how, kernel, n, stream, to, ...)                                              \
+    ((how) == KERN_BF16  ? KERN_LAUNCH(kernel<KERN_BF16>, each_grid(n), KERN_BLOCK, stream,        \
+                                       (uint16_t *)(to), __VA_ARGS__)                              \
+     : (how) == KERN_F16 ? KERN_LAUNCH(kernel<KERN_F16>, each_grid(n), KERN_BLOCK, stream,         \
+                                       (uint16_t *)(to), __VA_ARGS__)                              \
+                         : KERN_LAUNCH(kernel<KERN_EXACT>, each_grid(n), KERN_BLOCK, stream,       \
+                                       (float *)(to), __VA_ARGS__))
 
 static unsigned each_grid(size_t n) {
     return kern_grid(n, KERN_BLOCK, KERN_GRID_MAX);
 }
 
-/* patches[groups][rows][taps][group]: 4 bytes written an element, 4 read, from cache where windows
- * overlap. Rows are output spots `first` and on, of all samples together. */
-__global__ static void patches_kernel(float *patches, const float *x, size_t n,
+/* patches[groups][rows][taps][group]: 4 bytes written an element, 2 as a half, 4 read, from cache
+ * where windows overlap. Rows are output spots `first` and on, of all samples together. */
+template <int HOW>
+__global__ static void patches_kernel(typename Taken<HOW>::type *patches, const float *x, size_t n,
                                       struct kern_cu_slab s) {
     KERN_EACH(i, n) {
         size_t at = i / s.group, c = i - at * s.group;
@@ -26,14 +51,14 @@ __global__ static void patches_kernel(float *patches, const float *x, size_t n,
         if (sees(s.w, o, place_of(tap, s.w.kernel), &spot)) {
             v = x[(sample * s.w.in_spots + spot) * s.in_channels + g * s.group + c];
         }
-        patches[i] = v;
+        patches[i] = Taken<HOW>::of(v);
     }
 }
 
-int kern_cu_patches(float *patches, const float *x, const struct kern_cu_slab *slab,
-                    cudaStream_t stream) {
+int kern_cu_patches(void *patches, const float *x, const struct kern_cu_slab *slab,
+                    enum kern_products how, cudaStream_t stream) {
     size_t n = slab->groups * slab->rows * slab->w.taps * slab->group;
-    return KERN_LAUNCH(patches_kernel, each_grid(n), KERN_BLOCK, stream, patches, x, n, *slab);
+    return LAUNCH_TAKEN(how, patches_kernel, n, stream, patches, x, n, *slab);
 }
 
 /* dx[sample][spot][channel] of the samples that the slab touches, a thread gathering from every
@@ -133,18 +158,35 @@ int kern_cu_depthwise_grad(float *dx, const float *dy, const float *w,
                        out_channels, add);
 }
 
-/* 8 bytes an element, [out][taps][group] written in order. */
-__global__ static void pack_kernel(float *to, const float *w, size_t n, size_t group, size_t taps) {
+/* 8 bytes an element, 6 of halves, [out][taps][group] written in order. */
+template <int HOW>
+__global__ static void pack_kernel(typename Taken<HOW>::type *to, const float *w, size_t n,
+                                   size_t group, size_t taps) {
     KERN_EACH(i, n) {
         size_t at = i / group, c = i - at * group, o = at / taps, tap = at - o * taps;
-        to[i] = w[(o * group + c) * taps + tap];
+        to[i] = Taken<HOW>::of(w[(o * group + c) * taps + tap]);
     }
 }
 
-int kern_cu_pack(float *to, const float *w, size_t out, size_t group, size_t taps,
-                 cudaStream_t stream) {
+int kern_cu_pack(void *to, const float *w, size_t out, size_t group, size_t taps,
+                 enum kern_products how, cudaStream_t stream) {
     size_t n = out * group * taps;
-    return KERN_LAUNCH(pack_kernel, each_grid(n), KERN_BLOCK, stream, to, w, n, group, taps);
+    return LAUNCH_TAKEN(how, pack_kernel, n, stream, to, w, n, group, taps);
+}
+
+/* 6 bytes an element. */
+template <int HOW>
+__global__ static void narrow_kernel(typename Taken<HOW>::type *to, const float *x, size_t n) {
+    KERN_EACH(i, n) {
+        to[i] = Taken<HOW>::of(x[i]);
+    }
+}
+
+int kern_cu_narrow(uint16_t *to, const float *x, size_t n, enum kern_products how,
+                   cudaStream_t stream) {
+    return how == KERN_F16
+               ? KERN_LAUNCH(narrow_kernel<KERN_F16>, each_grid(n), KERN_BLOCK, stream, to, x, n)
+               : KERN_LAUNCH(narrow_kernel<KERN_BF16>, each_grid(n), KERN_BLOCK, stream, to, x, n);
 }
 
 /* 12 bytes an element, [out][group][taps] written in order. */

@@ -42,7 +42,7 @@ find_package(CUDAToolkit REQUIRED)
 set(KERNELS_CUDA ON)
 message(STATUS "CUDA backend: nvcc ${CMAKE_CUDA_COMPILER_VERSION}, cuBLAS ${CUBLAS_LIBRARY}, NCCL ${NCCL_INCLUDE_DIR}")
 
-set(KERNELS_CUDA_HOST cuda/cuda_backend.c cuda/nn.c cuda/conv.c cuda/group.c)
+set(KERNELS_CUDA_HOST cuda/cuda_backend.c cuda/memory.c cuda/record.c cuda/nn.c cuda/conv.c cuda/group.c)
 if(NCCL_INCLUDE_DIR)
   list(APPEND KERNELS_CUDA_HOST cuda/nccl_group.c cuda/nccl_load.c)
 else()

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The host side of the CUDA backend: one context is one GPU, one stream, one cuBLAS handle. Work is
- * enqueued in order; only download, upload (whose source is the caller's) and sync wait. cuBLAS
- * runs in its pedantic mode: plain float32, no TF32, so results differ from the CPU's by rounding
- * only.
+ * The host side of the CUDA backend: one context is one GPU, a stream that computes and one that
+ * copies (memory.c), one cuBLAS handle. Work is enqueued in order; only download, upload (whose
+ * source is the caller's) and sync wait. Unless something else is allowed cuBLAS runs in its
+ * pedantic mode: plain float32, no TF32, so results differ from the CPU's by rounding only.
  */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/kernels.h"
@@ -13,6 +13,7 @@
 
 /* Turing, the oldest the plugin is compiled for. */
 #define CAPABILITY_MIN 75
+#define CAPABILITY_BF16 80
 
 /* The status of a CUDA call; decides the error's words. */
 static enum kern_status told(char *why, size_t why_bytes, cudaError_t err, const char *call) {
@@ -25,8 +26,13 @@ static enum kern_status told(char *why, size_t why_bytes, cudaError_t err, const
     return err == cudaErrorMemoryAllocation ? KERN_ENOMEM : KERN_EDEVICE;
 }
 
+/* What fails while the stream is captured was not done: the capture ends, the device lives on. */
+static enum kern_status outlived(const struct kern_cuda *cuda, enum kern_status st) {
+    return st != KERN_OK && cuda->recording ? KERN_EARG : st;
+}
+
 enum kern_status kern_cuda_check(struct kern_cuda *cuda, cudaError_t err, const char *call) {
-    return told(cuda->base.error, sizeof cuda->base.error, err, call);
+    return outlived(cuda, told(cuda->base.error, sizeof cuda->base.error, err, call));
 }
 
 enum kern_status kern_cuda_check_blas(struct kern_cuda *cuda, cublasStatus_t st, const char *call) {
@@ -35,7 +41,7 @@ enum kern_status kern_cuda_check_blas(struct kern_cuda *cuda, cublasStatus_t st,
     }
     snprintf(cuda->base.error, sizeof cuda->base.error, "%s: %.140s", call,
              cublasGetStatusString(st));
-    return st == CUBLAS_STATUS_ALLOC_FAILED ? KERN_ENOMEM : KERN_EDEVICE;
+    return outlived(cuda, st == CUBLAS_STATUS_ALLOC_FAILED ? KERN_ENOMEM : KERN_EDEVICE);
 }
 
 /* ---- life cycle ---------------------------------------------------------------------------- */
@@ -55,7 +61,8 @@ static enum kern_status probe(int *count_out, char *why, size_t why_bytes) {
 static enum kern_status describe(struct kern_cuda *cuda) {
     struct cudaDeviceProp prop;
     CUDA_TRY(cuda, cudaGetDeviceProperties(&prop, cuda->device), "cudaGetDeviceProperties");
-    if (prop.major * 10 + prop.minor < CAPABILITY_MIN) {
+    cuda->capability = prop.major * 10 + prop.minor;
+    if (cuda->capability < CAPABILITY_MIN) {
         snprintf(cuda->base.error, sizeof cuda->base.error,
                  "%.100s has compute capability %d.%d; 7.5 (Turing) or later is needed", prop.name,
                  prop.major, prop.minor);
@@ -65,12 +72,26 @@ static enum kern_status describe(struct kern_cuda *cuda) {
     return KERN_OK;
 }
 
-/* Pedantic: float32 all through, and one way to sum. TF32 is deterministic too, on one stream. */
+/* Pedantic: float32 all through, and one way to sum. TF32 is deterministic too, on one stream; so
+ * are halves, whose products are asked for by their types and need the default mode, in which
+ * floats are multiplied as floats. */
 static enum kern_status products(struct kern_ctx *ctx, enum kern_products allowed) {
     struct kern_cuda *cuda = kern_cuda_of(ctx);
-    cublasMath_t mode = allowed == KERN_TF32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_PEDANTIC_MATH;
+    cublasMath_t mode = allowed == KERN_TF32    ? CUBLAS_TF32_TENSOR_OP_MATH
+                        : allowed == KERN_EXACT ? CUBLAS_PEDANTIC_MATH
+                                                : CUBLAS_DEFAULT_MATH;
+    if (allowed == KERN_BF16 && cuda->capability < CAPABILITY_BF16) {
+        snprintf(cuda->base.error, sizeof cuda->base.error,
+                 "this GPU, of compute capability %d.%d, multiplies no bfloat16: 8.0 (Ampere) or "
+                 "later does",
+                 cuda->capability / 10, cuda->capability % 10);
+        return KERN_ENODEV;
+    }
     ENTER(cuda);
-    return kern_cuda_check_blas(cuda, cublasSetMathMode(cuda->blas, mode), "cublasSetMathMode");
+    enum kern_status st =
+        kern_cuda_check_blas(cuda, cublasSetMathMode(cuda->blas, mode), "cublasSetMathMode");
+    cuda->products = st == KERN_OK ? allowed : cuda->products;
+    return st;
 }
 
 static enum kern_status start(struct kern_cuda *cuda) {
@@ -79,14 +100,21 @@ static enum kern_status start(struct kern_cuda *cuda) {
         return st;
     }
     ENTER(cuda);
-    CUDA_TRY(cuda, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking),
-             "cudaStreamCreateWithFlags");
-    CUDA_TRY(cuda, cudaMalloc((void **)&cuda->parts, KERN_CUDA_PARTS * sizeof(float)),
-             "cudaMalloc");
+    st = kern_cuda_memory_open(cuda);
+    if (st != KERN_OK) {
+        return st;
+    }
     st = kern_cuda_check_blas(cuda, cublasCreate(&cuda->blas), "cublasCreate");
     if (st == KERN_OK) {
         st = kern_cuda_check_blas(cuda, cublasSetStream(cuda->blas, cuda->stream),
                                   "cublasSetStream");
+    }
+    /* After the stream, which it forgets it with. */
+    size_t bytes = KERN_CUDA_BLAS_BYTES;
+    st = st == KERN_OK ? kern_cuda_take(cuda, bytes, &cuda->blas_room) : st;
+    if (st == KERN_OK) {
+        st = kern_cuda_check_blas(cuda, cublasSetWorkspace(cuda->blas, cuda->blas_room, bytes),
+                                  "cublasSetWorkspace");
     }
     return st == KERN_OK ? products(&cuda->base, KERN_EXACT) : st;
 }
@@ -97,13 +125,8 @@ static void close_cuda(struct kern_ctx *ctx) {
     if (cuda->blas != NULL) {
         (void)cublasDestroy(cuda->blas);
     }
-    (void)cudaFree(cuda->parts);
-    for (size_t i = 0; i < KERN_CUDA_SCRATCHES; i++) {
-        (void)cudaFree(cuda->scratch[i]);
-    }
-    if (cuda->stream != NULL) {
-        (void)cudaStreamDestroy(cuda->stream);
-    }
+    kern_cuda_give(cuda, cuda->blas_room);
+    kern_cuda_memory_close(cuda);
     free(cuda);
 }
 
@@ -126,131 +149,26 @@ static enum kern_status open_cuda(int index, int threads, struct kern_ctx **out,
     return KERN_OK;
 }
 
-/* ---- memory -------------------------------------------------------------------------------- */
-
-static enum kern_status alloc(struct kern_ctx *ctx, size_t bytes, void **out) {
-    struct kern_cuda *cuda = kern_cuda_of(ctx);
-    void *p = NULL;
-    ENTER(cuda);
-    CUDA_TRY(cuda, cudaMalloc(&p, bytes), "cudaMalloc");
-    enum kern_status st =
-        kern_cuda_check(cuda, cudaMemsetAsync(p, 0, bytes, cuda->stream), "cudaMemsetAsync");
-    if (st != KERN_OK) {
-        (void)cudaFree(p);
-        return st;
-    }
-    *out = p;
-    return KERN_OK;
-}
-
-static void free_cuda(struct kern_ctx *ctx, void *p) {
-    struct kern_cuda *cuda = kern_cuda_of(ctx);
-    /* Work that still uses the memory comes first; cudaFree's own wait is not promised for every
-     * kind of stream. */
-    (void)cudaSetDevice(cuda->device);
-    (void)cudaStreamSynchronize(cuda->stream);
-    (void)cudaFree(p);
-}
-
-static enum kern_status sync_cuda(struct kern_ctx *ctx) {
-    struct kern_cuda *cuda = kern_cuda_of(ctx);
-    ENTER(cuda);
-    return kern_cuda_check(cuda, cudaStreamSynchronize(cuda->stream), "cudaStreamSynchronize");
-}
-
-/* Waits, so that the caller may reuse src: on machines with shared page tables a copy from pageable
- * memory is asynchronous too. */
-static enum kern_status upload(struct kern_ctx *ctx, void *dst, const void *src, size_t bytes) {
-    struct kern_cuda *cuda = kern_cuda_of(ctx);
-    ENTER(cuda);
-    CUDA_TRY(cuda, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, cuda->stream),
-             "cudaMemcpyAsync to the device");
-    return sync_cuda(ctx);
-}
-
-static enum kern_status upload_start(struct kern_ctx *ctx, void *dst, const void *src,
-                                     size_t bytes) {
-    struct kern_cuda *cuda = kern_cuda_of(ctx);
-    ENTER(cuda);
-    return kern_cuda_check(cuda,
-                           cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, cuda->stream),
-                           "cudaMemcpyAsync to the device");
-}
-
-static enum kern_status host_alloc(struct kern_ctx *ctx, size_t bytes, void **out) {
-    struct kern_cuda *cuda = kern_cuda_of(ctx);
-    ENTER(cuda);
-    return kern_cuda_check(cuda, cudaMallocHost(out, bytes), "cudaMallocHost");
-}
-
-static void host_free(struct kern_ctx *ctx, void *p) {
-    struct kern_cuda *cuda = kern_cuda_of(ctx);
-    (void)cudaSetDevice(cuda->device);
-    (void)cudaStreamSynchronize(cuda->stream);
-    (void)cudaFreeHost(p);
-}
-
-static enum kern_status download(struct kern_ctx *ctx, void *dst, const void *src, size_t bytes) {
-    struct kern_cuda *cuda = kern_cuda_of(ctx);
-    ENTER(cuda);
-    CUDA_TRY(cuda, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, cuda->stream),
-             "cudaMemcpyAsync to the host");
-    return sync_cuda(ctx);
-}
-
-static enum kern_status copy_plain(struct kern_cuda *cuda, void *dst, const void *src,
-                                   size_t bytes) {
-    return kern_cuda_check(cuda,
-                           cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, cuda->stream),
-                           "cudaMemcpyAsync on the device");
-}
-
-static enum kern_status copy(struct kern_ctx *ctx, void *dst, const void *src, size_t bytes) {
-    struct kern_cuda *cuda = kern_cuda_of(ctx);
-    const char *to = dst, *from = src;
-    void *between = NULL;
-    ENTER(cuda);
-    if (to + bytes <= from || from + bytes <= to) {
-        return copy_plain(cuda, dst, src, bytes);
-    }
-    CUDA_TRY(cuda, cudaMalloc(&between, bytes), "cudaMalloc");
-    enum kern_status st = copy_plain(cuda, between, src, bytes);
-    if (st == KERN_OK) {
-        st = copy_plain(cuda, dst, between, bytes);
-    }
-    free_cuda(ctx, between);
-    return st;
-}
-
-static enum kern_status zero(struct kern_ctx *ctx, void *dst, size_t bytes) {
-    struct kern_cuda *cuda = kern_cuda_of(ctx);
-    ENTER(cuda);
-    return kern_cuda_check(cuda, cudaMemsetAsync(dst, 0, bytes, cuda->stream), "cudaMemsetAsync");
-}
-
-enum kern_status kern_cuda_scratch(struct kern_cuda *cuda, unsigned which, size_t bytes,
-                                   void **out) {
-    if (cuda->scratch_bytes[which] < bytes) {
-        size_t want = bytes + bytes / 8;
-        free_cuda(&cuda->base, cuda->scratch[which]);
-        cuda->scratch[which] = NULL;
-        cuda->scratch_bytes[which] = 0;
-        CUDA_TRY(cuda, cudaMalloc(&cuda->scratch[which], want), "cudaMalloc");
-        cuda->scratch_bytes[which] = want;
-    }
-    *out = cuda->scratch[which];
-    return KERN_OK;
-}
-
 /* ---- operations ---------------------------------------------------------------------------- */
 
 static enum kern_status gemm(struct kern_ctx *ctx, float *y, const float *a, const float *b,
                              size_t m, size_t n, size_t k, bool trans_a, bool trans_b, float alpha,
                              float beta) {
     struct kern_cuda *cuda = kern_cuda_of(ctx);
-    const struct kern_cuda_product p = {m, n, k, trans_a,         trans_b,         alpha, beta,
-                                        a, b, y, trans_a ? m : k, trans_b ? k : n, n,     0,
-                                        0, 0, 1};
+    const struct kern_cuda_product p = {.m = m,
+                                        .n = n,
+                                        .k = k,
+                                        .trans_a = trans_a,
+                                        .trans_b = trans_b,
+                                        .alpha = alpha,
+                                        .beta = beta,
+                                        .a = a,
+                                        .b = b,
+                                        .y = y,
+                                        .lda = trans_a ? m : k,
+                                        .ldb = trans_b ? k : n,
+                                        .ldy = n,
+                                        .count = 1};
     ENTER(cuda);
     return kern_cuda_multiply(cuda, &p);
 }
@@ -437,16 +355,24 @@ static const struct kern_ops cuda_ops = {
     .open = open_cuda,
     .close = close_cuda,
     .products = products,
-    .alloc = alloc,
-    .free = free_cuda,
-    .upload = upload,
-    .upload_start = upload_start,
-    .host_alloc = host_alloc,
-    .host_free = host_free,
-    .download = download,
-    .copy = copy,
-    .zero = zero,
-    .sync = sync_cuda,
+    .alloc = kern_cuda_alloc,
+    .free = kern_cuda_free,
+    .upload = kern_cuda_upload,
+    .upload_start = kern_cuda_upload_start,
+    .upload_beside = kern_cuda_upload_beside,
+    .upload_wait = kern_cuda_upload_wait,
+    .host_alloc = kern_cuda_host_alloc,
+    .host_free = kern_cuda_host_free,
+    .download = kern_cuda_download,
+    .copy = kern_cuda_copy,
+    .zero = kern_cuda_zero,
+    .sync = kern_cuda_sync,
+    .memory = kern_cuda_memory,
+    .record_begin = kern_cuda_record_begin,
+    .record_end = kern_cuda_record_end,
+    .record_holds = kern_cuda_record_holds,
+    .replay = kern_cuda_replay,
+    .record_free = kern_cuda_record_free,
     .gemm = gemm,
     .bias_add = bias_add,
     .bias_grad = bias_grad,

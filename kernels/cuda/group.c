@@ -148,14 +148,16 @@ static enum kern_status gather_sum(const struct copying *c, size_t to, size_t at
     struct kern_cuda *first = c->g->cuda[0], *cuda = c->g->cuda[to];
     void *between = NULL;
     ENTER(cuda);
-    CUDA_TRY(first, cudaMalloc(&between, bytes_of(c, n < PIECE ? n : PIECE)), "cudaMalloc");
-    enum kern_status st = KERN_OK;
+    enum kern_status st =
+        kern_cuda_scratch(cuda, KERN_CUDA_PART, bytes_of(c, n < PIECE ? n : PIECE), &between);
+    if (st != KERN_OK && cuda != first) {
+        snprintf(first->base.error, sizeof first->base.error, "%s", cuda->base.error);
+    }
     for (size_t done = 0; st == KERN_OK && done < n; done += PIECE) {
         st = add_piece(c, to, at + done, n - done < PIECE ? n - done : PIECE, between);
     }
     enum kern_status waited =
         kern_cuda_check(first, cudaStreamSynchronize(cuda->stream), "cudaStreamSynchronize");
-    (void)cudaFree(between);
     return st != KERN_OK ? st : waited;
 }
 

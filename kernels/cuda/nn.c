@@ -6,28 +6,95 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/nn_kernels.h"
 
-/* cuBLAS counts by columns: our row-major y is its y transposed, so the operands change places. */
-enum kern_status kern_cuda_multiply(struct kern_cuda *cuda, const struct kern_cuda_product *p) {
-    cublasOperation_t a = p->trans_a ? CUBLAS_OP_T : CUBLAS_OP_N;
-    cublasOperation_t b = p->trans_b ? CUBLAS_OP_T : CUBLAS_OP_N;
+/* An operand as cuBLAS is told of it. */
+struct operand {
+    const char *p;
+    cudaDataType_t type;
+    size_t bytes; /* of an element */
+};
+
+/* `count` matrices of rows x cols as stored, narrowed into scratch `which` unless they are. */
+static enum kern_status take(struct kern_cuda *cuda, const struct kern_cuda_product *p,
+                             const void *x, size_t rows, size_t cols, size_t ld, size_t step,
+                             bool narrow, unsigned which, struct operand *out) {
+    *out = (struct operand){x, CUDA_R_32F, sizeof(float)};
+    if (p->exact || !kern_cuda_narrows(cuda)) {
+        return KERN_OK;
+    }
+    out->type = cuda->products == KERN_BF16 ? CUDA_R_16BF : CUDA_R_16F;
+    out->bytes = sizeof(uint16_t);
+    if (narrow) {
+        return KERN_OK;
+    }
+    size_t n = (p->count - 1) * step + (rows - 1) * ld + cols;
+    void *to = NULL;
+    enum kern_status st = kern_cuda_scratch(cuda, which, n * sizeof(uint16_t), &to);
+    out->p = to;
+    return st != KERN_OK ? st : LAUNCH(cuda, kern_cu_narrow, to, x, n, cuda->products);
+}
+
+static enum kern_status multiply_one(struct kern_cuda *cuda, const struct kern_cuda_product *p,
+                                     const struct operand *a, const struct operand *b) {
+    cublasOperation_t op_a = p->trans_a ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasOperation_t op_b = p->trans_b ? CUBLAS_OP_T : CUBLAS_OP_N;
     int m = (int)p->m, n = (int)p->n, k = (int)p->k;
-    if (p->count == 1) {
+    int lda = (int)p->lda, ldb = (int)p->ldb, ldy = (int)p->ldy;
+    if (a->type == CUDA_R_32F) {
         return kern_cuda_check_blas(cuda,
-                                    cublasSgemm(cuda->blas, b, a, n, m, k, &p->alpha, p->b,
-                                                (int)p->ldb, p->a, (int)p->lda, &p->beta, p->y,
-                                                (int)p->ldy),
+                                    cublasSgemm(cuda->blas, op_b, op_a, n, m, k, &p->alpha,
+                                                (const float *)b->p, ldb, (const float *)a->p, lda,
+                                                &p->beta, p->y, ldy),
                                     "cublasSgemm");
     }
-    enum kern_status st = KERN_OK;
+    return kern_cuda_check_blas(
+        cuda,
+        cublasGemmEx(cuda->blas, op_b, op_a, n, m, k, &p->alpha, b->p, b->type, ldb, a->p, a->type,
+                     lda, &p->beta, p->y, CUDA_R_32F, ldy, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+        "cublasGemmEx");
+}
+
+/* Products [at, at + some). */
+static enum kern_status multiply_some(struct kern_cuda *cuda, const struct kern_cuda_product *p,
+                                      const struct operand *a, const struct operand *b, size_t at,
+                                      int some) {
+    cublasOperation_t op_a = p->trans_a ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasOperation_t op_b = p->trans_b ? CUBLAS_OP_T : CUBLAS_OP_N;
+    int m = (int)p->m, n = (int)p->n, k = (int)p->k;
+    int lda = (int)p->lda, ldb = (int)p->ldb, ldy = (int)p->ldy;
+    long long step_a = (long long)p->step_a, step_b = (long long)p->step_b;
+    long long step_y = (long long)p->step_y;
+    const void *pa = a->p + at * p->step_a * a->bytes, *pb = b->p + at * p->step_b * b->bytes;
+    float *y = p->y + at * p->step_y;
+    if (a->type == CUDA_R_32F) {
+        return kern_cuda_check_blas(
+            cuda,
+            cublasSgemmStridedBatched(cuda->blas, op_b, op_a, n, m, k, &p->alpha, pb, ldb, step_b,
+                                      pa, lda, step_a, &p->beta, y, ldy, step_y, some),
+            "cublasSgemmStridedBatched");
+    }
+    return kern_cuda_check_blas(
+        cuda,
+        cublasGemmStridedBatchedEx(cuda->blas, op_b, op_a, n, m, k, &p->alpha, pb, b->type, ldb,
+                                   step_b, pa, a->type, lda, step_a, &p->beta, y, CUDA_R_32F, ldy,
+                                   step_y, some, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+        "cublasGemmStridedBatchedEx");
+}
+
+/* cuBLAS counts by columns: our row-major y is its y transposed, so the operands change places. */
+enum kern_status kern_cuda_multiply(struct kern_cuda *cuda, const struct kern_cuda_product *p) {
+    struct operand a, b;
+    enum kern_status st = take(cuda, p, p->a, p->trans_a ? p->k : p->m, p->trans_a ? p->m : p->k,
+                               p->lda, p->step_a, p->narrow_a, 2, &a);
+    if (st == KERN_OK) {
+        st = take(cuda, p, p->b, p->trans_b ? p->n : p->k, p->trans_b ? p->k : p->n, p->ldb,
+                  p->step_b, p->narrow_b, 3, &b);
+    }
+    if (st != KERN_OK || p->count == 1) {
+        return st != KERN_OK ? st : multiply_one(cuda, p, &a, &b);
+    }
     for (size_t at = 0, some; at < p->count && st == KERN_OK; at += some) {
         some = p->count - at < 65535 ? p->count - at : 65535; /* one grid's z */
-        st = kern_cuda_check_blas(
-            cuda,
-            cublasSgemmStridedBatched(
-                cuda->blas, b, a, n, m, k, &p->alpha, p->b + at * p->step_b, (int)p->ldb,
-                (long long)p->step_b, p->a + at * p->step_a, (int)p->lda, (long long)p->step_a,
-                &p->beta, p->y + at * p->step_y, (int)p->ldy, (long long)p->step_y, (int)some),
-            "cublasSgemmStridedBatched");
+        st = multiply_some(cuda, p, &a, &b, at, (int)some);
     }
     return st;
 }
@@ -36,23 +103,23 @@ static enum kern_status gemm_batch(struct kern_ctx *ctx, float *y, const float *
                                    size_t m, size_t n, size_t k, bool trans_a, bool trans_b,
                                    float alpha, float beta, const struct kern_gemm_batch *batch) {
     struct kern_cuda *cuda = kern_cuda_of(ctx);
-    const struct kern_cuda_product p = {m,
-                                        n,
-                                        k,
-                                        trans_a,
-                                        trans_b,
-                                        alpha,
-                                        beta,
-                                        a,
-                                        b,
-                                        y,
-                                        trans_a ? m : k,
-                                        trans_b ? k : n,
-                                        n,
-                                        batch->step_a,
-                                        batch->step_b,
-                                        batch->step_y,
-                                        batch->count};
+    const struct kern_cuda_product p = {.m = m,
+                                        .n = n,
+                                        .k = k,
+                                        .trans_a = trans_a,
+                                        .trans_b = trans_b,
+                                        .alpha = alpha,
+                                        .beta = beta,
+                                        .a = a,
+                                        .b = b,
+                                        .y = y,
+                                        .lda = trans_a ? m : k,
+                                        .ldb = trans_b ? k : n,
+                                        .ldy = n,
+                                        .step_a = batch->step_a,
+                                        .step_b = batch->step_b,
+                                        .step_y = batch->step_y,
+                                        .count = batch->count};
     ENTER(cuda);
     return kern_cuda_multiply(cuda, &p);
 }
@@ -267,7 +334,8 @@ static enum kern_status dropout(struct kern_ctx *ctx, float *y, const float *x, 
                                 float ratio, uint64_t seed) {
     struct kern_cuda *cuda = kern_cuda_of(ctx);
     ENTER(cuda);
-    return LAUNCH(cuda, kern_cu_dropout, y, x, n, ratio, seed);
+    cuda->drew = true;
+    return LAUNCH(cuda, kern_cu_dropout, y, x, n, ratio, seed, cuda->recording ? cuda->turn : NULL);
 }
 
 const struct kern_nn_ops kern_cuda_nn = {

@@ -64,8 +64,9 @@ struct kern_cu_slab {
     struct kern_cu_window w;
     size_t in_channels, group, groups, first, rows;
 };
-int kern_cu_patches(float *patches, const float *x, const struct kern_cu_slab *slab,
-                    cudaStream_t stream);
+/* Here and below, halves instead of floats where `how` is KERN_BF16 or KERN_F16. */
+int kern_cu_patches(void *patches, const float *x, const struct kern_cu_slab *slab,
+                    enum kern_products how, cudaStream_t stream);
 /* What the patches hold, added up at the inputs of the samples that the slab touches; dx is
  * overwritten where the slab is the first to touch the sample, unless `add`. */
 int kern_cu_unpatch(float *dx, const float *patches, const struct kern_cu_slab *slab, bool add,
@@ -78,10 +79,14 @@ int kern_cu_depthwise_grad(float *dx, const float *dy, const float *w,
                            const struct kern_cu_slab *slab, size_t batch, size_t out_channels,
                            bool add, cudaStream_t stream);
 /* to[out][taps][group] = w[out][group][taps]; and dw += the way back. */
-int kern_cu_pack(float *to, const float *w, size_t out, size_t group, size_t taps,
-                 cudaStream_t stream);
+int kern_cu_pack(void *to, const float *w, size_t out, size_t group, size_t taps,
+                 enum kern_products how, cudaStream_t stream);
 int kern_cu_unpack_add(float *dw, const float *from, size_t out, size_t group, size_t taps,
                        cudaStream_t stream);
+
+/* to[n] = x[n], rounded to the half precision that `how` says. */
+int kern_cu_narrow(uint16_t *to, const float *x, size_t n, enum kern_products how,
+                   cudaStream_t stream);
 
 /* ---- unary.cu -------------------------------------------------------------------------------- */
 
@@ -92,8 +97,10 @@ int kern_cu_unary_grad(enum kern_unary op, float *dx, const float *dy, const flo
 int kern_cu_log_softmax(float *y, const float *x, size_t rows, size_t cols, cudaStream_t stream);
 int kern_cu_log_softmax_grad(float *dx, const float *dy, const float *y, size_t rows, size_t cols,
                              cudaStream_t stream);
+/* The seed is xored with *turn where that is not NULL; and what puts it there. */
 int kern_cu_dropout(float *y, const float *x, size_t n, float ratio, uint64_t seed,
-                    cudaStream_t stream);
+                    const uint64_t *turn, cudaStream_t stream);
+int kern_cu_put_turn(uint64_t *turn, uint64_t value, cudaStream_t stream);
 
 /* ---- nd.cu ----------------------------------------------------------------------------------- */
 

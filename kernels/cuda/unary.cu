@@ -230,7 +230,8 @@ int kern_cu_log_softmax_grad(float *dx, const float *dy, const float *y, size_t 
 /* The generator of cpu/unary.c, so that a seed means the same elements everywhere: 8 bytes an
  * element. */
 __global__ static void dropout_kernel(float *y, const float *x, size_t n, uint64_t seed,
-                                      uint64_t limit, float scale) {
+                                      const uint64_t *turn, uint64_t limit, float scale) {
+    seed ^= turn != nullptr ? *turn : 0;
     KERN_EACH(i, n) {
         uint64_t z = seed + (i + 1) * UINT64_C(0x9e3779b97f4a7c15);
         z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
@@ -241,7 +242,15 @@ __global__ static void dropout_kernel(float *y, const float *x, size_t n, uint64
 }
 
 int kern_cu_dropout(float *y, const float *x, size_t n, float ratio, uint64_t seed,
-                    cudaStream_t stream) {
-    return KERN_LAUNCH(dropout_kernel, each_grid(n), KERN_BLOCK, stream, y, x, n, seed,
+                    const uint64_t *turn, cudaStream_t stream) {
+    return KERN_LAUNCH(dropout_kernel, each_grid(n), KERN_BLOCK, stream, y, x, n, seed, turn,
                        (uint64_t)((double)ratio * 4294967296.0), 1.0f / (1.0f - ratio));
+}
+
+__global__ static void put_turn_kernel(uint64_t *turn, uint64_t value) {
+    *turn = value;
+}
+
+int kern_cu_put_turn(uint64_t *turn, uint64_t value, cudaStream_t stream) {
+    return KERN_LAUNCH(put_turn_kernel, 1, 1, stream, turn, value);
 }

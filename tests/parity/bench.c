@@ -123,6 +123,26 @@ void *bench_get(struct bench *b, struct kern_vec v, size_t n, size_t elem_bytes)
     return out;
 }
 
+bool bench_products(struct bench *b, enum kern_products products) {
+    enum kern_status st = kern_device_products(b->dev, products);
+    if (st == KERN_ENODEV && products == KERN_BF16) {
+        return false;
+    }
+    bench_status(b, "kern_device_products", st, KERN_OK);
+    return true;
+}
+
+/* By the definition: a whole multiple of the unit that numbers of this size have. */
+void bench_halve(double *out, const float *x, size_t n, bool f16) {
+    for (size_t i = 0; i < n; i++) {
+        int exponent = 0, digits = f16 ? 11 : 8, least = f16 ? -24 : -133;
+        (void)frexp((double)x[i], &exponent);
+        int unit = exponent - digits > least ? exponent - digits : least;
+        out[i] = ldexp(nearbyint(ldexp((double)x[i], -unit)), unit);
+        out[i] = f16 && fabs(out[i]) > 65504 ? copysign((double)INFINITY, out[i]) : out[i];
+    }
+}
+
 void bench_near(struct bench *b, const char *what, const float *got, const double *want, size_t n,
                 double tol) {
     for (size_t i = 0; i < n; i++) {

@@ -64,4 +64,9 @@ void *bench_get(struct bench *b, struct kern_vec v, size_t n, size_t elem_bytes)
 void bench_near(struct bench *b, const char *what, const float *got, const double *want, size_t n,
                 double tol);
 
+/* Sets what the device's products may round; false for bfloat16 on a device that has none. */
+bool bench_products(struct bench *b, enum kern_products products);
+/* The nearest numbers that a half precision has, in double: binary16's, or bfloat16's. */
+void bench_halve(double *out, const float *x, size_t n, bool f16);
+
 #endif

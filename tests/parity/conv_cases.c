@@ -183,13 +183,15 @@ static void grad_x(struct bench *b, const struct conv_test *t, double *dy, struc
     bench_near(b, "conv grad_x, added", bench_get(b, vsum, t->x_n, F32), want, t->x_n, TOL_SUM);
 }
 
-static void grad_w(struct bench *b, const struct conv_test *t, double *dy, struct kern_vec vdy) {
+/* The bias' gradient is a sum of dy as it is, `exact`. */
+static void grad_w(struct bench *b, const struct conv_test *t, double *dy, const double *exact,
+                   struct kern_vec vdy) {
     float *start = bench_random(b, t->w_n, -1, 1), *db = bench_random(b, t->b_n, -1, 1);
     double *want = as_double(b, start, t->w_n), *want_b = as_double(b, db, t->b_n);
     struct kern_vec vdw = bench_put(b, start, t->w_n, F32), vdb = bench_put(b, db, t->b_n, F32);
     walk(b, t, WEIGHT, t->x, dy, want);
     for (size_t i = 0; i < t->y_n; i++) {
-        want_b[i % t->b_n] += dy[i];
+        want_b[i % t->b_n] += exact[i];
     }
     BENCH_OK(b, kern_conv_grad_w(t->conv, vdw, vdb, t->vx, vdy));
     bench_near(b, "conv grad_w", bench_get(b, vdw, t->w_n, F32), want, t->w_n, 3 * TOL_SUM);
@@ -199,7 +201,18 @@ static void grad_w(struct bench *b, const struct conv_test *t, double *dy, struc
     bench_near(b, "conv grad_w, again", bench_get(b, vdw, t->w_n, F32), want, t->w_n, 3 * TOL_SUM);
 }
 
-static void conv_once(struct bench *b, size_t i) {
+/* `products` of numbers that are rounded to halves first, unless the convolution is no product. */
+static double *taken(struct bench *b, const struct kern_conv_shape *s, enum kern_products products,
+                     const float *x, size_t n) {
+    size_t in = s->transposed ? s->out_channels : s->in_channels;
+    double *d = as_double(b, x, n);
+    if (products != KERN_EXACT && (s->groups == 1 || in > s->groups)) {
+        bench_halve(d, x, n, products == KERN_F16);
+    }
+    return d;
+}
+
+static void conv_with(struct bench *b, size_t i, enum kern_products products) {
     const struct kern_conv_shape *s = &convs[i];
     const struct kern_window *win = &s->window;
     size_t in = product(win->in, win->spatial), out = product(win->out, win->spatial);
@@ -211,26 +224,36 @@ static void conv_once(struct bench *b, size_t i) {
                           .b_n = s->out_channels};
     float *x = bench_random(b, t.x_n, -1, 1), *w = bench_random(b, t.w_n, -0.5f, 0.5f);
     float *bias = bench_random(b, t.b_n, -1, 1), *dy = bench_random(b, t.y_n, -1, 1);
-    t.x = as_double(b, x, t.x_n);
-    t.w = as_double(b, w, t.w_n);
+    t.x = taken(b, s, products, x, t.x_n);
+    t.w = taken(b, s, products, w, t.w_n);
     t.bias = as_double(b, bias, t.b_n);
     t.vx = bench_put(b, x, t.x_n, F32);
     t.vw = bench_put(b, w, t.w_n, F32);
     t.vb = bench_put(b, bias, t.b_n, F32);
     struct kern_vec vdy = bench_put(b, dy, t.y_n, F32);
     BENCH_OK(b, kern_conv_new(b->dev, s, &t.conv));
-    if (t.conv != NULL) {
-        double *d = as_double(b, dy, t.y_n);
+    if (t.conv != NULL && bench_products(b, products)) {
+        double *d = taken(b, s, products, dy, t.y_n), *exact = as_double(b, dy, t.y_n);
         if (kern_conv_how(t.conv) == NULL || kern_conv_how(t.conv)[0] == '\0') {
             bench_fail(b, "the convolution does not say how it is computed");
         }
         forward(b, &t);
         grad_x(b, &t, d, vdy);
-        grad_w(b, &t, d, vdy);
+        grad_w(b, &t, d, exact, vdy);
     }
+    BENCH_OK(b, kern_device_products(b->dev, KERN_EXACT));
     kern_conv_free(t.conv);
 }
+
+static void conv_once(struct bench *b, size_t i) {
+    conv_with(b, i, KERN_EXACT);
+}
 BENCH_CASE(conv_case, conv_once, COUNT(convs))
+
+static void half_once(struct bench *b, size_t i) {
+    conv_with(b, i / 2, i % 2 == 0 ? KERN_BF16 : KERN_F16);
+}
+BENCH_CASE(half_case, half_once, 2 * COUNT(convs))
 
 /* ---- pools ----------------------------------------------------------------------------------- */
 
@@ -373,9 +396,8 @@ static void mean_once(struct bench *b, size_t k) {
 BENCH_CASE(mean_case, mean_once, 2 * COUNT(pools))
 
 const struct parity_case parity_conv_cases[] = {
-    {"conv", conv_case, true},
-    {"max_pool", max_case, false},
-    {"max_pool_grad", max_grad_case, false},
+    {"conv", conv_case, true},       {"conv_half", half_case, true},
+    {"max_pool", max_case, false},   {"max_pool_grad", max_grad_case, false},
     {"mean_pool", mean_case, false},
 };
 const size_t parity_conv_count = COUNT(parity_conv_cases);

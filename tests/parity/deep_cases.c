@@ -581,7 +581,66 @@ static void batch_once(struct bench *b, size_t v) {
 }
 BENCH_CASE(batch_case, batch_once, 4 * COUNT(products))
 
+/* ---- halves ---------------------------------------------------------------------------------- */
+
+/* What mixed precision multiplies is rounded first, by every backend in the same way: against
+ * rounded numbers the result is as near as a float32 product. */
+static void half_once(struct bench *b, size_t i) {
+    const bool f16 = i % 2 == 1, ta = i / 2 % 2 == 1, tb = i / 4 == 1;
+    const size_t m = 40, n = 24, k = 63, count = i % 3 + 1, a_n = m * k, x_n = k * n, y_n = m * n;
+    float *a = bench_random(b, count * a_n, -1, 1), *x = bench_random(b, count * x_n, -1, 1);
+    float *y = bench_random(b, count * y_n, -1, 1);
+    double *da = bench_host(b, count * a_n, sizeof *da),
+           *dx = bench_host(b, count * x_n, sizeof *dx);
+    double *want = bench_host(b, count * y_n, sizeof *want);
+    a[3] = 3e-6f; /* subnormal as a binary16 */
+    a[5] = 65519.0f;
+    bench_halve(da, a, count * a_n, f16);
+    bench_halve(dx, x, count * x_n, f16);
+    for (size_t at = 0; at < count * y_n; at++) {
+        size_t c = at / y_n, r = at % y_n / n, col = at % n;
+        want[at] = 0.5 * (double)y[at];
+        for (size_t l = 0; l < k; l++) {
+            want[at] += 2 * da[c * a_n + (ta ? l * m + r : r * k + l)] *
+                        dx[c * x_n + (tb ? col * k + l : l * n + col)];
+        }
+    }
+    const struct kern_gemm_batch batch = {
+        .count = count, .step_a = a_n, .step_b = x_n, .step_y = y_n};
+    struct kern_vec va = bench_put(b, a, count * a_n, F32), vx = bench_put(b, x, count * x_n, F32);
+    struct kern_vec vy = bench_put(b, y, count * y_n, F32);
+    if (!bench_products(b, f16 ? KERN_F16 : KERN_BF16)) {
+        return;
+    }
+    if (count == 1) {
+        BENCH_OK(b, kern_gemm(vy, va, vx, m, n, k, ta, tb, 2, 0.5f));
+    } else {
+        BENCH_OK(b, kern_gemm_batch(vy, va, vx, m, n, k, ta, tb, 2, 0.5f, &batch));
+    }
+    bench_near(b, "gemm of halves", bench_get(b, vy, count * y_n, F32), want, count * y_n, TOL_SUM);
+    BENCH_OK(b, kern_device_products(b->dev, KERN_EXACT));
+}
+BENCH_CASE(half_case, half_once, 8)
+
+/* Beyond what a binary16 holds it is infinite; a bfloat16 holds as much as a float32. */
+static void overflow_once(struct bench *b, size_t i) {
+    const float a[2] = {70000.0f, 1.0f}, x[2] = {1.0f, 1.0f};
+    const double want = i == 0 ? 70145.0 : (double)INFINITY; /* 70144 is the nearest bfloat16 */
+    struct kern_vec va = bench_put(b, a, 2, F32), vx = bench_put(b, x, 2, F32);
+    struct kern_vec vy = bench_put(b, x, 1, F32);
+    if (!bench_products(b, i == 0 ? KERN_BF16 : KERN_F16)) {
+        return;
+    }
+    BENCH_OK(b, kern_gemm(vy, va, vx, 1, 1, 2, false, false, 1, 0));
+    bench_near(b, "an overflow", bench_get(b, vy, 1, F32), &want, 1, 0);
+    BENCH_OK(b, kern_device_products(b->dev, KERN_EXACT));
+    BENCH_REFUSED(b, kern_device_products, b->dev, (enum kern_products)9);
+}
+BENCH_CASE(overflow_case, overflow_once, 2)
+
 const struct parity_case parity_deep_cases[] = {
+    {"gemm_half", half_case, false},
+    {"gemm_half_overflow", overflow_case, false},
     {"unary", unary_case, false},
     {"unary_grad", unary_grad_case, false},
     {"derivatives at kinks", kink_case, false},

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * simt_parity SEED [no-nccl]: the CUDA backend, its own sources unchanged, over the engine: the
- * parity list, groups of 1, 2, 4 and 8 devices, and every failure a call may have. Any finding of
+ * parity list, groups of 1, 2, 4 and 8 devices, copies beside the work, recordings, and every
+ * failure a call may have. Without NCCL the driver has no memory pools either. Any finding of
  * the engine, any leak, and a run in which no kernel ran, fail.
  */
 #include "kernels/backend.h"
@@ -68,16 +69,212 @@ static void run_one_gpu_twice(void) {
     kern_device_close(dev[1]);
 }
 
-static void run_open_failures(void) {
+/* A GPU that has no products of bfloat16 says so; of binary16 it has. */
+static void run_old_products(void) {
+    struct kern_device *dev = NULL;
+    simt_fail_at("turing", 1);
+    expect(kern_device_open("cuda", 1, &dev) == KERN_OK, "opening an older device");
+    expect(kern_device_products(dev, KERN_BF16) == KERN_ENODEV, "bfloat16 on an older device");
+    expect(strstr(kern_device_error(dev), "Ampere") != NULL, "what would do is said");
+    expect(kern_device_products(dev, KERN_F16) == KERN_OK, "binary16 on an older device");
+    kern_device_close(dev);
+}
+
+#define BESIDE 64 /* kernels, and floats of a copy */
+
+/* A copy beside the work is there before the work is done, and every copy is what its source was.
+ */
+static void run_beside(void) {
+    struct kern_device *dev = NULL;
+    struct kern_buf *work = NULL, *to = NULL;
+    float back[8 * BESIDE];
+    void *host = NULL;
+    bool ok = kern_device_open("cuda", 1, &dev) == KERN_OK &&
+              kern_buf_new(dev, BESIDE * 4, &work) == KERN_OK &&
+              kern_buf_new(dev, sizeof back, &to) == KERN_OK && kern_sync(dev) == KERN_OK &&
+              kern_host_new(dev, BESIDE * 4, &host) == KERN_OK;
+    struct kern_vec w = {work, 0};
+    uint64_t before = simt_kernels_run();
+    for (size_t i = 0; ok && i < 8; i++) {
+        for (int k = 0; ok && i == 1 && k < BESIDE; k++) {
+            ok = kern_relu(w, w, BESIDE) == KERN_OK;
+        }
+        /* A larger copy now and then, for which the landing place has to grow. */
+        size_t n = i % 3 == 2 ? BESIDE : BESIDE / 2;
+        for (size_t k = 0; k < BESIDE; k++) {
+            ((float *)host)[k] = (float)(i * BESIDE + k);
+        }
+        ok = kern_upload_beside(to, i * BESIDE * 4, host, n * 4) == KERN_OK &&
+             kern_upload_wait(dev) == KERN_OK;
+        /* The first one has its landing place to wait for. */
+        expect(i != 1 || simt_kernels_run() - before < BESIDE, "a copy does not wait for the work");
+    }
+    expect(ok && kern_download(back, to, 0, sizeof back) == KERN_OK, "copies beside the work");
+    for (size_t i = 0; ok && i < 8 * BESIDE; i++) {
+        bool there = i % BESIDE < BESIDE / 2 || i / BESIDE % 3 == 2;
+        expect(back[i] == (there ? (float)i : 0), "a copy is what its source was");
+    }
+    struct kern_memory memory = {0, 0};
+    expect(kern_device_memory(dev, &memory) == KERN_OK && memory.bytes >= 9 * BESIDE * 4 &&
+               memory.bytes_most >= memory.bytes,
+           "memory in use");
+    kern_buf_free(to);
+    struct kern_memory less = {0, 0};
+    expect(kern_device_memory(dev, &less) == KERN_OK && less.bytes == memory.bytes - sizeof back &&
+               less.bytes_most == memory.bytes_most,
+           "memory given back");
+    kern_host_free(dev, host);
+    kern_device_close(dev);
+}
+
+/* y = a * b (4 x 4), its squares' sum behind it, and a zero. */
+static enum kern_status small_step(struct kern_buf *buf) {
+    struct kern_vec y = {buf, 0}, a = {buf, 16}, b = {buf, 32}, sum = {buf, 48};
+    enum kern_status st = kern_gemm(y, a, b, 4, 4, 4, false, false, 1, 0);
+    st = st == KERN_OK ? kern_square_sum(sum, y, 16) : st;
+    return st == KERN_OK ? kern_axpby(a, y, 16, 0.5f, 0.25f) : st;
+}
+
+static void put_small(struct kern_buf *buf) {
+    float host[64];
+    for (int i = 0; i < 64; i++) {
+        host[i] = i < 48 ? (float)((i * 7) % 11) / 8 : 0;
+    }
+    expect(kern_upload(buf, 0, host, sizeof host) == KERN_OK, "an upload");
+}
+
+static void run_recordings(void) {
+    struct kern_device *dev = NULL;
+    struct kern_buf *buf = NULL, *other = NULL;
+    struct kern_recording *rec = NULL;
+    float called[64], replayed[64];
+    expect(kern_device_open("cuda:2", 1, &dev) == KERN_OK &&
+               kern_buf_new(dev, 64 * 4, &buf) == KERN_OK &&
+               kern_buf_new(dev, 64, &other) == KERN_OK,
+           "opening a device");
+    expect(kern_device_records(dev), "a GPU records");
+    put_small(buf);
+    for (int i = 0; i < 3; i++) {
+        expect(small_step(buf) == KERN_OK, "a step");
+    }
+    expect(kern_download(called, buf, 0, sizeof called) == KERN_OK, "a download");
+    put_small(buf);
+    expect(kern_record_end(dev, &rec) == KERN_EARG, "the end of nothing");
+    expect(kern_record_begin(dev) == KERN_OK && small_step(buf) == KERN_OK, "recording");
+    expect(kern_upload(buf, 0, called, 4) == KERN_EARG &&
+               kern_upload_beside(buf, 0, called, 4) == KERN_EARG &&
+               kern_download(replayed, buf, 0, 4) == KERN_EARG && kern_sync(dev) == KERN_EARG &&
+               kern_upload_wait(dev) == KERN_EARG && kern_buf_new(dev, 4, &other) == KERN_EARG &&
+               kern_record_begin(dev) == KERN_EARG,
+           "what is refused while a device records");
+    expect(kern_record_end(dev, &rec) == KERN_OK, "the end of a recording");
+    for (int i = 0; i < 3; i++) {
+        expect(kern_replay(rec, 0) == KERN_OK, "a replay");
+    }
+    expect(kern_download(replayed, buf, 0, sizeof replayed) == KERN_OK &&
+               memcmp(called, replayed, sizeof called) == 0,
+           "recorded steps give the bits of called ones");
+    expect(kern_device_products(dev, KERN_BF16) == KERN_OK && !kern_recording_holds(rec) &&
+               kern_replay(rec, 0) == KERN_EARG,
+           "a recording of other products");
+    expect(kern_device_products(dev, KERN_EXACT) == KERN_OK && kern_recording_holds(rec),
+           "the same products again");
+    kern_buf_free(other);
+    expect(!kern_recording_holds(rec) && kern_replay(rec, 0) == KERN_EARG,
+           "a recording of memory that may be gone");
+    kern_recording_free(rec);
+    kern_recording_free(NULL);
+    kern_device_close(dev);
+}
+
+/* A replay draws what a call with the turned seed would. */
+static void run_recorded_draws(void) {
+    struct kern_device *dev = NULL;
+    struct kern_buf *buf = NULL;
+    struct kern_recording *rec = NULL;
+    float called[64], replayed[64];
+    expect(kern_device_open("cuda", 1, &dev) == KERN_OK &&
+               kern_buf_new(dev, 128 * 4, &buf) == KERN_OK,
+           "opening a device");
+    struct kern_vec y = {buf, 0}, x = {buf, 64};
+    for (int i = 0; i < 64; i++) {
+        called[i] = (float)(i + 1);
+    }
+    expect(kern_upload(buf, 64 * 4, called, sizeof called) == KERN_OK, "an upload");
+    expect(kern_record_begin(dev) == KERN_OK && kern_dropout(y, x, 64, 0.5f, 77) == KERN_OK &&
+               kern_record_end(dev, &rec) == KERN_OK,
+           "recording draws");
+    for (uint64_t turn = 0; turn < 3; turn++) {
+        expect(kern_dropout(y, x, 64, 0.5f, 77 ^ turn << 40) == KERN_OK &&
+                   kern_download(called, buf, 0, sizeof called) == KERN_OK &&
+                   kern_replay(rec, turn << 40) == KERN_OK &&
+                   kern_download(replayed, buf, 0, sizeof replayed) == KERN_OK &&
+                   memcmp(called, replayed, sizeof called) == 0,
+               "recorded draws are those of the turned seed");
+    }
+    kern_recording_free(rec);
+    kern_device_close(dev);
+}
+
+/* What cannot be recorded is refused, and the device lives on. */
+static void run_record_failures(void) {
+    static const char *const calls[] = {"cudaStreamEndCapture", "cudaGraphInstantiate", "launch",
+                                        "cublasSgemm", "cudaStreamBeginCapture"};
+    struct kern_device *dev = NULL;
+    struct kern_buf *buf = NULL;
+    const struct kern_nd nd = {2, {4, 4}};
+    expect(kern_device_open("cuda", 1, &dev) == KERN_OK &&
+               kern_buf_new(dev, 64 * 4, &buf) == KERN_OK,
+           "opening a device");
+    put_small(buf);
+    for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
+        struct kern_recording *rec = NULL;
+        simt_fail_at(calls[i], 1);
+        enum kern_status st = kern_record_begin(dev);
+        expect((st == KERN_OK) == (i < 4), calls[i]);
+        if (st == KERN_OK) {
+            enum kern_status step = small_step(buf), end = kern_record_end(dev, &rec);
+            expect(step == KERN_EARG || end == KERN_EARG, calls[i]);
+            expect((i < 2) == (end == KERN_EARG), calls[i]);
+            kern_recording_free(rec);
+        } else {
+            expect(st == KERN_EARG, "a recording that does not begin");
+        }
+        expect(kern_device_error(dev)[0] != '\0', "a failed recording says why");
+        expect(small_step(buf) == KERN_OK && kern_sync(dev) == KERN_OK, "the device lives on");
+    }
+    struct kern_recording *rec = NULL;
+    struct kern_vec y = {buf, 0}, x = {buf, 16};
+    expect(kern_record_begin(dev) == KERN_OK && kern_nd_reduce(y, x, &nd, 1, 1, false) == KERN_EARG,
+           "scratch that a recording would have to take");
+    expect(kern_record_end(dev, &rec) == KERN_OK, "the end of it");
+    kern_recording_free(rec);
+    expect(kern_nd_reduce(y, x, &nd, 1, 1, false) == KERN_OK, "called instead");
+    expect(kern_record_begin(dev) == KERN_OK && kern_nd_reduce(y, x, &nd, 1, 1, false) == KERN_OK &&
+               kern_record_end(dev, &rec) == KERN_OK && kern_replay(rec, 0) == KERN_OK,
+           "recorded when the scratch is there");
+    simt_fail_at("cudaGraphLaunch", 1);
+    expect(kern_replay(rec, 0) == KERN_EDEVICE && kern_sync(dev) == KERN_EDEVICE,
+           "a failed replay");
+    kern_recording_free(rec);
+    kern_device_close(dev);
+}
+
+static void run_open_failures(bool pools) {
     static const struct {
         const char *call;
         enum kern_status want;
     } at_open[] = {{"cudaStreamCreateWithFlags", KERN_ENOMEM},
                    {"cudaMalloc", KERN_ENOMEM},
                    {"cublasCreate", KERN_ENOMEM},
+                   {"cudaEventCreateWithFlags", KERN_ENOMEM},
+                   {"cudaMemPoolCreate", KERN_ENOMEM},
                    {"old device", KERN_ENODEV}};
     for (size_t i = 0; i < sizeof at_open / sizeof at_open[0]; i++) {
         struct kern_device *dev = NULL;
+        if (!pools && strcmp(at_open[i].call, "cudaMemPoolCreate") == 0) {
+            continue;
+        }
         simt_fail_at(at_open[i].call, 1);
         expect(kern_device_open("cuda", 1, &dev) == at_open[i].want, at_open[i].call);
         expect(dev == NULL && kern_device_error(NULL)[0] != '\0', "a failed open says why");
@@ -243,6 +440,7 @@ int main(int argc, char **argv) {
     simt_begin(seed, DEVICES, false);
     if (!nccl) {
         simt_without_nccl();
+        simt_without_pools();
     }
     kern_registry_set_cuda(kern_plugin_ops_v1(KERN_BACKEND_ABI));
     expect(kern_plugin_ops_v1(KERN_BACKEND_ABI + 1) == NULL, "another ABI is refused");
@@ -252,8 +450,13 @@ int main(int argc, char **argv) {
     run_one_gpu_twice();
     run_two_callers(nccl, false);
     run_two_callers(nccl, true);
+    run_old_products();
+    run_beside();
+    run_recordings();
+    run_recorded_draws();
     expect(simt_findings() == 0, "no finding before failures are injected");
-    run_open_failures();
+    run_record_failures();
+    run_open_failures(nccl);
     run_call_failures();
     run_nn_failures();
     if (nccl) {

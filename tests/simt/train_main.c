@@ -2,7 +2,8 @@
 /*
  * simt_train SEED [no-nccl]: a spoke trains on 1, 2, 4 and 8 emulated GPUs, with every term a
  * gradient may have, and works out its Fisher information; all end near one CPU
- * device, a second run ends in the same bits, and a GPU that fails in the middle is an error.
+ * device, a second run ends in the same bits, so does one whose steps are not recorded, and a GPU
+ * that fails in the middle is an error.
  */
 #include "kernels/backend.h"
 #include "spoke/fisher.h"
@@ -25,7 +26,7 @@ const struct kern_ops *kern_plugin_ops_v1(uint32_t abi);
 
 static int bad;
 static struct tier_err err;
-static struct tier_graph *graph;
+static struct tier_graph *graph, *dry, *wet; /* the one in use; without and with Dropout */
 static struct spoke_data *data;
 
 static void expect(bool ok, const char *what) {
@@ -35,25 +36,16 @@ static void expect(bool ok, const char *what) {
     }
 }
 
-static void make_world(void) {
+static void make_graph(bool dropout, struct tier_graph **out) {
     static struct onnx_msg g, m;
-    static const char schema[] = "columns:\n  - {name: a, type: number}\n"
-                                 "  - {name: b, type: number}\n"
-                                 "  - {name: c, type: number}\n"
-                                 "  - {name: t, type: target, categories: [lo, hi]}\n"
-                                 "  - {name: s, type: split}\nsplit: {by: column}\n";
-    char csv[8192];
     float w[3 * HIDDEN], v[HIDDEN];
     const float zeros[HIDDEN] = {0};
-    size_t at = (size_t)snprintf(csv, sizeof csv, "a,b,c,t,s\n");
+
+    g.n = m.n = 0;
     for (int i = 0; i < 3 * HIDDEN; i++)
         w[i] = (float)sin(i + 1.0);
     for (int i = 0; i < HIDDEN; i++)
         v[i] = (float)cos(i + 1.0);
-    for (int i = 0; i < 45; i++)
-        at += (size_t)snprintf(csv + at, sizeof csv - at, "%.6f,%.6f,%.6f,%s,%s\n", sin(i * 1.3),
-                               cos(i * 2.1), sin(i * 0.7), sin(i * 1.3) > 0 ? "hi" : "lo",
-                               i % 5 ? "train" : "test");
     onnx_add_value(&g, 11, "x", 0, 3);
     onnx_add_value(&g, 12, "y", 0, 1);
     onnx_add_tensor(&g, "w", 3, HIDDEN, w);
@@ -62,18 +54,44 @@ static void make_world(void) {
     onnx_add_tensor(&g, "c", 1, 0, zeros);
     onnx_add_node(&g, "Gemm", "x w b", "h");
     onnx_add_node(&g, "Relu", "h", "r");
-    onnx_add_node(&g, "Gemm", "r v c", "z");
+    if (dropout)
+        onnx_add_node(&g, "Dropout", "r", "d");
+    onnx_add_node(&g, "Gemm", dropout ? "d v c" : "r v c", "z");
     onnx_add_node(&g, "Sigmoid", "z", "y");
     onnx_model(&m, &g, 13);
-    if (tier_graph_parse(m.b, m.n, &graph, &err) != TIER_OK ||
-        spoke_data_open(temp_file("s.yaml", schema), temp_file("t.csv", csv), NULL, &data, &err) !=
-            TIER_OK) {
+    if (tier_graph_parse(m.b, m.n, out, &err) != TIER_OK) {
+        fprintf(stderr, "simt_train: FAILED %s\n", err.text);
+        exit(1);
+    }
+}
+
+static void make_world(void) {
+    static const char schema[] = "columns:\n  - {name: a, type: number}\n"
+                                 "  - {name: b, type: number}\n"
+                                 "  - {name: c, type: number}\n"
+                                 "  - {name: t, type: target, categories: [lo, hi]}\n"
+                                 "  - {name: s, type: split}\nsplit: {by: column}\n";
+    char csv[8192];
+    size_t at = (size_t)snprintf(csv, sizeof csv, "a,b,c,t,s\n");
+    for (int i = 0; i < 45; i++)
+        at += (size_t)snprintf(csv + at, sizeof csv - at, "%.6f,%.6f,%.6f,%s,%s\n", sin(i * 1.3),
+                               cos(i * 2.1), sin(i * 0.7), sin(i * 1.3) > 0 ? "hi" : "lo",
+                               i % 5 ? "train" : "test");
+    make_graph(false, &dry);
+    make_graph(true, &wet);
+    graph = dry;
+    if (spoke_data_open(temp_file("s.yaml", schema), temp_file("t.csv", csv), NULL, &data, &err) !=
+        TIER_OK) {
         fprintf(stderr, "simt_train: FAILED %s\n", err.text);
         exit(1);
     }
 }
 
 static enum kern_products allowed; /* in training */
+static bool recorded = true;       /* steps may be */
+static float noise;                /* rows are read anew each time where it is not 0 */
+static unsigned rows_each = 6;     /* of a batch */
+static unsigned epochs = 2;
 
 /* What it ends with, and the Fisher information there. */
 static enum tier_status train_on(const char *list, float *out, float *fisher) {
@@ -93,15 +111,18 @@ static enum tier_status train_on(const char *list, float *out, float *fisher) {
         .products = allowed,
         .ema = 0.6f,
         .schedule = {.kind = SPOKE_SCHEDULE_COSINE, .per_step = true, .rounds = 1},
-        .batch = 6,
+        .augment = {.noise = noise},
+        .batch = rows_each,
         .accumulate = 2,
-        .epochs = 2};
+        .epochs = epochs};
     struct spoke_net *nets[KERN_GROUP_RANKS_MAX] = {NULL};
     const struct spoke_objective bce = spoke_objective_plain(SPOKE_LOSS_BCE);
     struct spoke_team team;
     enum tier_status st = spoke_team_open(list, 1, true, &team, &err);
     if (st != TIER_OK)
         return st;
+    for (size_t i = 0; i < team.count; i++)
+        kern_device_recordings(team.dev[i], recorded);
     st = spoke_team_nets(&team, graph, &bce, recipe.batch, team.count, true, nets, &err);
     for (int i = 0; i < ELEMENTS; i++) {
         out[i] = (float)sin(i * 0.9); /* the others begin where the first does */
@@ -121,6 +142,92 @@ static enum tier_status train_on(const char *list, float *out, float *fisher) {
         spoke_net_free(nets[i]);
     spoke_team_close(&team);
     return st;
+}
+
+static float distance(const float *a, const float *b) {
+    float off = 0;
+    for (int k = 0; k < ELEMENTS; k++)
+        off = fmaxf(off, fabsf(a[k] - b[k]));
+    return off;
+}
+
+/* The same bits whether steps are replayed or called. */
+static void compare_recordings(const char *list, const float *with) {
+    float out[ELEMENTS], fisher[ELEMENTS];
+    uint64_t before = simt_calls("cudaGraphLaunch");
+    recorded = false;
+    expect(train_on(list, out, fisher) == TIER_OK, "training without recordings");
+    expect(simt_calls("cudaGraphLaunch") == before, "nothing is replayed");
+    expect(memcmp(out, with, sizeof out) == 0, "the bits of recorded steps");
+    recorded = true;
+}
+
+/* Half precisions end near the CPU, which rounds alike, and not where float32 does. */
+static void compare_halves(const float *exact) {
+    static const enum kern_products halves[] = {KERN_BF16, KERN_F16};
+    float cpu[ELEMENTS], a[ELEMENTS], b[ELEMENTS], fisher[ELEMENTS];
+    for (int i = 0; i < 2; i++) {
+        allowed = halves[i];
+        expect(train_on("cpu", cpu, fisher) == TIER_OK, "training in halves on the CPU");
+        expect(train_on("cuda:0,1", a, fisher) == TIER_OK, "training in halves");
+        expect(train_on("cuda:0,1", b, fisher) == TIER_OK && memcmp(a, b, sizeof a) == 0,
+               "the same bits again in halves");
+        expect(distance(a, cpu) < 2e-3f, "what the CPU ends with in halves");
+        expect(distance(a, exact) > 1e-6f && distance(a, exact) < 0.1f,
+               "halves round, and not more than they may");
+        compare_recordings("cuda:0,1", a);
+    }
+    allowed = KERN_EXACT;
+}
+
+/* Rows that are read go to the device beside its work. */
+static void compare_read_rows(void) {
+    float cpu[ELEMENTS], a[ELEMENTS], fisher[ELEMENTS];
+    noise = 0.1f;
+    expect(train_on("cpu", cpu, fisher) == TIER_OK, "training on rows that are read, on the CPU");
+    uint64_t before = simt_calls("cudaEventRecord");
+    expect(train_on("cuda:3", a, fisher) == TIER_OK, "training on rows that are read");
+    expect(simt_calls("cudaEventRecord") > before, "rows go beside the work");
+    expect(distance(a, cpu) < 1e-4f, "what the CPU ends with on rows that are read");
+    compare_recordings("cuda:3", a);
+    noise = 0;
+}
+
+/* Draws are the CPU's, whether their step is replayed or called, and others in each. */
+static void compare_draws(const float *plain) {
+    float cpu[ELEMENTS], a[ELEMENTS], fisher[ELEMENTS];
+    graph = wet;
+    expect(train_on("cpu", cpu, fisher) == TIER_OK, "training with Dropout on the CPU");
+    expect(train_on("cuda:3", a, fisher) == TIER_OK, "training with Dropout");
+    expect(distance(a, cpu) < 1e-4f, "what the CPU ends with, with Dropout");
+    expect(distance(a, plain) > 1e-3f, "Dropout drops something");
+    compare_recordings("cuda:3", a);
+    graph = dry;
+}
+
+static uint64_t calls_of(const char *call) {
+    float a[ELEMENTS], fisher[ELEMENTS];
+    uint64_t before = simt_calls(call);
+    expect(train_on("cuda:1", a, fisher) == TIER_OK, "training with counted calls");
+    return simt_calls(call) - before;
+}
+
+/* Three times the steps ask the driver for no more memory; and, in as many epochs, wait for the
+ * device no more often, though each step has rows of its own to send. */
+static void count_calls(void) {
+    for (int read = 0; read < 2; read++) {
+        noise = read ? 0.1f : 0;
+        uint64_t taken = calls_of("cudaMalloc"), freed = calls_of("cudaFree");
+        epochs = 6;
+        expect(taken > 0 && calls_of("cudaMalloc") == taken, "a step takes no memory");
+        expect(freed > 0 && calls_of("cudaFree") == freed, "a step gives none back");
+        epochs = 2;
+    }
+    uint64_t waits = calls_of("cudaStreamSynchronize");
+    rows_each = 2;
+    expect(waits > 0 && calls_of("cudaStreamSynchronize") == waits, "a step does not wait");
+    rows_each = 6;
+    noise = 0;
 }
 
 /* The norms of some rows' gradients, and the sum of what is left of them when they are cut. */
@@ -171,8 +278,10 @@ int main(int argc, char **argv) {
     float cpu_fisher[ELEMENTS], fa[ELEMENTS], fb[ELEMENTS];
     tier_log_init("simt", TIER_LOG_ERROR);
     simt_begin(seed, 8, false);
-    if (!nccl)
+    if (!nccl) {
         simt_without_nccl();
+        simt_without_pools();
+    }
     kern_registry_set_cuda(kern_plugin_ops_v1(KERN_BACKEND_ABI));
     make_world();
     expect(train_on("cpu", cpu, cpu_fisher) == TIER_OK, "training on the CPU");
@@ -184,7 +293,13 @@ int main(int argc, char **argv) {
         for (int k = 0; k < ELEMENTS; k++)
             expect(fabsf(a[k] - cpu[k]) < 1e-4f && fabsf(fa[k] - cpu_fisher[k]) < 1e-4f,
                    "what the CPU ends with");
+        compare_recordings(lists[i], a);
     }
+    expect(simt_calls("cudaGraphLaunch") > 0, "steps are replayed");
+    compare_halves(cpu);
+    compare_read_rows();
+    compare_draws(cpu);
+    count_calls();
     compare_samples();
     /* cuda:0,1 from above, and what is worked out after training is exact again. */
     allowed = KERN_TF32;
@@ -210,7 +325,8 @@ int main(int argc, char **argv) {
     expect(train_on("cuda:0,1,2", a, fa) == TIER_EDEVICE, "a launch that fails");
     expect(simt_live_bytes() == 0, "all device memory is freed");
     spoke_data_free(data);
-    tier_graph_free(graph);
+    tier_graph_free(dry);
+    tier_graph_free(wet);
     temp_release();
     printf("simt_train: seed %llu, %llu kernels, %zu findings, %d failed\n",
            (unsigned long long)seed, (unsigned long long)simt_kernels_run(), simt_findings(), bad);

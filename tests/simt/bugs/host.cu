@@ -102,6 +102,93 @@ static bool stream_twin(const struct bugs_env *) {
     return dead_stream(false);
 }
 
+/* Two streams, one of which may or may not wait for what the other copies; the answer is the
+ * engine's only where nothing orders them. */
+static bool other_stream(const struct bugs_env *env, bool wait) {
+    static float host[64];
+    cudaStream_t copies = nullptr;
+    cudaEvent_t arrived = nullptr;
+    float back[64] = {0};
+    bool ok = cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking) == cudaSuccess &&
+              cudaEventCreateWithFlags(&arrived, cudaEventDisableTiming) == cudaSuccess;
+    for (float &v : host) {
+        v = 9;
+    }
+    for (int i = 0; i < 16; i++) { /* the stream is late */
+        (void)KERN_LAUNCH(fill, 1, 64, copies, env->y + 256, 1.0f);
+    }
+    (void)cudaMemcpyAsync(env->y, host, sizeof host, cudaMemcpyHostToDevice, copies);
+    (void)cudaEventRecord(arrived, copies);
+    if (wait) {
+        (void)cudaStreamWaitEvent(env->s, arrived, 0);
+    }
+    (void)cudaMemcpyAsync(back, env->y, sizeof back, cudaMemcpyDeviceToHost, env->s);
+    (void)cudaStreamSynchronize(env->s);
+    ok = back[63] == 9 && ok;
+    ok = cudaStreamSynchronize(copies) == cudaSuccess && ok;
+    return cudaEventDestroy(arrived) == cudaSuccess && cudaStreamDestroy(copies) == cudaSuccess &&
+           ok;
+}
+static bool event_bug(const struct bugs_env *env) {
+    return other_stream(env, false);
+}
+static bool event_twin(const struct bugs_env *env) {
+    return other_stream(env, true);
+}
+
+/* Captured once, launched twice; what it writes is freed before the second or after. */
+static bool graph(const struct bugs_env *env, bool early) {
+    cudaGraph_t captured = nullptr;
+    cudaGraphExec_t exec = nullptr;
+    void *p = nullptr;
+    float back[64] = {0};
+    bool ok = cudaMalloc(&p, sizeof back) == cudaSuccess &&
+              cudaStreamBeginCapture(env->s, cudaStreamCaptureModeThreadLocal) == cudaSuccess &&
+              KERN_LAUNCH(fill, 1, 64, env->s, (float *)p, 5.0f) == cudaSuccess &&
+              cudaStreamEndCapture(env->s, &captured) == cudaSuccess &&
+              cudaGraphInstantiate(&exec, captured, 0) == cudaSuccess &&
+              cudaGraphLaunch(exec, env->s) == cudaSuccess;
+    (void)cudaMemcpyAsync(back, p, sizeof back, cudaMemcpyDeviceToHost, env->s);
+    (void)cudaStreamSynchronize(env->s);
+    ok = back[63] == 5 && ok;
+    if (early) {
+        (void)cudaFree(p);
+    }
+    (void)cudaGraphLaunch(exec, env->s);
+    (void)cudaStreamSynchronize(env->s);
+    if (!early) {
+        (void)cudaFree(p);
+    }
+    return cudaGraphDestroy(captured) == cudaSuccess && cudaGraphExecDestroy(exec) == cudaSuccess &&
+           ok;
+}
+static bool graph_bug(const struct bugs_env *env) {
+    return graph(env, true);
+}
+static bool graph_twin(const struct bugs_env *env) {
+    return graph(env, false);
+}
+
+/* What is captured is not done, and takes nothing from the host. */
+static bool captured_copy(const struct bugs_env *env, bool upload) {
+    static const float host[64] = {1};
+    cudaGraph_t captured = nullptr;
+    (void)cudaStreamBeginCapture(env->s, cudaStreamCaptureModeThreadLocal);
+    if (upload) {
+        (void)cudaMemcpyAsync(env->y, host, sizeof host, cudaMemcpyHostToDevice, env->s);
+    } else {
+        (void)KERN_LAUNCH(fill, 1, 64, env->s, env->y, 5.0f);
+    }
+    bool ok = cudaStreamEndCapture(env->s, &captured) == cudaSuccess;
+    return ok && cudaGraphDestroy(captured) == cudaSuccess;
+}
+static bool capture_bug(const struct bugs_env *env) {
+    return captured_copy(env, true);
+}
+static bool capture_twin(const struct bugs_env *env) {
+    return captured_copy(env, false);
+}
+
 /* 20 x 20 by 20 x 20, with a leading dimension that leaves the matrix. */
 static bool product(const struct bugs_env *env, int ld) {
     cublasHandle_t blas = nullptr;
@@ -223,6 +310,9 @@ extern const struct bugs_pair bugs_host[] = {
     {"a copy in the wrong direction", "copy-direction", direction_bug, direction_twin},
     {"memory freed twice", "bad-free", free_bug, free_twin},
     {"a stream used after its end", "bad-stream", stream_bug, stream_twin},
+    {"a copy in another stream not waited for", nullptr, event_bug, event_twin},
+    {"a graph launched when its memory is freed", "use-after-free", graph_bug, graph_twin},
+    {"a copy from the host in a graph", "bad-graph", capture_bug, capture_twin},
     {"a leading dimension too large", "out-of-bounds", product_bug, product_twin},
     {"ranks of NCCL outside a group", "nccl-group", group_bug, group_twin},
     {"a rank of NCCL that does not come", "nccl-group", rank_bug, group_twin},

@@ -4,7 +4,8 @@
  *
  *   out-of-bounds use-after-free uninitialised misaligned not-device wrong-device bad-free
  *   race-global race-shared divergent-barrier exited-thread bad-mask inactive-lane
- *   divergent-collective deadlock bad-launch bad-stream copy-direction nccl-group
+ *   divergent-collective deadlock bad-launch bad-stream copy-direction nccl-group bad-event
+ *   bad-graph
  *
  * Threads: one.
  */
@@ -23,8 +24,12 @@ extern "C" {
 void simt_begin(uint64_t seed, int devices, bool quiet);
 /* The n-th call of this name from now on fails, once; "launch" names every kernel launch. */
 void simt_fail_at(const char *call, unsigned n);
+/* Calls of this name since the program began, failed ones among them. */
+uint64_t simt_calls(const char *call);
 /* NCCL cannot be loaded, from now on. */
 void simt_without_nccl(void);
+/* Devices have no memory pools, from now on. */
+void simt_without_pools(void);
 size_t simt_findings(void);
 size_t simt_findings_of(const char *kind);
 /* Bytes allocated on the devices and not freed. */

@@ -6,6 +6,7 @@
  *   memory.cpp    device memory between guards, and the shadow that judges each access
  *   sched.cpp     fibers, blocks, barriers, warp collectives
  *   runtime.cpp   the stand-in for the CUDA runtime; streams run nothing until somebody waits
+ *   pools.cpp     its memory pools, by which arrays are freed when the stream comes to it
  *   libraries.cpp the stand-ins for cuBLAS and NCCL
  *
  * Kernels are compiled with -fsanitize=thread,bounds,alignment but linked with none of their
@@ -20,6 +21,7 @@
 #include "tests/simt/engine/simt.h"
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -46,6 +48,8 @@ bool device_free(void *p);
 /* Judges what a copy, cuBLAS or NCCL does on `device` (-1: any), and marks what it writes. */
 bool device_touch(const void *p, size_t bytes, bool write, int device, const char *who);
 bool is_device(const void *p);
+/* Of the live allocation that begins at p; 0 where none does. */
+size_t device_bytes(const void *p);
 /* Where the running thread stands, as far as memory is concerned. */
 struct Place {
     uint32_t launch, block;
@@ -80,7 +84,10 @@ struct Collective {
 int device_current();
 Stream *stream_of(cudaStream_t s);
 int stream_device(const Stream *s);
+/* To the stream's end, or into the graph that it is captured into. */
 void stream_push(Stream *s, std::function<void()> work);
+/* True, and the capture is spoilt, where some stream is captured: such a call may not be made. */
+bool capture_spoilt();
 /* One more stream comes to it. */
 void stream_push_collective(std::shared_ptr<Collective> all, Stream *s);
 

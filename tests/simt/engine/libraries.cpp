@@ -17,7 +17,8 @@
 /* The real ones are opaque; a stream is all a handle has. */
 struct cublasContext {
     simt::Stream *stream;
-    bool pedantic, tf32; /* else a mode that the backend may not use */
+    bool pedantic, tf32, plain; /* else a mode that the backend may not use */
+    bool workspace;             /* the caller's: without it a product cannot be captured */
 };
 
 struct ncclComm {
@@ -62,10 +63,15 @@ struct Product {
     bool ta, tb;
     int m, n, k, lda, ldb, ldc;
     float alpha, beta;
-    const float *a, *b;
+    const void *a, *b;
     float *c;
     bool tf32;
+    cudaDataType_t type_a, type_b;
 };
+
+static size_t bytes_of(cudaDataType_t type) {
+    return type == CUDA_R_32F ? 4 : 2;
+}
 
 /* As tensor cores take it: the nearest with 10 bits after the point. */
 static double rounded(float x, bool tf32) {
@@ -79,32 +85,48 @@ static double rounded(float x, bool tf32) {
     return (double)x;
 }
 
+/* Element i of an operand. Halves by their definition: a sign, an exponent and a fraction. */
+static double element(const void *p, cudaDataType_t type, size_t i, bool tf32) {
+    if (type == CUDA_R_32F) {
+        return rounded(((const float *)p)[i], tf32);
+    }
+    unsigned h = ((const uint16_t *)p)[i];
+    int digits = type == CUDA_R_16F ? 10 : 7, bias = type == CUDA_R_16F ? 15 : 127;
+    int exponent = (int)(h & 0x7fff) >> digits, most = 2 * bias + 1;
+    double fraction = std::ldexp((double)(h & ((1u << digits) - 1)), -digits);
+    double v = exponent == most ? (fraction != 0 ? NAN : INFINITY)
+               : exponent == 0  ? std::ldexp(fraction, 1 - bias)
+                                : std::ldexp(1 + fraction, exponent - bias);
+    return (h & 0x8000) != 0 ? -v : v;
+}
+
 /* Column by column: what lies between the columns is not the product's. */
-static bool touch(const float *p, int rows, int cols, int ld, bool write, int device,
+static bool touch(const void *p, int rows, int cols, int ld, size_t size, bool write, int device,
                   const char *what) {
     bool ok = true;
     for (int c = 0; c < (ld == rows ? 1 : cols) && ok; c++) {
-        size_t bytes = (ld == rows ? (size_t)rows * (size_t)cols : (size_t)rows) * sizeof(float);
-        ok = device_touch(p + (size_t)c * (size_t)ld, bytes, write, device, what);
+        size_t bytes = (ld == rows ? (size_t)rows * (size_t)cols : (size_t)rows) * size;
+        ok = device_touch((const char *)p + (size_t)c * (size_t)ld * size, bytes, write, device,
+                          what);
     }
     return ok;
 }
 
 static void multiply(const Product &p, int device) {
-    bool ok =
-        touch(p.a, p.ta ? p.k : p.m, p.ta ? p.m : p.k, p.lda, false, device, "cublasSgemm reads A");
-    ok = touch(p.b, p.tb ? p.n : p.k, p.tb ? p.k : p.n, p.ldb, false, device,
-               "cublasSgemm reads B") &&
+    bool ok = touch(p.a, p.ta ? p.k : p.m, p.ta ? p.m : p.k, p.lda, bytes_of(p.type_a), false,
+                    device, "cuBLAS reads A");
+    ok = touch(p.b, p.tb ? p.n : p.k, p.tb ? p.k : p.n, p.ldb, bytes_of(p.type_b), false, device,
+               "cuBLAS reads B") &&
          ok;
-    ok = (p.beta == 0 || touch(p.c, p.m, p.n, p.ldc, false, device, "cublasSgemm reads C")) && ok;
-    ok = touch(p.c, p.m, p.n, p.ldc, true, device, "cublasSgemm writes C") && ok;
+    ok = (p.beta == 0 || touch(p.c, p.m, p.n, p.ldc, 4, false, device, "cuBLAS reads C")) && ok;
+    ok = touch(p.c, p.m, p.n, p.ldc, 4, true, device, "cuBLAS writes C") && ok;
     for (int j = 0; ok && j < p.n; j++) {
         for (int i = 0; i < p.m; i++) {
             double sum = 0;
             for (int l = 0; l < p.k; l++) {
                 size_t ia = p.ta ? (size_t)i * p.lda + l : (size_t)l * p.lda + i;
                 size_t ib = p.tb ? (size_t)l * p.ldb + j : (size_t)j * p.ldb + l;
-                sum += rounded(p.a[ia], p.tf32) * rounded(p.b[ib], p.tf32);
+                sum += element(p.a, p.type_a, ia, p.tf32) * element(p.b, p.type_b, ib, p.tf32);
             }
             float *c = p.c + (size_t)j * p.ldc + i;
             *c = (float)(p.alpha * sum + (p.beta != 0 ? (double)p.beta * *c : 0));
@@ -124,15 +146,19 @@ static cublasStatus_t push_products(const char *name, cublasHandle_t handle, con
                  (step_c >= p.m && step_c * (count - 1) + p.m <= p.ldc);
     if (p.m < 0 || p.n < 0 || p.k < 0 || p.lda < std::max(1, p.ta ? p.k : p.m) ||
         p.ldb < std::max(1, p.tb ? p.n : p.k) || p.ldc < std::max(1, p.m) || count < 1 ||
-        step_a < 0 || step_b < 0 || !apart || (!handle->pedantic && !handle->tf32)) {
+        step_a < 0 || step_b < 0 || !apart ||
+        (!handle->pedantic && !handle->tf32 && !handle->plain)) {
         return CUBLAS_STATUS_INVALID_VALUE;
+    }
+    if (!handle->workspace && capture_spoilt()) {
+        return CUBLAS_STATUS_EXECUTION_FAILED;
     }
     int device = stream_device(handle->stream);
     stream_push(handle->stream, [=] {
         for (int i = 0; i < count; i++) {
             Product one = first;
-            one.a += i * step_a;
-            one.b += i * step_b;
+            one.a = (const char *)one.a + i * step_a * (long long)bytes_of(one.type_a);
+            one.b = (const char *)one.b + i * step_b * (long long)bytes_of(one.type_b);
             one.c += i * step_c;
             multiply(one, device);
         }
@@ -271,7 +297,7 @@ cublasStatus_t cublasCreate_v2(cublasHandle_t *handle) {
     if (injected("cublasCreate")) {
         return CUBLAS_STATUS_ALLOC_FAILED;
     }
-    *handle = new cublasContext{nullptr, false, false};
+    *handle = new cublasContext{nullptr, false, false, true, false};
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -282,12 +308,21 @@ cublasStatus_t cublasDestroy_v2(cublasHandle_t handle) {
 
 cublasStatus_t cublasSetStream_v2(cublasHandle_t handle, cudaStream_t stream) {
     handle->stream = stream_of(stream);
+    handle->workspace = false; /* the real one forgets it too */
     return CUBLAS_STATUS_SUCCESS;
+}
+
+/* Needed by who wants to be captured: else cuBLAS takes memory of its own. */
+cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t handle, void *p, size_t bytes) {
+    handle->workspace = p != nullptr && bytes > 0 && handle->stream != nullptr;
+    return (uintptr_t)p % 256 == 0 && is_device(p) ? CUBLAS_STATUS_SUCCESS
+                                                   : CUBLAS_STATUS_INVALID_VALUE;
 }
 
 cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode) {
     handle->pedantic = mode == CUBLAS_PEDANTIC_MATH;
     handle->tf32 = mode == CUBLAS_TF32_TENSOR_OP_MATH;
+    handle->plain = mode == CUBLAS_DEFAULT_MATH;
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -298,8 +333,22 @@ const char *cublasGetStatusString(cublasStatus_t status) {
 cublasStatus_t cublasSgemm_v2(cublasHandle_t handle, cublasOperation_t ta, cublasOperation_t tb,
                               int m, int n, int k, const float *alpha, const float *a, int lda,
                               const float *b, int ldb, const float *beta, float *c, int ldc) {
-    Product p{ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, lda, ldb, ldc, *alpha, *beta, a, b, c,
-              handle->tf32};
+    Product p{ta != CUBLAS_OP_N,
+              tb != CUBLAS_OP_N,
+              m,
+              n,
+              k,
+              lda,
+              ldb,
+              ldc,
+              *alpha,
+              *beta,
+              a,
+              b,
+              c,
+              handle->tf32,
+              CUDA_R_32F,
+              CUDA_R_32F};
     return push_products("cublasSgemm", handle, p, 0, 0, 0, 1);
 }
 
@@ -309,9 +358,59 @@ cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t handle, cublasOperation_
                                          long long int step_a, const float *b, int ldb,
                                          long long int step_b, const float *beta, float *c, int ldc,
                                          long long int step_c, int count) {
-    Product p{ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, lda, ldb, ldc, *alpha, *beta, a, b, c,
-              handle->tf32};
+    Product p{ta != CUBLAS_OP_N,
+              tb != CUBLAS_OP_N,
+              m,
+              n,
+              k,
+              lda,
+              ldb,
+              ldc,
+              *alpha,
+              *beta,
+              a,
+              b,
+              c,
+              handle->tf32,
+              CUDA_R_32F,
+              CUDA_R_32F};
     return push_products("cublasSgemmStridedBatched", handle, p, step_a, step_b, step_c, count);
+}
+
+/* Halves in, floats out, summed in float32 and, in no pedantic mode, on tensor cores. */
+static cublasStatus_t push_halves(const char *name, cublasHandle_t handle, const Product &p,
+                                  long long step_a, long long step_b, long long step_c, int count,
+                                  cudaDataType_t type_c, cublasComputeType_t compute) {
+    bool halves = p.type_a == CUDA_R_16F || p.type_a == CUDA_R_16BF;
+    if (!halves || p.type_b != p.type_a || type_c != CUDA_R_32F || compute != CUBLAS_COMPUTE_32F ||
+        !handle->plain) {
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
+    return push_products(name, handle, p, step_a, step_b, step_c, count);
+}
+
+cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t ta, cublasOperation_t tb,
+                            int m, int n, int k, const void *alpha, const void *a,
+                            cudaDataType_t type_a, int lda, const void *b, cudaDataType_t type_b,
+                            int ldb, const void *beta, void *c, cudaDataType_t type_c, int ldc,
+                            cublasComputeType_t compute, cublasGemmAlgo_t) {
+    Product p{ta != CUBLAS_OP_N,     tb != CUBLAS_OP_N,    m, n, k,          lda,   ldb,    ldc,
+              *(const float *)alpha, *(const float *)beta, a, b, (float *)c, false, type_a, type_b};
+    return push_halves("cublasGemmEx", handle, p, 0, 0, 0, 1, type_c, compute);
+}
+
+cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation_t ta,
+                                          cublasOperation_t tb, int m, int n, int k,
+                                          const void *alpha, const void *a, cudaDataType_t type_a,
+                                          int lda, long long int step_a, const void *b,
+                                          cudaDataType_t type_b, int ldb, long long int step_b,
+                                          const void *beta, void *c, cudaDataType_t type_c, int ldc,
+                                          long long int step_c, int count,
+                                          cublasComputeType_t compute, cublasGemmAlgo_t) {
+    Product p{ta != CUBLAS_OP_N,     tb != CUBLAS_OP_N,    m, n, k,          lda,   ldb,    ldc,
+              *(const float *)alpha, *(const float *)beta, a, b, (float *)c, false, type_a, type_b};
+    return push_halves("cublasGemmStridedBatchedEx", handle, p, step_a, step_b, step_c, count,
+                       type_c, compute);
 }
 
 ncclResult_t ncclCommInitAll(ncclComm_t *comms, int ranks, const int *devices) {

@@ -96,6 +96,11 @@ bool is_device(const void *p) {
     return arena != nullptr && (size_t)((const char *)p - arena) < ARENA;
 }
 
+size_t device_bytes(const void *p) {
+    auto it = allocations.find((const char *)p);
+    return it == allocations.end() || !it->second.live ? 0 : it->second.bytes;
+}
+
 /* The allocation p is in or behind. */
 static std::pair<const char *const, Allocation> *find(const void *p) {
     auto it = allocations.upper_bound((const char *)p);

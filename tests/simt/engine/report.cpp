@@ -13,6 +13,7 @@ namespace simt {
 static std::map<std::string, size_t> findings;
 static std::set<std::pair<std::string, const void *>> printed;
 static std::map<std::string, unsigned> failures;
+static std::map<std::string, uint64_t> calls;
 static uint64_t random_state = 1;
 static bool quiet_run;
 
@@ -30,6 +31,7 @@ size_t pick(size_t below) {
 }
 
 bool injected(const char *call) {
+    calls[call]++;
     auto it = failures.find(call);
     return it != failures.end() && it->second != 0 && --it->second == 0;
 }
@@ -72,6 +74,10 @@ void report(const char *kind, const void *pc, const char *fmt, ...) {
 
 void simt_fail_at(const char *call, unsigned n) {
     simt::failures[call] = n;
+}
+
+uint64_t simt_calls(const char *call) {
+    return simt::calls[call];
 }
 
 size_t simt_findings(void) {

@@ -1,34 +1,56 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The stand-in for the CUDA runtime, against its real headers. A stream runs nothing until somebody
- * waits for it, and then other streams go on by chance in between: what a program forgot to wait
- * for is not there. What a copy to the host will write is overwritten at the call, and what a copy
- * from the host reads is read when the copy runs, the latest a real machine might.
+ * The stand-in for the CUDA runtime, against its real headers. A captured stream runs nothing: its
+ * work becomes a graph, which is done again at each launch, and judged again as if it were new. A
+ * stream runs nothing until somebody waits for it, and then other streams go on by chance in
+ * between: what a program forgot to wait for is not there. What a copy to the host will write is
+ * overwritten at the call, and what a copy from the host reads is read when the copy runs, the
+ * latest a real machine might.
  */
 #include "tests/simt/engine/engine.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <deque>
+
+/* The real ones are opaque. */
+struct CUevent_st {
+    simt::Stream *stream; /* where it was recorded last */
+    uint64_t recorded, done;
+};
+struct CUgraph_st {
+    std::vector<std::function<void()>> nodes;
+    int device;
+};
+struct CUgraphExec_st {
+    CUgraph_st graph;
+};
 
 namespace simt {
 
 void report_begin(uint64_t seed, bool quiet);
 void libraries_begin();
 
+/* Waits for the event's recording number `until` first. */
 struct Work {
     std::function<void()> run;
     std::shared_ptr<Collective> all;
+    cudaEvent_t event = nullptr;
+    uint64_t until = 0;
 };
 
 struct Stream {
     int device = 0;
     bool destroyed = false;
     std::deque<Work> queue;
+    std::unique_ptr<CUgraph_st> capture;
+    bool spoilt = false; /* the capture */
 };
 
 static std::vector<std::unique_ptr<Stream>> streams;
 static int device_count = 1, current_device;
 static cudaError_t last_error;
+static std::vector<cudaGraphExec_t> graphs;
 
 static cudaError_t fail(cudaError_t err) {
     last_error = err;
@@ -51,10 +73,26 @@ int stream_device(const Stream *s) {
 }
 
 void stream_push(Stream *s, std::function<void()> work) {
-    s->queue.push_back(Work{std::move(work), nullptr});
+    if (s->capture) {
+        s->capture->nodes.push_back(std::move(work));
+    } else {
+        s->queue.push_back(Work{std::move(work), nullptr});
+    }
+}
+
+bool capture_spoilt() {
+    bool any = false;
+    for (const auto &s : streams) {
+        s->spoilt = s->spoilt || s->capture;
+        any = any || s->capture;
+    }
+    return any;
 }
 
 void stream_push_collective(std::shared_ptr<Collective> all, Stream *s) {
+    if (capture_spoilt()) {
+        report("bad-graph", nullptr, "a sum of several devices in a graph");
+    }
     all->streams.push_back(s);
     s->queue.push_back(Work{nullptr, all});
 }
@@ -92,9 +130,18 @@ static void run_one(Stream *s) {
         }
         return;
     }
-    std::function<void()> run = std::move(s->queue.front().run);
+    Work work = std::move(s->queue.front());
     s->queue.pop_front();
-    run();
+    while (work.event != nullptr && work.event->done < work.until) {
+        if (work.event->stream->queue.empty()) {
+            report("bad-event", nullptr, "a stream waits for ever");
+            return;
+        }
+        run_one(work.event->stream);
+    }
+    if (work.run) {
+        work.run();
+    }
 }
 
 static void drain(Stream *s) {
@@ -163,7 +210,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device) {
     }
     *prop = cudaDeviceProp{};
     snprintf(prop->name, sizeof prop->name, "emulated device");
-    prop->major = injected("old device") ? 6 : 9;
+    prop->major = injected("old device") ? 6 : injected("turing") ? 7 : 9;
+    prop->minor = prop->major == 7 ? 5 : 0;
     return cudaSuccess;
 }
 
@@ -190,6 +238,9 @@ const char *cudaGetErrorName(cudaError_t err) {
 }
 
 cudaError_t cudaMalloc(void **p, size_t bytes) {
+    if (capture_spoilt()) {
+        return fail(cudaErrorStreamCaptureUnsupported);
+    }
     void *fresh = injected("cudaMalloc") ? nullptr : device_alloc(bytes, current_device);
     if (fresh == nullptr) {
         return fail(cudaErrorMemoryAllocation);
@@ -199,6 +250,9 @@ cudaError_t cudaMalloc(void **p, size_t bytes) {
 }
 
 cudaError_t cudaMallocHost(void **p, size_t bytes) {
+    if (capture_spoilt()) {
+        return fail(cudaErrorStreamCaptureUnsupported);
+    }
     void *fresh = injected("cudaMallocHost") ? nullptr : malloc(bytes);
     if (fresh == nullptr) {
         return fail(cudaErrorMemoryAllocation);
@@ -214,6 +268,7 @@ cudaError_t cudaFreeHost(void *p) {
 
 /* Waits for no stream: a program that frees what is still in use is found out. */
 cudaError_t cudaFree(void *p) {
+    (void)injected("cudaFree");
     return p == nullptr || device_free(p) ? cudaSuccess : fail(cudaErrorInvalidValue);
 }
 
@@ -242,6 +297,10 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
         report("copy-direction", __builtin_return_address(0), "kind %d, %p from %p", (int)kind, dst,
                src);
         return fail(cudaErrorInvalidValue);
+    }
+    if ((!to_device || !from_device) && capture_spoilt()) {
+        report("bad-graph", __builtin_return_address(0), "a copy from or to the host in a graph");
+        return fail(cudaErrorStreamCaptureUnsupported);
     }
     if (!to_device) {
         memset(dst, 0xee, bytes);
@@ -285,6 +344,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     if (s == nullptr) {
         return fail(cudaErrorInvalidResourceHandle);
     }
+    if (s->capture) {
+        s->spoilt = true;
+        return fail(cudaErrorStreamCaptureUnsupported);
+    }
     drain(s);
     return cudaSuccess;
 }
@@ -296,6 +359,137 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     }
     drain(s);
     s->destroyed = true;
+    return cudaSuccess;
+}
+
+/* ---- events ---------------------------------------------------------------------------------- */
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) {
+    if (injected("cudaEventCreateWithFlags")) {
+        return fail(cudaErrorMemoryAllocation);
+    }
+    *event = new CUevent_st{nullptr, 0, 0};
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    if (event->done < event->recorded) {
+        report("bad-event", nullptr, "an event is destroyed that has not come");
+    }
+    delete event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    Stream *s = stream_of(stream);
+    if (s == nullptr || injected("cudaEventRecord")) {
+        return fail(cudaErrorUnknown);
+    }
+    uint64_t number = ++event->recorded;
+    event->stream = s;
+    stream_push(s, [=] { event->done = std::max(event->done, number); });
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+    Stream *s = stream_of(stream);
+    if (s == nullptr || injected("cudaStreamWaitEvent")) {
+        return fail(cudaErrorUnknown);
+    }
+    if (s->capture) {
+        s->spoilt = true;
+        return fail(cudaErrorStreamCaptureUnsupported);
+    }
+    if (event->recorded > 0) {
+        s->queue.push_back(Work{nullptr, nullptr, event, event->recorded});
+    }
+    return cudaSuccess;
+}
+
+/* Others go on by chance, as when a stream is waited for. */
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    if (injected("cudaEventSynchronize")) {
+        return fail(cudaErrorUnknown);
+    }
+    uint64_t until = event->recorded;
+    while (event->done < until && !event->stream->queue.empty()) {
+        Stream *other = streams[pick(streams.size())].get();
+        bool stuck = other->queue.empty() ||
+                     (other->queue.front().all != nullptr && !other->queue.front().all->work);
+        run_one(pick(2) == 0 && !stuck ? other : event->stream);
+    }
+    return cudaSuccess;
+}
+
+/* ---- graphs ---------------------------------------------------------------------------------- */
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+    Stream *s = stream_of(stream);
+    if (s == nullptr || s->capture || injected("cudaStreamBeginCapture")) {
+        return fail(cudaErrorUnknown);
+    }
+    s->capture = std::make_unique<CUgraph_st>();
+    s->capture->device = s->device;
+    s->spoilt = false;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    Stream *s = stream_of(stream);
+    *graph = nullptr;
+    if (s == nullptr || !s->capture) {
+        return fail(cudaErrorIllegalState);
+    }
+    std::unique_ptr<CUgraph_st> captured = std::move(s->capture);
+    if (s->spoilt || injected("cudaStreamEndCapture")) {
+        return fail(cudaErrorStreamCaptureInvalidated);
+    }
+    *graph = captured.release();
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
+    if (injected("cudaGraphInstantiate")) {
+        return fail(cudaErrorMemoryAllocation);
+    }
+    *exec = new CUgraphExec_st{*graph};
+    graphs.push_back(*exec);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    delete graph;
+    return cudaSuccess;
+}
+
+static bool known_graph(cudaGraphExec_t exec) {
+    if (std::find(graphs.begin(), graphs.end(), exec) != graphs.end()) {
+        return true;
+    }
+    report("bad-graph", nullptr, "no such graph, or one destroyed");
+    return false;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+    if (!known_graph(exec)) {
+        return fail(cudaErrorInvalidResourceHandle);
+    }
+    graphs.erase(std::find(graphs.begin(), graphs.end(), exec));
+    delete exec;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+    Stream *s = stream_of(stream);
+    if (s == nullptr || injected("cudaGraphLaunch")) {
+        return fail(cudaErrorUnknown);
+    }
+    if (!known_graph(exec) || exec->graph.device != s->device || s->capture) {
+        return fail(cudaErrorInvalidResourceHandle);
+    }
+    for (const auto &node : exec->graph.nodes) {
+        stream_push(s, node);
+    }
     return cudaSuccess;
 }
 

@@ -225,6 +225,67 @@ Test(kern, an_upload_may_start_from_host_memory_of_the_device) {
     cr_assert(kern_host_new(dev, 0, &host) == KERN_EARG);
 }
 
+Test(kern, an_upload_beside_the_work_is_there_for_what_comes_after) {
+    void *host = NULL;
+    char back[16] = "";
+    cr_assert(kern_host_new(dev, 16, &host) == KERN_OK);
+    for (int i = 0; i < 2; i++) {
+        memcpy(host, i == 0 ? "fifteen letters" : "another fifteen", 16);
+        cr_assert(kern_upload_beside(buf, 8, host, 16) == KERN_OK);
+        cr_assert(kern_upload_wait(dev) == KERN_OK);
+        cr_assert(kern_download(back, buf, 8, 16) == KERN_OK);
+        cr_assert(eq(str, back, (char *)host));
+    }
+    cr_assert(kern_upload_beside(buf, kern_buf_bytes(buf) - 15, host, 16) == KERN_EARG);
+    cr_assert(kern_upload_beside(NULL, 0, host, 16) == KERN_EARG);
+    cr_assert(kern_upload_wait(NULL) == KERN_EARG);
+    kern_host_free(dev, host);
+}
+
+Test(kern, memory_is_counted_and_its_highest_mark_kept) {
+    struct kern_memory before, most, after;
+    struct kern_buf *more = NULL;
+    cr_assert(kern_device_memory(dev, &before) == KERN_OK);
+    cr_assert(before.bytes >= kern_buf_bytes(buf));
+    cr_assert(kern_buf_new(dev, 1 << 20, &more) == KERN_OK);
+    cr_assert(kern_device_memory(dev, &most) == KERN_OK);
+    cr_assert(eq(u64, most.bytes, before.bytes + (1 << 20)));
+    kern_buf_free(more);
+    cr_assert(kern_device_memory(dev, &after) == KERN_OK);
+    cr_assert(eq(u64, after.bytes, before.bytes));
+    cr_assert(eq(u64, after.bytes_most, most.bytes));
+    cr_assert(kern_device_memory(NULL, &after) == KERN_EARG);
+    cr_assert(kern_device_memory(dev, NULL) == KERN_EARG);
+}
+
+Test(kern, a_device_without_recordings_refuses_them) {
+    struct kern_recording *recording = NULL;
+    cr_assert(not(kern_device_records(dev)));
+    cr_assert(kern_record_begin(dev) == KERN_EARG);
+    cr_assert(kern_record_end(dev, &recording) == KERN_EARG);
+    cr_assert(kern_record_begin(NULL) == KERN_EARG);
+    cr_assert(kern_replay(NULL, 0) == KERN_EARG);
+    kern_recording_free(NULL);
+}
+
+Test(kern, products_of_half_precisions_round_what_they_multiply) {
+    const float a = 1.00390625f, one = 1; /* 1 + 2^-8: a tie between two bfloat16, 1 is even */
+    float back[3] = {0, 0, 0};
+    static const enum kern_products kinds[3] = {KERN_EXACT, KERN_BF16, KERN_F16};
+    cr_assert(kern_upload(buf, 64, &a, sizeof a) == KERN_OK);
+    cr_assert(kern_upload(buf, 128, &one, sizeof one) == KERN_OK);
+    for (int i = 0; i < 3; i++) {
+        cr_assert(kern_device_products(dev, kinds[i]) == KERN_OK);
+        cr_assert(kern_gemm(at(0), at(16), at(32), 1, 1, 1, false, false, 1, 0) == KERN_OK);
+        cr_assert(kern_download(&back[i], buf, 0, sizeof back[i]) == KERN_OK);
+    }
+    cr_assert(eq(flt, back[0], a));
+    cr_assert(eq(flt, back[1], 1.0f));
+    cr_assert(eq(flt, back[2], a));
+    cr_assert(kern_device_products(dev, (enum kern_products)4) == KERN_EARG);
+    cr_assert(kern_device_products(dev, KERN_EXACT) == KERN_OK);
+}
+
 Test(kern, buffers_left_open_are_freed_with_their_device) {
     struct kern_device *other = NULL;
     struct kern_buf *a = NULL, *b = NULL, *c = NULL;

@@ -40,7 +40,26 @@ Test(tier_plan_precision, tf32_is_read_and_travels) {
     cr_assert(eq(int, other.precision, TIER_PLAN_PRECISION_TF32));
 }
 
+Test(tier_plan_precision, half_precisions_are_read_and_travel) {
+    static const struct {
+        const char *text;
+        int precision;
+    } cases[] = {{", precision: bf16", TIER_PLAN_PRECISION_BF16},
+                 {", precision: f16", TIER_PLAN_PRECISION_F16}};
+    for (size_t i = 0; i < 2; i++) {
+        char *text = NULL;
+        size_t bytes = 0;
+        cr_assert(eq(int, load(cases[i].text), TIER_OK), "%s", err.text);
+        cr_assert(eq(int, plan.precision, cases[i].precision));
+        cr_assert(eq(int, tier_plan_canonical(&plan, &text, &bytes, NULL, &err), TIER_OK));
+        cr_assert(eq(int, tier_plan_parse(text, bytes, &other, &err), TIER_OK), "%s", err.text);
+        free(text);
+        cr_assert(eq(int, other.precision, cases[i].precision));
+    }
+}
+
 Test(tier_plan_precision, another_precision_is_refused_with_those_that_are_known) {
     cr_assert(eq(int, load(", precision: f8"), TIER_EPLAN));
-    cr_expect(strstr(err.text, "local.precision") && strstr(err.text, "f32, tf32"), "%s", err.text);
+    cr_expect(strstr(err.text, "local.precision") && strstr(err.text, "f32, tf32, bf16, f16"), "%s",
+              err.text);
 }
