@@ -3,7 +3,8 @@
  * Memory of a GPU, and what is copied to and from it. Arrays come from a pool of the context's own,
  * in the order of its stream, which gives nothing back to the driver before the device is closed:
  * once a training has taken its first steps, arrays and scratch cost no call of the driver, and
- * freeing waits for nothing. A driver without pools (some virtual GPUs) gives each array itself.
+ * freeing waits for nothing. A driver without pools (some virtual GPUs), or whose pools keep other
+ * GPUs out that could come in, gives each array itself.
  *
  * Beside the stream that computes there is one that copies: kern_upload_beside brings bytes to a
  * landing place while the stream computes, and the stream moves them from there when it comes to
@@ -52,7 +53,12 @@ static enum kern_status open_pool(struct kern_cuda *cuda) {
     CUDA_TRY(cuda, cudaMemPoolCreate(&cuda->pool, &props), "cudaMemPoolCreate");
     CUDA_TRY(cuda, cudaMemPoolSetAttribute(cuda->pool, cudaMemPoolAttrReleaseThreshold, &keep),
              "cudaMemPoolSetAttribute");
-    return let_peers(cuda);
+    if (let_peers(cuda) != KERN_OK) { /* a group needs them more than anyone needs a pool */
+        (void)cudaMemPoolDestroy(cuda->pool);
+        cuda->pool = NULL;
+        cuda->base.error[0] = '\0';
+    }
+    return KERN_OK;
 }
 
 enum kern_status kern_cuda_memory_open(struct kern_cuda *cuda) {

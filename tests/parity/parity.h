@@ -26,8 +26,9 @@ extern const struct parity_case parity_nn_cases[], parity_step_cases[], parity_e
 extern const size_t parity_nn_count, parity_step_count, parity_exact_count, parity_loss_count;
 /* Of kernels/nn.h, which a backend may be without. */
 extern const struct parity_case parity_conv_cases[], parity_norm_cases[], parity_deep_cases[],
-    parity_refused_cases[];
-extern const size_t parity_conv_count, parity_norm_count, parity_deep_count, parity_refused_count;
+    parity_refused_cases[], parity_queue_cases[];
+extern const size_t parity_conv_count, parity_norm_count, parity_deep_count, parity_refused_count,
+    parity_queue_count;
 
 /* Every case that `dev` has the operations for; one line for each that fails, one for those left
  * out, and a last line that counts. Number that failed. */

@@ -15,6 +15,7 @@ static const struct {
     {parity_norm_cases, &parity_norm_count, true},
     {parity_deep_cases, &parity_deep_count, true},
     {parity_refused_cases, &parity_refused_count, true},
+    {parity_queue_cases, &parity_queue_count, true},
 };
 #define LISTS (sizeof lists / sizeof lists[0])
 

@@ -283,6 +283,20 @@ static void run_open_failures(bool pools) {
     expect(kern_device_open("cuda:8", 1, &none) == KERN_ENODEV, "a ninth device");
 }
 
+/* A pool that keeps peers out is none: arrays are the driver's then, and counted all the same. */
+static void run_closed_pool(void) {
+    struct kern_device *dev = NULL;
+    struct kern_buf *buf = NULL;
+    struct kern_memory memory = {0, 0};
+    simt_fail_at("cudaMemPoolSetAccess", 3);
+    expect(kern_device_open("cuda", 1, &dev) == KERN_OK && kern_device_error(dev)[0] == '\0',
+           "a device whose pool keeps peers out");
+    expect(kern_buf_new(dev, 1000, &buf) == KERN_OK &&
+               kern_device_memory(dev, &memory) == KERN_OK && memory.bytes == 1000,
+           "memory without a pool");
+    kern_device_close(dev);
+}
+
 static enum kern_status one_step(struct kern_device *dev, struct kern_buf *buf) {
     struct kern_vec y = {buf, 0}, a = {buf, 16}, b = {buf, 32};
     float host[16];
@@ -457,6 +471,9 @@ int main(int argc, char **argv) {
     expect(simt_findings() == 0, "no finding before failures are injected");
     run_record_failures();
     run_open_failures(nccl);
+    if (nccl) {
+        run_closed_pool();
+    }
     run_call_failures();
     run_nn_failures();
     if (nccl) {

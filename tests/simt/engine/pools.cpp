@@ -64,6 +64,9 @@ cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void *) {
 }
 
 cudaError_t cudaMemPoolSetAccess(cudaMemPool_t pool, const cudaMemAccessDesc *peers, size_t count) {
+    if (injected("cudaMemPoolSetAccess")) {
+        return cudaErrorUnknown;
+    }
     for (size_t i = 0; i < count; i++) {
         if (peers[i].location.id == pool->device) {
             return cudaErrorInvalidValue;

@@ -2,6 +2,7 @@
 /* Training whose products take bfloat16 or binary16, and the loss scale that the latter needs. */
 #include "spoke/scaler.h"
 #include "kernels/backend.h"
+#include "spoke/spoke.h"
 #include "spoke/train.h"
 #include "tests/support/onnx_writer.h"
 #include "tests/support/temp_file.h"
@@ -179,6 +180,18 @@ Test(spoke_half, where_no_step_can_be_made_the_training_fails_with_what_would_do
     cr_expect(eq(int, memcmp(out, start, sizeof out), 0));
     r.products = KERN_BF16;
     cr_expect(eq(int, spoke_train(net, data, &r, 1, NULL, &err), TIER_OK), "%s", err.text);
+}
+
+Test(spoke_half, a_plans_precision_is_what_products_round_in_training) {
+    static const enum kern_products want[] = {KERN_EXACT, KERN_TF32, KERN_BF16, KERN_F16};
+    static struct tier_plan plan;
+    struct spoke_recipe recipe;
+    plan.batch = 8;
+    for (int i = 0; i < 4; i++) {
+        plan.precision = TIER_PLAN_PRECISION_F32 + i;
+        spoke_round_recipe(&plan, 1, &recipe);
+        cr_expect(eq(int, (int)recipe.products, (int)want[i]));
+    }
 }
 
 Test(spoke_half, a_loss_scale_is_a_power_of_two_and_is_not_seen_in_the_gradients) {
