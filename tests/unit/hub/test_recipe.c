@@ -35,9 +35,17 @@ static struct tier_plan stepped_plan(uint64_t rounds) {
     return p;
 }
 
+static struct tier_plan half_plan(uint64_t rounds, enum tier_plan_precision precision) {
+    struct tier_plan p = adamw_plan(rounds);
+    p.precision = precision;
+    return p;
+}
+
 Test(hub_recipe, what_is_published_is_what_the_reference_computes) {
-    struct tier_plan plans[] = {adamw_plan(5), stepped_plan(5)};
-    for (size_t i = 0; i < 2; i++) {
+    struct tier_plan plans[] = {adamw_plan(5), stepped_plan(5),
+                                half_plan(5, TIER_PLAN_PRECISION_BF16),
+                                half_plan(5, TIER_PLAN_PRECISION_F16)};
+    for (size_t i = 0; i < 4; i++) {
         char name[32];
         snprintf(name, sizeof name, "reference-%zu", i);
         struct shape s = flat(name);
@@ -89,7 +97,10 @@ Test(hub_recipe, any_shape_and_any_stops_publish_the_same_bits) {
     constant.schedule.lr_min = NAN;
     struct tier_hash one = model_of(flat("flat"), &plan, 0);
     struct tier_hash rough = model_of(deep("rough"), &plan, 5);
+    struct tier_plan half = half_plan(30, TIER_PLAN_PRECISION_BF16);
     struct tier_hash without = model_of(flat("constant"), &constant, 0);
+    struct tier_hash rounded = model_of(flat("half"), &half, 0);
     cr_assert(tier_hash_equal(&one, &rough));
     cr_assert(tier_hash_equal(&one, &without) == false, "the schedule does something");
+    cr_assert(tier_hash_equal(&one, &rounded) == false, "the precision does something");
 }
