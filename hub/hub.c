@@ -44,6 +44,7 @@ void hub_audit_sync(struct hub *hub) {
 struct hub_record {
     char name[TIER_NAME_LEN_MAX + 1];
     uint64_t faults, at_ms;
+    struct tier_heads_edge edge;
     struct hub_record *next;
 };
 
@@ -67,6 +68,10 @@ static struct hub_record *record_of(struct hub *hub, const char *child) {
     r->faults -= forgotten < r->faults ? forgotten : r->faults;
     r->at_ms += forgotten * 1000;
     return r;
+}
+
+struct tier_heads_edge *hub_edge_of(struct hub *hub, const char *child) {
+    return &record_of(hub, child)->edge;
 }
 
 void hub_fault(struct hub *hub, const char *child) {
@@ -104,6 +109,7 @@ static enum tier_status child_attending(void *owner, const char *child, struct t
                          "too many refused or contradictory messages, or streams that came and "
                          "went: come back later");
     r->faults++; /* a stream that comes and goes costs lines too */
+    TIER_TRY(hub_heads_child(hub, child, err));
     tier_log_info("child %s attends", child);
     hub_audit(hub, "child.attends", "s:child", child);
     unsigned ended = 0; /* only the newest are worth telling: a child is not away for years */
@@ -175,13 +181,15 @@ static const struct tier_serve_events serve_events = {
     .offered = child_offered,
     .declined = child_declined,
     .progressed = child_progressed,
+    .showed = hub_heads_from_child,
     .arrived = update_arrived,
 };
 
 /* ---- from the parent ---- */
 
 static void link_up(void *owner, const char *parent) {
-    hub_audit((struct hub *)owner, "parent.attended", "s:parent", parent);
+    if (hub_heads_up(owner))
+        hub_audit((struct hub *)owner, "parent.attended", "s:parent", parent);
 }
 
 static void link_down(void *owner, const char *reason) {
@@ -229,6 +237,11 @@ static void link_message(void *owner, const struct tier_to_child *m) {
     const struct tier_hash *id = m->type == TIER_TO_RECEIPT ? &m->receipt.run : &m->run;
     struct hub_run *run = hub_run_find(hub, id);
 
+    if (m->type == TIER_TO_HEAD) {
+        hub_heads_from_parent(hub, &m->head);
+        return;
+    }
+    hub->above.due = hub->above.due || m->type == TIER_TO_COMMIT || m->type == TIER_TO_END;
     if (m->type == TIER_TO_PLAN)
         plan_came(hub, m);
     else if (!run && m->type != TIER_TO_END) { /* a parent tells every child what has ended */
@@ -340,6 +353,7 @@ enum tier_status hub_open(const struct tier_config *config, struct tier_loop *lo
     TIER_TRY_OUT(open_edges(out, err));
     TIER_TRY_OUT(hub_run_restore_all(out, err));
     hub_audit(out, "node.started", "s:software", CONSILIUM_VERSION);
+    hub_audit_sync(out);
 out:
     if (st != TIER_OK)
         hub_close(out);

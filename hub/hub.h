@@ -11,6 +11,7 @@
 
 #include "tier/authority.h"
 #include "tier/follow.h"
+#include "tier/heads.h"
 #include "tier/home.h"
 #include "tier/link.h"
 #include "tier/loop.h"
@@ -88,7 +89,8 @@ struct hub {
     struct tier_authority *authority;
     struct tier_rpc_server *enrollment;
     struct hub_run *runs;                    /* newest first */
-    struct hub_record *records[HUB_RECORDS]; /* of children's faults, by hash of the name */
+    struct hub_record *records[HUB_RECORDS]; /* of children, by hash of the name */
+    struct tier_heads_edge above;            /* with the parent */
     struct tier_rpc_server *console;         /* NULL where operators call on Tier's port */
     struct hub_console_call *console_calls;
     bool console_closed;
@@ -110,6 +112,8 @@ void hub_stop_on(struct hub *hub, const struct tier_err *err);
  * hundreds more is sent away and may come back later, so none can fill the disk.
  */
 void hub_fault(struct hub *hub, const char *child);
+/* The exchange of heads with a child. */
+struct tier_heads_edge *hub_edge_of(struct hub *hub, const char *child);
 /* Waits for the disk to have the audit log; a log that it does not take stops the node. */
 void hub_audit_sync(struct hub *hub);
 /* Appends to the audit log; a log that cannot be written stops the node. */
@@ -155,6 +159,17 @@ void hub_run_receipt(struct hub_run *run, const struct tier_receipt *receipt);
 void hub_run_refused(struct hub_run *run, uint64_t round, const char *reason);
 /* `missed`: the published result does not hold this hub's update. */
 void hub_run_committed(struct hub_run *run, uint64_t round, bool missed);
+
+/* ---- heads.c ---- */
+
+/* May this child, or the parent, be dealt with? Not where it has shown two histories. */
+enum tier_status hub_heads_child(struct hub *hub, const char *child, struct tier_err *err);
+void hub_heads_from_child(void *owner, const char *child, const struct tier_head *head);
+/* With a commit or an end, which say that it comes: the head that the disk now has. */
+void hub_heads_tell(struct hub *hub, const char *child);
+/* The parent attends: false where it is not to be dealt with. */
+bool hub_heads_up(struct hub *hub);
+void hub_heads_from_parent(struct hub *hub, const struct tier_head *head);
 
 /* ---- console.c ---- */
 

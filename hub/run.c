@@ -250,8 +250,10 @@ static void commit_round(struct hub_run *run, bool counted) {
         m.round = hub_run_child_round(run, i);
         m.missed = !run->counted || (now != TIER_CHILD_SEALED && now != TIER_CHILD_FOLDED);
         if (run->children[i].attending && run->children[i].accepted &&
-            !hub_run_still_at_work(run, i))
+            !hub_run_still_at_work(run, i)) {
             tier_serve_send(run->hub->serve, run->children[i].name, &m);
+            hub_heads_tell(run->hub, run->children[i].name);
+        }
     }
     hub_work_release(run, run->round.number);
 }
@@ -308,8 +310,10 @@ void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *r
     for (size_t i = 0; i < run->child_count; i++) {
         if (run->children[i].declined)
             hub_run_journal_answer(run, run->children[i].name, true); /* nobody will ask any more */
-        if (run->children[i].attending)
+        if (run->children[i].attending) {
             hub_run_tell_end(run, run->children[i].name);
+            hub_heads_tell(run->hub, run->children[i].name);
+        }
     }
     if (run->round.number)
         hub_work_release(run, run->round.number);

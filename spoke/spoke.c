@@ -51,8 +51,47 @@ void spoke_not_heeded(struct spoke *spoke, const char *text) {
 
 /* ---- the link ---- */
 
+/* What others said is their fault, the rest is ours. */
+static void on_bad_head(struct spoke *spoke, const struct tier_err *err) {
+    if (err->status == TIER_ECONFLICT || err->status == TIER_EIDENTITY)
+        tier_link_drop(spoke->link, err->text);
+    else
+        spoke_stop_on(spoke, err);
+}
+
 static void link_up(void *owner, const char *parent) {
-    spoke_audit((struct spoke *)owner, "parent.attended", "s:parent", parent);
+    struct spoke *spoke = owner;
+    struct tier_from_child m = {.type = TIER_FROM_HEAD};
+    struct tier_err err = {0};
+
+    spoke->above = (struct tier_heads_edge){0};
+    if (tier_heads_trust(&spoke->home, parent, tier_link_parent_cert(spoke->link), &err) !=
+            TIER_OK ||
+        tier_heads_begin(&spoke->home, &spoke->above, parent, &m.head, &err) != TIER_OK) {
+        on_bad_head(spoke, &err);
+        return;
+    }
+    tier_link_send(spoke->link, &m);
+    spoke_audit(spoke, "parent.attended", "s:parent", parent);
+}
+
+/* What is said of this round is in the answer. */
+static void head_came(struct spoke *spoke, const struct tier_head *head) {
+    struct tier_from_child m = {.type = TIER_FROM_HEAD};
+    struct tier_err err = {0};
+    bool send, asked;
+
+    if (tier_audit_sync_now(spoke->home.audit, &err) != TIER_OK ||
+        tier_heads_came(&spoke->home, &spoke->above, spoke->config->parent_name,
+                        tier_link_parent_cert(spoke->link), head, &m.head, &send, &asked,
+                        &err) != TIER_OK) {
+        on_bad_head(spoke, &err);
+        return;
+    }
+    if (send)
+        tier_link_send(spoke->link, &m);
+    if (!asked)
+        tier_link_fault(spoke->link);
 }
 
 static void link_down(void *owner, const char *reason) {
@@ -72,6 +111,11 @@ static void link_message(void *owner, const struct tier_to_child *m) {
     const struct tier_hash *id = m->type == TIER_TO_RECEIPT ? &m->receipt.run : &m->run;
     struct spoke_run *run = spoke_run_find(spoke, id);
 
+    if (m->type == TIER_TO_HEAD) {
+        head_came(spoke, &m->head);
+        return;
+    }
+    spoke->above.due = spoke->above.due || m->type == TIER_TO_COMMIT || m->type == TIER_TO_END;
     if (m->type == TIER_TO_PLAN)
         spoke_plan_came(spoke, m);
     else if (!run && m->type != TIER_TO_END) /* a parent tells every child what has ended */

@@ -17,6 +17,7 @@
 #include "spoke/train.h"
 #include "spoke/trainer.h"
 #include "tier/follow.h"
+#include "tier/heads.h"
 #include "tier/home.h"
 #include "tier/link.h"
 #include "tier/loop.h"
@@ -63,6 +64,7 @@ struct spoke {
     struct tier_worker *worker;
     struct tier_intake *intake;
     struct tier_link *link;
+    struct tier_heads_edge above;  /* with the parent */
     struct spoke_team team;        /* the worker's */
     struct spoke_servers *servers; /* that train along; NULL: none do */
     struct spoke_trainer *trainer; /* the hospital's own, in place of team and data; or NULL */

@@ -37,7 +37,9 @@ struct tier_audit {
     bool dirty; /* appended, not synced */
     off_t size;
     uint64_t seq;
+    uint64_t durable; /* lines that the disk has */
     struct tier_hash head;
+    struct tier_tree *tree;
     char path[PATH_MAX];
 };
 
@@ -223,8 +225,25 @@ static struct reader *reader_new(int fd, off_t at, struct tier_err *err) {
 struct chain {
     uint64_t count;
     struct tier_hash head;
-    size_t torn; /* bytes behind the last line feed */
+    size_t torn;           /* bytes behind the last line feed */
+    tier_audit_line_fn fn; /* NULL: nobody wants to see the lines */
+    void *arg;
+    struct tier_tree_edge edge; /* kept for fn alone */
 };
+
+static enum tier_status show_line(struct chain *chain, const char *line, size_t bytes,
+                                  struct tier_err *err) {
+    struct tier_hash leaf;
+
+    TIER_TRY(tier_tree_leaf(line, bytes, &leaf, err));
+    TIER_TRY(tier_tree_edge_add(&chain->edge, &leaf, err));
+    json_t *record = json_loadb(line, bytes, 0, NULL);
+    if (!record)
+        return tier_fail(err, TIER_ENOMEM, "no memory to read an audit line");
+    enum tier_status st = chain->fn(chain->arg, chain->count, record, &chain->edge, err);
+    json_decref(record);
+    return st;
+}
 
 /* Follows the chain from the reader's place on, as far as whole lines go. */
 static enum tier_status follow(struct reader *r, struct chain *chain, struct tier_err *err) {
@@ -237,6 +256,8 @@ static enum tier_status follow(struct reader *r, struct chain *chain, struct tie
             TIER_TRY(tier_audit_check_line(line, bytes, chain->count + 1, &chain->head,
                                            &chain->head, err));
             chain->count++;
+            if (chain->fn)
+                TIER_TRY(show_line(chain, line, bytes, err));
             break;
         case READ_END:
             chain->torn = 0;
@@ -254,7 +275,13 @@ static enum tier_status follow(struct reader *r, struct chain *chain, struct tie
 
 enum tier_status tier_audit_verify(const char *path, uint64_t *count_out,
                                    struct tier_hash *head_out, struct tier_err *err) {
-    struct chain chain = {0};
+    return tier_audit_walk(path, NULL, NULL, count_out, head_out, err);
+}
+
+enum tier_status tier_audit_walk(const char *path, tier_audit_line_fn fn, void *arg,
+                                 uint64_t *count_out, struct tier_hash *head_out,
+                                 struct tier_err *err) {
+    struct chain chain = {.fn = fn, .arg = arg};
     struct reader *r = NULL;
     enum tier_status st = TIER_OK;
 
@@ -419,6 +446,33 @@ out:
     return st;
 }
 
+/* Every line into the tree. What was changed before the tail shows against the heads that others
+ * keep, and line by line in tier_audit_verify; here only the number of lines must be right. */
+static enum tier_status make_tree(struct tier_audit *log, struct tier_err *err) {
+    char dir[PATH_MAX];
+    const char *line;
+    size_t bytes;
+    struct reader *r = NULL;
+    enum tier_status st;
+
+    snprintf(dir, sizeof dir, "%.*s", (int)(strrchr(log->path, '/') - log->path), log->path);
+    TIER_TRY_OUT(tier_tree_new(dir, &log->tree, err));
+    r = reader_new(log->fd, 0, err);
+    if (!r)
+        return TIER_ENOMEM;
+    enum read_result last;
+    while ((last = read_line(r, &line, &bytes)) == READ_LINE)
+        TIER_TRY_OUT(tier_tree_add(log->tree, line, bytes, err));
+    if (last != READ_END || tier_tree_size(log->tree) != log->seq)
+        st = tier_fail(err, TIER_ECORRUPT,
+                       "it has %llu lines before one that cannot be read or its end, and its last "
+                       "says it is number %llu",
+                       (unsigned long long)tier_tree_size(log->tree), (unsigned long long)log->seq);
+out:
+    free(r);
+    return st;
+}
+
 static enum tier_status open_file(struct tier_audit *log, const char *data_dir,
                                   struct tier_err *err) {
     char dir[PATH_MAX];
@@ -453,6 +507,8 @@ enum tier_status tier_audit_open(const char *data_dir, const char *node, enum ti
     log->sync = sync;
     TIER_TRY_OUT(open_file(log, data_dir, err));
     st = check_tail(log, node, &cut, err);
+    if (st == TIER_OK)
+        st = make_tree(log, err);
     if (st != TIER_OK) {
         tier_err_prefix(err, "audit log %s", log->path);
         goto out;
@@ -462,6 +518,8 @@ enum tier_status tier_audit_open(const char *data_dir, const char *node, enum ti
     if (cut)
         TIER_TRY_OUT(
             tier_audit_note(log, now_ms, "audit.cut", err, "u:bytes", (uint64_t)cut, NULL));
+    log->dirty = true; /* the process before may have ended without its sync */
+    TIER_TRY_OUT(tier_audit_sync_now(log, err));
     *out = log;
     return TIER_OK;
 out:
@@ -476,6 +534,7 @@ void tier_audit_close(struct tier_audit *log) {
         tier_audit_sync_now(log, NULL);
         close(log->fd);
     }
+    tier_tree_free(log->tree);
     free(log);
 }
 
@@ -489,6 +548,7 @@ enum tier_status tier_audit_sync_now(struct tier_audit *log, struct tier_err *er
         return tier_fail_errno(err, TIER_EIO, "audit log %s: cannot be synced", log->path);
     }
     log->dirty = false;
+    log->durable = log->seq;
     return TIER_OK;
 }
 
@@ -579,7 +639,12 @@ enum tier_status tier_audit_append(struct tier_audit *log, int64_t now_ms, const
         goto out;
     }
     TIER_TRY_OUT(make_line(log, now_ms, event, object, &line, &bytes, &hash, err));
-    TIER_TRY_OUT(write_line(log, line, bytes, err));
+    TIER_TRY_OUT(tier_tree_add(log->tree, line, bytes - 1, err));
+    st = write_line(log, line, bytes, err);
+    if (st != TIER_OK) {
+        log->broken = log->broken || tier_tree_take_back(log->tree, NULL) != TIER_OK;
+        goto out;
+    }
     log->seq++;
     log->head = hash;
     if (log->sync == TIER_AUDIT_SYNC_EACH)
@@ -690,4 +755,12 @@ enum tier_status tier_audit_note(struct tier_audit *log, int64_t now_ms, const c
 void tier_audit_head(const struct tier_audit *log, uint64_t *seq_out, struct tier_hash *hash_out) {
     *seq_out = log->seq;
     *hash_out = log->head;
+}
+
+uint64_t tier_audit_durable(const struct tier_audit *log) {
+    return log->durable;
+}
+
+const struct tier_tree *tier_audit_tree(const struct tier_audit *log) {
+    return log->tree;
 }

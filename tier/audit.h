@@ -9,7 +9,9 @@
  * || the line without its member "hash" and without the line feed), so that an auditor needs
  * nothing but a JSON reader and SHA-256. P of the first line is zero, seq counts from 1 and is the
  * line number; the first event is "audit.created" and names the node. The chain shows every change
- * but a cut at its end: heads are signed and kept by others for that (tier/cert.h, receipts).
+ * but a cut at its end, or a log written anew from some line on: for that the lines, each without
+ * its line feed, are the entries of a Merkle tree (tier/merkle.h), whose signed heads parents and
+ * children keep for each other (tier/heads.h).
  *
  * Threads: a log belongs to one thread; tier_audit_append blocks on the disk where the policy says
  * so. One process at a time: the file is locked while it is open.
@@ -22,6 +24,7 @@
 
 #include "tier/err.h"
 #include "tier/hash.h"
+#include "tier/merkle.h"
 
 #include <stdint.h>
 
@@ -38,8 +41,9 @@ struct json_t; /* jansson's */
 struct tier_audit;
 
 /*
- * Opens or creates the log of this node and checks the last 1 MiB of the chain. A last line without
- * its line feed was torn by a kill: it is cut off, and the cut recorded as "audit.cut" at now_ms.
+ * Opens or creates the log of this node, checks the last 1 MiB of the chain and hashes all of it
+ * into its tree, in memory that does not depend on its size. A last line without its line feed was
+ * torn by a kill: it is cut off, and the cut recorded as "audit.cut" at now_ms.
  * TIER_ECORRUPT: the chain is broken (with the line number); TIER_ECONFLICT: another process has it
  * open; TIER_EIDENTITY: it is another node's.
  */
@@ -68,6 +72,11 @@ enum tier_status tier_audit_note(struct tier_audit *log, int64_t now_ms, const c
 enum tier_status tier_audit_sync_now(struct tier_audit *log, struct tier_err *err);
 /* The last line's number and hash. */
 void tier_audit_head(const struct tier_audit *log, uint64_t *seq_out, struct tier_hash *hash_out);
+/* How many lines the disk is known to have: what may be said to others, since no loss of power can
+ * take it back. */
+uint64_t tier_audit_durable(const struct tier_audit *log);
+/* Its tree, for roots and proofs. Borrowed. */
+const struct tier_tree *tier_audit_tree(const struct tier_audit *log);
 
 /*
  * Checks one line (without its line feed) that must have number `seq` and follow `prev`; gives its
@@ -82,5 +91,14 @@ enum tier_status tier_audit_check_line(const char *line, size_t bytes, uint64_t 
  */
 enum tier_status tier_audit_verify(const char *path, uint64_t *count_out,
                                    struct tier_hash *head_out, struct tier_err *err);
+/* One checked line: its record (borrowed), its number, and the tree up to and with it. Anything but
+ * TIER_OK stops the walk and is returned. */
+typedef enum tier_status (*tier_audit_line_fn)(void *arg, uint64_t seq, const struct json_t *record,
+                                               const struct tier_tree_edge *edge,
+                                               struct tier_err *err);
+/* tier_audit_verify, with each line shown once it is known to follow the one before. */
+enum tier_status tier_audit_walk(const char *path, tier_audit_line_fn fn, void *arg,
+                                 uint64_t *count_out, struct tier_hash *head_out,
+                                 struct tier_err *err);
 
 #endif

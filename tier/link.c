@@ -89,6 +89,15 @@ static void *need(void *p) {
     return p;
 }
 
+void tier_link_drop(struct tier_link *link, const char *reason) {
+    if (!link->stream || link->dropped || link->closing)
+        return;
+    tier_log_error("parent %s: %s: the stream is ended, and opened again in %u s",
+                   link->parent_name, reason, TIER_PARENT_PAUSE_MS / 1000);
+    link->dropped = true;
+    tier_rpc_cancel(link->stream);
+}
+
 void tier_link_fault(struct tier_link *link) {
     uint64_t now = tier_clock_ms(), forgiven = (now - link->faults_at_ms) / 1000;
 
@@ -96,12 +105,11 @@ void tier_link_fault(struct tier_link *link) {
     link->faults_at_ms += forgiven * 1000;
     if (link->faults < TIER_PARENT_FAULTS_MAX)
         link->faults++;
-    else if (link->stream && !link->dropped && !link->closing) {
-        tier_log_error("parent %s: more than %u refused, repeated or contradictory messages: the "
-                       "stream is ended, and opened again in %u s",
-                       link->parent_name, TIER_PARENT_FAULTS_MAX, TIER_PARENT_PAUSE_MS / 1000);
-        link->dropped = true;
-        tier_rpc_cancel(link->stream);
+    else {
+        char reason[96];
+        snprintf(reason, sizeof reason, "more than %u refused, repeated or contradictory messages",
+                 TIER_PARENT_FAULTS_MAX);
+        tier_link_drop(link, reason);
     }
 }
 

@@ -68,6 +68,8 @@ void tier_link_unfetch(struct tier_link *link, const struct tier_hash *sha256, t
  * neither the log nor the disk grows at the pace of a parent's messages.
  */
 void tier_link_fault(struct tier_link *link);
+/* The parent cannot be trusted, for that reason: the stream is ended at once, likewise. */
+void tier_link_drop(struct tier_link *link, const char *reason);
 
 struct tier_link_traffic {
     uint64_t pushed_bytes;  /* payload sent, with repetitions */

@@ -229,6 +229,10 @@ static enum tier_status from_child(struct attendance *a, struct tier_rpc_call *c
     case TIER_FROM_PROGRESS:
         e->progressed(owner, a->child->name, &m->run, m->round, m->reason, m->done, m->total);
         break;
+    case TIER_FROM_HEAD:
+        if (e->showed)
+            e->showed(owner, a->child->name, &m->head);
+        break;
     }
     return TIER_OK;
 }
@@ -276,6 +280,11 @@ static const struct tier_rpc_handler attend_handler = {
     .half_closed = attend_half_closed,
     .closed = attend_closed,
 };
+
+const char *tier_serve_child_cert(const struct tier_serve *s, const char *child) {
+    const struct child *c = serve_child_find(s, child);
+    return c && s->tls ? tier_rpc_peer_cert(c->call) : "";
+}
 
 bool tier_serve_send(struct tier_serve *s, const char *child, const struct tier_to_child *m) {
     struct child *c = serve_child_find(s, child);

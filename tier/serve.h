@@ -32,6 +32,8 @@ struct tier_serve_events {
                      const char *reason);
     void (*progressed)(void *owner, const char *child, const struct tier_hash *run, uint64_t round,
                        const char *phase, uint32_t done, uint32_t total);
+    /* The head of its audit log (tier/heads.h). NULL: nobody wants to know. */
+    void (*showed)(void *owner, const char *child, const struct tier_head *head);
     /*
      * An update arrived whole and is sealed in the spool. `checked`: every element of it is in
      * range; else tier_update_verify has to say. The push stays open until tier_serve_pushed.
@@ -63,6 +65,8 @@ enum tier_status tier_serve_reload(struct tier_serve *serve, const struct tier_r
 /* The owner given to _new; what `more` methods find behind tier_rpc_user is the serve. */
 void *tier_serve_owner(const struct tier_serve *serve);
 
+/* The certificate of an attending child's stream, PEM; "" without TLS, or if it does not attend. */
+const char *tier_serve_child_cert(const struct tier_serve *serve, const char *child);
 /* False when that child is not attending. */
 bool tier_serve_send(struct tier_serve *serve, const char *child, const struct tier_to_child *m);
 /*

@@ -23,6 +23,60 @@ static enum tier_status take_round(uint64_t in, uint64_t *out, struct tier_err *
     return TIER_OK;
 }
 
+/* ---- heads ---- */
+
+static enum tier_status take_head(const Consilium__Head *p, struct tier_head *h,
+                                  struct tier_err *err) {
+    if (p->size == 0 || p->size >= TIER_TREE_SIZE_MAX || p->known >= TIER_TREE_SIZE_MAX)
+        return tier_fail(err, TIER_EPROTO,
+                         "head.size is from 1 to below 2^48, and head.known below it too");
+    TIER_TRY(tier_wire_hash("head.root", p->root, &h->root, err));
+    if (p->signature.len > sizeof h->signature)
+        return tier_fail(err, TIER_EPROTO, "head.signature has %zu bytes, at most %zu",
+                         p->signature.len, sizeof h->signature);
+    if (p->since > p->size)
+        return tier_fail(err, TIER_EPROTO, "head.since is above head.size");
+    if (p->n_proof > (p->since ? TIER_TREE_PROOF_MAX : 0))
+        return tier_fail(err, TIER_EPROTO,
+                         "head.proof has %zu hashes; at most %d, and none without head.since",
+                         p->n_proof, TIER_TREE_PROOF_MAX);
+    for (size_t i = 0; i < p->n_proof; i++)
+        TIER_TRY(tier_wire_hash("head.proof", p->proof[i], &h->proof[i], err));
+    h->proof_count = p->n_proof;
+    h->size = p->size;
+    h->time_ms = p->time_ms;
+    h->since = p->since;
+    h->known = p->known;
+    h->answer = p->answer;
+    h->signature_bytes = p->signature.len;
+    if (p->signature.len)
+        memcpy(h->signature, p->signature.data, p->signature.len);
+    return TIER_OK;
+}
+
+static void give_head(const struct tier_head *h, Consilium__Head *p,
+                      ProtobufCBinaryData proof[TIER_TREE_PROOF_MAX]) {
+    p->size = h->size;
+    p->root = tier_wire_hash_field(&h->root);
+    p->time_ms = h->time_ms;
+    p->signature = (ProtobufCBinaryData){h->signature_bytes, (uint8_t *)h->signature};
+    p->since = h->since;
+    p->known = h->known;
+    p->answer = h->answer;
+    p->n_proof = h->proof_count;
+    p->proof = proof;
+    for (size_t i = 0; i < h->proof_count; i++)
+        proof[i] = tier_wire_hash_field(&h->proof[i]);
+}
+
+size_t tier_head_text(const char *node, const struct tier_head *h, char *text, size_t size) {
+    char root[TIER_HASH_HEX];
+    int n = snprintf(text, size,
+                     "consilium head 1\nnode %s\nsize %" PRIu64 "\nroot %s\ntime_ms %" PRId64 "\n",
+                     node, h->size, tier_hash_hex(&h->root, root), h->time_ms);
+    return n < 0 || (size_t)n >= size ? 0 : (size_t)n;
+}
+
 /* ---- child to parent ---- */
 
 static enum tier_status take_from_child(const Consilium__FromChild *p, struct tier_from_child *m,
@@ -61,6 +115,9 @@ static enum tier_status take_from_child(const Consilium__FromChild *p, struct ti
         TIER_TRY(take_round(p->progress->round, &m->round, err));
         return tier_wire_text("progress.phase", p->progress->phase, m->reason, sizeof m->reason,
                               err);
+    case CONSILIUM__FROM_CHILD__MESSAGE_HEAD:
+        m->type = TIER_FROM_HEAD;
+        return take_head(p->head, &m->head, err);
     default:
         return tier_fail(err, TIER_EPROTO, "a message of a kind this version does not know");
     }
@@ -94,6 +151,8 @@ struct tier_bytes tier_wire_from_child_bytes(const struct tier_from_child *m) {
     Consilium__Offer offer = CONSILIUM__OFFER__INIT;
     Consilium__Decline decline = CONSILIUM__DECLINE__INIT;
     Consilium__Progress progress = CONSILIUM__PROGRESS__INIT;
+    Consilium__Head head = CONSILIUM__HEAD__INIT;
+    ProtobufCBinaryData proof[TIER_TREE_PROOF_MAX];
 
     p.message_case = (Consilium__FromChild__MessageCase)m->type;
     switch (m->type) {
@@ -126,6 +185,10 @@ struct tier_bytes tier_wire_from_child_bytes(const struct tier_from_child *m) {
         progress.total = m->total;
         progress.phase = (char *)m->reason;
         p.progress = &progress;
+        break;
+    case TIER_FROM_HEAD:
+        give_head(&m->head, &head, proof);
+        p.head = &head;
         break;
     }
     return tier_wire_pack(&p.base);
@@ -276,6 +339,9 @@ static enum tier_status take_to_child(const Consilium__ToChild *p, struct tier_t
         return take_round(p->commit->round, &m->round, err);
     case CONSILIUM__TO_CHILD__MESSAGE_END:
         return take_end(p->end, m, err);
+    case CONSILIUM__TO_CHILD__MESSAGE_HEAD:
+        m->type = TIER_TO_HEAD;
+        return take_head(p->head, &m->head, err);
     default:
         return tier_fail(err, TIER_EPROTO, "a message of a kind this version does not know");
     }
@@ -312,6 +378,8 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
     Consilium__Refusal refusal = CONSILIUM__REFUSAL__INIT;
     Consilium__Commit commit = CONSILIUM__COMMIT__INIT;
     Consilium__End end = CONSILIUM__END__INIT;
+    Consilium__Head head = CONSILIUM__HEAD__INIT;
+    ProtobufCBinaryData proof[TIER_TREE_PROOF_MAX];
 
     p.message_case = (Consilium__ToChild__MessageCase)m->type;
     switch (m->type) {
@@ -365,6 +433,10 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
         end.reason = (char *)m->reason;
         end.model = tier_wire_hash_field(&m->model);
         p.end = &end;
+        break;
+    case TIER_TO_HEAD:
+        give_head(&m->head, &head, proof);
+        p.head = &head;
         break;
     }
     return tier_wire_pack(&p.base);

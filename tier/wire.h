@@ -16,10 +16,11 @@
 #include "tier/err.h"
 #include "tier/hash.h"
 #include "tier/limits.h"
+#include "tier/merkle.h"
 
 #include <stdint.h>
 
-#define TIER_PROTOCOL 1
+#define TIER_PROTOCOL 2
 #define TIER_REASON_LEN_MAX 511
 
 #define TIER_PATH_ATTEND "/consilium.Tier/Attend"
@@ -32,6 +33,24 @@ struct tier_bytes {
     size_t n;
 };
 
+/* ---- both ways ---- */
+
+/* A head of the sender's audit log (tier/heads.h). */
+struct tier_head {
+    uint64_t size;
+    struct tier_hash root;
+    int64_t time_ms;
+    uint8_t signature[80]; /* ECDSA P-256 in DER; empty without TLS */
+    size_t signature_bytes;
+    uint64_t since; /* what the proof begins at; 0: none */
+    struct tier_hash proof[TIER_TREE_PROOF_MAX];
+    size_t proof_count;
+    uint64_t known; /* of the receiver's, by its size */
+    bool answer;    /* with the receiver's own, proven since `known` */
+};
+/* What the signature covers: a fixed text, one field a line. Returns its length. */
+size_t tier_head_text(const char *node, const struct tier_head *head, char *text, size_t size);
+
 /* ---- child to parent ---- */
 
 enum tier_from_child_type {
@@ -39,7 +58,8 @@ enum tier_from_child_type {
     TIER_FROM_ANSWER,
     TIER_FROM_OFFER,
     TIER_FROM_DECLINE,
-    TIER_FROM_PROGRESS
+    TIER_FROM_PROGRESS,
+    TIER_FROM_HEAD = 15
 };
 
 struct tier_from_child {
@@ -54,6 +74,7 @@ struct tier_from_child {
     const uint8_t *header;                /* offer */
     size_t header_bytes;                  /* offer */
     uint32_t done, total;                 /* progress */
+    struct tier_head head;                /* head */
     void *owner;
 };
 
@@ -67,7 +88,8 @@ enum tier_to_child_type {
     TIER_TO_RECEIPT,
     TIER_TO_REFUSAL,
     TIER_TO_COMMIT,
-    TIER_TO_END
+    TIER_TO_END,
+    TIER_TO_HEAD = 15
 };
 
 struct tier_receipt {
@@ -101,6 +123,7 @@ struct tier_to_child {
     const uint8_t *plan;                  /* plan */
     size_t plan_bytes;                    /* plan */
     struct tier_receipt receipt;          /* receipt */
+    struct tier_head head;                /* head */
     void *owner;
 };
 

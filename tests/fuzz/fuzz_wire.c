@@ -99,6 +99,22 @@ static struct tier_bytes seed_of(unsigned i) {
                                  .delta_base = {{2}},
                                  .missed = true,
                                  .receipt = {.round = 3, .child = "a", .weight = 5, .counted = 4}};
+    struct tier_head head = {.size = 9,
+                             .time_ms = -1,
+                             .signature = {1, 2},
+                             .signature_bytes = 2,
+                             .since = 5,
+                             .proof = {{{3}}, {{4}}},
+                             .proof_count = 2,
+                             .known = 7,
+                             .answer = true};
+    if (i >= 17) {
+        up.type = TIER_FROM_HEAD;
+        up.head = head;
+        down.type = TIER_TO_HEAD;
+        down.head = head;
+        return i == 17 ? tier_wire_from_child_bytes(&up) : tier_wire_to_child_bytes(&down);
+    }
     if (i < 5)
         return tier_wire_from_child_bytes(&up);
     if (i < 13)
@@ -114,7 +130,7 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
     struct tier_piece p = {.offset = 1u << 20, .total = 7, .data_bytes = 100};
 
     FUZZ_CHECK(room >= 1024);
-    if (i > 16)
+    if (i > 18)
         return 0;
     if (i == 16) {
         p.id.b[0] = 1;

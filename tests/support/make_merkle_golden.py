@@ -3,8 +3,12 @@
 """Writes tests/unit/tier/merkle_golden.inc: roots and proofs of RFC 6962, section 2.1, by its own
 recursive definitions. The eight entries and their roots are those that implementations of
 Certificate Transparency are tested with; larger trees hold the numbers from 0 on, in decimal."""
-import hashlib
 import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "../e2e"))
+from merkle import path, root, sha, subproof  # noqa: E402
 
 KNOWN = [bytes.fromhex(h) for h in (
     "", "00", "10", "2021", "3031", "40414243", "5051525354555657",
@@ -19,44 +23,6 @@ KNOWN_ROOTS = [
     "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
     "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328"]
 LARGEST = 70
-
-
-def sha(data):
-    return hashlib.sha256(data).digest()
-
-
-def split(n):
-    k = 1
-    while 2 * k < n:
-        k *= 2
-    return k
-
-
-def root(d):
-    if not d:
-        return sha(b"")
-    if len(d) == 1:
-        return sha(b"\0" + d[0])
-    k = split(len(d))
-    return sha(b"\1" + root(d[:k]) + root(d[k:]))
-
-
-def path(m, d):
-    if len(d) == 1:
-        return []
-    k = split(len(d))
-    if m < k:
-        return path(m, d[:k]) + [root(d[k:])]
-    return path(m - k, d[k:]) + [root(d[:k])]
-
-
-def subproof(m, d, known):
-    if m == len(d):
-        return [] if known else [root(d)]
-    k = split(len(d))
-    if m <= k:
-        return subproof(m, d[:k], known) + [root(d[k:])]
-    return subproof(m - k, d[k:], False) + [root(d[:k])]
 
 
 def main():
@@ -78,8 +44,7 @@ def main():
             n, len(inclusion), len(consistency), sha(b"".join(inclusion)).hex(),
             sha(b"".join(consistency)).hex()))
     out.append("};")
-    here = os.path.dirname(os.path.abspath(__file__))
-    with open(os.path.join(here, "../unit/tier/merkle_golden.inc"), "w", encoding="ascii") as f:
+    with open(os.path.join(HERE, "../unit/tier/merkle_golden.inc"), "w", encoding="ascii") as f:
         f.write("\n".join(out) + "\n")
 
 

@@ -76,6 +76,8 @@ static struct tier_from_child from_child(enum tier_from_child_type type) {
         m.round = TIER_ROUNDS_MAX;
         snprintf(m.reason, sizeof m.reason, "zu wenig F\xc3\xa4lle");
         break;
+    case TIER_FROM_HEAD: /* test_wire_head.c */
+        break;
     }
     if (type != TIER_FROM_HELLO)
         m.run = hash_of("run");
@@ -275,7 +277,7 @@ Test(tier_wire, a_kind_that_this_version_does_not_know_is_refused) {
     struct raw empty = {.n = 0}, sub = {.n = 0}, other;
     UP_REFUSED("kind", empty);
     DOWN_REFUSED("kind", empty);
-    other = raw_in(15, &sub);
+    other = raw_in(30, &sub);
     UP_REFUSED("kind", other);
     DOWN_REFUSED("kind", other);
 }
