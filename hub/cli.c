@@ -39,7 +39,10 @@ static const struct command {
     {"model", "strip", cli_model_strip, "leave out of a model file what is no parameter"},
     {"model", "export", cli_model_export, "write a trained model as an ONNX file"},
     {"model", "init", cli_model_init, "put trained values into a graph that is to be trained"},
-    {"audit", "verify", cli_audit_verify, "check the chain of an audit log"},
+    {"audit", "verify", cli_audit_verify,
+     "check audit logs, what they say of each other, and files"},
+    {"audit", "replay", cli_audit_replay, "compute a run again from what a hub has kept"},
+    {"audit", "export", cli_audit_export, "copy what an auditor needs of a node, with a report"},
     {"privacy", "cost", cli_privacy_cost, "what noise on samples costs, in epsilon"},
     {"privacy", "noise", cli_privacy_noise, "how much noise an epsilon needs"},
 };

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who may be a node: the authority's directory, tokens, certificates, audit logs. */
+/* Who may be a node: the authority's directory, tokens, certificates. */
 #include "hub/cli.h"
-#include "tier/audit.h"
 #include "tier/authority.h"
 #include "tier/cert.h"
 #include "tier/enroll.h"
@@ -211,49 +210,4 @@ int cli_enroll(int argc, char **argv) {
         return CLI_USAGE;
     }
     return enroll(&e, &err) == TIER_OK ? CLI_OK : cli_failed(&err);
-}
-
-/* ---- audit verify ---- */
-
-int cli_audit_verify(int argc, char **argv) {
-    const char *path;
-    bool json = false;
-    const struct cli_option options[] = {
-        {"json", CLI_FLAG, &json, NULL, "one JSON object", NULL, false, 0, 0},
-    };
-    const struct cli_usage usage = {
-        "audit verify", "DATA_DIR|FILE",
-        "Checks every line of an audit log against the one before it. The last hash is what to "
-        "compare with a copy kept elsewhere: a cut at the end leaves a whole chain"};
-    char file[4096], hex[TIER_HASH_HEX];
-    struct stat info;
-    struct tier_err err = {0};
-    struct tier_hash head;
-    uint64_t count;
-    int code = cli_parse(&usage, options, COUNT(options), argc, argv, &path, 1, 1);
-
-    if (code != CLI_GO)
-        return code;
-    bool is_dir = stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-    int n = snprintf(file, sizeof file, "%s%s", path, is_dir ? "/audit/audit.log" : "");
-    if (n < 0 || (size_t)n >= sizeof file) {
-        cli_error("the path is too long");
-        return CLI_FAILED;
-    }
-    enum tier_status st = tier_audit_verify(file, &count, &head, &err);
-    if (json) {
-        json_t *o = json_pack("{s:s, s:b}", "file", file, "whole", st == TIER_OK);
-        if (st == TIER_OK) {
-            json_object_set_new(o, "events", json_integer((json_int_t)count));
-            json_object_set_new(o, "head", json_string(tier_hash_hex(&head, hex)));
-        } else {
-            json_object_set_new(o, "reason", json_string(err.text));
-        }
-        code = cli_print_json(o);
-    } else if (st == TIER_OK) {
-        printf("%" PRIu64 " events, the chain is whole; its head is %s\n", count,
-               tier_hash_hex(&head, hex));
-        code = cli_done();
-    }
-    return st == TIER_OK ? code : cli_failed(&err);
 }

@@ -3,7 +3,7 @@
  * The two sides of the edge, meeting: what children say goes to the run it is about, what the
  * parent says too. A hub without a parent is the top; nothing else differs here.
  */
-#include "hub/hub.h"
+#include "hub/work.h"
 #include "tier/log.h"
 
 #include <fnmatch.h>
@@ -352,7 +352,8 @@ enum tier_status hub_open(const struct tier_config *config, struct tier_loop *lo
     TIER_TRY_OUT(tier_intake_new(loop, tier_intake_threads(), &out->intake, err));
     TIER_TRY_OUT(open_edges(out, err));
     TIER_TRY_OUT(hub_run_restore_all(out, err));
-    hub_audit(out, "node.started", "s:software", CONSILIUM_VERSION);
+    TIER_TRY_OUT(tier_home_note_started(&out->home, err));
+    hub_work_expire(out);
     hub_audit_sync(out);
 out:
     if (st != TIER_OK)

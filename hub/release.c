@@ -9,6 +9,7 @@
 #include "tier/log.h"
 #include "tier/model.h"
 #include "tier/named_file.h"
+#include "tier/retain.h"
 #include "tier/server_state.h"
 
 #include <inttypes.h>
@@ -57,6 +58,34 @@ static bool model_in_use(const struct hub *hub, const struct tier_hash *model) {
     return false;
 }
 
+/* What could not be kept aside is gone with its round, as it would be without retention. */
+static void retained(enum tier_status st, const struct tier_err *err) {
+    if (st != TIER_OK && st != TIER_ENOTFOUND)
+        tier_log_warn("not retained: %s", err->text);
+}
+
+void hub_work_retain(struct hub *hub, const struct tier_hash *update) {
+    struct tier_err err = {0};
+
+    if (hub->config->hub.retain_updates_days > 0)
+        retained(tier_retain_update(hub->home.spool, hub->home.retained_dir, update, &err), &err);
+}
+
+void hub_work_expire(struct hub *hub) {
+    const struct tier_config_hub *c = &hub->config->hub;
+    const struct tier_retain_rules rules = {.updates_days = c->retain_updates_days,
+                                            .models_days = c->retain_models_days,
+                                            .bytes_max = c->retain_max_gb << 30};
+    struct tier_retain_expired gone = {0};
+    struct tier_err err = {0};
+
+    if (tier_retain_expire(hub->home.retained_dir, &rules, tier_wall_ms(), &gone, &err) != TIER_OK)
+        tier_log_warn("retention: %s", err.text);
+    if (gone.updates || gone.models)
+        hub_audit(hub, "retention.expired", "u:updates", gone.updates, "u:models", gone.models,
+                  "u:bytes", gone.bytes, "b:for_room", (int)gone.for_room);
+}
+
 /* A state is of one run alone. */
 void hub_work_drop_state(struct hub *hub, const struct hub_run *run,
                          const struct tier_hash *state) {
@@ -71,6 +100,7 @@ void hub_work_drop_state(struct hub *hub, const struct hub_run *run,
 static void drop_old_models(struct hub_run *run, uint64_t round) {
     uint64_t behind = run->state == HUB_RUN_OPEN ? run->round.rules.staleness_max : 0;
     struct tier_journal_round row;
+    struct tier_err err = {0};
 
     if (run->state != HUB_RUN_OPEN)
         hub_work_drop_state(run->hub, run, &run->server_state);
@@ -81,6 +111,10 @@ static void drop_old_models(struct hub_run *run, uint64_t round) {
         const struct tier_hash old = run->before[--run->before_count].base_model;
         if (model_in_use(run->hub, &old))
             continue;
+        if (run->hub->config->hub.retain_models_days > 0)
+            retained(tier_retain_model(run->hub->home.models_dir, run->hub->home.retained_dir, &old,
+                                       &err),
+                     &err);
         char *path = tier_content_path(run->hub->home.models_dir, &old, TIER_CONTENT_MODEL);
         unlink(path);
         free(path);
@@ -182,8 +216,10 @@ void hub_work_release(struct hub_run *run, uint64_t round) {
                                                    TIER_UPDATE_STATE_ANY, collect, &r, &err);
     bool kept = keep_own(run, &row.own_update);
     for (size_t i = 0; i < r.count && st == TIER_OK; i++)
-        if (!kept || !tier_hash_equal(&r.ids[i], &row.own_update))
+        if (!kept || !tier_hash_equal(&r.ids[i], &row.own_update)) {
+            hub_work_retain(run->hub, &r.ids[i]);
             st = tier_spool_delete(home->spool, &r.ids[i], &err);
+        }
     if (st == TIER_OK && !tier_hash_is_zero(&row.own_update)) {
         if (!kept)
             st = tier_spool_delete(home->spool, &row.own_update, &err);
@@ -191,6 +227,7 @@ void hub_work_release(struct hub_run *run, uint64_t round) {
             st = tier_journal_sent_delete(home->journal, run->hex, round, &row.own_update, &err);
     }
     free(r.ids);
+    hub_work_expire(run->hub);
     if (st != TIER_OK)
         tier_log_warn("cannot clear round %" PRIu64 ": %s", round, err.text);
 }

@@ -9,6 +9,7 @@
 #include "tier/log.h"
 #include "tier/manifest.h"
 #include "tier/nova.h"
+#include "tier/retain.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -442,7 +443,7 @@ enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id, cons
         struct tier_hash plan;
         uint8_t random[16];
     } birth = {0};
-    struct tier_hash own_id;
+    struct tier_hash own_id, plan_hash;
     struct tier_plan parsed;
 
     TIER_TRY(tier_plan_parse(plan, plan_bytes, &parsed, err));
@@ -459,6 +460,9 @@ enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id, cons
     enum tier_status st = hub_run_find_rule(run, err);
     if (st == TIER_OK && hub_is_top(hub))
         st = hub_run_prepare(run, err);
+    if (st == TIER_OK)
+        st = tier_content_store(hub->home.retained_dir, TIER_CONTENT_PLAN, plan, plan_bytes,
+                                &plan_hash, err);
     if (st == TIER_OK) {
         struct tier_journal_run row = {.state = run->state, .created_ms = run->created_ms};
         memcpy(row.run, run->hex, sizeof row.run);
@@ -471,7 +475,7 @@ enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id, cons
         return st;
     }
     hub_audit(hub, "run.begun", "h:run", id, "s:name", run->plan.name, "s:model",
-              run->plan.model_sha256);
+              run->plan.model_sha256, "h:plan", &plan_hash);
     tier_log_info("run %.12s: '%s' begins", run->hex, run->plan.name);
     tier_serve_each(hub->serve, tell_attending, run);
     if (out)
@@ -562,8 +566,8 @@ void hub_run_receipt(struct hub_run *run, const struct tier_receipt *r) {
                                     TIER_SENT_RECEIVED, &err) != TIER_OK &&
         err.status != TIER_ENOTFOUND)
         hub_stop_on(run->hub, &err);
-    hub_audit(run->hub, "receipt", "h:run", &run->id, "u:round", r->round, "h:update", &r->update,
-              "s:parent", r->parent);
+    if (tier_home_note_receipt(&hub->home, r, &err) != TIER_OK)
+        hub_stop_on(hub, &err);
 }
 
 void hub_run_refused(struct hub_run *run, uint64_t round, const char *reason) {

@@ -8,13 +8,10 @@
 #include "hub/receipt.h"
 #include "hub/run_private.h"
 #include "tier/content.h"
-#include "tier/fedcurv.h"
 #include "tier/fold.h"
 #include "tier/log.h"
 #include "tier/metric.h"
-#include "tier/model.h"
-#include "tier/nova.h"
-#include "tier/publish.h"
+#include "tier/root.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -67,13 +64,11 @@ struct job {
     uint64_t round;
     enum job_kind kind;
     uint32_t child;
-    struct tier_hash update, base, plan, result, previous;
+    struct tier_hash update, base, result, previous;
     const struct tier_merge_ops *rule; /* NULL: the mean */
     struct tier_plan_merge merge;
-    struct tier_hash state; /* of the root's optimiser */
-    struct kern_server optimiser;
-    struct tier_delta_form down;
-    bool optimises, normalises, buffers, shortens, weighs;
+    struct tier_root root;
+    bool buffers;
     struct tier_fold_version *versions; /* older rounds whose updates are folded too */
     struct tier_fold_stale stale;
     struct tier_published made;
@@ -142,51 +137,9 @@ static enum tier_status fold_job(struct job *job) {
     return st;
 }
 
-/* The root's one division; a round without weight (evaluation only) keeps its base model. */
 static enum tier_status publish_job(struct job *job) {
-    struct tier_update *u = NULL;
-    struct tier_model *base = NULL;
-    char round[24], weight[24], plan[TIER_HASH_HEX];
-    /* The plan, not the run: the same plan on the same data publishes the same file again. */
-    const struct tier_kv metadata[] = {{"format", "pt"},
-                                       {TIER_FEDCURV_ROUND, round},
-                                       {"consilium.plan", tier_hash_hex(&job->plan, plan)},
-                                       {TIER_FEDCURV_WEIGHT, weight}};
-    enum tier_status st;
-
-    snprintf(round, sizeof round, "%" PRIu64, job->round);
-    TIER_TRY(tier_spool_update_open(job->hub->home.spool, &job->update, &u, &job->err));
-    const struct tier_update_header *h = tier_spool_update_header(u);
-    job->figures = tier_task_figures(h->metrics);
-    job->weight = h->weight;
-    snprintf(weight, sizeof weight, "%" PRIu64, h->weight);
-    job->made = (struct tier_published){.model = job->base, .state = job->state};
-    if (h->weight == 0) {
-        tier_spool_update_close(u);
-        return TIER_OK;
-    }
-    char *path = tier_content_path(job->hub->home.models_dir, &job->base, TIER_CONTENT_MODEL);
-    TIER_TRY_OUT(tier_model_open(path, &base, &job->err));
-    const struct tier_publish publish = {.sum = u,
-                                         .manifest = job->manifest,
-                                         .base = base,
-                                         .models_dir = job->hub->home.models_dir,
-                                         .metadata = metadata,
-                                         .metadata_count = job->weighs ? 4 : 3,
-                                         .down = job->shortens ? &job->down : NULL,
-                                         .optimiser = job->optimises ? &job->optimiser : NULL,
-                                         .state = job->state,
-                                         .stretch = job->normalises ? tier_nova_effective(h)
-                                                    : job->buffers  ? tier_stale_damping(h)
-                                                                    : 0};
-    st = tier_publish_run(&publish, &job->made, &job->err);
-    if (st == TIER_EMODEL)
-        tier_content_check(job->hub->home.models_dir, &job->base, TIER_CONTENT_MODEL, NULL);
-out:
-    free(path);
-    tier_model_close(base);
-    tier_spool_update_close(u);
-    return st;
+    return tier_root_run(&job->root, job->hub->home.spool, job->manifest, job->hub->home.models_dir,
+                         &job->made, &job->figures, &job->weight, &job->err);
 }
 
 static enum tier_status first_model_job(struct job *job) {
@@ -344,8 +297,11 @@ static void part_done(struct hub_run *run, struct job *job) {
     hub_rows_children(run, job->children, job->child_count);
     hub_audit(run->hub, "round.part", "h:run", &run->id, "u:round", job->round, "u:updates",
               (uint64_t)job->child_count, "h:update", &job->result);
-    for (size_t k = 0; k < job->count; k++)
+    for (size_t k = 0; k < job->count; k++) {
+        if (k < job->child_count)
+            hub_work_retain(run->hub, &job->inputs[k]);
         delete_update(run, UINT32_MAX, &job->inputs[k]);
+    }
     hold_places(run->hub);
     perform(run, &actions);
 }
@@ -533,14 +489,10 @@ static void start_publish(struct hub_run *run) {
     if (run->publishing)
         return;
     struct job *job = job_new(run, JOB_PUBLISH);
-    job->update = run->round.own_update;
-    tier_hash_data(run->plan_text, run->plan_bytes, &job->plan);
-    job->optimises = tier_task_server(&run->plan, &job->optimiser);
-    job->shortens = tier_task_down(&run->plan, run->round.number + 1, &job->down);
-    job->normalises = run->plan.normalise;
-    job->buffers = tier_stale_in(&run->plan);
-    job->weighs = tier_fedcurv_on(&run->plan);
-    job->state = run->server_state;
+    tier_root_init(&job->root, &run->plan, run->plan_text, run->plan_bytes, run->round.number);
+    job->root.update = run->round.own_update;
+    job->root.base = run->base_model;
+    job->root.state = run->server_state;
     run->publishing = true;
     submit(run, job);
 }

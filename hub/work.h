@@ -44,6 +44,14 @@ void hub_work_drop_early(struct hub_run *run, uint32_t child);
 /* What the child is pushing, or has pushed in part, is not wanted any more. */
 void hub_work_abandon(struct hub_run *run, uint32_t child);
 
+/* ---- release.c ---- */
+
+/* Of a counted update that the round needs no more: keeps its file aside, where the operator's
+ * `retention` says so (tier/retain.h). Whatever is left of it may then be deleted. */
+void hub_work_retain(struct hub *hub, const struct tier_hash *update);
+/* Deletes what was kept aside for long enough, and logs it. */
+void hub_work_expire(struct hub *hub);
+
 /* Deletes a state of the root's optimiser, unless it is the open run's own; `run` may be NULL. */
 void hub_work_drop_state(struct hub *hub, const struct hub_run *run, const struct tier_hash *state);
 /* After a restart, before anything is published: deletes what no open run's journal names. */

@@ -251,7 +251,7 @@ void spoke_plan_came(struct spoke *spoke, const struct tier_to_child *m) {
             return;
         }
         spoke_audit(spoke, "plan.accepted", "h:run", &run->id, "s:name", run->plan.name,
-                    "s:purpose", run->plan.purpose);
+                    "s:purpose", run->plan.purpose, "h:plan", &run->plan_hash);
         tier_log_info("run %.12s: '%s' accepted", run->hex, run->plan.name);
     }
     tier_link_fault(spoke->link); /* a plan is work, and is said once a stream */

@@ -442,7 +442,7 @@ void spoke_receipt_came(struct spoke_run *run, const struct tier_receipt *r) {
                                     TIER_SENT_RECEIVED, &err) != TIER_OK &&
         err.status != TIER_ENOTFOUND)
         spoke_stop_on(spoke, &err);
-    spoke_audit(spoke, "receipt", "h:run", &run->id, "u:round", r->round, "h:update", &r->update,
-                "s:parent", r->parent, "u:weight", r->weight, "i:time_ms", r->time_ms);
+    if (tier_home_note_receipt(&spoke->home, r, &err) != TIER_OK)
+        spoke_stop_on(spoke, &err);
     spoke_run_progress(run, "delivered", 1);
 }

@@ -228,7 +228,7 @@ enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *
                                             .models_dir = out->home.models_dir,
                                             .intake = out->intake};
     TIER_TRY_OUT(tier_link_new(loop, &above, out->home.spool, &link_events, out, &out->link, err));
-    spoke_audit(out, "node.started", "s:software", CONSILIUM_VERSION);
+    TIER_TRY_OUT(tier_home_note_started(&out->home, err));
 out:
     if (st != TIER_OK)
         spoke_close(out);

@@ -72,6 +72,12 @@ static const struct tier_keys_item hub_keys[] = {
      "keep each update until the commit, or only their sums"},
     {"durability", TIER_KEYS_CHOICE, FIELD(hub.durability), "normal", 0, 0, durability_choices,
      "strict syncs each update to disk before its receipt"},
+    {"retention.updates_days", TIER_KEYS_INT, FIELD(hub.retain_updates_days), "0", 0, 36525, NULL,
+     "days for which counted updates stay after their round, for audit replay"},
+    {"retention.models_days", TIER_KEYS_INT, FIELD(hub.retain_models_days), "0", 0, 36525, NULL,
+     "days for which models that later ones have replaced stay"},
+    {"retention.max_gb", TIER_KEYS_INT, FIELD(hub.retain_max_gb), "100", 1, 1048576, NULL,
+     "GiB that both may take; the oldest go first, whatever their days"},
     {"fold_devices", TIER_KEYS_DEVICE, FIELD(hub.fold_devices), "cpu", 0, 0, NULL,
      "what adds updates beside the CPU: cpu (nothing), cuda (every GPU), cuda:0,1, or auto"},
 };

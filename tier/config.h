@@ -57,10 +57,12 @@ struct tier_config_hub {
         children;          /* shell patterns of allowed names; empty: any with a certificate */
     uint64_t children_min; /* children to wait for before the first round opens */
     uint64_t max_uploaders, memory_budget_mb;
-    struct tier_keys_list merge_plugins; /* absolute paths of shared objects */
-    int retain;                          /* enum tier_retain */
-    int durability;                      /* enum tier_durability */
-    char fold_devices[64];               /* as tier_fold_devices_open takes it */
+    struct tier_keys_list merge_plugins;              /* absolute paths of shared objects */
+    int retain;                                       /* enum tier_retain */
+    int durability;                                   /* enum tier_durability */
+    uint64_t retain_updates_days, retain_models_days; /* beyond the commit (tier/retain.h) */
+    uint64_t retain_max_gb;
+    char fold_devices[64]; /* as tier_fold_devices_open takes it */
 };
 
 struct tier_config_spoke {

@@ -49,6 +49,8 @@ static enum tier_status open_all(struct tier_home *h, struct tier_err *err) {
     snprintf(h->models_dir, sizeof h->models_dir, "%s/models", c->data_dir);
     TIER_TRY(make_dir(h->models_dir, err));
     TIER_TRY(tier_content_sweep(h->models_dir, err));
+    snprintf(h->retained_dir, sizeof h->retained_dir, "%s/" TIER_RETAINED_DIR, c->data_dir);
+    TIER_TRY(make_dir(h->retained_dir, err));
     snprintf(path, sizeof path, "%s/journal.db", c->data_dir);
     TIER_TRY(tier_journal_open(path, &h->journal, err));
     TIER_TRY(tier_audit_open(c->data_dir, c->name, TIER_AUDIT_SYNC_NEVER, tier_wall_ms(), &h->audit,

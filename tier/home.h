@@ -3,7 +3,8 @@
  * A node's data directory, opened: identity, journal, audit log, spool, models. Everything durable
  * of a node is in here; moving the directory moves the node.
  *
- *     journal.db  spool/  models/  audit/  identity/  residual/ private/ control/ (spoke/state.h)
+ *     journal.db  spool/  models/  retained/  audit/  identity/  residual/ private/ control/
+ * (spoke/state.h)
  *
  * Threads: the loop's, but for the spool, which any may use.
  */
@@ -18,6 +19,8 @@
 #include "tier/spool.h"
 #include "tier/wire.h"
 
+#define TIER_RETAINED_DIR "retained"
+
 struct tier_home {
     const struct tier_config *config;
     struct tier_node node; /* zeroed where TLS is off */
@@ -27,6 +30,7 @@ struct tier_home {
     struct tier_audit *audit;
     struct tier_spool *spool;
     char models_dir[TIER_CONFIG_PATH_BYTES + 16];
+    char retained_dir[TIER_CONFIG_PATH_BYTES + 16]; /* tier/retain.h */
 };
 
 /*
@@ -48,5 +52,15 @@ enum tier_status tier_home_sign(const struct tier_home *home, struct tier_receip
  */
 enum tier_status tier_home_check_receipt(const struct tier_home *home, const char *parent_cert_pem,
                                          const struct tier_receipt *receipt, struct tier_err *err);
+
+/* "receipt" in the audit log: all that its signature covers, and the signature. */
+enum tier_status tier_home_note_receipt(const struct tier_home *home, const struct tier_receipt *r,
+                                        struct tier_err *err);
+/*
+ * "node.started": the version, the SHA-256 of the program that runs and of the kernels' plugin that
+ * it has loaded, and of the effective configuration, with the keys that are not what they were at
+ * the start before.
+ */
+enum tier_status tier_home_note_started(const struct tier_home *home, struct tier_err *err);
 
 #endif

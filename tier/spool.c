@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,6 +64,20 @@ void tier_spool_close(struct tier_spool *spool) {
     pthread_mutex_destroy(&spool->lock);
     free(spool->dir);
     free(spool);
+}
+
+enum tier_status tier_spool_give(struct tier_spool *spool, const struct tier_hash *id,
+                                 const char *dir, struct tier_err *err) {
+    char name[TIER_SPOOL_NAME], path[PATH_MAX];
+
+    tier_spool_name(id, TIER_SPOOL_SEALED, name);
+    int n = snprintf(path, sizeof path, "%s/%s", dir, name);
+    if (n < 0 || (size_t)n >= sizeof path)
+        return tier_fail(err, TIER_EARG, "%s: the path is too long", dir);
+    if (renameat(spool->dirfd, name, AT_FDCWD, path) == 0)
+        return TIER_OK;
+    return tier_fail_errno(err, errno == ENOENT ? TIER_ENOTFOUND : TIER_EIO,
+                           "%s/%s cannot go to %s", spool->dir, name, dir);
 }
 
 const char *tier_spool_name(const struct tier_hash *id, enum tier_spool_kind kind, char *name) {

@@ -36,6 +36,10 @@ bool tier_spool_has(const struct tier_spool *spool, const struct tier_hash *id);
  * that have it open keep it. A few large ones stay on the disk, to be written over by the next. */
 enum tier_status tier_spool_delete(struct tier_spool *spool, const struct tier_hash *id,
                                    struct tier_err *err);
+/* Gives the sealed file to another folder of the same disk, under the same name: a spool that is
+ * opened there has it. TIER_ENOTFOUND. */
+enum tier_status tier_spool_give(struct tier_spool *spool, const struct tier_hash *id,
+                                 const char *dir, struct tier_err *err);
 /*
  * At start, before anything else: deletes every sealed file and partial that `keep` does not want,
  * and all temporary files. Files that are not a spool's are left alone, with a warning in the log.

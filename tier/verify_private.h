@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What verify.c (the logs), verify_files.c (what lies beside them) and verify_cross.c (what they
+ * say of each other) share. Threads: as tier/verify.h. */
+#ifndef CONSILIUM_TIER_VERIFY_PRIVATE_H
+#define CONSILIUM_TIER_VERIFY_PRIVATE_H
+
+#include "tier/cert.h"
+#include "tier/verify.h"
+
+/* A growing list of entries of one kind. */
+struct verify_list {
+    void *at;
+    size_t count, room;
+};
+/* Room for one more, zeroed; NULL: no memory, or more than TIER_VERIFY_ENTRIES_MAX. */
+void *verify_list_add(struct verify_list *list, size_t bytes, struct tier_err *err);
+
+/* "peer.head": what `node` holds of `peer`. */
+struct verify_claim {
+    char peer[TIER_NAME_LEN_MAX + 1];
+    uint64_t size, line;
+    struct tier_hash root;
+    size_t node;
+    bool past; /* the peer has begun a new history since */
+};
+
+/* "receipt" and "update.counted", whose child and parent are the nodes' names. */
+struct verify_counted {
+    struct tier_hash run, update;
+    uint64_t round, weight, line;
+    char child[TIER_NAME_LEN_MAX + 1], parent[TIER_NAME_LEN_MAX + 1];
+    size_t node;
+};
+
+/* What all nodes must say alike: the plan of a run (round 0), the base of a round. */
+struct verify_fact {
+    struct tier_hash run, value;
+    uint64_t round, line;
+    size_t node;
+};
+
+/* The certificate by which a peer signs, as the log that is being read last said. */
+struct verify_cert {
+    char peer[TIER_NAME_LEN_MAX + 1];
+    struct tier_cert *cert;
+};
+
+struct tier_verify {
+    struct tier_cert *ca;
+    struct tier_hash ca_hash;
+    struct verify_list nodes; /* struct tier_verify_node */
+    struct verify_list claims, receipts, counted, facts;
+    struct verify_list findings; /* char * */
+    uint64_t finding_count;
+    struct verify_list certs; /* of the log that is being read */
+};
+
+static inline struct tier_verify_node *verify_node(struct tier_verify *v, size_t i) {
+    return (struct tier_verify_node *)v->nodes.at + i;
+}
+
+/* Notes what is wrong with a node's things. */
+void verify_found(struct tier_verify *v, size_t node, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* What lies beside the log of a directory. */
+enum tier_status verify_files(struct tier_verify *v, size_t node, struct tier_err *err);
+
+#endif
