@@ -75,7 +75,6 @@ void hub_heads_from_parent(struct hub *hub, const struct tier_head *head) {
     struct tier_err err = {0};
     bool send, asked;
 
-    hub_audit_sync(hub); /* what is said of this round is in the answer */
     enum tier_status st =
         tier_heads_came(&hub->home, &hub->above, hub->config->parent_name,
                         tier_link_parent_cert(hub->link), head, &m.head, &send, &asked, &err);

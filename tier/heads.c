@@ -99,28 +99,37 @@ static enum tier_status two_histories(const char *peer, struct tier_err *err) {
 
 /* ---- saying ---- */
 
-enum tier_status tier_heads_say(const struct tier_home *home, const char *peer, uint64_t peer_knows,
-                                bool answer, struct tier_head *out, struct tier_err *err) {
-    const struct tier_tree *tree = tier_audit_tree(home->audit);
-    struct kept k;
+/* The head of what the disk has: signed once, for however many peers. */
+static enum tier_status sign_own(struct tier_home *home, struct tier_err *err) {
+    struct tier_head head = {.size = tier_audit_durable(home->audit), .time_ms = tier_wall_ms()};
     char text[512];
 
-    memset(out, 0, sizeof *out);
+    if (home->said.size == head.size)
+        return TIER_OK;
+    TIER_TRY(tier_tree_root(tier_audit_tree(home->audit), head.size, &head.root, err));
+    if (home->node.key) {
+        size_t n = tier_head_text(home->config->name, &head, text, sizeof text);
+        TIER_TRY(
+            tier_key_sign(home->node.key, text, n, head.signature, &head.signature_bytes, err));
+    }
+    home->said = head;
+    return TIER_OK;
+}
+
+enum tier_status tier_heads_say(struct tier_home *home, const char *peer, uint64_t peer_knows,
+                                bool answer, struct tier_head *out, struct tier_err *err) {
+    struct kept k;
+
     TIER_TRY(load(home, peer, &k, err));
-    out->size = tier_audit_durable(home->audit);
+    TIER_TRY(sign_own(home, err));
+    *out = home->said;
     out->known = k.head.size;
     out->answer = answer;
-    out->time_ms = tier_wall_ms();
-    TIER_TRY(tier_tree_root(tree, out->size, &out->root, err));
-    if (peer_knows > 0 && peer_knows <= out->size) {
-        out->since = peer_knows;
-        TIER_TRY(
-            tier_tree_consistency(tree, peer_knows, out->size, out->proof, &out->proof_count, err));
-    }
-    if (!home->node.key)
+    if (peer_knows == 0 || peer_knows > out->size)
         return TIER_OK;
-    size_t n = tier_head_text(home->config->name, out, text, sizeof text);
-    return tier_key_sign(home->node.key, text, n, out->signature, &out->signature_bytes, err);
+    out->since = peer_knows;
+    return tier_tree_consistency(tier_audit_tree(home->audit), peer_knows, out->size, out->proof,
+                                 &out->proof_count, err);
 }
 
 /* ---- hearing ---- */
@@ -249,7 +258,7 @@ enum tier_status tier_heads_trust(const struct tier_home *home, const char *peer
     return tier_hash_equal(&k.cert, &cert) ? two_histories(peer, err) : TIER_OK;
 }
 
-enum tier_status tier_heads_came(const struct tier_home *home, struct tier_heads_edge *edge,
+enum tier_status tier_heads_came(struct tier_home *home, struct tier_heads_edge *edge,
                                  const char *peer, const char *cert_pem,
                                  const struct tier_head *head, struct tier_head *answer_out,
                                  bool *send_out, bool *asked_out, struct tier_err *err) {
@@ -269,7 +278,7 @@ enum tier_status tier_heads_came(const struct tier_home *home, struct tier_heads
     return TIER_OK;
 }
 
-enum tier_status tier_heads_begin(const struct tier_home *home, struct tier_heads_edge *edge,
+enum tier_status tier_heads_begin(struct tier_home *home, struct tier_heads_edge *edge,
                                   const char *peer, struct tier_head *out, struct tier_err *err) {
     TIER_TRY(tier_heads_say(home, peer, edge->knows, true, out, err));
     edge->knows = out->size;

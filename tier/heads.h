@@ -29,7 +29,7 @@
  * `peer_knows` (what the peer last said it had kept; 0 or what is not so: no proof), with what is
  * kept of the peer. `answer` asks for the peer's.
  */
-enum tier_status tier_heads_say(const struct tier_home *home, const char *peer, uint64_t peer_knows,
+enum tier_status tier_heads_say(struct tier_home *home, const char *peer, uint64_t peer_knows,
                                 bool answer, struct tier_head *out, struct tier_err *err);
 /*
  * A peer's head. *prove_out: it is later than the kept one and came without a proof from there on,
@@ -49,12 +49,12 @@ struct tier_heads_edge {
  * A peer's head came: tier_heads_hear, and what is to be said to it then. *send_out: answer_out is
  * to be sent. *asked_out: it was due.
  */
-enum tier_status tier_heads_came(const struct tier_home *home, struct tier_heads_edge *edge,
+enum tier_status tier_heads_came(struct tier_home *home, struct tier_heads_edge *edge,
                                  const char *peer, const char *cert_pem,
                                  const struct tier_head *head, struct tier_head *answer_out,
                                  bool *send_out, bool *asked_out, struct tier_err *err);
 /* Says it unasked, and expects an answer. */
-enum tier_status tier_heads_begin(const struct tier_home *home, struct tier_heads_edge *edge,
+enum tier_status tier_heads_begin(struct tier_home *home, struct tier_heads_edge *edge,
                                   const char *peer, struct tier_head *out, struct tier_err *err);
 /* TIER_ECONFLICT: the peer has shown two histories under this certificate. */
 enum tier_status tier_heads_trust(const struct tier_home *home, const char *peer,

@@ -29,6 +29,7 @@ struct tier_home {
     struct tier_journal *journal;
     struct tier_audit *audit;
     struct tier_spool *spool;
+    struct tier_head said; /* the own head signed last (tier/heads.h) */
     char models_dir[TIER_CONFIG_PATH_BYTES + 16];
     char retained_dir[TIER_CONFIG_PATH_BYTES + 16]; /* tier/retain.h */
 };

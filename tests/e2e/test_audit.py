@@ -311,6 +311,7 @@ class Methods(unittest.TestCase):
                 f.spoke(site, top)
             run = f.run(f.plan(rounds=2))
             run.finish()
+            self.assertTrue(top.audit("round.part"), "nothing was folded early")
             stop_all(f)
             done = f.cli("audit", "replay", run.id, "--data-dir", top.dir, check=False)
             self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
