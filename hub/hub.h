@@ -94,7 +94,8 @@ struct hub {
     struct tier_rpc_server *console;         /* NULL where operators call on Tier's port */
     struct hub_console_call *console_calls;
     bool console_closed;
-    bool failed; /* stopped on an error of its own */
+    uint64_t expired_ms; /* when what is retained was last looked through; 0: not yet */
+    bool failed;         /* stopped on an error of its own */
 };
 
 /* Opens the home, restores runs, serves. The loop must be run afterwards. */

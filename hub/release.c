@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#define EXPIRE_MS 10000 /* short rounds do not look through the folder each time */
+
 static void *need(void *p) {
     if (!p)
         abort();
@@ -78,6 +80,11 @@ void hub_work_expire(struct hub *hub) {
                                             .bytes_max = c->retain_max_gb << 30};
     struct tier_retain_expired gone = {0};
     struct tier_err err = {0};
+    uint64_t now = tier_clock_ms();
+
+    if (hub->expired_ms && now - hub->expired_ms < EXPIRE_MS)
+        return;
+    hub->expired_ms = now;
 
     if (tier_retain_expire(hub->home.retained_dir, &rules, tier_wall_ms(), &gone, &err) != TIER_OK)
         tier_log_warn("retention: %s", err.text);

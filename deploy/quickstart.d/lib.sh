@@ -83,6 +83,7 @@ listen: 127.0.0.1:0
 enroll_listen: 127.0.0.1:0
 authority_dir: ../authority
 children_min: $children
+retention: {updates_days: 30}
 YAML
     launch "$name" consilium-hub
     top_port=$(wait_for_line "$name" 'listening on port ')
@@ -113,6 +114,7 @@ name: $1
 data_dir: data
 listen: 127.0.0.1:0
 children_min: $2
+retention: {updates_days: 30}
 parent: {address: 127.0.0.1:$4, name: $3}
 YAML
     launch "$1" consilium-hub

@@ -321,8 +321,7 @@ class Examples(unittest.TestCase):
     """Every run of a shipped example, at the top and at each regional hub."""
 
     def replayed(self, command, work, hubs, timeout_s):
-        env = dict(federation.clean_environment(), CONSILIUM_BIN=federation.BIN,
-                   CONSILIUM_RETENTION_UPDATES_DAYS="30")
+        env = dict(federation.clean_environment(), CONSILIUM_BIN=federation.BIN)
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               env=env, timeout=timeout_s)
         self.assertEqual(done.returncode, 0, done.stdout)

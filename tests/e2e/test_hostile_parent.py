@@ -215,7 +215,7 @@ class Streams(Hostile):
             return edge.as_bytes(pb.ToChild(**field))
 
         lies = ((b"\xff" * 64, "not a valid protobuf"), (b"\x12\x05ab", "not a valid protobuf"),
-                (b"\x7a\x00", "does not know"), (b"", "does not know"),
+                (b"\xf2\x01\x00", "does not know"), (b"", "does not know"),
                 (b"\x12" + edge.varint(MIB + 5000) + bytes(MIB + 5000), "control message of 1053"),
                 (coded(plan=pb.Plan(run=r)), "plan.plan has 0 bytes"),
                 (coded(plan=pb.Plan(run=r, plan=b"x" * (MIB + 1))), "plan.plan has 1048577"),
@@ -230,6 +230,8 @@ class Streams(Hostile):
                 (coded(refusal=pb.Refusal(run=r, round=1, update=r, reason="\x1b[2J")),
                  "refusal.reason holds a control"),
                 (coded(end=pb.End(run=r, model=b"x")), "end.model holds 1"),
+                (coded(head=pb.Head(root=r)), "head.size is from 1"),
+                (coded(head=pb.Head(size=9, root=r, since=4, proof=[r] * 65)), "head.proof has 65"),
                 (coded(receipt=pb.Receipt(run=r, round=1, update=r, weight=U64)), "weight is above"),
                 (coded(receipt=pb.Receipt(run=r, round=1, update=r, signature=bytes(200))),
                  "signature has 200"),
