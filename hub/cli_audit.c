@@ -70,6 +70,12 @@ static int verify_text(const struct tier_verify *v) {
     const char *text;
     size_t told = 0;
 
+    for (; (text = tier_verify_finding(v, told)); told++)
+        cli_error("%s", text);
+    if (found > told)
+        cli_error("and %" PRIu64 " findings more", found - told);
+    if (found > 0)
+        return CLI_FAILED;
     printf("%-20s %8s %6s %8s %8s %7s %6s  %s\n", "node", "events", "heads", "receipts", "unsigned",
            "updates", "files", "head of its chain");
     for (size_t i = 0; i < tier_verify_node_count(v); i++) {
@@ -79,12 +85,7 @@ static int verify_text(const struct tier_verify *v) {
                n->name, n->lines, n->heads, n->receipts, n->unsigned_count, n->updates, n->files,
                tier_hash_hex(&n->head, hex));
     }
-    for (; (text = tier_verify_finding(v, told)); told++)
-        cli_error("%s", text);
-    if (found > told)
-        cli_error("and %" PRIu64 " findings more", found - told);
-    if (found == 0)
-        printf("everything that was checked is as it should be\n");
+    printf("everything that was checked is as it should be\n");
     return cli_done();
 }
 
