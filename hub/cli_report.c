@@ -241,7 +241,8 @@ static int by_number(const void *a, const void *b) {
     return p < q ? -1 : p > q;
 }
 
-static void write_rounds(FILE *f, json_t *rounds) {
+/* What a commit names is the result at the top; elsewhere the base is what is certain. */
+static void write_rounds(FILE *f, json_t *rounds, bool top) {
     size_t count = json_object_size(rounds), i = 0;
     const char **names = calloc(count + 1, sizeof *names);
     const char *name;
@@ -253,16 +254,17 @@ static void write_rounds(FILE *f, json_t *rounds) {
     json_object_foreach(rounds, name, value) names[i++] = name;
     if (count > 1)
         qsort(names, count, sizeof *names, by_number);
-    fprintf(f, "\n| round | opened | committed | updates | weight | refused | model |\n"
-               "|---|---|---|---|---|---|---|\n");
+    fprintf(f,
+            "\n| round | opened | committed | updates | weight | refused | starts from | gives |\n"
+            "|---|---|---|---|---|---|---|---|\n");
     for (i = 0; i < count; i++) {
         const json_t *round = json_object_get(rounds, names[i]);
-        fprintf(f, "| %s | %s | %s | %zu | %" PRId64 " | %" PRId64 " | %.16s |\n", names[i],
+        fprintf(f, "| %s | %s | %s | %zu | %" PRId64 " | %" PRId64 " | %.16s | %.16s |\n", names[i],
                 time_of(round, "opened_ms", opened), time_of(round, "committed_ms", committed),
                 json_array_size(json_object_get(round, "children")),
                 (int64_t)json_integer_value(json_object_get(round, "weight")),
                 (int64_t)json_integer_value(json_object_get(round, "refused")),
-                text_of(round, "model"));
+                text_of(round, "base"), top ? text_of(round, "model") : "");
     }
     free(names);
 }
@@ -307,7 +309,7 @@ static void write_run(FILE *f, const char *id, json_t *run) {
     number_of(f, "receipts for what was given", run, "receipts");
     line_of(f, "given to", text_of(run, "recipient"));
     if (json_object_get(run, "rounds"))
-        write_rounds(f, json_object_get(run, "rounds"));
+        write_rounds(f, json_object_get(run, "rounds"), !*text_of(run, "recipient"));
 }
 
 static void write_text(FILE *f, struct report *r) {

@@ -389,7 +389,10 @@ class Export(Stopped):
             text = file.read()
         model = self.top.audit("run.ended")[0]["data"]["model"]
         for words in ("# What top did", "purpose: tests of the federation", "started by: operator",
-                      model, "| 3 |", "## Record of processing", "hub-a"):
+                      model, "| 3 |", "| %s | %s |" % tuple(
+                          self.top.audit(e)[1]["data"][k][:16] for e, k in
+                          (("round.opened", "base"), ("round.committed", "model"))),
+                      "## Record of processing", "hub-a"):
             self.assertIn(words, text)
         with open(os.path.join(out, "report.json"), encoding="utf-8") as file:
             report = json.load(file)
