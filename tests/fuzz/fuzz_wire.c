@@ -86,6 +86,8 @@ static struct tier_bytes seed_of(unsigned i) {
                                  .name = "north-1",
                                  .software = "consilium",
                                  .reason = "why",
+                                 .waiting = true,
+                                 .update = {{3}},
                                  .protocol = TIER_PROTOCOL,
                                  .header = bytes,
                                  .header_bytes = sizeof bytes};
@@ -95,11 +97,16 @@ static struct tier_bytes seed_of(unsigned i) {
                                  .reason = "why",
                                  .plan = bytes,
                                  .plan_bytes = sizeof bytes,
+                                 .signature = bytes,
+                                 .signature_bytes = sizeof bytes,
+                                 .withdrawn = true,
                                  .delta = {{1}},
                                  .delta_base = {{2}},
                                  .missed = true,
                                  .receipt = {.round = 3, .child = "a", .weight = 5, .counted = 4}};
-    if (i < 5)
+    if (i == 17)
+        up.type = TIER_FROM_WITHDRAW;
+    if (i < 5 || i == 17)
         return tier_wire_from_child_bytes(&up);
     if (i < 13)
         return tier_wire_to_child_bytes(&down);
@@ -114,7 +121,7 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
     struct tier_piece p = {.offset = 1u << 20, .total = 7, .data_bytes = 100};
 
     FUZZ_CHECK(room >= 1024);
-    if (i > 16)
+    if (i > 17)
         return 0;
     if (i == 16) {
         p.id.b[0] = 1;
