@@ -27,7 +27,9 @@ struct spoke_predict {
     bool part_set;        /* only that part of the schema's split, whose training rows */
     enum spoke_part part; /* standardise; else all rows, undivided */
     bool fold_set;
-    uint32_t fold; /* instead of the schema's */
+    uint32_t fold;                 /* instead of the schema's */
+    const char *consent, *opt_out; /* as spoke/consent.h has them; NULL: none */
+    int purpose;                   /* enum tier_plan_purpose */
 };
 
 struct spoke_predicted {

@@ -323,7 +323,7 @@ int spoke_steward_main(int argc, char **argv, FILE *out, FILE *errors) {
         fputs(usage, errors);
         return 2;
     }
-    if (strcmp(argv[0], "pending") != 0)
+    if (c.run) /* all but pending have one */
         return decide(&c, argv[0], out, errors);
     struct listing l = {.out = out};
     if (each_run(c.data_dir, list_pending, &l) < 0) {
