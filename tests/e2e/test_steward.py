@@ -383,5 +383,31 @@ class Late(unittest.TestCase):
         self.assertEqual(len(spoke.audit("withdrawal.done")), 1)
 
 
+class TwoAuthorities(unittest.TestCase):
+    def test_a_hospital_serves_two_with_a_policy_for_each_and_one_file_of_opt_outs(self):
+        with Federation() as f, Federation() as g:
+            opt_out = write(f, "opt-out.txt", patients(f, "north-1")[0] + "\n")
+            csv_path = f.table("north-1")
+            rules = write(g, "policy.yaml",
+                          "default: refuse\nrules: [{decide: ask, purpose: [quality]}]\n")
+            ours = f.spoke("north-1", f.top(), consent={"opt_out": opt_out})
+            theirs = g.spoke("st-mary", g.top(), csv=csv_path, consent={"opt_out": opt_out},
+                             policy={"accept": None, "file": rules})
+            run = f.run(f.plan(rounds=1, **USE))
+            run.finish()
+            asked = g.run(g.plan(rounds=1, governance={"purpose": "quality"}))
+            g.wait(lambda: theirs.audit("plan.asked"), 20, "the other authority's plan is asked")
+            self.assertIn("no run waits", steward(ours, "pending"))
+            steward(theirs, "approve", asked.id)
+            asked.finish()
+            for node in (ours, theirs):
+                self.assertEqual({e["data"]["withheld_rows"] for e in node.audit("data.opened")},
+                                 {1})
+            # What one authority certified opens nothing at the other.
+            f.operator = g.operator
+            refused = f.cli("run", "start", f.plan(rounds=1), *f.at_top(), check=False)
+            self.assertNotEqual(refused.returncode, 0)
+
+
 if __name__ == "__main__":
     unittest.main()

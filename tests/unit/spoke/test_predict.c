@@ -6,6 +6,7 @@
 #include "tests/support/picture_writer.h"
 #include "tests/support/temp_file.h"
 #include "tier/model.h"
+#include "tier/plan.h"
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
