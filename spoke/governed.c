@@ -93,10 +93,28 @@ static void ask(struct spoke_run *run, const char *reason) {
     say_waiting(run);
 }
 
+/* How many training rows there were when data were last opened, for whom the policy let. Before
+ * that nobody has counted, and no data are opened to decide on a plan. */
+#define COUNT_KEY "training-rows"
+
+static uint64_t rows_known(const struct spoke *spoke) {
+    struct tier_journal_blob value = {0};
+    uint64_t rows = 0;
+
+    if (tier_journal_kv_get(spoke->home.journal, COUNT_KEY, &value, NULL) == TIER_OK &&
+        value.bytes == sizeof rows)
+        memcpy(&rows, value.data, sizeof rows);
+    tier_journal_blob_release(&value);
+    return rows;
+}
+
 /* A policy that cannot be read decides nothing: a person does. */
 static enum spoke_verdict decide(struct spoke_run *run, char *reason, size_t bytes) {
-    const struct spoke_asked asked = {
-        .plan = &run->plan, .author = run->author, .graph = run->graph, .now_ms = tier_wall_ms()};
+    const struct spoke_asked asked = {.plan = &run->plan,
+                                      .author = run->author,
+                                      .graph = run->graph,
+                                      .rows = rows_known(run->spoke),
+                                      .now_ms = tier_wall_ms()};
     struct spoke_policy *policy = NULL;
     struct tier_err err = {0};
 
@@ -158,8 +176,17 @@ enum tier_status spoke_run_open_data(struct spoke_run *run, struct spoke_data **
                                                .spill_dir = c->data_dir,
                                                .consent = run->spoke->consent,
                                                .purpose = run->plan.governance.purpose};
-    TIER_TRY(spoke_data_open(c->spoke.schema, c->spoke.csv, &options, out, err));
+    struct spoke_data *data = NULL;
+    TIER_TRY(spoke_data_open(c->spoke.schema, c->spoke.csv, &options, &data, err));
+    const uint64_t rows = spoke_data_rows(data, SPOKE_TRAIN);
+    enum tier_status st =
+        tier_journal_kv_put(run->spoke->home.journal, COUNT_KEY, &rows, sizeof rows, err);
+    if (st != TIER_OK) {
+        spoke_data_free(data);
+        return st;
+    }
     run->consent_version = run->spoke->consent_version;
+    *out = data;
     return TIER_OK;
 }
 

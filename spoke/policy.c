@@ -23,7 +23,7 @@ struct rule {
     struct tier_keys_list purpose, author, contract, model, operators, days;
     double epsilon_max;
     char hours[8];
-    uint64_t rounds_max, epochs_max, steps_max, bytes_max;
+    uint64_t rounds_max, epochs_max, steps_max, rows_max, bytes_max;
     bool has[16]; /* by key, whether it is written */
 };
 
@@ -51,6 +51,7 @@ enum key {
     ROUNDS_MAX,
     EPOCHS_MAX,
     STEPS_MAX,
+    ROWS_MAX,
     BYTES_MAX
 };
 
@@ -79,6 +80,8 @@ static const struct tier_keys_item rule_keys[] = {
      "passes over the rows, of all rounds, at most; the plan counts in epochs"},
     {"steps_max", TIER_KEYS_INT, FIELD(steps_max), "0", 0, COUNT_MAX, NULL,
      "optimiser steps, of all rounds, at most; the plan counts in steps"},
+    {"rows_max", TIER_KEYS_INT, FIELD(rows_max), "0", 0, COUNT_MAX, NULL,
+     "training rows that are gone through, of all rounds, repetitions counted, at most"},
     {"bytes_max", TIER_KEYS_INT, FIELD(bytes_max), "0", 0, COUNT_MAX, NULL,
      "of models and updates, of all rounds, both ways, at most, uncompressed"},
 };
@@ -290,10 +293,26 @@ static uint64_t bytes_each(const struct tier_plan *plan) {
     return 2 * times * plan->model_bytes;
 }
 
-static bool work_fits(const struct rule *r, const struct tier_plan *p) {
+/* By steps a round goes through what the plan says; by epochs, through this site's rows, and what
+ * is not known of them is within no bound. */
+static uint64_t rows_each(const struct tier_plan *plan, uint64_t rows) {
+    uint64_t n = plan->steps ? plan->steps : plan->epochs;
+    const uint64_t times[] = {plan->steps ? plan->batch : rows,
+                              plan->steps && plan->accumulate ? plan->accumulate : 1};
+
+    for (size_t i = 0; i < COUNT(times); i++)
+        if (__builtin_mul_overflow(n, times[i], &n))
+            return UINT64_MAX;
+    return n;
+}
+
+static bool work_fits(const struct rule *r, const struct spoke_asked *a) {
+    const struct tier_plan *p = a->plan;
+
     return !((r->has[ROUNDS_MAX] && p->rounds > r->rounds_max) ||
              (r->has[EPOCHS_MAX] && !within(p->epochs, p->rounds, r->epochs_max)) ||
              (r->has[STEPS_MAX] && !within(p->steps, p->rounds, r->steps_max)) ||
+             (r->has[ROWS_MAX] && !within(rows_each(p, a->rows), p->rounds, r->rows_max)) ||
              (r->has[BYTES_MAX] && !within(bytes_each(p), p->rounds, r->bytes_max)));
 }
 
@@ -311,7 +330,7 @@ static bool plan_matches(const struct rule *r, const struct spoke_asked *a) {
     if (r->has[EPSILON_MAX] &&
         !(plan_number(p, "privacy.patient.epsilon_max", &epsilon) && epsilon <= r->epsilon_max))
         return false;
-    return in_time(r, a->now_ms) && work_fits(r, p);
+    return in_time(r, a->now_ms) && work_fits(r, a);
 }
 
 static bool operators_match(const struct rule *r, const struct tier_graph *graph) {

@@ -39,6 +39,7 @@ struct spoke_asked {
     const struct tier_plan *plan;
     const char *author;             /* of the verified signature; "": nobody's */
     const struct tier_graph *graph; /* NULL: not here yet */
+    uint64_t rows;                  /* training rows, as far as they are known here; 0: not */
     int64_t now_ms;                 /* wall clock */
 };
 

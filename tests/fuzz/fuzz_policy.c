@@ -8,7 +8,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static struct tier_plan plan = {.rounds = 3, .steps = 5, .model_bytes = 100};
-    const struct spoke_asked asked = {&plan, "alice", NULL, INT64_C(1800000000000)};
+    const struct spoke_asked asked = {&plan, "alice", NULL, 7, INT64_C(1800000000000)};
     struct spoke_decision decision = {0};
     struct spoke_policy *policy = NULL;
     char reason[400];

@@ -11,12 +11,14 @@ static struct tier_plan plan;
 static struct tier_err err;
 static struct tier_problems problems;
 static char reason[400];
+static uint64_t rows; /* known of the site */
 
 /* Monday, 2027-01-18, 10:30 UTC. */
 #define MONDAY INT64_C(1800268200000)
 #define HOUR INT64_C(3600000)
 
 static void begin(void) {
+    rows = 0;
     plan = (struct tier_plan){.rounds = 10, .steps = 100, .model_bytes = 1000, .batch = 8};
     snprintf(plan.contract, sizeof plan.contract, "heart.v1");
     memset(plan.model_sha256, 'a', sizeof plan.model_sha256 - 1);
@@ -28,7 +30,7 @@ TestSuite(spoke_policy, .init = begin, .fini = temp_release);
 static enum spoke_verdict by(const char *text, const char *author, const struct tier_graph *graph,
                              int64_t now_ms) {
     struct spoke_policy *p = NULL;
-    const struct spoke_asked asked = {&plan, author, graph, now_ms};
+    const struct spoke_asked asked = {&plan, author, graph, rows, now_ms};
     enum tier_status st =
         spoke_policy_parse("policy.yaml", text, strlen(text), &p, &problems, &err);
     cr_assert(eq(int, st, TIER_OK), "%s", err.text);
@@ -91,6 +93,7 @@ Test(spoke_policy, each_key_matches_what_it_says_and_refuses_beside_it) {
         {"hours: 22-11", "hours: 22-10"},
         {"rounds_max: 10", "rounds_max: 9"},
         {"steps_max: 1000", "steps_max: 999"},
+        {"rows_max: 8000", "rows_max: 7999"},
         {"bytes_max: 20000", "bytes_max: 19999"},
     };
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
@@ -110,6 +113,17 @@ Test(spoke_policy, what_a_plan_does_not_count_in_matches_no_bound_of_it) {
 
 Test(spoke_policy, a_plan_without_an_epsilon_matches_no_bound_of_it) {
     cr_expect(not(takes("epsilon_max: 1000.0")));
+}
+
+Test(spoke_policy, epochs_go_through_the_rows_here_and_unknown_ones_are_within_no_bound) {
+    plan.steps = 0;
+    plan.epochs = 2;
+    cr_expect(not(takes("rows_max: 9007199254740991")));
+    rows = 30;
+    cr_expect(takes("rows_max: 600"));
+    cr_expect(not(takes("rows_max: 599")));
+    rows = UINT64_MAX;
+    cr_expect(not(takes("rows_max: 9007199254740991")));
 }
 
 Test(spoke_policy, work_that_overflows_is_beyond_every_bound) {
