@@ -62,7 +62,8 @@ static void describe(const struct spoke_run *run, char *text, size_t room) {
 }
 
 void spoke_run_show(struct spoke_run *run) {
-    bool seen = run->state == SPOKE_RUN_PENDING || run->state == SPOKE_RUN_OPEN;
+    bool asked = run->state == SPOKE_RUN_PENDING && *run->why;
+    bool seen = asked || run->state == SPOKE_RUN_OPEN;
     struct tier_err err = {0};
     char text[8192];
 
