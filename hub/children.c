@@ -50,7 +50,9 @@ void hub_run_tell_plan(struct hub_run *run, const char *child) {
     struct tier_to_child m = {.type = TIER_TO_PLAN,
                               .run = run->id,
                               .plan = (const uint8_t *)run->plan_text,
-                              .plan_bytes = run->plan_bytes};
+                              .plan_bytes = run->plan_bytes,
+                              .signature = (const uint8_t *)run->signature,
+                              .signature_bytes = run->signature_bytes};
     tier_serve_send(run->hub->serve, child, &m);
 }
 
@@ -138,6 +140,7 @@ void hub_run_answered(struct hub_run *run, const char *child, bool accepted, con
         hub_run_journal_answer(run, child, accepted);
     c->accepted = accepted;
     c->declined = !accepted;
+    c->waiting = false;
     c->attending = true;
     if (!accepted)
         tier_log_warn("run %.12s: %s declines: %s", run->hex, child, reason);
@@ -146,6 +149,69 @@ void hub_run_answered(struct hub_run *run, const char *child, bool accepted, con
         hub_work_step(run, &e);
     hub_run_open_if_ready(run);
     hub_console_changed(run->hub, run);
+}
+
+/* As one that has not answered, which nobody waits for; one that had answered takes that back. */
+void hub_run_waits(struct hub_run *run, const char *child, const char *reason) {
+    struct hub_child *c = child_of(run, child);
+
+    if (run->state != HUB_RUN_OPEN)
+        return;
+    if (c->accepted || c->declined) {
+        hub_run_answered(run, child, false, reason);
+        return;
+    }
+    if (!c->waiting) {
+        tier_log_info("run %.12s: %s waits for a person: %s", run->hex, child, reason);
+        hub_audit(run->hub, "run.waits", "h:run", &run->id, "s:child", child, "s:reason", reason);
+    }
+    c->waiting = true;
+    c->attending = true;
+    snprintf(c->phase, sizeof c->phase, "%.*s", (int)sizeof c->phase - 1, reason);
+    hub_console_changed(run->hub, run);
+}
+
+static void tell_withdrawn(struct hub_run *run, const char *child, uint64_t round,
+                           const struct tier_hash *id, const char *why_not) {
+    struct tier_to_child m = {.type = TIER_TO_REFUSAL,
+                              .run = run->id,
+                              .round = round,
+                              .update = *id,
+                              .withdrawn = !why_not};
+    snprintf(m.reason, sizeof m.reason, "%s", why_not ? why_not : "withdrawn");
+    tier_serve_send(run->hub->serve, child, &m);
+}
+
+void hub_run_withdrew(struct hub_run *run, const char *child, uint64_t round,
+                      const struct tier_hash *update, const char *reason) {
+    struct tier_round_event e = {
+        .type = TIER_EVENT_WITHDRAW, .child = hub_run_child_number(run, child), .update = *update};
+    struct hub_child *c = &run->children[e.child];
+    const char *why_not = NULL;
+
+    if (run->state != HUB_RUN_OPEN)
+        why_not = "the run is over";
+    else if (round < hub_run_child_round(run, e.child))
+        why_not = "the round is committed: its model holds the update, if that was in time";
+    else if (round > hub_run_child_round(run, e.child))
+        why_not = "that round is not open here";
+    else if (c->has_early && tier_hash_equal(&c->early.update, update))
+        hub_work_drop_early(run, e.child);
+    else
+        why_not = tier_round_holds_fast(&run->round, e.child, update);
+    tier_log_warn("run %.12s round %" PRIu64 ": %s withdraws its update%s%s: %s", run->hex, round,
+                  child, why_not ? " in vain, since " : "", why_not ? why_not : "", reason);
+    hub_audit(run->hub, why_not ? "withdrawal.refused" : "update.withdrawn", "h:run", &run->id,
+              "u:round", round, "s:child", child, "h:update", update, "s:reason", reason, "s:why",
+              why_not);
+    hub_fault(run->hub, child);
+    if (!why_not) {
+        const struct tier_round_child *now = tier_round_child(&run->round, e.child);
+        if (now->state == TIER_CHILD_SEALED && tier_hash_equal(&now->update, update))
+            hub_work_withdrawn(run);
+        hub_work_step(run, &e);
+    }
+    tell_withdrawn(run, child, round, update, why_not);
 }
 
 static void refuse(struct hub_run *run, const char *child, uint64_t round,

@@ -29,6 +29,7 @@ static const struct command {
     {"revoke", NULL, cli_revoke, "revoke a node's certificates and tokens"},
     {"plan", "check", cli_plan_check, "say what is wrong with a plan, or why its sums hold"},
     {"plan", "show", cli_plan_show, "show a plan with every default filled in"},
+    {"plan", "sign", cli_plan_sign, "sign a plan, so that sites can tell who answers for it"},
     {"run", "start", cli_run_start, "start a run of a plan, at the top"},
     {"run", "list", cli_run_list, "list runs, newest first"},
     {"run", "watch", cli_run_watch, "follow a run until it ends"},

@@ -76,6 +76,7 @@ int cli_enroll(int argc, char **argv);
 int cli_revoke(int argc, char **argv);
 int cli_plan_check(int argc, char **argv);
 int cli_plan_show(int argc, char **argv);
+int cli_plan_sign(int argc, char **argv);
 int cli_run_start(int argc, char **argv);
 int cli_run_list(int argc, char **argv);
 int cli_run_watch(int argc, char **argv);

@@ -3,12 +3,14 @@
 #include "tier/graph.h"
 #include "tier/plan.h"
 #include "tier/share.h"
+#include "tier/signed.h"
 #include "tier/task.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
@@ -192,6 +194,15 @@ int cli_plan_check(int argc, char **argv) {
     return code;
 }
 
+/* Behind the keys, for the steward of a site's data. */
+static void print_seen(const struct tier_plan *plan) {
+    char text[600];
+
+    puts("#\n# what each tier sees of a site's data:");
+    for (size_t i = 0; tier_plan_sees(plan, i, text, sizeof text); i++)
+        printf("#   %s\n", text);
+}
+
 int cli_plan_show(int argc, char **argv) {
     const char *path;
     bool json = false;
@@ -223,6 +234,77 @@ int cli_plan_show(int argc, char **argv) {
                 "%-30s %s\n", keys[i].path,
                 tier_keys_text(&keys[i], &l->plan, value, TIER_KEYS_LIST_MAX * TIER_KEYS_TEXT_MAX));
         free(value);
+        print_seen(&l->plan);
+        code = cli_done();
+    }
+    unload(l);
+    return code;
+}
+
+/* ---- sign ---- */
+
+static enum tier_status write_signature(const char *path, const char *text, size_t bytes,
+                                        struct tier_err *err) {
+    FILE *f = fopen(path, "we");
+
+    if (!f)
+        return tier_fail_errno(err, TIER_EIO, "%s", path);
+    bool whole = fwrite(text, 1, bytes, f) == bytes;
+    if (fclose(f) != 0 || !whole)
+        return tier_fail_errno(err, TIER_EIO, "%s", path);
+    return TIER_OK;
+}
+
+static enum tier_status sign(const struct loaded *l, const char *identity, const char *path,
+                             struct tier_err *err) {
+    struct tier_node signer = {0};
+    const char *author = l->plan.governance.author;
+    char *text = NULL;
+    size_t bytes;
+    enum tier_status st;
+
+    TIER_TRY_OUT(tier_identity_load(identity, (int64_t)time(NULL), &signer, err));
+    if (*author && strcmp(author, signer.id.name) != 0) {
+        st = tier_fail(err, TIER_EIDENTITY, "the plan's governance.author is %s, and you are %s",
+                       author, signer.id.name);
+        goto out;
+    }
+    TIER_TRY_OUT(tier_signed_make(&signer, &l->hash, &text, &bytes, err));
+    TIER_TRY_OUT(write_signature(path, text, bytes, err));
+out:
+    free(text);
+    tier_identity_release(&signer);
+    return st;
+}
+
+int cli_plan_sign(int argc, char **argv) {
+    const char *path, *identity = NULL, *to = NULL;
+    const struct cli_option options[] = {
+        {"identity", CLI_TEXT, &identity, "DATA_DIR",
+         "the data directory in which you are enrolled", "CONSILIUM_IDENTITY", true, 0, 0},
+        {"out", CLI_TEXT, &to, "FILE", "where the signature goes; FILE.sig if left out", NULL,
+         false, 0, 0},
+    };
+    const struct cli_usage usage = {
+        "plan sign", "FILE",
+        "Signs a plan as it travels, with every default and its model's hash, so that sites can "
+        "tell who answers for it; 'run start' sends the signature with the plan"};
+    char beside[TIER_PLAN_PATH_BYTES], hex[TIER_HASH_HEX];
+    struct tier_err err = {0};
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, &path, 1, 1);
+
+    if (code != CLI_GO)
+        return code;
+    struct loaded *l = load(path, false);
+    if (!l)
+        return cli_failed(&(struct tier_err){.text = "out of memory"});
+    snprintf(beside, sizeof beside, "%s.sig", path);
+    if (l->problems.count) {
+        code = tell_problems(l);
+    } else if (sign(l, identity, to ? to : beside, &err) != TIER_OK) {
+        code = cli_failed(&err);
+    } else {
+        printf("%s  %s\n", tier_hash_hex(&l->hash, hex), to ? to : beside);
         code = cli_done();
     }
     unload(l);

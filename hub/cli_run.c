@@ -19,6 +19,8 @@ struct start {
     char *plan;
     size_t plan_bytes;
     bool plan_sent;
+    char signature[TIER_SIGNED_BYTES_MAX];
+    size_t signature_bytes;
     int fd;
     const char *path;
     uint8_t *chunk;
@@ -27,8 +29,11 @@ struct start {
 
 static enum tier_status start_next(void *arg, struct tier_bytes *out, struct tier_err *err) {
     struct start *s = arg;
-    struct tier_console_part part = {
-        .is_plan = true, .data = (const uint8_t *)s->plan, .bytes = s->plan_bytes};
+    struct tier_console_part part = {.is_plan = true,
+                                     .data = (const uint8_t *)s->plan,
+                                     .bytes = s->plan_bytes,
+                                     .signature = (const uint8_t *)s->signature,
+                                     .signature_bytes = s->signature_bytes};
     size_t n = 0;
 
     if (!s->plan_sent) {
@@ -54,6 +59,26 @@ static enum tier_status start_next(void *arg, struct tier_bytes *out, struct tie
 
 static enum tier_status start_reply(void *arg, struct tier_rpc_message *m, struct tier_err *err) {
     return cli_take_run(&((struct start *)arg)->run, m, err);
+}
+
+/* The file that was named, or what 'plan sign' left beside the plan, if it did. */
+static enum tier_status read_signature(struct start *s, const char *plan_path, const char *named,
+                                       struct tier_err *err) {
+    char beside[TIER_PLAN_PATH_BYTES];
+    const char *path = named ? named : beside;
+
+    snprintf(beside, sizeof beside, "%s.sig", plan_path);
+    FILE *f = fopen(path, "re");
+    if (!f && !named && errno == ENOENT)
+        return TIER_OK;
+    if (!f)
+        return tier_fail_errno(err, TIER_EIO, "cannot read %s", path);
+    s->signature_bytes = fread(s->signature, 1, sizeof s->signature, f);
+    bool whole = fgetc(f) == EOF && !ferror(f);
+    fclose(f);
+    return whole ? TIER_OK
+                 : tier_fail(err, TIER_ELIMIT, "%s is no signature: it has more than %u bytes",
+                             path, TIER_SIGNED_BYTES_MAX);
 }
 
 /* All of the plan's problems are told here; err is set either way. */
@@ -87,12 +112,14 @@ out:
 
 int cli_run_start(int argc, char **argv) {
     struct cli_connection c = {0};
-    const char *plan_path;
+    const char *plan_path, *signature = NULL;
     bool wait = false, json = false, completed = true;
     const struct cli_option options[] = {
         {"wait", CLI_FLAG, &wait, NULL, "until it has ended; succeeds only where it completed",
          NULL, false, 0, 0},
         {"json", CLI_FLAG, &json, NULL, "one JSON object", NULL, false, 0, 0},
+        {"signature", CLI_TEXT, &signature, "FILE",
+         "of 'plan sign'; PLAN.sig if that is there and nothing is named", NULL, false, 0, 0},
         CLI_CONNECTION_OPTIONS(c),
     };
     const struct cli_usage usage = {
@@ -109,6 +136,7 @@ int cli_run_start(int argc, char **argv) {
     if (code != CLI_GO)
         return code;
     TIER_TRY_OUT(start_open(&s, plan_path, model_path, &err));
+    TIER_TRY_OUT(read_signature(&s, plan_path, signature, &err));
     TIER_TRY_OUT(cli_hub_open(&c, &hub, &err));
     TIER_TRY_OUT(cli_hub_call(hub, TIER_PATH_CONSOLE_START, &call, &err));
     if (tier_hash_is_zero(&s.run.run)) {

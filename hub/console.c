@@ -31,6 +31,8 @@ struct hub_console_call {
     /* StartRun */
     char *plan_text;
     size_t plan_bytes;
+    uint8_t signature[TIER_SIGNED_BYTES_MAX];
+    size_t signature_bytes;
     struct tier_plan *plan;
     struct tier_content_rx *rx;
 
@@ -232,6 +234,9 @@ static enum tier_status start_plan(struct hub_console_call *s, const struct tier
     s->plan_text = need(malloc(part->bytes));
     memcpy(s->plan_text, part->data, part->bytes);
     s->plan_bytes = part->bytes;
+    s->signature_bytes = part->signature_bytes;
+    if (part->signature_bytes)
+        memcpy(s->signature, part->signature, part->signature_bytes);
     TIER_TRY(tier_plan_parse(s->plan_text, s->plan_bytes, s->plan, err));
     tier_hash_parse(s->plan->model_sha256, &graph);
     for (const struct hub_console_call *c = s->hub->console_calls; c; c = c->next)
@@ -294,7 +299,8 @@ static enum tier_status start_run(struct hub_console_call *s, struct hub_run **o
     struct tier_content_rx *rx = s->rx;
     s->rx = NULL;
     TIER_TRY(tier_content_rx_finish(rx, err));
-    return hub_run_begin(s->hub, NULL, s->plan_text, s->plan_bytes, out, err);
+    const struct hub_plan plan = {s->plan_text, s->plan_bytes, s->signature, s->signature_bytes};
+    return hub_run_begin(s->hub, NULL, &plan, out, err);
 }
 
 static void start_half_closed(struct tier_rpc_call *call) {

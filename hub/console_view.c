@@ -90,6 +90,8 @@ static const char *child_state(const struct hub_run *run, uint32_t number) {
         return "declined";
     if (!c->attending)
         return "away";
+    if (c->waiting)
+        return "waits";
     return c->accepted ? "accepted" : "asked";
 }
 

@@ -129,9 +129,11 @@ static void child_left(void *owner, const char *child) {
 }
 
 static void child_answered(void *owner, const char *child, const struct tier_hash *id,
-                           bool accepted, const char *reason) {
+                           bool accepted, bool waiting, const char *reason) {
     struct hub_run *run = hub_run_find(owner, id);
-    if (run)
+    if (run && waiting)
+        hub_run_waits(run, child, reason);
+    else if (run)
         hub_run_answered(run, child, accepted, reason);
 }
 
@@ -160,6 +162,13 @@ static void child_declined(void *owner, const char *child, const struct tier_has
         hub_run_declined(run, child, round, reason);
 }
 
+static void child_withdrew(void *owner, const char *child, const struct tier_hash *id,
+                           uint64_t round, const struct tier_hash *update, const char *reason) {
+    struct hub_run *run = hub_run_find(owner, id);
+    if (run)
+        hub_run_withdrew(run, child, round, update, reason);
+}
+
 static void child_progressed(void *owner, const char *child, const struct tier_hash *id,
                              uint64_t round, const char *phase, uint32_t done, uint32_t total) {
     struct hub_run *run = hub_run_find(owner, id);
@@ -180,6 +189,7 @@ static const struct tier_serve_events serve_events = {
     .answered = child_answered,
     .offered = child_offered,
     .declined = child_declined,
+    .withdrew = child_withdrew,
     .progressed = child_progressed,
     .showed = hub_heads_from_child,
     .arrived = update_arrived,
@@ -214,8 +224,11 @@ static void plan_came(struct hub *hub, const struct tier_to_child *m) {
     struct tier_err err = {0};
 
     tier_link_fault(hub->link); /* a plan is work, and is said once a stream */
-    if (!run && (has_room(hub, &err) != TIER_OK ||
-                 hub_run_begin(hub, &m->run, m->plan, m->plan_bytes, &run, &err) != TIER_OK)) {
+    if (!run &&
+        (has_room(hub, &err) != TIER_OK ||
+         hub_run_begin(hub, &m->run,
+                       &(struct hub_plan){m->plan, m->plan_bytes, m->signature, m->signature_bytes},
+                       &run, &err) != TIER_OK)) {
         struct tier_from_child answer = {.type = TIER_FROM_ANSWER, .run = m->run};
         snprintf(answer.reason, sizeof answer.reason, "%s", err.text);
         tier_log_error("plan refused: %s", err.text);

@@ -32,6 +32,7 @@ struct hub_record;
 struct hub_child {
     char name[TIER_NAME_LEN_MAX + 1];
     bool accepted, declined, attending;
+    bool waiting;   /* a person decides there: it is not counted in meanwhile */
     char phase[64]; /* as it last reported, for people */
     uint32_t done, total;
     bool has_early; /* buffered: its update arrived while no round was open to take it */
@@ -47,8 +48,8 @@ struct hub_run {
     char reason[TIER_REASON_LEN_MAX + 1];
     int64_t created_ms;
     struct tier_plan plan;
-    char *plan_text;
-    size_t plan_bytes;
+    char *plan_text, *signature; /* as they came; signature NULL: it is not signed */
+    size_t plan_bytes, signature_bytes;
     struct tier_manifest *manifest; /* NULL until the graph is here */
     uint64_t classes;               /* of the model's output, likewise */
 
@@ -72,6 +73,7 @@ struct hub_run {
     uint64_t deadline_at_ms;           /* monotonic; 0: none */
     struct tier_timer *deadline, *retry;
     bool folding, publishing; /* a job is on the worker */
+    bool fold_void;           /* what it folds has been withdrawn from: its result is dropped */
     bool counted;             /* the committed round's own update is in the result */
     struct tier_task_stop stop;
     uint64_t progress_ms; /* when the parent was last told how far we are */
@@ -128,10 +130,19 @@ void hub_audit_sync(struct hub *hub);
 
 /* ---- run.c ---- */
 
-/* A new run of a plan (its canonical text), whose graph is in the models directory at the top. `id`
- * NULL: make one. */
-enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id, const void *plan,
-                               size_t plan_bytes, struct hub_run **out, struct tier_err *err);
+/* As it arrives. Borrowed. */
+struct hub_plan {
+    const void *text; /* canonical */
+    size_t bytes;
+    const void *signature; /* tier/signed.h */
+    size_t signature_bytes;
+};
+
+/* A new run of a plan, whose graph is in the models directory at the top. `id` NULL: make one.
+ * Refused where it has expired, or is not signed as it should be. */
+enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id,
+                               const struct hub_plan *plan, struct hub_run **out,
+                               struct tier_err *err);
 /* The top: opens round 1 when enough children take part. */
 void hub_run_first_round(struct hub_run *run);
 /* A hub: gets the graph from its parent, then answers the plan. */
@@ -145,6 +156,11 @@ void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *r
 void hub_run_attending(struct hub_run *run, const char *child);
 void hub_run_left(struct hub_run *run, const char *child);
 void hub_run_answered(struct hub_run *run, const char *child, bool accepted, const char *reason);
+/* Not answered yet: a person decides. */
+void hub_run_waits(struct hub_run *run, const char *child, const char *reason);
+/* Takes the child's update out of its round where that is exact; tells it so, or why not. */
+void hub_run_withdrew(struct hub_run *run, const char *child, uint64_t round,
+                      const struct tier_hash *update, const char *reason);
 void hub_run_offered(struct hub_run *run, const char *child, const struct tier_hash *id,
                      const struct tier_update_header *header);
 void hub_run_declined(struct hub_run *run, const char *child, uint64_t round, const char *reason);

@@ -144,7 +144,8 @@ static enum tier_status restore_run(void *arg, const struct tier_journal_run *ro
     if (!tier_hash_parse(row->run, &id))
         return tier_fail(err, TIER_ECORRUPT, "the journal names a run '%s'", row->run);
     TIER_TRY(tier_journal_run_plan(hub->home.journal, row->run, &plan, &sig, err));
-    struct hub_run *run = hub_run_new(hub, &id, plan.data, plan.bytes);
+    struct hub_run *run =
+        hub_run_new(hub, &id, &(struct hub_plan){plan.data, plan.bytes, sig.data, sig.bytes});
     tier_journal_blob_release(&plan);
     tier_journal_blob_release(&sig);
     TIER_TRY(tier_plan_parse(run->plan_text, run->plan_bytes, &run->plan, err));

@@ -10,6 +10,7 @@
 #include "tier/manifest.h"
 #include "tier/nova.h"
 #include "tier/retain.h"
+#include "tier/signed.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -210,6 +211,22 @@ static void open_round(struct hub_run *run) {
     hub_console_changed(run->hub, run);
 }
 
+/* No round opens after the plan's last day: the top ends the run, a hub leaves it to its parent. */
+static void expire(struct hub_run *run) {
+    struct tier_from_child m = {
+        .type = TIER_FROM_DECLINE, .run = run->id, .round = run->wanted_round};
+
+    tier_plan_expired_text(&run->plan, m.reason, sizeof m.reason);
+    if (!run->hub->link) {
+        hub_run_finish(run, HUB_RUN_STOPPED, m.reason);
+        return;
+    }
+    run->wanted_round = 0;
+    hub_audit(run->hub, "round.expired", "h:run", &run->id, "u:round", m.round, "s:reason",
+              m.reason);
+    tier_link_send(run->hub->link, &m);
+}
+
 /* Opens the wanted round once everything for it is here. */
 void hub_run_open_if_ready(struct hub_run *run) {
     size_t ready = 0;
@@ -220,8 +237,10 @@ void hub_run_open_if_ready(struct hub_run *run) {
         return;
     for (size_t i = 0; i < run->child_count; i++)
         ready += run->children[i].accepted && run->children[i].attending;
+    if (tier_plan_expired(&run->plan, tier_wall_ms()))
+        expire(run);
     /* Later rounds wait for their members by quorum and deadline, not here. */
-    if (run->round.number || ready >= run->hub->config->hub.children_min)
+    else if (run->round.number || ready >= run->hub->config->hub.children_min)
         open_round(run);
 }
 
@@ -338,16 +357,21 @@ static void base_fetched(void *arg, enum tier_status st, const char *text) {
     }
 }
 
-struct hub_run *hub_run_new(struct hub *hub, const struct tier_hash *id, const void *plan,
-                            size_t plan_bytes) {
+struct hub_run *hub_run_new(struct hub *hub, const struct tier_hash *id,
+                            const struct hub_plan *plan) {
     struct hub_run *run = need(calloc(1, sizeof *run));
     run->hub = hub;
     run->id = *id;
     tier_hash_hex(id, run->hex);
-    run->plan_text = need(malloc(plan_bytes + 1));
-    memcpy(run->plan_text, plan, plan_bytes);
-    run->plan_text[plan_bytes] = '\0';
-    run->plan_bytes = plan_bytes;
+    run->plan_text = need(malloc(plan->bytes + 1));
+    memcpy(run->plan_text, plan->text, plan->bytes);
+    run->plan_text[plan->bytes] = '\0';
+    run->plan_bytes = plan->bytes;
+    if (plan->signature_bytes) {
+        run->signature = need(malloc(plan->signature_bytes));
+        memcpy(run->signature, plan->signature, plan->signature_bytes);
+        run->signature_bytes = plan->signature_bytes;
+    }
     run->deadline = tier_timer_new(hub->loop, on_deadline, run);
     run->retry = tier_timer_new(hub->loop, on_retry, run);
     run->follow = (struct tier_follow){.link = hub->link,
@@ -367,6 +391,7 @@ void hub_run_free(struct hub_run *run) {
     tier_manifest_free(run->manifest);
     free(run->children);
     free(run->plan_text);
+    free(run->signature);
     free(run);
 }
 
@@ -437,24 +462,29 @@ static void tell_attending(void *arg, const struct tier_serve_child_info *info) 
     hub_run_attending(arg, info->name);
 }
 
-enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id, const void *plan,
-                               size_t plan_bytes, struct hub_run **out, struct tier_err *err) {
+enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id,
+                               const struct hub_plan *plan, struct hub_run **out,
+                               struct tier_err *err) {
     struct {
         struct tier_hash plan;
         uint8_t random[16];
     } birth = {0};
-    struct tier_hash own_id, plan_hash;
+    char author[TIER_NAME_LEN_MAX + 1];
+    struct tier_hash own_id;
     struct tier_plan parsed;
 
-    TIER_TRY(tier_plan_parse(plan, plan_bytes, &parsed, err));
+    TIER_TRY(tier_plan_parse(plan->text, plan->bytes, &parsed, err));
+    tier_hash_data(plan->text, plan->bytes, &birth.plan);
+    TIER_TRY(tier_signed_admit(&parsed, &birth.plan, plan->signature, plan->signature_bytes,
+                               hub->home.node.ca, hub->config->signed_plans, tier_wall_ms(), author,
+                               err));
     if (!id) {
-        tier_hash_data(plan, plan_bytes, &birth.plan);
         if (getrandom(birth.random, sizeof birth.random, 0) != (ssize_t)sizeof birth.random)
             return tier_fail_errno(err, TIER_EIO, "no randomness for a run's id");
         tier_hash_data(&birth, sizeof birth, &own_id);
         id = &own_id;
     }
-    struct hub_run *run = hub_run_new(hub, id, plan, plan_bytes);
+    struct hub_run *run = hub_run_new(hub, id, plan);
     run->plan = parsed;
     run->created_ms = tier_wall_ms();
     enum tier_status st = hub_run_find_rule(run, err);
@@ -467,7 +497,8 @@ enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id, cons
         struct tier_journal_run row = {.state = run->state, .created_ms = run->created_ms};
         memcpy(row.run, run->hex, sizeof row.run);
         row.model = run->model;
-        st = tier_journal_run_add(hub->home.journal, &row, plan, plan_bytes, "", 0, err);
+        st = tier_journal_run_add(hub->home.journal, &row, plan->text, plan->bytes,
+                                  run->signature ? run->signature : "", run->signature_bytes, err);
     }
     if (st != TIER_OK) {
         hub->runs = run->next;
@@ -475,7 +506,8 @@ enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id, cons
         return st;
     }
     hub_audit(hub, "run.begun", "h:run", id, "s:name", run->plan.name, "s:model",
-              run->plan.model_sha256, "h:plan", &plan_hash);
+              run->plan.model_sha256, "h:plan", &birth.plan, "s:author", *author ? author : NULL,
+              "s:use", tier_plan_purpose_text(run->plan.governance.purpose));
     tier_log_info("run %.12s: '%s' begins", run->hex, run->plan.name);
     tier_serve_each(hub->serve, tell_attending, run);
     if (out)

@@ -11,8 +11,8 @@
 #include "hub/hub.h"
 
 /* Puts the run at the head of the hub's list. The plan's text is copied. */
-struct hub_run *hub_run_new(struct hub *hub, const struct tier_hash *id, const void *plan,
-                            size_t plan_bytes);
+struct hub_run *hub_run_new(struct hub *hub, const struct tier_hash *id,
+                            const struct hub_plan *plan);
 /* With the graph here: the manifest. */
 enum tier_status hub_run_prepare(struct hub_run *run, struct tier_err *err);
 /* The merge rule of this tier, by the plan; fails where it is an operator's own that is not loaded.

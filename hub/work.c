@@ -372,8 +372,11 @@ static void job_done(void *arg) {
     bool later = run && job->kind == JOB_CHECK && hub_run_buffers(run);
     bool current = run && run->state == HUB_RUN_OPEN && (run->round.number == job->round || later);
 
-    if (run && (job->kind == JOB_FOLD || job->kind == JOB_PART))
+    if (run && (job->kind == JOB_FOLD || job->kind == JOB_PART)) {
         run->folding = false;
+        current = current && !run->fold_void;
+        run->fold_void = false;
+    }
     if (run && job->kind == JOB_PUBLISH)
         run->publishing = false;
     if (!current && job->kind == JOB_PART)
@@ -677,6 +680,11 @@ void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
         hold_places(run->hub);
     perform(run, &actions);
     hub_console_changed(run->hub, run);
+}
+
+/* A partial in the making has nothing of the update: what is in one holds fast. */
+void hub_work_withdrawn(struct hub_run *run) {
+    run->fold_void = run->folding && run->round.state == TIER_ROUND_FOLDING && !run->round.parting;
 }
 
 void hub_work_resume(struct hub_run *run) {

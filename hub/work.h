@@ -13,6 +13,8 @@
 #include "tier/publish.h"
 
 /* Feeds one event, journals what it changed, carries its actions out. */
+/* Before a child's update is taken out of the round: a fold at work that has it counts nothing. */
+void hub_work_withdrawn(struct hub_run *run);
 void hub_work_step(struct hub_run *run, const struct tier_round_event *event);
 /* At start, before anything else goes into the audit log: the line that a kill may have kept out of
  * it, of an update whose receipt is journalled. */

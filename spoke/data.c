@@ -5,6 +5,7 @@
  * sums merged in row order (Chan, Golub & LeVeque 1979), because reading the images twice would
  * cost more than all the arithmetic. Either is the same wherever the same files are read.
  */
+#include "spoke/consent.h"
 #include "spoke/data_private.h"
 #include "spoke/patch.h"
 #include "spoke/spill.h"
@@ -32,6 +33,22 @@ bool spoke_number_parse(const char *text, double *out) {
 }
 
 /* ---- what sources call while they load ----------------------------------------------------- */
+
+bool spoke_load_allowed(struct spoke_loader *l, const char *id) {
+    struct {
+        struct tier_hash before;
+        uint64_t row;
+    } link = {l->data->withheld_hash, 0};
+
+    if (!l->options->consent)
+        return true;
+    link.row = ++l->data->asked;
+    if (spoke_consent_allows(l->options->consent, id, l->options->purpose))
+        return true;
+    l->data->withheld++;
+    tier_hash_data(&link, sizeof link, &l->data->withheld_hash);
+    return false;
+}
 
 /*
  * HMAC-SHA-256(key, fold || id) as a fraction of 2^53; the key keeps outsiders from working out
@@ -442,6 +459,9 @@ static enum tier_status effective_rule(struct spoke_loader *l, const char *schem
     if (o->fold_set)
         l->rule.fold = o->fold;
     bool hash = l->rule.by == SPOKE_SPLIT_HASH;
+    if (o->consent && !npz && !spoke_schema_only(s, SPOKE_COLUMN_ID))
+        return tier_fail(l->err, TIER_ECONFIG,
+                         "%s: consents go by patients: it needs a column of type id", schema_path);
     if (o->undivided)
         return TIER_OK;
     if (hash &&
@@ -523,6 +543,10 @@ enum tier_status spoke_data_open(const char *schema_path, const char *path,
     TIER_TRY_OUT(prepare(&l));
     TIER_TRY_OUT(take_patch(&l));
     TIER_TRY_OUT(d->ops->open(&l));
+    if (all_rows(d) == 0 && d->withheld > 0) {
+        st = tier_fail(err, TIER_EPOLICY, "no row is left that consents allow to be read");
+        goto out;
+    }
     if (all_rows(d) == 0) {
         st = tier_fail(err, TIER_EDATA, "%s: no row is left (%zu had a missing value)", path,
                        d->dropped);
@@ -619,6 +643,14 @@ size_t spoke_data_rows(const struct spoke_data *d, enum spoke_part part) {
 
 size_t spoke_data_dropped(const struct spoke_data *d) {
     return d->dropped;
+}
+
+size_t spoke_data_withheld(const struct spoke_data *d) {
+    return (size_t)d->withheld;
+}
+
+struct tier_hash spoke_data_withheld_hash(const struct spoke_data *d) {
+    return d->withheld_hash;
 }
 
 struct spoke_shape spoke_data_shape(const struct spoke_data *d) {

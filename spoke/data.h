@@ -27,6 +27,7 @@
 
 #include "spoke/grid.h"
 #include "spoke/schema.h"
+#include "tier/hash.h"
 
 #define SPOKE_ROWS_MAX (16u << 20)
 #define SPOKE_CELLS_MAX (UINT64_C(1) << 32)       /* rows x features of a table */
@@ -80,6 +81,10 @@ struct spoke_data_options {
      * row of the source each is is kept, and its id.
      */
     bool unlabelled, undivided, identified;
+    /* Whose rows may be read, and for what purpose (enum tier_plan_purpose); NULL: all. Borrowed
+     * while the data are opened. The schema needs a column of type id. */
+    const struct spoke_consent *consent;
+    int purpose;
     /*
      * To look through data rather than train on them: rows that are not as the schema says are
      * told here and left out, where they would stop the opening, images are not held, and
@@ -95,6 +100,7 @@ struct spoke_data_options {
     size_t more_count;
 };
 
+struct spoke_consent; /* spoke/consent.h */
 struct spoke_data;
 
 /*
@@ -114,6 +120,11 @@ size_t spoke_data_classes(const struct spoke_data *data);
 size_t spoke_data_rows(const struct spoke_data *data, enum spoke_part part);
 /* Rows left out because a value was missing (missing_rows: drop). */
 size_t spoke_data_dropped(const struct spoke_data *data);
+
+/* Rows that consent did not allow, and a hash of which they were: of the same data with the same
+ * hash the same rows are here. Zero: all of them. */
+size_t spoke_data_withheld(const struct spoke_data *data);
+struct tier_hash spoke_data_withheld_hash(const struct spoke_data *data);
 
 struct spoke_shape spoke_data_shape(const struct spoke_data *data);
 /* What a model sees of a row at once: a window, or the row. And the windows themselves. */

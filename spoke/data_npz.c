@@ -201,6 +201,15 @@ static enum tier_status add_row(struct spoke_loader *l, enum spoke_part part, ui
     return spoke_load_identity(l, part, row, place, id);
 }
 
+/* By consent; `text` is room for the id. */
+static bool row_allowed(struct spoke_loader *l, const struct arrays *a, const uint8_t *id,
+                        char text[SPOKE_ID_BYTES_MAX + 8]) {
+    if (!l->options->consent)
+        return true;
+    bool known = spoke_npy_text(spoke_array_npy(a->id), id, text, SPOKE_ID_BYTES_MAX + 8);
+    return spoke_load_allowed(l, known ? text : NULL);
+}
+
 /* All rows of some arrays, to `part` or where the hash puts them. */
 static enum tier_status add_rows(struct spoke_loader *l, const struct arrays *a,
                                  enum spoke_part part) {
@@ -218,6 +227,11 @@ static enum tier_status add_rows(struct spoke_loader *l, const struct arrays *a,
         st = tier_fail(l->err, TIER_ENOMEM, "%s: no memory to read it", l->path);
         goto out;
     }
+    if (l->options->consent && !a->id) {
+        st = tier_fail(l->err, TIER_ECONFIG,
+                       "%s: consents go by patients: it needs a column of type id", l->path);
+        goto out;
+    }
     for (uint64_t from = 0; from < rows; from += ROWS_AT_ONCE) {
         size_t n = rows - from < ROWS_AT_ONCE ? (size_t)(rows - from) : ROWS_AT_ONCE;
         if (single) {
@@ -228,6 +242,8 @@ static enum tier_status add_rows(struct spoke_loader *l, const struct arrays *a,
             TIER_TRY_OUT(spoke_array_read(a->id, from, n, ids, l->err));
         for (size_t i = 0; i < n; i++) {
             int32_t class = 0;
+            if (!row_allowed(l, a, ids + i * id_bytes, id))
+                continue;
             if (single)
                 st = take_target(l, a, from + i, numbers[i], &class, &missing);
             if (missing) {

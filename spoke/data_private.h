@@ -60,6 +60,8 @@ struct spoke_data {
     struct spoke_schema *schema;
     char *path;
     size_t features, classes, spatial, stats_count, dropped;
+    uint64_t asked, withheld; /* rows that consent was asked about, and that it did not allow */
+    struct tier_hash withheld_hash;
     enum spoke_target_kind target;
     bool unlabelled, named;
     struct spoke_patch patch;
@@ -81,6 +83,8 @@ struct spoke_loader {
     struct tier_err *err;
 };
 
+/* Whether the next row of the source, of that id (NULL: none), may be read. Asked once of each. */
+bool spoke_load_allowed(struct spoke_loader *l, const char *id);
 /* The part that a split by hash gives an id of at most SPOKE_ID_BYTES_MAX bytes. */
 enum tier_status spoke_load_split(const struct spoke_loader *l, const char *id,
                                   enum spoke_part *out);

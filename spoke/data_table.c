@@ -225,6 +225,8 @@ static enum tier_status read_row(struct table *t, char *const *cells) {
     size_t at = 0, files = 0, reader = 0;
     bool several = t->l->data->readers > 1;
 
+    if (!spoke_load_allowed(t->l, id_of(t, cells)))
+        return TIER_OK;
     for (uint32_t i = 0; i < s->columns_count; i++) {
         const struct spoke_column *c = &s->columns[i];
         if (!column_used(t, c) || !is_missing(s, cells[t->place[i]]))
@@ -282,7 +284,8 @@ static enum tier_status read_header(struct table *t, char *const *cells, size_t 
                 return row_fail(t, &s->columns[i], "the header has this column twice");
             found = k;
         }
-        bool needed = column_used(t, &s->columns[i]) || !t->l->options->unlabelled;
+        bool asked = t->l->options->consent && s->columns[i].type == SPOKE_COLUMN_ID;
+        bool needed = column_used(t, &s->columns[i]) || !t->l->options->unlabelled || asked;
         if (found == SIZE_MAX && needed)
             return row_fail(t, &s->columns[i],
                             "the header does not have it; correct the name there or in the schema, "

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "spoke/access.h"
 #include "spoke/check.h"
 #include "spoke/member.h"
 #include "spoke/predict.h"
 #include "spoke/spoke.h"
+#include "spoke/steward.h"
 #include "tier/log.h"
 #include "tier/node_main.h"
 
@@ -45,6 +47,11 @@ int main(int argc, char **argv) {
         return spoke_check_main(argc - 1, argv + 1, stdout, stderr);
     if (argc > 1 && strcmp(argv[1], "predict") == 0)
         return spoke_predict_main(argc - 1, argv + 1, stdout, stderr);
+    if (argc > 1 && (strcmp(argv[1], "pending") == 0 || strcmp(argv[1], "approve") == 0 ||
+                     strcmp(argv[1], "refuse") == 0 || strcmp(argv[1], "withdraw") == 0))
+        return spoke_steward_main(argc - 1, argv + 1, stdout, stderr);
+    if (argc > 1 && strcmp(argv[1], "log") == 0)
+        return spoke_access_main(argc - 1, argv + 1, stdout, stderr);
     if (!tier_node_begin(TIER_CONFIG_SPOKE, "consilium-spoke", argc, argv, &config, &code))
         return code;
     tier_node_catch_signals();

@@ -5,7 +5,6 @@
  * answered, so that the answer is the same after a restart.
  */
 #include "spoke/augment.h"
-#include "spoke/patch.h"
 #include "spoke/run_private.h"
 #include "spoke/train.h"
 #include "tier/content.h"
@@ -44,11 +43,12 @@ static void answer(struct spoke_run *run, bool accepted, const char *reason) {
     tier_link_send(run->spoke->link, &m);
 }
 
-static void decline_run(struct spoke_run *run, const char *reason) {
+void spoke_run_decline(struct spoke_run *run, const char *reason) {
     tier_log_warn("run %.12s declined: %s", run->hex, reason);
     spoke_audit(run->spoke, "plan.declined", "h:run", &run->id, "s:reason", reason);
     run->state = SPOKE_RUN_DECLINED;
     spoke_run_journal(run);
+    spoke_run_show(run);
     answer(run, false, reason);
 }
 
@@ -84,8 +84,6 @@ static enum tier_status prepare_for_trainer(struct spoke_run *run, struct tier_e
 /* With the graph here: everything a round needs but its base model. */
 static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
     struct spoke *spoke = run->spoke;
-    const struct tier_config_spoke *c = &spoke->config->spoke;
-    struct spoke_data_options options = {0};
     enum tier_status st = TIER_OK;
 
     if (run->data)
@@ -93,11 +91,7 @@ static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
     TIER_TRY(spoke_run_graph(run, err));
     if (spoke->trainer)
         return prepare_for_trainer(run, err);
-    options.fold_set = run->plan.fold != 0;
-    options.fold = (uint32_t)run->plan.fold;
-    options.spill_dir = spoke->config->data_dir;
-    options.patch = spoke_patch_of(&run->plan);
-    TIER_TRY(spoke_data_open(c->schema, c->csv, &options, &run->data, err));
+    TIER_TRY(spoke_run_open_data(run, &run->data, err));
     if (!spoke_data_schema(run->data)->name ||
         strcmp(spoke_data_schema(run->data)->name, run->plan.contract) != 0)
         st = tier_fail(err, TIER_EPOLICY, "the plan wants data '%s', this site holds '%s'",
@@ -117,9 +111,11 @@ static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
     }
     if (st == TIER_OK) {
         spoke_audit(spoke, "data.opened", "h:run", &run->id, "s:contract", run->plan.contract,
-                    "s:purpose", run->plan.purpose, "u:train_rows",
+                    "s:purpose", run->plan.purpose, "s:use",
+                    tier_plan_purpose_text(run->plan.governance.purpose), "u:train_rows",
                     (uint64_t)spoke_data_rows(run->data, SPOKE_TRAIN), "u:test_rows",
-                    (uint64_t)spoke_data_rows(run->data, SPOKE_TEST));
+                    (uint64_t)spoke_data_rows(run->data, SPOKE_TEST), "u:withheld_rows",
+                    (uint64_t)spoke_data_withheld(run->data));
     } else {
         spoke_data_free(run->data);
         run->data = NULL;
@@ -131,18 +127,20 @@ void spoke_run_graph_fetched(void *arg, enum tier_status st, const char *text) {
     struct spoke_run *run = arg;
     struct tier_err err = {0};
 
-    if (run->state != SPOKE_RUN_OPEN)
+    if (run->state != SPOKE_RUN_OPEN && run->state != SPOKE_RUN_PENDING)
         return;
     if (st != TIER_OK)
         tier_fail(&err, st, "%s", text);
     else
-        st = prepare(run, &err);
+        st = run->state == SPOKE_RUN_OPEN ? prepare(run, &err) : spoke_run_graph(run, &err);
     if (st == TIER_EFULL) { /* a person makes room, and the plan is not to blame */
         tier_log_error("run %.12s: %s; trying again in %d s", run->hex, err.text,
                        SPOKE_RETRY_MS / 1000);
         tier_timer_set(run->again, SPOKE_RETRY_MS);
     } else if (st != TIER_OK) {
-        decline_run(run, err.text);
+        spoke_run_decline(run, err.text);
+    } else if (run->state == SPOKE_RUN_PENDING) {
+        spoke_run_consider(run);
     } else {
         answer(run, true, "");
     }
@@ -152,11 +150,28 @@ static void want_graph(void *arg) {
     struct spoke_run *run = arg;
     struct tier_hash graph;
 
-    if (run->state != SPOKE_RUN_OPEN)
+    if (run->state != SPOKE_RUN_OPEN && run->state != SPOKE_RUN_PENDING)
         return;
     tier_hash_parse(run->plan.model_sha256, &graph);
     tier_link_fetch(run->spoke->link, &graph, TIER_CONTENT_GRAPH, run->plan.model_bytes,
                     spoke_run_graph_fetched, run);
+}
+
+void spoke_run_want_graph(struct spoke_run *run) {
+    want_graph(run);
+}
+
+void spoke_run_accept(struct spoke_run *run, const char *how) {
+    run->state = SPOKE_RUN_OPEN;
+    run->why[0] = '\0';
+    spoke_run_journal(run);
+    spoke_run_show(run);
+    spoke_audit(run->spoke, "plan.accepted", "h:run", &run->id, "s:name", run->plan.name,
+                "s:purpose", run->plan.purpose, "s:use",
+                tier_plan_purpose_text(run->plan.governance.purpose), "s:author",
+                *run->author ? run->author : NULL, "s:by", how, "h:plan", &run->plan_hash);
+    tier_log_info("run %.12s: '%s' accepted: %s", run->hex, run->plan.name, how);
+    want_graph(run);
 }
 
 struct spoke_run *spoke_run_new(struct spoke *spoke, const struct tier_hash *id) {
@@ -191,7 +206,7 @@ static enum tier_status make_room(struct spoke *spoke, struct tier_err *err) {
     size_t open = 0, all = 0;
 
     for (struct spoke_run **at = &spoke->runs; *at; at = &(*at)->next, all++) {
-        if ((*at)->state == SPOKE_RUN_OPEN)
+        if ((*at)->state == SPOKE_RUN_OPEN || (*at)->state == SPOKE_RUN_PENDING)
             open++;
         else if (!(*at)->training && (*at)->follow.step == TIER_FOLLOW_IDLE)
             oldest = at; /* the newest come first */
@@ -230,7 +245,7 @@ void spoke_plan_came(struct spoke *spoke, const struct tier_to_child *m) {
 
     tier_hash_data(m->plan, m->plan_bytes, &hash);
     if (!run) {
-        struct tier_journal_run row = {.created_ms = tier_wall_ms()};
+        struct tier_journal_run row = {.created_ms = tier_wall_ms(), .state = SPOKE_RUN_PENDING};
         struct tier_plan plan;
         if (tier_plan_parse(m->plan, m->plan_bytes, &plan, &err) != TIER_OK ||
             make_room(spoke, &err) != TIER_OK) {
@@ -241,30 +256,39 @@ void spoke_plan_came(struct spoke *spoke, const struct tier_to_child *m) {
         run->plan = plan;
         run->plan_hash = hash;
         memcpy(row.run, run->hex, sizeof row.run);
-        if (tier_journal_run_add(spoke->home.journal, &row, m->plan, m->plan_bytes, "", 0, &err) !=
-            TIER_OK) {
+        run->state = SPOKE_RUN_PENDING;
+        if (tier_journal_run_add(spoke->home.journal, &row, m->plan, m->plan_bytes,
+                                 m->signature_bytes ? (const char *)m->signature : "",
+                                 m->signature_bytes, &err) != TIER_OK) {
             spoke_stop_on(spoke, &err);
             return;
         }
-        if (spoke->config->spoke.accept == TIER_ACCEPT_NONE) {
-            decline_run(run, "this site's policy accepts no plans (policy.accept: none)");
+        if (spoke_run_admit(run, m->signature, m->signature_bytes, row.created_ms, &err) !=
+            TIER_OK) {
+            spoke_run_decline(run, err.text);
             return;
         }
-        spoke_audit(spoke, "plan.accepted", "h:run", &run->id, "s:name", run->plan.name,
-                    "s:purpose", run->plan.purpose, "h:plan", &run->plan_hash);
-        tier_log_info("run %.12s: '%s' accepted", run->hex, run->plan.name);
     }
     tier_link_fault(spoke->link); /* a plan is work, and is said once a stream */
     if (run->state == SPOKE_RUN_DECLINED) {
+        spoke_run_leave_round(run); /* what the parent did not hear */
         answer(run, false, "declined before");
         return;
     }
-    if (run->state == SPOKE_RUN_OPEN && !tier_hash_equal(&run->plan_hash, &hash)) {
+    if ((run->state == SPOKE_RUN_OPEN || run->state == SPOKE_RUN_PENDING) &&
+        !tier_hash_equal(&run->plan_hash, &hash)) {
         char text[128];
         snprintf(text, sizeof text, "another plan for run %.12s, which goes on by its first",
                  run->hex);
         spoke_not_heeded(spoke, text);
         return;
     }
-    want_graph(run);
+    if (run->state != SPOKE_RUN_PENDING)
+        want_graph(run);
+    else if (*spoke->config->spoke.policy_file)
+        spoke_run_consider(run);
+    else if (spoke->config->spoke.accept == TIER_ACCEPT_NONE)
+        spoke_run_decline(run, "this site's policy accepts no plans (policy.accept: none)");
+    else
+        spoke_run_accept(run, "policy.accept: all");
 }

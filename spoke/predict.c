@@ -4,6 +4,7 @@
  * where it is, the scores are whole.
  */
 #include "spoke/predict.h"
+#include "spoke/consent.h"
 #include "spoke/csv.h"
 #include "spoke/net.h"
 #include "spoke/nifti.h"
@@ -30,6 +31,7 @@ struct predictor {
     struct kern_device *device;
     struct spoke_net *net;
     struct spoke_data *data;
+    struct spoke_consent *consents; /* while data are opened; NULL: none */
     enum spoke_part part;
     size_t batch, features, outputs, spots, classes; /* spots: of a row */
     struct spoke_slide *slide;                       /* NULL: the model takes rows whole */
@@ -120,7 +122,11 @@ enum tier_status spoke_predict_values(const struct tier_graph *g, const char *mo
 static enum tier_status open_like(struct predictor *p, struct spoke_data **out) {
     const struct spoke_predict *w = p->what;
     const char *like = w->like ? w->like : w->data;
-    struct spoke_data_options seen = {.on_demand = true, .fold_set = w->fold_set, .fold = w->fold};
+    struct spoke_data_options seen = {.on_demand = true,
+                                      .fold_set = w->fold_set,
+                                      .fold = w->fold,
+                                      .consent = p->consents,
+                                      .purpose = w->purpose};
 
     if (spoke_data_open(w->schema, like, &seen, out, NULL) == TIER_OK)
         return TIER_OK;
@@ -159,6 +165,11 @@ static enum tier_status open_data(struct predictor *p) {
                                    .fold_set = w->fold_set,
                                    .fold = w->fold};
     struct spoke_data *like = NULL;
+
+    if (w->consent || w->opt_out)
+        TIER_TRY(spoke_consent_load(w->consent, w->opt_out, &p->consents, p->err));
+    o.consent = p->consents;
+    o.purpose = w->purpose;
 
     p->part = w->part_set ? w->part : SPOKE_TEST;
     TIER_TRY(find_patch(p, &o.patch));
@@ -529,6 +540,7 @@ out:
     spoke_net_free(p.net);
     kern_device_close(p.device);
     spoke_data_free(p.data);
+    spoke_consent_free(p.consents);
     tier_graph_free(p.graph);
     return st;
 }
@@ -538,7 +550,8 @@ out:
 static const char usage[] =
     "Usage: consilium-spoke predict --graph FILE.onnx [--model FILE.safetensors [--kept FILE]]\n"
     "                               --out PATH [--part train|val|test] [--like DATA] [--fold N]\n"
-    "                               [--overlap SHARE] [--device SPEC] [--threads N] [--json]\n"
+    "                               [--overlap SHARE] [--consent FILE] [--opt-out FILE]\n"
+    "                               [--purpose CODE] [--device SPEC] [--threads N] [--json]\n"
     "                               SCHEMA DATA\n\n"
     "Applies a model to a hospital's own data, read under its schema; targets need not be there.\n"
     "The graph and the model are what `consilium model pull` fetches; without --model the graph's\n"
@@ -548,7 +561,9 @@ static const char usage[] =
     "the training rows of a site, --like names the data that the model was trained on here, or\n"
     "--part takes a part of those data. With --overlap the model takes windows of images as large\n"
     "as its input, and is slid over each; neighbouring windows overlap by that share of a side,\n"
-    "from 0 to 0.9. Nothing leaves this machine.\n";
+    "from 0 to 0.9. --consent and --opt-out are the spoke's files of whose rows may be read,\n"
+    "--purpose (care) is what for; the other rows are not scored, nor standardise. Nothing leaves\n"
+    "this machine.\n";
 
 static bool take_number(const char *text, long most, long *out) {
     char *end;
@@ -574,6 +589,11 @@ static bool take_part(const char *text, struct spoke_predict *w) {
     return false;
 }
 
+static bool take_purpose(const char *text, struct spoke_predict *w) {
+    w->purpose = tier_plan_purpose_find(text);
+    return w->purpose > TIER_PLAN_UNSTATED;
+}
+
 static bool take_option(int option, struct spoke_predict *w, bool *json) {
     long number = 0;
 
@@ -596,6 +616,14 @@ static bool take_option(int option, struct spoke_predict *w, bool *json) {
     case 'd':
         w->device = optarg;
         return true;
+    case 'c':
+        w->consent = optarg;
+        return true;
+    case 'x':
+        w->opt_out = optarg;
+        return true;
+    case 'u':
+        return take_purpose(optarg, w);
     case 'p':
         return take_part(optarg, w);
     case 'f':
@@ -630,9 +658,12 @@ int spoke_predict_main(int argc, char **argv, FILE *out, FILE *errors) {
                                           {"threads", required_argument, NULL, 't'},
                                           {"json", no_argument, NULL, 'j'},
                                           {"overlap", required_argument, NULL, 'v'},
+                                          {"consent", required_argument, NULL, 'c'},
+                                          {"opt-out", required_argument, NULL, 'x'},
+                                          {"purpose", required_argument, NULL, 'u'},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
-    struct spoke_predict w = {0};
+    struct spoke_predict w = {.purpose = TIER_PLAN_CARE};
     struct spoke_predicted done = {0};
     struct tier_err err = {0};
     char hex[TIER_HASH_HEX];

@@ -32,6 +32,8 @@ struct spoke_predict {
      * model with another input than the schema's images is refused. */
     bool slides;
     double overlap;
+    const char *consent, *opt_out; /* as spoke/consent.h has them; NULL: none */
+    int purpose;                   /* enum tier_plan_purpose */
 };
 
 struct spoke_predicted {

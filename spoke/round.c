@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "spoke/curvature.h"
 #include "spoke/eval.h"
-#include "spoke/spoke.h"
+#include "spoke/run_private.h"
 #include "spoke/state.h"
 #include "spoke/train.h"
 #include "tier/content.h"
@@ -502,7 +502,7 @@ static enum tier_status by_itself(struct spoke_run *run, struct tier_update_head
     if (!run->nets[0])
         TIER_TRY(make_nets(run, ranks, err));
     TIER_TRY(spoke_net_set(run->nets[0], w->all, err));
-    if (tier_task_evaluates(&run->plan, round))
+    if (tier_task_evaluates(&run->plan, round) && spoke_run_evaluates(run))
         TIER_TRY(evaluate(run, header->metrics, err));
     return trains ? train(run, round, header->weight, w, steps, err) : TIER_OK;
 }

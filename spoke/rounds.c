@@ -39,8 +39,7 @@ static enum tier_status see_sent(void *arg, const struct tier_journal_sent *row,
     return TIER_OK;
 }
 
-/* The update that was sealed for this round, if its file is here. */
-static bool sealed_before(struct spoke_run *run, uint64_t round, struct tier_hash *id) {
+bool spoke_run_sealed(struct spoke_run *run, uint64_t round, struct tier_hash *id) {
     struct tier_home *home = &run->spoke->home;
     struct sent_search s = {.round = round};
     struct tier_err err = {0};
@@ -90,12 +89,10 @@ static void drop_state(struct spoke_run *run) {
 struct job {
     struct spoke_run *run;
     uint64_t round;
-    struct tier_hash base, id;
+    struct tier_hash base, id, withheld;
     enum tier_status st;
     struct tier_err err;
 };
-
-static void train_round(struct spoke_run *run);
 
 static void job_work(void *arg) {
     struct job *job = arg;
@@ -112,7 +109,9 @@ static enum tier_status journal_sealed(struct spoke_run *run, const struct job *
     TIER_TRY(tier_spool_update_open(home->spool, &job->id, &u, err));
     memcpy(row.run, run->hex, sizeof row.run);
     row.header = tier_spool_update_header_bytes(u, &row.header_bytes);
-    enum tier_status st = tier_journal_sent_put(home->journal, &row, err);
+    enum tier_status st = spoke_run_note_rows(run, job->round, &job->withheld, err);
+    if (st == TIER_OK)
+        st = tier_journal_sent_put(home->journal, &row, err);
     if (st == TIER_OK)
         spoke_audit(run->spoke, "update.sealed", "h:run", &run->id, "u:round", job->round,
                     "h:update", &job->id, "u:weight", tier_spool_update_header(u)->weight);
@@ -137,7 +136,7 @@ void spoke_servers_came(void *arg) {
     for (struct spoke_run *run = spoke->runs; run; run = run->next)
         if (run->state == SPOKE_RUN_OPEN && run->round &&
             tier_content_has(spoke->home.models_dir, &run->base_model, TIER_CONTENT_MODEL))
-            train_round(run);
+            spoke_run_train(run);
 }
 
 static void job_done(void *arg) {
@@ -156,7 +155,7 @@ static void job_done(void *arg) {
         else if (journal_sealed(run, job, &err) != TIER_OK)
             spoke_stop_on(run->spoke, &err);
         else
-            offer(run, &job->id);
+            spoke_run_train(run); /* offers it, unless patients have withdrawn meanwhile */
     } else {
         if (job->st == TIER_OK)
             tier_spool_delete(run->spoke->home.spool, &job->id, NULL);
@@ -166,29 +165,64 @@ static void job_done(void *arg) {
          * trains it. */
         if (run->state == SPOKE_RUN_OPEN &&
             tier_content_has(run->spoke->home.models_dir, &run->base_model, TIER_CONTENT_MODEL))
-            train_round(run);
+            spoke_run_train(run);
     }
     free(job);
 }
 
-static void train_round(struct spoke_run *run) {
+/* How many rows a trainer of the hospital's own reads, it alone knows. */
+static void audit_reading(struct spoke_run *run) {
+    const char *use = tier_plan_purpose_text(run->plan.governance.purpose);
+    bool trains = tier_task_trains(&run->plan, run->round);
+    bool evaluates = tier_task_evaluates(&run->plan, run->round);
+
+    if (run->data)
+        spoke_audit(run->spoke, "data.read", "h:run", &run->id, "h:plan", &run->plan_hash,
+                    "u:round", run->round, "s:purpose", run->plan.purpose, "s:use", use,
+                    "u:train_rows",
+                    (uint64_t)(trains ? spoke_data_rows(run->data, SPOKE_TRAIN) : 0), "u:test_rows",
+                    (uint64_t)(evaluates && spoke_run_evaluates(run)
+                                   ? spoke_data_rows(run->data, SPOKE_TEST)
+                                   : 0));
+    else
+        spoke_audit(run->spoke, "data.read", "h:run", &run->id, "h:plan", &run->plan_hash,
+                    "u:round", run->round, "s:purpose", run->plan.purpose, "s:use", use);
+}
+
+void spoke_run_train(struct spoke_run *run) {
     bool ready = run->spoke->trainer ? run->manifest != NULL : run->data != NULL;
     struct tier_hash id;
+    char why[128];
+    struct tier_err err = {0};
 
-    if (run->committed || run->training || !ready ||
+    if (run->state != SPOKE_RUN_OPEN || run->committed || run->training || !ready ||
         !run->spoke->worker) /* no worker: it is being closed */
         return;
-    if (sealed_before(run, run->round, &id)) {
-        offer(run, &id);
+    if (spoke_run_heed_consents(run, &err) != TIER_OK) {
+        decline_round(run, err.text);
+        return;
+    }
+    if (spoke_run_sealed(run, run->round, &id)) {
+        if (!spoke_run_withdraws(run, &id))
+            offer(run, &id);
+        return;
+    }
+    if (tier_plan_expired(&run->plan, tier_wall_ms())) {
+        decline_round(run, tier_plan_expired_text(&run->plan, why, sizeof why));
+        return;
+    }
+    if (run->data && spoke_run_rows_suffice(run, &err) != TIER_OK) {
+        decline_round(run, err.text);
         return;
     }
     struct job *job = need(calloc(1, sizeof *job));
     *job = (struct job){.run = run, .round = run->round, .base = run->base_model};
+    if (run->data)
+        job->withheld = spoke_data_withheld_hash(run->data);
     run->training = true;
     run->training_base = job->base;
     spoke_run_progress(run, "training", 0);
-    spoke_audit(run->spoke, "data.read", "h:run", &run->id, "u:round", run->round, "s:purpose",
-                run->plan.purpose);
+    audit_reading(run);
     tier_worker_submit(run->spoke->worker, job_work, job_done, free, job);
 }
 
@@ -208,7 +242,7 @@ void spoke_run_base_fetched(void *arg, enum tier_status st, const char *text) {
     if (run->state != SPOKE_RUN_OPEN || !run->round)
         return;
     if (st == TIER_OK) {
-        train_round(run);
+        spoke_run_train(run);
     } else if (st == TIER_EFULL || st == TIER_ENOTFOUND) { /* room is made, or the parent gets it */
         tier_log_error("run %.12s round %" PRIu64 ": the model cannot be had: %s; trying again in "
                        "%d s",
@@ -395,7 +429,9 @@ void spoke_end_came(struct spoke_run *run, const struct tier_to_child *m) {
 
     if (run->state == SPOKE_RUN_ENDED)
         return;
-    if (run->state == SPOKE_RUN_OPEN && tier_hash_parse(run->plan.model_sha256, &graph))
+    bool pending = run->state == SPOKE_RUN_PENDING;
+    if ((run->state == SPOKE_RUN_OPEN || pending) &&
+        tier_hash_parse(run->plan.model_sha256, &graph))
         tier_link_unfetch(run->spoke->link, &graph, spoke_run_graph_fetched, run);
     tier_follow_stop(&run->follow);
     tier_timer_cancel(run->follow_again);
@@ -403,6 +439,7 @@ void spoke_end_came(struct spoke_run *run, const struct tier_to_child *m) {
     spoke_audit(run->spoke, "run.ended", "h:run", &run->id, "b:completed", (int)m->completed,
                 "s:reason", m->reason, "h:model", &m->model);
     run->state = SPOKE_RUN_ENDED;
+    spoke_run_show(run);
     rounds_are_over(run, UINT64_MAX);
     let_go_of_before(run);
     /* A run that ends with this round's base model ends without its updates. */
@@ -414,6 +451,7 @@ void spoke_end_came(struct spoke_run *run, const struct tier_to_child *m) {
         return;
     }
     tier_spool_forget_old(run->spoke->home.spool);
+    spoke_run_forget_rows(run);
     drop_state(run);
     if (run->round && !run->training && !tier_hash_equal(&run->base_model, &m->model))
         drop_model(run->spoke, &run->base_model);

@@ -50,7 +50,50 @@ void spoke_plan_came(struct spoke *spoke, const struct tier_to_child *m);
 /* A tier_fetched, by which its fetch is known. */
 void spoke_run_graph_fetched(void *arg, enum tier_status st, const char *text);
 
+/* Takes part: journalled, and answered once graph and data are here. `how` is for the logs. */
+void spoke_run_accept(struct spoke_run *run, const char *how);
+/* Does not, or not any more: journalled, answered with the reason. */
+void spoke_run_decline(struct spoke_run *run, const char *reason);
+void spoke_run_want_graph(struct spoke_run *run);
+
+/* ---- governed.c ---- */
+
+enum tier_status spoke_governed_open(struct spoke *spoke, struct tier_err *err);
+void spoke_governed_close(struct spoke *spoke);
+/* Whether the plan, at that time, is one that may be taken at all; sets run->author. */
+enum tier_status spoke_run_admit(struct spoke_run *run, const void *signature, size_t bytes,
+                                 int64_t now_ms, struct tier_err *err);
+/* What the policy says of a PENDING run is done. */
+void spoke_run_consider(struct spoke_run *run);
+/* Writes what a steward sees of the run, or takes it away where it is over. */
+void spoke_run_show(struct spoke_run *run);
+/* The rows that consents allow for the run's purpose. */
+enum tier_status spoke_run_open_data(struct spoke_run *run, struct spoke_data **out,
+                                     struct tier_err *err);
+/* Opens the data anew where consents have changed. No job of the run may be at work. */
+enum tier_status spoke_run_heed_consents(struct spoke_run *run, struct tier_err *err);
+/* Enough rows that none of them shows in what leaves. */
+enum tier_status spoke_run_rows_suffice(const struct spoke_run *run, struct tier_err *err);
+/* The same of what is said of test rows: false, nothing is. */
+bool spoke_run_evaluates(const struct spoke_run *run);
+/* Which rows the update of that round, just sealed, was made without. */
+enum tier_status spoke_run_note_rows(struct spoke_run *run, uint64_t round,
+                                     const struct tier_hash *withheld, struct tier_err *err);
+void spoke_run_forget_rows(struct spoke_run *run);
+/* True: the sealed update holds rows that may not be read any more, or lacks some that may, and
+ * the parent has been asked to take it out instead of being offered it. */
+bool spoke_run_withdraws(struct spoke_run *run, const struct tier_hash *id);
+/* The site leaves: what it has sealed for the open round is withdrawn. */
+void spoke_run_leave_round(struct spoke_run *run);
+/* Whether the refusal answers a withdrawal, and what follows from it. */
+bool spoke_withdrawal_answered(struct spoke_run *run, const struct tier_to_child *m);
+
 /* ---- rounds.c ---- */
+
+/* Trains the open round, offers what is sealed for it, or does neither where it is not time. */
+void spoke_run_train(struct spoke_run *run);
+/* The update that was sealed for this round, if its file is here. */
+bool spoke_run_sealed(struct spoke_run *run, uint64_t round, struct tier_hash *id);
 
 /* Callbacks of a run's follow and of its timer. */
 void spoke_run_base_fetched(void *arg, enum tier_status st, const char *text);

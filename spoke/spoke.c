@@ -32,7 +32,10 @@ void spoke_run_journal(struct spoke_run *run) {
     struct tier_err err = {0};
     memcpy(row.run, run->hex, sizeof row.run);
     row.model = run->base_model;
-    snprintf(row.detail, sizeof row.detail, "%s", run->committed ? SPOKE_ROUND_COMMITTED : "");
+    snprintf(row.detail, sizeof row.detail, "%s",
+             run->state == SPOKE_RUN_PENDING ? run->why
+             : run->committed                ? SPOKE_ROUND_COMMITTED
+                                             : "");
     if (tier_journal_run_set(run->spoke->home.journal, &row, &err) != TIER_OK)
         spoke_stop_on(run->spoke, &err);
 }
@@ -130,6 +133,8 @@ static void link_message(void *owner, const struct tier_to_child *m) {
         spoke_receipt_came(run, &m->receipt);
         break;
     case TIER_TO_REFUSAL:
+        if (spoke_withdrawal_answered(run, m))
+            break;
         tier_log_warn("run %.12s round %" PRIu64 ": the parent refuses the update: %s", run->hex,
                       m->round, m->reason);
         spoke_audit(spoke, "refused", "h:run", &run->id, "u:round", m->round, "h:update",
@@ -169,11 +174,17 @@ static enum tier_status restore_run(void *arg, const struct tier_journal_run *ro
     run->round = row->round;
     run->base_model = row->model;
     run->committed = strcmp(row->detail, SPOKE_ROUND_COMMITTED) == 0;
-    if (run->state != SPOKE_RUN_OPEN)
+    if (run->state == SPOKE_RUN_PENDING) {
+        run->committed = false;
+        memcpy(run->why, row->detail, sizeof run->why);
+    }
+    if (run->state != SPOKE_RUN_OPEN && run->state != SPOKE_RUN_PENDING)
         return TIER_OK;
     TIER_TRY(tier_journal_run_plan(spoke->home.journal, row->run, &plan, &sig, err));
     tier_hash_data(plan.data, plan.bytes, &run->plan_hash);
     enum tier_status st = tier_plan_parse(plan.data, plan.bytes, &run->plan, err);
+    if (st == TIER_OK) /* as it was when it came; what has become of it since is said by rounds */
+        spoke_run_admit(run, sig.data, sig.bytes, row->created_ms, NULL);
     tier_journal_blob_release(&plan);
     tier_journal_blob_release(&sig);
     return st;
@@ -229,6 +240,7 @@ enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *
                                             .intake = out->intake};
     TIER_TRY_OUT(tier_link_new(loop, &above, out->home.spool, &link_events, out, &out->link, err));
     TIER_TRY_OUT(tier_home_note_started(&out->home, err));
+    TIER_TRY_OUT(spoke_governed_open(out, err));
 out:
     if (st != TIER_OK)
         spoke_close(out);
@@ -244,6 +256,7 @@ void spoke_close(struct spoke *spoke) {
     spoke->servers = NULL;
     spoke_trainer_close(spoke->trainer);
     spoke->trainer = NULL;
+    spoke_governed_close(spoke);
     tier_link_free(spoke->link);
     tier_intake_free(spoke->intake);
     while (spoke->runs) {

@@ -27,7 +27,12 @@
 
 struct spoke;
 
-enum spoke_run_state { SPOKE_RUN_OPEN, SPOKE_RUN_DECLINED, SPOKE_RUN_ENDED };
+enum spoke_run_state {
+    SPOKE_RUN_OPEN,
+    SPOKE_RUN_DECLINED,
+    SPOKE_RUN_ENDED,
+    SPOKE_RUN_PENDING /* the policy has not decided: it wants the graph, or a person (why) */
+};
 
 struct spoke_run {
     struct spoke *spoke;
@@ -36,8 +41,13 @@ struct spoke_run {
     char hex[TIER_HASH_HEX];
     enum spoke_run_state state;
     struct tier_plan plan;
-    struct tier_hash plan_hash; /* of its text; of an open run */
-    struct tier_graph *graph;   /* these four are here once the graph is */
+    struct tier_hash plan_hash;                /* of its text; of an open run */
+    char author[TIER_NAME_LEN_MAX + 1];        /* of its verified signature, or "" */
+    char why[TIER_JOURNAL_DETAIL_LEN_MAX + 1]; /* PENDING: why a person is asked; "": none is yet */
+    uint64_t consent_version;                  /* that data were opened with */
+    struct tier_hash withdrawing; /* the update that the parent is asked to take out, or zero */
+    struct tier_hash held_fast;   /* that it could not take out any more */
+    struct tier_graph *graph;     /* these four are here once the graph is */
     struct tier_manifest *manifest;
     struct tier_manifest *kept; /* the tensors that stay here; NULL: none do */
     struct spoke_data *data;
@@ -69,6 +79,9 @@ struct spoke {
     struct spoke_servers *servers; /* that train along; NULL: none do */
     struct spoke_trainer *trainer; /* the hospital's own, in place of team and data; or NULL */
     struct spoke_run *runs;
+    struct spoke_consent *consent; /* NULL: none are configured, or they cannot be read */
+    uint64_t consent_version;
+    struct tier_timer *steward;
     bool failed;
 };
 

@@ -78,6 +78,8 @@ static const struct tier_keys_item hub_keys[] = {
      "days for which models that later ones have replaced stay"},
     {"retention.max_gb", TIER_KEYS_INT, FIELD(hub.retain_max_gb), "100", 1, 1048576, NULL,
      "GiB that both may take; the oldest go first, whatever their days"},
+    {"policy.signed", TIER_KEYS_BOOL, FIELD(signed_plans), "false", 0, 0, NULL,
+     "take only plans that somebody whom the authority certified has signed"},
     {"fold_devices", TIER_KEYS_DEVICE, FIELD(hub.fold_devices), "cpu", 0, 0, NULL,
      "what adds updates beside the CPU: cpu (nothing), cuda (every GPU), cuda:0,1, or auto"},
 };
@@ -95,7 +97,17 @@ static const struct tier_keys_item spoke_keys[] = {
     PARENT_KEYS(NULL),
     DATA_KEYS(""),
     {"policy.accept", TIER_KEYS_CHOICE, FIELD(spoke.accept), "none", 0, 0, accept_choices,
-     "which plans the data steward accepts"},
+     "which plans the data steward accepts, where no policy.file says it plan by plan"},
+    {"policy.file", TIER_KEYS_PATH, FIELD(spoke.policy_file), "", 0, 0, NULL,
+     "rules of the data steward that accept, refuse, or ask a person"},
+    {"policy.signed", TIER_KEYS_BOOL, FIELD(signed_plans), "false", 0, 0, NULL,
+     "take only plans that somebody whom the authority certified has signed"},
+    {"consent.table", TIER_KEYS_PATH, FIELD(spoke.consent_table), "", 0, 0, NULL,
+     "CSV file of id,purposes: only rows whose id allows the plan's purpose are read"},
+    {"consent.opt_out", TIER_KEYS_PATH, FIELD(spoke.opt_out), "", 0, 0, NULL,
+     "file of ids, one a line, whose rows are read for nothing"},
+    {"consent.rows_min", TIER_KEYS_INT, FIELD(spoke.rows_min), "5", 1, 1000000, NULL,
+     "with either file: fewer rows than this are neither trained on nor evaluated"},
     {"team.listen", TIER_KEYS_ADDRESS, FIELD(spoke.team_listen), "", 0, 0, NULL,
      "address:port where other servers of the hospital join (consilium-spoke member)"},
     {"team.members", TIER_KEYS_LIST, FIELD(spoke.team_members), "", 0, 0, NULL,
@@ -464,13 +476,28 @@ static void check_trainer(struct loading *ld) {
                  "is of no use where a trainer trains (trainer.dir): leave one of them out");
 }
 
+/* Rows that are left out must be left out by everyone who reads them. */
+static void check_consent(struct loading *ld) {
+    const struct tier_config *c = ld->config;
+    bool any = *c->spoke.consent_table || *c->spoke.opt_out;
+    const char *path = *c->spoke.consent_table ? "consent.table" : "consent.opt_out";
+
+    if (any && *c->spoke.trainer_dir)
+        complain(ld, path, "is not heeded by a trainer of your own (trainer.dir): leave one out");
+    if (any && *c->spoke.team_listen)
+        complain(ld, path, "is not known to other servers (team.listen): leave one of them out");
+}
+
 static void check_whole(struct loading *ld) {
     struct tier_config *c = ld->config;
     const char *parent = c->kind == TIER_CONFIG_MEMBER ? "leader.name" : "parent.name";
 
     check_required(ld);
+    if (c->signed_plans && !c->tls)
+        complain(ld, "policy.signed", "needs tls: on, for it is the authority that is asked");
     if (c->kind == TIER_CONFIG_SPOKE) {
         check_team(ld);
+        check_consent(ld);
         check_trainer(ld);
     }
     if (c->kind == TIER_CONFIG_HUB)

@@ -68,8 +68,12 @@ struct tier_config_hub {
 struct tier_config_spoke {
     char csv[TIER_CONFIG_PATH_BYTES];
     char schema[TIER_CONFIG_PATH_BYTES];
-    char device[64]; /* as kern_devices_open takes it */
-    int accept;      /* enum tier_accept */
+    char device[64];                            /* as kern_devices_open takes it */
+    int accept;                                 /* enum tier_accept */
+    char policy_file[TIER_CONFIG_PATH_BYTES];   /* spoke/policy.h; "": accept alone decides */
+    char consent_table[TIER_CONFIG_PATH_BYTES]; /* spoke/consent.h; "" where there is none */
+    char opt_out[TIER_CONFIG_PATH_BYTES];
+    uint64_t rows_min;
     /* Where other servers of the hospital train along, all set together; no member may be set. */
     char team_listen[TIER_CONFIG_ADDRESS_BYTES]; /* "" where there are none */
     struct tier_keys_list team_members;          /* their names, in the order of their ranks */
@@ -90,6 +94,7 @@ struct tier_config {
     int log_level;                                  /* enum tier_log_level */
     uint64_t threads;                               /* 0: one for each core */
     int tls;                                        /* 0: off, 1: on */
+    bool signed_plans;                              /* hubs and spokes */
     char parent_address[TIER_CONFIG_ADDRESS_BYTES]; /* "" for the top */
     char parent_name[TIER_NAME_LEN_MAX + 1];        /* the name its certificate must carry */
     uint64_t keepalive_ms, keepalive_timeout_ms;

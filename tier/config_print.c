@@ -93,7 +93,8 @@ static void print_value(const struct tier_keys_item *key, const struct tier_conf
         return;
     }
     tier_keys_text(key, config, buf, sizeof buf);
-    if (key->type == TIER_KEYS_INT || key->type == TIER_KEYS_CHOICE)
+    if (key->type == TIER_KEYS_INT || key->type == TIER_KEYS_CHOICE ||
+        key->type == TIER_KEYS_BOOL || key->type == TIER_KEYS_REAL)
         fputs(buf, to);
     else
         print_quoted(buf, to);

@@ -412,6 +412,11 @@ enum tier_status tier_console_part(const uint8_t *bytes, size_t n, struct tier_c
     else if (p->plan.len > TIER_PLAN_BYTES_MAX)
         st = tier_fail(err, TIER_EPROTO, "part.plan has %zu bytes, at most %u are allowed",
                        p->plan.len, TIER_PLAN_BYTES_MAX);
+    else if (p->signature.len > TIER_SIGNED_BYTES_MAX)
+        st = tier_fail(err, TIER_EPROTO, "part.signature has %zu bytes, at most %u are allowed",
+                       p->signature.len, TIER_SIGNED_BYTES_MAX);
+    else if (p->signature.len != 0 && p->plan.len == 0)
+        st = tier_fail(err, TIER_EPROTO, "part.signature stands beside a plan");
     else if (p->graph.len > TIER_CHUNK_BYTES)
         st = tier_fail(err, TIER_EPROTO, "part.graph has %zu bytes, at most %u are allowed",
                        p->graph.len, TIER_CHUNK_BYTES);
@@ -420,7 +425,12 @@ enum tier_status tier_console_part(const uint8_t *bytes, size_t n, struct tier_c
         return st;
     }
     const ProtobufCBinaryData *data = p->plan.len ? &p->plan : &p->graph;
-    *out = (struct tier_console_part){p->plan.len != 0, data->data, data->len, p};
+    *out = (struct tier_console_part){.is_plan = p->plan.len != 0,
+                                      .data = data->data,
+                                      .bytes = data->len,
+                                      .signature = p->signature.data,
+                                      .signature_bytes = p->signature.len,
+                                      .owner = p};
     return TIER_OK;
 }
 
@@ -431,6 +441,7 @@ struct tier_bytes tier_console_part_bytes(const struct tier_console_part *part) 
         p.plan = data;
     else
         p.graph = data;
+    p.signature = (ProtobufCBinaryData){part->signature_bytes, (uint8_t *)part->signature};
     return tier_wire_pack(&p.base);
 }
 

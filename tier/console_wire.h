@@ -124,6 +124,8 @@ struct tier_console_part {
     bool is_plan;
     const uint8_t *data; /* decoded: until _release */
     size_t bytes;
+    const uint8_t *signature; /* of the plan (tier/signed.h); borrowed as data is */
+    size_t signature_bytes;   /* 0: it is not signed */
     void *owner;
 };
 enum tier_status tier_console_part(const uint8_t *bytes, size_t n, struct tier_console_part *out,

@@ -20,7 +20,7 @@
 
 #include <stdint.h>
 
-#define TIER_KEYS_MAX 128 /* keys in one table */
+#define TIER_KEYS_MAX 192 /* keys in one table */
 #define TIER_KEYS_LIST_MAX 64
 #define TIER_KEYS_LIST_BYTES 4096 /* of all entries of one, terminators included */
 #define TIER_KEYS_TEXT_MAX 1024   /* bytes of one value, terminator included */
@@ -122,6 +122,10 @@ void tier_keys_defaults(const struct tier_keys_item *keys, size_t count, void *b
  */
 void tier_keys_read(const struct tier_keys_item *keys, size_t count, const struct tier_yaml *doc,
                     void *base, int *lines, struct tier_problems *problems);
+/* The same of one map of a document, `name` standing for the file. */
+void tier_keys_read_map(const struct tier_keys_item *keys, size_t count, const char *name,
+                        const struct tier_yaml_node *map, void *base, int *lines,
+                        struct tier_problems *problems);
 /* The known path most like this one ("local.lerning_rate"), or NULL where none is near. The answer
  * lies in buf. */
 const char *tier_keys_nearest(const struct tier_keys_item *keys, size_t count, const char *path,

@@ -217,7 +217,14 @@ static void read_map(const struct walk *w, const char *above, const struct tier_
 
 void tier_keys_read(const struct tier_keys_item *keys, size_t count, const struct tier_yaml *doc,
                     void *base, int *lines, struct tier_problems *problems) {
-    struct walk w = {keys, count, base, lines, tier_yaml_name(doc), problems};
+    tier_keys_read_map(keys, count, tier_yaml_name(doc), tier_yaml_root(doc), base, lines,
+                       problems);
+}
 
-    read_map(&w, "", tier_yaml_root(doc));
+void tier_keys_read_map(const struct tier_keys_item *keys, size_t count, const char *name,
+                        const struct tier_yaml_node *map, void *base, int *lines,
+                        struct tier_problems *problems) {
+    struct walk w = {keys, count, base, lines, name, problems};
+
+    read_map(&w, "", map);
 }

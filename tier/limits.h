@@ -43,6 +43,7 @@
 /* The tree. */
 #define TIER_CHILDREN_MAX 16384
 #define TIER_PLAN_BYTES_MAX (1u << 20)
+#define TIER_SIGNED_BYTES_MAX 4096u /* a plan's signature with its certificate */
 #define TIER_MESSAGE_BYTES_MAX (TIER_CHUNK_BYTES + TIER_UPDATE_HEADER_BYTES_MAX + 4096u)
 #define TIER_ROUNDS_MAX 1000000
 

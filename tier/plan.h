@@ -107,6 +107,28 @@ struct tier_plan_server {
 #define TIER_PLAN_SERVER_OFF                                                                       \
     ((struct tier_plan_server){TIER_PLAN_SERVER_NONE, NAN, NAN, NAN, NAN, NAN})
 
+/* What a plan is for, in the terms of GA4GH's Data Use Ontology where it has them: general
+ * research GRU, health research HMB, disease research DS, care CC. */
+enum tier_plan_purpose {
+    TIER_PLAN_UNSTATED,
+    TIER_PLAN_GENERAL_RESEARCH,
+    TIER_PLAN_HEALTH_RESEARCH,
+    TIER_PLAN_DISEASE_RESEARCH,
+    TIER_PLAN_METHOD_DEVELOPMENT,
+    TIER_PLAN_QUALITY,
+    TIER_PLAN_PUBLIC_HEALTH,
+    TIER_PLAN_CARE,
+    TIER_PLAN_EDUCATION,
+};
+
+/* What a data steward decides by. "": the plan does not say. */
+struct tier_plan_governance {
+    int purpose; /* enum tier_plan_purpose */
+    char legal_basis[256], ethics[256];
+    char author[TIER_NAME_LEN_MAX + 1]; /* of the signature, where there is one (tier/signed.h) */
+    char expires[16];                   /* "2027-01-31": the last day, UTC, on which rounds open */
+};
+
 enum tier_plan_rule { /* how a tier merges its children's updates */
                       TIER_PLAN_MEAN,
                       TIER_PLAN_MEDIAN,
@@ -154,6 +176,7 @@ struct tier_plan {
     uint64_t version;
     char name[TIER_NAME_LEN_MAX + 1];
     char purpose[TIER_PLAN_PURPOSE_BYTES];
+    struct tier_plan_governance governance;
     char model_sha256[TIER_HASH_HEX]; /* of the ONNX file, lower-case hex */
     uint64_t model_bytes;
     char contract[TIER_NAME_LEN_MAX + 1]; /* the name a spoke's data schema must carry */
@@ -273,6 +296,20 @@ const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t byte
 
 /* The settings of a round at a hub: its own tier's, by whether it has a parent. Borrowed. */
 const struct tier_plan_tier *tier_plan_tier_of(const struct tier_plan *plan, bool is_top);
+
+/* "health-research"; NULL outside the enum. Borrowed. */
+const char *tier_plan_purpose_text(int purpose);
+/* The purpose of that text, or -1. */
+int tier_plan_purpose_find(const char *text);
+/* Whether the plan's last day, if it names one, is over at that time of the wall clock. */
+bool tier_plan_expired(const struct tier_plan *plan, int64_t now_ms);
+/* "the plan expired on ...", for whoever is told; returns buf. */
+const char *tier_plan_expired_text(const struct tier_plan *plan, char *buf, size_t bytes);
+/*
+ * What each tier sees of one hospital's data by this plan, line i from 0 on, for a steward to read;
+ * NULL behind the last. Returns buf otherwise.
+ */
+const char *tier_plan_sees(const struct tier_plan *plan, size_t i, char *buf, size_t bytes);
 
 /* Whether less of that metric is better. */
 bool tier_plan_metric_falls(int metric);

@@ -40,6 +40,11 @@ static const char *const down_choices[] = {"f32", "bf16", "q8", "q4", NULL};
 static const char *const codec_choices[] = {"f32", "f16",   "bf16",    "q8",
                                             "q4",  "top_k", "one_bit", NULL};
 static const char *const entropy_choices[] = {"none", "zstd", NULL};
+static const char *const purpose_choices[] = {"unstated",           "general-research",
+                                              "health-research",    "disease-research",
+                                              "method-development", "quality",
+                                              "public-health",      "care",
+                                              "education",          NULL};
 static const char *const server_choices[] = {"none", "momentum", "adam", "yogi", "adagrad", NULL};
 
 /*
@@ -53,6 +58,16 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
     {"name", TIER_KEYS_NAME, FIELD(plan.name), NULL, 0, 0, NULL, "the plan's name"},               \
     {"purpose", TIER_KEYS_TEXT, FIELD(plan.purpose), NULL, 0, 0, NULL,                             \
      "what the model is for, in words a data steward can decide on"},                              \
+    {"governance.purpose", TIER_KEYS_CHOICE, FIELD(plan.governance.purpose), "unstated", 0, 0,     \
+     purpose_choices, "what kind of use it is, for policies and consents to go by"},               \
+    {"governance.legal_basis", TIER_KEYS_TEXT, FIELD(plan.governance.legal_basis), "", 0, 0, NULL, \
+     "the law or agreement under which the data may be used"},                                     \
+    {"governance.ethics", TIER_KEYS_TEXT, FIELD(plan.governance.ethics), "", 0, 0, NULL,           \
+     "the ethics committee's reference"},                                                          \
+    {"governance.author", TIER_KEYS_NAME, FIELD(plan.governance.author), "", 0, 0, NULL,           \
+     "who answers for the plan: the name in the certificate that signs it"},                       \
+    {"governance.expires", TIER_KEYS_TEXT, FIELD(plan.governance.expires), "", 0, 0, NULL,         \
+     "YYYY-MM-DD, UTC: the last day on which a round may open"},                                   \
     {"data.contract", TIER_KEYS_NAME, FIELD(plan.contract), NULL, 0, 0, NULL,                      \
      "the name a spoke's data schema must carry"},                                                 \
     {"data.fold", TIER_KEYS_INT, FIELD(plan.fold), "0", 0, 999, NULL,                              \
@@ -590,6 +605,7 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     /* Where it is missing or refused, that has been said. */
     if (c->plan->version != TIER_PLAN_VERSION && (!c->lines || c->plan->version != 0))
         complain(c, "plan", "must be %d, the version of the format read here", TIER_PLAN_VERSION);
+    tier_plan_check_governance(c);
     tier_plan_check_recipe(c);
     tier_plan_check_loss(c);
     tier_plan_check_patch(c);
@@ -625,6 +641,11 @@ const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t byte
         tier_stale_in(plan) ? ", times what staleness makes of them (64 and less)," : "",
         plan->weight_total_max, plan->weight_total_max);
     return buf;
+}
+
+const char *tier_plan_purpose_text(int purpose) {
+    const int count = (int)(sizeof purpose_choices / sizeof purpose_choices[0]) - 1;
+    return purpose >= 0 && purpose < count ? purpose_choices[purpose] : NULL;
 }
 
 const struct tier_plan_tier *tier_plan_tier_of(const struct tier_plan *plan, bool is_top) {

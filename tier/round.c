@@ -282,6 +282,41 @@ static void on_lost(struct tier_round *r, const struct tier_round_event *e,
         act(out, TIER_ACTION_START, e->child, NULL); /* it offers again what it keeps */
 }
 
+const char *tier_round_holds_fast(const struct tier_round *r, uint32_t child,
+                                  const struct tier_hash *update) {
+    const struct tier_round_child *c = tier_round_child(r, child);
+
+    if (!tier_hash_equal(&c->update, update) || c->state == TIER_CHILD_REFUSED)
+        return NULL;
+    if (r->state == TIER_ROUND_COMMITTED)
+        return "the round is committed: its model holds the update";
+    if (r->state == TIER_ROUND_FOLDED)
+        return "the round's sum is made and on its way: the update cannot be taken out of it";
+    if (c->state == TIER_CHILD_FOLDED || c->in_part)
+        return "the update is in a sum already: with the plan's tiers retain: updates it would "
+               "have stayed apart until the round closes";
+    return NULL;
+}
+
+/* As if it had not been pushed: it is wanted still, and the child offers another or declines. */
+static void on_withdraw(struct tier_round *r, const struct tier_round_event *e,
+                        struct tier_round_actions *out) {
+    struct tier_round_child *c = child_at(r, e->child);
+
+    if (!tier_hash_equal(&c->update, &e->update) || (!delivered(c->state) && !at_work(c->state)) ||
+        tier_round_holds_fast(r, e->child, &e->update))
+        return;
+    if (c->state == TIER_CHILD_SEALED) {
+        r->weight -= counted(r, c, c->weight);
+        if (r->state == TIER_ROUND_FOLDING)
+            r->state = TIER_ROUND_OPEN;
+    }
+    c->state = TIER_CHILD_EXPECTED;
+    c->update = (struct tier_hash){{0}};
+    c->weight = 0;
+    act(out, TIER_ACTION_DISCARD, e->child, &e->update);
+}
+
 /* `partial` NULL: there is no new one. */
 static void on_parted(struct tier_round *r, const struct tier_hash *partial,
                       struct tier_round_actions *out) {
@@ -323,6 +358,9 @@ void tier_round_step(struct tier_round *r, const struct tier_round_event *e,
         break;
     case TIER_EVENT_BAD:
         on_bad(r, e, out);
+        break;
+    case TIER_EVENT_WITHDRAW:
+        on_withdraw(r, e, out);
         break;
     case TIER_EVENT_LOST:
         on_lost(r, e, out);

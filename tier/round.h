@@ -65,6 +65,7 @@ enum tier_round_event_type {
     TIER_EVENT_OFFER,    /* it holds update `update` of weight `weight`, of its base round */
     TIER_EVENT_SEALED,   /* that update arrived and every element of it is in range */
     TIER_EVENT_BAD,      /* that update arrived and is not */
+    TIER_EVENT_WITHDRAW, /* the child takes `update` back, which tier_round_holds_fast allows */
     TIER_EVENT_LOST,     /* a sealed update is no longer (whole) in the spool; of a folded one: the
                             partial is not, which is to be said of each child in it */
     TIER_EVENT_DEADLINE, /* the time is up */
@@ -161,6 +162,14 @@ void tier_round_resume(struct tier_round *r, struct tier_round_actions *out);
 
 void tier_round_step(struct tier_round *r, const struct tier_round_event *event,
                      struct tier_round_actions *out);
+
+/*
+ * Why the child's `update` can no longer be taken out of the round exactly, as a static sentence;
+ * NULL: it can, by TIER_EVENT_WITHDRAW, or it was never here. What is alone in the spool can be
+ * taken out, what is in a sum cannot.
+ */
+const char *tier_round_holds_fast(const struct tier_round *r, uint32_t child,
+                                  const struct tier_hash *update);
 
 /* `active`: children that may still deliver or have; `sealed`: that have; `loose`: whose update is
  * in no partial yet. */

@@ -219,12 +219,16 @@ static enum tier_status from_child(struct attendance *a, struct tier_rpc_call *c
     case TIER_FROM_HELLO:
         return hello(a, call, m, err);
     case TIER_FROM_ANSWER:
-        e->answered(owner, a->child->name, &m->run, m->accepted, m->reason);
+        e->answered(owner, a->child->name, &m->run, m->accepted, m->waiting, m->reason);
         break;
     case TIER_FROM_OFFER:
         return offer(a, m, err);
     case TIER_FROM_DECLINE:
         e->declined(owner, a->child->name, &m->run, m->round, m->reason);
+        break;
+    case TIER_FROM_WITHDRAW:
+        if (e->withdrew)
+            e->withdrew(owner, a->child->name, &m->run, m->round, &m->update, m->reason);
         break;
     case TIER_FROM_PROGRESS:
         e->progressed(owner, a->child->name, &m->run, m->round, m->reason, m->done, m->total);

@@ -22,14 +22,18 @@ struct tier_serve_events {
     /* May refuse: any status but OK ends the child's stream with err's text. */
     enum tier_status (*attending)(void *owner, const char *child, struct tier_err *err);
     void (*left)(void *owner, const char *child);
+    /* `waiting`: neither yet; a person decides there. */
     void (*answered)(void *owner, const char *child, const struct tier_hash *run, bool accepted,
-                     const char *reason);
+                     bool waiting, const char *reason);
     /* A child holds this update. Answer with tier_serve_grant or by sending a receipt or refusal.
      */
     void (*offered)(void *owner, const char *child, const struct tier_hash *id,
                     const struct tier_update_header *header);
     void (*declined)(void *owner, const char *child, const struct tier_hash *run, uint64_t round,
                      const char *reason);
+    /* A child asks for that update to be taken out; answered by a refusal that says so. */
+    void (*withdrew)(void *owner, const char *child, const struct tier_hash *run, uint64_t round,
+                     const struct tier_hash *update, const char *reason);
     void (*progressed)(void *owner, const char *child, const struct tier_hash *run, uint64_t round,
                        const char *phase, uint32_t done, uint32_t total);
     /* The head of its audit log (tier/heads.h). NULL: nobody wants to know. */

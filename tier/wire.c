@@ -91,6 +91,7 @@ static enum tier_status take_from_child(const Consilium__FromChild *p, struct ti
     case CONSILIUM__FROM_CHILD__MESSAGE_ANSWER:
         m->type = TIER_FROM_ANSWER;
         m->accepted = p->answer->accepted;
+        m->waiting = p->answer->waiting;
         TIER_TRY(tier_wire_hash("answer.run", p->answer->run, &m->run, err));
         return tier_wire_text("answer.reason", p->answer->reason, m->reason, sizeof m->reason, err);
     case CONSILIUM__FROM_CHILD__MESSAGE_OFFER:
@@ -118,6 +119,13 @@ static enum tier_status take_from_child(const Consilium__FromChild *p, struct ti
     case CONSILIUM__FROM_CHILD__MESSAGE_HEAD:
         m->type = TIER_FROM_HEAD;
         return take_head(p->head, &m->head, err);
+    case CONSILIUM__FROM_CHILD__MESSAGE_WITHDRAW:
+        m->type = TIER_FROM_WITHDRAW;
+        TIER_TRY(tier_wire_hash("withdraw.run", p->withdraw->run, &m->run, err));
+        TIER_TRY(take_round(p->withdraw->round, &m->round, err));
+        TIER_TRY(tier_wire_hash("withdraw.update", p->withdraw->update, &m->update, err));
+        return tier_wire_text("withdraw.reason", p->withdraw->reason, m->reason, sizeof m->reason,
+                              err);
     default:
         return tier_fail(err, TIER_EPROTO, "a message of a kind this version does not know");
     }
@@ -153,6 +161,7 @@ struct tier_bytes tier_wire_from_child_bytes(const struct tier_from_child *m) {
     Consilium__Progress progress = CONSILIUM__PROGRESS__INIT;
     Consilium__Head head = CONSILIUM__HEAD__INIT;
     ProtobufCBinaryData proof[TIER_TREE_PROOF_MAX];
+    Consilium__Withdraw withdraw = CONSILIUM__WITHDRAW__INIT;
 
     p.message_case = (Consilium__FromChild__MessageCase)m->type;
     switch (m->type) {
@@ -165,6 +174,7 @@ struct tier_bytes tier_wire_from_child_bytes(const struct tier_from_child *m) {
     case TIER_FROM_ANSWER:
         answer.run = tier_wire_hash_field(&m->run);
         answer.accepted = m->accepted;
+        answer.waiting = m->waiting;
         answer.reason = (char *)m->reason;
         p.answer = &answer;
         break;
@@ -189,6 +199,13 @@ struct tier_bytes tier_wire_from_child_bytes(const struct tier_from_child *m) {
     case TIER_FROM_HEAD:
         give_head(&m->head, &head, proof);
         p.head = &head;
+        break;
+    case TIER_FROM_WITHDRAW:
+        withdraw.run = tier_wire_hash_field(&m->run);
+        withdraw.round = m->round;
+        withdraw.update = tier_wire_hash_field(&m->update);
+        withdraw.reason = (char *)m->reason;
+        p.withdraw = &withdraw;
         break;
     }
     return tier_wire_pack(&p.base);
@@ -285,8 +302,13 @@ static enum tier_status take_plan(const Consilium__Plan *p, struct tier_to_child
     if (p->plan.len == 0 || p->plan.len > TIER_PLAN_BYTES_MAX)
         return tier_fail(err, TIER_EPROTO, "plan.plan has %zu bytes, 1 to %u are allowed",
                          p->plan.len, TIER_PLAN_BYTES_MAX);
+    if (p->signature.len > TIER_SIGNED_BYTES_MAX)
+        return tier_fail(err, TIER_EPROTO, "plan.signature has %zu bytes, at most %u are allowed",
+                         p->signature.len, TIER_SIGNED_BYTES_MAX);
     m->plan = p->plan.data;
     m->plan_bytes = p->plan.len;
+    m->signature = p->signature.data;
+    m->signature_bytes = p->signature.len;
     return TIER_OK;
 }
 
@@ -296,6 +318,7 @@ static enum tier_status take_refusal(const Consilium__Refusal *p, struct tier_to
     TIER_TRY(tier_wire_hash("refusal.run", p->run, &m->run, err));
     TIER_TRY(take_round(p->round, &m->round, err));
     TIER_TRY(tier_wire_hash("refusal.update", p->update, &m->update, err));
+    m->withdrawn = p->withdrawn;
     return tier_wire_text("refusal.reason", p->reason, m->reason, sizeof m->reason, err);
 }
 
@@ -392,6 +415,7 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
     case TIER_TO_PLAN:
         plan.run = tier_wire_hash_field(&m->run);
         plan.plan = (ProtobufCBinaryData){m->plan_bytes, (uint8_t *)m->plan};
+        plan.signature = (ProtobufCBinaryData){m->signature_bytes, (uint8_t *)m->signature};
         p.plan = &plan;
         break;
     case TIER_TO_ROUND:
@@ -419,6 +443,7 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
         refusal.round = m->round;
         refusal.update = tier_wire_hash_field(&m->update);
         refusal.reason = (char *)m->reason;
+        refusal.withdrawn = m->withdrawn;
         p.refusal = &refusal;
         break;
     case TIER_TO_COMMIT:

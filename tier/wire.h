@@ -59,18 +59,20 @@ enum tier_from_child_type {
     TIER_FROM_OFFER,
     TIER_FROM_DECLINE,
     TIER_FROM_PROGRESS,
-    TIER_FROM_HEAD = 15
+    TIER_FROM_HEAD = 15,
+    TIER_FROM_WITHDRAW = 20
 };
 
 struct tier_from_child {
     enum tier_from_child_type type;
-    struct tier_hash run;                 /* answer, decline, progress */
-    uint64_t round;                       /* decline, progress */
+    struct tier_hash run;                 /* answer, decline, progress, withdraw */
+    uint64_t round;                       /* decline, progress, withdraw */
+    struct tier_hash update;              /* withdraw */
     char name[TIER_NAME_LEN_MAX + 1];     /* hello */
     char software[TIER_NAME_LEN_MAX + 1]; /* hello */
     uint32_t protocol;                    /* hello */
-    bool accepted;                        /* answer */
-    char reason[TIER_REASON_LEN_MAX + 1]; /* answer, decline; progress: the phase */
+    bool accepted, waiting;               /* answer; both is none */
+    char reason[TIER_REASON_LEN_MAX + 1]; /* answer, decline, withdraw; progress: the phase */
     const uint8_t *header;                /* offer */
     size_t header_bytes;                  /* offer */
     uint32_t done, total;                 /* progress */
@@ -120,8 +122,11 @@ struct tier_to_child {
     char reason[TIER_REASON_LEN_MAX + 1]; /* refusal, end */
     bool completed;                       /* end */
     bool missed;                          /* commit */
+    bool withdrawn;                       /* refusal */
     const uint8_t *plan;                  /* plan */
     size_t plan_bytes;                    /* plan */
+    const uint8_t *signature;             /* plan */
+    size_t signature_bytes;               /* plan; 0: it is not signed */
     struct tier_receipt receipt;          /* receipt */
     struct tier_head head;                /* head */
     void *owner;

@@ -210,7 +210,9 @@ static void hub_main(void *arg, int say, int wait) {
     if (tier_loop_new(&loop, &err) != TIER_OK ||
         hub_open(p.start->config, loop, &p.hub, &err) != TIER_OK ||
         (p.start->plan &&
-         hub_run_begin(&p.hub, NULL, p.start->plan, p.start->plan_bytes, &run, &err) != TIER_OK)) {
+         hub_run_begin(&p.hub, NULL,
+                       &(struct hub_plan){.text = p.start->plan, .bytes = p.start->plan_bytes},
+                       &run, &err) != TIER_OK)) {
         tier_log_error("%s", err.text);
         return;
     }

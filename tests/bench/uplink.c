@@ -156,7 +156,8 @@ static enum tier_status start_top(struct uplink *u, struct tier_err *err) {
     TIER_TRY(bench_patients_graph(&plan, &u->top.config, err));
     TIER_TRY(node_open(&u->top, err));
     TIER_TRY(tier_plan_canonical(&plan, &text, &n, NULL, err));
-    enum tier_status st = hub_run_begin(&u->top.hub, NULL, text, n, &run, err);
+    enum tier_status st =
+        hub_run_begin(&u->top.hub, NULL, &(struct hub_plan){.text = text, .bytes = n}, &run, err);
     free(text);
     TIER_TRY(st);
     hub_run_first_round(run);

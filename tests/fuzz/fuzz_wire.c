@@ -86,6 +86,8 @@ static struct tier_bytes seed_of(unsigned i) {
                                  .name = "north-1",
                                  .software = "consilium",
                                  .reason = "why",
+                                 .waiting = true,
+                                 .update = {{3}},
                                  .protocol = TIER_PROTOCOL,
                                  .header = bytes,
                                  .header_bytes = sizeof bytes};
@@ -95,6 +97,9 @@ static struct tier_bytes seed_of(unsigned i) {
                                  .reason = "why",
                                  .plan = bytes,
                                  .plan_bytes = sizeof bytes,
+                                 .signature = bytes,
+                                 .signature_bytes = sizeof bytes,
+                                 .withdrawn = true,
                                  .delta = {{1}},
                                  .delta_base = {{2}},
                                  .missed = true,
@@ -108,14 +113,16 @@ static struct tier_bytes seed_of(unsigned i) {
                              .proof_count = 2,
                              .known = 7,
                              .answer = true};
-    if (i >= 17) {
+    if (i == 18 || i == 19) {
         up.type = TIER_FROM_HEAD;
         up.head = head;
         down.type = TIER_TO_HEAD;
         down.head = head;
-        return i == 17 ? tier_wire_from_child_bytes(&up) : tier_wire_to_child_bytes(&down);
+        return i == 18 ? tier_wire_from_child_bytes(&up) : tier_wire_to_child_bytes(&down);
     }
-    if (i < 5)
+    if (i == 17)
+        up.type = TIER_FROM_WITHDRAW;
+    if (i < 5 || i == 17)
         return tier_wire_from_child_bytes(&up);
     if (i < 13)
         return tier_wire_to_child_bytes(&down);
@@ -130,7 +137,7 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
     struct tier_piece p = {.offset = 1u << 20, .total = 7, .data_bytes = 100};
 
     FUZZ_CHECK(room >= 1024);
-    if (i > 18)
+    if (i > 19)
         return 0;
     if (i == 16) {
         p.id.b[0] = 1;

@@ -227,7 +227,8 @@ struct begin {
 static void begin_run(struct hub *hub, void *arg) {
     struct begin *b = arg;
     struct hub_run *run = NULL;
-    if (hub_run_begin(hub, NULL, b->text, b->bytes, &run, &b->err) == TIER_OK) {
+    if (hub_run_begin(hub, NULL, &(struct hub_plan){.text = b->text, .bytes = b->bytes}, &run,
+                      &b->err) == TIER_OK) {
         b->run = run->id;
         hub_run_first_round(run);
     }

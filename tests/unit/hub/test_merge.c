@@ -116,7 +116,8 @@ static bool refuses(struct hub *hub, void *arg) {
     snprintf(plan.model_sha256, sizeof plan.model_sha256, "%064d", 0);
     plan.model_bytes = 1;
     bool ok = tier_plan_canonical(&plan, &text, &bytes, NULL, &err) == TIER_OK &&
-              hub_run_begin(hub, NULL, text, bytes, NULL, &err) == TIER_EPLAN &&
+              hub_run_begin(hub, NULL, &(struct hub_plan){.text = text, .bytes = bytes}, NULL,
+                            &err) == TIER_EPLAN &&
               strstr(err.text, arg) != NULL;
     free(text);
     return ok;

@@ -6,6 +6,7 @@
 #include "tests/support/picture_writer.h"
 #include "tests/support/temp_file.h"
 #include "tier/model.h"
+#include "tier/plan.h"
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
@@ -275,6 +276,36 @@ Test(spoke_predict, rows_that_training_left_out_standardise_nobody) {
     cr_assert(eq(int, predict_table(left_out, "a\n5\n", graph, like, text, sizeof text), TIER_OK),
               "%s", err.text);
     cr_expect(strcmp(strchr(whole, '\n') + 2, strchr(text, '\n') + 2) == 0, "%s%s", whole, text);
+}
+
+Test(spoke_predict, rows_that_consents_do_not_allow_are_neither_scored_nor_standardise) {
+    static const char known[] = "columns:\n"
+                                "  - {name: a, type: number, standardise: true}\n"
+                                "  - {name: who, type: id}\n"
+                                "  - {name: sick, type: target, categories: [well, ill]}\n"
+                                "  - {name: part, type: split}\n"
+                                "split: {by: column}\n";
+    char without[256], text[256];
+    struct spoke_predict test = {.part_set = true, .part = SPOKE_TEST}, asked = test;
+    const char *graph = linear_graph(1, 1);
+    cr_assert(
+        eq(int,
+           predict_table(known, "a,who,sick,part\n1,u,ill,train\n3,v,well,train\n5,x,ill,test\n",
+                         graph, test, without, sizeof without),
+           TIER_OK),
+        "%s", err.text);
+    const char *all = "a,who,sick,part\n1,u,ill,train\n3,v,well,train\n5,x,ill,test\n"
+                      "900,w,well,train\n7,y,ill,test\n";
+    asked.purpose = TIER_PLAN_CARE;
+    asked.consent = temp_file("consent.csv", "id,purposes\nu,care\nv,*\nx,quality care\nw,quality\n"
+                                             "y,care\n");
+    asked.opt_out = temp_file("opt-out.txt", "y\n");
+    cr_assert(eq(int, predict_table(known, all, graph, asked, text, sizeof text), TIER_OK), "%s",
+              err.text);
+    cr_expect(strcmp(without, text) == 0, "%s%s", without, text);
+    asked.purpose = TIER_PLAN_EDUCATION;
+    cr_expect(eq(int, predict_table(known, all, graph, asked, text, sizeof text), TIER_EDATA),
+              "v alone allows it, which standardises nothing");
 }
 
 Test(spoke_predict, a_model_that_does_not_fit_the_schema_is_refused) {

@@ -45,9 +45,9 @@ static void left(void *owner, const char *child) {
 }
 
 static void answered(void *owner, const char *child, const struct tier_hash *run, bool accepted,
-                     const char *reason) {
+                     bool waiting, const char *reason) {
     (void)owner, (void)child, (void)run;
-    cr_assert(accepted, "%s", reason);
+    cr_assert(accepted && !waiting, "%s", reason);
     heard.accepted++;
 }
 

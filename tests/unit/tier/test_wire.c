@@ -68,6 +68,10 @@ static struct tier_from_child from_child(enum tier_from_child_type type) {
         m.header = blob;
         m.header_bytes = sizeof blob;
         return m;
+    case TIER_FROM_WITHDRAW:
+        m.update = hash_of("update");
+        m.round = 7;
+        break;
     case TIER_FROM_PROGRESS:
         m.done = 3;
         m.total = UINT32_MAX;

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a plan says to those who answer for data: until when it holds, and who sees what. A day ends
+ * at midnight UTC, the same moment at every node.
+ */
+#include "tier/fedcurv.h"
+#include "tier/plan_keys.h"
+#include "tier/identity.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define complain tier_plan_complain
+#define DAY_MS INT64_C(86400000)
+
+static bool is_leap(int year) {
+    return (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+}
+
+/* "2027-01-31" and nothing else, of a day that there is. */
+static bool read_day(const char *text, int *year, int *month, int *day) {
+    static const int days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+
+    if (strlen(text) != 10)
+        return false;
+    for (int i = 0; i < 10; i++) {
+        bool dash = i == 4 || i == 7;
+        if (dash ? text[i] != '-' : text[i] < '0' || text[i] > '9')
+            return false;
+    }
+    *year = (text[0] - '0') * 1000 + (text[1] - '0') * 100 + (text[2] - '0') * 10 + text[3] - '0';
+    *month = (text[5] - '0') * 10 + text[6] - '0';
+    *day = (text[8] - '0') * 10 + text[9] - '0';
+    if (*year < 1970 || *month < 1 || *month > 12)
+        return false;
+    return *day >= 1 && *day <= days[*month - 1] + (*month == 2 && is_leap(*year));
+}
+
+/* Days since 1970-01-01 of the Gregorian calendar: those of the years before, of the months
+ * before, and of this one. */
+static int64_t day_number(int year, int month, int day) {
+    static const int before[] = {0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334};
+    int64_t y = year - 1;
+
+    return (y * 365 + y / 4 - y / 100 + y / 400) - INT64_C(719162) + before[month - 1] +
+           (month > 2 && is_leap(year)) + day - 1;
+}
+
+bool tier_plan_expired(const struct tier_plan *plan, int64_t now_ms) {
+    int year, month, day;
+
+    return *plan->governance.expires && read_day(plan->governance.expires, &year, &month, &day) &&
+           now_ms >= (day_number(year, month, day) + 1) * DAY_MS;
+}
+
+const char *tier_plan_expired_text(const struct tier_plan *plan, char *buf, size_t bytes) {
+    snprintf(buf, bytes, "the plan's last day (governance.expires) was %s",
+             plan->governance.expires);
+    return buf;
+}
+
+int tier_plan_purpose_find(const char *text) {
+    const char *known;
+
+    for (int i = 0; (known = tier_plan_purpose_text(i)) != NULL; i++)
+        if (strcmp(known, text) == 0)
+            return i;
+    return -1;
+}
+
+void tier_plan_check_governance(const struct tier_plan_checker *c) {
+    const struct tier_plan_governance *g = &c->plan->governance;
+    int year, month, day;
+
+    if (*g->expires && !read_day(g->expires, &year, &month, &day))
+        complain(c, "governance.expires", "must be a day as 2027-01-31, not '%s'", g->expires);
+    if (*g->author && !tier_name_valid(g->author))
+        complain(c, "governance.author",
+                 "must be lower-case letters, digits and '-', as in a certificate");
+}
+
+/* What a tier has of one child's update until the commit. */
+static void sees_updates(const char *who, const struct tier_plan_tier *tier, char *buf,
+                         size_t bytes) {
+    bool kept = tier->retain == TIER_PLAN_RETAIN_UPDATES;
+
+    snprintf(buf, bytes, "%s: the update of each of its children by name, and it %s; merged by %s",
+             who,
+             kept ? "keeps each until the round's commit"
+                  : "may keep their sum alone as soon as it has some of them",
+             tier_plan_rule_text(&tier->merge));
+}
+
+const char *tier_plan_sees(const struct tier_plan *plan, size_t i, char *buf, size_t bytes) {
+    const bool evaluates = plan->evaluate_every > 0;
+
+    switch (i) {
+    case 0:
+        snprintf(
+            buf, bytes,
+            "leaves the site: a round's change of the tensors that travel%s%s, its weight (%s)%s",
+            plan->scaffold ? " and its control variate" : "",
+            tier_fedcurv_on(plan) ? " and its Fisher information" : "",
+            plan->weights == TIER_PLAN_UNIFORM ? "1, whatever the rows"
+                                               : "the number of its training rows",
+            evaluates ? ", sums of metrics over its test rows with their number" : "");
+        return buf;
+    case 1:
+        sees_updates("its parent, where that is a hub", &plan->hub, buf, bytes);
+        return buf;
+    case 2:
+        sees_updates("its parent, where that is the top", &plan->top, buf, bytes);
+        return buf;
+    case 3:
+        snprintf(buf, bytes,
+                 "tiers above its parent: sums over all children of the hub below them, and no "
+                 "single site");
+        return buf;
+    case 4:
+        snprintf(buf, bytes, "other sites: the published model of each round");
+        return buf;
+    default:
+        return NULL;
+    }
+}
