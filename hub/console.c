@@ -548,9 +548,11 @@ const size_t hub_console_method_count = sizeof hub_console_methods / sizeof hub_
 enum tier_status hub_console_open(struct hub *hub, struct tier_err *err) {
     if (!hub->config->hub.console_listen[0])
         return TIER_OK;
-    return tier_rpc_server_new(hub->loop, hub->config->hub.console_listen,
-                               tier_home_tls(&hub->home), &hub->home.keepalive, hub_console_methods,
-                               hub_console_method_count, hub->serve, &hub->console, err);
+    TIER_TRY(tier_rpc_server_new(
+        hub->loop, hub->config->hub.console_listen, tier_home_tls(&hub->home), &hub->home.keepalive,
+        hub_console_methods, hub_console_method_count, hub->serve, &hub->console, err));
+    tier_log_info("console on port %d", tier_rpc_server_port(hub->console));
+    return TIER_OK;
 }
 
 void hub_console_close(struct hub *hub) {

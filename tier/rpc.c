@@ -8,6 +8,9 @@
 #include <grpc/support/alloc.h>
 #include <grpc/support/log.h>
 #include <malloc.h>
+#include <openssl/conf.h>
+#include <openssl/crypto.h>
+#include <openssl/err.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +41,8 @@ static const struct {
     {"alert certificate expired", "the other end refuses this node's certificate: it has expired"},
     {"alert bad certificate", "the other end refuses this node's certificate"},
     {"alert certificate unknown", "the other end refuses this node's certificate"},
+    {"unsupported protocol", "a connection was refused: its other end does not speak TLS 1.3"},
+    {"alert protocol version", "the other end refuses a connection: it does not speak TLS 1.3"},
     {"wrong version number", "a connection that does not speak TLS was refused"},
     {"http request", "a connection that does not speak TLS was refused"},
 };
@@ -54,7 +59,32 @@ static void core_log(gpr_log_func_args *args) {
     tier_log_warn("grpc: %s", args->message);
 }
 
+/*
+ * TLS 1.3 and nothing older, at both ends. The core sets TLS 1.2 as the least itself and has no
+ * option for it, but it leaves alone what is switched off: OpenSSL reads this section for every
+ * context that is made in this process, in place of the system's own.
+ */
+static void tls13_only(void) {
+    static const char section[] = "openssl_conf = consilium\n"
+                                  "[consilium]\nssl_conf = profiles\n"
+                                  "[profiles]\nsystem_default = transport\n"
+                                  "[transport]\nProtocol = -TLSv1, -TLSv1.1, -TLSv1.2\n";
+    /* First the system's, which would otherwise be read later and take its place. */
+    OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CONFIG, NULL);
+    ERR_clear_error();
+    BIO *text = BIO_new_mem_buf(section, (int)sizeof section - 1);
+    CONF *conf = NCONF_new(NULL);
+    if (!text || !conf || NCONF_load_bio(conf, text, NULL) != 1 ||
+        CONF_modules_load(conf, NULL, 0) != 1) {
+        tier_log_error("cannot switch TLS 1.2 off");
+        abort();
+    }
+    NCONF_free(conf);
+    BIO_free(text);
+}
+
 void tier_rpc_process_init(void) {
+    tls13_only();
     /*
      * Received slices come from malloc. With glibc's defaults each large one is an mmap, a fault
      * per page and a munmap: half the speed of a plain-text stream. Keep them on the heap.
