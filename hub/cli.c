@@ -24,8 +24,10 @@ static const struct command {
     const char *help;
 } commands[] = {
     {"pki", "init", cli_pki_init, "make the authority that certifies the nodes of a tree"},
+    {"pki", "set", cli_pki_set, "set how long its certificates are good"},
     {"token", "create", cli_token_create, "make a one-time token with which a node enrolls"},
     {"enroll", NULL, cli_enroll, "get a certificate for a token"},
+    {"renew", NULL, cli_renew, "get the next certificate for the present one"},
     {"revoke", NULL, cli_revoke, "revoke a node's certificates and tokens"},
     {"plan", "check", cli_plan_check, "say what is wrong with a plan, or why its sums hold"},
     {"plan", "show", cli_plan_show, "show a plan with every default filled in"},

@@ -10,6 +10,7 @@
 #define CONSILIUM_HUB_CLI_H
 
 #include "tier/console_wire.h"
+#include "tier/identity.h"
 #include "tier/manifest.h"
 #include "tier/rpc.h"
 
@@ -71,8 +72,10 @@ enum tier_status cli_place(const char *dir, const struct tier_hash *hash, const 
 /* ---- commands: argv is what stands behind the command's words ---- */
 
 int cli_pki_init(int argc, char **argv);
+int cli_pki_set(int argc, char **argv);
 int cli_token_create(int argc, char **argv);
 int cli_enroll(int argc, char **argv);
+int cli_renew(int argc, char **argv);
 int cli_revoke(int argc, char **argv);
 int cli_plan_check(int argc, char **argv);
 int cli_plan_show(int argc, char **argv);
@@ -126,6 +129,9 @@ struct cli_hub;
 enum tier_status cli_hub_open(const struct cli_connection *c, struct cli_hub **out,
                               struct tier_err *err);
 void cli_hub_close(struct cli_hub *hub);
+
+/* Who calls; NULL without TLS. */
+const struct tier_node *cli_hub_node(const struct cli_hub *hub);
 
 /* What one call sends and takes. */
 struct cli_call {

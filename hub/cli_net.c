@@ -55,6 +55,10 @@ void cli_hub_close(struct cli_hub *h) {
     free(h);
 }
 
+const struct tier_node *cli_hub_node(const struct cli_hub *h) {
+    return h->node.key ? &h->node : NULL;
+}
+
 /* ---- calls ---- */
 
 struct exchange {

@@ -551,6 +551,7 @@ enum tier_status hub_console_open(struct hub *hub, struct tier_err *err) {
     TIER_TRY(tier_rpc_server_new(
         hub->loop, hub->config->hub.console_listen, tier_home_tls(&hub->home), &hub->home.keepalive,
         hub_console_methods, hub_console_method_count, hub->serve, &hub->console, err));
+    tier_rpc_server_guard(hub->console, tier_home_admit, &hub->home);
     tier_log_info("console on port %d", tier_rpc_server_port(hub->console));
     return TIER_OK;
 }

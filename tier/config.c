@@ -12,7 +12,7 @@
 #define FIELD(member)                                                                              \
     offsetof(struct tier_config, member), sizeof(((struct tier_config *)0)->member)
 
-/* In the order of enum tier_role, which ends with the operator: no node is one. */
+/* In the order of enum tier_role, whose further roles are persons: no node is one. */
 static const char *const role_choices[] = {"top", "hub", "spoke", NULL};
 static const char *const level_choices[] = {"debug", "info", "warn", "error", NULL};
 static const char *const switch_choices[] = {"off", "on", NULL};

@@ -20,6 +20,10 @@ static const char *const role_names[TIER_ROLE_COUNT] = {
     [TIER_ROLE_HUB] = "hub",
     [TIER_ROLE_SPOKE] = "spoke",
     [TIER_ROLE_OPERATOR] = "operator",
+    [TIER_ROLE_REGIONAL_OPERATOR] = "regional-operator",
+    [TIER_ROLE_STEWARD] = "steward",
+    [TIER_ROLE_RESEARCHER] = "researcher",
+    [TIER_ROLE_AUDITOR] = "auditor",
 };
 
 const char *tier_role_text(enum tier_role role) {
@@ -32,7 +36,7 @@ enum tier_status tier_role_parse(const char *text, enum tier_role *out, struct t
             *out = (enum tier_role)i;
             return TIER_OK;
         }
-    return tier_fail(err, TIER_EARG, "'%.32s' is not a role; top, hub, spoke or operator is wanted",
+    return tier_fail(err, TIER_EARG, "'%.32s' is not a role; " TIER_ROLE_TEXTS " is wanted",
                      text ? text : "");
 }
 
@@ -72,7 +76,7 @@ enum tier_status tier_identity_parse_spiffe(const char *uri, struct tier_identit
                                             struct tier_err *err) {
     static const char scheme[] = "spiffe://";
     size_t bytes = uri ? strnlen(uri, TIER_SPIFFE_SIZE) : 0;
-    char role_text[16];
+    char role_text[TIER_ROLE_TEXT_SIZE];
     enum tier_role role = TIER_ROLE_SPOKE;
 
     if (bytes == 0 || bytes >= TIER_SPIFFE_SIZE || strncmp(uri, scheme, sizeof scheme - 1) != 0)

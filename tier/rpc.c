@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a call does at either end: sending, receiving, ending. */
 #include "tier/rpc_private.h"
+#include "tier/cert.h"
 #include "tier/log.h"
 
 #include <grpc/byte_buffer.h>
@@ -187,12 +188,14 @@ void rpc_unref(struct tier_rpc_call *c) {
     gpr_free(c->peer_address);
     free(c->peer_uri);
     free(c->peer_cert);
+    free(c->peer_id);
     free(c->claim);
     if (c->server) {
         list_remove(&c->server->calls, c);
         c->server->live--;
     } else {
         list_remove(&c->channel->calls, c);
+        rpc_channel_settle(c->channel);
     }
     free(c);
 }
@@ -425,6 +428,33 @@ void tier_rpc_end(struct tier_rpc_call *c, enum tier_status status, const char *
 void tier_rpc_cancel(struct tier_rpc_call *c) {
     if (!c->ended)
         grpc_call_cancel(c->call, NULL);
+}
+
+void rpc_end_now(struct tier_rpc_call *c, enum tier_status status, const char *text) {
+    queue_clear(c);
+    if (c->sending) /* a message that the peer may never take stands before the status */
+        tier_rpc_cancel(c);
+    tier_rpc_finish(c, status, text); /* nothing is received any more */
+}
+
+enum tier_status tier_rpc_peer_identity(struct tier_rpc_call *c, const struct tier_identity **out,
+                                        struct tier_err *err) {
+    struct tier_cert *cert = NULL;
+    struct tier_identity id;
+
+    if (!c->peer_id) {
+        TIER_TRY(tier_cert_from_pem(rpc_or_empty(c->peer_cert), &cert, err));
+        enum tier_status st = tier_cert_identity(cert, &id, err);
+        tier_cert_free(cert);
+        if (st != TIER_OK)
+            return st;
+        c->peer_id = malloc(sizeof id);
+        if (!c->peer_id)
+            return tier_fail(err, TIER_ENOMEM, "no memory for a call");
+        *c->peer_id = id;
+    }
+    *out = c->peer_id;
+    return TIER_OK;
 }
 
 const char *rpc_or_empty(const char *s) {

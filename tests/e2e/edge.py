@@ -23,7 +23,7 @@ import time
 import grpc
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PROTOCOL = 1
+PROTOCOL = 2
 CHUNK = 1 << 20
 LEAF = 64 << 10
 SEGMENT = 256 << 10

@@ -87,8 +87,8 @@ class Handshake(Hostile):
 
     def test_a_wrong_protocol_number_is_refused(self):
         stream = self.connect().open_stream()
-        stream.hello(ME, protocol=2)
-        self.assert_ends(stream, CODE.INVALID_ARGUMENT, "speaks protocol 1, the child 2")
+        stream.hello(ME, protocol=1)
+        self.assert_ends(stream, CODE.INVALID_ARGUMENT, "speaks protocol 2, the child 1")
 
     def test_another_name_than_the_certificates_is_refused(self):
         stream = self.connect().open_stream()

@@ -189,10 +189,10 @@ class Certificates(Hostile):
 class Streams(Hostile):
     def test_a_the_first_message_is_a_welcome_in_our_protocol_from_whom_is_configured(self):
         pb = self.pb
-        lies = (({"welcome": pb.Welcome(protocol=2, name="liar")}, "protocol 2, this child 1"),
+        lies = (({"welcome": pb.Welcome(protocol=1, name="liar")}, "protocol 1, this child 2"),
                 ({"welcome": pb.Welcome(protocol=2 ** 32 - 1, name="liar")}, "protocol 4294967295"),
-                ({"welcome": pb.Welcome(protocol=1, name="top")}, "says it is 'top'; 'liar' is"),
-                ({"welcome": pb.Welcome(protocol=1, name="x" * 64)}, "welcome.name has 64"),
+                ({"welcome": pb.Welcome(protocol=2, name="top")}, "says it is 'top'; 'liar' is"),
+                ({"welcome": pb.Welcome(protocol=2, name="x" * 64)}, "welcome.name has 64"),
                 ({"plan": pb.Plan(run=bytes(32), plan=self.plan)}, "begins with welcome"),
                 ({"grant": pb.Grant(update=bytes(32))}, "begins with welcome"),
                 ({"end": pb.End(run=bytes(32), model=bytes(32))}, "begins with welcome"))
@@ -233,7 +233,7 @@ class Streams(Hostile):
                 (coded(receipt=pb.Receipt(run=r, round=1, update=r, weight=U64)), "weight is above"),
                 (coded(receipt=pb.Receipt(run=r, round=1, update=r, signature=bytes(200))),
                  "signature has 200"),
-                (coded(welcome=pb.Welcome(protocol=1, name="liar")), "says it once"))
+                (coded(welcome=pb.Welcome(protocol=2, name="liar")), "says it once"))
         child = self.restart()
         for i, (data, text) in enumerate(lies):
             with self.subTest(text=text):

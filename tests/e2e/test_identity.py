@@ -65,5 +65,128 @@ class TestTlsVersion(unittest.TestCase):
                     spoke.kill()
 
 
+def certify(f, ttl_s):
+    """From now on the authority's certificates are good for so many seconds."""
+    f.cli("pki", "set", "--dir", f.authority, "--cert-ttl", str(ttl_s))
+
+
+def with_authority(f, **more):
+    return f.top(enroll_listen="127.0.0.1:0", authority_dir=f.authority, **more)
+
+
+class TestRenewal(unittest.TestCase):
+    TTL_S = 24  # due after 16 to 18 seconds
+
+    def test_every_tier_renews_through_its_parent_and_no_round_is_lost(self):
+        with Federation() as f:
+            certify(f, self.TTL_S)
+            top = with_authority(f)
+            hub = f.hub("north", top)
+            spoke = f.spoke("north-1", hub)
+            nodes = (top, hub, spoke)
+            before = {n.name: n.cert() for n in nodes}
+            run = f.run(f.plan(rounds=100000, local={"steps": 1}))
+            for node in nodes:
+                f.wait(lambda n=node: len(n.audit("certificate.renewed")) >= 2, 4 * self.TTL_S,
+                       "%s has renewed its certificate twice" % node.name)
+                self.assertNotEqual(node.cert(), before[node.name])
+            # Beyond the life of every certificate that was there when the run began, it goes on.
+            opened = len(hub.audit("round.opened"))
+            run.wait_round(hub.audit("round.opened")[-1]["data"]["round"] + 2, hub)
+            self.assertGreater(len(hub.audit("round.opened")), opened)
+            for event in ("round.declined", "update.refused", "run.ended"):
+                self.assertEqual(top.audit(event) + hub.audit(event), [], event)
+            self.assertEqual(spoke.audit("refused"), [])
+            closed = [e["data"]["round"] for e in hub.audit("round.opened")]
+            self.assertEqual(closed, sorted(set(closed)), "a round was opened twice")
+            # A node that starts now shows the new one.
+            spoke.kill()
+            spoke.start()
+            f.wait(lambda: spoke.audit("parent.attended"), 20, "the spoke attends again")
+
+    def test_a_person_renews_by_a_command_but_not_before_the_second_half(self):
+        with Federation() as f:
+            top = with_authority(f)
+            early = f.cli("renew", *f.at_top(), check=False)
+            self.assertEqual(early.returncode, 1)
+            self.assertIn("second half", early.stderr)
+            certify(f, 20)
+            anna = os.path.join(f.dir, "anna")
+            f.enroll("anna", "auditor", anna)
+            path = os.path.join(anna, "identity", "cert.pem")
+            with open(path, encoding="ascii") as file:
+                first = file.read()
+            where = ["--hub", "127.0.0.1:%d" % top.port, "--hub-name", top.name, "--identity", anna]
+            f.wait(lambda: f.cli("renew", *where, check=False).returncode == 0, 20, "it is renewed")
+            with open(path, encoding="ascii") as file:
+                self.assertNotEqual(file.read(), first)
+
+    def test_without_an_authority_beside_the_top_a_node_says_why_it_cannot_renew(self):
+        with Federation() as f:
+            certify(f, 15)
+            top = f.top()
+            spoke = f.spoke("north-1", top)
+            spoke.wait_log(r"could not be renewed.*no authority beside the top", timeout_s=40)
+            top.wait_log(r"could not be renewed.*authority_dir", timeout_s=40)
+            # And when it has run out, its stream is not kept: a certificate ends when it says.
+            f.wait(lambda: top.audit("child.left"), 40, "the top has let the spoke go")
+
+
+class TestRevocation(unittest.TestCase):
+    CUT_S = 5
+
+    def cut(self, f, name, parent):
+        """Revokes; returns when the parent has ended its stream, which must be soon."""
+        f.cli("revoke", "--dir", f.authority, "--name", name)
+        f.wait(lambda: any(e["data"]["child"] == name for e in parent.audit("child.left")),
+               self.CUT_S, "%s is cut off at %s" % (name, parent.name))
+
+    def test_a_spoke_below_a_regional_hub_is_cut_off_within_seconds_and_stays_out(self):
+        with Federation() as f:
+            top = with_authority(f)
+            hub = f.hub("north", top, children_min=2)
+            gone, stays = f.spoke("north-1", hub), f.spoke("north-2", hub)
+            f.run(f.plan(rounds=100000, local={"steps": 1}))
+            f.wait(lambda: len(hub.audit("round.opened")) > 2, 60, "rounds go on")
+            mark = gone.mark()
+            self.cut(f, "north-1", hub)
+            gone.wait_log(r"no stream to parent north: .*certificate of 'north-1' was revoked", mark)
+            numbers = [node.audit("revocations.taken")[-1]["data"]["number"]
+                       for node in (top, hub)]
+            self.assertEqual(numbers[0], numbers[1])
+            f.wait(lambda: [e["data"]["number"] for e in stays.audit("revocations.taken")]
+                   [-1:] == numbers[:1], self.CUT_S, "the other spoke knows the list too")
+            attended = len([e for e in hub.audit("child.attends")
+                            if e["data"]["child"] == "north-1"])
+            # The hub keeps the list: it knows it at its next start, before its parent has said it.
+            mark = hub.mark()
+            top.freeze()
+            hub.kill()
+            hub.start()
+            hub.wait_log(r"refused: the certificate of 'north-1' was revoked", mark, 40)
+            f.wait(lambda: len([e for e in hub.audit("child.attends")
+                                if e["data"]["child"] == "north-2"]) > 1, 40, "the other is back")
+            top.thaw()
+            self.assertEqual(attended, len([e for e in hub.audit("child.attends")
+                                            if e["data"]["child"] == "north-1"]))
+            self.assertTrue(gone.running())
+
+    def test_a_hub_and_a_person_are_cut_off_too(self):
+        with Federation() as f:
+            top = with_authority(f)
+            hub = f.hub("north", top)
+            spoke = f.spoke("north-1", hub)
+            f.wait(lambda: spoke.audit("parent.attended"), 20, "the spoke attends")
+            self.assertEqual(f.cli("node", "list", *f.at_top()).returncode, 0)
+            self.cut(f, "north", top)
+            f.cli("revoke", "--dir", f.authority, "--name", "operator")
+            f.wait(lambda: "was revoked" in f.cli("node", "list", *f.at_top(), check=False).stderr,
+                   self.CUT_S, "the operator is refused")
+            # Its name may be given to a new key, which is not on the list.
+            f.cli("enroll", "--local", "--authority-dir", f.authority, "--name", "operator",
+                  "--role", "operator", "--data-dir", f.operator)
+            self.assertEqual(f.cli("node", "list", *f.at_top()).returncode, 0)
+
+
 if __name__ == "__main__":
     unittest.main()
