@@ -37,6 +37,7 @@ static const struct command {
     {"run", "stop", cli_run_stop, "stop a run, at the top"},
     {"node", "list", cli_node_list, "list a hub's children"},
     {"model", "pull", cli_model_pull, "fetch a published model, or its graph"},
+    {"model", "release", cli_model_release, "let researchers pull a model; two operators must ask"},
     {"model", "info", cli_model_info, "show what a model file holds"},
     {"model", "strip", cli_model_strip, "leave out of a model file what is no parameter"},
     {"model", "export", cli_model_export, "write a trained model as an ONNX file"},

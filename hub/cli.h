@@ -85,6 +85,7 @@ int cli_run_watch(int argc, char **argv);
 int cli_run_stop(int argc, char **argv);
 int cli_node_list(int argc, char **argv);
 int cli_model_pull(int argc, char **argv);
+int cli_model_release(int argc, char **argv);
 int cli_model_info(int argc, char **argv);
 int cli_model_strip(int argc, char **argv);
 int cli_model_export(int argc, char **argv);
@@ -151,6 +152,9 @@ enum tier_status cli_hub_ask(struct cli_hub *hub, const char *path, struct tier_
                              void *arg, struct tier_err *err);
 /* A message callback that reads one RunInfo into a struct tier_console_run. */
 enum tier_status cli_take_run(void *run, struct tier_rpc_message *m, struct tier_err *err);
+/* Asks for what takes two operators, and prints how far it is. */
+enum tier_status cli_approve(const struct cli_connection *c, enum tier_console_action action,
+                             const char *subject, struct tier_err *err);
 /* Checks a run's id or beginning as typed. */
 enum tier_status cli_run_prefix(const char *typed, char out[TIER_HASH_HEX], struct tier_err *err);
 

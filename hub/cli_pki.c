@@ -107,30 +107,50 @@ out:
     return st == TIER_OK ? cli_done() : cli_failed(&err);
 }
 
-int cli_revoke(int argc, char **argv) {
-    const char *dir = NULL, *name = NULL;
-    const struct cli_option options[] = {
-        {"dir", CLI_TEXT, &dir, "AUTHORITY_DIR", "the authority's directory", NULL, true, 0, 0},
-        {"name", CLI_TEXT, &name, "NODE", "the node's name", NULL, true, 0, 0},
-    };
-    const struct cli_usage usage = {"revoke", "",
-                                    "Revokes every valid certificate and unused token of a name. A "
-                                    "hub with this authority beside it (authority_dir) tells the "
-                                    "tree within seconds, and every hub ends the calls of whoever "
-                                    "is revoked"};
+static enum tier_status revoke_here(const char *dir, const char *name, struct tier_err *err) {
     struct tier_authority *a = NULL;
-    struct tier_err err = {0};
     enum tier_status st;
-    int code = cli_parse(&usage, options, COUNT(options), argc, argv, NULL, 0, 0);
 
-    if (code != CLI_GO)
-        return code;
-    TIER_TRY_OUT(tier_authority_open(dir, &a, &err));
-    TIER_TRY_OUT(tier_authority_revoke(a, name, now_s(), &err));
+    TIER_TRY_OUT(tier_authority_open(dir, &a, err));
+    TIER_TRY_OUT(tier_authority_revoke(a, name, now_s(), err));
     printf("%s is revoked\n", name);
 out:
     tier_authority_close(a);
-    return st == TIER_OK ? CLI_OK : cli_failed(&err);
+    return st;
+}
+
+int cli_revoke(int argc, char **argv) {
+    struct cli_connection c = {0};
+    const char *dir = NULL, *name = NULL;
+    struct cli_option options[] = {
+        CLI_CONNECTION_OPTIONS(c),
+        {"dir", CLI_TEXT, &dir, "AUTHORITY_DIR",
+         "the authority's directory, for whoever has it: done at once", NULL, false, 0, 0},
+        {"name", CLI_TEXT, &name, "NAME", "a node's name, or a person's", NULL, true, 0, 0},
+    };
+    const struct cli_usage usage = {
+        "revoke", "",
+        "Revokes every valid certificate and unused token of a name, in --dir or through --hub, "
+        "the one with the authority beside it (authority_dir), where two operators must ask for "
+        "it. That hub tells the tree within seconds, and every hub ends the calls of whoever is "
+        "revoked"};
+    struct tier_err err = {0};
+
+    options[0].required = false;
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, NULL, 0, 0);
+    if (code != CLI_GO)
+        return code;
+    if (!dir && !c.hub) {
+        cli_error("give either --dir, the authority's directory, or --hub");
+        return CLI_USAGE;
+    }
+    if (!tier_name_valid(name)) {
+        cli_error("'%s' is not a name", name);
+        return CLI_USAGE;
+    }
+    enum tier_status st =
+        dir ? revoke_here(dir, name, &err) : cli_approve(&c, TIER_CONSOLE_REVOKE, name, &err);
+    return st == TIER_OK ? cli_done() : cli_failed(&err);
 }
 
 /* ---- renew ---- */

@@ -355,6 +355,7 @@ static enum tier_status newest_list(struct tier_authority *a, uint64_t *number_o
                                     int64_t *made_s_out, uint8_t **der_out, size_t *bytes_out,
                                     struct tier_err *err) {
     struct tier_query q;
+    uint8_t *copy = NULL;
     size_t bytes = 0;
 
     *number_out = 0;
@@ -364,15 +365,21 @@ static enum tier_status newest_list(struct tier_authority *a, uint64_t *number_o
         *made_s_out = tier_query_get_int(&q);
         if (der_out) {
             const uint8_t *der = tier_query_get_blob(&q, TIER_REVOCATIONS_BYTES_MAX, &bytes);
-            *der_out = der && bytes ? malloc(bytes) : NULL;
-            if (*der_out)
-                memcpy(*der_out, der, bytes);
+            copy = der && bytes ? malloc(bytes) : NULL;
+            if (copy)
+                memcpy(copy, der, bytes);
             else if (q.st == TIER_OK)
                 q.st = tier_fail(err, TIER_ENOMEM, "no memory for a revocation list");
-            *bytes_out = bytes;
         }
     }
-    return tier_query_end(&q);
+    enum tier_status st = tier_query_end(&q);
+    if (st != TIER_OK) {
+        free(copy);
+    } else if (der_out) {
+        *der_out = copy;
+        *bytes_out = bytes;
+    }
+    return st;
 }
 
 /* Inside a transaction. */

@@ -188,5 +188,118 @@ class TestRevocation(unittest.TestCase):
             self.assertEqual(f.cli("node", "list", *f.at_top()).returncode, 0)
 
 
+def at(node, identity):
+    return ["--hub", "127.0.0.1:%d" % node.port, "--hub-name", node.name, "--identity", identity]
+
+
+class TestRoles(unittest.TestCase):
+    ROLES = ("operator", "regional-operator", "steward", "researcher", "auditor")
+
+    def people(self, f, *names_and_roles):
+        made = {}
+        for name, role in names_and_roles:
+            made[name] = os.path.join(f.dir, "person-" + name)
+            f.enroll(name, role, made[name])
+        return made
+
+    def test_every_call_takes_its_roles_and_a_refusal_says_which(self):
+        with Federation() as f:
+            top = with_authority(f)
+            hub = f.hub("north", top)
+            f.spoke("north-1", hub)
+            run = f.run(f.plan(rounds=2))
+            run.finish()
+            model = os.path.join(f.dir, "model")
+            calls = {  # what is typed, and who may
+                ("run", "start", f.plan(rounds=1)): "operator",
+                ("run", "stop", run.id): "operator",
+                ("run", "list"): " ".join(self.ROLES),
+                ("run", "watch", "--json"): " ".join(self.ROLES),
+                ("node", "list"): "operator regional-operator auditor",
+                ("model", "pull", "--graph", "--out", model): "operator researcher auditor",
+                ("model", "release", "0" * 64): "operator",
+            }
+            folders = self.people(f, *[(role + "-1", role) for role in self.ROLES])
+            for node in (top, hub):
+                for call, may in calls.items():
+                    for role in self.ROLES:
+                        mark = len(node.audit("console.refused"))
+                        done = f.cli(*call, *at(node, folders[role + "-1"]), check=False)
+                        refused = "is enrolled as a " + role in done.stderr
+                        what = "%s by %s at %s: %s" % (call, role, node.name, done.stderr)
+                        self.assertEqual(refused, role not in may.split(), what)
+                        if refused:
+                            self.assertEqual(done.returncode, 1, what)
+                            for wanted in may.split():
+                                self.assertIn(wanted, done.stderr)
+                            self.assertEqual(node.audit("console.refused")[mark]["data"]["caller"],
+                                             role + "-1")
+
+    def test_participants_are_named_to_those_who_run_or_audit_them(self):
+        with Federation() as f:
+            top = with_authority(f)
+            hub = f.hub("north", top)
+            f.spoke("north-1", hub)
+            f.run(f.plan(rounds=1)).finish()
+            folders = self.people(f, *[(role + "-1", role) for role in self.ROLES])
+            for node, child in ((top, '"north"'), (hub, '"north-1"')):
+                for role in self.ROLES:
+                    told = f.cli("run", "watch", "--json", *at(node, folders[role + "-1"])).stdout
+                    sees = role in ("operator", "auditor") or (
+                        role == "regional-operator" and node is hub)
+                    self.assertEqual(child in told, sees, "%s at %s" % (role, node.name))
+
+    def test_a_model_is_a_researchers_when_two_operators_have_released_it(self):
+        with Federation() as f:
+            top = with_authority(f)
+            f.spoke("north-1", top)
+            model = f.run(f.plan(rounds=1)).finish().model
+            out = os.path.join(f.dir, "model")
+            who = self.people(f, ("anna", "operator"), ("bert", "operator"),
+                              ("carl", "researcher"))
+            pull = ["model", "pull", "--out", out, *at(top, who["carl"])]
+            release = ["model", "release", model]
+
+            def refused(words, *call):
+                done = f.cli(*call, check=False)
+                self.assertEqual(done.returncode, 1, done.stdout)
+                self.assertIn(words, done.stderr)
+
+            refused("is not released", *pull)
+            refused("no run here has published", "model", "release", "0" * 64,
+                    *at(top, who["anna"]))
+            refused("is nobody's", *release, *at(top, top.dir))  # the hub's own certificate
+            self.assertIn("a second operator", f.cli(*release, *at(top, who["anna"])).stdout)
+            refused("has approved this already", *release, *at(top, who["anna"]))
+            refused("is not released", *pull)
+            top.kill()  # the first approval is kept
+            top.start()
+            self.assertIn("done: approved by anna and bert",
+                          f.cli(*release, *at(top, who["bert"])).stdout)
+            refused("done already", *release, *at(top, who["anna"]))
+            self.assertEqual(f.cli(*pull).stdout.strip(), model)
+            done = top.audit("approval.done")[-1]["data"]
+            self.assertEqual((done["by"], done["second"]), ("anna", "bert"))
+
+    def test_two_operators_revoke_from_afar_and_one_does_not(self):
+        with Federation() as f:
+            top = with_authority(f)
+            hub = f.hub("north", top)
+            who = self.people(f, ("anna", "operator"), ("bert", "operator"))
+            f.wait(lambda: top.audit("child.attends"), 20, "the hub attends")
+            revoke = ["revoke", "--name", "north"]
+            refused = f.cli(*revoke, *at(hub, who["anna"]), check=False)
+            self.assertIn("no authority beside it", refused.stderr)
+            f.cli(*revoke, *at(top, who["anna"]))
+            self.assertEqual(top.audit("approval.first")[-1]["data"]["by"], "anna")
+            number = top.audit("revocations.taken")[-1]["data"]["number"]
+            again = f.cli(*revoke, *at(top, who["anna"]), check=False)
+            self.assertIn("second operator", again.stderr)
+            self.assertEqual(top.audit("revocations.taken")[-1]["data"]["number"], number)
+            f.cli(*revoke, *at(top, who["bert"]))
+            f.wait(lambda: any(e["data"]["child"] == "north" for e in top.audit("child.left")),
+                   5, "the hub is cut off")
+
+
 if __name__ == "__main__":
     unittest.main()
