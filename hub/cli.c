@@ -5,6 +5,7 @@
  */
 #include "hub/cli.h"
 #include "tier/content.h"
+#include "tier/key_file.h"
 #include "tier/log.h"
 
 #include <errno.h>
@@ -25,6 +26,7 @@ static const struct command {
 } commands[] = {
     {"pki", "init", cli_pki_init, "make the authority that certifies the nodes of a tree"},
     {"pki", "set", cli_pki_set, "set how long its certificates are good"},
+    {"key", "protect", cli_key_protect, "encrypt a private key, or change its passphrase"},
     {"token", "create", cli_token_create, "make a one-time token with which a node enrolls"},
     {"enroll", NULL, cli_enroll, "get a certificate for a token"},
     {"renew", NULL, cli_renew, "get the next certificate for the present one"},
@@ -319,6 +321,7 @@ static int unknown(const char *group, const char *word) {
 
 int main(int argc, char **argv) {
     tier_log_init("consilium", TIER_LOG_ERROR);
+    tier_key_file_passphrase(getenv("CONSILIUM_KEY_PASSPHRASE_FILE"));
     if (argc < 2)
         return help(stderr);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)

@@ -73,6 +73,7 @@ enum tier_status cli_place(const char *dir, const struct tier_hash *hash, const 
 
 int cli_pki_init(int argc, char **argv);
 int cli_pki_set(int argc, char **argv);
+int cli_key_protect(int argc, char **argv);
 int cli_token_create(int argc, char **argv);
 int cli_enroll(int argc, char **argv);
 int cli_renew(int argc, char **argv);

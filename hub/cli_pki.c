@@ -72,6 +72,35 @@ out:
     return st == TIER_OK ? CLI_OK : cli_failed(&err);
 }
 
+int cli_key_protect(int argc, char **argv) {
+    const char *data_dir = NULL, *dir = NULL, *file = NULL;
+    const struct cli_option options[] = {
+        {"data-dir", CLI_TEXT, &data_dir, "DIR", "a node's or person's data directory", NULL, false,
+         0, 0},
+        {"dir", CLI_TEXT, &dir, "AUTHORITY_DIR", "or the authority's directory", NULL, false, 0, 0},
+        {"passphrase-file", CLI_TEXT, &file, "FILE",
+         "with the new passphrase in its first line; where it is not given, the one that "
+         "CONSILIUM_KEY_PASSPHRASE_FILE names",
+         NULL, false, 0, 0},
+    };
+    const struct cli_usage usage = {
+        "key protect", "",
+        "Encrypts the private key in a directory with a passphrase. A key that is encrypted is "
+        "opened with the passphrase of CONSILIUM_KEY_PASSPHRASE_FILE first"};
+    struct tier_err err = {0};
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, NULL, 0, 0);
+
+    if (code != CLI_GO)
+        return code;
+    if ((data_dir != NULL) == (dir != NULL)) {
+        cli_error("give either --data-dir or --dir");
+        return CLI_USAGE;
+    }
+    enum tier_status st = data_dir ? tier_identity_protect(data_dir, file, &err)
+                                   : tier_authority_protect(dir, file, &err);
+    return st == TIER_OK ? CLI_OK : cli_failed(&err);
+}
+
 int cli_token_create(int argc, char **argv) {
     const char *dir = NULL, *name = NULL, *role_text = NULL;
     int64_t ttl = 86400;

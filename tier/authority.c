@@ -8,6 +8,7 @@
 
 #include "tier/cert.h"
 #include "tier/db.h"
+#include "tier/key_file.h"
 #include "tier/pem_file.h"
 #include "tier/revocation.h"
 
@@ -138,12 +139,11 @@ enum tier_status tier_authority_init(const char *dir, const char *name, int days
     char path[PATH_MAX];
     struct tier_key *key = NULL;
     struct tier_db *db = NULL;
-    char *key_pem = NULL, *ca_pem = NULL;
+    char *ca_pem = NULL;
     enum tier_status st;
 
     TIER_TRY(db_path(dir, path, err));
     TIER_TRY_OUT(tier_key_generate(&key, err));
-    TIER_TRY_OUT(tier_key_to_pem(key, &key_pem, err));
     TIER_TRY_OUT(tier_cert_new_ca(key, name, days, now_s, &ca_pem, err));
     TIER_TRY_OUT(tier_pem_dir_make(dir, err));
     if (tier_pem_exists(dir, CA_CERT_FILE) || tier_pem_exists(dir, DB_FILE)) {
@@ -154,13 +154,12 @@ enum tier_status tier_authority_init(const char *dir, const char *name, int days
         goto out;
     }
     /* The key first and never over another: of two that race, one is refused here. */
-    TIER_TRY_OUT(tier_pem_write(dir, CA_KEY_FILE, key_pem, true, false, err));
+    TIER_TRY_OUT(tier_key_file_write(dir, CA_KEY_FILE, key, false, err));
     TIER_TRY_OUT(tier_db_open(path, &schema, &db, err));
     TIER_TRY_OUT(tier_pem_write(dir, CA_CERT_FILE, ca_pem, false, false, err));
 out:
     tier_db_close(db);
     tier_key_free(key);
-    tier_secret_free(key_pem);
     free(ca_pem);
     return st;
 }
@@ -168,7 +167,6 @@ out:
 enum tier_status tier_authority_open(const char *dir, struct tier_authority **out,
                                      struct tier_err *err) {
     char path[PATH_MAX];
-    char *key_pem = NULL;
     enum tier_status st;
 
     TIER_TRY(db_path(dir, path, err));
@@ -178,8 +176,7 @@ enum tier_status tier_authority_open(const char *dir, struct tier_authority **ou
     struct tier_authority *a = calloc(1, sizeof *a);
     if (!a)
         return tier_fail(err, TIER_ENOMEM, "no memory for an authority");
-    TIER_TRY_OUT(tier_pem_read(dir, CA_KEY_FILE, true, &key_pem, err));
-    TIER_TRY_OUT(tier_key_from_pem(key_pem, &a->key, err));
+    TIER_TRY_OUT(tier_key_file_read(dir, CA_KEY_FILE, &a->key, NULL, err));
     TIER_TRY_OUT(tier_pem_read(dir, CA_CERT_FILE, false, &a->ca_pem, err));
     TIER_TRY_OUT(tier_cert_from_pem(a->ca_pem, &a->ca, err));
     TIER_TRY_OUT(tier_cert_authority(a->ca, a->name, err));
@@ -192,9 +189,13 @@ enum tier_status tier_authority_open(const char *dir, struct tier_authority **ou
     *out = a;
     a = NULL;
 out:
-    tier_secret_free(key_pem);
     tier_authority_close(a);
     return st;
+}
+
+enum tier_status tier_authority_protect(const char *dir, const char *passphrase_file,
+                                        struct tier_err *err) {
+    return tier_key_file_protect(dir, CA_KEY_FILE, passphrase_file, err);
 }
 
 void tier_authority_close(struct tier_authority *a) {

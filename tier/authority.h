@@ -47,6 +47,9 @@ enum tier_status tier_authority_init(const char *dir, const char *name, int days
                                      struct tier_err *err);
 enum tier_status tier_authority_open(const char *dir, struct tier_authority **out,
                                      struct tier_err *err);
+/* Encrypts its key: tier_key_file_protect. */
+enum tier_status tier_authority_protect(const char *dir, const char *passphrase_file,
+                                        struct tier_err *err);
 void tier_authority_close(struct tier_authority *a); /* wipes the key; NULL is fine */
 const char *tier_authority_name(const struct tier_authority *a);
 const char *tier_authority_ca_pem(const struct tier_authority *a);

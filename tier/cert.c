@@ -13,6 +13,7 @@
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
+#include <openssl/pkcs12.h>
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 
@@ -24,6 +25,10 @@
 #define CERT_TIME_MAX_S                                                                            \
     INT64_C(250000000000) /* with the longest validity still before year 10000 */
 #define CERT_SERIAL_BITS 128
+/* OpenSSL refuses to spend more than 32 MiB when it reads: 128 N r is half of that. */
+#define SCRYPT_N (1 << 14)
+#define SCRYPT_R 8
+#define SCRYPT_P 1
 
 enum tier_status cert_ssl_fail(struct tier_err *err, enum tier_status st, const char *what) {
     unsigned long code = ERR_get_error();
@@ -106,14 +111,21 @@ static int no_password(char *buf, int size, int writing, void *arg) {
     return -1;
 }
 
-enum tier_status tier_key_from_pem(const char *pem, struct tier_key **out, struct tier_err *err) {
-    BIO *bio = NULL;
+/* Its argument is the passphrase. */
+static int give_password(char *buf, int size, int writing, void *arg) {
+    size_t n = strlen(arg);
+    (void)writing;
+    if (size < 0 || n > (size_t)size)
+        return -1;
+    memcpy(buf, arg, n);
+    return (int)n;
+}
 
-    TIER_TRY(open_pem("private key", pem, &bio, err));
-    EVP_PKEY *pkey = PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL);
-    BIO_free(bio);
+/* What was read of a key's text, or NULL. */
+static enum tier_status take_key(EVP_PKEY *pkey, const char *unread, struct tier_key **out,
+                                 struct tier_err *err) {
     if (!pkey)
-        return cert_ssl_fail(err, TIER_EIDENTITY, "private key: not an unencrypted PEM key");
+        return cert_ssl_fail(err, TIER_EIDENTITY, unread);
     if (!is_p256(pkey)) {
         EVP_PKEY_free(pkey);
         return tier_fail(err, TIER_EIDENTITY,
@@ -121,6 +133,48 @@ enum tier_status tier_key_from_pem(const char *pem, struct tier_key **out, struc
                          "used here");
     }
     return wrap_key(pkey, out, err);
+}
+
+enum tier_status tier_key_from_pem(const char *pem, struct tier_key **out, struct tier_err *err) {
+    BIO *bio = NULL;
+
+    TIER_TRY(open_pem("private key", pem, &bio, err));
+    EVP_PKEY *pkey = PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL);
+    BIO_free(bio);
+    return take_key(pkey, "private key: not an unencrypted PEM key", out, err);
+}
+
+enum tier_status tier_key_from_sealed(const char *pem, const char *passphrase,
+                                      struct tier_key **out, struct tier_err *err) {
+    BIO *bio = NULL;
+
+    TIER_TRY(open_pem("private key", pem, &bio, err));
+    EVP_PKEY *pkey = PEM_read_bio_PrivateKey(bio, NULL, give_password, (void *)passphrase);
+    BIO_free(bio);
+    return take_key(pkey, "private key: the passphrase does not open it", out, err);
+}
+
+enum tier_status tier_key_to_sealed(const struct tier_key *key, const char *passphrase,
+                                    char **pem_out, struct tier_err *err) {
+    BIO *bio = BIO_new(BIO_s_mem());
+    PKCS8_PRIV_KEY_INFO *plain = EVP_PKEY2PKCS8(key->pkey);
+    X509_ALGOR *how =
+        PKCS5_pbe2_set_scrypt(EVP_aes_256_cbc(), NULL, 0, NULL, SCRYPT_N, SCRYPT_R, SCRYPT_P);
+    X509_SIG *sealed = NULL;
+    enum tier_status st;
+
+    if (plain && how)
+        sealed = PKCS8_set0_pbe(passphrase, (int)strlen(passphrase), plain, how);
+    if (!sealed)
+        X509_ALGOR_free(how); /* else it is the sealed key's */
+    if (!bio || !sealed || !PEM_write_bio_PKCS8(bio, sealed))
+        st = cert_ssl_fail(err, TIER_EINTERNAL, "cannot encrypt a key");
+    else
+        st = take_text(bio, pem_out, err);
+    X509_SIG_free(sealed);
+    PKCS8_PRIV_KEY_INFO_free(plain);
+    BIO_free(bio);
+    return st;
 }
 
 enum tier_status tier_key_to_pem(const struct tier_key *key, char **pem_out, struct tier_err *err) {

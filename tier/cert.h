@@ -35,6 +35,12 @@ enum tier_status tier_key_generate(struct tier_key **out, struct tier_err *err);
 /* Unencrypted PKCS#8 or SEC1. TIER_EIDENTITY: not a P-256 private key. */
 enum tier_status tier_key_from_pem(const char *pem, struct tier_key **out, struct tier_err *err);
 enum tier_status tier_key_to_pem(const struct tier_key *key, char **pem_out, struct tier_err *err);
+/* PKCS#8 under a passphrase: AES-256-CBC, scrypt with N = 2^14, r = 8, p = 1 (16 MiB). */
+enum tier_status tier_key_to_sealed(const struct tier_key *key, const char *passphrase,
+                                    char **pem_out, struct tier_err *err);
+/* TIER_EIDENTITY: another passphrase, or not such a text. */
+enum tier_status tier_key_from_sealed(const char *pem, const char *passphrase,
+                                      struct tier_key **out, struct tier_err *err);
 /* OpenSSL wipes the key. NULL is fine. */
 void tier_key_free(struct tier_key *key);
 

@@ -2,6 +2,7 @@
 #include "tier/home.h"
 #include "tier/cert.h"
 #include "tier/content.h"
+#include "tier/key_file.h"
 #include "tier/log.h"
 
 #include <assert.h>
@@ -30,6 +31,10 @@ static enum tier_status open_identity(struct tier_home *h, struct tier_err *err)
     if (!c->tls)
         return TIER_OK;
     TIER_TRY(tier_identity_load(c->data_dir, tier_wall_ms() / 1000, &h->node, err));
+    if (tier_key_file_sealing() && tier_identity_is_plain(c->data_dir))
+        tier_log_warn("the private key in %s/identity is not encrypted, though a passphrase is "
+                      "given: consilium key protect",
+                      c->data_dir);
     if (strcmp(h->node.id.name, c->name) != 0)
         return tier_fail(err, TIER_EIDENTITY,
                          "the configuration names this node '%s', but its certificate in "

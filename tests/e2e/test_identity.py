@@ -65,6 +65,34 @@ class TestTlsVersion(unittest.TestCase):
                     spoke.kill()
 
 
+class TestSwappedCertificates(unittest.TestCase):
+    def test_a_node_does_not_attend_who_shows_the_certificate_of_another_node(self):
+        with Federation() as f:
+            shown = {}
+            for name, role in (("parent", "top"), ("other", "hub")):
+                shown[name] = os.path.join(f.dir, "shows-" + name)
+                f.enroll(name, role, shown[name])
+            for name in ("other", "parent"):
+                with socket.create_server(("127.0.0.1", 0)) as listener:
+                    listener.settimeout(30)
+                    spoke = f.spoke("north-1", type("P", (), {
+                        "port": listener.getsockname()[1], "name": "parent"}),
+                        enroll=name == "other")
+                    raw, _ = listener.accept()
+                    end = context(ssl.PROTOCOL_TLS_SERVER, shown[name], f.authority, ANY)
+                    end.verify_mode = ssl.CERT_REQUIRED
+                    heard = b""
+                    with raw:
+                        try:
+                            with end.wrap_socket(raw, server_side=True) as tls:
+                                heard = tls.recv(24)
+                        except (ssl.SSLError, ConnectionError):
+                            pass
+                    # Only to its parent does it say anything: HTTP/2's first words.
+                    self.assertEqual(heard.startswith(b"PRI * HTTP/2"), name == "parent", name)
+                    spoke.kill()
+
+
 def certify(f, ttl_s):
     """From now on the authority's certificates are good for so many seconds."""
     f.cli("pki", "set", "--dir", f.authority, "--cert-ttl", str(ttl_s))
@@ -299,6 +327,41 @@ class TestRoles(unittest.TestCase):
             f.cli(*revoke, *at(top, who["bert"]))
             f.wait(lambda: any(e["data"]["child"] == "north" for e in top.audit("child.left")),
                    5, "the hub is cut off")
+
+
+class TestKeysAtRest(unittest.TestCase):
+    def test_a_key_is_encrypted_and_its_node_starts_with_the_passphrase_alone(self):
+        with Federation() as f:
+            top = with_authority(f)
+            spoke = f.spoke("north-1", top, start=False)
+            key = os.path.join(spoke.dir, "identity", "key.pem")
+            secret = os.path.join(f.dir, "secret")
+            with open(secret, "w", encoding="ascii") as file:
+                file.write("correct horse battery\n")
+            os.chmod(secret, 0o600)
+            with open(key, encoding="ascii") as file:
+                self.assertIn("BEGIN PRIVATE KEY", file.read())
+            f.cli("key", "protect", "--data-dir", spoke.dir, "--passphrase-file", secret)
+            with open(key, encoding="ascii") as file:
+                self.assertIn("BEGIN ENCRYPTED PRIVATE KEY", file.read())
+            self.assertEqual(os.stat(key).st_mode & 0o777, 0o600)
+
+            def start_refused(words):
+                mark = spoke.mark()
+                spoke.may_end = True
+                spoke.spawn()
+                spoke.wait_log(words, mark)
+                self.assertEqual(spoke.process.wait(20), 1)
+
+            start_refused("cannot start: .*is encrypted, and no passphrase is given.*"
+                          "key_passphrase_file")
+            spoke.keys["key_passphrase_file"] = secret
+            os.chmod(secret, 0o640)
+            start_refused("cannot start: .*passphrase.*others may read")
+            os.chmod(secret, 0o600)
+            spoke.may_end = False
+            spoke.start()
+            f.wait(lambda: spoke.audit("parent.attended"), 20, "the spoke attends")
 
 
 if __name__ == "__main__":
