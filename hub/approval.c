@@ -20,26 +20,40 @@ static const char *key_of(enum tier_console_action action, const char *subject, 
     return key;
 }
 
+/* What store() wrote; the text is cut up. */
+static bool read_entry(char *text, struct tier_console_approval *out, int64_t *at_ms_out) {
+    char *rest = text, *next = NULL;
+
+    out->count = (unsigned)strtoul(rest, &rest, 10);
+    *at_ms_out = strtoll(rest, &rest, 10);
+    if (out->count < 1 || out->count > HUB_APPROVALS_NEEDED)
+        return false;
+    for (unsigned i = 0; i < out->count; i++) {
+        const char *name = strtok_r(i ? NULL : rest, " ", &next);
+        if (!tier_name_valid(name))
+            return false;
+        snprintf(out->by[i], sizeof out->by[i], "%s", name);
+    }
+    out->done = out->count == HUB_APPROVALS_NEEDED;
+    return true;
+}
+
 /* TIER_ENOTFOUND: nobody has approved it, or too long ago. */
 static enum tier_status load(const struct hub *hub, const char *key, int64_t now_ms,
                              struct tier_console_approval *out, struct tier_err *err) {
+    struct tier_console_approval a = {.count = 0};
     struct tier_journal_blob blob = {0};
-    char first[TIER_NAME_LEN_MAX + 1] = "", second[TIER_NAME_LEN_MAX + 1] = "";
-    unsigned count = 0;
     int64_t at_ms = 0;
 
     TIER_TRY(tier_journal_kv_get(hub->home.journal, key, &blob, err));
-    int fields =
-        sscanf((const char *)blob.data, "%u %" SCNd64 " %63s %63s", &count, &at_ms, first, second);
+    bool read = read_entry((char *)blob.data, &a, &at_ms);
     tier_journal_blob_release(&blob);
-    if (fields != (int)count + 2 || count < 1 || count > HUB_APPROVALS_NEEDED)
+    if (!read)
         return tier_fail(err, TIER_ECORRUPT, "the journal's entry %s is damaged", key);
-    if (count == 1 && now_ms > at_ms)
+    if (!a.done && now_ms > at_ms)
         return tier_fail(err, TIER_ENOTFOUND, "the approval has expired");
-    *out = (struct tier_console_approval){.count = count, .done = count == HUB_APPROVALS_NEEDED};
-    memcpy(out->by[0], first, sizeof first);
-    memcpy(out->by[1], second, sizeof second);
-    out->expires_ms = out->done ? 0 : at_ms;
+    a.expires_ms = a.done ? 0 : at_ms;
+    *out = a;
     return TIER_OK;
 }
 

@@ -6,6 +6,7 @@
  * doing. Renewals that the authority is not here for go up, word for word.
  */
 #include "hub/hub.h"
+#include "tier/cert.h"
 #include "tier/log.h"
 
 #include <stdio.h>
@@ -182,6 +183,17 @@ static enum tier_status ask_above(struct renewing *r, const uint8_t *bytes, size
     return TIER_OK;
 }
 
+static void audit_renewal(const struct renewing *r, const char *cert_pem) {
+    struct tier_cert *cert = NULL;
+    struct tier_identity id = {.name = ""};
+
+    if (tier_cert_from_pem(cert_pem, &cert, NULL) == TIER_OK)
+        (void)tier_cert_identity(cert, &id, NULL); /* it was made here a moment ago */
+    tier_cert_free(cert);
+    hub_audit(r->hub, "renew.done", "s:name", id.name, "s:serial", id.serial, "s:from",
+              tier_rpc_peer_address(r->call));
+}
+
 static enum tier_status renew_here(struct renewing *r, const struct tier_renew_request *m,
                                    struct tier_err *err) {
     char *cert = NULL, *ca = NULL;
@@ -189,7 +201,7 @@ static enum tier_status renew_here(struct renewing *r, const struct tier_renew_r
     TIER_TRY(tier_authority_renew(r->hub->authority, m->cert_pem, m->csr_pem, m->signature,
                                   m->signature_bytes, tier_wall_ms() / 1000, &cert, &ca, err));
     struct tier_bytes reply = tier_wire_enroll_reply_bytes(cert, ca);
-    hub_audit(r->hub, "renew.done", "s:from", tier_rpc_peer_address(r->call));
+    audit_renewal(r, cert);
     tier_rpc_send(r->call, reply.data, reply.n);
     tier_rpc_finish(r->call, TIER_OK, "");
     free(reply.data);
