@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may talk to whom, and for how long: TLS versions, renewal, revocation."""
+"""Who may talk to whom, for how long and about what: TLS versions, renewal, revocation, roles, what
+takes two operators, keys on disk."""
 import os
 import socket
 import ssl
+import subprocess
 import unittest
 
-from federation import Federation
+from federation import Federation, clean_environment, program
 
 
 def context(kind, folder, authority, versions):
@@ -207,7 +209,21 @@ class TestRevocation(unittest.TestCase):
             f.wait(lambda: spoke.audit("parent.attended"), 20, "the spoke attends")
             self.assertEqual(f.cli("node", "list", *f.at_top()).returncode, 0)
             self.cut(f, "north", top)
-            f.cli("revoke", "--dir", f.authority, "--name", "operator")
+            # In the middle of a stream: somebody watches a run that does not end.
+            run = f.run(f.plan(rounds=100000))
+            watcher = subprocess.Popen(
+                [program("consilium"), "run", "watch", "--json", run.id, *f.at_top()],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                env=clean_environment())
+            try:
+                self.assertTrue(watcher.stdout.readline())
+                mark = top.mark()
+                f.cli("revoke", "--dir", f.authority, "--name", "operator")
+                top.wait_log(r"is ended: the certificate of 'operator' was revoked", mark,
+                             self.CUT_S)
+            finally:
+                watcher.kill()
+                watcher.communicate()
             f.wait(lambda: "was revoked" in f.cli("node", "list", *f.at_top(), check=False).stderr,
                    self.CUT_S, "the operator is refused")
             # Its name may be given to a new key, which is not on the list.
