@@ -5,6 +5,7 @@
  */
 #include "hub/cli.h"
 #include "tier/content.h"
+#include "tier/key_file.h"
 #include "tier/log.h"
 
 #include <errno.h>
@@ -24,8 +25,11 @@ static const struct command {
     const char *help;
 } commands[] = {
     {"pki", "init", cli_pki_init, "make the authority that certifies the nodes of a tree"},
+    {"pki", "set", cli_pki_set, "set how long its certificates are good"},
+    {"key", "protect", cli_key_protect, "encrypt a private key, or change its passphrase"},
     {"token", "create", cli_token_create, "make a one-time token with which a node enrolls"},
     {"enroll", NULL, cli_enroll, "get a certificate for a token"},
+    {"renew", NULL, cli_renew, "get the next certificate for the present one"},
     {"revoke", NULL, cli_revoke, "revoke a node's certificates and tokens"},
     {"plan", "check", cli_plan_check, "say what is wrong with a plan, or why its sums hold"},
     {"plan", "show", cli_plan_show, "show a plan with every default filled in"},
@@ -36,6 +40,7 @@ static const struct command {
     {"run", "stop", cli_run_stop, "stop a run, at the top"},
     {"node", "list", cli_node_list, "list a hub's children"},
     {"model", "pull", cli_model_pull, "fetch a published model, or its graph"},
+    {"model", "release", cli_model_release, "let researchers pull a model; two operators must ask"},
     {"model", "info", cli_model_info, "show what a model file holds"},
     {"model", "strip", cli_model_strip, "leave out of a model file what is no parameter"},
     {"model", "export", cli_model_export, "write a trained model as an ONNX file"},
@@ -320,6 +325,7 @@ static int unknown(const char *group, const char *word) {
 
 int main(int argc, char **argv) {
     tier_log_init("consilium", TIER_LOG_ERROR);
+    tier_key_file_passphrase(getenv("CONSILIUM_KEY_PASSPHRASE_FILE"));
     if (argc < 2)
         return help(stderr);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)

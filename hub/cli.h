@@ -10,6 +10,7 @@
 #define CONSILIUM_HUB_CLI_H
 
 #include "tier/console_wire.h"
+#include "tier/identity.h"
 #include "tier/manifest.h"
 #include "tier/rpc.h"
 
@@ -71,8 +72,11 @@ enum tier_status cli_place(const char *dir, const struct tier_hash *hash, const 
 /* ---- commands: argv is what stands behind the command's words ---- */
 
 int cli_pki_init(int argc, char **argv);
+int cli_pki_set(int argc, char **argv);
+int cli_key_protect(int argc, char **argv);
 int cli_token_create(int argc, char **argv);
 int cli_enroll(int argc, char **argv);
+int cli_renew(int argc, char **argv);
 int cli_revoke(int argc, char **argv);
 int cli_plan_check(int argc, char **argv);
 int cli_plan_show(int argc, char **argv);
@@ -83,6 +87,7 @@ int cli_run_watch(int argc, char **argv);
 int cli_run_stop(int argc, char **argv);
 int cli_node_list(int argc, char **argv);
 int cli_model_pull(int argc, char **argv);
+int cli_model_release(int argc, char **argv);
 int cli_model_info(int argc, char **argv);
 int cli_model_strip(int argc, char **argv);
 int cli_model_export(int argc, char **argv);
@@ -130,6 +135,9 @@ enum tier_status cli_hub_open(const struct cli_connection *c, struct cli_hub **o
                               struct tier_err *err);
 void cli_hub_close(struct cli_hub *hub);
 
+/* Who calls; NULL without TLS. */
+const struct tier_node *cli_hub_node(const struct cli_hub *hub);
+
 /* What one call sends and takes. */
 struct cli_call {
     void *arg;
@@ -148,6 +156,9 @@ enum tier_status cli_hub_ask(struct cli_hub *hub, const char *path, struct tier_
                              void *arg, struct tier_err *err);
 /* A message callback that reads one RunInfo into a struct tier_console_run. */
 enum tier_status cli_take_run(void *run, struct tier_rpc_message *m, struct tier_err *err);
+/* Asks for what takes two operators, and prints how far it is. */
+enum tier_status cli_approve(const struct cli_connection *c, enum tier_console_action action,
+                             const char *subject, struct tier_err *err);
 /* Checks a run's id or beginning as typed. */
 enum tier_status cli_run_prefix(const char *typed, char out[TIER_HASH_HEX], struct tier_err *err);
 

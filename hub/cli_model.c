@@ -178,6 +178,31 @@ int cli_model_pull(int argc, char **argv) {
     return cli_done();
 }
 
+/* ---- release ---- */
+
+int cli_model_release(int argc, char **argv) {
+    struct cli_connection c = {0};
+    const char *which;
+    struct tier_hash model;
+    const struct cli_option options[] = {CLI_CONNECTION_OPTIONS(c)};
+    const struct cli_usage usage = {
+        "model release", "SHA256",
+        "Asks that researchers may pull this model, the last of its run. It is released when two "
+        "operators have asked, the second within a day of the first"};
+    struct tier_err err = {0};
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, &which, 1, 1);
+
+    if (code != CLI_GO)
+        return code;
+    if (!tier_hash_parse(which, &model)) {
+        cli_error("'%s' is not the SHA-256 of a model: 64 hex digits, as model pull prints them",
+                  which);
+        return CLI_USAGE;
+    }
+    return cli_approve(&c, TIER_CONSOLE_RELEASE, which, &err) == TIER_OK ? cli_done()
+                                                                         : cli_failed(&err);
+}
+
 /* ---- info ---- */
 
 static json_t *info_json(const struct tier_model *m, const char *hex) {

@@ -2,6 +2,7 @@
 #include "hub/cli.h"
 #include "tier/identity.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,6 +54,10 @@ void cli_hub_close(struct cli_hub *h) {
         tier_loop_free(h->loop);
     tier_identity_release(&h->node);
     free(h);
+}
+
+const struct tier_node *cli_hub_node(const struct cli_hub *h) {
+    return h->node.key ? &h->node : NULL;
 }
 
 /* ---- calls ---- */
@@ -187,4 +192,36 @@ enum tier_status cli_run_prefix(const char *typed, char out[TIER_HASH_HEX], stru
         memcpy(out, typed, n);
     out[n] = '\0';
     return TIER_OK;
+}
+
+static enum tier_status take_approval(void *arg, struct tier_rpc_message *m, struct tier_err *err) {
+    size_t n = tier_rpc_message_bytes(m);
+    const uint8_t *bytes = tier_rpc_message_flat(m, TIER_CONSOLE_REQUEST_BYTES_MAX);
+
+    if (!bytes)
+        return tier_fail(err, TIER_ELIMIT, "an answer of %zu bytes", n);
+    return tier_console_approval(bytes, n, arg, err);
+}
+
+enum tier_status cli_approve(const struct cli_connection *c, enum tier_console_action action,
+                             const char *subject, struct tier_err *err) {
+    struct tier_console_approval_request request = {.action = action};
+    struct tier_console_approval a = {.count = 0};
+    struct cli_hub *hub = NULL;
+    char until[CLI_TIME_SIZE];
+    enum tier_status st;
+
+    snprintf(request.subject, sizeof request.subject, "%s", subject);
+    TIER_TRY(cli_hub_open(c, &hub, err));
+    TIER_TRY_OUT(cli_hub_ask(hub, TIER_PATH_CONSOLE_APPROVE,
+                             tier_console_approval_request_bytes(&request), CLI_DEADLINE_MS,
+                             take_approval, &a, err));
+    if (a.done)
+        printf("done: approved by %s and %s\n", a.by[0], a.by[1]);
+    else
+        printf("approved by %s; a second operator is needed before %s UTC\n", a.by[0],
+               cli_time(a.expires_ms, until));
+out:
+    cli_hub_close(hub);
+    return st;
 }

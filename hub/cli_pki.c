@@ -4,6 +4,7 @@
 #include "tier/authority.h"
 #include "tier/cert.h"
 #include "tier/enroll.h"
+#include "tier/renewal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define RENEWED_BYTES_MAX 65536
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
 static int64_t now_s(void) {
@@ -42,6 +44,62 @@ int cli_pki_init(int argc, char **argv) {
     return CLI_OK;
 }
 
+int cli_pki_set(int argc, char **argv) {
+    const char *dir = NULL;
+    int64_t ttl_s = 0;
+    const struct cli_option options[] = {
+        {"dir", CLI_TEXT, &dir, "AUTHORITY_DIR", "the authority's directory", NULL, true, 0, 0},
+        {"cert-ttl", CLI_NUMBER, &ttl_s, "SECONDS",
+         "how long certificates given from now on are good: 86400 is a day", NULL, true,
+         TIER_CERT_TTL_MIN_S, TIER_CERT_TTL_MAX_S},
+    };
+    const struct cli_usage usage = {"pki set", "",
+                                    "Sets how long an authority's certificates are good, a year at "
+                                    "first. Nodes ask for the next when two thirds are over, so "
+                                    "what a hub may miss is the last third"};
+    struct tier_authority *a = NULL;
+    struct tier_err err = {0};
+    enum tier_status st;
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, NULL, 0, 0);
+
+    if (code != CLI_GO)
+        return code;
+    TIER_TRY_OUT(tier_authority_open(dir, &a, &err));
+    TIER_TRY_OUT(tier_authority_set_cert_ttl(a, ttl_s, &err));
+out:
+    tier_authority_close(a);
+    return st == TIER_OK ? CLI_OK : cli_failed(&err);
+}
+
+int cli_key_protect(int argc, char **argv) {
+    const char *data_dir = NULL, *dir = NULL, *file = NULL;
+    const struct cli_option options[] = {
+        {"data-dir", CLI_TEXT, &data_dir, "DIR", "a node's or person's data directory", NULL, false,
+         0, 0},
+        {"dir", CLI_TEXT, &dir, "AUTHORITY_DIR", "or the authority's directory", NULL, false, 0, 0},
+        {"passphrase-file", CLI_TEXT, &file, "FILE",
+         "with the new passphrase in its first line; where it is not given, the one that "
+         "CONSILIUM_KEY_PASSPHRASE_FILE names",
+         NULL, false, 0, 0},
+    };
+    const struct cli_usage usage = {
+        "key protect", "",
+        "Encrypts the private key in a directory with a passphrase. A key that is encrypted is "
+        "opened with the passphrase of CONSILIUM_KEY_PASSPHRASE_FILE first"};
+    struct tier_err err = {0};
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, NULL, 0, 0);
+
+    if (code != CLI_GO)
+        return code;
+    if ((data_dir != NULL) == (dir != NULL)) {
+        cli_error("give either --data-dir or --dir");
+        return CLI_USAGE;
+    }
+    enum tier_status st = data_dir ? tier_identity_protect(data_dir, file, &err)
+                                   : tier_authority_protect(dir, file, &err);
+    return st == TIER_OK ? CLI_OK : cli_failed(&err);
+}
+
 int cli_token_create(int argc, char **argv) {
     const char *dir = NULL, *name = NULL, *role_text = NULL;
     int64_t ttl = 86400;
@@ -49,7 +107,7 @@ int cli_token_create(int argc, char **argv) {
     const struct cli_option options[] = {
         {"dir", CLI_TEXT, &dir, "AUTHORITY_DIR", "the authority's directory", NULL, true, 0, 0},
         {"name", CLI_TEXT, &name, "NODE", "the name it is for", NULL, true, 0, 0},
-        {"role", CLI_TEXT, &role_text, "ROLE", "top, hub, spoke or operator", NULL, true, 0, 0},
+        {"role", CLI_TEXT, &role_text, "ROLE", TIER_ROLE_TEXTS, NULL, true, 0, 0},
         {"ttl", CLI_NUMBER, &ttl, "SECONDS", "how long it may be redeemed", NULL, false, 1,
          TIER_TOKEN_TTL_MAX_S},
         {"replace", CLI_FLAG, &replace, NULL,
@@ -77,32 +135,108 @@ out:
     return st == TIER_OK ? cli_done() : cli_failed(&err);
 }
 
-int cli_revoke(int argc, char **argv) {
-    const char *dir = NULL, *name = NULL;
-    const struct cli_option options[] = {
-        {"dir", CLI_TEXT, &dir, "AUTHORITY_DIR", "the authority's directory", NULL, true, 0, 0},
-        {"name", CLI_TEXT, &name, "NODE", "the node's name", NULL, true, 0, 0},
-    };
-    const struct cli_usage usage = {"revoke", "",
-                                    "Revokes every valid certificate and unused token of a node. "
-                                    "The authority gives it no new ones; hubs do not look at this "
-                                    "yet: leave the node out of their `children` as well"};
+static enum tier_status revoke_here(const char *dir, const char *name, struct tier_err *err) {
     struct tier_authority *a = NULL;
-    struct tier_err err = {0};
     enum tier_status st;
+
+    TIER_TRY_OUT(tier_authority_open(dir, &a, err));
+    TIER_TRY_OUT(tier_authority_revoke(a, name, now_s(), err));
+    printf("%s is revoked\n", name);
+out:
+    tier_authority_close(a);
+    return st;
+}
+
+int cli_revoke(int argc, char **argv) {
+    struct cli_connection c = {0};
+    const char *dir = NULL, *name = NULL;
+    struct cli_option options[] = {
+        CLI_CONNECTION_OPTIONS(c),
+        {"dir", CLI_TEXT, &dir, "AUTHORITY_DIR",
+         "the authority's directory, for whoever has it: done at once", NULL, false, 0, 0},
+        {"name", CLI_TEXT, &name, "NAME", "a node's name, or a person's", NULL, true, 0, 0},
+    };
+    const struct cli_usage usage = {
+        "revoke", "",
+        "Revokes every valid certificate and unused token of a name, in --dir or through --hub, "
+        "the one with the authority beside it (authority_dir), where two operators must ask for "
+        "it. That hub tells the tree within seconds, and every hub ends the calls of whoever is "
+        "revoked"};
+    struct tier_err err = {0};
+
+    options[0].required = false;
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, NULL, 0, 0);
+    if (code != CLI_GO)
+        return code;
+    if (!dir && !c.hub) {
+        cli_error("give either --dir, the authority's directory, or --hub");
+        return CLI_USAGE;
+    }
+    if (!tier_name_valid(name)) {
+        cli_error("'%s' is not a name", name);
+        return CLI_USAGE;
+    }
+    enum tier_status st =
+        dir ? revoke_here(dir, name, &err) : cli_approve(&c, TIER_CONSOLE_REVOKE, name, &err);
+    return st == TIER_OK ? cli_done() : cli_failed(&err);
+}
+
+/* ---- renew ---- */
+
+struct renewed {
+    char *cert_pem, *ca_pem;
+};
+
+static enum tier_status take_renewed(void *arg, struct tier_rpc_message *m, struct tier_err *err) {
+    struct renewed *r = arg;
+    size_t n = tier_rpc_message_bytes(m);
+    const uint8_t *bytes = tier_rpc_message_flat(m, RENEWED_BYTES_MAX);
+
+    if (r->cert_pem)
+        return tier_fail(err, TIER_EPROTO, "a second answer to a renewal");
+    if (!bytes)
+        return tier_fail(err, TIER_ELIMIT, "an answer of %zu bytes to a renewal", n);
+    return tier_wire_enroll_reply(bytes, n, &r->cert_pem, &r->ca_pem, err);
+}
+
+static enum tier_status renew(const struct cli_connection *c, struct tier_err *err) {
+    struct tier_renew_request m = {0};
+    struct renewed r = {0};
+    struct cli_hub *hub = NULL;
+    enum tier_status st;
+
+    if (c->insecure)
+        return tier_fail(err, TIER_EARG, "a certificate is renewed over TLS only");
+    TIER_TRY_OUT(cli_hub_open(c, &hub, err));
+    TIER_TRY_OUT(tier_renewal_request(cli_hub_node(hub), &m, err));
+    TIER_TRY_OUT(cli_hub_ask(hub, TIER_PATH_RENEW, tier_wire_renew_request_bytes(&m),
+                             CLI_DEADLINE_MS, take_renewed, &r, err));
+    if (!r.cert_pem) {
+        st = tier_fail(err, TIER_EPROTO, "the hub answered nothing");
+        goto out;
+    }
+    TIER_TRY_OUT(tier_identity_store(c->identity, r.cert_pem, r.ca_pem, now_s(), err));
+out:
+    free(r.cert_pem);
+    free(r.ca_pem);
+    tier_wire_renew_request_release(&m);
+    cli_hub_close(hub);
+    return st;
+}
+
+int cli_renew(int argc, char **argv) {
+    struct cli_connection c = {0};
+    const struct cli_option options[] = {CLI_CONNECTION_OPTIONS(c)};
+    const struct cli_usage usage = {
+        "renew", "",
+        "Gets the next certificate for the one in --identity, in the second half of its life, from "
+        "any hub (--hub is where children attend). Hubs and spokes do this by themselves"};
+    struct tier_err err = {0};
     int code = cli_parse(&usage, options, COUNT(options), argc, argv, NULL, 0, 0);
 
     if (code != CLI_GO)
         return code;
-    TIER_TRY_OUT(tier_authority_open(dir, &a, &err));
-    TIER_TRY_OUT(tier_authority_revoke(a, name, now_s(), &err));
-    printf(
-        "%s is revoked here; hubs go on taking it until its certificate ends or it is left out of "
-        "their `children`\n",
-        name);
-out:
-    tier_authority_close(a);
-    return st == TIER_OK ? CLI_OK : cli_failed(&err);
+    return renew(&c, &err) == TIER_OK ? CLI_OK : cli_failed(&err);
 }
 
 /* ---- enroll ---- */
@@ -178,7 +312,7 @@ int cli_enroll(int argc, char **argv) {
     struct enrollment e = {.timeout_s = 30};
     const struct cli_option options[] = {
         {"name", CLI_TEXT, &e.name, "NODE", "the node's name, as in its token", NULL, true, 0, 0},
-        {"role", CLI_TEXT, &e.role_text, "ROLE", "top, hub, spoke or operator", NULL, true, 0, 0},
+        {"role", CLI_TEXT, &e.role_text, "ROLE", TIER_ROLE_TEXTS, NULL, true, 0, 0},
         {"data-dir", CLI_TEXT, &e.data_dir, "DIR", "where the node keeps its key", NULL, true, 0,
          0},
         {"address", CLI_TEXT, &e.address, "HOST:PORT", "the top's enrollment service", NULL, false,

@@ -5,6 +5,8 @@
  * message while one is under way, and not more than twenty a second: a change marks it, a timer
  * reads the state when it fires, and so the latest state wins however fast changes come.
  */
+#include "hub/approval.h"
+#include "hub/console_roles.h"
 #include "hub/console_view.h"
 #include "tier/content.h"
 #include "tier/log.h"
@@ -26,7 +28,9 @@ struct hub_console_call {
     const char *method;
     bool changes; /* something, where it succeeds */
     char caller[TIER_NAME_LEN_MAX + 1];
-    bool over; /* answered or refused */
+    enum tier_role role; /* the hub's own certificate and, without TLS, everybody: operator */
+    bool person;         /* the certificate is that of one */
+    bool over;           /* answered or refused */
 
     /* StartRun */
     char *plan_text;
@@ -90,13 +94,11 @@ static enum tier_status authorise(struct hub_console_call *s, struct tier_err *e
     }
     TIER_TRY(tier_identity_parse_spiffe(tier_rpc_peer_uri(s->call), &id, err));
     memcpy(s->caller, id.name, sizeof id.name);
-    if (id.role == TIER_ROLE_OPERATOR || strcmp(id.name, hub->config->name) == 0)
+    if (strcmp(id.name, hub->config->name) == 0)
         return TIER_OK;
-    return tier_fail(
-        err, TIER_EPOLICY,
-        "'%s' is enrolled as a %s: the console takes certificates of the role operator, "
-        "or the hub's own",
-        id.name, tier_role_text(id.role));
+    s->role = id.role;
+    s->person = true;
+    return hub_console_may(s->method, id.name, id.role, err);
 }
 
 /* NULL: the call is refused already. */
@@ -114,6 +116,7 @@ static struct hub_console_call *session_new(struct tier_rpc_call *call, const ch
     s->method = method;
     s->changes = changes;
     s->content.fd = -1;
+    s->role = TIER_ROLE_OPERATOR;
     s->next = hub->console_calls;
     hub->console_calls = s;
     tier_rpc_set_user(call, s);
@@ -213,10 +216,17 @@ static enum tier_status top_only(const struct hub *hub, const char *what, struct
                      hub->config->name);
 }
 
-static struct tier_bytes run_bytes(const struct hub_run *run) {
+static void view_children(const struct hub_console_call *s, const struct hub_run *run,
+                          struct tier_console_run *view) {
+    hub_view_children(run, view);
+    if (!hub_console_sees_children(s->role, hub_is_top(s->hub)))
+        view->child_count = 0; /* how many there are is still told */
+}
+
+static struct tier_bytes run_bytes(const struct hub_console_call *s, const struct hub_run *run) {
     struct tier_console_run view;
     hub_view_run(run, &view);
-    hub_view_children(run, &view);
+    view_children(s, run, &view);
     struct tier_bytes bytes = tier_console_run_bytes(&view);
     tier_console_run_release(&view);
     return bytes;
@@ -316,7 +326,7 @@ static void start_half_closed(struct tier_rpc_call *call) {
     }
     hub_audit(s->hub, "console.start", "s:caller", s->caller, "h:run", &run->id);
     hub_run_first_round(run);
-    answer(s, run_bytes(run));
+    answer(s, run_bytes(s, run));
 }
 
 static const struct tier_rpc_handler start_handler = {.opened = start_opened,
@@ -356,7 +366,7 @@ static void stop_message(struct tier_rpc_call *call, struct tier_rpc_message *m)
     if (stop(s, m, &run, &err) != TIER_OK)
         refuse(s, &err);
     else
-        answer(s, run_bytes(run));
+        answer(s, run_bytes(s, run));
 }
 
 static void runs_opened(struct tier_rpc_call *call) {
@@ -388,6 +398,8 @@ static void nodes_message(struct tier_rpc_call *call, struct tier_rpc_message *m
     (void)m; /* empty by definition */
 
     hub_view_nodes(s->hub, &nodes);
+    if (!hub_console_sees_children(s->role, hub_is_top(s->hub)))
+        nodes.count = 0;
     answer(s, tier_console_nodes_bytes(&nodes));
     tier_console_nodes_release(&nodes);
 }
@@ -425,7 +437,7 @@ static void watch_tell(void *arg) {
     if (s->over || s->under_way || !s->changed)
         return;
     hub_view_run(s->watched, &view);
-    hub_view_children(s->watched, &view);
+    view_children(s, s->watched, &view);
     if (watch_history(s, &view, &err) != TIER_OK) {
         tier_console_run_release(&view);
         refuse(s, &err);
@@ -492,6 +504,23 @@ static const struct tier_rpc_handler watch_handler = {
 
 /* ---- PullModel ---- */
 
+/* A researcher gets graphs, which hold nothing that was learnt, and what two operators released. */
+static enum tier_status may_pull(const struct hub_console_call *s, const struct tier_hash *file,
+                                 struct tier_err *err) {
+    char hex[TIER_HASH_HEX];
+
+    if (s->role != TIER_ROLE_RESEARCHER || hub_model_released(s->hub, file))
+        return TIER_OK;
+    tier_hash_hex(file, hex);
+    for (const struct hub_run *run = s->hub->runs; run; run = run->next)
+        if (strcmp(run->plan.model_sha256, hex) == 0)
+            return TIER_OK;
+    return tier_fail(err, TIER_EPOLICY,
+                     "model %.12s is not released: two operators release it (consilium model "
+                     "release)",
+                     hex);
+}
+
 static enum tier_status pull_open(struct hub_console_call *s, struct tier_rpc_message *m,
                                   struct tier_hash *file, struct tier_err *err) {
     struct tier_console_pull request;
@@ -511,6 +540,7 @@ static enum tier_status pull_open(struct hub_console_call *s, struct tier_rpc_me
         if (tier_hash_is_zero(file))
             return tier_fail(err, TIER_ENOTFOUND, "run %.12s has no model here yet", run->hex);
     }
+    TIER_TRY(may_pull(s, file, err));
     return tier_content_open(s->hub->home.models_dir, file, &s->content, err);
 }
 
@@ -542,21 +572,61 @@ static void pull_sent(struct tier_rpc_call *call) {
 static const struct tier_rpc_handler pull_handler = {
     .opened = pull_opened, .message = pull_message, .sent = pull_sent, .closed = session_closed};
 
+/* ---- Approve ---- */
+
+static void approve_opened(struct tier_rpc_call *call) {
+    if (session_new(call, "Approve", true))
+        tier_rpc_read(call);
+}
+
+static enum tier_status approve(struct hub_console_call *s, struct tier_rpc_message *m,
+                                struct tier_console_approval *out, struct tier_err *err) {
+    struct tier_console_approval_request request;
+    const uint8_t *bytes;
+    size_t n;
+
+    if (!s->person)
+        return tier_fail(err, TIER_EPOLICY,
+                         "two operators approve, each with a certificate of their own: the hub's, "
+                         "or none (tls: off), is nobody's");
+    TIER_TRY(take_request(m, &bytes, &n, err));
+    TIER_TRY(tier_console_approval_request(bytes, n, &request, err));
+    return hub_approve(s->hub, &request, s->caller, tier_wall_ms(), out, err);
+}
+
+static void approve_message(struct tier_rpc_call *call, struct tier_rpc_message *m) {
+    struct hub_console_call *s = tier_rpc_user(call);
+    struct tier_console_approval approval;
+    struct tier_err err = {0};
+
+    if (approve(s, m, &approval, &err) != TIER_OK)
+        refuse(s, &err);
+    else
+        answer(s, tier_console_approval_bytes(&approval));
+}
+
+static const struct tier_rpc_handler approve_handler = {
+    .opened = approve_opened, .message = approve_message, .closed = session_closed};
+
 /* ---- life cycle ---- */
 
 const struct tier_rpc_method hub_console_methods[] = {
-    {TIER_PATH_CONSOLE_START, &start_handler}, {TIER_PATH_CONSOLE_STOP, &stop_handler},
-    {TIER_PATH_CONSOLE_RUNS, &runs_handler},   {TIER_PATH_CONSOLE_WATCH, &watch_handler},
-    {TIER_PATH_CONSOLE_NODES, &nodes_handler}, {TIER_PATH_CONSOLE_PULL, &pull_handler},
+    {TIER_PATH_CONSOLE_START, &start_handler},     {TIER_PATH_CONSOLE_STOP, &stop_handler},
+    {TIER_PATH_CONSOLE_RUNS, &runs_handler},       {TIER_PATH_CONSOLE_WATCH, &watch_handler},
+    {TIER_PATH_CONSOLE_NODES, &nodes_handler},     {TIER_PATH_CONSOLE_PULL, &pull_handler},
+    {TIER_PATH_CONSOLE_APPROVE, &approve_handler},
 };
 const size_t hub_console_method_count = sizeof hub_console_methods / sizeof hub_console_methods[0];
 
 enum tier_status hub_console_open(struct hub *hub, struct tier_err *err) {
     if (!hub->config->hub.console_listen[0])
         return TIER_OK;
-    return tier_rpc_server_new(hub->loop, hub->config->hub.console_listen,
-                               tier_home_tls(&hub->home), &hub->home.keepalive, hub_console_methods,
-                               hub_console_method_count, hub->serve, &hub->console, err);
+    TIER_TRY(tier_rpc_server_new(
+        hub->loop, hub->config->hub.console_listen, tier_home_tls(&hub->home), &hub->home.keepalive,
+        hub_console_methods, hub_console_method_count, hub->serve, &hub->console, err));
+    tier_rpc_server_guard(hub->console, tier_home_admit, &hub->home);
+    tier_log_info("console on port %d", tier_rpc_server_port(hub->console));
+    return TIER_OK;
 }
 
 void hub_console_close(struct hub *hub) {

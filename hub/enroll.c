@@ -62,27 +62,46 @@ static const struct tier_rpc_handler enroll_handler = {
 };
 static const struct tier_rpc_method methods[] = {{TIER_PATH_ENROLL, &enroll_handler}};
 
+/* The authority's certificate goes along, for callers that only know its fingerprint. */
+static enum tier_status chain_of(const struct hub *hub, struct tier_rpc_tls *tls, char **chain_out,
+                                 struct tier_err *err) {
+    *tls = hub->home.tls;
+    if (asprintf(chain_out, "%s%s", tls->cert_pem, tls->ca_pem) < 0)
+        return tier_fail(err, TIER_ENOMEM, "no memory for a certificate chain");
+    tls->cert_pem = *chain_out;
+    tls->client_cert_optional = true;
+    return TIER_OK;
+}
+
 enum tier_status hub_enroll_open(struct hub *hub, struct tier_err *err) {
     const struct tier_config_hub *c = &hub->config->hub;
-    struct tier_rpc_tls tls = hub->home.tls;
+    struct tier_rpc_tls tls;
     char *chain = NULL;
 
     if (!c->enroll_listen[0])
         return TIER_OK;
-    if (!tls.cert_pem)
+    if (!hub->home.tls.cert_pem)
         return tier_fail(err, TIER_ECONFIG, "enrollment is served over TLS only: set tls: on");
     TIER_TRY(tier_authority_open(c->authority_dir, &hub->authority, err));
-    /* The authority's certificate goes along, for callers that only know its fingerprint. */
-    if (asprintf(&chain, "%s%s", tls.cert_pem, tls.ca_pem) < 0)
-        return tier_fail(err, TIER_ENOMEM, "no memory for a certificate chain");
-    tls.cert_pem = chain;
-    tls.client_cert_optional = true;
+    TIER_TRY(chain_of(hub, &tls, &chain, err));
     enum tier_status st =
         tier_rpc_server_new(hub->loop, c->enroll_listen, &tls, &hub->home.keepalive, methods,
                             sizeof methods / sizeof methods[0], hub, &hub->enrollment, err);
     free(chain);
     if (st == TIER_OK)
         tier_log_info("enrollment on port %d", tier_rpc_server_port(hub->enrollment));
+    return st;
+}
+
+enum tier_status hub_enroll_reload(struct hub *hub, struct tier_err *err) {
+    struct tier_rpc_tls tls;
+    char *chain = NULL;
+
+    if (!hub->enrollment)
+        return TIER_OK;
+    TIER_TRY(chain_of(hub, &tls, &chain, err));
+    enum tier_status st = tier_rpc_server_reload(hub->enrollment, &tls, err);
+    free(chain);
     return st;
 }
 

@@ -6,6 +6,7 @@
 #include "hub/work.h"
 #include "tier/log.h"
 
+#include <assert.h>
 #include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -112,6 +113,7 @@ static enum tier_status child_attending(void *owner, const char *child, struct t
     TIER_TRY(hub_heads_child(hub, child, err));
     tier_log_info("child %s attends", child);
     hub_audit(hub, "child.attends", "s:child", child);
+    hub_revocations_tell(hub, child);
     unsigned ended = 0; /* only the newest are worth telling: a child is not away for years */
     for (struct hub_run *run = hub->runs; run; run = run->next)
         if (run->state == HUB_RUN_OPEN || ended++ < ENDED_RUNS_TOLD)
@@ -249,12 +251,21 @@ static void link_message(void *owner, const struct tier_to_child *m) {
     struct hub *hub = owner;
     const struct tier_hash *id = m->type == TIER_TO_RECEIPT ? &m->receipt.run : &m->run;
     struct hub_run *run = hub_run_find(hub, id);
+    struct tier_err err = {0};
 
     if (m->type == TIER_TO_HEAD) {
         hub_heads_from_parent(hub, &m->head);
         return;
     }
     hub->above.due = hub->above.due || m->type == TIER_TO_COMMIT || m->type == TIER_TO_END;
+    if (m->type == TIER_TO_REVOCATIONS) {
+        if (hub_revocations_came(hub, m->crl, m->crl_bytes, &err) != TIER_OK) {
+            tier_log_error("parent %s: %s", hub->config->parent_name, err.text);
+            hub_audit(hub, "revocations.refused", "s:reason", err.text);
+            tier_link_fault(hub->link);
+        }
+        return;
+    }
     if (m->type == TIER_TO_PLAN)
         plan_came(hub, m);
     else if (!run && m->type != TIER_TO_END) { /* a parent tells every child what has ended */
@@ -324,6 +335,12 @@ static enum tier_status load_rules(struct hub *hub, struct tier_err *err) {
 static enum tier_status open_edges(struct hub *hub, struct tier_err *err) {
     const struct tier_config *c = hub->config;
     bool shares = !c->hub.console_listen[0]; /* operators call on this port too */
+    struct tier_rpc_method more[32] = {hub_renew_method};
+    size_t more_count = 1 + (shares ? hub_console_method_count : 0);
+
+    assert(more_count <= sizeof more / sizeof more[0]);
+    if (shares)
+        memcpy(more + 1, hub_console_methods, hub_console_method_count * sizeof more[0]);
     const struct tier_serve_options below = {.name = c->name,
                                              .address = c->hub.listen,
                                              .tls = tier_home_tls(&hub->home),
@@ -331,15 +348,19 @@ static enum tier_status open_edges(struct hub *hub, struct tier_err *err) {
                                              .models_dir = hub->home.models_dir,
                                              .intake = hub->intake,
                                              .max_uploaders = (unsigned)c->hub.max_uploaders,
-                                             .more = hub_console_methods,
-                                             .more_count = shares ? hub_console_method_count : 0};
+                                             .guard = tier_home_admit,
+                                             .guard_arg = &hub->home,
+                                             .more = more,
+                                             .more_count = more_count};
     const struct tier_link_options above = {.name = c->name,
                                             .parent_name = c->parent_name,
                                             .parent_address = c->parent_address,
                                             .tls = tier_home_tls(&hub->home),
                                             .keepalive = &hub->home.keepalive,
                                             .models_dir = hub->home.models_dir,
-                                            .intake = hub->intake};
+                                            .intake = hub->intake,
+                                            .guard = tier_home_admit,
+                                            .guard_arg = &hub->home};
 
     TIER_TRY(
         tier_serve_new(hub->loop, &below, hub->home.spool, &serve_events, hub, &hub->serve, err));
@@ -347,7 +368,8 @@ static enum tier_status open_edges(struct hub *hub, struct tier_err *err) {
         TIER_TRY(
             tier_link_new(hub->loop, &above, hub->home.spool, &link_events, hub, &hub->link, err));
     TIER_TRY(hub_console_open(hub, err));
-    return hub_enroll_open(hub, err);
+    TIER_TRY(hub_enroll_open(hub, err));
+    return hub_standing_open(hub, err);
 }
 
 enum tier_status hub_open(const struct tier_config *config, struct tier_loop *loop, struct hub *out,
@@ -379,10 +401,13 @@ void hub_close(struct hub *hub) {
     hub->worker = NULL;
     tier_fold_devices_close(hub->fold_devices);
     hub->fold_devices = NULL;
+    tier_timer_free(hub->standing);
+    hub->standing = NULL;
     hub_console_close(hub);
     hub_enroll_close(hub);
     tier_serve_free(hub->serve);
     tier_link_free(hub->link);
+    hub_standing_close(hub);
     tier_intake_free(hub->intake);
     while (hub->runs) {
         struct hub_run *run = hub->runs;

@@ -16,6 +16,7 @@
 #include "tier/link.h"
 #include "tier/loop.h"
 #include "tier/merge.h"
+#include "tier/renewal.h"
 #include "tier/round.h"
 #include "tier/serve.h"
 #include "tier/stale.h"
@@ -97,7 +98,11 @@ struct hub {
     struct hub_console_call *console_calls;
     bool console_closed;
     uint64_t expired_ms; /* when what is retained was last looked through; 0: not yet */
-    bool failed;         /* stopped on an error of its own */
+    struct tier_renewal *renewal; /* NULL without TLS */
+    struct tier_timer *standing;
+    unsigned ticks, renewals; /* of those below that are on their way up */
+    bool authority_mute;      /* it did not give its list when it was last asked */
+    bool failed;              /* stopped on an error of its own */
 };
 
 /* Opens the home, restores runs, serves. The loop must be run afterwards. */
@@ -202,6 +207,23 @@ void hub_console_close(struct hub *hub);
 /* ---- enroll.c ---- */
 
 enum tier_status hub_enroll_open(struct hub *hub, struct tier_err *err);
+/* The node's certificate is another one. */
+enum tier_status hub_enroll_reload(struct hub *hub, struct tier_err *err);
 void hub_enroll_close(struct hub *hub);
+
+/* ---- standing.c ---- */
+
+/* Certificates while the hub runs: its own is renewed, the revoked are cut off. After the edges and
+ * the authority are open. */
+enum tier_status hub_standing_open(struct hub *hub, struct tier_err *err);
+/* After the link is freed. */
+void hub_standing_close(struct hub *hub);
+/* A list came, from the parent or the authority. Errors: tier_home_take_revocations. */
+enum tier_status hub_revocations_came(struct hub *hub, const uint8_t *der, size_t bytes,
+                                      struct tier_err *err);
+/* Sends a child what is known; nothing where there is no list. */
+void hub_revocations_tell(struct hub *hub, const char *child);
+/* Served beside Tier, to be asked by children. */
+extern const struct tier_rpc_method hub_renew_method;
 
 #endif

@@ -109,6 +109,22 @@ static void push_failed(void *owner, const struct tier_hash *update, bool for_go
                 reason);
 }
 
+static void revocations_came(struct spoke *spoke, const struct tier_to_child *m) {
+    struct tier_err err = {0};
+    bool taken = false;
+
+    if (tier_home_take_revocations(&spoke->home, m->crl, m->crl_bytes, &taken, &err) != TIER_OK) {
+        spoke_audit(spoke, "revocations.refused", "s:reason", err.text);
+        spoke_not_heeded(spoke, err.text);
+    }
+    if (!taken)
+        return;
+    spoke_audit(spoke, "revocations.taken", "u:number",
+                tier_revocations_number(spoke->home.revoked), "u:count",
+                (uint64_t)tier_revocations_count(spoke->home.revoked));
+    tier_link_recheck(spoke->link);
+}
+
 static void link_message(void *owner, const struct tier_to_child *m) {
     struct spoke *spoke = owner;
     const struct tier_hash *id = m->type == TIER_TO_RECEIPT ? &m->receipt.run : &m->run;
@@ -119,6 +135,10 @@ static void link_message(void *owner, const struct tier_to_child *m) {
         return;
     }
     spoke->above.due = spoke->above.due || m->type == TIER_TO_COMMIT || m->type == TIER_TO_END;
+    if (m->type == TIER_TO_REVOCATIONS) {
+        revocations_came(spoke, m);
+        return;
+    }
     if (m->type == TIER_TO_PLAN)
         spoke_plan_came(spoke, m);
     else if (!run && m->type != TIER_TO_END) /* a parent tells every child what has ended */
@@ -158,6 +178,17 @@ static const struct tier_link_events link_events = {
     .message = link_message,
     .push_failed = push_failed,
 };
+
+static void renewed(void *owner) {
+    struct spoke *spoke = owner;
+    spoke_audit(spoke, "certificate.renewed", "s:serial", spoke->home.node.id.serial);
+}
+
+static void overdue(void *owner, const char *why) {
+    spoke_audit((struct spoke *)owner, "revocations.overdue", "s:why", why);
+}
+
+static const struct tier_renewal_events renewal_events = {.renewed = renewed, .overdue = overdue};
 
 /* ---- life cycle ---- */
 
@@ -237,8 +268,16 @@ enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *
                                             .tls = tier_home_tls(&out->home),
                                             .keepalive = &out->home.keepalive,
                                             .models_dir = out->home.models_dir,
-                                            .intake = out->intake};
+                                            .intake = out->intake,
+                                            .guard = tier_home_admit,
+                                            .guard_arg = &out->home};
     TIER_TRY_OUT(tier_link_new(loop, &above, out->home.spool, &link_events, out, &out->link, err));
+    TIER_TRY_OUT(tier_renewal_new(&(struct tier_renewal_options){.loop = loop,
+                                                                 .home = &out->home,
+                                                                 .link = out->link,
+                                                                 .events = &renewal_events,
+                                                                 .owner = out},
+                                  &out->renewal, err));
     TIER_TRY_OUT(tier_home_note_started(&out->home, err));
     TIER_TRY_OUT(spoke_governed_open(out, err));
 out:
@@ -258,6 +297,8 @@ void spoke_close(struct spoke *spoke) {
     spoke->trainer = NULL;
     spoke_governed_close(spoke);
     tier_link_free(spoke->link);
+    tier_renewal_free(spoke->renewal);
+    spoke->renewal = NULL;
     tier_intake_free(spoke->intake);
     while (spoke->runs) {
         struct spoke_run *run = spoke->runs;

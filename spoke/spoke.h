@@ -21,6 +21,7 @@
 #include "tier/home.h"
 #include "tier/link.h"
 #include "tier/loop.h"
+#include "tier/renewal.h"
 #include "tier/task.h"
 
 #include <stdatomic.h>
@@ -75,6 +76,7 @@ struct spoke {
     struct tier_intake *intake;
     struct tier_link *link;
     struct tier_heads_edge above;  /* with the parent */
+    struct tier_renewal *renewal;  /* NULL without TLS */
     struct spoke_team team;        /* the worker's */
     struct spoke_servers *servers; /* that train along; NULL: none do */
     struct spoke_trainer *trainer; /* the hospital's own, in place of team and data; or NULL */

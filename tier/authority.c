@@ -8,7 +8,9 @@
 
 #include "tier/cert.h"
 #include "tier/db.h"
+#include "tier/key_file.h"
 #include "tier/pem_file.h"
+#include "tier/revocation.h"
 
 #include <limits.h>
 #include <openssl/crypto.h>
@@ -21,9 +23,6 @@
 #define CA_CERT_FILE "ca.pem"
 #define DB_FILE "authority.db"
 #define AUTHORITY_APPLICATION_ID 0x434f4e41 /* "CONA" */
-#define TOKEN_PREFIX "consilium1."
-#define TOKEN_PREFIX_LEN 11
-#define TOKEN_BASE32_LEN 32
 
 struct tier_authority {
     struct tier_key *key;
@@ -45,6 +44,25 @@ static const char *const migrations[] = {
     " not_before_s INTEGER NOT NULL, not_after_s INTEGER NOT NULL, issued_s INTEGER NOT NULL,"
     " revoked_s INTEGER NOT NULL);"
     "CREATE INDEX certificates_by_name ON certificates(name);",
+    /* More roles, renewals, lists of the revoked, and what may be set. */
+    "CREATE TABLE tokens_2(hash BLOB PRIMARY KEY NOT NULL, name TEXT NOT NULL,"
+    " role INTEGER NOT NULL, created_s INTEGER NOT NULL, expires_s INTEGER NOT NULL,"
+    " used_s INTEGER NOT NULL, void_s INTEGER NOT NULL);"
+    "INSERT INTO tokens_2 SELECT * FROM tokens ORDER BY rowid; DROP TABLE tokens;"
+    "ALTER TABLE tokens_2 RENAME TO tokens;"
+    "CREATE INDEX tokens_by_name ON tokens(name);"
+    "CREATE TABLE certificates_2(fingerprint BLOB PRIMARY KEY NOT NULL,"
+    " serial TEXT NOT NULL UNIQUE, name TEXT NOT NULL, role INTEGER NOT NULL,"
+    " not_before_s INTEGER NOT NULL, not_after_s INTEGER NOT NULL, issued_s INTEGER NOT NULL,"
+    " revoked_s INTEGER NOT NULL, renews BLOB);"
+    "INSERT INTO certificates_2 SELECT *, NULL FROM certificates ORDER BY rowid;"
+    "DROP TABLE certificates; ALTER TABLE certificates_2 RENAME TO certificates;"
+    "CREATE INDEX certificates_by_name ON certificates(name);"
+    "CREATE INDEX certificates_by_renewed ON certificates(renews);"
+    "CREATE INDEX certificates_revoked ON certificates(revoked_s, not_after_s);"
+    "CREATE TABLE settings(key TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL);"
+    "CREATE TABLE lists(number INTEGER PRIMARY KEY NOT NULL, made_s INTEGER NOT NULL,"
+    " der BLOB NOT NULL);",
 };
 
 enum {
@@ -57,6 +75,14 @@ enum {
     SQL_CERT_REVOKE,
     SQL_CERT_GET,
     SQL_CERT_EACH,
+    SQL_CERT_ISSUED,
+    SQL_CERT_RENEWALS,
+    SQL_CERT_REVOKED,
+    SQL_SETTING_PUT,
+    SQL_SETTING_GET,
+    SQL_LIST_GET,
+    SQL_LIST_ADD,
+    SQL_LIST_DROP,
     SQL_COUNT
 };
 
@@ -68,7 +94,8 @@ static const char *const statements[SQL_COUNT] = {
     [SQL_TOKEN_VOID] = "UPDATE tokens SET void_s = ?2 WHERE name = ?1 AND used_s = 0"
                        " AND void_s = 0 AND expires_s > ?2",
     [SQL_CERT_ADD] = "INSERT INTO certificates(fingerprint, serial, name, role, not_before_s,"
-                     " not_after_s, issued_s, revoked_s) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
+                     " not_after_s, issued_s, revoked_s, renews)"
+                     " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8)",
     [SQL_CERT_VALID] = "SELECT max(not_after_s) FROM certificates WHERE name = ?1"
                        " AND revoked_s = 0 AND not_after_s >= ?2 HAVING count(*) > 0",
     [SQL_CERT_REVOKE] = "UPDATE certificates SET revoked_s = ?2 WHERE name = ?1"
@@ -76,6 +103,16 @@ static const char *const statements[SQL_COUNT] = {
     [SQL_CERT_GET] = "SELECT name, revoked_s FROM certificates WHERE fingerprint = ?1",
     [SQL_CERT_EACH] = "SELECT fingerprint, serial, name, role, not_before_s, not_after_s,"
                       " issued_s, revoked_s FROM certificates ORDER BY rowid",
+    [SQL_CERT_ISSUED] = "SELECT issued_s FROM certificates WHERE fingerprint = ?1",
+    [SQL_CERT_RENEWALS] = "SELECT count(*) FROM certificates WHERE renews = ?1",
+    [SQL_CERT_REVOKED] = "SELECT serial, revoked_s FROM certificates WHERE revoked_s > 0"
+                         " AND not_after_s >= ?1 ORDER BY serial",
+    [SQL_SETTING_PUT] = "INSERT INTO settings(key, value) VALUES(?1, ?2)"
+                        " ON CONFLICT(key) DO UPDATE SET value = ?2",
+    [SQL_SETTING_GET] = "SELECT value FROM settings WHERE key = ?1",
+    [SQL_LIST_GET] = "SELECT number, made_s, der FROM lists ORDER BY number DESC LIMIT 1",
+    [SQL_LIST_ADD] = "INSERT INTO lists(number, made_s, der) VALUES(?1, ?2, ?3)",
+    [SQL_LIST_DROP] = "DELETE FROM lists WHERE number < ?1",
 };
 
 static const struct tier_db_schema schema = {
@@ -88,77 +125,6 @@ static const struct tier_db_schema schema = {
     .exclusive = false,
     .busy_ms = 10000,
 };
-
-/* ---- tokens --------------------------------------------------------------------------------- */
-
-static const char base32_digits[] = "abcdefghijklmnopqrstuvwxyz234567"; /* RFC 4648, lower case */
-
-/* 5 bytes are 8 digits, and the secret is 4 times that: no padding anywhere. */
-static void base32_encode(const uint8_t *data, char *text) {
-    for (size_t group = 0; group < TIER_TOKEN_SECRET_BYTES / 5; group++) {
-        uint64_t bits = 0;
-        for (size_t i = 0; i < 5; i++)
-            bits = bits << 8 | data[group * 5 + i];
-        for (size_t i = 0; i < 8; i++)
-            text[group * 8 + i] = base32_digits[bits >> (35 - 5 * i) & 31];
-    }
-}
-
-static bool base32_decode(const char *text, uint8_t *data) {
-    for (size_t group = 0; group < TIER_TOKEN_SECRET_BYTES / 5; group++) {
-        uint64_t bits = 0;
-        for (size_t i = 0; i < 8; i++) {
-            char c = text[group * 8 + i];
-            const char *digit = c ? strchr(base32_digits, c) : NULL;
-            if (!digit)
-                return false;
-            bits = bits << 5 | (uint64_t)(digit - base32_digits);
-        }
-        for (size_t i = 0; i < 5; i++)
-            data[group * 5 + i] = (uint8_t)(bits >> (32 - 8 * i));
-    }
-    return true;
-}
-
-enum tier_status tier_token_parse(const char *text, struct tier_token *out, struct tier_err *err) {
-    struct tier_token token;
-    const size_t dot = TOKEN_PREFIX_LEN + TOKEN_BASE32_LEN;
-
-    if (!text || strnlen(text, TIER_TOKEN_SIZE) != TIER_TOKEN_SIZE - 1 ||
-        strncmp(text, TOKEN_PREFIX, TOKEN_PREFIX_LEN) != 0 || text[dot] != '.' ||
-        !base32_decode(text + TOKEN_PREFIX_LEN, token.secret) ||
-        !tier_hash_parse(text + dot + 1, &token.ca_fingerprint))
-        return tier_fail(err, TIER_EARG,
-                         "not a token: %d characters beginning with " TOKEN_PREFIX
-                         " are wanted, as consilium token create prints them",
-                         TIER_TOKEN_SIZE - 1);
-    *out = token;
-    OPENSSL_cleanse(token.secret, sizeof token.secret);
-    return TIER_OK;
-}
-
-enum tier_status tier_token_check_ca(const char *text, const char *ca_pem, struct tier_err *err) {
-    struct tier_token token;
-    struct tier_cert *ca = NULL;
-    struct tier_hash seen;
-    char said_hex[TIER_HASH_HEX], seen_hex[TIER_HASH_HEX], name[TIER_NAME_LEN_MAX + 1];
-    enum tier_status st;
-
-    TIER_TRY(tier_token_parse(text, &token, err));
-    OPENSSL_cleanse(token.secret, sizeof token.secret);
-    TIER_TRY(tier_cert_from_pem(ca_pem, &ca, err));
-    TIER_TRY_OUT(tier_cert_authority(ca, name, err));
-    tier_cert_fingerprint(ca, &seen);
-    if (!tier_hash_equal(&seen, &token.ca_fingerprint))
-        st = tier_fail(err, TIER_EIDENTITY,
-                       "the other side says it is authority %s with the fingerprint %s, but the "
-                       "token names %s: do not enroll there",
-                       name, tier_hash_hex(&seen, seen_hex),
-                       tier_hash_hex(&token.ca_fingerprint, said_hex));
-out:
-    tier_cert_free(ca);
-    return st;
-}
 
 /* ---- the authority's directory -------------------------------------------------------------- */
 
@@ -173,12 +139,11 @@ enum tier_status tier_authority_init(const char *dir, const char *name, int days
     char path[PATH_MAX];
     struct tier_key *key = NULL;
     struct tier_db *db = NULL;
-    char *key_pem = NULL, *ca_pem = NULL;
+    char *ca_pem = NULL;
     enum tier_status st;
 
     TIER_TRY(db_path(dir, path, err));
     TIER_TRY_OUT(tier_key_generate(&key, err));
-    TIER_TRY_OUT(tier_key_to_pem(key, &key_pem, err));
     TIER_TRY_OUT(tier_cert_new_ca(key, name, days, now_s, &ca_pem, err));
     TIER_TRY_OUT(tier_pem_dir_make(dir, err));
     if (tier_pem_exists(dir, CA_CERT_FILE) || tier_pem_exists(dir, DB_FILE)) {
@@ -189,13 +154,12 @@ enum tier_status tier_authority_init(const char *dir, const char *name, int days
         goto out;
     }
     /* The key first and never over another: of two that race, one is refused here. */
-    TIER_TRY_OUT(tier_pem_write(dir, CA_KEY_FILE, key_pem, true, false, err));
+    TIER_TRY_OUT(tier_key_file_write(dir, CA_KEY_FILE, key, false, err));
     TIER_TRY_OUT(tier_db_open(path, &schema, &db, err));
     TIER_TRY_OUT(tier_pem_write(dir, CA_CERT_FILE, ca_pem, false, false, err));
 out:
     tier_db_close(db);
     tier_key_free(key);
-    tier_secret_free(key_pem);
     free(ca_pem);
     return st;
 }
@@ -203,7 +167,6 @@ out:
 enum tier_status tier_authority_open(const char *dir, struct tier_authority **out,
                                      struct tier_err *err) {
     char path[PATH_MAX];
-    char *key_pem = NULL;
     enum tier_status st;
 
     TIER_TRY(db_path(dir, path, err));
@@ -213,8 +176,7 @@ enum tier_status tier_authority_open(const char *dir, struct tier_authority **ou
     struct tier_authority *a = calloc(1, sizeof *a);
     if (!a)
         return tier_fail(err, TIER_ENOMEM, "no memory for an authority");
-    TIER_TRY_OUT(tier_pem_read(dir, CA_KEY_FILE, true, &key_pem, err));
-    TIER_TRY_OUT(tier_key_from_pem(key_pem, &a->key, err));
+    TIER_TRY_OUT(tier_key_file_read(dir, CA_KEY_FILE, &a->key, NULL, err));
     TIER_TRY_OUT(tier_pem_read(dir, CA_CERT_FILE, false, &a->ca_pem, err));
     TIER_TRY_OUT(tier_cert_from_pem(a->ca_pem, &a->ca, err));
     TIER_TRY_OUT(tier_cert_authority(a->ca, a->name, err));
@@ -227,9 +189,13 @@ enum tier_status tier_authority_open(const char *dir, struct tier_authority **ou
     *out = a;
     a = NULL;
 out:
-    tier_secret_free(key_pem);
     tier_authority_close(a);
     return st;
+}
+
+enum tier_status tier_authority_protect(const char *dir, const char *passphrase_file,
+                                        struct tier_err *err) {
+    return tier_key_file_protect(dir, CA_KEY_FILE, passphrase_file, err);
 }
 
 void tier_authority_close(struct tier_authority *a) {
@@ -320,14 +286,168 @@ enum tier_status tier_authority_token_create(struct tier_authority *a, const cha
     TIER_TRY_OUT(update_name(a, SQL_TOKEN_VOID, name, now_s, &voided, err));
     TIER_TRY_OUT(add_token(a, &hash, name, role, now_s, now_s + ttl_s, err));
     TIER_TRY_OUT(tier_db_commit(a->db, err));
-    memcpy(text, TOKEN_PREFIX, TOKEN_PREFIX_LEN);
-    base32_encode(secret, text + TOKEN_PREFIX_LEN);
-    text[TOKEN_PREFIX_LEN + TOKEN_BASE32_LEN] = '.';
-    tier_hash_hex(&a->fingerprint, text + TOKEN_PREFIX_LEN + TOKEN_BASE32_LEN + 1);
+    tier_token_format(secret, &a->fingerprint, text);
 out:
     tier_db_rollback(a->db);
     OPENSSL_cleanse(secret, sizeof secret);
     return st;
+}
+
+/* ---- settings ------------------------------------------------------------------------------- */
+
+#define CERT_TTL "cert_ttl_s"
+
+enum tier_status tier_authority_set_cert_ttl(struct tier_authority *a, int64_t ttl_s,
+                                             struct tier_err *err) {
+    struct tier_query q;
+
+    if (ttl_s < TIER_CERT_TTL_MIN_S || ttl_s > TIER_CERT_TTL_MAX_S)
+        return tier_fail(err, TIER_EARG, "certificates for %lld s; %d s to %d days are possible",
+                         (long long)ttl_s, TIER_CERT_TTL_MIN_S, TIER_CERT_DAYS_MAX);
+    tier_query_start(&q, a->db, SQL_SETTING_PUT, err);
+    tier_query_name(&q, "key", CERT_TTL, sizeof CERT_TTL);
+    tier_query_int(&q, ttl_s);
+    return tier_query_run(&q);
+}
+
+enum tier_status tier_authority_cert_ttl(struct tier_authority *a, int64_t *ttl_s_out,
+                                         struct tier_err *err) {
+    struct tier_query q;
+    int64_t ttl_s = INT64_C(86400) * TIER_NODE_CERT_DAYS;
+
+    tier_query_start(&q, a->db, SQL_SETTING_GET, err);
+    tier_query_name(&q, "key", CERT_TTL, sizeof CERT_TTL);
+    if (tier_query_next(&q))
+        ttl_s = tier_query_get_int(&q);
+    TIER_TRY(tier_query_end(&q));
+    *ttl_s_out = ttl_s;
+    return TIER_OK;
+}
+
+/* ---- lists of the revoked ------------------------------------------------------------------- */
+
+static enum tier_status read_revoked(struct tier_authority *a, int64_t now_s,
+                                     struct tier_revoked *revoked, size_t *count_out,
+                                     struct tier_err *err) {
+    struct tier_query q;
+    size_t count = 0;
+
+    tier_query_start(&q, a->db, SQL_CERT_REVOKED, err);
+    tier_query_int(&q, now_s - TIER_CERT_BACKDATE_S); /* another clock may still take it */
+    while (tier_query_next(&q)) {
+        if (count == TIER_REVOKED_MAX) {
+            q.st = tier_fail(err, TIER_ELIMIT,
+                             "more than %u revoked certificates have not expired, which no list "
+                             "holds: give certificates a shorter life",
+                             TIER_REVOKED_MAX);
+            break;
+        }
+        tier_query_get_text(&q, revoked[count].serial, sizeof revoked[count].serial);
+        revoked[count].revoked_s = tier_query_get_int(&q);
+        count++;
+    }
+    TIER_TRY(tier_query_end(&q));
+    *count_out = count;
+    return TIER_OK;
+}
+
+/* The newest list: number 0 where there is none. The DER on the heap where `der_out` is given. */
+static enum tier_status newest_list(struct tier_authority *a, uint64_t *number_out,
+                                    int64_t *made_s_out, uint8_t **der_out, size_t *bytes_out,
+                                    struct tier_err *err) {
+    struct tier_query q;
+    uint8_t *copy = NULL;
+    size_t bytes = 0;
+
+    *number_out = 0;
+    tier_query_start(&q, a->db, SQL_LIST_GET, err);
+    if (tier_query_next(&q)) {
+        *number_out = tier_query_get_u64(&q);
+        *made_s_out = tier_query_get_int(&q);
+        if (der_out) {
+            const uint8_t *der = tier_query_get_blob(&q, TIER_REVOCATIONS_BYTES_MAX, &bytes);
+            copy = der && bytes ? malloc(bytes) : NULL;
+            if (copy)
+                memcpy(copy, der, bytes);
+            else if (q.st == TIER_OK)
+                q.st = tier_fail(err, TIER_ENOMEM, "no memory for a revocation list");
+        }
+    }
+    enum tier_status st = tier_query_end(&q);
+    if (st != TIER_OK) {
+        free(copy);
+    } else if (der_out) {
+        *der_out = copy;
+        *bytes_out = bytes;
+    }
+    return st;
+}
+
+/* Inside a transaction. */
+static enum tier_status make_list(struct tier_authority *a, int64_t now_s, struct tier_err *err) {
+    struct tier_revoked *revoked = calloc(TIER_REVOKED_MAX, sizeof *revoked);
+    uint8_t *der = NULL;
+    size_t count = 0, bytes = 0;
+    uint64_t number = 0;
+    int64_t made_s = 0;
+    struct tier_query q;
+    enum tier_status st;
+
+    if (!revoked)
+        return tier_fail(err, TIER_ENOMEM, "no memory for a revocation list");
+    TIER_TRY_OUT(newest_list(a, &number, &made_s, NULL, NULL, err));
+    TIER_TRY_OUT(read_revoked(a, now_s, revoked, &count, err));
+    TIER_TRY_OUT(tier_revocations_make(a->key, a->ca, number + 1, now_s,
+                                       now_s + TIER_REVOCATIONS_TTL_S, revoked, count, &der, &bytes,
+                                       err));
+    tier_query_start(&q, a->db, SQL_LIST_ADD, err);
+    tier_query_u64(&q, "number", number + 1);
+    tier_query_int(&q, now_s);
+    tier_query_blob(&q, "list", der, bytes, TIER_REVOCATIONS_BYTES_MAX);
+    TIER_TRY_OUT(tier_query_run(&q));
+    tier_query_start(&q, a->db, SQL_LIST_DROP, err);
+    tier_query_u64(&q, "number", number + 1);
+    st = tier_query_run(&q);
+out:
+    free(der);
+    free(revoked);
+    return st;
+}
+
+static enum tier_status refresh_list(struct tier_authority *a, int64_t now_s,
+                                     struct tier_err *err) {
+    uint64_t number = 0;
+    int64_t made_s = 0;
+    enum tier_status st;
+
+    TIER_TRY(tier_db_begin(a->db, err));
+    TIER_TRY_OUT(newest_list(a, &number, &made_s, NULL, NULL, err)); /* another was faster */
+    if (number == 0 || now_s - made_s >= TIER_REVOCATIONS_TTL_S / 2)
+        TIER_TRY_OUT(make_list(a, now_s, err));
+    st = tier_db_commit(a->db, err);
+out:
+    tier_db_rollback(a->db);
+    return st;
+}
+
+enum tier_status tier_authority_revocations(struct tier_authority *a, uint64_t after, int64_t now_s,
+                                            uint8_t **der_out, size_t *bytes_out,
+                                            struct tier_err *err) {
+    uint64_t number = 0;
+    int64_t made_s = 0;
+    uint8_t *der = NULL;
+    size_t bytes = 0;
+
+    TIER_TRY(newest_list(a, &number, &made_s, NULL, NULL, err));
+    if (number == 0 || now_s - made_s >= TIER_REVOCATIONS_TTL_S / 2) {
+        TIER_TRY(refresh_list(a, now_s, err));
+        TIER_TRY(newest_list(a, &number, &made_s, NULL, NULL, err));
+    }
+    if (number > after)
+        TIER_TRY(newest_list(a, &number, &made_s, &der, &bytes, err));
+    *der_out = der;
+    *bytes_out = bytes;
+    return TIER_OK;
 }
 
 /* ---- enrollment ----------------------------------------------------------------------------- */
@@ -385,7 +505,8 @@ static enum tier_status check_request(const struct token_row *row, const char *c
     return TIER_OK;
 }
 
-static enum tier_status record_cert(struct tier_authority *a, const char *cert_pem, int64_t now_s,
+static enum tier_status record_cert(struct tier_authority *a, const char *cert_pem,
+                                    const struct tier_hash *renews, int64_t now_s,
                                     struct tier_err *err) {
     struct tier_cert *cert = NULL;
     struct tier_identity id;
@@ -402,6 +523,7 @@ static enum tier_status record_cert(struct tier_authority *a, const char *cert_p
     tier_query_int(&q, id.not_before_s);
     tier_query_int(&q, id.not_after_s);
     tier_query_int(&q, now_s);
+    tier_query_hash(&q, renews);
     st = tier_query_run(&q);
 out:
     tier_cert_free(cert);
@@ -428,6 +550,7 @@ enum tier_status tier_authority_enroll(struct tier_authority *a, const char *tok
     struct tier_hash hash;
     struct token_row row;
     char *cert_pem = NULL, *ca_pem = NULL;
+    int64_t ttl_s = 0;
     int revoked = 0;
     enum tier_status st;
 
@@ -443,10 +566,12 @@ enum tier_status tier_authority_enroll(struct tier_authority *a, const char *tok
     TIER_TRY_OUT(tier_db_begin(a->db, err));
     TIER_TRY_OUT(find_token(a, &hash, now_s, &row, err));
     TIER_TRY_OUT(check_request(&row, csr_pem, err));
-    TIER_TRY_OUT(
-        tier_cert_issue(a->key, a->ca, csr_pem, TIER_NODE_CERT_DAYS, now_s, &cert_pem, err));
+    TIER_TRY_OUT(tier_authority_cert_ttl(a, &ttl_s, err));
+    TIER_TRY_OUT(tier_cert_issue(a->key, a->ca, csr_pem, ttl_s, now_s, &cert_pem, err));
     TIER_TRY_OUT(update_name(a, SQL_CERT_REVOKE, row.name, now_s, &revoked, err));
-    TIER_TRY_OUT(record_cert(a, cert_pem, now_s, err));
+    if (revoked)
+        TIER_TRY_OUT(make_list(a, now_s, err));
+    TIER_TRY_OUT(record_cert(a, cert_pem, &(struct tier_hash){{0}}, now_s, err));
     TIER_TRY_OUT(use_token(a, &hash, now_s, err));
     ca_pem = strdup(a->ca_pem);
     if (!ca_pem) {
@@ -460,6 +585,94 @@ enum tier_status tier_authority_enroll(struct tier_authority *a, const char *tok
 out:
     tier_db_rollback(a->db);
     free(cert_pem);
+    free(ca_pem);
+    return st;
+}
+
+/* ---- renewal -------------------------------------------------------------------------------- */
+
+enum tier_status tier_renewal_text(const char *csr_pem, char **text_out, struct tier_err *err) {
+    if (asprintf(text_out, "consilium renewal 1\n%s", csr_pem) < 0)
+        return tier_fail(err, TIER_ENOMEM, "no memory for a renewal");
+    return TIER_OK;
+}
+
+static enum tier_status check_renewal(struct tier_authority *a, const char *cert_pem,
+                                      const char *csr_pem, const void *sig, size_t sig_bytes,
+                                      int64_t now_s, struct tier_identity *id,
+                                      struct tier_err *err) {
+    struct tier_cert *cert = NULL;
+    struct tier_csr csr;
+    char *text = NULL;
+    enum tier_status st;
+
+    TIER_TRY(tier_cert_from_pem(cert_pem, &cert, err));
+    TIER_TRY_OUT(tier_cert_verify(cert, a->ca, now_s, id, err));
+    TIER_TRY_OUT(tier_authority_check(a, &id->fingerprint, err));
+    TIER_TRY_OUT(tier_renewal_text(csr_pem, &text, err));
+    TIER_TRY_OUT(tier_cert_check_signature(cert, text, strlen(text), sig, sig_bytes, err));
+    TIER_TRY_OUT(tier_csr_parse(csr_pem, &csr, err));
+    if (strcmp(csr.name, id->name) != 0 || csr.role != id->role)
+        st = tier_fail(err, TIER_EIDENTITY,
+                       "the certificate is that of %s, a %s; the request is for %s, a %s", id->name,
+                       tier_role_text(id->role), csr.name, tier_role_text(csr.role));
+out:
+    free(text);
+    tier_cert_free(cert);
+    return st;
+}
+
+static enum tier_status check_moment(struct tier_authority *a, const struct tier_identity *id,
+                                     int64_t now_s, struct tier_err *err) {
+    struct tier_query q;
+
+    tier_query_start(&q, a->db, SQL_CERT_ISSUED, err);
+    tier_query_hash(&q, &id->fingerprint);
+    int64_t issued_s = tier_query_next(&q) ? tier_query_get_int(&q) : 0;
+    TIER_TRY(tier_query_end(&q));
+    if (now_s - issued_s < id->not_after_s - now_s)
+        return tier_fail(err, TIER_EPOLICY,
+                         "the certificate of %s is good for another %lld s and is not half through "
+                         "its life: it is renewed in the second half",
+                         id->name, (long long)(id->not_after_s - now_s));
+    tier_query_start(&q, a->db, SQL_CERT_RENEWALS, err);
+    tier_query_hash(&q, &id->fingerprint);
+    int64_t renewals = tier_query_next(&q) ? tier_query_get_int(&q) : 0;
+    TIER_TRY(tier_query_end(&q));
+    return renewals < TIER_RENEWALS_MAX
+               ? TIER_OK
+               : tier_fail(err, TIER_ELIMIT,
+                           "this certificate of %s was renewed %lld times: use one of those",
+                           id->name, (long long)renewals);
+}
+
+enum tier_status tier_authority_renew(struct tier_authority *a, const char *cert_pem,
+                                      const char *csr_pem, const void *signature,
+                                      size_t signature_bytes, int64_t now_s, char **cert_pem_out,
+                                      char **ca_pem_out, struct tier_err *err) {
+    struct tier_identity id;
+    char *next_pem = NULL, *ca_pem = NULL;
+    int64_t ttl_s = 0;
+    enum tier_status st;
+
+    TIER_TRY_OUT(tier_db_begin(a->db, err));
+    TIER_TRY_OUT(check_renewal(a, cert_pem, csr_pem, signature, signature_bytes, now_s, &id, err));
+    TIER_TRY_OUT(check_moment(a, &id, now_s, err));
+    TIER_TRY_OUT(tier_authority_cert_ttl(a, &ttl_s, err));
+    TIER_TRY_OUT(tier_cert_issue(a->key, a->ca, csr_pem, ttl_s, now_s, &next_pem, err));
+    TIER_TRY_OUT(record_cert(a, next_pem, &id.fingerprint, now_s, err));
+    ca_pem = strdup(a->ca_pem);
+    if (!ca_pem) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory for a renewal");
+        goto out;
+    }
+    TIER_TRY_OUT(tier_db_commit(a->db, err));
+    *cert_pem_out = next_pem;
+    *ca_pem_out = ca_pem;
+    next_pem = ca_pem = NULL;
+out:
+    tier_db_rollback(a->db);
+    free(next_pem);
     free(ca_pem);
     return st;
 }
@@ -483,6 +696,8 @@ enum tier_status tier_authority_revoke(struct tier_authority *a, const char *nam
                        name);
         goto out;
     }
+    if (certs)
+        TIER_TRY_OUT(make_list(a, now_s, err));
     st = tier_db_commit(a->db, err);
 out:
     tier_db_rollback(a->db);

@@ -21,7 +21,8 @@
 #define TIER_TOKEN_SIZE (11 + 32 + 1 + 64 + 1)
 #define TIER_TOKEN_SECRET_BYTES 20
 #define TIER_TOKEN_TTL_MAX_S (90 * 86400)
-#define TIER_NODE_CERT_DAYS 365
+#define TIER_NODE_CERT_DAYS 365            /* unless told otherwise: tier_authority_set_cert_ttl */
+#define TIER_REVOCATIONS_TTL_S (24 * 3600) /* a list is made anew at half of it at the latest */
 
 /* ---- tokens (needs no directory) ------------------------------------------------------------- */
 
@@ -29,6 +30,8 @@ struct tier_token {
     uint8_t secret[TIER_TOKEN_SECRET_BYTES];
     struct tier_hash ca_fingerprint;
 };
+/* `secret` has TIER_TOKEN_SECRET_BYTES; writes TIER_TOKEN_SIZE bytes. */
+void tier_token_format(const uint8_t *secret, const struct tier_hash *ca_fingerprint, char *text);
 /* TIER_EARG: not a token. */
 enum tier_status tier_token_parse(const char *text, struct tier_token *out, struct tier_err *err);
 /* Whether this CA certificate is the one the token names: TIER_EIDENTITY if not. */
@@ -44,6 +47,9 @@ enum tier_status tier_authority_init(const char *dir, const char *name, int days
                                      struct tier_err *err);
 enum tier_status tier_authority_open(const char *dir, struct tier_authority **out,
                                      struct tier_err *err);
+/* Encrypts its key: tier_key_file_protect. */
+enum tier_status tier_authority_protect(const char *dir, const char *passphrase_file,
+                                        struct tier_err *err);
 void tier_authority_close(struct tier_authority *a); /* wipes the key; NULL is fine */
 const char *tier_authority_name(const struct tier_authority *a);
 const char *tier_authority_ca_pem(const struct tier_authority *a);
@@ -65,6 +71,37 @@ enum tier_status tier_authority_token_create(struct tier_authority *a, const cha
 enum tier_status tier_authority_enroll(struct tier_authority *a, const char *token,
                                        const char *csr_pem, int64_t now_s, char **cert_pem_out,
                                        char **ca_pem_out, struct tier_err *err);
+
+/* How long certificates given from now on are good, TIER_CERT_TTL_MIN_S .. TIER_CERT_TTL_MAX_S. */
+enum tier_status tier_authority_set_cert_ttl(struct tier_authority *a, int64_t ttl_s,
+                                             struct tier_err *err);
+enum tier_status tier_authority_cert_ttl(struct tier_authority *a, int64_t *ttl_s_out,
+                                         struct tier_err *err);
+
+/* What the key of the present certificate signs when it asks for the next; `text` is the caller's
+ * to free. */
+enum tier_status tier_renewal_text(const char *csr_pem, char **text_out, struct tier_err *err);
+/*
+ * The next certificate for the holder of the present one: `signature` is its key's over
+ * tier_renewal_text, the request may be for the same key or another. The present one stays good
+ * until it ends. Both texts are the caller's to free. TIER_EIDENTITY: it is not this authority's,
+ * expired or revoked, the signature is not its key's, or the request is for another name or role.
+ * TIER_EPOLICY: it is not half through its life. TIER_ELIMIT: it was renewed TIER_RENEWALS_MAX
+ * times.
+ */
+enum tier_status tier_authority_renew(struct tier_authority *a, const char *cert_pem,
+                                      const char *csr_pem, const void *signature,
+                                      size_t signature_bytes, int64_t now_s, char **cert_pem_out,
+                                      char **ca_pem_out, struct tier_err *err);
+
+/*
+ * The newest list of revoked certificates (tier/revocation.h) where its number is above `after`,
+ * on the heap; else *der_out is NULL. Made anew where it is old. Revoking makes one at once, so
+ * that a process that asks every second tells the tree within a second.
+ */
+enum tier_status tier_authority_revocations(struct tier_authority *a, uint64_t after, int64_t now_s,
+                                            uint8_t **der_out, size_t *bytes_out,
+                                            struct tier_err *err);
 
 /* Revokes every valid certificate and unused token of a name; TIER_ENOTFOUND: there is none. */
 enum tier_status tier_authority_revoke(struct tier_authority *a, const char *name, int64_t now_s,

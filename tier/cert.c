@@ -3,7 +3,7 @@
  * Certificates carry names only in the forms checked by tier/identity.c, so the extension texts
  * given to OpenSSL's parser hold no character that it would read as syntax.
  */
-#include "tier/cert.h"
+#include "tier/cert_private.h"
 
 #include <openssl/bio.h>
 #include <openssl/bn.h>
@@ -13,6 +13,7 @@
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
+#include <openssl/pkcs12.h>
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 
@@ -24,17 +25,12 @@
 #define CERT_TIME_MAX_S                                                                            \
     INT64_C(250000000000) /* with the longest validity still before year 10000 */
 #define CERT_SERIAL_BITS 128
+/* OpenSSL refuses to spend more than 32 MiB when it reads: 128 N r is half of that. */
+#define SCRYPT_N (1 << 14)
+#define SCRYPT_R 8
+#define SCRYPT_P 1
 
-struct tier_key {
-    EVP_PKEY *pkey;
-};
-
-struct tier_cert {
-    X509 *x509;
-};
-
-/* As tier_fail, with the library's first reason behind it; its queue is left empty. */
-static enum tier_status ssl_fail(struct tier_err *err, enum tier_status st, const char *what) {
+enum tier_status cert_ssl_fail(struct tier_err *err, enum tier_status st, const char *what) {
     unsigned long code = ERR_get_error();
     const char *reason = code ? ERR_reason_error_string(code) : NULL;
 
@@ -57,7 +53,7 @@ static enum tier_status open_pem(const char *what, const char *pem, BIO **out,
         return tier_fail(err, TIER_EIDENTITY, "%s: %s; PEM text of 1 to %d bytes is wanted", what,
                          bytes ? "too long" : "empty", TIER_PEM_BYTES_MAX);
     *out = BIO_new_mem_buf(pem, (int)bytes);
-    return *out ? TIER_OK : ssl_fail(err, TIER_ENOMEM, what);
+    return *out ? TIER_OK : cert_ssl_fail(err, TIER_ENOMEM, what);
 }
 
 /* Copies what was written to a memory BIO. */
@@ -105,7 +101,7 @@ static enum tier_status wrap_key(EVP_PKEY *pkey, struct tier_key **out, struct t
 enum tier_status tier_key_generate(struct tier_key **out, struct tier_err *err) {
     EVP_PKEY *pkey = EVP_EC_gen("P-256");
     if (!pkey)
-        return ssl_fail(err, TIER_EINTERNAL, "cannot generate a P-256 key");
+        return cert_ssl_fail(err, TIER_EINTERNAL, "cannot generate a P-256 key");
     return wrap_key(pkey, out, err);
 }
 
@@ -115,14 +111,21 @@ static int no_password(char *buf, int size, int writing, void *arg) {
     return -1;
 }
 
-enum tier_status tier_key_from_pem(const char *pem, struct tier_key **out, struct tier_err *err) {
-    BIO *bio = NULL;
+/* Its argument is the passphrase. */
+static int give_password(char *buf, int size, int writing, void *arg) {
+    size_t n = strlen(arg);
+    (void)writing;
+    if (size < 0 || n > (size_t)size)
+        return -1;
+    memcpy(buf, arg, n);
+    return (int)n;
+}
 
-    TIER_TRY(open_pem("private key", pem, &bio, err));
-    EVP_PKEY *pkey = PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL);
-    BIO_free(bio);
+/* What was read of a key's text, or NULL. */
+static enum tier_status take_key(EVP_PKEY *pkey, const char *unread, struct tier_key **out,
+                                 struct tier_err *err) {
     if (!pkey)
-        return ssl_fail(err, TIER_EIDENTITY, "private key: not an unencrypted PEM key");
+        return cert_ssl_fail(err, TIER_EIDENTITY, unread);
     if (!is_p256(pkey)) {
         EVP_PKEY_free(pkey);
         return tier_fail(err, TIER_EIDENTITY,
@@ -132,12 +135,54 @@ enum tier_status tier_key_from_pem(const char *pem, struct tier_key **out, struc
     return wrap_key(pkey, out, err);
 }
 
+enum tier_status tier_key_from_pem(const char *pem, struct tier_key **out, struct tier_err *err) {
+    BIO *bio = NULL;
+
+    TIER_TRY(open_pem("private key", pem, &bio, err));
+    EVP_PKEY *pkey = PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL);
+    BIO_free(bio);
+    return take_key(pkey, "private key: not an unencrypted PEM key", out, err);
+}
+
+enum tier_status tier_key_from_sealed(const char *pem, const char *passphrase,
+                                      struct tier_key **out, struct tier_err *err) {
+    BIO *bio = NULL;
+
+    TIER_TRY(open_pem("private key", pem, &bio, err));
+    EVP_PKEY *pkey = PEM_read_bio_PrivateKey(bio, NULL, give_password, (void *)passphrase);
+    BIO_free(bio);
+    return take_key(pkey, "private key: the passphrase does not open it", out, err);
+}
+
+enum tier_status tier_key_to_sealed(const struct tier_key *key, const char *passphrase,
+                                    char **pem_out, struct tier_err *err) {
+    BIO *bio = BIO_new(BIO_s_mem());
+    PKCS8_PRIV_KEY_INFO *plain = EVP_PKEY2PKCS8(key->pkey);
+    X509_ALGOR *how =
+        PKCS5_pbe2_set_scrypt(EVP_aes_256_cbc(), NULL, 0, NULL, SCRYPT_N, SCRYPT_R, SCRYPT_P);
+    X509_SIG *sealed = NULL;
+    enum tier_status st;
+
+    if (plain && how)
+        sealed = PKCS8_set0_pbe(passphrase, (int)strlen(passphrase), plain, how);
+    if (!sealed)
+        X509_ALGOR_free(how); /* else it is the sealed key's */
+    if (!bio || !sealed || !PEM_write_bio_PKCS8(bio, sealed))
+        st = cert_ssl_fail(err, TIER_EINTERNAL, "cannot encrypt a key");
+    else
+        st = take_text(bio, pem_out, err);
+    X509_SIG_free(sealed);
+    PKCS8_PRIV_KEY_INFO_free(plain);
+    BIO_free(bio);
+    return st;
+}
+
 enum tier_status tier_key_to_pem(const struct tier_key *key, char **pem_out, struct tier_err *err) {
     BIO *bio = BIO_new(BIO_s_mem()); /* freed with its memory cleared */
     enum tier_status st;
 
     if (!bio || !PEM_write_bio_PKCS8PrivateKey(bio, key->pkey, NULL, NULL, 0, NULL, NULL))
-        st = ssl_fail(err, TIER_EINTERNAL, "cannot write a key as PEM");
+        st = cert_ssl_fail(err, TIER_EINTERNAL, "cannot write a key as PEM");
     else
         st = take_text(bio, pem_out, err);
     BIO_free(bio);
@@ -160,7 +205,7 @@ enum tier_status tier_key_sign(const struct tier_key *key, const void *data, siz
 
     if (!ctx || EVP_DigestSignInit(ctx, NULL, EVP_sha256(), NULL, key->pkey) != 1 ||
         EVP_DigestSign(ctx, made, &made_bytes, data, bytes) != 1) {
-        st = ssl_fail(err, TIER_EINTERNAL, "cannot sign");
+        st = cert_ssl_fail(err, TIER_EINTERNAL, "cannot sign");
     } else {
         memcpy(sig, made, made_bytes);
         *sig_bytes_out = made_bytes;
@@ -223,7 +268,7 @@ enum tier_status tier_csr_new(const struct tier_key *key, const char *name, enum
         !add_name(X509_REQ_get_subject_name(req), NID_commonName, name) ||
         !X509_REQ_set_pubkey(req, key->pkey) || !X509_REQ_sign(req, key->pkey, EVP_sha256()) ||
         !PEM_write_bio_X509_REQ(bio, req))
-        st = ssl_fail(err, TIER_EINTERNAL, "cannot make a certificate request");
+        st = cert_ssl_fail(err, TIER_EINTERNAL, "cannot make a certificate request");
     else
         st = take_text(bio, pem_out, err);
     BIO_free(bio);
@@ -233,7 +278,7 @@ enum tier_status tier_csr_new(const struct tier_key *key, const char *name, enum
 
 static enum tier_status check_csr(X509_REQ *req, struct tier_csr *out, struct tier_err *err) {
     X509_NAME *subject = X509_REQ_get_subject_name(req);
-    char role[16];
+    char role[TIER_ROLE_TEXT_SIZE];
 
     if (X509_REQ_get_version(req) != X509_REQ_VERSION_1 || X509_REQ_get_attr_count(req) != 0)
         return tier_fail(err, TIER_EIDENTITY,
@@ -254,8 +299,8 @@ static enum tier_status check_csr(X509_REQ *req, struct tier_csr *out, struct ti
         return tier_fail(err, TIER_EIDENTITY,
                          "certificate request of %s: its key must be ECDSA on P-256", out->name);
     if (X509_REQ_get_signature_nid(req) != NID_ecdsa_with_SHA256 || X509_REQ_verify(req, pkey) != 1)
-        return ssl_fail(err, TIER_EIDENTITY,
-                        "certificate request: it is not signed by its own key with SHA-256");
+        return cert_ssl_fail(err, TIER_EIDENTITY,
+                             "certificate request: it is not signed by its own key with SHA-256");
     return TIER_OK;
 }
 
@@ -268,7 +313,7 @@ static enum tier_status read_csr(const char *pem, X509_REQ **out, struct tier_cs
     X509_REQ *req = PEM_read_bio_X509_REQ(bio, NULL, no_password, NULL);
     BIO_free(bio);
     if (!req)
-        return ssl_fail(err, TIER_EIDENTITY, "certificate request: not a PEM request");
+        return cert_ssl_fail(err, TIER_EIDENTITY, "certificate request: not a PEM request");
     enum tier_status st = check_csr(req, &csr, err);
     ERR_clear_error();
     if (st != TIER_OK) {
@@ -310,10 +355,10 @@ static bool add_extension(X509 *x509, X509 *issuer, int nid, const char *text) {
     return ok;
 }
 
-static enum tier_status check_validity(int days, int64_t now_s, struct tier_err *err) {
-    if (days < 1 || days > TIER_CERT_DAYS_MAX)
-        return tier_fail(err, TIER_EARG, "a certificate for %d days; 1 to %d are possible", days,
-                         TIER_CERT_DAYS_MAX);
+static enum tier_status check_validity(int64_t ttl_s, int64_t now_s, struct tier_err *err) {
+    if (ttl_s < TIER_CERT_TTL_MIN_S || ttl_s > TIER_CERT_TTL_MAX_S)
+        return tier_fail(err, TIER_EARG, "a certificate for %lld s; %d s to %d days are possible",
+                         (long long)ttl_s, TIER_CERT_TTL_MIN_S, TIER_CERT_DAYS_MAX);
     if (now_s < TIER_CERT_BACKDATE_S || now_s > CERT_TIME_MAX_S)
         return tier_fail(err, TIER_EARG, "the time is %lld s after 1970; set this machine's clock",
                          (long long)now_s);
@@ -331,7 +376,7 @@ static enum tier_status finish_cert(X509 *x509, EVP_PKEY *signer, char **pem_out
     enum tier_status st;
 
     if (!bio || !X509_sign(x509, signer, EVP_sha256()) || !PEM_write_bio_X509(bio, x509))
-        st = ssl_fail(err, TIER_EINTERNAL, "cannot sign a certificate");
+        st = cert_ssl_fail(err, TIER_EINTERNAL, "cannot sign a certificate");
     else
         st = take_text(bio, pem_out, err);
     BIO_free(bio);
@@ -344,7 +389,7 @@ enum tier_status tier_cert_new_ca(const struct tier_key *key, const char *author
     enum tier_status st;
 
     TIER_TRY(tier_name_check("the authority's name", authority, err));
-    TIER_TRY(check_validity(days, now_s, err));
+    TIER_TRY(check_validity(INT64_C(86400) * days, now_s, err));
     snprintf(uri, sizeof uri, "URI:spiffe://%s", authority);
     X509 *x509 = X509_new();
     if (!x509 || !X509_set_version(x509, X509_VERSION_3) || !set_serial(x509) ||
@@ -356,20 +401,20 @@ enum tier_status tier_cert_new_ca(const struct tier_key *key, const char *author
         !add_extension(x509, x509, NID_key_usage, "critical,keyCertSign,cRLSign") ||
         !add_extension(x509, x509, NID_subject_key_identifier, "hash") ||
         !add_extension(x509, x509, NID_subject_alt_name, uri))
-        st = ssl_fail(err, TIER_EINTERNAL, "cannot make the authority's certificate");
+        st = cert_ssl_fail(err, TIER_EINTERNAL, "cannot make the authority's certificate");
     else
         st = finish_cert(x509, key->pkey, pem_out, err);
     X509_free(x509);
     return st;
 }
 
-static int64_t time_of(const ASN1_TIME *t) {
+int64_t cert_time(const ASN1_TIME *t) {
     struct tm tm;
     return ASN1_TIME_to_tm(t, &tm) == 1 ? (int64_t)timegm(&tm) : -1;
 }
 
 enum tier_status tier_cert_issue(const struct tier_key *ca_key, const struct tier_cert *ca,
-                                 const char *csr_pem, int days, int64_t now_s, char **pem_out,
+                                 const char *csr_pem, int64_t ttl_s, int64_t now_s, char **pem_out,
                                  struct tier_err *err) {
     X509_REQ *req = NULL;
     struct tier_csr csr;
@@ -377,9 +422,9 @@ enum tier_status tier_cert_issue(const struct tier_key *ca_key, const struct tie
     char uri[TIER_SPIFFE_SIZE], names[TIER_SPIFFE_SIZE + TIER_NAME_LEN_MAX + 16];
     enum tier_status st;
 
-    TIER_TRY(check_validity(days, now_s, err));
+    TIER_TRY(check_validity(ttl_s, now_s, err));
     TIER_TRY(tier_cert_authority(ca, id.authority, err));
-    int64_t ca_end_s = time_of(X509_get0_notAfter(ca->x509));
+    int64_t ca_end_s = cert_time(X509_get0_notAfter(ca->x509));
     if (now_s >= ca_end_s)
         return tier_fail(err, TIER_EIDENTITY, "the certificate of authority %s itself has expired",
                          id.authority);
@@ -387,7 +432,7 @@ enum tier_status tier_cert_issue(const struct tier_key *ca_key, const struct tie
     memcpy(id.name, csr.name, sizeof id.name);
     id.role = csr.role;
     snprintf(names, sizeof names, "URI:%s,DNS:%s", tier_identity_spiffe(&id, uri), id.name);
-    int64_t end_s = now_s + INT64_C(86400) * days;
+    int64_t end_s = now_s + ttl_s;
     X509 *x509 = X509_new();
     if (!x509 || !X509_set_version(x509, X509_VERSION_3) || !set_serial(x509) ||
         !set_times(x509, now_s - TIER_CERT_BACKDATE_S, end_s < ca_end_s ? end_s : ca_end_s) ||
@@ -400,7 +445,7 @@ enum tier_status tier_cert_issue(const struct tier_key *ca_key, const struct tie
         !add_extension(x509, ca->x509, NID_subject_key_identifier, "hash") ||
         !add_extension(x509, ca->x509, NID_authority_key_identifier, "keyid:always") ||
         !add_extension(x509, ca->x509, NID_subject_alt_name, names))
-        st = ssl_fail(err, TIER_EINTERNAL, "cannot make a certificate");
+        st = cert_ssl_fail(err, TIER_EINTERNAL, "cannot make a certificate");
     else
         st = finish_cert(x509, ca_key->pkey, pem_out, err);
     X509_free(x509);
@@ -418,7 +463,7 @@ enum tier_status tier_cert_from_pem(const char *pem, struct tier_cert **out, str
     X509 *second = x509 ? PEM_read_bio_X509(bio, NULL, no_password, NULL) : NULL;
     BIO_free(bio);
     if (!x509)
-        return ssl_fail(err, TIER_EIDENTITY, "certificate: not a PEM certificate");
+        return cert_ssl_fail(err, TIER_EIDENTITY, "certificate: not a PEM certificate");
     ERR_clear_error();
     struct tier_cert *cert = second ? NULL : calloc(1, sizeof *cert);
     if (!cert) {
@@ -466,8 +511,8 @@ static bool read_names(X509 *x509, char *cn, char *uri, char *dns) {
     return ok;
 }
 
-static bool read_serial(X509 *x509, char *out, size_t size) {
-    BIGNUM *bn = ASN1_INTEGER_to_BN(X509_get0_serialNumber(x509), NULL);
+bool cert_serial(const ASN1_INTEGER *serial, char *out, size_t size) {
+    BIGNUM *bn = ASN1_INTEGER_to_BN(serial, NULL);
     char *hex = bn && !BN_is_negative(bn) ? BN_bn2hex(bn) : NULL;
     bool ok = hex && strlen(hex) < size;
 
@@ -494,10 +539,10 @@ enum tier_status tier_cert_identity(const struct tier_cert *cert, struct tier_id
         return tier_fail(err, TIER_EIDENTITY,
                          "certificate: it names %s, %s and %s, which must be one name", id.name, cn,
                          dns);
-    id.not_before_s = time_of(X509_get0_notBefore(cert->x509));
-    id.not_after_s = time_of(X509_get0_notAfter(cert->x509));
+    id.not_before_s = cert_time(X509_get0_notBefore(cert->x509));
+    id.not_after_s = cert_time(X509_get0_notAfter(cert->x509));
     if (id.not_before_s < 0 || id.not_after_s < id.not_before_s ||
-        !read_serial(cert->x509, id.serial, sizeof id.serial))
+        !cert_serial(X509_get0_serialNumber(cert->x509), id.serial, sizeof id.serial))
         return tier_fail(err, TIER_EIDENTITY,
                          "certificate of %s: its dates or serial are not "
                          "well-formed",
@@ -599,8 +644,8 @@ enum tier_status tier_cert_verify(const struct tier_cert *cert, const struct tie
     TIER_TRY(tier_cert_identity(cert, &id, err));
     TIER_TRY(check_dates(id.name, id.not_before_s, id.not_after_s, now_s, err));
     snprintf(whose, sizeof whose, "authority %s", authority);
-    TIER_TRY(check_dates(whose, time_of(X509_get0_notBefore(ca->x509)),
-                         time_of(X509_get0_notAfter(ca->x509)), now_s, err));
+    TIER_TRY(check_dates(whose, cert_time(X509_get0_notBefore(ca->x509)),
+                         cert_time(X509_get0_notAfter(ca->x509)), now_s, err));
     int code = check_chain(cert->x509, ca->x509, now_s);
     if (code == X509_V_ERR_OUT_OF_MEM)
         return tier_fail(err, TIER_ENOMEM, "no memory to check a certificate");

@@ -20,6 +20,8 @@
 #define TIER_SIGNATURE_BYTES_MAX 80
 #define TIER_CERT_BACKDATE_S 300 /* clocks of two hospitals differ */
 #define TIER_CERT_DAYS_MAX 36525
+#define TIER_CERT_TTL_MIN_S 10
+#define TIER_CERT_TTL_MAX_S (INT64_C(86400) * TIER_CERT_DAYS_MAX)
 
 struct tier_key;  /* a private key */
 struct tier_cert; /* one X.509 certificate, parsed */
@@ -33,6 +35,12 @@ enum tier_status tier_key_generate(struct tier_key **out, struct tier_err *err);
 /* Unencrypted PKCS#8 or SEC1. TIER_EIDENTITY: not a P-256 private key. */
 enum tier_status tier_key_from_pem(const char *pem, struct tier_key **out, struct tier_err *err);
 enum tier_status tier_key_to_pem(const struct tier_key *key, char **pem_out, struct tier_err *err);
+/* PKCS#8 under a passphrase: AES-256-CBC, scrypt with N = 2^14, r = 8, p = 1 (16 MiB). */
+enum tier_status tier_key_to_sealed(const struct tier_key *key, const char *passphrase,
+                                    char **pem_out, struct tier_err *err);
+/* TIER_EIDENTITY: another passphrase, or not such a text. */
+enum tier_status tier_key_from_sealed(const char *pem, const char *passphrase,
+                                      struct tier_key **out, struct tier_err *err);
 /* OpenSSL wipes the key. NULL is fine. */
 void tier_key_free(struct tier_key *key);
 
@@ -63,12 +71,12 @@ enum tier_status tier_csr_parse(const char *pem, struct tier_csr *out, struct ti
 enum tier_status tier_cert_new_ca(const struct tier_key *key, const char *authority, int days,
                                   int64_t now_s, char **pem_out, struct tier_err *err);
 /*
- * Signs the request after tier_csr_parse: random 128-bit serial, backdated by TIER_CERT_BACKDATE_S,
- * never past the CA's own end. The authority's name is taken from `ca`; extended key usage is
- * server and client.
+ * Signs the request after tier_csr_parse: random 128-bit serial, good for ttl_s seconds (at least
+ * TIER_CERT_TTL_MIN_S), backdated by TIER_CERT_BACKDATE_S, never past the CA's own end. The
+ * authority's name is taken from `ca`; extended key usage is server and client.
  */
 enum tier_status tier_cert_issue(const struct tier_key *ca_key, const struct tier_cert *ca,
-                                 const char *csr_pem, int days, int64_t now_s, char **pem_out,
+                                 const char *csr_pem, int64_t ttl_s, int64_t now_s, char **pem_out,
                                  struct tier_err *err);
 
 /* Exactly one certificate; what it says is not yet believed. */

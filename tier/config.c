@@ -12,7 +12,7 @@
 #define FIELD(member)                                                                              \
     offsetof(struct tier_config, member), sizeof(((struct tier_config *)0)->member)
 
-/* In the order of enum tier_role, which ends with the operator: no node is one. */
+/* In the order of enum tier_role, whose further roles are persons: no node is one. */
 static const char *const role_choices[] = {"top", "hub", "spoke", NULL};
 static const char *const level_choices[] = {"debug", "info", "warn", "error", NULL};
 static const char *const switch_choices[] = {"off", "on", NULL};
@@ -28,6 +28,8 @@ static const char *const accept_choices[] = {"none", "all", NULL};
      "follows from the program and the parent; where given it must agree"},                        \
     {"data_dir", TIER_KEYS_PATH, FIELD(data_dir), NULL, 0, 0, NULL,                                \
      "everything durable lies here; moving the folder moves the node"},                            \
+    {"key_passphrase_file", TIER_KEYS_PATH, FIELD(key_passphrase_file), "", 0, 0, NULL,            \
+     "file with the passphrase of the private keys; or systemd's consilium-key-passphrase"},       \
     {"log_level", TIER_KEYS_CHOICE, FIELD(log_level), "info", 0, 0, level_choices,                 \
      "least important line that is logged"},                                                       \
     {"threads", TIER_KEYS_INT, FIELD(threads), "0", 0, 1024, NULL,                                 \

@@ -5,6 +5,7 @@
  * of its hub. Arrays of our own are counted before they are made.
  */
 #include "tier/console_wire.h"
+#include "tier/identity.h"
 #include "tier/wire_field.h"
 
 #include "console.pb-c.h"
@@ -398,6 +399,89 @@ struct tier_bytes tier_console_pull_bytes(const struct tier_console_pull *pull) 
     p.kind = pull->graph ? CONSILIUM__CONSOLE__PULL_REQUEST__KIND__GRAPH
                          : CONSILIUM__CONSOLE__PULL_REQUEST__KIND__MODEL;
     return pack_with(&p.base, &s);
+}
+
+static enum tier_status take_approval_request(const Consilium__Console__ApproveRequest *p,
+                                              struct tier_console_approval_request *r,
+                                              struct tier_err *err) {
+    struct tier_hash hash;
+
+    TIER_TRY(tier_wire_text("approve.subject", p->subject, r->subject, sizeof r->subject, err));
+    switch (p->action) {
+    case CONSILIUM__CONSOLE__APPROVE_REQUEST__ACTION__RELEASE:
+        r->action = TIER_CONSOLE_RELEASE;
+        if (!tier_hash_parse(r->subject, &hash))
+            return tier_fail(err, TIER_EPROTO, "approve.subject is not a SHA-256 in hex");
+        return TIER_OK;
+    case CONSILIUM__CONSOLE__APPROVE_REQUEST__ACTION__REVOKE:
+        r->action = TIER_CONSOLE_REVOKE;
+        if (!tier_name_valid(r->subject))
+            return tier_fail(err, TIER_EPROTO, "approve.subject is not a name");
+        return TIER_OK;
+    default:
+        return tier_fail(err, TIER_EPROTO,
+                         "approve.action is %d: release (0) and revoke (1) are known",
+                         (int)p->action);
+    }
+}
+
+enum tier_status tier_console_approval_request(const uint8_t *bytes, size_t n,
+                                               struct tier_console_approval_request *out,
+                                               struct tier_err *err) {
+    struct tier_console_approval_request r = {0};
+    Consilium__Console__ApproveRequest *p =
+        consilium__console__approve_request__unpack(NULL, n, bytes);
+    if (!p)
+        return tier_wire_unreadable("a request", n, err);
+    enum tier_status st = take_approval_request(p, &r, err);
+    consilium__console__approve_request__free_unpacked(p, NULL);
+    if (st == TIER_OK)
+        *out = r;
+    return st;
+}
+
+struct tier_bytes
+tier_console_approval_request_bytes(const struct tier_console_approval_request *request) {
+    Consilium__Console__ApproveRequest p = CONSILIUM__CONSOLE__APPROVE_REQUEST__INIT;
+    p.action = (Consilium__Console__ApproveRequest__Action)request->action;
+    p.subject = (char *)request->subject;
+    return tier_wire_pack(&p.base);
+}
+
+static enum tier_status take_approval(const Consilium__Console__Approval *p,
+                                      struct tier_console_approval *a, struct tier_err *err) {
+    if (p->n_by < 1 || p->n_by > 2)
+        return tier_fail(err, TIER_EPROTO, "approval.by has %zu entries, 1 or 2 are allowed",
+                         p->n_by);
+    for (size_t i = 0; i < p->n_by; i++)
+        TIER_TRY(tier_wire_text("approval.by", p->by[i], a->by[i], sizeof a->by[i], err));
+    a->count = (unsigned)p->n_by;
+    a->done = p->done;
+    a->expires_ms = p->expires_ms;
+    return TIER_OK;
+}
+
+enum tier_status tier_console_approval(const uint8_t *bytes, size_t n,
+                                       struct tier_console_approval *out, struct tier_err *err) {
+    struct tier_console_approval a = {.count = 0};
+    Consilium__Console__Approval *p = consilium__console__approval__unpack(NULL, n, bytes);
+    if (!p)
+        return tier_wire_unreadable("an approval", n, err);
+    enum tier_status st = take_approval(p, &a, err);
+    consilium__console__approval__free_unpacked(p, NULL);
+    if (st == TIER_OK)
+        *out = a;
+    return st;
+}
+
+struct tier_bytes tier_console_approval_bytes(const struct tier_console_approval *a) {
+    Consilium__Console__Approval p = CONSILIUM__CONSOLE__APPROVAL__INIT;
+    char *by[2] = {(char *)a->by[0], (char *)a->by[1]};
+    p.n_by = a->count;
+    p.by = by;
+    p.done = a->done;
+    p.expires_ms = a->expires_ms;
+    return tier_wire_pack(&p.base);
 }
 
 enum tier_status tier_console_part(const uint8_t *bytes, size_t n, struct tier_console_part *out,

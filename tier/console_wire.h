@@ -20,6 +20,7 @@
 #define TIER_PATH_CONSOLE_WATCH "/consilium.console.Console/WatchRun"
 #define TIER_PATH_CONSOLE_NODES "/consilium.console.Console/ListNodes"
 #define TIER_PATH_CONSOLE_PULL "/consilium.console.Console/PullModel"
+#define TIER_PATH_CONSOLE_APPROVE "/consilium.console.Console/Approve"
 
 /* At these bounds the largest RunInfo and NodeList stay within one message of the edge. */
 #define TIER_CONSOLE_CHILDREN_MAX 4096
@@ -118,6 +119,28 @@ struct tier_console_pull {
 enum tier_status tier_console_pull(const uint8_t *bytes, size_t n, struct tier_console_pull *out,
                                    struct tier_err *err);
 struct tier_bytes tier_console_pull_bytes(const struct tier_console_pull *pull);
+
+enum tier_console_action { TIER_CONSOLE_RELEASE, TIER_CONSOLE_REVOKE };
+
+struct tier_console_approval_request {
+    enum tier_console_action action;
+    char subject[TIER_HASH_HEX]; /* release: a hash, 64 digits; revoke: a name */
+};
+enum tier_status tier_console_approval_request(const uint8_t *bytes, size_t n,
+                                               struct tier_console_approval_request *out,
+                                               struct tier_err *err);
+struct tier_bytes
+tier_console_approval_request_bytes(const struct tier_console_approval_request *request);
+
+struct tier_console_approval {
+    char by[2][TIER_NAME_LEN_MAX + 1];
+    unsigned count; /* 1 or 2 */
+    bool done;
+    int64_t expires_ms;
+};
+enum tier_status tier_console_approval(const uint8_t *bytes, size_t n,
+                                       struct tier_console_approval *out, struct tier_err *err);
+struct tier_bytes tier_console_approval_bytes(const struct tier_console_approval *approval);
 
 /* Either a plan (1 to TIER_PLAN_BYTES_MAX bytes) or a piece of a graph (1 to TIER_CHUNK_BYTES). */
 struct tier_console_part {

@@ -55,28 +55,14 @@ out:
     return st;
 }
 
-static void on_message(struct tier_rpc_call *call, struct tier_rpc_message *m) {
-    struct attempt *a = tier_rpc_user(call);
-    size_t n = tier_rpc_message_bytes(m);
-    const uint8_t *bytes = tier_rpc_message_flat(m, REPLY_BYTES_MAX);
+static void answered(void *arg, const struct tier_err *result, const uint8_t *bytes, size_t n) {
+    struct attempt *a = arg;
 
-    if (!bytes)
-        tier_fail(&a->result, TIER_ELIMIT, "an enrollment reply of %zu bytes", n);
-    else if (!a->cert_pem)
-        tier_wire_enroll_reply(bytes, n, &a->cert_pem, &a->ca_pem, &a->result);
-    tier_rpc_read(call);
-}
-
-static void on_closed(struct tier_rpc_call *call, enum tier_status status, const char *text) {
-    struct attempt *a = tier_rpc_user(call);
     a->over = true;
-    if (status != TIER_OK)
-        tier_fail(&a->result, status, "%s", *text ? text : tier_status_text(status));
-    else if (!a->cert_pem && a->result.status == TIER_OK)
-        tier_fail(&a->result, TIER_EPROTO, "the enrollment service answered nothing");
+    a->result = *result;
+    if (result->status == TIER_OK)
+        tier_wire_enroll_reply(bytes, n, &a->cert_pem, &a->ca_pem, &a->result);
 }
-
-static const struct tier_rpc_handler handler = {.message = on_message, .closed = on_closed};
 
 static bool is_over(void *arg) {
     return ((struct attempt *)arg)->over;
@@ -91,12 +77,8 @@ static enum tier_status exchange(struct attempt *a, const char *address, const c
 
     TIER_TRY(tier_loop_new(&loop, err));
     TIER_TRY_OUT(tier_rpc_channel_new(loop, address, "authority", "", &tls, NULL, &channel, err));
-    struct tier_rpc_call *call =
-        tier_rpc_call_new(channel, TIER_PATH_ENROLL, &handler, a, timeout_ms);
     struct tier_bytes b = tier_wire_enroll_request_bytes(a->token, csr_pem);
-    tier_rpc_send(call, b.data, b.n);
-    tier_rpc_half_close(call);
-    tier_rpc_read(call);
+    tier_rpc_ask(channel, TIER_PATH_ENROLL, b.data, b.n, REPLY_BYTES_MAX, timeout_ms, answered, a);
     explicit_bzero(b.data, b.n);
     free(b.data);
     tier_loop_run_until(loop, is_over, a, timeout_ms + 1000);

@@ -2,6 +2,7 @@
 #include "tier/home.h"
 #include "tier/cert.h"
 #include "tier/content.h"
+#include "tier/key_file.h"
 #include "tier/log.h"
 
 #include <assert.h>
@@ -11,10 +12,17 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#define REVOCATIONS_KEY "revocations" /* in the journal: the newest list, DER */
+
 static enum tier_status make_dir(const char *path, struct tier_err *err) {
     if (mkdir(path, 0700) != 0 && errno != EEXIST)
         return tier_fail_errno(err, TIER_EIO, "cannot make the directory %s", path);
     return TIER_OK;
+}
+
+static void use_node(struct tier_home *h) {
+    h->tls = (struct tier_rpc_tls){
+        .ca_pem = h->node.ca_pem, .cert_pem = h->node.cert_pem, .key_pem = h->node.key_pem};
 }
 
 static enum tier_status open_identity(struct tier_home *h, struct tier_err *err) {
@@ -23,6 +31,10 @@ static enum tier_status open_identity(struct tier_home *h, struct tier_err *err)
     if (!c->tls)
         return TIER_OK;
     TIER_TRY(tier_identity_load(c->data_dir, tier_wall_ms() / 1000, &h->node, err));
+    if (tier_key_file_sealing() && tier_identity_is_plain(c->data_dir))
+        tier_log_warn("the private key in %s/identity is not encrypted, though a passphrase is "
+                      "given: consilium key protect",
+                      c->data_dir);
     if (strcmp(h->node.id.name, c->name) != 0)
         return tier_fail(err, TIER_EIDENTITY,
                          "the configuration names this node '%s', but its certificate in "
@@ -34,8 +46,24 @@ static enum tier_status open_identity(struct tier_home *h, struct tier_err *err)
                          "of a %s: enroll it again with --role %s",
                          tier_role_text((enum tier_role)c->role), c->data_dir,
                          tier_role_text(h->node.id.role), tier_role_text((enum tier_role)c->role));
-    h->tls = (struct tier_rpc_tls){
-        .ca_pem = h->node.ca_pem, .cert_pem = h->node.cert_pem, .key_pem = h->node.key_pem};
+    use_node(h);
+    return TIER_OK;
+}
+
+/* A list of another authority than the node's, which was enrolled anew, means nothing any more. */
+static enum tier_status open_revocations(struct tier_home *h, struct tier_err *err) {
+    struct tier_journal_blob blob = {0};
+    struct tier_err why = {0};
+
+    if (!h->config->tls)
+        return TIER_OK;
+    enum tier_status st = tier_journal_kv_get(h->journal, REVOCATIONS_KEY, &blob, err);
+    if (st == TIER_ENOTFOUND)
+        return TIER_OK;
+    TIER_TRY(st);
+    if (tier_revocations_read(blob.data, blob.bytes, h->node.ca, &h->revoked, &why) != TIER_OK)
+        tier_log_warn("the revocation list that was kept here is left out: %s", why.text);
+    tier_journal_blob_release(&blob);
     return TIER_OK;
 }
 
@@ -53,6 +81,7 @@ static enum tier_status open_all(struct tier_home *h, struct tier_err *err) {
     TIER_TRY(make_dir(h->retained_dir, err));
     snprintf(path, sizeof path, "%s/journal.db", c->data_dir);
     TIER_TRY(tier_journal_open(path, &h->journal, err));
+    TIER_TRY(open_revocations(h, err));
     TIER_TRY(tier_audit_open(c->data_dir, c->name, TIER_AUDIT_SYNC_NEVER, tier_wall_ms(), &h->audit,
                              err));
     snprintf(path, sizeof path, "%s/spool", c->data_dir);
@@ -76,11 +105,87 @@ void tier_home_close(struct tier_home *h) {
     tier_audit_close(h->audit);
     tier_journal_close(h->journal);
     tier_identity_release(&h->node);
+    tier_revocations_free(h->revoked);
     memset(h, 0, sizeof *h);
 }
 
 const struct tier_rpc_tls *tier_home_tls(const struct tier_home *h) {
     return h->tls.cert_pem ? &h->tls : NULL;
+}
+
+/* ---- who is still good ---- */
+
+enum tier_status tier_home_take_revocations(struct tier_home *h, const uint8_t *der, size_t bytes,
+                                            bool *taken_out, struct tier_err *err) {
+    struct tier_revocations *list = NULL;
+    enum tier_status st = TIER_OK;
+
+    if (!h->node.ca)
+        return tier_fail(err, TIER_EPROTO, "a revocation list, where there are no certificates");
+    TIER_TRY(tier_revocations_read(der, bytes, h->node.ca, &list, err));
+    uint64_t number = tier_revocations_number(list);
+    uint64_t known = h->revoked ? tier_revocations_number(h->revoked) : 0;
+    if (number < known)
+        st = tier_fail(err, TIER_ELATE,
+                       "revocation list %llu is older than %llu, which is known here",
+                       (unsigned long long)number, (unsigned long long)known);
+    if (number > known)
+        st = tier_journal_kv_put(h->journal, REVOCATIONS_KEY, der, bytes, err);
+    if (st != TIER_OK || number <= known) {
+        tier_revocations_free(list);
+    } else {
+        tier_revocations_free(h->revoked);
+        h->revoked = list;
+        h->overdue = false;
+    }
+    if (st == TIER_OK)
+        *taken_out = number > known;
+    return st;
+}
+
+enum tier_status tier_home_admit(void *home, struct tier_rpc_call *call, struct tier_err *err) {
+    const struct tier_home *h = home;
+    const struct tier_identity *id = NULL;
+
+    if (!h->tls.cert_pem)
+        return TIER_OK;
+    TIER_TRY(tier_rpc_peer_identity(call, &id, err));
+    if (tier_revocations_has(h->revoked, id->serial))
+        return tier_fail(
+            err, TIER_EIDENTITY, "the certificate of '%s' was revoked (list %llu of authority %s)",
+            id->name, (unsigned long long)tier_revocations_number(h->revoked), id->authority);
+    if (tier_wall_ms() / 1000 > id->not_after_s)
+        return tier_fail(err, TIER_EIDENTITY,
+                         "the certificate of '%s' has expired: a node renews it in time, or "
+                         "enrolls anew",
+                         id->name);
+    return TIER_OK;
+}
+
+bool tier_home_revocations_overdue(struct tier_home *h, int64_t now_s, char *why, size_t size) {
+    if (!h->revoked || h->overdue || now_s <= tier_revocations_next_s(h->revoked))
+        return false;
+    snprintf(why, size,
+             "revocation list %llu is %lld s past the time at which a newer one was due: who was "
+             "revoked since is not known here; is the authority's hub reached?",
+             (unsigned long long)tier_revocations_number(h->revoked),
+             (long long)(now_s - tier_revocations_next_s(h->revoked)));
+    return h->overdue = true;
+}
+
+enum tier_status tier_home_renew(struct tier_home *h, const char *cert_pem, const char *ca_pem,
+                                 struct tier_err *err) {
+    int64_t now_s = tier_wall_ms() / 1000;
+    struct tier_node node = {0};
+
+    if (strcmp(ca_pem, h->node.ca_pem) != 0)
+        return tier_fail(err, TIER_EIDENTITY, "another authority's certificate came with it");
+    TIER_TRY(tier_identity_store(h->config->data_dir, cert_pem, ca_pem, now_s, err));
+    TIER_TRY(tier_identity_load(h->config->data_dir, now_s, &node, err));
+    tier_identity_release(&h->node);
+    h->node = node;
+    use_node(h);
+    return TIER_OK;
 }
 
 enum tier_status tier_home_sign(const struct tier_home *h, struct tier_receipt *r,

@@ -15,6 +15,7 @@
 #include "tier/config.h"
 #include "tier/identity.h"
 #include "tier/journal.h"
+#include "tier/revocation.h"
 #include "tier/rpc.h"
 #include "tier/spool.h"
 #include "tier/wire.h"
@@ -30,6 +31,8 @@ struct tier_home {
     struct tier_audit *audit;
     struct tier_spool *spool;
     struct tier_head said; /* the own head signed last (tier/heads.h) */
+    struct tier_revocations *revoked; /* the newest list that is known; NULL: none */
+    bool overdue;                     /* said of that list */
     char models_dir[TIER_CONFIG_PATH_BYTES + 16];
     char retained_dir[TIER_CONFIG_PATH_BYTES + 16]; /* tier/retain.h */
 };
@@ -43,6 +46,25 @@ enum tier_status tier_home_open(const struct tier_config *config, struct tier_ho
 void tier_home_close(struct tier_home *home);
 /* NULL where TLS is off. */
 const struct tier_rpc_tls *tier_home_tls(const struct tier_home *home);
+/*
+ * A list of revoked certificates came, from the parent or from the authority itself: checks that
+ * this node's authority signed it and keeps it for good, in the journal. *taken_out is false for
+ * the list that is here already. TIER_ELATE: an older one than that.
+ */
+enum tier_status tier_home_take_revocations(struct tier_home *home, const uint8_t *der,
+                                            size_t bytes, bool *taken_out, struct tier_err *err);
+/*
+ * A tier_rpc_guard, with the home as its argument, and with TLS alone: TIER_EIDENTITY for a
+ * certificate that is revoked, or expired while its connection was open. Also for the parent's.
+ */
+enum tier_status tier_home_admit(void *home, struct tier_rpc_call *call, struct tier_err *err);
+/* Whether the list's own date for the next is past, told once for each list: whom this node takes
+ * may have been revoked since. `why` holds 256 bytes. */
+bool tier_home_revocations_overdue(struct tier_home *home, int64_t now_s, char *why, size_t size);
+/* The node's next certificate: stores it, and loads it in place of the present one. What was read
+ * of `node` and `tls` before is gone. */
+enum tier_status tier_home_renew(struct tier_home *home, const char *cert_pem, const char *ca_pem,
+                                 struct tier_err *err);
 /* ECDSA over the receipt's text; leaves the signature empty where TLS is off. */
 enum tier_status tier_home_sign(const struct tier_home *home, struct tier_receipt *receipt,
                                 struct tier_err *err);

@@ -2,6 +2,7 @@
 #include "tier/identity.h"
 
 #include "tier/cert.h"
+#include "tier/key_file.h"
 #include "tier/pem_file.h"
 
 #include <limits.h>
@@ -20,6 +21,10 @@ static const char *const role_names[TIER_ROLE_COUNT] = {
     [TIER_ROLE_HUB] = "hub",
     [TIER_ROLE_SPOKE] = "spoke",
     [TIER_ROLE_OPERATOR] = "operator",
+    [TIER_ROLE_REGIONAL_OPERATOR] = "regional-operator",
+    [TIER_ROLE_STEWARD] = "steward",
+    [TIER_ROLE_RESEARCHER] = "researcher",
+    [TIER_ROLE_AUDITOR] = "auditor",
 };
 
 const char *tier_role_text(enum tier_role role) {
@@ -32,7 +37,7 @@ enum tier_status tier_role_parse(const char *text, enum tier_role *out, struct t
             *out = (enum tier_role)i;
             return TIER_OK;
         }
-    return tier_fail(err, TIER_EARG, "'%.32s' is not a role; top, hub, spoke or operator is wanted",
+    return tier_fail(err, TIER_EARG, "'%.32s' is not a role; " TIER_ROLE_TEXTS " is wanted",
                      text ? text : "");
 }
 
@@ -72,7 +77,7 @@ enum tier_status tier_identity_parse_spiffe(const char *uri, struct tier_identit
                                             struct tier_err *err) {
     static const char scheme[] = "spiffe://";
     size_t bytes = uri ? strnlen(uri, TIER_SPIFFE_SIZE) : 0;
-    char role_text[16];
+    char role_text[TIER_ROLE_TEXT_SIZE];
     enum tier_role role = TIER_ROLE_SPOKE;
 
     if (bytes == 0 || bytes >= TIER_SPIFFE_SIZE || strncmp(uri, scheme, sizeof scheme - 1) != 0)
@@ -109,21 +114,6 @@ static enum tier_status identity_dir(const char *data_dir, char *dir, struct tie
                : tier_fail(err, TIER_EARG, "data directory %.100s...: path too long", data_dir);
 }
 
-static enum tier_status load_key(const char *dir, char **pem_out, struct tier_key **out,
-                                 struct tier_err *err) {
-    char *pem = NULL;
-
-    TIER_TRY(tier_pem_read(dir, KEY_FILE, true, &pem, err));
-    enum tier_status st = tier_key_from_pem(pem, out, err);
-    if (st != TIER_OK) {
-        tier_err_prefix(err, "%s/" KEY_FILE, dir);
-        tier_secret_free(pem);
-        return st;
-    }
-    *pem_out = pem;
-    return TIER_OK;
-}
-
 static enum tier_status load_cert(const char *dir, const char *file, char **pem_out,
                                   struct tier_cert **out, struct tier_err *err) {
     char *pem = NULL;
@@ -141,32 +131,25 @@ static enum tier_status load_cert(const char *dir, const char *file, char **pem_
 
 static enum tier_status make_key(const char *dir, struct tier_key **key_out, struct tier_err *err) {
     struct tier_key *key = NULL;
-    char *pem = NULL;
-    enum tier_status st;
 
-    TIER_TRY_OUT(tier_key_generate(&key, err));
-    TIER_TRY_OUT(tier_key_to_pem(key, &pem, err));
-    TIER_TRY_OUT(tier_pem_write(dir, KEY_FILE, pem, true, false, err));
-    *key_out = key;
-    key = NULL;
-out:
-    tier_secret_free(pem);
-    tier_key_free(key);
+    TIER_TRY(tier_key_generate(&key, err));
+    enum tier_status st = tier_key_file_write(dir, KEY_FILE, key, false, err);
+    if (st == TIER_OK)
+        *key_out = key;
+    else
+        tier_key_free(key);
     return st;
 }
 
 enum tier_status tier_identity_prepare(const char *data_dir, struct tier_key **key_out,
                                        struct tier_err *err) {
     char dir[PATH_MAX];
-    char *pem = NULL;
 
     TIER_TRY(identity_dir(data_dir, dir, err));
     TIER_TRY(tier_pem_dir_make(dir, err));
     if (!tier_pem_exists(dir, KEY_FILE))
         return make_key(dir, key_out, err);
-    TIER_TRY(load_key(dir, &pem, key_out, err));
-    tier_secret_free(pem);
-    return TIER_OK;
+    return tier_key_file_read(dir, KEY_FILE, key_out, NULL, err);
 }
 
 static enum tier_status check_pair(const struct tier_cert *cert, const struct tier_cert *ca,
@@ -182,14 +165,13 @@ static enum tier_status check_pair(const struct tier_cert *cert, const struct ti
 enum tier_status tier_identity_store(const char *data_dir, const char *cert_pem, const char *ca_pem,
                                      int64_t now_s, struct tier_err *err) {
     char dir[PATH_MAX];
-    char *key_pem = NULL;
     struct tier_key *key = NULL;
     struct tier_cert *cert = NULL, *ca = NULL;
     struct tier_identity id;
     enum tier_status st;
 
     TIER_TRY(identity_dir(data_dir, dir, err));
-    TIER_TRY_OUT(load_key(dir, &key_pem, &key, err));
+    TIER_TRY_OUT(tier_key_file_read(dir, KEY_FILE, &key, NULL, err));
     TIER_TRY_OUT(tier_cert_from_pem(cert_pem, &cert, err));
     TIER_TRY_OUT(tier_cert_from_pem(ca_pem, &ca, err));
     TIER_TRY_OUT(check_pair(cert, ca, key, now_s, &id, err));
@@ -200,8 +182,21 @@ out:
     tier_cert_free(ca);
     tier_cert_free(cert);
     tier_key_free(key);
-    tier_secret_free(key_pem);
     return st;
+}
+
+enum tier_status tier_identity_protect(const char *data_dir, const char *passphrase_file,
+                                       struct tier_err *err) {
+    char dir[PATH_MAX];
+
+    TIER_TRY(identity_dir(data_dir, dir, err));
+    return tier_key_file_protect(dir, KEY_FILE, passphrase_file, err);
+}
+
+bool tier_identity_is_plain(const char *data_dir) {
+    char dir[PATH_MAX];
+    return identity_dir(data_dir, dir, NULL) == TIER_OK && tier_pem_exists(dir, KEY_FILE) &&
+           !tier_key_file_is_sealed(dir, KEY_FILE);
 }
 
 bool tier_identity_exists(const char *data_dir) {
@@ -220,7 +215,7 @@ enum tier_status tier_identity_load(const char *data_dir, int64_t now_s, struct 
         return tier_fail(err, TIER_ENOTFOUND,
                          "%s holds no certificate: this node is not enrolled (consilium enroll)",
                          dir);
-    TIER_TRY_OUT(load_key(dir, &node.key_pem, &node.key, err));
+    TIER_TRY_OUT(tier_key_file_read(dir, KEY_FILE, &node.key, &node.key_pem, err));
     TIER_TRY_OUT(load_cert(dir, CERT_FILE, &node.cert_pem, &node.cert, err));
     TIER_TRY_OUT(load_cert(dir, CA_FILE, &node.ca_pem, &node.ca, err));
     st = check_pair(node.cert, node.ca, node.key, now_s, &node.id, err);

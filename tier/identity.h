@@ -19,11 +19,27 @@
 
 #include <stdint.h>
 
-enum tier_role { TIER_ROLE_TOP, TIER_ROLE_HUB, TIER_ROLE_SPOKE, TIER_ROLE_OPERATOR };
-#define TIER_ROLE_COUNT 4
+/* Nodes, then persons: those have no part in a tree but ask hubs (hub/console_roles.h). The numbers
+ * are stored by the authority: append only. */
+enum tier_role {
+    TIER_ROLE_TOP,
+    TIER_ROLE_HUB,
+    TIER_ROLE_SPOKE,
+    TIER_ROLE_OPERATOR,
+    TIER_ROLE_REGIONAL_OPERATOR,
+    TIER_ROLE_STEWARD,
+    TIER_ROLE_RESEARCHER,
+    TIER_ROLE_AUDITOR
+};
+#define TIER_ROLE_COUNT 8
+#define TIER_ROLE_TEXT_SIZE 20
+#define TIER_ROLE_TEXTS                                                                            \
+    "top, hub, spoke, operator, regional-operator, steward, researcher or auditor"
 
 /* "spiffe://" + authority + "/" + role + "/" + name, with the terminator. */
-#define TIER_SPIFFE_SIZE (9 + TIER_NAME_LEN_MAX + 14 + TIER_NAME_LEN_MAX + 1)
+#define TIER_SPIFFE_SIZE (9 + TIER_NAME_LEN_MAX + TIER_ROLE_TEXT_SIZE + 1 + TIER_NAME_LEN_MAX + 1)
+
+#define TIER_SERIAL_SIZE 41
 
 /* What a certificate says. */
 struct tier_identity {
@@ -32,15 +48,15 @@ struct tier_identity {
     enum tier_role role;
     int64_t not_before_s;
     int64_t not_after_s;
-    char serial[41];              /* lower-case hex */
-    struct tier_hash fingerprint; /* SHA-256 of the DER certificate */
+    char serial[TIER_SERIAL_SIZE]; /* lower-case hex */
+    struct tier_hash fingerprint;  /* SHA-256 of the DER certificate */
 };
 
 /* ---- names ---------------------------------------------------------------------------------- */
 
 /* "spoke"; "unknown role" outside the enum. */
 const char *tier_role_text(enum tier_role role);
-/* Exactly one of top, hub, spoke, operator; else TIER_EARG. */
+/* Exactly one of TIER_ROLE_TEXTS; else TIER_EARG. */
 enum tier_status tier_role_parse(const char *text, enum tier_role *out, struct tier_err *err);
 
 /* [a-z0-9]([a-z0-9-]*[a-z0-9])?, at most TIER_NAME_LEN_MAX bytes. */
@@ -83,6 +99,11 @@ enum tier_status tier_identity_prepare(const char *data_dir, struct tier_key **k
  */
 enum tier_status tier_identity_store(const char *data_dir, const char *cert_pem, const char *ca_pem,
                                      int64_t now_s, struct tier_err *err);
+/* Encrypts the key that is there: tier_key_file_protect. */
+enum tier_status tier_identity_protect(const char *data_dir, const char *passphrase_file,
+                                       struct tier_err *err);
+/* Whether the key is there and not encrypted. */
+bool tier_identity_is_plain(const char *data_dir);
 /* Whether there is a certificate to load (true also when it would be refused). */
 bool tier_identity_exists(const char *data_dir);
 /*

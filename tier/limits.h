@@ -69,6 +69,12 @@
 #define TIER_RUNS_OPEN_MAX 64u
 #define TIER_RUNS_KEPT_MAX 1024u
 
+/* Certificates: how many may be on the authority's list of revoked ones, and its bytes. The list
+ * travels as one message. A certificate is renewed so often before the next one must be. */
+#define TIER_REVOKED_MAX 16384u
+#define TIER_REVOCATIONS_BYTES_MAX (1u << 20)
+#define TIER_RENEWALS_MAX 16
+
 /* Receive credit: chunks in flight over all streams of a node. */
 #define TIER_CREDIT_CHUNKS 24
 

@@ -2,8 +2,8 @@
 /*
  * Losing the parent is normal: a stream that ends for whatever reason is opened again after a
  * random delay, whose bound doubles up to ten seconds, or begins with what a parent of many asked
- * for. Pushes and fetches run as calls of their own
- * beside the stream and resume by offset, so a cut costs at most the chunks that were on the wire.
+ * for. Pushes and fetches run as calls of their own beside the stream and resume by offset, so a
+ * cut costs at most the chunks that were on the wire.
  */
 #include "tier/link.h"
 #include "tier/content.h"
@@ -68,6 +68,9 @@ struct tier_link {
     char name[TIER_NAME_LEN_MAX + 1], parent_name[TIER_NAME_LEN_MAX + 1];
     char *models_dir, *parent_cert;
     bool tls, up, closing;
+    bool stale; /* the stream was opened with a certificate that is not the newest */
+    tier_rpc_guard guard;
+    void *guard_arg;
     unsigned retry_ms, first_ms; /* first_ms: of the delays after a loss, by the parent's word */
     struct tier_timer *retry;
     char last_reason[256];      /* a reason is logged once, not at every attempt */
@@ -166,7 +169,6 @@ static void push_offer_again(void *arg) {
 static void push_closed(struct tier_rpc_call *call, enum tier_status status, const char *text) {
     struct push *p = tier_rpc_user(call);
     struct tier_link *link = p->link;
-
     p->call = NULL;
     if (link->closing || (status == TIER_OK && p->have_receipt)) {
         struct tier_to_child m = {.type = TIER_TO_RECEIPT, .receipt = p->receipt};
@@ -346,7 +348,6 @@ static enum tier_status fetch_absorb(void *owner, struct tier_piece_reader *r, u
 static void fetch_absorbed(void *owner, enum tier_status st, const struct tier_err *err,
                            size_t bytes) {
     struct fetch *f = owner;
-
     f->link->traffic.fetched_bytes += bytes;
     if (st == TIER_OK)
         return;
@@ -357,7 +358,6 @@ static void fetch_absorbed(void *owner, enum tier_status st, const struct tier_e
 
 static void fetch_closed(struct tier_rpc_call *call, enum tier_status status, const char *text) {
     struct fetch *f = tier_rpc_user(call);
-
     f->call = NULL;
     f->ended = status;
     snprintf(f->ended_text, sizeof f->ended_text, "%s", text);
@@ -417,8 +417,7 @@ static void fetch_released(void *owner) {
                       tier_hash_hex(&f->sha256, hex), text);
     else
         tier_log_info("fetch interrupted, will go on: %s", text);
-    /* An offset that the parent does not take lies behind the end of what it has: ours is not it.
-     */
+    /* An offset that the parent does not take lies behind the end of what it has. */
     if (lied || status == TIER_EARG)
         tier_content_rx_discard(f->rx);
     else
@@ -450,7 +449,6 @@ static void fetch_open(void *arg) {
 
 static void fetch_opened(void *arg) {
     struct fetch *f = arg;
-
     f->opening = false;
     if (f->link->closing) {
         fetch_finish(f, TIER_ECANCELLED, "the node stops");
@@ -581,6 +579,16 @@ static void lost(struct tier_link *link, const char *reason) {
     link->retry_ms = link->retry_ms * 2 > most ? most : link->retry_ms * 2;
 }
 
+/* Whether the guard refuses the parent: then the stream ends. */
+static bool leaves_refused(struct tier_link *link, struct tier_rpc_call *stream) {
+    struct tier_err err = {0};
+    if (!link->guard || link->guard(link->guard_arg, stream, &err) == TIER_OK)
+        return false;
+    tier_log_error("parent %s is not attended: %s", link->parent_name, err.text);
+    tier_rpc_cancel(stream);
+    return true;
+}
+
 static void stream_opened(struct tier_rpc_call *call) {
     struct tier_link *link = tier_rpc_user(call);
     struct tier_from_child hello = {.type = TIER_FROM_HELLO, .protocol = TIER_PROTOCOL};
@@ -593,6 +601,8 @@ static void stream_opened(struct tier_rpc_call *call) {
         tier_rpc_cancel(call);
         return;
     }
+    if (leaves_refused(link, call))
+        return;
     free(link->parent_cert);
     link->parent_cert = need(strdup(tier_rpc_peer_cert(call)));
     snprintf(hello.name, sizeof hello.name, "%s", link->name);
@@ -635,11 +645,11 @@ static void stream_message(struct tier_rpc_call *call, struct tier_rpc_message *
     if (link->closing || link->dropped)
         return;
     size_t n = tier_rpc_message_bytes(message);
-    const uint8_t *bytes = tier_rpc_message_flat(message, TIER_PLAN_BYTES_MAX + 4096);
+    const uint8_t *bytes = tier_rpc_message_flat(message, TIER_CONTROL_BYTES_MAX);
     enum tier_status st =
         bytes ? tier_wire_to_child(bytes, n, &m, &err)
               : tier_fail(&err, TIER_ELIMIT, "a control message of %zu bytes, at most %u are right",
-                          n, TIER_PLAN_BYTES_MAX + 4096);
+                          n, TIER_CONTROL_BYTES_MAX);
 
     if (st == TIER_OK)
         st = check_welcome(link, &m, &err);
@@ -670,7 +680,6 @@ static void stream_message(struct tier_rpc_call *call, struct tier_rpc_message *
 
 static void stream_closed(struct tier_rpc_call *call, enum tier_status status, const char *text) {
     struct tier_link *link = tier_rpc_user(call);
-    (void)call;
     lost(link, *text ? text : tier_status_text(status));
 }
 
@@ -682,6 +691,7 @@ static const struct tier_rpc_handler stream_handler = {
 
 static void connect_now(void *arg) {
     struct tier_link *link = arg;
+    link->stale = false;
     link->stream = tier_rpc_call_new(link->channel, TIER_PATH_ATTEND, &stream_handler, link, 0);
     tier_timer_set(link->welcome, TIER_WELCOME_MS);
 }
@@ -696,6 +706,8 @@ enum tier_status tier_link_new(struct tier_loop *loop, const struct tier_link_op
     link->events = events;
     link->owner = owner;
     link->tls = o->tls != NULL;
+    link->guard = o->guard;
+    link->guard_arg = o->guard_arg;
     link->retry_ms = link->first_ms = RETRY_MS_FIRST;
     snprintf(link->name, sizeof link->name, "%s", o->name);
     snprintf(link->parent_name, sizeof link->parent_name, "%s", o->parent_name);
@@ -750,6 +762,31 @@ void tier_link_free(struct tier_link *link) {
     free(link->parent_cert);
     free(link->models_dir);
     free(link);
+}
+
+enum tier_status tier_link_reload(struct tier_link *link, const struct tier_rpc_tls *tls,
+                                  struct tier_err *err) {
+    TIER_TRY(tier_rpc_channel_reload(link->channel, tls, err));
+    link->stale = link->stream != NULL;
+    return TIER_OK;
+}
+
+bool tier_link_refresh(struct tier_link *link, bool at_once) {
+    if (link->stale && (at_once || (!link->pushes && !link->fetches))) {
+        link->stale = false;
+        if (link->stream)
+            tier_rpc_cancel(link->stream);
+    }
+    return !link->stale;
+}
+
+void tier_link_recheck(struct tier_link *link) {
+    if (link->stream && link->up)
+        (void)leaves_refused(link, link->stream);
+}
+
+struct tier_rpc_channel *tier_link_channel(struct tier_link *link) {
+    return link->channel;
 }
 
 bool tier_link_send(struct tier_link *link, const struct tier_from_child *m) {

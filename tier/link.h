@@ -36,12 +36,26 @@ struct tier_link_options {
     const struct tier_rpc_keepalive *keepalive;
     const char *models_dir;
     struct tier_intake *intake; /* borrowed; NULL: content is absorbed on the loop's thread */
+    tier_rpc_guard guard;       /* with guard_arg: whether this parent may be attended; or NULL */
+    void *guard_arg;
 };
 
 enum tier_status tier_link_new(struct tier_loop *loop, const struct tier_link_options *options,
                                struct tier_spool *spool, const struct tier_link_events *events,
                                void *owner, struct tier_link **out, struct tier_err *err);
 void tier_link_free(struct tier_link *link);
+
+/*
+ * A certificate of this node's has come: what is begun from now on uses it, and the stream is
+ * opened anew with it by tier_link_refresh, once nothing is on its way, or at once. False: not yet.
+ */
+enum tier_status tier_link_reload(struct tier_link *link, const struct tier_rpc_tls *tls,
+                                  struct tier_err *err);
+bool tier_link_refresh(struct tier_link *link, bool at_once);
+/* Ends the stream to a parent that the guard refuses by now. */
+void tier_link_recheck(struct tier_link *link);
+/* For calls of the owner's own to the parent. */
+struct tier_rpc_channel *tier_link_channel(struct tier_link *link);
 
 /* False while the stream is down: say it again from `up`. */
 bool tier_link_send(struct tier_link *link, const struct tier_from_child *m);

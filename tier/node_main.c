@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tier/node_main.h"
+#include "tier/key_file.h"
 #include "tier/log.h"
 
 #include <errno.h>
@@ -36,6 +37,7 @@ bool tier_node_begin(enum tier_config_kind kind, const char *program, int argc, 
     if (config->action != TIER_CONFIG_RUN)
         return false;
     tier_log_init(config->name, (enum tier_log_level)config->log_level);
+    tier_key_file_passphrase(config->key_passphrase_file);
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
         files.rlim_cur = files.rlim_max; /* every child is a descriptor */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a call does at either end: sending, receiving, ending. */
 #include "tier/rpc_private.h"
+#include "tier/cert.h"
 #include "tier/log.h"
 
 #include <grpc/byte_buffer.h>
@@ -8,6 +9,9 @@
 #include <grpc/support/alloc.h>
 #include <grpc/support/log.h>
 #include <malloc.h>
+#include <openssl/conf.h>
+#include <openssl/crypto.h>
+#include <openssl/err.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +42,8 @@ static const struct {
     {"alert certificate expired", "the other end refuses this node's certificate: it has expired"},
     {"alert bad certificate", "the other end refuses this node's certificate"},
     {"alert certificate unknown", "the other end refuses this node's certificate"},
+    {"unsupported protocol", "a connection was refused: its other end does not speak TLS 1.3"},
+    {"alert protocol version", "the other end refuses a connection: it does not speak TLS 1.3"},
     {"wrong version number", "a connection that does not speak TLS was refused"},
     {"http request", "a connection that does not speak TLS was refused"},
 };
@@ -54,7 +60,32 @@ static void core_log(gpr_log_func_args *args) {
     tier_log_warn("grpc: %s", args->message);
 }
 
+/*
+ * TLS 1.3 and nothing older, at both ends. The core sets TLS 1.2 as the least itself and has no
+ * option for it, but it leaves alone what is switched off: OpenSSL reads this section for every
+ * context that is made in this process, in place of the system's own.
+ */
+static void tls13_only(void) {
+    static const char section[] = "openssl_conf = consilium\n"
+                                  "[consilium]\nssl_conf = profiles\n"
+                                  "[profiles]\nsystem_default = transport\n"
+                                  "[transport]\nProtocol = -TLSv1, -TLSv1.1, -TLSv1.2\n";
+    /* First the system's, which would otherwise be read later and take its place. */
+    OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CONFIG, NULL);
+    ERR_clear_error();
+    BIO *text = BIO_new_mem_buf(section, (int)sizeof section - 1);
+    CONF *conf = NCONF_new(NULL);
+    if (!text || !conf || NCONF_load_bio(conf, text, NULL) != 1 ||
+        CONF_modules_load(conf, NULL, 0) != 1) {
+        tier_log_error("cannot switch TLS 1.2 off");
+        abort();
+    }
+    NCONF_free(conf);
+    BIO_free(text);
+}
+
 void tier_rpc_process_init(void) {
+    tls13_only();
     /*
      * Received slices come from malloc. With glibc's defaults each large one is an mmap, a fault
      * per page and a munmap: half the speed of a plain-text stream. Keep them on the heap.
@@ -157,12 +188,14 @@ void rpc_unref(struct tier_rpc_call *c) {
     gpr_free(c->peer_address);
     free(c->peer_uri);
     free(c->peer_cert);
+    free(c->peer_id);
     free(c->claim);
     if (c->server) {
         list_remove(&c->server->calls, c);
         c->server->live--;
     } else {
         list_remove(&c->channel->calls, c);
+        rpc_channel_settle(c->channel);
     }
     free(c);
 }
@@ -395,6 +428,33 @@ void tier_rpc_end(struct tier_rpc_call *c, enum tier_status status, const char *
 void tier_rpc_cancel(struct tier_rpc_call *c) {
     if (!c->ended)
         grpc_call_cancel(c->call, NULL);
+}
+
+void rpc_end_now(struct tier_rpc_call *c, enum tier_status status, const char *text) {
+    queue_clear(c);
+    if (c->sending) /* a message that the peer may never take stands before the status */
+        tier_rpc_cancel(c);
+    tier_rpc_finish(c, status, text); /* nothing is received any more */
+}
+
+enum tier_status tier_rpc_peer_identity(struct tier_rpc_call *c, const struct tier_identity **out,
+                                        struct tier_err *err) {
+    struct tier_cert *cert = NULL;
+    struct tier_identity id;
+
+    if (!c->peer_id) {
+        TIER_TRY(tier_cert_from_pem(rpc_or_empty(c->peer_cert), &cert, err));
+        enum tier_status st = tier_cert_identity(cert, &id, err);
+        tier_cert_free(cert);
+        if (st != TIER_OK)
+            return st;
+        c->peer_id = malloc(sizeof id);
+        if (!c->peer_id)
+            return tier_fail(err, TIER_ENOMEM, "no memory for a call");
+        *c->peer_id = id;
+    }
+    *out = c->peer_id;
+    return TIER_OK;
 }
 
 const char *rpc_or_empty(const char *s) {

@@ -13,6 +13,7 @@
 #define CONSILIUM_TIER_RPC_H
 
 #include "tier/err.h"
+#include "tier/identity.h"
 #include "tier/limits.h"
 #include "tier/loop.h"
 
@@ -83,6 +84,15 @@ int tier_rpc_server_port(const struct tier_rpc_server *server);
 /* New connections use this material from now on; existing ones go on. Copied. */
 enum tier_status tier_rpc_server_reload(struct tier_rpc_server *server,
                                         const struct tier_rpc_tls *tls, struct tier_err *err);
+/*
+ * Who may call: asked before a call comes to its handler, and by _recheck of every call that is
+ * open. One that is refused ends with that status and text; of an open one nothing is received any
+ * more. To be set before the loop runs; without one everybody with a certificate may.
+ */
+typedef enum tier_status (*tier_rpc_guard)(void *arg, struct tier_rpc_call *call,
+                                           struct tier_err *err);
+void tier_rpc_server_guard(struct tier_rpc_server *server, tier_rpc_guard guard, void *arg);
+void tier_rpc_server_recheck(struct tier_rpc_server *server);
 /* Cancels every call, runs the loop until the last `closed` was delivered, frees. */
 void tier_rpc_server_free(struct tier_rpc_server *server);
 
@@ -97,12 +107,25 @@ enum tier_status tier_rpc_channel_new(struct tier_loop *loop, const char *addres
                                       const struct tier_rpc_tls *tls,
                                       const struct tier_rpc_keepalive *keepalive,
                                       struct tier_rpc_channel **out, struct tier_err *err);
+/* Calls made from now on connect anew, with this material; those under way go on as they are. A
+ * channel that was made by verify_chain, or without TLS, has none to change: TIER_EARG. */
+enum tier_status tier_rpc_channel_reload(struct tier_rpc_channel *channel,
+                                         const struct tier_rpc_tls *tls, struct tier_err *err);
 /* Cancels its calls, runs the loop until the last `closed`, frees. */
 void tier_rpc_channel_free(struct tier_rpc_channel *channel);
 /* deadline_ms 0 means none. Fails only in `closed`. */
 struct tier_rpc_call *tier_rpc_call_new(struct tier_rpc_channel *channel, const char *path,
                                         const struct tier_rpc_handler *handler, void *user,
                                         uint64_t deadline_ms);
+
+/*
+ * One request, one answer of at most reply_max bytes. `done` is called once, from the loop: with
+ * the answer, borrowed, or with what went wrong; after it the call is over.
+ */
+typedef void (*tier_rpc_answered)(void *arg, const struct tier_err *result, const uint8_t *bytes,
+                                  size_t n);
+void tier_rpc_ask(struct tier_rpc_channel *channel, const char *path, const void *request, size_t n,
+                  size_t reply_max, uint64_t deadline_ms, tier_rpc_answered done, void *arg);
 
 /* ---- calls ---- */
 
@@ -138,6 +161,9 @@ const char *tier_rpc_peer_claim(const struct tier_rpc_call *call);
 const char *tier_rpc_peer_address(const struct tier_rpc_call *call);
 /* The verified certificate, PEM, or "". */
 const char *tier_rpc_peer_cert(const struct tier_rpc_call *call);
+/* What that certificate says, kept for the call's life. TIER_EIDENTITY: not a node's, or none. */
+enum tier_status tier_rpc_peer_identity(struct tier_rpc_call *call,
+                                        const struct tier_identity **out, struct tier_err *err);
 
 /* ---- received messages ---- */
 

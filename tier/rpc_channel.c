@@ -59,14 +59,12 @@ static grpc_channel_credentials *pin_credentials(const struct tier_rpc_tls *tls)
     return grpc_tls_credentials_create(options);
 }
 
-enum tier_status tier_rpc_channel_new(struct tier_loop *loop, const char *address,
-                                      const char *peer_name, const char *own_name,
-                                      const struct tier_rpc_tls *tls,
-                                      const struct tier_rpc_keepalive *keepalive,
-                                      struct tier_rpc_channel **out, struct tier_err *err) {
+static enum tier_status connect_channel(const struct tier_rpc_channel *ch,
+                                        const struct tier_rpc_tls *tls, grpc_channel **out,
+                                        struct tier_err *err) {
     grpc_channel_credentials *credentials;
     grpc_arg a[RPC_COMMON_ARGS + 8];
-    size_t n = rpc_common_args(a, keepalive);
+    size_t n = rpc_common_args(a, &ch->keepalive);
 
     a[n++] = rpc_int_arg(GRPC_ARG_ENABLE_RETRIES, 0);
     a[n++] = rpc_int_arg(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -85,22 +83,72 @@ enum tier_status tier_rpc_channel_new(struct tier_loop *loop, const char *addres
         if (!tls->verify_chain) { /* whoever pins a chain knows no name to ask for */
             a[n] = (grpc_arg){.type = GRPC_ARG_STRING,
                               .key = (char *)GRPC_SSL_TARGET_NAME_OVERRIDE_ARG};
-            a[n++].value.string = (char *)peer_name;
+            a[n++].value.string = ch->peer_name;
         }
     } else {
         credentials = grpc_insecure_credentials_create();
     }
+    grpc_channel_args args = {n, a};
+    *out = grpc_channel_create(ch->address, credentials, &args);
+    grpc_channel_credentials_release(credentials);
+    return TIER_OK;
+}
+
+static void channel_release(struct tier_rpc_channel *ch) {
+    free(ch->address);
+    free(ch->peer_name);
+    free(ch->own_name);
+    free(ch);
+}
+
+enum tier_status tier_rpc_channel_new(struct tier_loop *loop, const char *address,
+                                      const char *peer_name, const char *own_name,
+                                      const struct tier_rpc_tls *tls,
+                                      const struct tier_rpc_keepalive *keepalive,
+                                      struct tier_rpc_channel **out, struct tier_err *err) {
     struct tier_rpc_channel *ch = calloc(1, sizeof *ch);
     if (!ch)
         abort();
-    grpc_channel_args args = {n, a};
     ch->loop = loop;
+    ch->address = rpc_dup(address);
+    ch->peer_name = rpc_dup(peer_name);
     ch->own_name = rpc_dup(own_name);
+    if (keepalive)
+        ch->keepalive = *keepalive;
     ch->tls = tls != NULL;
-    ch->channel = grpc_channel_create(address, credentials, &args);
-    grpc_channel_credentials_release(credentials);
-    *out = ch;
+    ch->pins = tls && tls->verify_chain;
+    enum tier_status st = connect_channel(ch, tls, &ch->channel, err);
+    if (st == TIER_OK)
+        *out = ch;
+    else
+        channel_release(ch);
+    return st;
+}
+
+enum tier_status tier_rpc_channel_reload(struct tier_rpc_channel *ch,
+                                         const struct tier_rpc_tls *tls, struct tier_err *err) {
+    grpc_channel *anew = NULL;
+
+    if (!ch->tls || ch->pins || !tls || tls->verify_chain)
+        return tier_fail(err, TIER_EARG, "this channel holds no certificate that could change");
+    TIER_TRY(connect_channel(ch, tls, &anew, err));
+    if (ch->retired) /* two reloads within the life of a call: the oldest calls end */
+        grpc_channel_destroy(ch->retired);
+    ch->retired = ch->channel;
+    ch->channel = anew;
+    ch->age++;
+    rpc_channel_settle(ch);
     return TIER_OK;
+}
+
+void rpc_channel_settle(struct tier_rpc_channel *ch) {
+    if (!ch->retired)
+        return;
+    for (const struct tier_rpc_call *c = ch->calls; c; c = c->next)
+        if (c->age != ch->age)
+            return;
+    grpc_channel_destroy(ch->retired);
+    ch->retired = NULL;
 }
 
 static bool channel_down(void *arg) {
@@ -114,9 +162,10 @@ void tier_rpc_channel_free(struct tier_rpc_channel *ch) {
     for (struct tier_rpc_call *c = ch->calls; c; c = c->next)
         tier_rpc_cancel(c);
     tier_loop_run_until(ch->loop, channel_down, ch, 30000);
+    if (ch->retired)
+        grpc_channel_destroy(ch->retired);
     grpc_channel_destroy(ch->channel);
-    free(ch->own_name);
-    free(ch);
+    channel_release(ch);
 }
 
 static void on_client_open(struct tier_tag *tag, bool ok) {
@@ -152,6 +201,7 @@ struct tier_rpc_call *tier_rpc_call_new(struct tier_rpc_channel *ch, const char 
         deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
                                 gpr_time_from_millis((int64_t)deadline_ms, GPR_TIMESPAN));
     c->channel = ch;
+    c->age = ch->age;
     c->handler = handler;
     c->user = user;
     c->on_open = (struct call_tag){{on_client_open}, c};
@@ -182,4 +232,58 @@ struct tier_rpc_call *tier_rpc_call_new(struct tier_rpc_channel *ch, const char 
     grpc_slice_unref(claim.value);
     c->refs--; /* the creator's reference: from here the outstanding tags keep the call */
     return c;
+}
+
+/* ---- one request, one answer ---- */
+
+struct asking {
+    struct tier_err result; /* ours, which the call's own end does not know */
+    uint8_t *bytes;
+    size_t n, reply_max;
+    tier_rpc_answered done;
+    void *arg;
+};
+
+static void ask_message(struct tier_rpc_call *call, struct tier_rpc_message *m) {
+    struct asking *a = tier_rpc_user(call);
+    size_t n = tier_rpc_message_bytes(m);
+    const uint8_t *bytes = tier_rpc_message_flat(m, a->reply_max);
+
+    if (!bytes) {
+        tier_fail(&a->result, TIER_ELIMIT, "an answer of %zu bytes, at most %zu are right", n,
+                  a->reply_max);
+    } else if (!a->bytes) {
+        a->bytes = malloc(n + 1);
+        if (!a->bytes)
+            abort();
+        memcpy(a->bytes, bytes, n);
+        a->n = n;
+    }
+    tier_rpc_read(call);
+}
+
+static void ask_closed(struct tier_rpc_call *call, enum tier_status status, const char *text) {
+    struct asking *a = tier_rpc_user(call);
+
+    if (status != TIER_OK)
+        tier_fail(&a->result, status, "%s", *text ? text : tier_status_text(status));
+    else if (!a->bytes && a->result.status == TIER_OK)
+        tier_fail(&a->result, TIER_EPROTO, "no answer came");
+    a->done(a->arg, &a->result, a->bytes, a->n);
+    free(a->bytes);
+    free(a);
+}
+
+static const struct tier_rpc_handler ask_handler = {.message = ask_message, .closed = ask_closed};
+
+void tier_rpc_ask(struct tier_rpc_channel *ch, const char *path, const void *request, size_t n,
+                  size_t reply_max, uint64_t deadline_ms, tier_rpc_answered done, void *arg) {
+    struct asking *a = calloc(1, sizeof *a);
+    if (!a)
+        abort();
+    *a = (struct asking){.reply_max = reply_max, .done = done, .arg = arg};
+    struct tier_rpc_call *call = tier_rpc_call_new(ch, path, &ask_handler, a, deadline_ms);
+    tier_rpc_send(call, request, n);
+    tier_rpc_half_close(call);
+    tier_rpc_read(call);
 }

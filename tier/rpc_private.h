@@ -63,6 +63,8 @@ struct tier_rpc_call {
     const char *error_string;
 
     char *peer_uri, *peer_cert, *peer_address, *claim;
+    struct tier_identity *peer_id; /* read from peer_cert when it is first asked for */
+    unsigned age;                  /* a channel's: of which of its connections */
 };
 
 struct tier_rpc_server {
@@ -82,13 +84,19 @@ struct tier_rpc_server {
     pthread_mutex_t material_lock;
     char *ca_pem, *cert_pem, *key_pem;
     bool material_new;
+    tier_rpc_guard guard;
+    void *guard_arg;
 };
 
 struct tier_rpc_channel {
     struct tier_loop *loop;
     grpc_channel *channel;
+    grpc_channel *retired; /* of before the last reload, while calls on it are open; or NULL */
+    unsigned age;          /* reloads */
     char *own_name;
-    bool tls;
+    char *address, *peer_name;
+    struct tier_rpc_keepalive keepalive;
+    bool tls, pins;
     struct tier_rpc_call *calls;
 };
 
@@ -104,6 +112,10 @@ void rpc_post_recv(struct tier_rpc_call *c);
 /* Starts whatever is next to send: a queued message, then the half-close or the final status. */
 void rpc_pump(struct tier_rpc_call *c);
 void rpc_ended(struct tier_rpc_call *c, enum tier_status status, const char *text);
+/* A call is gone: a connection that was kept for it may go too. */
+void rpc_channel_settle(struct tier_rpc_channel *ch);
+/* Ends a call with a status at once: what waits to be sent is dropped. */
+void rpc_end_now(struct tier_rpc_call *c, enum tier_status status, const char *text);
 /* Who is at the other end, from the verified certificate. */
 void rpc_learn_peer(struct tier_rpc_call *c);
 

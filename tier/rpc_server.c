@@ -52,11 +52,33 @@ static void on_server_call(struct tier_tag *tag, bool ok) {
     for (size_t i = 0; i < s->method_count; i++)
         if (grpc_slice_str_cmp(c->details.method, s->methods[i].path) == 0)
             c->handler = s->methods[i].handler;
-    if (c->handler == &no_handler)
+    struct tier_err err = {0};
+    if (c->handler == &no_handler) {
         tier_rpc_finish(c, TIER_EUNIMPLEMENTED, "no such method here");
-    else
+    } else if (s->guard && s->guard(s->guard_arg, c, &err) != TIER_OK) {
+        tier_log_warn("a call from %s was refused: %s", tier_rpc_peer_address(c), err.text);
+        c->handler = &no_handler;
+        tier_rpc_finish(c, err.status, err.text);
+    } else {
         c->handler->opened(c);
+    }
     rpc_unref(c);
+}
+
+void tier_rpc_server_guard(struct tier_rpc_server *s, tier_rpc_guard guard, void *arg) {
+    s->guard = guard;
+    s->guard_arg = arg;
+}
+
+void tier_rpc_server_recheck(struct tier_rpc_server *s) {
+    for (struct tier_rpc_call *c = s->calls; c; c = c->next) {
+        struct tier_err err = {0};
+        if (!c->opened || c->ended || c->finish_wanted || c->handler == &no_handler || !s->guard ||
+            s->guard(s->guard_arg, c, &err) == TIER_OK)
+            continue;
+        tier_log_warn("a call of %s is ended: %s", tier_rpc_peer_address(c), err.text);
+        rpc_end_now(c, err.status, err.text);
+    }
 }
 
 static void request_call(struct tier_rpc_server *s) {

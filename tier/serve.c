@@ -8,6 +8,7 @@
 #include "tier/serve_private.h"
 
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -307,6 +308,35 @@ bool tier_serve_send(struct tier_serve *s, const char *child, const struct tier_
     return sent;
 }
 
+/* Bytes that many streams send, until the last has. */
+struct shared {
+    atomic_size_t holders;
+    struct tier_bytes b;
+};
+
+static void shared_release(void *arg) {
+    struct shared *s = arg;
+    if (atomic_fetch_sub(&s->holders, 1) != 1)
+        return;
+    free(s->b.data);
+    free(s);
+}
+
+void tier_serve_send_all(struct tier_serve *serve, const struct tier_to_child *m) {
+    struct shared *s = need(calloc(1, sizeof *s));
+
+    s->b = tier_wire_to_child_bytes(m);
+    atomic_init(&s->holders, 1);
+    for (struct child *c = serve->children; c; c = c->next) {
+        atomic_fetch_add(&s->holders, 1);
+        if (tier_rpc_send_payload(c->call, "", 0, s->b.data, s->b.n, shared_release, s))
+            continue;
+        tier_log_warn("child %s does not take its messages: closing its stream", c->name);
+        tier_rpc_cancel(c->call);
+    }
+    shared_release(s);
+}
+
 void tier_serve_dismiss(struct tier_serve *s, const char *child, enum tier_status st,
                         const char *text) {
     struct child *c = serve_child_find(s, child);
@@ -364,6 +394,7 @@ enum tier_status tier_serve_new(struct tier_loop *loop, const struct tier_serve_
         tier_serve_free(s);
         return st;
     }
+    tier_rpc_server_guard(s->server, options->guard, options->guard_arg);
     s->sweep = tier_timer_new(loop, sweep, s);
     tier_timer_set(s->sweep, s->stall_ms / 4);
     *out = s;
@@ -395,6 +426,10 @@ int tier_serve_port(const struct tier_serve *s) {
 enum tier_status tier_serve_reload(struct tier_serve *s, const struct tier_rpc_tls *tls,
                                    struct tier_err *err) {
     return tier_rpc_server_reload(s->server, tls, err);
+}
+
+void tier_serve_recheck(struct tier_serve *s) {
+    tier_rpc_server_recheck(s->server);
 }
 
 void *tier_serve_owner(const struct tier_serve *s) {

@@ -54,7 +54,9 @@ struct tier_serve_options {
     const char *models_dir;     /* what Fetch may give: <sha256>.onnx and <sha256>.safetensors */
     struct tier_intake *intake; /* borrowed; NULL: updates are absorbed on the loop's thread */
     unsigned max_uploaders;
-    uint32_t stall_ms;                  /* 0: TIER_STALL_MS */
+    uint32_t stall_ms;    /* 0: TIER_STALL_MS */
+    tier_rpc_guard guard; /* with guard_arg: who may call; NULL: no further check */
+    void *guard_arg;
     const struct tier_rpc_method *more; /* other services on this port; their calls get `owner` */
     size_t more_count;
 };
@@ -66,6 +68,8 @@ void tier_serve_free(struct tier_serve *serve);
 int tier_serve_port(const struct tier_serve *serve);
 enum tier_status tier_serve_reload(struct tier_serve *serve, const struct tier_rpc_tls *tls,
                                    struct tier_err *err);
+/* Ends the calls of those whom the guard refuses by now. */
+void tier_serve_recheck(struct tier_serve *serve);
 /* The owner given to _new; what `more` methods find behind tier_rpc_user is the serve. */
 void *tier_serve_owner(const struct tier_serve *serve);
 
@@ -73,6 +77,8 @@ void *tier_serve_owner(const struct tier_serve *serve);
 const char *tier_serve_child_cert(const struct tier_serve *serve, const char *child);
 /* False when that child is not attending. */
 bool tier_serve_send(struct tier_serve *serve, const char *child, const struct tier_to_child *m);
+/* To every child that attends; encoded once, and held once however many take their time. */
+void tier_serve_send_all(struct tier_serve *serve, const struct tier_to_child *m);
 /*
  * Lets a child push an update it offered, now or when an uploader's place is free. The manifest is
  * what its elements are checked against on the way in; borrowed until the serve is freed, NULL to

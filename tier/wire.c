@@ -331,6 +331,17 @@ static enum tier_status take_end(const Consilium__End *p, struct tier_to_child *
     return tier_wire_text("end.reason", p->reason, m->reason, sizeof m->reason, err);
 }
 
+static enum tier_status take_revocations(const Consilium__Revocations *p, struct tier_to_child *m,
+                                         struct tier_err *err) {
+    m->type = TIER_TO_REVOCATIONS;
+    if (p->crl.len == 0 || p->crl.len > TIER_REVOCATIONS_BYTES_MAX)
+        return tier_fail(err, TIER_EPROTO, "revocations.crl has %zu bytes, 1 to %u are allowed",
+                         p->crl.len, TIER_REVOCATIONS_BYTES_MAX);
+    m->crl = p->crl.data;
+    m->crl_bytes = p->crl.len;
+    return TIER_OK;
+}
+
 static enum tier_status take_to_child(const Consilium__ToChild *p, struct tier_to_child *m,
                                       struct tier_err *err) {
     switch (p->message_case) {
@@ -365,6 +376,8 @@ static enum tier_status take_to_child(const Consilium__ToChild *p, struct tier_t
     case CONSILIUM__TO_CHILD__MESSAGE_HEAD:
         m->type = TIER_TO_HEAD;
         return take_head(p->head, &m->head, err);
+    case CONSILIUM__TO_CHILD__MESSAGE_REVOCATIONS:
+        return take_revocations(p->revocations, m, err);
     default:
         return tier_fail(err, TIER_EPROTO, "a message of a kind this version does not know");
     }
@@ -403,6 +416,7 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
     Consilium__End end = CONSILIUM__END__INIT;
     Consilium__Head head = CONSILIUM__HEAD__INIT;
     ProtobufCBinaryData proof[TIER_TREE_PROOF_MAX];
+    Consilium__Revocations revocations = CONSILIUM__REVOCATIONS__INIT;
 
     p.message_case = (Consilium__ToChild__MessageCase)m->type;
     switch (m->type) {
@@ -462,6 +476,10 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
     case TIER_TO_HEAD:
         give_head(&m->head, &head, proof);
         p.head = &head;
+        break;
+    case TIER_TO_REVOCATIONS:
+        revocations.crl = (ProtobufCBinaryData){m->crl_bytes, (uint8_t *)m->crl};
+        p.revocations = &revocations;
         break;
     }
     return tier_wire_pack(&p.base);
@@ -643,4 +661,43 @@ struct tier_bytes tier_wire_enroll_reply_bytes(const char *cert_pem, const char 
     p.cert_pem = (char *)cert_pem;
     p.ca_pem = (char *)ca_pem;
     return tier_wire_pack(&p.base);
+}
+
+enum tier_status tier_wire_renew_request(const uint8_t *bytes, size_t n,
+                                         struct tier_renew_request *out, struct tier_err *err) {
+    struct tier_renew_request m = {0};
+    Consilium__RenewRequest *p = consilium__renew_request__unpack(NULL, n, bytes);
+    enum tier_status st = TIER_OK;
+
+    if (!p)
+        return tier_wire_unreadable("a renewal request", n, err);
+    if (p->signature.len == 0 || p->signature.len > sizeof m.signature)
+        st = tier_fail(err, TIER_EPROTO, "renew.signature has %zu bytes, 1 to %zu are allowed",
+                       p->signature.len, sizeof m.signature);
+    if (st == TIER_OK)
+        st = take_two((const char *const[]){"renew.cert_pem", "renew.csr_pem"},
+                      (const char *const[]){p->cert_pem, p->csr_pem},
+                      (const size_t[]){TIER_PEM_BYTES_MAX, TIER_PEM_BYTES_MAX}, &m.cert_pem,
+                      &m.csr_pem, err);
+    if (st == TIER_OK) {
+        m.signature_bytes = p->signature.len;
+        memcpy(m.signature, p->signature.data, p->signature.len);
+        *out = m;
+    }
+    consilium__renew_request__free_unpacked(p, NULL);
+    return st;
+}
+
+struct tier_bytes tier_wire_renew_request_bytes(const struct tier_renew_request *m) {
+    Consilium__RenewRequest p = CONSILIUM__RENEW_REQUEST__INIT;
+    p.cert_pem = m->cert_pem;
+    p.csr_pem = m->csr_pem;
+    p.signature = (ProtobufCBinaryData){m->signature_bytes, (uint8_t *)m->signature};
+    return tier_wire_pack(&p.base);
+}
+
+void tier_wire_renew_request_release(struct tier_renew_request *m) {
+    free(m->cert_pem);
+    free(m->csr_pem);
+    *m = (struct tier_renew_request){0};
 }

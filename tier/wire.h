@@ -27,6 +27,11 @@
 #define TIER_PATH_FETCH "/consilium.Tier/Fetch"
 #define TIER_PATH_PUSH "/consilium.Tier/Push"
 #define TIER_PATH_ENROLL "/consilium.Enrollment/Enroll"
+#define TIER_PATH_RENEW "/consilium.Enrollment/Renew"
+
+/* The longest control message: what may be in it and the fields around that. */
+#define TIER_CONTROL_BYTES_MAX (TIER_PLAN_BYTES_MAX + 4096u)
+#define TIER_RENEW_BYTES_MAX 40960u
 
 struct tier_bytes {
     uint8_t *data;
@@ -91,7 +96,8 @@ enum tier_to_child_type {
     TIER_TO_REFUSAL,
     TIER_TO_COMMIT,
     TIER_TO_END,
-    TIER_TO_HEAD = 15
+    TIER_TO_HEAD = 15,
+    TIER_TO_REVOCATIONS = 30
 };
 
 struct tier_receipt {
@@ -127,6 +133,8 @@ struct tier_to_child {
     size_t plan_bytes;                    /* plan */
     const uint8_t *signature;             /* plan */
     size_t signature_bytes;               /* plan; 0: it is not signed */
+    const uint8_t *crl;                   /* revocations */
+    size_t crl_bytes;                     /* revocations */
     struct tier_receipt receipt;          /* receipt */
     struct tier_head head;                /* head */
     void *owner;
@@ -183,5 +191,16 @@ struct tier_bytes tier_wire_enroll_request_bytes(const char *token, const char *
 enum tier_status tier_wire_enroll_reply(const uint8_t *bytes, size_t n, char **cert_out,
                                         char **ca_out, struct tier_err *err);
 struct tier_bytes tier_wire_enroll_reply_bytes(const char *cert_pem, const char *ca_pem);
+
+/* What proto/tier.proto calls RenewRequest; its texts are the holder's to free. */
+struct tier_renew_request {
+    char *cert_pem, *csr_pem;
+    uint8_t signature[80]; /* as in struct tier_receipt */
+    size_t signature_bytes;
+};
+enum tier_status tier_wire_renew_request(const uint8_t *bytes, size_t n,
+                                         struct tier_renew_request *out, struct tier_err *err);
+struct tier_bytes tier_wire_renew_request_bytes(const struct tier_renew_request *m);
+void tier_wire_renew_request_release(struct tier_renew_request *m);
 
 #endif

@@ -127,7 +127,7 @@ static const struct tier_link_events held_events = {
 static char *mint(const struct holder *h, const char *name, struct tier_err *err) {
     char *csr = NULL, *cert = NULL;
     if (tier_csr_new(h->key, name, TIER_ROLE_SPOKE, &csr, err) == TIER_OK)
-        tier_cert_issue(h->ca_key, h->ca, csr, 30, tier_wall_ms() / 1000, &cert, err);
+        tier_cert_issue(h->ca_key, h->ca, csr, 30 * 86400, tier_wall_ms() / 1000, &cert, err);
     free(csr);
     return cert;
 }

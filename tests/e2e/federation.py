@@ -269,6 +269,11 @@ class Node:
         """For a test that has changed the file itself."""
         self._audit = AuditReader(os.path.join(self.dir, "audit", "audit.log"))
 
+    def cert(self):
+        """The text of its certificate."""
+        with open(os.path.join(self.dir, "identity", "cert.pem"), encoding="ascii") as f:
+            return f.read()
+
     def rss_anon(self):
         """Bytes of anonymous memory of the node's process."""
         with open("/proc/%d/status" % self.process.pid, encoding="ascii") as f:

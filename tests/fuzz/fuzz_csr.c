@@ -99,7 +99,7 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
         FUZZ_CHECK(tier_csr_new(key, "spoke-1", TIER_ROLE_SPOKE, &text[0], NULL) == TIER_OK);
         FUZZ_CHECK(tier_cert_new_ca(key, "nhs", 3650, NOW, &text[1], NULL) == TIER_OK);
         FUZZ_CHECK(tier_cert_from_pem(text[1], &ca, NULL) == TIER_OK);
-        FUZZ_CHECK(tier_cert_issue(key, ca, text[0], 30, NOW, &text[2], NULL) == TIER_OK);
+        FUZZ_CHECK(tier_cert_issue(key, ca, text[0], 86400, NOW, &text[2], NULL) == TIER_OK);
         for (unsigned k = 0; k < SEEDS; k++) {
             bytes[k] = strip(text[k], kept[k]);
             free(text[k]);

@@ -64,6 +64,14 @@ static void others(const uint8_t *data, size_t size) {
         free(a);
         free(b);
     }
+    struct tier_renew_request renewal, again;
+    if (tier_wire_renew_request(data, size, &renewal, NULL) == TIER_OK) {
+        struct tier_bytes one = tier_wire_renew_request_bytes(&renewal);
+        FUZZ_CHECK(tier_wire_renew_request(one.data, one.n, &again, NULL) == TIER_OK);
+        same(one, tier_wire_renew_request_bytes(&again));
+        tier_wire_renew_request_release(&again);
+        tier_wire_renew_request_release(&renewal);
+    }
     if (tier_wire_enroll_reply(data, size, &a, &b, NULL) == TIER_OK) {
         free(a);
         free(b);
@@ -100,6 +108,8 @@ static struct tier_bytes seed_of(unsigned i) {
                                  .signature = bytes,
                                  .signature_bytes = sizeof bytes,
                                  .withdrawn = true,
+                                 .crl = bytes,
+                                 .crl_bytes = sizeof bytes,
                                  .delta = {{1}},
                                  .delta_base = {{2}},
                                  .missed = true,
@@ -128,6 +138,13 @@ static struct tier_bytes seed_of(unsigned i) {
         return tier_wire_to_child_bytes(&down);
     if (i == 13)
         return tier_wire_receipt_bytes(&down.receipt);
+    if (i == 20) {
+        down.type = TIER_TO_REVOCATIONS;
+        return tier_wire_to_child_bytes(&down);
+    }
+    if (i == 21)
+        return tier_wire_renew_request_bytes(&(struct tier_renew_request){
+            .cert_pem = "cert", .csr_pem = "csr", .signature = {1}, .signature_bytes = 70});
     if (i == 14)
         return tier_wire_enroll_request_bytes("token", "pem");
     return tier_wire_fetch_request_bytes(&(struct tier_fetch_request){.offset = 9});
@@ -137,7 +154,7 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
     struct tier_piece p = {.offset = 1u << 20, .total = 7, .data_bytes = 100};
 
     FUZZ_CHECK(room >= 1024);
-    if (i > 19)
+    if (i > 21)
         return 0;
     if (i == 16) {
         p.id.b[0] = 1;

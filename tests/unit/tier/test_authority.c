@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <ftw.h>
+#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -230,4 +231,53 @@ Test(tier_authority, of_processes_that_race_for_a_token_one_wins) {
         told += WIFEXITED(status) && WEXITSTATUS(status) == 3;
     }
     cr_assert(won == 1 && told == RACERS - 1, "won %d told %d", won, told);
+}
+
+/* As version 1 made it, with one certificate and one token. */
+static const char first_version[] =
+    "CREATE TABLE tokens(hash BLOB PRIMARY KEY NOT NULL, name TEXT NOT NULL,"
+    " role INTEGER NOT NULL CHECK(role BETWEEN 0 AND 3), created_s INTEGER NOT NULL,"
+    " expires_s INTEGER NOT NULL, used_s INTEGER NOT NULL, void_s INTEGER NOT NULL);"
+    "CREATE INDEX tokens_by_name ON tokens(name);"
+    "CREATE TABLE certificates(fingerprint BLOB PRIMARY KEY NOT NULL, serial TEXT NOT NULL UNIQUE,"
+    " name TEXT NOT NULL, role INTEGER NOT NULL CHECK(role BETWEEN 0 AND 3),"
+    " not_before_s INTEGER NOT NULL, not_after_s INTEGER NOT NULL, issued_s INTEGER NOT NULL,"
+    " revoked_s INTEGER NOT NULL);"
+    "CREATE INDEX certificates_by_name ON certificates(name);"
+    "INSERT INTO tokens VALUES(randomblob(32), 'spoke-2', 2, 1800000000, 1900000000, 0, 0);"
+    "INSERT INTO certificates VALUES(randomblob(32), 'ab01', 'spoke-1', 2, 1800000000, 1900000000,"
+    " 1800000000, 1800000001);"
+    "PRAGMA application_id = 0x434f4e41; PRAGMA user_version = 1;";
+
+static enum tier_status see_old(void *arg, const struct tier_authority_entry *entry,
+                                struct tier_err *e) {
+    (void)e;
+    *(int *)arg += strcmp(entry->id.name, "spoke-1") == 0 &&
+                   strcmp(entry->id.serial, "ab01") == 0 && entry->revoked_s == NOW + 1 &&
+                   entry->id.role == TIER_ROLE_SPOKE;
+    return TIER_OK;
+}
+
+Test(tier_authority, one_of_an_older_version_keeps_what_it_has_and_learns_the_new) {
+    char path[128];
+    sqlite3 *db = NULL;
+    uint8_t *der = NULL;
+    size_t bytes = 0;
+    int seen = 0;
+    snprintf(path, sizeof path, "%s/authority.db", dir);
+    cr_assert(remove(path) == 0);
+    cr_assert(sqlite3_open(path, &db) == SQLITE_OK);
+    cr_assert(sqlite3_exec(db, first_version, NULL, NULL, NULL) == SQLITE_OK, "%s",
+              sqlite3_errmsg(db));
+    sqlite3_close(db);
+    open_it();
+    cr_assert(tier_authority_list(a, see_old, &seen, &err) == TIER_OK && seen == 1);
+    cr_assert(tier_authority_token_create(a, "carl", TIER_ROLE_AUDITOR, 60, false, NOW, token,
+                                          &err) == TIER_OK,
+              "%s", err.text);
+    cr_assert(tier_authority_set_cert_ttl(a, 60, &err) == TIER_OK, "%s", err.text);
+    cr_assert(tier_authority_revocations(a, 0, NOW + 2, &der, &bytes, &err) == TIER_OK);
+    cr_assert(der != NULL && bytes > 0);
+    free(der);
+    cr_assert(tier_authority_revoke(a, "spoke-2", NOW + 3, &err) == TIER_OK, "its token is kept");
 }

@@ -220,3 +220,48 @@ Test(tier_console_wire, a_part_holds_a_plan_or_a_piece_and_no_more_than_allowed)
     cr_assert(eq(int, tier_console_part(data, 0, &back, &err), TIER_EPROTO), "neither");
     free(data);
 }
+
+Test(tier_console_wire, an_approval_and_its_request_come_back_as_they_were) {
+    struct tier_console_approval_request request = {.action = TIER_CONSOLE_REVOKE,
+                                                    .subject = "north-1"};
+    struct tier_console_approval_request same;
+    struct tier_console_approval a = {
+        .by = {"anna", "bert"}, .count = 2, .done = true, .expires_ms = -7};
+    struct tier_console_approval back;
+    struct tier_bytes b = tier_console_approval_request_bytes(&request);
+    cr_assert(tier_console_approval_request(b.data, b.n, &same, NULL) == TIER_OK);
+    cr_assert(same.action == TIER_CONSOLE_REVOKE);
+    cr_assert(eq(str, same.subject, "north-1"));
+    free(b.data);
+    b = tier_console_approval_bytes(&a);
+    cr_assert(tier_console_approval(b.data, b.n, &back, NULL) == TIER_OK);
+    cr_assert(back.count == 2 && back.done && back.expires_ms == -7);
+    cr_assert(eq(str, back.by[0], "anna"));
+    cr_assert(eq(str, back.by[1], "bert"));
+    free(b.data);
+}
+
+Test(tier_console_wire, an_approval_names_a_hash_or_a_name_and_one_or_two_persons) {
+    struct tier_console_approval_request request = {.action = TIER_CONSOLE_RELEASE,
+                                                    .subject = "north-1"};
+    struct tier_console_approval a = {.count = 0}, back;
+    struct tier_bytes b = tier_console_approval_request_bytes(&request);
+    cr_assert(tier_console_approval_request(b.data, b.n, &request, &err) == TIER_EPROTO);
+    cr_assert(strstr(err.text, "SHA-256") != NULL);
+    free(b.data);
+    request =
+        (struct tier_console_approval_request){.action = TIER_CONSOLE_REVOKE, .subject = "North"};
+    b = tier_console_approval_request_bytes(&request);
+    cr_assert(tier_console_approval_request(b.data, b.n, &request, &err) == TIER_EPROTO);
+    cr_assert(strstr(err.text, "not a name") != NULL);
+    free(b.data);
+    request.action = (enum tier_console_action)7;
+    b = tier_console_approval_request_bytes(&request);
+    cr_assert(tier_console_approval_request(b.data, b.n, &request, &err) == TIER_EPROTO);
+    cr_assert(strstr(err.text, "approve.action is 7") != NULL);
+    free(b.data);
+    b = tier_console_approval_bytes(&a);
+    cr_assert(tier_console_approval(b.data, b.n, &back, &err) == TIER_EPROTO);
+    cr_assert(strstr(err.text, "approval.by has 0") != NULL);
+    free(b.data);
+}

@@ -40,7 +40,7 @@ static void free_ca(struct ca *ca) {
 static char *issue(const struct ca *ca, const struct tier_key *key, const char *name, int days) {
     char *csr = NULL, *pem = NULL;
     cr_assert(tier_csr_new(key, name, TIER_ROLE_SPOKE, &csr, &err) == TIER_OK);
-    cr_assert(tier_cert_issue(ca->key, ca->cert, csr, days, NOW, &pem, &err) == TIER_OK, "%s",
+    cr_assert(tier_cert_issue(ca->key, ca->cert, csr, days * DAY, NOW, &pem, &err) == TIER_OK, "%s",
               err.text);
     free(csr);
     return pem;
@@ -184,7 +184,7 @@ Test(tier_identity, a_certificate_never_outlives_its_authority) {
     char *csr = NULL, *none = NULL;
     cr_assert(tier_csr_new(key, "spoke-1", TIER_ROLE_SPOKE, &csr, &err) == TIER_OK);
     cr_assert(tier_cert_issue(ca.key, ca.cert, csr, 0, NOW, &none, &err) == TIER_EARG);
-    cr_assert(tier_cert_issue(ca.key, ca.cert, csr, 1, NOW + 3650 * DAY, &none, &err) ==
+    cr_assert(tier_cert_issue(ca.key, ca.cert, csr, DAY, NOW + 3650 * DAY, &none, &err) ==
               TIER_EIDENTITY);
     free(csr);
     free(pem);

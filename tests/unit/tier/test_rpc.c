@@ -277,6 +277,144 @@ Test(tier_rpc, new_connections_get_the_reloaded_certificate) {
     release(&c);
 }
 
+static struct {
+    unsigned asked;
+    const char *refused; /* a name */
+} guard;
+
+static enum tier_status ask_guard(void *arg, struct tier_rpc_call *call, struct tier_err *err) {
+    const struct tier_identity *id = NULL;
+    guard.asked += arg == &guard;
+    TIER_TRY(tier_rpc_peer_identity(call, &id, err));
+    if (guard.refused && strcmp(id->name, guard.refused) == 0)
+        return tier_fail(err, TIER_EIDENTITY, "'%s' may not", id->name);
+    return TIER_OK;
+}
+
+Test(tier_rpc, a_guard_refuses_a_call_before_its_handler_hears_of_it) {
+    struct tier_rpc_tls s = identity("authority", "hub-a", tier_wall_ms() / 1000);
+    struct tier_rpc_tls b = identity("authority", "spoke-b", tier_wall_ms() / 1000);
+    struct tier_rpc_tls c = identity("authority", "spoke-c", tier_wall_ms() / 1000);
+    serve(&s);
+    guard.asked = 0;
+    guard.refused = "spoke-b";
+    tier_rpc_server_guard(server, ask_guard, &guard);
+    struct tier_rpc_channel *refused = connect_as(&b, "hub-a"), *taken = connect_as(&c, "hub-a");
+    cr_expect(eq(int, call_once(refused, ECHO_PATH), TIER_EIDENTITY));
+    cr_expect(eq(str, seen.client_text, "'spoke-b' may not"));
+    cr_expect(eq(u32, seen.server_messages, 0));
+    cr_expect(eq(u32, seen.server_closed, 0));
+    seen.client_closed = 0;
+    cr_expect(eq(int, call_once(taken, ECHO_PATH), TIER_OK), "%s", seen.client_text);
+    cr_expect(eq(u32, guard.asked, 2));
+    tier_rpc_channel_free(refused);
+    tier_rpc_channel_free(taken);
+    release(&s);
+    release(&b);
+    release(&c);
+}
+
+Test(tier_rpc, a_recheck_ends_the_open_calls_of_those_who_are_refused_by_now) {
+    struct tier_rpc_tls s = identity("authority", "hub-a", tier_wall_ms() / 1000);
+    struct tier_rpc_tls b = identity("authority", "spoke-b", tier_wall_ms() / 1000);
+    serve(&s);
+    guard.refused = NULL;
+    tier_rpc_server_guard(server, ask_guard, &guard);
+    seen.hold = true;
+    struct tier_rpc_channel *channel = connect_as(&b, "hub-a");
+    struct tier_rpc_call *call = tier_rpc_call_new(channel, ECHO_PATH, &client, NULL, 0);
+    tier_rpc_send(call, "hello", 5);
+    tier_rpc_read(call);
+    cr_assert(tier_loop_run_until(loop, held_one, NULL, TIMEOUT_MS));
+    tier_rpc_server_recheck(server); /* nobody is refused */
+    tier_rpc_send(call, "more", 4);
+    guard.refused = "spoke-b";
+    tier_rpc_server_recheck(server);
+    cr_assert(tier_loop_run_until(loop, client_is_closed, NULL, TIMEOUT_MS));
+    cr_expect(eq(int, seen.client_status, TIER_EIDENTITY));
+    cr_expect(eq(str, seen.client_text, "'spoke-b' may not"));
+    cr_expect(eq(u32, seen.server_messages, 1), "the second message was received");
+    cr_expect(eq(u32, seen.server_closed, 1));
+    cr_expect(eq(int, seen.server_status, TIER_EIDENTITY));
+    tier_rpc_channel_free(channel);
+    release(&s);
+    release(&b);
+}
+
+Test(tier_rpc, a_reloaded_channel_calls_with_the_new_certificate_while_an_open_call_goes_on) {
+    struct tier_rpc_tls s = identity("authority", "hub-a", tier_wall_ms() / 1000);
+    struct tier_rpc_tls b = identity("authority", "spoke-b", tier_wall_ms() / 1000);
+    struct tier_rpc_tls c = identity("authority", "spoke-c", tier_wall_ms() / 1000);
+    struct tier_err err = {0};
+    serve(&s);
+    struct tier_rpc_channel *channel = connect_as(&b, "hub-a");
+    struct tier_rpc_call *open = tier_rpc_call_new(channel, ECHO_PATH, &client, NULL, 0);
+    tier_rpc_send(open, "one", 3);
+    tier_rpc_read(open);
+    cr_assert(tier_loop_run_until(loop, held_one, NULL, TIMEOUT_MS));
+    cr_assert(eq(int, tier_rpc_channel_reload(channel, &c, &err), TIER_OK));
+    cr_expect(eq(int, call_once(channel, ECHO_PATH), TIER_OK), "%s", seen.client_text);
+    cr_expect(eq(str, seen.peer_uri, "spiffe://authority/spoke/spoke-c"));
+    unsigned before = seen.client_messages;
+    seen.client_closed = 0;
+    tier_rpc_send(open, "two", 3);
+    tier_rpc_half_close(open);
+    tier_rpc_read(open);
+    cr_assert(tier_loop_run_until(loop, client_is_closed, NULL, TIMEOUT_MS));
+    cr_expect(eq(int, seen.client_status, TIER_OK), "the open call ended: %s", seen.client_text);
+    cr_expect(eq(u32, seen.client_messages - before, 1));
+    tier_rpc_channel_free(channel);
+    struct tier_rpc_channel *plain = NULL;
+    cr_assert(eq(int,
+                 tier_rpc_channel_new(loop, "127.0.0.1:9", "hub-a", "me", NULL, NULL, &plain, &err),
+                 TIER_OK));
+    cr_expect(eq(int, tier_rpc_channel_reload(plain, &c, &err), TIER_EARG));
+    tier_rpc_channel_free(plain);
+    release(&s);
+    release(&b);
+    release(&c);
+}
+
+static struct {
+    enum tier_status status;
+    size_t bytes;
+    unsigned times;
+} answer;
+
+static void take_answer(void *arg, const struct tier_err *result, const uint8_t *bytes, size_t n) {
+    (void)arg;
+    answer.times++;
+    answer.status = result->status;
+    answer.bytes = result->status == TIER_OK && memcmp(bytes, "ask", 3) == 0 ? n : 0;
+}
+
+static bool is_answered(void *arg) {
+    return answer.times == *(unsigned *)arg;
+}
+
+Test(tier_rpc, a_question_is_answered_once_or_says_why_not) {
+    struct tier_rpc_tls s = identity("authority", "hub-a", tier_wall_ms() / 1000);
+    struct tier_rpc_tls c = identity("authority", "spoke-b", tier_wall_ms() / 1000);
+    unsigned times = 1;
+    serve(&s);
+    struct tier_rpc_channel *channel = connect_as(&c, "hub-a");
+    tier_rpc_ask(channel, ECHO_PATH, "ask", 3, 3, TIMEOUT_MS, take_answer, NULL);
+    cr_assert(tier_loop_run_until(loop, is_answered, &times, TIMEOUT_MS));
+    cr_expect(eq(int, answer.status, TIER_OK));
+    cr_expect(eq(sz, answer.bytes, 3));
+    times++;
+    tier_rpc_ask(channel, ECHO_PATH, "asks", 4, 3, TIMEOUT_MS, take_answer, NULL);
+    cr_assert(tier_loop_run_until(loop, is_answered, &times, TIMEOUT_MS));
+    cr_expect(eq(int, answer.status, TIER_ELIMIT));
+    times++;
+    tier_rpc_ask(channel, "/test.Echo/None", "ask", 3, 3, TIMEOUT_MS, take_answer, NULL);
+    cr_assert(tier_loop_run_until(loop, is_answered, &times, TIMEOUT_MS));
+    cr_expect(eq(int, answer.status, TIER_EUNIMPLEMENTED));
+    tier_rpc_channel_free(channel);
+    release(&s);
+    release(&c);
+}
+
 Test(tier_rpc, an_unknown_method_is_answered_at_once) {
     serve(NULL);
     struct tier_rpc_channel *channel = connect_as(NULL, "");

@@ -90,7 +90,8 @@ static struct tier_from_child from_child(enum tier_from_child_type type) {
 
 static struct tier_to_child to_child(enum tier_to_child_type type) {
     struct tier_to_child m = {.type = type};
-    bool of_run = type != TIER_TO_WELCOME && type != TIER_TO_GRANT && type != TIER_TO_RECEIPT;
+    bool of_run = type != TIER_TO_WELCOME && type != TIER_TO_GRANT && type != TIER_TO_RECEIPT &&
+                  type != TIER_TO_REVOCATIONS;
     if (of_run)
         m.run = hash_of("run");
     if (type == TIER_TO_ROUND || type == TIER_TO_REFUSAL || type == TIER_TO_COMMIT)
@@ -116,6 +117,10 @@ static struct tier_to_child to_child(enum tier_to_child_type type) {
     if (type == TIER_TO_PLAN) {
         m.plan = blob;
         m.plan_bytes = sizeof blob;
+    }
+    if (type == TIER_TO_REVOCATIONS) {
+        m.crl = blob;
+        m.crl_bytes = sizeof blob;
     }
     if (type == TIER_TO_RECEIPT) {
         m.receipt = (struct tier_receipt){.run = hash_of("run"),
@@ -164,8 +169,11 @@ Test(tier_wire, each_message_of_a_child_comes_back_as_it_was) {
 }
 
 Test(tier_wire, each_message_of_a_parent_comes_back_as_it_was) {
-    for (int type = TIER_TO_WELCOME; type <= TIER_TO_END; type++) {
-        struct tier_to_child m = to_child((enum tier_to_child_type)type), back;
+    for (int type = TIER_TO_WELCOME; type <= TIER_TO_END + 1; type++) {
+        bool last = type == TIER_TO_END + 1;
+        struct tier_to_child m =
+            to_child(last ? TIER_TO_REVOCATIONS : (enum tier_to_child_type)type);
+        struct tier_to_child back;
         struct tier_bytes b = tier_wire_to_child_bytes(&m);
         MUST(tier_wire_to_child(b.data, b.n, &back, err));
         CHECK(back.type == m.type && back.round == m.round && back.protocol == m.protocol);
@@ -177,6 +185,7 @@ Test(tier_wire, each_message_of_a_parent_comes_back_as_it_was) {
         cr_assert(eq(str, back.name, m.name));
         cr_assert(eq(str, back.reason, m.reason));
         same_blob(back.plan, back.plan_bytes, m.plan, m.plan_bytes);
+        same_blob(back.crl, back.crl_bytes, m.crl, m.crl_bytes);
         same_receipt(&back.receipt, &m.receipt);
         struct tier_bytes again = tier_wire_to_child_bytes(&back);
         same_blob(again.data, again.n, b.data, b.n);
@@ -661,4 +670,55 @@ Test(tier_wire, enrollment_comes_back_as_it_was_and_is_bounded) {
     CHECK(!one && !two, "the outputs were touched");
     free(token);
     free(pem);
+}
+
+Test(tier_wire, a_renewal_comes_back_as_it_was_and_has_bounds) {
+    static char longest[TIER_PEM_BYTES_MAX + 2];
+    struct tier_renew_request m = {.cert_pem = "cert", .csr_pem = longest}, back;
+    memset(longest, 'x', TIER_PEM_BYTES_MAX);
+    m.signature_bytes = sizeof m.signature;
+    memset(m.signature, 0x5a, sizeof m.signature);
+    struct tier_bytes b = tier_wire_renew_request_bytes(&m);
+    CHECK(b.n <= TIER_RENEW_BYTES_MAX);
+    MUST(tier_wire_renew_request(b.data, b.n, &back, err));
+    cr_assert(eq(str, back.cert_pem, "cert"));
+    cr_assert(eq(str, back.csr_pem, longest));
+    same_blob(back.signature, back.signature_bytes, m.signature, m.signature_bytes);
+    tier_wire_renew_request_release(&back);
+    tier_wire_renew_request_release(&back);
+    REFUSED(TIER_EPROTO, "a renewal request", tier_wire_renew_request(b.data, 3, &back, err));
+    free(b.data);
+    m.signature_bytes = 0;
+    b = tier_wire_renew_request_bytes(&m);
+    REFUSED(TIER_EPROTO, "renew.signature has 0", tier_wire_renew_request(b.data, b.n, &back, err));
+    free(b.data);
+    m.signature_bytes = 1;
+    longest[TIER_PEM_BYTES_MAX] = 'x';
+    b = tier_wire_renew_request_bytes(&m);
+    REFUSED(TIER_EPROTO, "renew.csr_pem has 16385",
+            tier_wire_renew_request(b.data, b.n, &back, err));
+    free(b.data);
+}
+
+Test(tier_wire, a_revocation_list_has_one_byte_at_least_and_a_mebibyte_at_most) {
+    uint8_t *most = calloc(1, TIER_REVOCATIONS_BYTES_MAX + 1);
+    struct tier_to_child m = {.type = TIER_TO_REVOCATIONS, .crl = most}, back;
+    for (size_t n = TIER_REVOCATIONS_BYTES_MAX; n <= TIER_REVOCATIONS_BYTES_MAX + 1; n++) {
+        m.crl_bytes = n;
+        struct tier_bytes b = tier_wire_to_child_bytes(&m);
+        CHECK(b.n <= TIER_CONTROL_BYTES_MAX);
+        if (n == TIER_REVOCATIONS_BYTES_MAX) {
+            MUST(tier_wire_to_child(b.data, b.n, &back, err));
+            tier_wire_to_child_release(&back);
+        } else {
+            REFUSED(TIER_EPROTO, "revocations.crl has 1048577",
+                    tier_wire_to_child(b.data, b.n, &back, err));
+        }
+        free(b.data);
+    }
+    m.crl_bytes = 0;
+    struct tier_bytes b = tier_wire_to_child_bytes(&m);
+    REFUSED(TIER_EPROTO, "revocations.crl has 0", tier_wire_to_child(b.data, b.n, &back, err));
+    free(b.data);
+    free(most);
 }

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What cert.c and revocation.c share of OpenSSL's objects; nobody else sees them. */
+#ifndef CONSILIUM_TIER_CERT_PRIVATE_H
+#define CONSILIUM_TIER_CERT_PRIVATE_H
+
+#include "tier/cert.h"
+
+#include <openssl/evp.h>
+#include <openssl/x509.h>
+
+struct tier_key {
+    EVP_PKEY *pkey;
+};
+
+struct tier_cert {
+    X509 *x509;
+};
+
+/* As tier_fail, with the library's first reason behind it; its queue is left empty. */
+enum tier_status cert_ssl_fail(struct tier_err *err, enum tier_status st, const char *what);
+/* Seconds since 1970, or -1. */
+int64_t cert_time(const ASN1_TIME *t);
+/* Lower-case hex; false where it is negative or does not fit. */
+bool cert_serial(const ASN1_INTEGER *serial, char *out, size_t size);
+
+#endif
