@@ -60,7 +60,7 @@ struct spoke_data {
     char *path;
     size_t features, classes, spatial, stats_count, dropped;
     enum spoke_target_kind target;
-    bool unlabelled;
+    bool unlabelled, stats_local;
     size_t readers;
     struct spoke_rows parts[SPOKE_PARTS];
     double *mean, *std; /* [stats_count] */

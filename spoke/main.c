@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "spoke/budget.h"
 #include "spoke/check.h"
 #include "spoke/member.h"
 #include "spoke/predict.h"
@@ -43,6 +44,8 @@ int main(int argc, char **argv) {
         return run_member(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "check-data") == 0)
         return spoke_check_main(argc - 1, argv + 1, stdout, stderr);
+    if (argc > 1 && strcmp(argv[1], "budget") == 0)
+        return spoke_budget_main(argc - 1, argv + 1, stdout, stderr);
     if (argc > 1 && strcmp(argv[1], "predict") == 0)
         return spoke_predict_main(argc - 1, argv + 1, stdout, stderr);
     if (!tier_node_begin(TIER_CONFIG_SPOKE, "consilium-spoke", argc, argv, &config, &code))

@@ -6,6 +6,8 @@
  */
 #include "tier/config.h"
 
+#include "tier/privacy.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -90,6 +92,11 @@ static const struct tier_keys_item spoke_keys[] = {
     DATA_KEYS(""),
     {"policy.accept", TIER_KEYS_CHOICE, FIELD(spoke.accept), "none", 0, 0, accept_choices,
      "which plans the data steward accepts"},
+    {"policy.epsilon_max", TIER_KEYS_REAL, FIELD(spoke.epsilon_max), "0.0", 0,
+     TIER_PRIVACY_EPSILON_MAX, NULL,
+     "what all plans together may cost a patient here, who then need privacy.patient; 0: no end"},
+    {"policy.delta", TIER_KEYS_REAL, FIELD(spoke.delta), "1e-5", TIER_PRIVACY_DELTA_MIN, 0.5, NULL,
+     "at which that epsilon is told: below one over the number of patients"},
     {"team.listen", TIER_KEYS_ADDRESS, FIELD(spoke.team_listen), "", 0, 0, NULL,
      "address:port where other servers of the hospital join (consilium-spoke member)"},
     {"team.members", TIER_KEYS_LIST, FIELD(spoke.team_members), "", 0, 0, NULL,

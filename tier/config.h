@@ -66,8 +66,9 @@ struct tier_config_hub {
 struct tier_config_spoke {
     char csv[TIER_CONFIG_PATH_BYTES];
     char schema[TIER_CONFIG_PATH_BYTES];
-    char device[64]; /* as kern_devices_open takes it */
-    int accept;      /* enum tier_accept */
+    char device[64];           /* as kern_devices_open takes it */
+    int accept;                /* enum tier_accept */
+    double epsilon_max, delta; /* of patients' privacy; epsilon_max 0: no limit */
     /* Where other servers of the hospital train along, all set together; no member may be set. */
     char team_listen[TIER_CONFIG_ADDRESS_BYTES]; /* "" where there are none */
     struct tier_keys_list team_members;          /* their names, in the order of their ranks */

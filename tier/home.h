@@ -4,6 +4,7 @@
  * of a node is in here; moving the directory moves the node.
  *
  *     journal.db  spool/  models/  audit/  identity/  residual/ private/ control/ (spoke/state.h)
+ *     ledger.db (tier/ledger.h, of a spoke that has spent privacy)
  *
  * Threads: the loop's, but for the spool, which any may use.
  */

@@ -20,7 +20,7 @@
 
 #include <stdint.h>
 
-#define TIER_KEYS_MAX 128 /* keys in one table */
+#define TIER_KEYS_MAX 192 /* keys in one table */
 #define TIER_KEYS_LIST_MAX 64
 #define TIER_KEYS_LIST_BYTES 4096 /* of all entries of one, terminators included */
 #define TIER_KEYS_TEXT_MAX 1024   /* bytes of one value, terminator included */
