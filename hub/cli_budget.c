@@ -44,8 +44,8 @@ json_t *cli_budget_json(const struct tier_plan *plan, int64_t rows, struct tier_
     }
     return json_pack("{s:{s:f, s:f, s:f, s:f, s:I, s:o}}", "patient", "clip", plan->patient.clip,
                      "noise", plan->patient.noise, "delta", plan->patient.delta, "epsilon_max",
-                     plan->patient.epsilon_max, "steps", (json_int_t)(plan->steps * plan->rounds),
-                     "costs", costs);
+                     plan->patient.epsilon_max, "steps",
+                     (json_int_t)plan->steps * (json_int_t)plan->rounds, "costs", costs);
 }
 
 void cli_budget_print(const json_t *privacy) {
