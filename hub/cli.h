@@ -69,6 +69,12 @@ void cli_shape(const struct tier_tensor *t, char *buf, size_t bytes);
 enum tier_status cli_place(const char *dir, const struct tier_hash *hash, const char *suffix,
                            const char *out, struct tier_err *err);
 
+/* What a plan costs at a site with so many training rows, or (0) at several such; null without
+ * `privacy`, NULL with err. And the same for people. */
+struct tier_plan;
+json_t *cli_budget_json(const struct tier_plan *plan, int64_t rows, struct tier_err *err);
+void cli_budget_print(const json_t *privacy);
+
 /* ---- commands: argv is what stands behind the command's words ---- */
 
 int cli_pki_init(int argc, char **argv);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "hub/cli.h"
+#include "tier/budget.h"
 #include "tier/graph.h"
 #include "tier/plan.h"
 #include "tier/share.h"
@@ -25,6 +26,7 @@ struct loaded {
     struct tier_manifest *manifest;
     struct tier_manifest *kept; /* at each hospital; NULL: nothing is */
     size_t operators;           /* that are executed */
+    json_t *privacy;            /* what it costs; null without */
     struct tier_problems problems;
 };
 
@@ -40,7 +42,7 @@ static enum tier_status count_operators(struct loaded *l, struct tier_err *err) 
 }
 
 /* NULL where there is no memory for it. Every reason ends up in `problems`. */
-static struct loaded *load(const char *path, bool with_graph) {
+static struct loaded *load(const char *path, bool with_graph, int64_t rows) {
     struct loaded *l = calloc(1, sizeof *l);
     struct tier_err err = {0};
     enum tier_status st;
@@ -55,6 +57,9 @@ static struct loaded *load(const char *path, bool with_graph) {
     TIER_TRY_OUT(count_operators(l, &err));
     TIER_TRY_OUT(tier_task_manifest(&l->plan, l->graph, &l->manifest, &err));
     TIER_TRY_OUT(tier_share_kept(&l->plan, l->graph, &l->kept, &err));
+    TIER_TRY_OUT(tier_budget_graph_check(&l->plan, l->graph, &err));
+    l->privacy = cli_budget_json(&l->plan, rows, &err);
+    st = l->privacy ? TIER_OK : err.status;
 out:
     if (st != TIER_OK && l->problems.count == 0)
         tier_problems_add(&l->problems, path, 0, "%s", err.text);
@@ -65,6 +70,7 @@ static void unload(struct loaded *l) {
     tier_manifest_free(l->manifest);
     tier_manifest_free(l->kept);
     tier_graph_free(l->graph);
+    json_decref(l->privacy);
     free(l->text);
     free(l);
 }
@@ -119,6 +125,8 @@ static json_t *checked_json(const struct loaded *l) {
     json_decref(tensors);
     if (ok)
         json_object_set_new(o, "kept", kept_json(l->kept));
+    if (ok)
+        json_object_set(o, "privacy", l->privacy);
     return o;
 }
 
@@ -140,6 +148,7 @@ static void print_checked(const struct loaded *l) {
                ? ", in zstd frames where that is shorter"
                : "",
            l->plan.codec.error_feedback ? ", what is dropped added to the next round's" : "");
+    cli_budget_print(l->privacy);
     struct tier_delta_form down;
     if (tier_task_down(&l->plan, 1, &down))
         printf("  models    down as what they differ by, %s\n", tier_encoding_text(down.encoding));
@@ -168,18 +177,22 @@ static void print_checked(const struct loaded *l) {
 int cli_plan_check(int argc, char **argv) {
     const char *path;
     bool json = false;
+    int64_t rows = 0;
     const struct cli_option options[] = {
         {"json", CLI_FLAG, &json, NULL, "one JSON object", NULL, false, 0, 0},
+        {"rows", CLI_NUMBER, &rows, "N",
+         "with privacy: what it costs where so many training rows are, not in several such places",
+         NULL, false, 1, INT64_C(16) << 20},
     };
     const struct cli_usage usage = {
         "plan check", "FILE",
         "Says everything that is wrong with a plan and its graph, by line; or why its sums cannot "
-        "overflow, and what will be summed"};
+        "overflow, what will be summed, and what it costs of patients' privacy"};
     int code = cli_parse(&usage, options, COUNT(options), argc, argv, &path, 1, 1);
 
     if (code != CLI_GO)
         return code;
-    struct loaded *l = load(path, true);
+    struct loaded *l = load(path, true, rows);
     if (!l)
         return cli_failed(&(struct tier_err){.text = "out of memory"});
     if (json)
@@ -218,7 +231,7 @@ int cli_plan_show(int argc, char **argv) {
 
     if (code != CLI_GO)
         return code;
-    struct loaded *l = load(path, false);
+    struct loaded *l = load(path, false, 0);
     if (!l)
         return cli_failed(&(struct tier_err){.text = "out of memory"});
     if (l->problems.count) {

@@ -321,7 +321,7 @@ static enum tier_status take_stats(struct spoke_loader *l, size_t at, const char
                          "rows: there are %zu",
                          l->path, name, d->parts[SPOKE_TRAIN].rows);
     } else {
-        *local = true;
+        *local = d->stats_local = true;
     }
     return TIER_OK;
 }
@@ -747,6 +747,10 @@ const float *spoke_data_events(const struct spoke_data *d, enum spoke_part part)
 
 const float *spoke_data_values(const struct spoke_data *d, enum spoke_part part) {
     return d->unlabelled ? NULL : d->parts[part].values;
+}
+
+bool spoke_data_stats_local(const struct spoke_data *d) {
+    return d->stats_local;
 }
 
 size_t spoke_data_stats_count(const struct spoke_data *d) {

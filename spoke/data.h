@@ -189,6 +189,8 @@ enum tier_status spoke_data_grid(const struct spoke_data *data, enum spoke_part 
  * images; 0 and 1 for what is not standardised.
  */
 size_t spoke_data_stats_count(const struct spoke_data *data);
+/* Whether any of them was worked out of the training rows here. */
+bool spoke_data_stats_local(const struct spoke_data *data);
 const double *spoke_data_mean(const struct spoke_data *data);
 const double *spoke_data_std(const struct spoke_data *data);
 

@@ -63,7 +63,7 @@ struct spoke_data {
     uint64_t asked, withheld; /* rows that consent was asked about, and that it did not allow */
     struct tier_hash withheld_hash;
     enum spoke_target_kind target;
-    bool unlabelled, named;
+    bool unlabelled, named, stats_local;
     struct spoke_patch patch;
     size_t readers;
     struct spoke_rows parts[SPOKE_PARTS];

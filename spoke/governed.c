@@ -12,6 +12,7 @@
 #include "spoke/policy.h"
 #include "spoke/run_private.h"
 #include "spoke/steward.h"
+#include "tier/budget.h"
 #include "tier/log.h"
 #include "tier/signed.h"
 
@@ -176,6 +177,7 @@ enum tier_status spoke_run_open_data(struct spoke_run *run, struct spoke_data **
     const struct spoke_data_options options = {.fold_set = run->plan.fold != 0,
                                                .fold = (uint32_t)run->plan.fold,
                                                .spill_dir = c->data_dir,
+                                               .identified = tier_budget_patient(&run->plan),
                                                .patch = spoke_patch_of(&run->plan),
                                                .consent = run->spoke->consent,
                                                .purpose = run->plan.governance.purpose};

@@ -5,8 +5,10 @@
  * answered, so that the answer is the same after a restart.
  */
 #include "spoke/augment.h"
+#include "spoke/budget.h"
 #include "spoke/run_private.h"
 #include "spoke/train.h"
+#include "tier/budget.h"
 #include "tier/content.h"
 #include "tier/log.h"
 #include "tier/share.h"
@@ -78,6 +80,7 @@ static enum tier_status prepare_for_trainer(struct spoke_run *run, struct tier_e
         return tier_fail(err, TIER_EPOLICY,
                          "the plan wants data '%s', this site's trainer has '%s'",
                          run->plan.contract, contract);
+    TIER_TRY(spoke_budget_afford(run, err));
     return spoke_trainer_takes(&run->plan, err);
 }
 
@@ -109,6 +112,8 @@ static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
         spoke_round_recipe(&run->plan, 1, &recipe);
         st = spoke_augment_check(&recipe.augment, &shape, err);
     }
+    if (st == TIER_OK)
+        st = spoke_budget_afford(run, err);
     if (st == TIER_OK) {
         spoke_audit(spoke, "data.opened", "h:run", &run->id, "s:contract", run->plan.contract,
                     "s:purpose", run->plan.purpose, "s:use",

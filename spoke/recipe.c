@@ -77,6 +77,13 @@ static const char *wrong_in(const struct spoke_recipe *r) {
         return "stiffness: it and centre go together";
     if (r->stiffness && (!(r->lambda >= 0.0f) || !isfinite(2.0f * r->lambda)))
         return "lambda: a finite number of at least 0";
+    if (!optional(r->sample_clip) || !optional(r->sample_noise))
+        return "sample_clip and sample_noise: finite numbers of at least 0";
+    if ((r->sample_clip > 0.0f) != (r->noise_key != NULL) ||
+        (r->sample_noise > 0.0f && r->sample_clip == 0.0f))
+        return "sample_clip: it, sample_noise and noise_key go together";
+    if (r->sample_clip > 0.0f && r->epochs > 0)
+        return "epochs: with sample_clip there are steps alone";
     if (r->batch == 0 || r->batch > SPOKE_BATCH_MAX)
         return "batch: 1 to 1048576 rows";
     if (r->accumulate > SPOKE_ACCUMULATE_MAX)

@@ -48,6 +48,8 @@ void spoke_round_recipe(const struct tier_plan *plan, uint64_t round, struct spo
         .clip_value = (float)plan->clip_value,
         .ema = (float)plan->ema,
         .prox_mu = (float)plan->prox_mu,
+        .sample_clip = (float)plan->patient.clip,
+        .sample_noise = (float)plan->patient.noise,
         .products = products[plan->precision], /* what the devices' products round, in training */
         .batch = (uint32_t)plan->batch,
         .accumulate = (uint32_t)plan->accumulate,
@@ -364,6 +366,8 @@ static enum tier_status train(struct spoke_run *run, uint64_t round, uint64_t we
     char stream[40];
 
     spoke_round_recipe(&run->plan, round, &recipe);
+    if (recipe.sample_clip > 0)
+        recipe.noise_key = &run->noise_key;
     if (w->own_control)
         TIER_TRY(read_controls(run, w, &recipe, err));
     if (tier_fedcurv_on(&run->plan))

@@ -4,8 +4,10 @@
  * offered; after a restart the parent says again what is going on, and what was sealed is offered,
  * not trained again. Whatever a round changes here beside its update counts from the commit on.
  */
+#include "spoke/budget.h"
 #include "spoke/run_private.h"
 #include "spoke/state.h"
+#include "tier/budget.h"
 #include "tier/content.h"
 #include "tier/log.h"
 
@@ -49,6 +51,20 @@ bool spoke_run_sealed(struct spoke_run *run, uint64_t round, struct tier_hash *i
         spoke_stop_on(run->spoke, &err);
     *id = s.id;
     return s.found && tier_spool_has(home->spool, &s.id);
+}
+
+/* With privacy.patient a round has one update, whatever becomes of its file: two under one noise
+ * would tell what they differ by. */
+static bool differs_from_before(struct spoke_run *run, uint64_t round, const struct tier_hash *id) {
+    struct sent_search s = {.round = round};
+    struct tier_err err = {0};
+
+    if (!tier_budget_patient(&run->plan))
+        return false;
+    if (tier_journal_sent_each(run->spoke->home.journal, run->hex, TIER_SENT_STATE_ANY, see_sent,
+                               &s, &err) != TIER_OK)
+        spoke_stop_on(run->spoke, &err);
+    return s.found && !tier_hash_equal(&s.id, id);
 }
 
 static void offer(struct spoke_run *run, const struct tier_hash *id) {
@@ -145,6 +161,7 @@ static void job_done(void *arg) {
     struct tier_err err = {0};
 
     run->training = false;
+    tier_noise_key_wipe(&run->noise_key);
     if (run->state != SPOKE_RUN_OPEN || !tier_hash_equal(&run->base_model, &job->base))
         drop_model(run->spoke, &job->base); /* the run went on, or ended, while it was in use */
     if (run->state == SPOKE_RUN_OPEN && run->round == job->round && !run->committed) {
@@ -152,6 +169,9 @@ static void job_done(void *arg) {
             wait_for_servers(run, job->err.text);
         else if (job->st != TIER_OK)
             decline_round(run, job->err.text);
+        else if (differs_from_before(run, job->round, &job->id))
+            decline_round(run, "another update than before came of the same noise: the rows here, "
+                               "or what trains on them, changed");
         else if (journal_sealed(run, job, &err) != TIER_OK)
             spoke_stop_on(run->spoke, &err);
         else
@@ -189,6 +209,18 @@ static void audit_reading(struct spoke_run *run) {
                     "u:round", run->round, "s:purpose", run->plan.purpose, "s:use", use);
 }
 
+/* Before anything is trained; false where it is not to be. */
+static bool charge(struct spoke_run *run) {
+    struct tier_err err = {0};
+    enum tier_status st = spoke_budget_charge(run, run->round, &err);
+
+    if (st == TIER_EPOLICY)
+        decline_round(run, err.text);
+    else if (st != TIER_OK)
+        spoke_stop_on(run->spoke, &err);
+    return st == TIER_OK;
+}
+
 void spoke_run_train(struct spoke_run *run) {
     bool ready = run->spoke->trainer ? run->manifest != NULL : run->data != NULL;
     struct tier_hash id;
@@ -215,6 +247,8 @@ void spoke_run_train(struct spoke_run *run) {
         decline_round(run, err.text);
         return;
     }
+    if (!charge(run))
+        return;
     struct job *job = need(calloc(1, sizeof *job));
     *job = (struct job){.run = run, .round = run->round, .base = run->base_model};
     if (run->data)
@@ -305,6 +339,11 @@ static void release_below(struct spoke_run *run, uint64_t below, uint64_t commit
     struct release r = {run, below};
     struct doomed d = {.below = below};
     struct tier_err err = {0};
+
+    if (spoke_budget_over(run, below, &err) != TIER_OK) {
+        spoke_stop_on(run->spoke, &err);
+        return;
+    }
 
     tier_journal_sent_each(j, run->hex, TIER_SENT_STATE_ANY, see_doomed, &d, &err);
     for (size_t i = 0; i < d.count; i++)

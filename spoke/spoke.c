@@ -305,6 +305,8 @@ void spoke_close(struct spoke *spoke) {
         spoke->runs = run->next;
         spoke_run_free(run);
     }
+    tier_ledger_close(spoke->ledger);
+    spoke->ledger = NULL;
     spoke_team_close(&spoke->team);
     tier_home_close(&spoke->home);
     spoke->link = NULL;

@@ -19,6 +19,7 @@
 #include "tier/follow.h"
 #include "tier/heads.h"
 #include "tier/home.h"
+#include "tier/ledger.h"
 #include "tier/link.h"
 #include "tier/loop.h"
 #include "tier/renewal.h"
@@ -64,6 +65,9 @@ struct spoke_run {
     bool committed;                  /* that round is: it is not trained again, whoever asks */
     struct tier_hash last_receipt;   /* the update's */
     atomic_uint_fast64_t over;       /* this round is, and all before; the worker reads it */
+    bool afforded;                   /* what the plan's privacy costs here; then: */
+    uint64_t charged;                /* its rounds that are in the ledger */
+    struct tier_noise_key noise_key; /* of the round that is trained; the worker reads it */
     bool training;                   /* a job is on the worker, from this model: */
     struct tier_hash training_base;
 };
@@ -80,6 +84,7 @@ struct spoke {
     struct spoke_team team;        /* the worker's */
     struct spoke_servers *servers; /* that train along; NULL: none do */
     struct spoke_trainer *trainer; /* the hospital's own, in place of team and data; or NULL */
+    struct tier_ledger *ledger;    /* of privacy; NULL: it was not needed yet */
     struct spoke_run *runs;
     struct spoke_consent *consent; /* NULL: none are configured, or they cannot be read */
     uint64_t consent_version;
@@ -101,7 +106,8 @@ void spoke_close(struct spoke *spoke);
 enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                                  const struct tier_hash *base, struct tier_hash *id_out,
                                  struct tier_err *err);
-/* The plan's local recipe of a round, from 1, in the trainer's terms. */
+/* The plan's local recipe of a round, from 1, in the trainer's terms; the key of its noise, where
+ * it has one, is the caller's to add. */
 void spoke_round_recipe(const struct tier_plan *plan, uint64_t round, struct spoke_recipe *out);
 /* Freezes in nets[count] what the plan has frozen. Errors: spoke_net_freeze. */
 enum tier_status spoke_round_freeze(const struct tier_plan *plan, const struct tier_graph *graph,

@@ -24,6 +24,8 @@
 
 #define LOSS_STEPS 256
 
+enum { DRAWS, NOISE }; /* the key's streams */
+
 struct trainer {
     struct spoke_net *net;
     struct kern_device *dev;
@@ -46,6 +48,8 @@ struct trainer {
     struct kern_buf *sum;       /* [trained]: of a step's gradients, where it has several batches */
     struct kern_buf *step_loss; /* a replica's, of one step, before it is weighted */
     struct kern_buf *losses;    /* [replicas]: of all of them, its own at its place */
+    struct kern_buf *norms;     /* [recipe->batch]: of rows' gradients, where they are cut */
+    float *drawn;               /* [trained]: noise on its way, the first replica's alone */
     struct spoke_stepper stepper;
     struct spoke_scaler scaler; /* of KERN_F16 */
     struct kern_buf *squares;   /* [1]: of a step's gradient; NULL where nothing is scaled */
@@ -60,11 +64,13 @@ struct crew {
     size_t count;
     struct kern_group *group; /* NULL for one */
     const struct spoke_data *data;
-    struct spoke_feed *feed; /* NULL where all rows are held, as they are */
-    struct spoke_batch read; /* its last batch */
-    size_t at, rows;         /* the batch, in this epoch's order */
-    size_t step_rows;        /* of all batches of the step */
-    bool begins, ends;       /* the batch is its step's first, its last */
+    struct spoke_feed *feed;          /* NULL where all rows are held, as they are */
+    struct spoke_batch read;          /* its last batch */
+    size_t at, rows;                  /* the batch, in this epoch's order */
+    size_t step_rows;                 /* of all batches of the step */
+    size_t listed;                    /* rows in the order */
+    struct tier_noise *draws, *noise; /* which rows, what noise; NULL without sample_clip */
+    bool begins, ends;                /* the batch is its step's first, its last */
     uint64_t step;
     float lr;
     double loss_sum;
@@ -134,6 +140,10 @@ uint64_t spoke_train_seed(const char *run, uint64_t round, const char *node) {
 
 /* ---- training ------------------------------------------------------------------------------ */
 
+static uint64_t batches_of(const struct spoke_recipe *r) {
+    return r->accumulate > 1 ? r->accumulate : 1;
+}
+
 static enum tier_status new_buf(struct trainer *t, size_t count, struct kern_buf **out) {
     KERN_TRY(t, "taking memory for training", kern_buf_new(t->dev, count * 4, out));
     return TIER_OK;
@@ -193,16 +203,22 @@ static enum tier_status take_memory(struct trainer *t, const struct spoke_data *
     if (t->read)
         memset(t->staging, 0, words * 4); /* a smaller batch leaves room before its rows */
     TIER_TRY(new_buf(t, 1, &t->loss));
-    if (t->replicas > 1 || r->accumulate > 1)
+    bool apart = r->sample_clip > 0.0f;
+    if (t->replicas > 1 || r->accumulate > 1 || apart)
         TIER_TRY(new_buf(t, 1, &t->step_loss));
     TIER_TRY(new_buf(t, t->replicas, &t->losses));
-    if (r->accumulate > 1)
+    if (r->accumulate > 1 || apart)
         TIER_TRY(new_buf(t, spoke_net_trained(t->net), &t->sum));
     if (r->products == KERN_F16) {
         TIER_TRY(new_buf(t, 1, &t->squares));
         t->scaler = spoke_scaler_start();
         TIER_TRY(spoke_net_scale(t->net, t->scaler.scale, t->err));
     }
+    if (apart)
+        TIER_TRY(new_buf(t, r->batch, &t->norms));
+    t->drawn = apart && t->place == 0 ? malloc(spoke_net_trained(t->net) * sizeof(float)) : NULL;
+    if (apart && t->place == 0 && !t->drawn)
+        return tier_fail(t->err, TIER_ENOMEM, "no memory for the noise of a step");
     TIER_TRY(spoke_stepper_init(&t->stepper, t->net, r, t->err));
     return t->read ? TIER_OK : put_rows(t, data);
 }
@@ -224,6 +240,8 @@ static void release(struct trainer *t) {
         kern_host_free(t->dev, t->staging);
     else
         free(t->targets);
+    kern_buf_free(t->norms);
+    free(t->drawn);
     if (t->owns_order)
         free(t->order);
 }
@@ -243,6 +261,23 @@ static enum tier_status send(struct trainer *t, size_t first, size_t rows) {
     return TIER_OK;
 }
 
+/* How much of sample_clip is used: the rest is room for what float32 rounds in a norm of millions
+ * of elements, so that no row moves the sum by more than sample_clip. */
+#define CLIP_USED 0.999f
+
+/* The gradient of the batch's mean loss; with sample_clip the sum of those of its rows, each cut.
+ */
+static enum tier_status backward(struct trainer *t, size_t rows, struct kern_buf *loss) {
+    struct kern_vec x = {t->batch, t->rows_at}, target = {t->batch, 0};
+    float clip = t->recipe->sample_clip * CLIP_USED;
+
+    if (t->recipe->sample_clip > 0.0f)
+        return spoke_net_backward_samples(t->net, x, target, rows, clip,
+                                          (struct kern_vec){t->norms, 0},
+                                          (struct kern_vec){loss, 0}, t->err);
+    return spoke_net_backward(t->net, x, target, rows, (struct kern_vec){loss, 0}, t->err);
+}
+
 /* Rows [at, at + rows) of this epoch's order: the gradient of their mean loss. */
 static enum tier_status gradients(struct trainer *t, size_t at, size_t rows,
                                   struct kern_buf *loss) {
@@ -251,7 +286,7 @@ static enum tier_status gradients(struct trainer *t, size_t at, size_t rows,
 
     if (t->read) {
         TIER_TRY(send(t, at - t->read_at, rows));
-        return spoke_net_backward(t->net, x, target, rows, (struct kern_vec){loss, 0}, t->err);
+        return backward(t, rows, loss);
     }
     KERN_TRY(t, "gathering a batch",
              kern_gather_rows(x, (struct kern_vec){t->x, 0}, index, rows, t->features, t->rows));
@@ -259,7 +294,7 @@ static enum tier_status gradients(struct trainer *t, size_t at, size_t rows,
     KERN_TRY(
         t, "gathering a batch",
         kern_gather_rows(target, (struct kern_vec){t->target, 0}, index, rows, t->words, t->rows));
-    return spoke_net_backward(t->net, x, target, rows, (struct kern_vec){loss, 0}, t->err);
+    return backward(t, rows, loss);
 }
 
 /* Gradients, weighted, to those of the step's other batches; the last one has the sum. */
@@ -276,12 +311,18 @@ static enum tier_status accumulate(struct trainer *t, const struct crew *c, floa
     return TIER_OK;
 }
 
+/* This replica's slice of the batch: how many rows, from where. */
+static size_t slice_of(const struct trainer *t, const struct crew *c, size_t *first) {
+    size_t each = c->rows / t->replicas, more = c->rows % t->replicas;
+
+    *first = c->at + each * t->place + (t->place < more ? t->place : more);
+    return each + (t->place < more);
+}
+
 /* This replica's slice of the batch, weighted by its share of the step's rows. */
 static enum tier_status slice_gradients(struct trainer *t, const struct crew *c) {
     struct kern_vec g = spoke_net_grads(t->net), one = {t->step_loss, 0}, sum = {t->loss, 0};
-    size_t n = spoke_net_trained(t->net), each = c->rows / t->replicas;
-    size_t more = c->rows % t->replicas, mine = each + (t->place < more);
-    size_t first = c->at + each * t->place + (t->place < more ? t->place : more);
+    size_t n = spoke_net_trained(t->net), first, mine = slice_of(t, c, &first);
     float weight = (float)((double)mine / (double)c->step_rows);
 
     if (mine == 0) {
@@ -297,11 +338,51 @@ static enum tier_status slice_gradients(struct trainer *t, const struct crew *c)
     return TIER_OK;
 }
 
-/* ---- all replicas --------------------------------------------------------------------------- */
+/* ---- DP-SGD --------------------------------------------------------------------------------- */
 
-static uint64_t batches_of(const struct spoke_recipe *r) {
-    return r->accumulate > 1 ? r->accumulate : 1;
+/* This replica's slice of a part of the sample: its rows' gradients, cut, to the step's. */
+static enum tier_status add_samples(struct trainer *t, const struct crew *c) {
+    struct kern_vec one = {t->step_loss, 0}, loss = {t->loss, 0}, sum = {t->sum, 0};
+    size_t first, mine = slice_of(t, c, &first);
+
+    if (mine == 0)
+        return TIER_OK;
+    KERN_TRY(t, "clearing the loss", kern_zero(t->step_loss, 0, sizeof(float)));
+    TIER_TRY(gradients(t, first, mine, t->step_loss));
+    KERN_TRY(t, "adding gradients",
+             kern_axpby(sum, spoke_net_grads(t->net), spoke_net_trained(t->net), 1.0f, 1.0f));
+    KERN_TRY(t, "adding the loss",
+             kern_axpby(loss, one, 1, (float)((double)mine / (double)c->step_rows), 1.0f));
+    return TIER_OK;
 }
+
+/* The step's sum becomes the gradient: divided by what a sample has on average, not by what this
+ * one has, which would tell of it. The first replica alone adds the noise. */
+static enum tier_status add_noise(struct trainer *t, const struct crew *c) {
+    const struct spoke_recipe *r = t->recipe;
+    double mean = fmin((double)r->batch * (double)batches_of(r), (double)t->rows);
+    struct kern_vec grads = spoke_net_grads(t->net);
+    size_t count;
+    const struct spoke_stretch *stretches = spoke_net_stretches(t->net, &count);
+
+    for (size_t i = 0; i < count; i++) {
+        const struct spoke_stretch s = stretches[i];
+        struct kern_vec g = {grads.buf, grads.at + s.at}, sum = {t->sum, s.at};
+        bool noisy = t->place == 0;
+        if (noisy) {
+            memset(t->drawn, 0, s.n * sizeof *t->drawn);
+            tier_noise_normal(c->noise, (double)r->sample_noise * (double)r->sample_clip, t->drawn,
+                              s.n);
+            KERN_TRY(t, "the noise",
+                     kern_upload(g.buf, g.at * sizeof(float), t->drawn, s.n * sizeof(float)));
+        }
+        KERN_TRY(t, "adding noise",
+                 kern_axpby(g, sum, s.n, (float)(1 / mean), noisy ? (float)(1 / mean) : 0.0f));
+    }
+    return TIER_OK;
+}
+
+/* ---- all replicas --------------------------------------------------------------------------- */
 
 /* What each does, on its own thread where its device works while it is called. */
 static void each_takes_memory(void *arg, size_t i) {
@@ -311,7 +392,8 @@ static void each_takes_memory(void *arg, size_t i) {
 
 static void each_starts_epoch(void *arg, size_t i) {
     struct trainer *t = &((struct crew *)arg)->t[i];
-    enum kern_status st = kern_upload(t->index, 0, t->order, t->rows * sizeof *t->order);
+    size_t bytes = ((struct crew *)arg)->listed * sizeof *t->order;
+    enum kern_status st = kern_upload(t->index, 0, t->order, bytes);
     t->st = st == KERN_OK ? TIER_OK : spoke_net_kern_fail(t->dev, st, "an upload", t->err);
 }
 
@@ -322,6 +404,23 @@ static void each_has_gradients(void *arg, size_t i) {
     c->t[i].st = c->group || !(c->begins && c->ends)
                      ? slice_gradients(&c->t[i], c)
                      : gradients(&c->t[i], c->at, c->rows, c->t[i].loss);
+}
+
+static void each_clears_sum(void *arg, size_t i) {
+    struct trainer *t = &((struct crew *)arg)->t[i];
+    enum kern_status st = kern_zero(t->sum, 0, spoke_net_trained(t->net) * sizeof(float));
+    t->st = st == KERN_OK ? TIER_OK : spoke_net_kern_fail(t->dev, st, "clearing gradients", t->err);
+}
+
+static void each_adds_samples(void *arg, size_t i) {
+    struct crew *c = arg;
+    c->t[i].read_at = c->at;
+    c->t[i].st = add_samples(&c->t[i], c);
+}
+
+static void each_adds_noise(void *arg, size_t i) {
+    struct crew *c = arg;
+    c->t[i].st = add_noise(&c->t[i], c);
 }
 
 /* Its squares' sum is finite where the gradient is (a norm beyond 1e19 aside). Read back, which
@@ -420,13 +519,6 @@ static enum tier_status sum_gradients(struct crew *c) {
     return st == KERN_OK ? TIER_OK : group_failed(c, st, "summing gradients");
 }
 
-static enum tier_status run_step(struct crew *c) {
-    TIER_TRY(step_gradients(c));
-    if (c->group)
-        TIER_TRY(sum_gradients(c));
-    return crew_do(c, each_optimises);
-}
-
 static enum tier_status collect_loss(struct crew *c, uint64_t step) {
     struct kern_vec all[KERN_GROUP_RANKS_MAX] = {{NULL, 0}};
     float loss[KERN_GROUP_RANKS_MAX] = {0};
@@ -464,8 +556,41 @@ static enum tier_status start_epoch(struct crew *c, uint64_t epoch) {
     const struct trainer *first = &c->t[0];
 
     spoke_train_shuffle(first->seed, epoch, first->order, first->rows);
+    c->listed = first->rows;
     return c->feed ? spoke_feed_begin(c->feed, first->order, first->rows, epoch, c->err)
                    : crew_do(c, each_starts_epoch);
+}
+
+/* Of an epoch, which begins where the last one ended. */
+static enum tier_status epoch_gradients(struct crew *c, uint64_t epoch) {
+    if (c->at == 0)
+        TIER_TRY(start_epoch(c, epoch));
+    TIER_TRY(step_gradients(c));
+    c->at = c->at == c->t[0].rows ? 0 : c->at;
+    return TIER_OK;
+}
+
+/* Of a sample of its own, as large as chance has it: none may be in it. */
+static enum tier_status sample_gradients(struct crew *c) {
+    const struct trainer *first = &c->t[0];
+    const struct spoke_recipe *r = first->recipe;
+
+    c->at = 0;
+    c->step_rows = c->listed =
+        tier_noise_sample(c->draws, first->rows, r->batch * batches_of(r), first->order);
+    if (c->step_rows > 0 && c->feed)
+        TIER_TRY(spoke_feed_begin(c->feed, first->order, c->listed, c->step, c->err));
+    else if (c->step_rows > 0)
+        TIER_TRY(crew_do(c, each_starts_epoch));
+    TIER_TRY(crew_do(c, each_clears_sum));
+    for (; c->at < c->step_rows; c->at += c->rows) {
+        size_t left = c->step_rows - c->at;
+        c->rows = left < r->batch ? left : r->batch;
+        if (c->feed)
+            TIER_TRY(spoke_feed_next(c->feed, &c->read, c->err));
+        TIER_TRY(crew_do(c, each_adds_samples));
+    }
+    return crew_do(c, each_adds_noise);
 }
 
 /* Rows that are not held, or are cut or changed each time, are read by threads of their own. */
@@ -492,13 +617,13 @@ static enum tier_status run_steps(struct crew *c, struct spoke_train_stats *stat
     uint64_t steps = r->steps ? r->steps : r->epochs * per_epoch;
 
     for (uint64_t step = 0; step < steps; step++) {
-        if (c->at == 0)
-            TIER_TRY(start_epoch(c, step / per_epoch));
         c->step = step + 1;
         c->lr = spoke_recipe_lr(r, step, steps);
-        TIER_TRY(run_step(c));
+        TIER_TRY(c->draws ? sample_gradients(c) : epoch_gradients(c, step / per_epoch));
+        if (c->group)
+            TIER_TRY(sum_gradients(c));
+        TIER_TRY(crew_do(c, each_optimises));
         stats->rows += c->step_rows;
-        c->at = c->at == first->rows ? 0 : c->at;
         if (c->at == 0 || (step + 1) % LOSS_STEPS == 0 || step + 1 == steps)
             TIER_TRY(collect_loss(c, step + 1));
     }
@@ -602,7 +727,10 @@ static enum tier_status crew_new(struct crew *c, struct spoke_net *const *nets,
     /* Replicas draw apart: each sees rows of its own. */
     for (size_t i = 0; i < c->count; i++)
         spoke_net_seed(nets[i], mix(seed ^ mix(c->t[i].place + 1)));
-    return TIER_OK;
+    if (!recipe->noise_key)
+        return TIER_OK;
+    TIER_TRY(tier_noise_new(recipe->noise_key, DRAWS, &c->draws, c->err));
+    return tier_noise_new(recipe->noise_key, NOISE, &c->noise, c->err);
 }
 
 /* What the devices' products may round, from here on. */
@@ -678,5 +806,7 @@ out:
     for (size_t i = 0; c.t && i < count; i++)
         release(&c.t[count - 1 - i]);
     free(c.t);
+    tier_noise_free(c.draws);
+    tier_noise_free(c.noise);
     return st;
 }

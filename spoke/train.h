@@ -7,6 +7,9 @@
  * position), so the same binary, device model, number of devices and thread count give the same
  * parameters, bit for bit. Optimiser state starts at zero at each call.
  *
+ * With sample_clip (DP-SGD) there are no epochs: each step draws a Poisson sample of its own, and
+ * what is drawn is a function of (key, step).
+ *
  * Several nets, one on each device of a group, train as one: replica i takes the i-th slice of
  * every batch, cut as evenly as may be; their gradients, weighted by their rows, are summed over
  * the group in its fixed order, and each makes the same step. The mean gradient is one device's but
@@ -21,6 +24,7 @@
 #include "spoke/augment.h"
 #include "spoke/data.h"
 #include "spoke/net.h"
+#include "tier/noise.h"
 
 #define SPOKE_STEPS_MAX (UINT64_C(1) << 40)
 #define SPOKE_EPOCHS_MAX (UINT64_C(1) << 20)
@@ -79,7 +83,17 @@ struct spoke_recipe {
      * element by element, is added to the gradient; float[the net's elements] each, both NULL:
      * none. Borrowed for a training. */
     const float *stiffness, *centre;
-    float lambda;                /* >= 0 */
+    float lambda; /* >= 0 */
+    /*
+     * DP-SGD (Abadi et al. 2016; tier/budget.h says what it costs): sample_clip > 0 cuts the
+     * gradient of each row to that norm, and the noise on a step's sum of them has the deviation
+     * sample_noise * sample_clip. A step takes each training row by itself with chance batch *
+     * accumulate / rows, and divides by as many rows as that makes on average; `steps` says how
+     * many. The key decides which rows and what noise: who trains again by it gets the same. It is
+     * borrowed for a training. 0, 0, NULL: none.
+     */
+    float sample_clip, sample_noise;
+    const struct tier_noise_key *noise_key;
     enum kern_products products; /* what the devices may round while they train, and only then */
     uint32_t batch;              /* rows at once, <= the net's batch_max */
     uint32_t accumulate;    /* batches a step, whose gradient is the mean over all their rows; 0 is

@@ -6,6 +6,8 @@
  */
 #include "tier/config.h"
 
+#include "tier/privacy.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -104,6 +106,11 @@ static const struct tier_keys_item spoke_keys[] = {
      "rules of the data steward that accept, refuse, or ask a person"},
     {"policy.signed", TIER_KEYS_BOOL, FIELD(signed_plans), "false", 0, 0, NULL,
      "take only plans that somebody whom the authority certified has signed"},
+    {"policy.epsilon_max", TIER_KEYS_REAL, FIELD(spoke.epsilon_max), "0.0", 0,
+     TIER_PRIVACY_EPSILON_MAX, NULL,
+     "what all plans together may cost a patient here, who then need privacy.patient; 0: no end"},
+    {"policy.delta", TIER_KEYS_REAL, FIELD(spoke.delta), "1e-5", TIER_PRIVACY_DELTA_MIN, 0.5, NULL,
+     "at which that epsilon is told: below one over the number of patients"},
     {"consent.table", TIER_KEYS_PATH, FIELD(spoke.consent_table), "", 0, 0, NULL,
      "CSV file of id,purposes: only rows whose id allows the plan's purpose are read"},
     {"consent.opt_out", TIER_KEYS_PATH, FIELD(spoke.opt_out), "", 0, 0, NULL,

@@ -4,7 +4,7 @@
  * of a node is in here; moving the directory moves the node.
  *
  *     journal.db  spool/  models/  retained/  audit/  identity/  residual/ private/ control/
- * (spoke/state.h)
+ * (spoke/state.h), ledger.db (tier/ledger.h, of a spoke that has spent privacy)
  *
  * Threads: the loop's, but for the spool, which any may use.
  */

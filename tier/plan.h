@@ -225,6 +225,13 @@ struct tier_plan {
 
     int weights; /* enum tier_plan_weights: how a child's update counts */
 
+    struct {
+        double clip;        /* of a row's gradient, its norm; 0: none, and none of what follows */
+        double noise;       /* its standard deviation, divided by clip */
+        double delta;       /* that epsilon is told at */
+        double epsilon_max; /* what a hospital's patients may be made to pay */
+    } patient;              /* DP-SGD (tier/budget.h) */
+
     double clip;                 /* |x| beyond it is refused, or saturated */
     struct tier_keys_list clips; /* "PATTERN=CLIP": tensors with a clip of their own */
     int frac_bits;               /* f = 30 - ceil(log2 clip): derived, does not travel */

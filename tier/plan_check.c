@@ -7,6 +7,7 @@
 #include "tier/fedcurv.h"
 #include "tier/nova.h"
 #include "tier/plan_keys.h"
+#include "tier/privacy.h"
 #include "tier/scaffold.h"
 #include "tier/stale.h"
 
@@ -185,6 +186,16 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "patterns of the tensor names that stay at each hospital, shared or not"},                    \
     {"weights", TIER_KEYS_CHOICE, FIELD(plan.weights), "samples", 0, 0, weights_choices,           \
      "how much an update counts: by its rows, or all the same"},                                   \
+    {"privacy.patient.clip", TIER_KEYS_REAL, FIELD(plan.patient.clip), "0.0", 0, 1e30, NULL,       \
+     "DP-SGD: each row's gradient is cut to this norm; 0 is no differential privacy"},             \
+    {"privacy.patient.noise", TIER_KEYS_REAL, FIELD(plan.patient.noise), "0.0", 0,                 \
+     TIER_PRIVACY_NOISE_MAX, NULL,                                                                 \
+     "standard deviation of the noise on a step's sum of gradients, divided by clip"},             \
+    {"privacy.patient.delta", TIER_KEYS_REAL, FIELD(plan.patient.delta), "0.0", 0, 1, NULL,        \
+     "at which epsilon is told: below one over the number of patients"},                           \
+    {"privacy.patient.epsilon_max", TIER_KEYS_REAL, FIELD(plan.patient.epsilon_max), "0.0", 0,     \
+     TIER_PRIVACY_EPSILON_MAX, NULL,                                                               \
+     "a hospital where the plan would cost its patients more declines it"},                        \
     {"exact.clip", TIER_KEYS_REAL, FIELD(plan.clip), "8.0", 1e-20, 1e30, NULL,                     \
      "largest change of a parameter in a round; sets the resolution, 2^-30 of it"},                \
     {"exact.clips", TIER_KEYS_LIST, FIELD(plan.clips), "", 0, 0, NULL,                             \
@@ -609,6 +620,7 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     tier_plan_check_recipe(c);
     tier_plan_check_loss(c);
     tier_plan_check_patch(c);
+    tier_plan_check_privacy(c);
     check_normalise(c);
     check_scaffold(c);
     check_exact(c);

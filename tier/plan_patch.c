@@ -53,7 +53,7 @@ void tier_plan_check_patch(const struct tier_plan_checker *c) {
     if (p->patch.size.count == 0) {
         if (p->patch.positive > 0)
             complain(c, "local.patch.positive", "needs local.patch.size");
-        if (p->patch.overlap != OVERLAP)
+        if (p->patch.overlap != OVERLAP && p->patch.overlap > 0)
             complain(c, "local.patch.overlap", "needs local.patch.size");
         return;
     }

@@ -67,6 +67,21 @@ enum tier_status tier_privacy_cost(const struct tier_privacy_event *events, size
     return cost_of(events, count, delta, out, err);
 }
 
+enum tier_status tier_privacy_within(const struct tier_privacy_event *events, size_t count,
+                                     double delta, double epsilon, bool *within_out,
+                                     double *bound_out, struct tier_err *err) {
+    struct tier_privacy_cost cost = {0};
+
+    TIER_TRY(check(events, count, delta, err));
+    if (count > 0)
+        cost.tight = privacy_rdp(events, count, delta, &cost.order);
+    if (cost.tight > epsilon)
+        TIER_TRY(cost_of(events, count, delta, &cost, err));
+    *within_out = cost.tight <= epsilon;
+    *bound_out = cost.tight;
+    return TIER_OK;
+}
+
 static double places(double noise) {
     return ceil(noise * 1000 - 1e-6) / 1000;
 }

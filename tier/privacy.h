@@ -51,6 +51,14 @@ enum tier_status tier_privacy_cost(const struct tier_privacy_event *events, size
                                    struct tier_err *err);
 
 /*
+ * Whether they cost at most epsilon: by Renyi accounting where that is enough, which takes no time,
+ * else by the tight bound. *bound_out is the one that decided.
+ */
+enum tier_status tier_privacy_within(const struct tier_privacy_event *events, size_t count,
+                                     double delta, double epsilon, bool *within_out,
+                                     double *bound_out, struct tier_err *err);
+
+/*
  * The least noise, to three places and rounded up, with which `count` runs at `rate` cost at most
  * epsilon (0.01 to EPSILON_MAX) at delta by the tight bound. TIER_EPLAN where NOISE_MAX would not
  * do.

@@ -127,6 +127,18 @@ class Examples(unittest.TestCase):
         self.assertGreaterEqual(float(accuracy["plan-reference"]), 0.748, text)
         self.assertGreaterEqual(float(accuracy["plan"]), 0.775, text)
 
+    def test_heart_disease_learns_under_differential_privacy(self):
+        originals = os.path.join(DATA, "uci-heart-disease", "original")
+        if not os.path.isdir(originals):
+            self.skipTest("no heart-disease data at %s" % originals)
+        text = run(os.path.join(federation.ROOT, "deploy", "examples", "heart-disease", "private"),
+                   originals, os.path.join(self.folder, "private"), timeout_s=400)
+        accuracy = dict(re.findall(r"^(1|3|8|none) +\S+ +(0\.[0-9]+)$", text, re.M))
+        self.assertEqual(set(accuracy), {"1", "3", "8", "none"}, text)
+        # Of positive and negative patients 53 in 100 are of one kind.
+        self.assertGreaterEqual(float(accuracy["1"]), 0.65, text)
+        self.assertGreaterEqual(float(accuracy["8"]), float(accuracy["none"]) - 0.04, text)
+
     def test_pneumonia_says_what_is_wrong_with_the_file(self):
         prepare = os.path.join(federation.ROOT, "deploy/examples/pneumonia/prepare.py")
         done = subprocess.run([prepare, os.devnull, self.folder], stderr=subprocess.PIPE, text=True,

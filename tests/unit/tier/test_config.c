@@ -461,3 +461,24 @@ Test(tier_config, a_trainer_beside_what_it_replaces_is_refused) {
          NULL, NULL);
     cr_assert(complained("team.listen is of no use where a trainer trains"));
 }
+
+#define SPENDING_FILE                                                                              \
+    "name: site-1\ndata_dir: state\nparent: {address: \"hub:9443\", name: north}\n"                \
+    "data: {csv: a.csv, schema: a.yaml}\n"
+
+Test(tier_config, what_may_be_spent_of_privacy_has_no_end_unless_it_is_given_one) {
+    cr_assert(eq(int, load(TIER_CONFIG_SPOKE, SPENDING_FILE, NULL, NULL), TIER_OK), "%s", err.text);
+    cr_expect(eq(dbl, config.spoke.epsilon_max, 0));
+    cr_expect(eq(dbl, config.spoke.delta, 1e-5));
+    char *const options[] = {"--policy-epsilon-max", "3.5", "--policy-delta", "0.001", NULL};
+    cr_assert(eq(int, load(TIER_CONFIG_SPOKE, SPENDING_FILE, options, NULL), TIER_OK), "%s",
+              err.text);
+    cr_expect(eq(dbl, config.spoke.epsilon_max, 3.5));
+    cr_expect(eq(dbl, config.spoke.delta, 0.001));
+    cr_expect(eq(int,
+                 load(TIER_CONFIG_SPOKE, SPENDING_FILE "policy: {epsilon_max: 201.0, delta: 0.9}\n",
+                      NULL, NULL),
+                 TIER_ECONFIG));
+    cr_expect(complained("policy.epsilon_max"));
+    cr_expect(complained("policy.delta"));
+}

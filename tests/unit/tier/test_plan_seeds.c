@@ -11,8 +11,8 @@
 Test(tier_plan_seeds, the_fuzzers_seeds_are_plans) {
     static struct tier_plan plan;
     struct tier_err err;
-    static const char *const seeds[] = {"wire", "wire-buffered"};
-    for (size_t i = 0; i < 2; i++) {
+    static const char *const seeds[] = {"wire", "wire-buffered", "wire-private"};
+    for (size_t i = 0; i < sizeof seeds / sizeof seeds[0]; i++) {
         static char text[8192];
         char path[512];
         snprintf(path, sizeof path, CONSILIUM_SOURCE_DIR "/tests/fuzz/seeds/plan/%s", seeds[i]);

@@ -136,3 +136,23 @@ Test(tier_privacy, what_is_out_of_range_is_refused_by_name) {
     e = (struct tier_privacy_event){TIER_PRIVACY_NOISE_MIN, 1, 1000};
     CHECK(isinf(cost(&e, 1, 1e-5).tight) && isinf(cost(&e, 1, 1e-5).rdp));
 }
+
+Test(tier_privacy, what_is_within_a_budget_is_decided_as_the_cost_is) {
+    const struct tier_privacy_event e = {1.1, 0.01, 1000};
+    struct tier_privacy_cost cost;
+    struct tier_err err;
+    double bound = 0;
+    bool within = false;
+    cr_assert(tier_privacy_cost(&e, 1, 1e-5, &cost, &err) == TIER_OK);
+    /* Renyi accounting is enough; it is not, and the tight bound is; neither is. */
+    cr_assert(tier_privacy_within(&e, 1, 1e-5, cost.rdp + 0.01, &within, &bound, &err) == TIER_OK);
+    cr_expect(within && bound == cost.rdp);
+    cr_assert(cost.tight < cost.rdp - 0.01);
+    cr_assert(tier_privacy_within(&e, 1, 1e-5, cost.tight, &within, &bound, &err) == TIER_OK);
+    cr_expect(within && bound == cost.tight);
+    cr_assert(tier_privacy_within(&e, 1, 1e-5, cost.tight * 0.9, &within, &bound, &err) == TIER_OK);
+    cr_expect(within == false && bound == cost.tight);
+    cr_assert(tier_privacy_within(NULL, 0, 1e-5, 0, &within, &bound, &err) == TIER_OK);
+    cr_expect(within && bound == 0);
+    cr_expect(tier_privacy_within(&e, 1, 2, 1, &within, &bound, &err) == TIER_EARG);
+}

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+
+#include "tests/support/temp_file.h"
+#include "tier/ledger.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define RUN "00000000000000000000000000000000000000000000000000000000000000a1"
+#define OTHER "00000000000000000000000000000000000000000000000000000000000000b2"
+
+static struct tier_err err;
+static char dir[1024];
+
+/* The folder of a temporary file. */
+static void set_up(void) {
+    snprintf(dir, sizeof dir, "%s", temp_file("here", ""));
+    *strrchr(dir, '/') = '\0';
+}
+
+TestSuite(tier_ledger, .init = set_up, .fini = temp_release);
+
+static struct tier_ledger *open_ledger(void) {
+    struct tier_ledger *l = NULL;
+    cr_assert(tier_ledger_open(dir, false, &l, &err) == TIER_OK, "%s", err.text);
+    return l;
+}
+
+static struct tier_ledger_charge charge_of(const char *run, uint64_t round) {
+    struct tier_ledger_charge c = {.book = TIER_LEDGER_PATIENT,
+                                   .round = round,
+                                   .plan = "heart-disease",
+                                   .event = {1.25, 0.03125, 50},
+                                   .time_ms = 1000 + (int64_t)round};
+    snprintf(c.run, sizeof c.run, "%s", run);
+    memset(&c.key, (int)round, sizeof c.key);
+    return c;
+}
+
+static void charge(struct tier_ledger *l, const struct tier_ledger_charge *c) {
+    cr_assert(tier_ledger_charge(l, c, &err) == TIER_OK, "%s", err.text);
+}
+
+Test(tier_ledger, a_charge_and_its_key_are_there_after_it_was_closed) {
+    struct tier_ledger_charge c = charge_of(RUN, 3), found;
+    struct tier_ledger *l = open_ledger();
+    struct tier_hash hash;
+    charge(l, &c);
+    tier_ledger_close(l);
+    l = open_ledger();
+    cr_assert(tier_ledger_get(l, TIER_LEDGER_PATIENT, RUN, 3, &found, &err) == TIER_OK);
+    cr_expect(eq(str, found.plan, "heart-disease"));
+    cr_expect(all(eq(dbl, found.event.noise, 1.25), eq(dbl, found.event.rate, 0.03125)));
+    cr_expect(all(eq(u64, found.event.count, 50), eq(i64, found.time_ms, 1003)));
+    cr_expect(found.has_key && memcmp(&found.key, &c.key, sizeof c.key) == 0);
+    tier_noise_key_hash(&c.key, &hash);
+    cr_expect(tier_hash_equal(&found.key_hash, &hash));
+    cr_expect(
+        eq(int, tier_ledger_get(l, TIER_LEDGER_PATIENT, RUN, 4, &found, &err), TIER_ENOTFOUND));
+    cr_expect(eq(int, tier_ledger_get(l, TIER_LEDGER_SITE, RUN, 3, &found, &err), TIER_ENOTFOUND));
+    tier_ledger_close(l);
+}
+
+Test(tier_ledger, a_round_is_charged_once_and_keeps_its_first_key) {
+    struct tier_ledger_charge c = charge_of(RUN, 1), again = c, found;
+    struct tier_ledger *l = open_ledger();
+    memset(&again.key, 99, sizeof again.key);
+    charge(l, &c);
+    cr_expect(eq(int, tier_ledger_charge(l, &again, &err), TIER_ECONFLICT));
+    cr_assert(tier_ledger_get(l, TIER_LEDGER_PATIENT, RUN, 1, &found, &err) == TIER_OK);
+    cr_expect(memcmp(&found.key, &c.key, sizeof c.key) == 0);
+    again.book = TIER_LEDGER_SITE; /* another book */
+    charge(l, &again);
+    tier_ledger_close(l);
+}
+
+Test(tier_ledger, keys_of_rounds_that_are_over_are_forgotten_and_their_hashes_stay) {
+    struct tier_ledger_charge c, found;
+    struct tier_ledger *l = open_ledger();
+    for (uint64_t round = 1; round <= 3; round++) {
+        c = charge_of(RUN, round);
+        charge(l, &c);
+        c = charge_of(OTHER, round);
+        charge(l, &c);
+    }
+    cr_assert(tier_ledger_forget_keys(l, RUN, 3, &err) == TIER_OK);
+    cr_assert(tier_ledger_get(l, TIER_LEDGER_PATIENT, RUN, 2, &found, &err) == TIER_OK);
+    cr_expect(not(found.has_key));
+    cr_expect(not(tier_hash_is_zero(&found.key_hash)));
+    cr_assert(tier_ledger_get(l, TIER_LEDGER_PATIENT, RUN, 3, &found, &err) == TIER_OK);
+    cr_expect(found.has_key);
+    cr_assert(tier_ledger_get(l, TIER_LEDGER_PATIENT, OTHER, 1, &found, &err) == TIER_OK);
+    cr_expect(found.has_key);
+    cr_assert(tier_ledger_forget_keys(l, OTHER, UINT64_MAX, &err) == TIER_OK);
+    cr_assert(tier_ledger_get(l, TIER_LEDGER_PATIENT, OTHER, 3, &found, &err) == TIER_OK);
+    cr_expect(not(found.has_key));
+    tier_ledger_close(l);
+}
+
+Test(tier_ledger, equal_mechanisms_of_all_runs_are_one_and_books_stay_apart) {
+    struct tier_privacy_event *events = NULL;
+    struct tier_ledger *l = open_ledger();
+    struct tier_ledger_charge c;
+    uint64_t rounds = 0;
+    size_t count = 0;
+    for (uint64_t round = 1; round <= 4; round++) {
+        c = charge_of(round < 3 ? RUN : OTHER, round);
+        charge(l, &c);
+    }
+    c = charge_of(OTHER, 9);
+    c.event.noise = 2;
+    charge(l, &c);
+    c.book = TIER_LEDGER_SITE;
+    charge(l, &c);
+    cr_assert(tier_ledger_events(l, TIER_LEDGER_PATIENT, OTHER, &events, &count, &rounds, &err) ==
+              TIER_OK);
+    cr_assert(all(eq(sz, count, 2), eq(u64, rounds, 3)));
+    cr_expect(all(eq(dbl, events[0].noise, 1.25), eq(u64, events[0].count, 200)));
+    cr_expect(all(eq(dbl, events[1].noise, 2), eq(u64, events[1].count, 50)));
+    free(events);
+    cr_assert(tier_ledger_events(l, TIER_LEDGER_SITE, NULL, &events, &count, NULL, &err) ==
+              TIER_OK);
+    cr_expect(eq(sz, count, 1));
+    free(events);
+    tier_ledger_close(l);
+}
+
+static enum tier_status see(void *arg, const struct tier_ledger_entry *e, struct tier_err *e2) {
+    struct tier_ledger_entry *all = arg;
+    (void)e2;
+    while (all->rounds)
+        all++;
+    *all = *e;
+    return TIER_OK;
+}
+
+Test(tier_ledger, runs_are_told_one_by_one_oldest_first) {
+    struct tier_ledger_entry all[4] = {{.rounds = 0}};
+    struct tier_ledger *l = open_ledger();
+    struct tier_ledger_charge c = charge_of(RUN, 7);
+    charge(l, &c);
+    c = charge_of(OTHER, 1);
+    charge(l, &c);
+    c = charge_of(OTHER, 8);
+    charge(l, &c);
+    cr_assert(tier_ledger_each(l, TIER_LEDGER_PATIENT, see, all, &err) == TIER_OK);
+    cr_expect(all(eq(str, all[0].run, OTHER), eq(u64, all[0].rounds, 2)));
+    cr_expect(eq(u64, all[0].event.count, 100));
+    cr_expect(all(eq(i64, all[0].first_ms, 1001), eq(i64, all[0].last_ms, 1008)));
+    cr_expect(all(eq(str, all[1].run, RUN), eq(u64, all[2].rounds, 0)));
+    tier_ledger_close(l);
+}
+
+Test(tier_ledger, it_may_be_read_while_it_is_open_and_is_not_made_by_reading) {
+    struct tier_ledger *l = NULL, *reader = NULL;
+    struct tier_ledger_charge c = charge_of(RUN, 1), found;
+    struct stat info;
+    cr_expect(eq(int, tier_ledger_open(dir, true, &reader, &err), TIER_ENOTFOUND));
+    l = open_ledger();
+    charge(l, &c);
+    cr_assert(tier_ledger_open(dir, true, &reader, &err) == TIER_OK, "%s", err.text);
+    cr_expect(tier_ledger_get(reader, TIER_LEDGER_PATIENT, RUN, 1, &found, &err) == TIER_OK);
+    c = charge_of(RUN, 2);
+    charge(l, &c);
+    cr_expect(tier_ledger_get(reader, TIER_LEDGER_PATIENT, RUN, 2, &found, &err) == TIER_OK);
+    tier_ledger_close(reader);
+    tier_ledger_close(l);
+    char path[1100];
+    snprintf(path, sizeof path, "%s/ledger.db", dir);
+    cr_assert(stat(path, &info) == 0);
+    cr_expect(eq(int, (int)(info.st_mode & 0777), 0600)); /* keys are in it */
+}

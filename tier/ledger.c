@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tier/ledger.h"
+
+#include "tier/db.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LEDGER_APPLICATION_ID 0x434f4e4c /* "CONL" */
+
+struct tier_ledger {
+    struct tier_db *db;
+};
+
+/* Append only. */
+static const char *const migrations[] = {
+    "CREATE TABLE charges(book INTEGER NOT NULL CHECK(book BETWEEN 0 AND 1), run TEXT NOT NULL,"
+    " round INTEGER NOT NULL, plan TEXT NOT NULL, noise REAL NOT NULL, rate REAL NOT NULL,"
+    " count INTEGER NOT NULL CHECK(count > 0), time_ms INTEGER NOT NULL, key BLOB,"
+    " key_hash BLOB NOT NULL, PRIMARY KEY(book, run, round)) WITHOUT ROWID;",
+};
+
+enum { SQL_ADD, SQL_GET, SQL_FORGET, SQL_EVENTS, SQL_ROUNDS, SQL_EACH, SQL_COUNT };
+
+static const char *const statements[SQL_COUNT] = {
+    [SQL_ADD] = "INSERT INTO charges(book, run, round, plan, noise, rate, count, time_ms, key,"
+                " key_hash) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+                " ON CONFLICT DO NOTHING",
+    [SQL_GET] = "SELECT plan, noise, rate, count, time_ms, key_hash, key IS NOT NULL, key"
+                " FROM charges WHERE book = ?1 AND run = ?2 AND round = ?3",
+    [SQL_FORGET] = "UPDATE charges SET key = NULL"
+                   " WHERE run = ?1 AND round < ?2 AND key IS NOT NULL",
+    [SQL_EVENTS] = "SELECT noise, rate, sum(count) FROM charges WHERE book = ?1"
+                   " GROUP BY noise, rate ORDER BY noise, rate",
+    [SQL_ROUNDS] = "SELECT count(*) FROM charges WHERE book = ?1 AND run = ?2",
+    [SQL_EACH] = "SELECT run, plan, count(*), noise, rate, sum(count), min(time_ms), max(time_ms)"
+                 " FROM charges WHERE book = ?1 GROUP BY run, noise, rate"
+                 " ORDER BY min(time_ms), run",
+};
+
+static const struct tier_db_schema schema = {
+    .what = "ledger",
+    .application_id = LEDGER_APPLICATION_ID,
+    .migrations = migrations,
+    .versions = sizeof migrations / sizeof *migrations,
+    .statements = statements,
+    .statement_count = SQL_COUNT,
+    .exclusive = false,
+    .busy_ms = 5000,
+};
+
+enum tier_status tier_ledger_open(const char *data_dir, bool reading, struct tier_ledger **out,
+                                  struct tier_err *err) {
+    size_t bytes = strlen(data_dir) + sizeof "/ledger.db";
+    struct tier_ledger *l = calloc(1, sizeof *l);
+    char *path = malloc(bytes);
+    enum tier_status st = TIER_OK;
+
+    if (!l || !path) {
+        st = tier_fail(err, TIER_ENOMEM, "no memory for a ledger");
+        goto out;
+    }
+    snprintf(path, bytes, "%s/ledger.db", data_dir);
+    if (reading && access(path, F_OK) != 0) {
+        st = tier_fail(err, TIER_ENOTFOUND, "%s is not there: nothing was spent here", path);
+        goto out;
+    }
+    TIER_TRY_OUT(tier_db_open(path, &schema, &l->db, err));
+    *out = l;
+    l = NULL;
+out:
+    free(path);
+    free(l);
+    return st;
+}
+
+void tier_ledger_close(struct tier_ledger *l) {
+    if (!l)
+        return;
+    tier_db_close(l->db);
+    free(l);
+}
+
+static void start(struct tier_query *q, struct tier_ledger *l, int sql, enum tier_ledger_book book,
+                  struct tier_err *err) {
+    tier_query_start(q, l->db, sql, err);
+    tier_query_int(q, (int)book);
+}
+
+static void bind_run(struct tier_query *q, const char *run) {
+    tier_query_name(q, "run", run, TIER_HASH_HEX - 1);
+}
+
+enum tier_status tier_ledger_charge(struct tier_ledger *l, const struct tier_ledger_charge *c,
+                                    struct tier_err *err) {
+    struct tier_hash hash;
+    struct tier_query q;
+
+    tier_noise_key_hash(&c->key, &hash);
+    start(&q, l, SQL_ADD, c->book, err);
+    bind_run(&q, c->run);
+    tier_query_u64(&q, "round", c->round);
+    tier_query_name(&q, "plan", c->plan, TIER_NAME_LEN_MAX);
+    tier_query_real(&q, c->event.noise);
+    tier_query_real(&q, c->event.rate);
+    tier_query_u64(&q, "count", c->event.count);
+    tier_query_int(&q, c->time_ms);
+    tier_query_blob(&q, "key", c->key.b, sizeof c->key.b, sizeof c->key.b);
+    tier_query_hash(&q, &hash);
+    TIER_TRY(tier_query_run(&q));
+    return tier_db_changes(l->db)
+               ? TIER_OK
+               : tier_fail(err, TIER_ECONFLICT, "run %.12s: round %" PRIu64 " was charged before",
+                           c->run, c->round);
+}
+
+static void read_key(struct tier_query *q, struct tier_ledger_charge *c) {
+    size_t bytes = 0;
+
+    c->has_key = tier_query_get_int(q) != 0;
+    if (!c->has_key)
+        return;
+    const uint8_t *key = tier_query_get_blob(q, sizeof c->key.b, &bytes);
+    if (q->st == TIER_OK && bytes != sizeof c->key.b)
+        q->st = tier_fail(q->err, TIER_ECORRUPT, "ledger: a key of %zu bytes", bytes);
+    if (q->st == TIER_OK)
+        memcpy(c->key.b, key, sizeof c->key.b);
+}
+
+enum tier_status tier_ledger_get(struct tier_ledger *l, enum tier_ledger_book book, const char *run,
+                                 uint64_t round, struct tier_ledger_charge *out,
+                                 struct tier_err *err) {
+    struct tier_ledger_charge c = {.book = book, .round = round};
+    struct tier_query q;
+
+    snprintf(c.run, sizeof c.run, "%s", run);
+    start(&q, l, SQL_GET, book, err);
+    bind_run(&q, run);
+    tier_query_u64(&q, "round", round);
+    if (tier_query_next(&q)) {
+        tier_query_get_text(&q, c.plan, sizeof c.plan);
+        c.event.noise = tier_query_get_real(&q);
+        c.event.rate = tier_query_get_real(&q);
+        c.event.count = tier_query_get_u64(&q);
+        c.time_ms = tier_query_get_int(&q);
+        tier_query_get_hash(&q, &c.key_hash);
+        read_key(&q, &c);
+    } else if (q.st == TIER_OK) {
+        q.st = tier_fail(err, TIER_ENOTFOUND, "ledger: round %" PRIu64 " was not charged", round);
+    }
+    enum tier_status st = tier_query_end(&q);
+    if (st == TIER_OK)
+        *out = c;
+    tier_noise_key_wipe(&c.key);
+    return st;
+}
+
+enum tier_status tier_ledger_forget_keys(struct tier_ledger *l, const char *run, uint64_t below,
+                                         struct tier_err *err) {
+    struct tier_query q;
+
+    tier_query_start(&q, l->db, SQL_FORGET, err);
+    bind_run(&q, run);
+    tier_query_u64(&q, "round", below < INT64_MAX ? below : INT64_MAX);
+    return tier_query_run(&q);
+}
+
+static enum tier_status count_rounds(struct tier_ledger *l, enum tier_ledger_book book,
+                                     const char *run, uint64_t *out, struct tier_err *err) {
+    struct tier_query q;
+    uint64_t rounds = 0;
+
+    start(&q, l, SQL_ROUNDS, book, err);
+    bind_run(&q, run);
+    if (tier_query_next(&q))
+        rounds = tier_query_get_u64(&q);
+    TIER_TRY(tier_query_end(&q));
+    *out = rounds;
+    return TIER_OK;
+}
+
+enum tier_status tier_ledger_events(struct tier_ledger *l, enum tier_ledger_book book,
+                                    const char *run, struct tier_privacy_event **events_out,
+                                    size_t *count_out, uint64_t *rounds_out, struct tier_err *err) {
+    struct tier_privacy_event *events = calloc(TIER_PRIVACY_EVENTS_MAX, sizeof *events);
+    struct tier_query q;
+    size_t count = 0;
+
+    if (!events)
+        return tier_fail(err, TIER_ENOMEM, "no memory for a ledger");
+    start(&q, l, SQL_EVENTS, book, err);
+    while (tier_query_next(&q)) {
+        if (count == TIER_PRIVACY_EVENTS_MAX) {
+            q.st = tier_fail(err, TIER_ELIMIT,
+                             "the ledger has more than %d kinds of mechanisms: what they cost "
+                             "together cannot be worked out",
+                             TIER_PRIVACY_EVENTS_MAX);
+            break;
+        }
+        events[count].noise = tier_query_get_real(&q);
+        events[count].rate = tier_query_get_real(&q);
+        events[count++].count = tier_query_get_u64(&q);
+    }
+    enum tier_status st = tier_query_end(&q);
+    if (st == TIER_OK && run && rounds_out)
+        st = count_rounds(l, book, run, rounds_out, err);
+    if (st != TIER_OK) {
+        free(events);
+        return st;
+    }
+    *events_out = events;
+    *count_out = count;
+    return TIER_OK;
+}
+
+enum tier_status tier_ledger_each(struct tier_ledger *l, enum tier_ledger_book book,
+                                  tier_ledger_entry_fn fn, void *arg, struct tier_err *err) {
+    struct tier_query q;
+
+    start(&q, l, SQL_EACH, book, err);
+    while (tier_query_next(&q)) {
+        struct tier_ledger_entry e = {.rounds = 0};
+        tier_query_get_text(&q, e.run, sizeof e.run);
+        tier_query_get_text(&q, e.plan, sizeof e.plan);
+        e.rounds = tier_query_get_u64(&q);
+        e.event.noise = tier_query_get_real(&q);
+        e.event.rate = tier_query_get_real(&q);
+        e.event.count = tier_query_get_u64(&q);
+        e.first_ms = tier_query_get_int(&q);
+        e.last_ms = tier_query_get_int(&q);
+        if (q.st == TIER_OK)
+            q.st = fn(arg, &e, err);
+    }
+    return tier_query_end(&q);
+}
