@@ -31,6 +31,13 @@ static const struct tier_hash *base_of(const struct tier_fold *fold, uint64_t ro
     return NULL;
 }
 
+void tier_fold_metrics_cut(struct tier_metrics *sums) {
+    static const char *const cut[] = {TIER_SCORE_LOSS, TIER_SCORE_SQUARED, TIER_SCORE_ABSOLUTE};
+
+    for (size_t i = 0; i < sizeof cut / sizeof cut[0]; i++)
+        tier_metrics_cut(sums, cut[i], TIER_SCORE_SUM_MAX);
+}
+
 /* What it would weigh were nothing stale, here and further down, and its metrics if they are of
  * this round's model. No more is claimed than this node's own parent takes (tier_stale_check): of
  * each input, so that any grouping gives the same. */
@@ -40,13 +47,11 @@ static enum tier_status add_metrics(struct tier_update_header *sum, const struct
     int64_t most = (int64_t)(h->weight * multiplier * TIER_STALE_ONE); /* at most 2^44 */
     int64_t full = (int64_t)tier_stale_full_weight(h); /* at most 2^38, checked where it came */
     bool merge = h->metrics && h->round == fold->round;
-    /* A few thousand rows may have errors that add up to more than a parent takes. */
-    static const char *const cut[] = {TIER_SCORE_LOSS, TIER_SCORE_SQUARED, TIER_SCORE_ABSOLUTE};
 
-    if (merge)
+    if (merge) {
         TIER_TRY(tier_metrics_merge(sum->metrics, h->metrics, err));
-    for (size_t i = 0; merge && i < sizeof cut / sizeof cut[0]; i++)
-        tier_metrics_cut(sum->metrics, cut[i], TIER_SCORE_SUM_MAX);
+        tier_fold_metrics_cut(sum->metrics);
+    }
     if (!fold->stale || h->weight == 0)
         return TIER_OK;
     bool there = merge && tier_metrics_get(h->metrics, TIER_STALE_METRIC, NULL);
