@@ -32,9 +32,7 @@ static const struct tier_hash *base_of(const struct tier_fold *fold, uint64_t ro
     return NULL;
 }
 
-/* A few thousand rows may have errors, and a liar counts, that add up to more than a parent takes:
- * that spoils figures, and must not spoil the round. */
-static void cut_scores(struct tier_metrics *sums) {
+void tier_fold_metrics_cut(struct tier_metrics *sums) {
     for (size_t i = 0; i < tier_metrics_count(sums); i++) {
         const char *name;
         size_t bins;
@@ -57,7 +55,7 @@ static enum tier_status add_metrics(struct tier_update_header *sum, const struct
 
     if (merge) {
         TIER_TRY(tier_metrics_merge(sum->metrics, h->metrics, err));
-        cut_scores(sum->metrics);
+        tier_fold_metrics_cut(sum->metrics);
     }
     if (!fold->stale || h->weight == 0)
         return TIER_OK;

@@ -20,6 +20,8 @@
 enum tier_status tier_fold_header_add(struct tier_update_header *sum, const struct tier_fold *fold,
                                       const struct tier_update *input, uint64_t weight_max,
                                       uint32_t *multiplier_out, struct tier_err *err);
+/* A few thousand rows may have errors that add up to more than a parent takes: to what it takes. */
+void tier_fold_metrics_cut(struct tier_metrics *sums);
 void tier_fold_sort(struct tier_hash *ids, size_t count); /* ascending */
 
 /* Inputs that a fold or merge may keep open at a time; the files of more are opened for each read.

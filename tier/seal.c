@@ -44,7 +44,7 @@ static size_t room_of(const struct tier_seal_as *as, const struct tier_manifest 
 
 static enum tier_status as_checked(const struct tier_seal_as *as,
                                    const struct tier_manifest *manifest, struct tier_err *err) {
-    if (as->encoding == TIER_ENC_SUM || as->encoding > TIER_ENC_ONEBIT)
+    if (as->encoding == TIER_ENC_SUM || as->encoding >= TIER_ENC_MASKED)
         return tier_fail(err, TIER_EARG, "deltas cannot be sealed as encoding %u",
                          (unsigned)as->encoding);
     if (as->zip && !tier_zip_takes(as->encoding))
@@ -235,6 +235,7 @@ static enum tier_status encode(struct tier_sealer *s, size_t n, float *back, siz
         break;
     case TIER_ENC_F32:
     case TIER_ENC_SUM: /* never begun */
+    case TIER_ENC_MASKED:
         if (back)
             memcpy(back, s->piece, n * sizeof *back);
         break;

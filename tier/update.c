@@ -17,7 +17,7 @@
 #include <string.h>
 
 #define VERSION 1u
-#define KNOWN "1 (f32) to 8 (one_bit)"
+#define KNOWN "1 (f32) to 9 (masked)"
 #define ZIPPED (1u << 16) /* in the word of the encoding */
 static const char magic[8] = "consupd1";
 
@@ -56,6 +56,8 @@ const char *tier_encoding_text(enum tier_encoding encoding) {
         return "top_k";
     case TIER_ENC_ONEBIT:
         return "one_bit";
+    case TIER_ENC_MASKED:
+        return "masked";
     }
     return "unknown";
 }
@@ -75,20 +77,36 @@ uint64_t tier_encoding_bytes(enum tier_encoding encoding, uint64_t n) {
         return kern_onebit_bytes(n);
     case TIER_ENC_SUM:
     case TIER_ENC_TOPK:
+    case TIER_ENC_MASKED:
         break;
     }
     return 0;
 }
 
 static bool is_known(uint32_t encoding) {
-    return encoding >= TIER_ENC_F32 && encoding <= TIER_ENC_ONEBIT;
+    return encoding >= TIER_ENC_F32 && encoding <= TIER_ENC_MASKED;
+}
+
+/* A word for each element and each wide one, and for weight, saturated and every bin. */
+static uint64_t masked_bytes(const struct tier_update_header *h, uint64_t elements, uint64_t wide) {
+    uint64_t words = elements + wide + 2;
+    size_t bins = 0;
+    const char *name;
+
+    for (size_t i = 0; h->metrics && i < tier_metrics_count(h->metrics); i++) {
+        tier_metrics_at(h->metrics, i, &name, &bins);
+        words += bins;
+    }
+    return 8 * words;
 }
 
 /* Payload lengths of an update with this many elements. */
-static uint64_t payload_min(const struct tier_update_header *h, uint64_t elements,
+static uint64_t payload_min(const struct tier_update_header *h, uint64_t elements, uint64_t wide,
                             uint64_t segments) {
     enum tier_encoding encoding = h->encoding;
 
+    if (encoding == TIER_ENC_MASKED)
+        return masked_bytes(h, elements, wide);
     if (h->zipped) /* a byte of each, and the directory */
         return segments * 5;
     if (encoding == TIER_ENC_TOPK)
@@ -102,12 +120,28 @@ static uint64_t payload_max(const struct tier_update_header *h, uint64_t element
                             uint64_t segments) {
     enum tier_encoding encoding = h->encoding;
 
+    if (encoding == TIER_ENC_MASKED)
+        return masked_bytes(h, elements, wide);
     if (encoding == TIER_ENC_TOPK) /* segments, all but the last, are whole bytes of a bitmap */
         return segments * (4 + TIER_TOPK_HEAD_BYTES) + (elements + 7) / 8 + elements * 4;
     if (encoding != TIER_ENC_SUM)
         return tier_encoding_bytes(encoding, elements) + (h->zipped ? segments * 4 : 0);
     /* Packed at 64 bits; each segment may end both its planes in a block that is not full. */
     return segments * 6 + (elements + wide) * 8 + (elements + wide) / TIER_BLOCK_ELEMENTS;
+}
+
+/* What a masked update hides it must not say either. */
+static bool masked_says_nothing(const struct tier_update_header *h) {
+    bool nothing = h->weight == 1 && h->saturated == 0;
+
+    for (size_t i = 0; nothing && h->metrics && i < tier_metrics_count(h->metrics); i++) {
+        size_t bins;
+        const char *name;
+        const int64_t *values = tier_metrics_at(h->metrics, i, &name, &bins);
+        for (size_t k = 0; k < bins; k++)
+            nothing = nothing && values[k] == 0;
+    }
+    return nothing;
 }
 
 static enum tier_status header_sane(const struct tier_update_header *h, enum tier_status as,
@@ -129,6 +163,11 @@ static enum tier_status header_sane(const struct tier_update_header *h, enum tie
                          "the update has weight %" PRIu64 " and %" PRIu64 " payload bytes; both or "
                          "neither must be 0",
                          h->weight, h->payload_bytes);
+    if (h->encoding == TIER_ENC_MASKED && !masked_says_nothing(h))
+        return tier_fail(
+            err, as,
+            "the update is masked and says its weight, counts or metrics in the clear; "
+            "weight 1 and zeros would be right");
     if (h->round > TIER_ROUNDS_MAX)
         return tier_fail(err, as, "the update is of round %" PRIu64 ", the last possible is %d",
                          h->round, TIER_ROUNDS_MAX);
@@ -251,6 +290,11 @@ enum tier_status tier_update_header_decode(const uint8_t *bytes, size_t len,
                 err->status = TIER_EUPDATE;
             return st == TIER_EPROTO ? TIER_EUPDATE : st;
         }
+        st = header_sane(&h, TIER_EUPDATE, err); /* with the metrics */
+        if (st != TIER_OK) {
+            tier_metrics_free(h.metrics);
+            return st;
+        }
     }
     *out = h;
     return TIER_OK;
@@ -275,12 +319,13 @@ enum tier_status tier_update_header_check(const struct tier_update_header *h,
                          tier_hash_hex(&h->manifest, theirs), tier_hash_hex(&manifest->hash, ours));
     if (h->weight == 0)
         return TIER_OK;
-    if (manifest->wide_elements > 0 && h->encoding != TIER_ENC_F32 && h->encoding != TIER_ENC_SUM)
+    if (manifest->wide_elements > 0 && h->encoding != TIER_ENC_F32 && h->encoding != TIER_ENC_SUM &&
+        h->encoding != TIER_ENC_MASKED)
         return tier_fail(err, TIER_EUPDATE,
                          "the update has encoding %s, and its manifest has wide tensors, which "
                          "travel at full precision: f32 would be right",
                          tier_encoding_text(h->encoding));
-    uint64_t least = payload_min(h, manifest->elements, segments);
+    uint64_t least = payload_min(h, manifest->elements, manifest->wide_elements, segments);
     uint64_t most = payload_max(h, manifest->elements, manifest->wide_elements, segments);
     if (h->payload_bytes < least || h->payload_bytes > most)
         return tier_fail(err, TIER_EUPDATE,

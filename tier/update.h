@@ -36,9 +36,11 @@ enum tier_encoding {
     TIER_ENC_Q4 = 6,     /* the same of 4 bits */
     TIER_ENC_TOPK = 7,   /* the largest elements of each segment (tier/topk.h) */
     TIER_ENC_ONEBIT = 8, /* blocks of a scale and the signs behind a rotation */
+    TIER_ENC_MASKED = 9, /* int64 sums behind masks (tier/masked.h), which no one reads alone */
 };
 const char *tier_encoding_text(enum tier_encoding encoding); /* "f32", "sum", ... */
-/* Bytes of n elements from the start of a block on; 0 for SUM and TOPK, which follow no rule. */
+/* Bytes of n elements from the start of a block on; 0 for SUM, TOPK and MASKED, which follow no
+ * such rule. */
 uint64_t tier_encoding_bytes(enum tier_encoding encoding, uint64_t n);
 
 struct tier_update_header {
@@ -47,7 +49,7 @@ struct tier_update_header {
     struct tier_hash manifest;
     struct tier_hash base_model; /* the model the deltas are relative to */
     /* 1..TIER_WEIGHT_MAX for deltas, 1..TIER_WEIGHT_TOTAL_MAX for SUM; 0 exactly when the payload
-     * is empty: evaluation only. */
+     * is empty: evaluation only. 1 of MASKED, which hides what it weighs. */
     uint64_t weight;
     enum tier_encoding encoding;
     bool zipped;        /* segments are zstd frames (tier/segment.h); not of SUM and ONEBIT */
@@ -101,11 +103,12 @@ enum tier_status tier_sealer_begin(struct tier_spool *spool, const struct tier_u
  * be added to the next round's deltas (error feedback: Seide et al. 2014; Karimireddy et al. 2019).
  */
 struct tier_seal_as {
-    enum tier_encoding encoding; /* 0 or any but SUM; Q8, Q4, ONEBIT: tensors of one f alone */
-    uint64_t key;                /* Q8, Q4: of stochastic rounding; same key, same bits */
-    double share;                /* TOPK: of each segment's elements, 0 < share <= 1 */
-    float *dropped;              /* NULL, or room for manifest->elements; borrowed until the end */
-    bool zip;                    /* each segment as a zstd frame, where that is shorter */
+    enum tier_encoding
+        encoding;   /* 0 or any but SUM and MASKED; Q8, Q4, ONEBIT: tensors of one f alone */
+    uint64_t key;   /* Q8, Q4: of stochastic rounding; same key, same bits */
+    double share;   /* TOPK: of each segment's elements, 0 < share <= 1 */
+    float *dropped; /* NULL, or room for manifest->elements; borrowed until the end */
+    bool zip;       /* each segment as a zstd frame, where that is shorter */
 };
 enum tier_status tier_sealer_begin_as(struct tier_spool *spool,
                                       const struct tier_update_header *tmpl,

@@ -26,7 +26,7 @@ struct tier_zip {
 };
 
 bool tier_zip_takes(enum tier_encoding encoding) {
-    return encoding != TIER_ENC_SUM && encoding != TIER_ENC_ONEBIT;
+    return encoding != TIER_ENC_SUM && encoding != TIER_ENC_ONEBIT && encoding != TIER_ENC_MASKED;
 }
 
 /* ---- planes ---------------------------------------------------------------------------------- */

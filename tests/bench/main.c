@@ -45,6 +45,8 @@ static const struct bench {
     {"attacks", bench_attacks, "[--seed S]: accuracy of every merge rule under attack"},
     {"merge", bench_merge, "[--children N] [--bytes B]: every merge rule over sealed files"},
     {"collective", bench_collective, "[--children N] [--bytes B]: all-reduce over N CPU devices"},
+    {"mask", bench_mask,
+     "[--spokes N] [--bytes B]: secure sums, bytes of a spoke and speed of unmasking"},
     {"kill", bench_kill,
      "--cases N --seed S: rounds that kill -9 of any node lost, repeated, changed"},
     {"train", bench_train,

@@ -31,8 +31,15 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
 
     if (h.zipped && h.encoding == TIER_ENC_SUM)
         h.encoding = TIER_ENC_F32;
-    if (i >= 30)
+    if (i >= 32)
         return 0;
+    if (i >= 30) { /* a masked one says nothing but which metrics there are */
+        h.encoding = TIER_ENC_MASKED;
+        h.zipped = false;
+        h.weight = 1;
+        h.payload_bytes = 400;
+        memset(values, 0, sizeof values);
+    }
     h.metrics = tier_metrics_new();
     FUZZ_CHECK(tier_metrics_add(h.metrics, "loss", 3, values, NULL) == TIER_OK);
     FUZZ_CHECK(tier_update_header_encode(&h, &bytes, &n, NULL) == TIER_OK && n <= room);
