@@ -40,6 +40,7 @@ static const struct command {
     {"model", "export", cli_model_export, "write a trained model as an ONNX file"},
     {"model", "init", cli_model_init, "put trained values into a graph that is to be trained"},
     {"audit", "verify", cli_audit_verify, "check the chain of an audit log"},
+    {"stats", NULL, cli_stats, "show what a run of statistics counted"},
     {"privacy", "cost", cli_privacy_cost, "what noise on samples costs, in epsilon"},
     {"privacy", "noise", cli_privacy_noise, "how much noise an epsilon needs"},
 };

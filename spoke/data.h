@@ -73,6 +73,13 @@ struct spoke_data_options {
      */
     void (*refused)(void *arg, const struct tier_err *err);
     void *refused_arg;
+    /*
+     * To count what is in a table: hears of each row's columns that are used, before a row with a
+     * missing value is left out. The number, or the place of the category or class; NULL: missing.
+     * Of several readers' columns each one's own.
+     */
+    void (*cell)(void *arg, const struct spoke_column *column, const double *value);
+    void *cell_arg;
 };
 
 struct spoke_data;
