@@ -49,6 +49,7 @@ static const struct command {
      "check audit logs, what they say of each other, and files"},
     {"audit", "replay", cli_audit_replay, "compute a run again from what a hub has kept"},
     {"audit", "export", cli_audit_export, "copy what an auditor needs of a node, with a report"},
+    {"stats", NULL, cli_stats, "show what a run of statistics counted"},
     {"privacy", "cost", cli_privacy_cost, "what noise on samples costs, in epsilon"},
     {"privacy", "noise", cli_privacy_noise, "how much noise an epsilon needs"},
 };

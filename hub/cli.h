@@ -101,6 +101,7 @@ int cli_model_init(int argc, char **argv);
 int cli_audit_verify(int argc, char **argv);
 int cli_audit_replay(int argc, char **argv);
 int cli_audit_export(int argc, char **argv);
+int cli_stats(int argc, char **argv);
 int cli_privacy_cost(int argc, char **argv);
 int cli_privacy_noise(int argc, char **argv);
 

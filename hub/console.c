@@ -8,6 +8,7 @@
 #include "hub/approval.h"
 #include "hub/console_roles.h"
 #include "hub/console_view.h"
+#include "hub/statistics.h"
 #include "tier/content.h"
 #include "tier/log.h"
 #include "tier/sender.h"
@@ -608,6 +609,32 @@ static void approve_message(struct tier_rpc_call *call, struct tier_rpc_message 
 static const struct tier_rpc_handler approve_handler = {
     .opened = approve_opened, .message = approve_message, .closed = session_closed};
 
+/* ---- GetStatistics ---- */
+
+static void statistics_opened(struct tier_rpc_call *call) {
+    if (session_new(call, "GetStatistics", false))
+        tier_rpc_read(call);
+}
+
+static void statistics_message(struct tier_rpc_call *call, struct tier_rpc_message *m) {
+    struct hub_console_call *s = tier_rpc_user(call);
+    struct tier_console_statistics view = {0};
+    struct hub_run *run = NULL;
+    struct tier_err err = {0};
+    enum tier_status st = take_run(s, m, &run, &err);
+
+    if (st == TIER_OK)
+        st = hub_statistics_view(run, &view, &err);
+    if (st == TIER_OK)
+        answer(s, tier_console_statistics_bytes(&view));
+    else
+        refuse(s, &err);
+    tier_console_statistics_release(&view);
+}
+
+static const struct tier_rpc_handler statistics_handler = {
+    .opened = statistics_opened, .message = statistics_message, .closed = session_closed};
+
 /* ---- life cycle ---- */
 
 const struct tier_rpc_method hub_console_methods[] = {
@@ -615,6 +642,7 @@ const struct tier_rpc_method hub_console_methods[] = {
     {TIER_PATH_CONSOLE_RUNS, &runs_handler},       {TIER_PATH_CONSOLE_WATCH, &watch_handler},
     {TIER_PATH_CONSOLE_NODES, &nodes_handler},     {TIER_PATH_CONSOLE_PULL, &pull_handler},
     {TIER_PATH_CONSOLE_APPROVE, &approve_handler},
+    {TIER_PATH_CONSOLE_STATISTICS, &statistics_handler},
 };
 const size_t hub_console_method_count = sizeof hub_console_methods / sizeof hub_console_methods[0];
 

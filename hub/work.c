@@ -7,6 +7,7 @@
  */
 #include "hub/receipt.h"
 #include "hub/run_private.h"
+#include "hub/statistics.h"
 #include "tier/content.h"
 #include "tier/fold.h"
 #include "tier/log.h"
@@ -524,6 +525,8 @@ static void record_figures(struct hub_run *run, const struct tier_metrics *sums)
     for (size_t i = 0; st == TIER_OK && tier_task_figure(&f, i, &name, &value); i++)
         if (!isnan(value))
             st = tier_journal_metric_put(j, run->hex, run->round.number - 1, name, value, &err);
+    if (st == TIER_OK && tier_statistics_on(&run->plan))
+        st = hub_statistics_keep(run, sums, &err);
     if (st == TIER_OK)
         st = tier_journal_commit(j, &err);
     if (st != TIER_OK)

@@ -98,6 +98,13 @@ struct spoke_data_options {
      * each in the part that it has by itself: for comparisons. Of tables there are none. */
     const char *const *more;
     size_t more_count;
+    /*
+     * To count what is in a table: hears of each row's columns that are used, before a row with a
+     * missing value is left out. The number, or the place of the category or class; NULL: missing.
+     * Of several readers' columns each one's own.
+     */
+    void (*cell)(void *arg, const struct spoke_column *column, const double *value);
+    void *cell_arg;
 };
 
 struct spoke_consent; /* spoke/consent.h */

@@ -218,6 +218,35 @@ static enum tier_status keep_row(struct table *t, enum spoke_part which, const s
     return st;
 }
 
+/* For whoever counts; errors are those of reading the row. */
+static enum tier_status tell_cells(const struct table *t, char *const *cells) {
+    for (uint32_t i = 0; i < t->schema->columns_count; i++) {
+        const struct spoke_column *c = &t->schema->columns[i];
+        struct label label = {0};
+        double value = 0;
+        int index = 0;
+
+        if (!column_used(t, c) || c->type == SPOKE_COLUMN_ID || c->type == SPOKE_COLUMN_SPLIT ||
+            c->type == SPOKE_COLUMN_IMAGE || c->type == SPOKE_COLUMN_MASK)
+            continue;
+        const char *cell = cells[t->place[i]];
+        bool missing = is_missing(t->schema, cell);
+        if (!missing && c->type == SPOKE_COLUMN_NUMBER) {
+            TIER_TRY(read_number(t, c, cell, &value));
+        } else if (!missing && c->type == SPOKE_COLUMN_CATEGORY) {
+            TIER_TRY(read_category(t, c, cell, &index));
+            value = index;
+        } else if (!missing) {
+            TIER_TRY(read_target(t, c, cell, &label));
+            value = c->type == SPOKE_COLUMN_EVENT ? label.event
+                    : c->value                    ? label.value
+                                                  : label.class;
+        }
+        t->l->options->cell(t->l->options->cell_arg, c, missing ? NULL : &value);
+    }
+    return TIER_OK;
+}
+
 static enum tier_status read_row(struct table *t, char *const *cells) {
     const struct spoke_schema *s = t->schema;
     enum spoke_part which = t->l->options->undivided ? SPOKE_TEST : SPOKE_TRAIN;
@@ -227,6 +256,8 @@ static enum tier_status read_row(struct table *t, char *const *cells) {
 
     if (!spoke_load_allowed(t->l, id_of(t, cells)))
         return TIER_OK;
+    if (t->l->options->cell)
+        TIER_TRY(tell_cells(t, cells));
     for (uint32_t i = 0; i < s->columns_count; i++) {
         const struct spoke_column *c = &s->columns[i];
         if (!column_used(t, c) || !is_missing(s, cells[t->place[i]]))

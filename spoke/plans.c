@@ -7,6 +7,7 @@
 #include "spoke/augment.h"
 #include "spoke/budget.h"
 #include "spoke/run_private.h"
+#include "spoke/statistics.h"
 #include "spoke/train.h"
 #include "tier/budget.h"
 #include "tier/content.h"
@@ -92,6 +93,9 @@ static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
     if (run->data)
         return TIER_OK;
     TIER_TRY(spoke_run_graph(run, err));
+    if (spoke->trainer && tier_statistics_on(&run->plan))
+        return tier_fail(err, TIER_EPOLICY,
+                         "the plan counts columns, and this site's data is its trainer's");
     if (spoke->trainer)
         return prepare_for_trainer(run, err);
     TIER_TRY(spoke_run_open_data(run, &run->data, err));
@@ -101,12 +105,14 @@ static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
                        run->plan.contract,
                        spoke_data_schema(run->data)->name ? spoke_data_schema(run->data)->name
                                                           : "without a name");
+    else if (tier_statistics_on(&run->plan))
+        st = spoke_statistics_check(&run->plan, spoke_data_schema(run->data), err);
     else if (spoke_data_seen_features(run->data) != tier_graph_features(run->graph))
         st = tier_fail(err, TIER_EMODEL, "the model takes %" PRIu64 " features, the %s %zu",
                        tier_graph_features(run->graph),
                        spoke_data_patch(run->data) ? "plan's windows have" : "schema gives",
                        spoke_data_seen_features(run->data));
-    if (st == TIER_OK) {
+    if (st == TIER_OK && !tier_statistics_on(&run->plan)) {
         struct spoke_shape shape = spoke_data_seen(run->data);
         struct spoke_recipe recipe;
         spoke_round_recipe(&run->plan, 1, &recipe);

@@ -3,6 +3,7 @@
 #include "spoke/eval.h"
 #include "spoke/run_private.h"
 #include "spoke/state.h"
+#include "spoke/statistics.h"
 #include "spoke/train.h"
 #include "tier/content.h"
 #include "tier/fedcurv.h"
@@ -567,6 +568,17 @@ out:
     return st;
 }
 
+/* Counts its rows, and runs no model. */
+static enum tier_status by_counting(struct spoke_run *run, struct tier_update_header *header,
+                                    struct work *w, uint64_t *steps, struct tier_err *err) {
+    const struct tier_config_spoke *c = &run->spoke->config->spoke;
+
+    (void)w;
+    *steps = 0;
+    return spoke_statistics_run(&run->plan, c->schema, c->csv, run->spoke->consent, 0,
+                                header->metrics, err);
+}
+
 enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                                  const struct tier_hash *base, struct tier_hash *id_out,
                                  struct tier_err *err) {
@@ -585,7 +597,10 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
     }
     TIER_TRY_OUT(take_memory(run, &w, err));
     TIER_TRY_OUT(set_all(run, base, &w, err));
-    TIER_TRY_OUT((trainer ? by_trainer : by_itself)(run, &header, &w, &steps, err));
+    bool counts = tier_statistics_on(&run->plan);
+    TIER_TRY_OUT((counts    ? by_counting
+                  : trainer ? by_trainer
+                            : by_itself)(run, &header, &w, &steps, err));
     bool trained = header.weight > 0;
     if (trained && run->plan.normalise)
         TIER_TRY_OUT(normalise(run, steps, header.weight, &w, metrics, err));

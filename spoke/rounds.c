@@ -10,6 +10,7 @@
 #include "tier/budget.h"
 #include "tier/content.h"
 #include "tier/log.h"
+#include "tier/statistics.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -193,8 +194,9 @@ static void job_done(void *arg) {
 /* How many rows a trainer of the hospital's own reads, it alone knows. */
 static void audit_reading(struct spoke_run *run) {
     const char *use = tier_plan_purpose_text(run->plan.governance.purpose);
-    bool trains = tier_task_trains(&run->plan, run->round);
-    bool evaluates = tier_task_evaluates(&run->plan, run->round);
+    bool counts = tier_statistics_on(&run->plan);
+    bool trains = counts || tier_task_trains(&run->plan, run->round);
+    bool evaluates = counts || tier_task_evaluates(&run->plan, run->round);
 
     if (run->data)
         spoke_audit(run->spoke, "data.read", "h:run", &run->id, "h:plan", &run->plan_hash,

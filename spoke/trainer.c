@@ -14,6 +14,7 @@
 #include "tier/score.h"
 #include "tier/stale.h"
 #include "tier/task.h"
+#include "tier/statistics.h"
 #include "tier/trainer_wire.h"
 
 #include <inttypes.h>
@@ -327,6 +328,7 @@ static enum tier_status check(const struct spoke_trainer_order *order,
         return tier_fail(err, TIER_EUPDATE,
                          "the trainer has metrics that are no scores: nodes add those");
     TIER_TRY(tier_task_metrics_check(r->metrics, err));
+    TIER_TRY(tier_statistics_check(order->plan, r->metrics, err));
     TIER_TRY(tier_task_classes_check(r->metrics, tier_graph_classes(order->graph), err));
     if (order->evaluate && (!r->metrics || !tier_metrics_get(r->metrics, TIER_SCORE_COUNT, NULL)))
         return tier_fail(err, TIER_EUPDATE,

@@ -12,6 +12,7 @@
 #ifndef CONSILIUM_TIER_CONSOLE_WIRE_H
 #define CONSILIUM_TIER_CONSOLE_WIRE_H
 
+#include "tier/statistics.h"
 #include "tier/wire.h"
 
 #define TIER_PATH_CONSOLE_START "/consilium.console.Console/StartRun"
@@ -21,6 +22,7 @@
 #define TIER_PATH_CONSOLE_NODES "/consilium.console.Console/ListNodes"
 #define TIER_PATH_CONSOLE_PULL "/consilium.console.Console/PullModel"
 #define TIER_PATH_CONSOLE_APPROVE "/consilium.console.Console/Approve"
+#define TIER_PATH_CONSOLE_STATISTICS "/consilium.console.Console/GetStatistics"
 
 /* At these bounds the largest RunInfo and NodeList stay within one message of the edge. */
 #define TIER_CONSOLE_CHILDREN_MAX 4096
@@ -97,6 +99,25 @@ enum tier_status tier_console_nodes(const uint8_t *bytes, size_t n, struct tier_
                                     struct tier_err *err);
 struct tier_bytes tier_console_nodes_bytes(const struct tier_console_nodes *nodes);
 void tier_console_nodes_release(struct tier_console_nodes *nodes);
+
+/* ---- statistics ---- */
+
+struct tier_console_statistic {
+    struct tier_statistic column;
+    int64_t bins[TIER_STATISTIC_BINS_MAX]; /* TIER_STATISTIC_CELLS + column.cells of them */
+};
+struct tier_console_statistics {
+    struct tier_hash run;
+    char name[TIER_NAME_LEN_MAX + 1];
+    uint64_t sites;
+    size_t count; /* at most TIER_KEYS_LIST_MAX */
+    struct tier_console_statistic *item;
+};
+enum tier_status tier_console_statistics(const uint8_t *bytes, size_t n,
+                                         struct tier_console_statistics *out,
+                                         struct tier_err *err);
+struct tier_bytes tier_console_statistics_bytes(const struct tier_console_statistics *statistics);
+void tier_console_statistics_release(struct tier_console_statistics *statistics);
 
 /* ---- requests: a run is named by hex digits, 0 to 64 of them ---- */
 

@@ -249,6 +249,10 @@ struct tier_plan {
         uint64_t patience; /* evaluations without improvement; 0: no limit */
     } stop;
     struct tier_plan_server server;
+    struct {
+        struct tier_keys_list columns; /* tier/statistics.h; none: the plan trains */
+        uint64_t cells_min;            /* the least count above 0 that a hospital tells */
+    } statistics;
 };
 
 /*

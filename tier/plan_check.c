@@ -10,6 +10,7 @@
 #include "tier/privacy.h"
 #include "tier/scaffold.h"
 #include "tier/stale.h"
+#include "tier/statistics.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -237,7 +238,11 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
     {"server.optimiser.beta2", TIER_KEYS_REAL, FIELD(plan.server.beta2), "", 0, 0.999999, NULL,    \
      "for adam and yogi; 0.99 where it is left out"},                                              \
     {"server.optimiser.tau", TIER_KEYS_REAL, FIELD(plan.server.tau), "", 1e-12, 1, NULL,           \
-     "for adam, yogi and adagrad: how adaptive; 0.001 where it is left out"}
+     "for adam, yogi and adagrad: how adaptive; 0.001 where it is left out"},                      \
+    {"statistics.columns", TIER_KEYS_LIST, FIELD(plan.statistics.columns), "", 0, 0, NULL,         \
+     "instead of training: what hospitals count, as \"NAME=LOW:HIGH:CELLS\" or \"NAME=CATEGORIES\""}, \
+    {"statistics.cells_min", TIER_KEYS_INT, FIELD(plan.statistics.cells_min), "5", 0, 1000000,     \
+     NULL, "the smallest count above 0 that a hospital tells of any cell"}
 
 #define ROUND_KEYS(path, member, quorum_default, deadline_default)                                 \
     {path ".sync", TIER_KEYS_CHOICE, FIELD(member.sync), "rounds", 0, 0, sync_choices,             \
@@ -612,6 +617,27 @@ static void check_server(const struct tier_plan_checker *c) {
     }
 }
 
+static void check_statistics(const struct tier_plan_checker *c) {
+    const struct tier_plan *p = c->plan;
+    struct tier_statistic one, other;
+
+    for (size_t i = 0; i < p->statistics.columns.count; i++) {
+        if (!tier_statistic_at(p, i, &one)) {
+            complain(c, "statistics.columns",
+                     "must be NAME=LOW:HIGH:CELLS with LOW < HIGH, or NAME=CATEGORIES, and at most "
+                     "%d cells, not '%.80s'",
+                     TIER_STATISTIC_CELLS_MAX, tier_keys_list_item(&p->statistics.columns, i));
+            continue;
+        }
+        for (size_t j = 0; j < i; j++)
+            if (tier_statistic_at(p, j, &other) && strcmp(one.name, other.name) == 0)
+                complain(c, "statistics.columns", "has column %s twice", one.name);
+    }
+    if (tier_statistics_on(p) && p->rounds && (p->rounds != 1 || p->evaluate_every))
+        complain(c, "statistics.columns",
+                 "needs rounds: 1 and evaluate.every: 0: its one round counts and trains nothing");
+}
+
 void tier_plan_check(const struct tier_plan_checker *c) {
     /* Where it is missing or refused, that has been said. */
     if (c->plan->version != TIER_PLAN_VERSION && (!c->lines || c->plan->version != 0))
@@ -628,6 +654,7 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     check_codec(c);
     check_stop(c);
     check_server(c);
+    check_statistics(c);
     check_sync(c, &c->plan->top, "tiers.top");
     check_sync(c, &c->plan->hub, "tiers.hub");
     check_retain(c, &c->plan->top, "tiers.top");

@@ -7,6 +7,7 @@
 #include "tier/score.h"
 #include "tier/share.h"
 #include "tier/stale.h"
+#include "tier/statistics.h"
 
 #include <fnmatch.h>
 #include <inttypes.h>
@@ -198,7 +199,7 @@ uint64_t tier_task_model_bytes_max(const struct tier_plan *plan) {
 }
 
 bool tier_task_trains(const struct tier_plan *plan, uint64_t round) {
-    return round <= plan->rounds;
+    return round <= plan->rounds && !tier_statistics_on(plan);
 }
 
 bool tier_task_evaluates(const struct tier_plan *plan, uint64_t round) {
@@ -234,8 +235,9 @@ enum tier_status tier_task_metrics_check(const struct tier_metrics *sums, struct
         const char *name;
         size_t bins, k = 0;
         const int64_t *values = tier_metrics_at(sums, i, &name, &bins);
-        if (strcmp(name, TIER_NOVA_METRIC) == 0 || strcmp(name, TIER_STALE_METRIC) == 0)
-            continue; /* tier_nova_check and tier_stale_check know their bounds */
+        if (strcmp(name, TIER_NOVA_METRIC) == 0 || strcmp(name, TIER_STALE_METRIC) == 0 ||
+            tier_statistics_is(name))
+            continue; /* tier_nova_check, tier_stale_check, tier_statistics_check know them */
         while (k < known_count && strcmp(known[k].name, name) != 0)
             k++;
         if (k == known_count)
