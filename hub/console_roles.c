@@ -23,6 +23,7 @@ static const struct {
     {"ListNodes", OPERATOR | REGIONAL | AUDITOR},
     {"PullModel", OPERATOR | RESEARCHER | AUDITOR}, /* a researcher: released ones */
     {"Approve", OPERATOR},
+    {"GetStatistics", EVERYBODY},
 };
 
 static unsigned roles_of(const char *method) {
