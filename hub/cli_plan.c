@@ -308,7 +308,7 @@ int cli_plan_sign(int argc, char **argv) {
 
     if (code != CLI_GO)
         return code;
-    struct loaded *l = load(path, false);
+    struct loaded *l = load(path, false, 0);
     if (!l)
         return cli_failed(&(struct tier_err){.text = "out of memory"});
     snprintf(beside, sizeof beside, "%s.sig", path);

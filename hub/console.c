@@ -638,9 +638,12 @@ static const struct tier_rpc_handler statistics_handler = {
 /* ---- life cycle ---- */
 
 const struct tier_rpc_method hub_console_methods[] = {
-    {TIER_PATH_CONSOLE_START, &start_handler},     {TIER_PATH_CONSOLE_STOP, &stop_handler},
-    {TIER_PATH_CONSOLE_RUNS, &runs_handler},       {TIER_PATH_CONSOLE_WATCH, &watch_handler},
-    {TIER_PATH_CONSOLE_NODES, &nodes_handler},     {TIER_PATH_CONSOLE_PULL, &pull_handler},
+    {TIER_PATH_CONSOLE_START, &start_handler},
+    {TIER_PATH_CONSOLE_STOP, &stop_handler},
+    {TIER_PATH_CONSOLE_RUNS, &runs_handler},
+    {TIER_PATH_CONSOLE_WATCH, &watch_handler},
+    {TIER_PATH_CONSOLE_NODES, &nodes_handler},
+    {TIER_PATH_CONSOLE_PULL, &pull_handler},
     {TIER_PATH_CONSOLE_APPROVE, &approve_handler},
     {TIER_PATH_CONSOLE_STATISTICS, &statistics_handler},
 };

@@ -97,7 +97,7 @@ struct hub {
     struct tier_rpc_server *console;         /* NULL where operators call on Tier's port */
     struct hub_console_call *console_calls;
     bool console_closed;
-    uint64_t expired_ms; /* when what is retained was last looked through; 0: not yet */
+    uint64_t expired_ms;          /* when what is retained was last looked through; 0: not yet */
     struct tier_renewal *renewal; /* NULL without TLS */
     struct tier_timer *standing;
     unsigned ticks, renewals; /* of those below that are on their way up */

@@ -491,8 +491,8 @@ enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id,
     if (st == TIER_OK && hub_is_top(hub))
         st = hub_run_prepare(run, err);
     if (st == TIER_OK)
-        st = tier_content_store(hub->home.retained_dir, TIER_CONTENT_PLAN, plan, plan_bytes,
-                                &plan_hash, err);
+        st = tier_content_store(hub->home.retained_dir, TIER_CONTENT_PLAN, plan->text, plan->bytes,
+                                &birth.plan, err);
     if (st == TIER_OK) {
         struct tier_journal_run row = {.state = run->state, .created_ms = run->created_ms};
         memcpy(row.run, run->hex, sizeof row.run);

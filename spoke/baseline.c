@@ -495,7 +495,8 @@ static enum tier_status run(const struct options *o, json_t *rows, struct tier_e
     }
     spoke_round_recipe(&b.plan, 1, &b.recipe); /* and all that follow */
     b.recipe.schedule.span = b.plan.rounds;
-    b.recipe.sample_clip = b.recipe.sample_noise = 0; /* nothing of it leaves: no privacy is spent */
+    b.recipe.sample_clip = b.recipe.sample_noise =
+        0; /* nothing of it leaves: no privacy is spent */
     b.recipe.steps *= b.plan.rounds;
     b.recipe.epochs *= b.plan.rounds;
     st = compare(o, &b, rows, err);

@@ -25,8 +25,9 @@
  * folder, and as spoke_dicom_read: by its number in the order of names, and with `named` by its
  * name too, as SPOKE_DICOM_NAME has it. A name may be a patient's: it is for this machine alone.
  */
-#define SPOKE_DICOM_NAME " (name '" /* then the name, without quotes and control characters, "')"  \
-                                     */
+#define SPOKE_DICOM_NAME                                                                           \
+    " (name '" /* then the name, without quotes and control characters, "')"                       \
+                */
 enum tier_status spoke_dicom_load(int at, const char *name, const char *orientation, bool named,
                                   struct spoke_grid *grid_out, struct tier_err *err);
 

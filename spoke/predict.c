@@ -647,22 +647,15 @@ static bool take_option(int option, struct spoke_predict *w, bool *json) {
 }
 
 int spoke_predict_main(int argc, char **argv, FILE *out, FILE *errors) {
-    static const struct option longs[] = {{"graph", required_argument, NULL, 'g'},
-                                          {"model", required_argument, NULL, 'm'},
-                                          {"kept", required_argument, NULL, 'k'},
-                                          {"out", required_argument, NULL, 'o'},
-                                          {"like", required_argument, NULL, 'l'},
-                                          {"device", required_argument, NULL, 'd'},
-                                          {"part", required_argument, NULL, 'p'},
-                                          {"fold", required_argument, NULL, 'f'},
-                                          {"threads", required_argument, NULL, 't'},
-                                          {"json", no_argument, NULL, 'j'},
-                                          {"overlap", required_argument, NULL, 'v'},
-                                          {"consent", required_argument, NULL, 'c'},
-                                          {"opt-out", required_argument, NULL, 'x'},
-                                          {"purpose", required_argument, NULL, 'u'},
-                                          {"help", no_argument, NULL, 'h'},
-                                          {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {
+        {"graph", required_argument, NULL, 'g'},   {"model", required_argument, NULL, 'm'},
+        {"kept", required_argument, NULL, 'k'},    {"out", required_argument, NULL, 'o'},
+        {"like", required_argument, NULL, 'l'},    {"device", required_argument, NULL, 'd'},
+        {"part", required_argument, NULL, 'p'},    {"fold", required_argument, NULL, 'f'},
+        {"threads", required_argument, NULL, 't'}, {"json", no_argument, NULL, 'j'},
+        {"overlap", required_argument, NULL, 'v'}, {"consent", required_argument, NULL, 'c'},
+        {"opt-out", required_argument, NULL, 'x'}, {"purpose", required_argument, NULL, 'u'},
+        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
     struct spoke_predict w = {.purpose = TIER_PLAN_CARE};
     struct spoke_predicted done = {0};
     struct tier_err err = {0};

@@ -114,8 +114,7 @@ struct tier_console_statistics {
     struct tier_console_statistic *item;
 };
 enum tier_status tier_console_statistics(const uint8_t *bytes, size_t n,
-                                         struct tier_console_statistics *out,
-                                         struct tier_err *err);
+                                         struct tier_console_statistics *out, struct tier_err *err);
 struct tier_bytes tier_console_statistics_bytes(const struct tier_console_statistics *statistics);
 void tier_console_statistics_release(struct tier_console_statistics *statistics);
 

@@ -30,7 +30,7 @@ struct tier_home {
     struct tier_journal *journal;
     struct tier_audit *audit;
     struct tier_spool *spool;
-    struct tier_head said; /* the own head signed last (tier/heads.h) */
+    struct tier_head said;            /* the own head signed last (tier/heads.h) */
     struct tier_revocations *revoked; /* the newest list that is known; NULL: none */
     bool overdue;                     /* said of that list */
     char models_dir[TIER_CONFIG_PATH_BYTES + 16];

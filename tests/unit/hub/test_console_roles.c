@@ -10,7 +10,7 @@ static const struct {
     const char *method, *may;
 } wanted[] = {
     {"StartRun", "O"},    {"StopRun", "O"},     {"ListRuns", "ORSEA"}, {"WatchRun", "ORSEA"},
-    {"ListNodes", "ORA"}, {"PullModel", "OEA"}, {"Approve", "O"},
+    {"ListNodes", "ORA"}, {"PullModel", "OEA"}, {"Approve", "O"},      {"GetStatistics", "ORSEA"},
 };
 
 static const struct {

@@ -82,7 +82,8 @@ Test(tier_shamir, fewer_shares_fit_every_secret) {
 
 /* Two-holder shares of one byte by hand: y = s + a x in GF(2^8), with the reduction by 0x11b. */
 Test(tier_shamir, shares_join_as_the_field_says) {
-    struct tier_shamir_share shares[2] = {{.x = 2, .y = {0x55 ^ 0x1b}}, {.x = 3, .y = {0x55 ^ 0x9b}}};
+    struct tier_shamir_share shares[2] = {{.x = 2, .y = {0x55 ^ 0x1b}},
+                                          {.x = 3, .y = {0x55 ^ 0x9b}}};
     uint8_t joined[TIER_SHAMIR_BYTES];
 
     /* a = 0x80: a * 2 = 0x1b, a * 3 = 0x9b; s = 0x55 */
