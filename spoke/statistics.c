@@ -89,7 +89,6 @@ static void see_cell(void *arg, const struct spoke_column *column, const double 
 static enum tier_status pass(struct count *count, const char *schema_path, const char *path,
                              struct tier_err *err) {
     const struct spoke_data_options options = {.on_demand = true,
-                                               .undivided = true,
                                                .consent = count->consents,
                                                .purpose = count->purpose,
                                                .cell = see_cell,

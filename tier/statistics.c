@@ -21,9 +21,10 @@ bool tier_statistics_is(const char *metric) {
 /* ---- "age=0:120:24" ------------------------------------------------------------------------- */
 
 static bool take_number(const char **at, char ends, double *out) {
+    size_t length = strspn(*at, "0123456789.eE+-"); /* of no other spelling, as 0x1 or nan */
     char *end;
 
-    if (strspn(*at, "0123456789.eE+-") == 0)
+    if (length == 0 || (*at)[length] != ends)
         return false;
     *out = strtod(*at, &end);
     if (end == *at || *end != ends || !isfinite(*out) || fabs(*out) > 1e30)

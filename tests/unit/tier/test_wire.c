@@ -290,7 +290,7 @@ Test(tier_wire, a_kind_that_this_version_does_not_know_is_refused) {
     struct raw empty = {.n = 0}, sub = {.n = 0}, other;
     UP_REFUSED("kind", empty);
     DOWN_REFUSED("kind", empty);
-    other = raw_in(30, &sub);
+    other = raw_in(60, &sub);
     UP_REFUSED("kind", other);
     DOWN_REFUSED("kind", other);
 }
