@@ -84,60 +84,6 @@ struct crew {
             return spoke_net_kern_fail((t)->dev, kern_try_, what, (t)->err);                       \
     } while (0)
 
-/* ---- random numbers ------------------------------------------------------------------------ */
-
-/* splitmix64 (Steele, Lea and Flood 2014): a counter and a mixer, no other state. */
-static uint64_t mix(uint64_t z) {
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
-static uint64_t next(uint64_t *state) {
-    *state += UINT64_C(0x9e3779b97f4a7c15);
-    return mix(*state);
-}
-
-/* Uniform in [0, n) without bias: multiply and reject (Lemire 2019). */
-static uint32_t below(uint64_t *state, uint32_t n) {
-    for (;;) {
-        uint64_t product = (next(state) >> 32) * n;
-        if ((uint32_t)product >= (uint32_t)-n % n)
-            return (uint32_t)(product >> 32);
-    }
-}
-
-void spoke_train_shuffle(uint64_t seed, uint64_t epoch, int32_t *index, size_t n) {
-    uint64_t state = mix(seed ^ mix(epoch + 1));
-
-    for (size_t i = 0; i < n; i++)
-        index[i] = (int32_t)i;
-    for (size_t i = n; i > 1; i--) {
-        uint32_t j = below(&state, (uint32_t)i);
-        int32_t swap = index[i - 1];
-        index[i - 1] = index[j];
-        index[j] = swap;
-    }
-}
-
-uint64_t spoke_train_seed(const char *run, uint64_t round, const char *node) {
-    struct tier_hasher *h = tier_hasher_new();
-    struct tier_hash digest;
-    uint8_t count[8];
-    uint64_t seed = 0;
-
-    for (int i = 0; i < 8; i++)
-        count[i] = (uint8_t)(round >> (56 - 8 * i));
-    tier_hasher_add(h, run, strlen(run) + 1);
-    tier_hasher_add(h, count, sizeof count);
-    tier_hasher_add(h, node, strlen(node) + 1);
-    tier_hasher_finish(h, &digest);
-    tier_hasher_free(h);
-    for (int i = 0; i < 8; i++)
-        seed = seed << 8 | digest.b[i];
-    return seed;
-}
-
 /* ---- training ------------------------------------------------------------------------------ */
 
 static uint64_t batches_of(const struct spoke_recipe *r) {
@@ -726,7 +672,7 @@ static enum tier_status crew_new(struct crew *c, struct spoke_net *const *nets,
             .err = &c->t[i].own_err};
     /* Replicas draw apart: each sees rows of its own. */
     for (size_t i = 0; i < c->count; i++)
-        spoke_net_seed(nets[i], mix(seed ^ mix(c->t[i].place + 1)));
+        spoke_net_seed(nets[i], spoke_train_mix(seed ^ spoke_train_mix(c->t[i].place + 1)));
     if (!recipe->noise_key)
         return TIER_OK;
     TIER_TRY(tier_noise_new(recipe->noise_key, DRAWS, &c->draws, c->err));
