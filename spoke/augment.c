@@ -5,27 +5,15 @@
  * rotations as they were.
  */
 #include "spoke/augment.h"
+#include "spoke/draw.h"
 
 #include <math.h>
 #include <string.h>
 
 #define PI 3.14159265358979323846
 
-/* splitmix64 (Steele, Lea & Flood 2014). */
-static uint64_t next(uint64_t *state) {
-    uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-
-/* In [0, 1). */
-static double uniform(uint64_t *state) {
-    return ldexp((double)(next(state) >> 11), -53);
-}
-
 static double either_way(uint64_t *state) {
-    return 2.0 * uniform(state) - 1.0;
+    return 2.0 * spoke_draw_uniform(state) - 1.0;
 }
 
 bool spoke_augment_is_none(const struct spoke_augment *a) {
@@ -147,7 +135,7 @@ static struct map draw_map(const struct spoke_augment *a, const struct spoke_sha
     bool flip[SPOKE_AXES_MAX] = {false};
 
     for (size_t i = 0; i < SPOKE_AXES_MAX; i++)
-        flip[i] = next(state) >> 63 && a->flip[i];
+        flip[i] = spoke_draw(state) >> 63 && a->flip[i];
     double turn = a->rotate_deg * either_way(state) * PI / 180.0;
     double factor = pow(1.0 + a->scale, either_way(state));
     m.depth = axes > 2 ? shape->side[axes - 3] : 1;
@@ -171,11 +159,11 @@ static void change_values(const struct spoke_augment *a, uint64_t *state, float 
     if (gain != 1.0f || offset != 0.0f)
         for (size_t i = 0; i < n; i++)
             x[i] = x[i] * gain + offset;
-    uint64_t noise = next(state); /* a stream of its own: it is long */
+    uint64_t noise = spoke_draw(state); /* a stream of its own: it is long */
     for (size_t i = 0; a->noise > 0.0 && i < n; i += 2) {
         /* Box and Muller 1958, in pairs. */
-        double radius = a->noise * sqrt(-2.0 * log(1.0 - uniform(&noise)));
-        double angle = 2.0 * PI * uniform(&noise);
+        double radius = a->noise * sqrt(-2.0 * log(1.0 - spoke_draw_uniform(&noise)));
+        double angle = 2.0 * PI * spoke_draw_uniform(&noise);
         x[i] += (float)(radius * cos(angle));
         if (i + 1 < n)
             x[i + 1] += (float)(radius * sin(angle));

@@ -3,6 +3,7 @@
  * Everything is of three axes here: an image with fewer is one spot thick along those it has not.
  */
 #include "spoke/patch.h"
+#include "spoke/draw.h"
 
 #include <assert.h>
 #include <math.h>
@@ -71,22 +72,9 @@ struct spoke_shape spoke_patch_shape(const struct spoke_patch *p, const struct s
 
 /* ---- where ----------------------------------------------------------------------------------- */
 
-/* splitmix64 (Steele, Lea & Flood 2014). */
-static uint64_t next(uint64_t *state) {
-    uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-
-/* In [0, 1). */
-static double uniform(uint64_t *state) {
-    return ldexp((double)(next(state) >> 11), -53);
-}
-
 /* In [0, n), for n far below 2^53: no value is likelier than another by more than n / 2^53. */
 static size_t below(uint64_t *state, size_t n) {
-    return (size_t)(uniform(state) * (double)n);
+    return (size_t)(spoke_draw_uniform(state) * (double)n);
 }
 
 static bool is_positive(const struct spoke_patch *p, int32_t label) {
@@ -98,7 +86,7 @@ void spoke_patch_draw(const struct spoke_patch *p, const struct spoke_shape *s, 
     const struct box b = box_of(p, s);
     size_t spots = b.whole[0] * b.whole[1] * b.whole[2], positives = 0, spot = 0;
     uint64_t state = seed;
-    bool around = uniform(&state) < p->positive;
+    bool around = spoke_draw_uniform(&state) < p->positive;
 
     for (size_t i = 0; around && i < spots; i++)
         positives += is_positive(p, mask[i]);

@@ -9,6 +9,7 @@
  */
 #include "spoke/train.h"
 
+#include "spoke/draw.h"
 #include "spoke/eval.h"
 #include "spoke/feed.h"
 #include "spoke/scaler.h"
@@ -672,7 +673,7 @@ static enum tier_status crew_new(struct crew *c, struct spoke_net *const *nets,
             .err = &c->t[i].own_err};
     /* Replicas draw apart: each sees rows of its own. */
     for (size_t i = 0; i < c->count; i++)
-        spoke_net_seed(nets[i], spoke_train_mix(seed ^ spoke_train_mix(c->t[i].place + 1)));
+        spoke_net_seed(nets[i], spoke_draw_mix(seed ^ spoke_draw_mix(c->t[i].place + 1)));
     if (!recipe->noise_key)
         return TIER_OK;
     TIER_TRY(tier_noise_new(recipe->noise_key, DRAWS, &c->draws, c->err));

@@ -114,8 +114,6 @@ enum tier_status spoke_recipe_check(const struct spoke_recipe *recipe, struct ti
 /* The learning rate of step `step` of `steps`, from 0: a function of the recipe and these alone. */
 float spoke_recipe_lr(const struct spoke_recipe *recipe, uint64_t step, uint64_t steps);
 
-/* splitmix64's mixer: of equal numbers equal ones, of others others. */
-uint64_t spoke_train_mix(uint64_t z);
 /* The stream of random numbers of one node in one round of one run: SHA-256 of the three. */
 uint64_t spoke_train_seed(const char *run, uint64_t round, const char *node);
 

@@ -1,33 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The order in which rows are trained on, and the seeds of it: the part of spoke/train.h that is
  * about random numbers, none of which is a secret (those are tier/noise.h). */
+#include "spoke/draw.h"
 #include "spoke/train.h"
 
 #include <string.h>
 
-/* splitmix64 (Steele, Lea and Flood 2014): a counter and a mixer, no other state. */
-uint64_t spoke_train_mix(uint64_t z) {
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
-static uint64_t next(uint64_t *state) {
-    *state += UINT64_C(0x9e3779b97f4a7c15);
-    return spoke_train_mix(*state);
-}
-
 /* Uniform in [0, n) without bias: multiply and reject (Lemire 2019). */
 static uint32_t below(uint64_t *state, uint32_t n) {
     for (;;) {
-        uint64_t product = (next(state) >> 32) * n;
+        uint64_t product = (spoke_draw(state) >> 32) * n;
         if ((uint32_t)product >= (uint32_t)-n % n)
             return (uint32_t)(product >> 32);
     }
 }
 
 void spoke_train_shuffle(uint64_t seed, uint64_t epoch, int32_t *index, size_t n) {
-    uint64_t state = spoke_train_mix(seed ^ spoke_train_mix(epoch + 1));
+    uint64_t state = spoke_draw_mix(seed ^ spoke_draw_mix(epoch + 1));
 
     for (size_t i = 0; i < n; i++)
         index[i] = (int32_t)i;
