@@ -215,7 +215,7 @@ class Streams(Hostile):
             return edge.as_bytes(pb.ToChild(**field))
 
         lies = ((b"\xff" * 64, "not a valid protobuf"), (b"\x12\x05ab", "not a valid protobuf"),
-                (b"\xf2\x01\x00", "does not know"), (b"", "does not know"),
+                (b"\xe2\x03\x00", "does not know"), (b"", "does not know"),
                 (b"\x12" + edge.varint(MIB + 5000) + bytes(MIB + 5000), "control message of 1053"),
                 (coded(plan=pb.Plan(run=r)), "plan.plan has 0 bytes"),
                 (coded(plan=pb.Plan(run=r, plan=b"x" * (MIB + 1))), "plan.plan has 1048577"),
