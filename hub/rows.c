@@ -83,7 +83,9 @@ static void keep_receipt(struct hub_run *run, struct tier_journal_update *row) {
     row->receipt_bytes = before.receipt_bytes;
 }
 
-static enum tier_status put_child(struct hub_run *run, uint32_t child, struct tier_err *err) {
+/* `anew`: what was receipted is taken back, and another update may come. */
+static enum tier_status put_child(struct hub_run *run, uint32_t child, bool anew,
+                                  struct tier_err *err) {
     const struct tier_round_child *c = tier_round_child(&run->round, child);
     const struct hub_child *who = &run->children[child];
     struct tier_journal_update row = {.round = run->round.number,
@@ -97,7 +99,8 @@ static enum tier_status put_child(struct hub_run *run, uint32_t child, struct ti
         row.update_id = c->update;
         row.weight = c->weight;
     }
-    keep_receipt(run, &row);
+    if (!anew)
+        keep_receipt(run, &row);
     return tier_journal_update_put(run->hub->home.journal, &row, err);
 }
 
@@ -110,7 +113,7 @@ void hub_work_open_round(struct hub_run *run) {
         st = put_round(run, &err);
     for (uint32_t i = 0; i < run->child_count && st == TIER_OK; i++)
         if (tier_round_child(&run->round, i)->state != TIER_CHILD_NONE)
-            st = put_child(run, i, &err);
+            st = put_child(run, i, false, &err);
     if (st == TIER_OK)
         st = tier_journal_commit(j, &err);
     if (st != TIER_OK)
@@ -130,14 +133,16 @@ void hub_rows_step(struct hub_run *run, const struct tier_round_event *e,
 
     if (!child_changed && run->round.state == state_before)
         return;
-    /* Only after a commit do children give up what they hold: all else they push again. */
-    enum tier_status st = run->round.state == TIER_ROUND_COMMITTED
+    /* Only after a commit, or when they take it back, do children give up what they hold: all else
+     * they push again. */
+    bool back = e->type == TIER_EVENT_WITHDRAW;
+    enum tier_status st = run->round.state == TIER_ROUND_COMMITTED || back
                               ? tier_journal_begin(j, &err)
                               : tier_journal_begin_lazy(j, &err);
     struct tier_receipt receipt;
     bool fresh = false; /* an event gives at most one receipt */
     if (st == TIER_OK && child_changed)
-        st = put_child(run, e->child, &err);
+        st = put_child(run, e->child, back, &err);
     for (size_t i = 0; i < actions->count && st == TIER_OK; i++)
         if (actions->at[i].type == TIER_ACTION_RECEIPT)
             st = hub_receipt_make(run, actions->at[i].child, &actions->at[i].update, &receipt,
@@ -158,7 +163,7 @@ void hub_rows_children(struct hub_run *run, const uint32_t *children, size_t cou
     enum tier_status st = tier_journal_begin_lazy(j, &err);
 
     for (size_t i = 0; i < count && st == TIER_OK; i++)
-        st = put_child(run, children[i], &err);
+        st = put_child(run, children[i], false, &err);
     if (st == TIER_OK)
         st = put_round(run, &err);
     if (st == TIER_OK)

@@ -670,6 +670,9 @@ void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
         return;
     tier_round_step(&run->round, e, &actions);
     hub_rows_step(run, e, child_before, state_before, &actions);
+    if (state_before == TIER_ROUND_FOLDING && run->round.state == TIER_ROUND_OPEN &&
+        run->deadline_at_ms)
+        tier_timer_set(run->deadline, time_left_ms(run)); /* folding had ended it */
     if (run->round.state != state_before || tier_round_tally(&run->round).sealed != sealed_before)
         report_progress(run);
     if (run->round.state != state_before)
@@ -687,7 +690,8 @@ void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
 
 /* A partial in the making has nothing of the update: what is in one holds fast. */
 void hub_work_withdrawn(struct hub_run *run) {
-    run->fold_void = run->folding && run->round.state == TIER_ROUND_FOLDING && !run->round.parting;
+    if (run->folding && run->round.state == TIER_ROUND_FOLDING && !run->round.parting)
+        run->fold_void = true; /* until it ends, whoever else withdraws meanwhile */
 }
 
 void hub_work_resume(struct hub_run *run) {

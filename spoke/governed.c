@@ -7,6 +7,7 @@
  * allow others by the time that it would be offered, it is withdrawn from the parent first and made
  * again: that it is stale follows from the files alone, so a restart changes nothing.
  */
+#include "spoke/budget.h"
 #include "spoke/consent.h"
 #include "spoke/patch.h"
 #include "spoke/policy.h"
@@ -15,6 +16,7 @@
 #include "tier/budget.h"
 #include "tier/log.h"
 #include "tier/signed.h"
+#include "tier/statistics.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -163,7 +165,10 @@ static enum tier_status load_consents(struct spoke *spoke, struct tier_err *err)
         return TIER_OK;
     spoke_consent_free(spoke->consent); /* whatever comes, the old ones hold no longer */
     spoke->consent = NULL;
-    TIER_TRY(spoke_consent_load(c->consent_table, c->opt_out, &fresh, err));
+    if (spoke_consent_load(c->consent_table, c->opt_out, &fresh, err) != TIER_OK) {
+        tier_log_error("consents: %s", err->text); /* which line is broken is told here alone */
+        return tier_fail(err, TIER_EUNAVAILABLE, "this site's consents cannot be read now");
+    }
     spoke->consent = fresh;
     spoke->consent_version++;
     return TIER_OK;
@@ -225,7 +230,8 @@ enum tier_status spoke_run_heed_consents(struct spoke_run *run, struct tier_err 
     audit_rows(run, data, !tier_hash_equal(&now, &before));
     spoke_data_free(run->data);
     run->data = data;
-    return TIER_OK;
+    run->afforded = false; /* other rows: another cost, and other patients */
+    return spoke_budget_afford(run, err);
 }
 
 enum tier_status spoke_run_rows_suffice(const struct spoke_run *run, struct tier_err *err) {
@@ -346,13 +352,21 @@ bool spoke_withdrawal_answered(struct spoke_run *run, const struct tier_to_child
     spoke_audit(spoke, "withdrawal.done", "h:run", &run->id, "u:round", m->round, "h:update",
                 &m->update, "s:undone", "the update is in no sum of its round", "s:remains",
                 "models of earlier rounds hold what this site gave to them");
-    if (tier_journal_sent_delete(spoke->home.journal, run->hex, m->round, &m->update, &err) !=
-        TIER_OK) {
+    /* Its noise served one set of rows, and serves no other. */
+    if (spoke_budget_over(run, m->round + 1, &err) != TIER_OK ||
+        tier_journal_sent_delete(spoke->home.journal, run->hex, m->round, &m->update, &err) !=
+            TIER_OK) {
         spoke_stop_on(spoke, &err);
         return true;
     }
     tier_spool_delete(spoke->home.spool, &m->update, NULL);
-    spoke_run_train(run);
+    run->last_receipt = (struct tier_hash){{0}};
+    if (run->state == SPOKE_RUN_OPEN && tier_statistics_on(&run->plan))
+        spoke_run_decline_round(run,
+                                "what was counted here was withdrawn, and what differs from it "
+                                "would tell of those who have gone");
+    else
+        spoke_run_train(run);
     return true;
 }
 
@@ -408,7 +422,11 @@ static void heed(struct spoke *spoke, const struct spoke_decision *d) {
 static void tick(void *arg) {
     struct spoke *spoke = arg;
     struct spoke_decision d = {0};
+    struct tier_err err = {0};
     bool consents = spoke->consent && spoke_consent_changed(spoke->consent);
+
+    if (consents_in(spoke) && !spoke->consent) /* they were broken, and may be mended */
+        consents = load_consents(spoke, &err) == TIER_OK;
 
     for (int i = 0; i < 64 && !spoke->failed && spoke_steward_next(spoke->config->data_dir, &d);
          i++)

@@ -137,14 +137,16 @@ static enum tier_status prepare(struct spoke_run *run, struct tier_err *err) {
 void spoke_run_graph_fetched(void *arg, enum tier_status st, const char *text) {
     struct spoke_run *run = arg;
     struct tier_err err = {0};
+    bool fetched = st == TIER_OK;
 
     if (run->state != SPOKE_RUN_OPEN && run->state != SPOKE_RUN_PENDING)
         return;
-    if (st != TIER_OK)
+    if (!fetched)
         tier_fail(&err, st, "%s", text);
     else
         st = run->state == SPOKE_RUN_OPEN ? prepare(run, &err) : spoke_run_graph(run, &err);
-    if (st == TIER_EFULL) { /* a person makes room, and the plan is not to blame */
+    /* A person makes room, or mends the consents, and the plan is not to blame. */
+    if (st == TIER_EFULL || (fetched && st == TIER_EUNAVAILABLE)) {
         tier_log_error("run %.12s: %s; trying again in %d s", run->hex, err.text,
                        SPOKE_RETRY_MS / 1000);
         tier_timer_set(run->again, SPOKE_RETRY_MS);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "spoke/consent.h"
 #include "spoke/curvature.h"
 #include "spoke/eval.h"
 #include "spoke/run_private.h"
@@ -572,11 +573,17 @@ out:
 static enum tier_status by_counting(struct spoke_run *run, struct tier_update_header *header,
                                     struct work *w, uint64_t *steps, struct tier_err *err) {
     const struct tier_config_spoke *c = &run->spoke->config->spoke;
+    struct spoke_consent *own = NULL; /* the loop's may change while this thread reads */
 
     (void)w;
     *steps = 0;
-    return spoke_statistics_run(&run->plan, c->schema, c->csv, run->spoke->consent, 0,
-                                header->metrics, err);
+    if ((*c->consent_table || *c->opt_out) &&
+        spoke_consent_load(c->consent_table, c->opt_out, &own, NULL) != TIER_OK)
+        return tier_fail(err, TIER_EPOLICY, "this site's consents cannot be read now");
+    enum tier_status st =
+        spoke_statistics_run(&run->plan, c->schema, c->csv, own, c->rows_min, header->metrics, err);
+    spoke_consent_free(own);
+    return st;
 }
 
 enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,

@@ -76,7 +76,7 @@ static void offer(struct spoke_run *run, const struct tier_hash *id) {
         spoke_run_progress(run, "pushing", 0);
 }
 
-static void decline_round(struct spoke_run *run, const char *reason) {
+void spoke_run_decline_round(struct spoke_run *run, const char *reason) {
     struct tier_from_child m = {.type = TIER_FROM_DECLINE, .run = run->id, .round = run->round};
     spoke_say_without_folders(reason, m.reason, sizeof m.reason);
     tier_log_error("run %.12s round %" PRIu64 ": %s", run->hex, run->round, reason);
@@ -169,10 +169,11 @@ static void job_done(void *arg) {
         if (job->st == TIER_EUNAVAILABLE && run->spoke->servers)
             wait_for_servers(run, job->err.text);
         else if (job->st != TIER_OK)
-            decline_round(run, job->err.text);
+            spoke_run_decline_round(run, job->err.text);
         else if (differs_from_before(run, job->round, &job->id))
-            decline_round(run, "another update than before came of the same noise: the rows here, "
-                               "or what trains on them, changed");
+            spoke_run_decline_round(
+                run, "another update than before came of the same noise: the rows here, "
+                     "or what trains on them, changed");
         else if (journal_sealed(run, job, &err) != TIER_OK)
             spoke_stop_on(run->spoke, &err);
         else
@@ -217,7 +218,7 @@ static bool charge(struct spoke_run *run) {
     enum tier_status st = spoke_budget_charge(run, run->round, &err);
 
     if (st == TIER_EPOLICY)
-        decline_round(run, err.text);
+        spoke_run_decline_round(run, err.text);
     else if (st != TIER_OK)
         spoke_stop_on(run->spoke, &err);
     return st == TIER_OK;
@@ -233,7 +234,7 @@ void spoke_run_train(struct spoke_run *run) {
         !run->spoke->worker) /* no worker: it is being closed */
         return;
     if (spoke_run_heed_consents(run, &err) != TIER_OK) {
-        decline_round(run, err.text);
+        spoke_run_decline_round(run, err.text);
         return;
     }
     if (spoke_run_sealed(run, run->round, &id)) {
@@ -242,11 +243,11 @@ void spoke_run_train(struct spoke_run *run) {
         return;
     }
     if (tier_plan_expired(&run->plan, tier_wall_ms())) {
-        decline_round(run, tier_plan_expired_text(&run->plan, why, sizeof why));
+        spoke_run_decline_round(run, tier_plan_expired_text(&run->plan, why, sizeof why));
         return;
     }
     if (run->data && spoke_run_rows_suffice(run, &err) != TIER_OK) {
-        decline_round(run, err.text);
+        spoke_run_decline_round(run, err.text);
         return;
     }
     if (!charge(run))
@@ -285,7 +286,7 @@ void spoke_run_base_fetched(void *arg, enum tier_status st, const char *text) {
                        run->hex, run->round, text, SPOKE_RETRY_MS / 1000);
         tier_timer_set(run->follow_again, SPOKE_RETRY_MS);
     } else {
-        decline_round(run, text);
+        spoke_run_decline_round(run, text);
     }
 }
 

@@ -92,6 +92,8 @@ bool spoke_withdrawal_answered(struct spoke_run *run, const struct tier_to_child
 
 /* Trains the open round, offers what is sealed for it, or does neither where it is not time. */
 void spoke_run_train(struct spoke_run *run);
+/* This site adds nothing to the round that is open; the parent hears why. */
+void spoke_run_decline_round(struct spoke_run *run, const char *reason);
 /* The update that was sealed for this round, if its file is here. */
 bool spoke_run_sealed(struct spoke_run *run, uint64_t round, struct tier_hash *id);
 

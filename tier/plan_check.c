@@ -633,6 +633,9 @@ static void check_statistics(const struct tier_plan_checker *c) {
             if (tier_statistic_at(p, j, &other) && strcmp(one.name, other.name) == 0)
                 complain(c, "statistics.columns", "has column %s twice", one.name);
     }
+    if (tier_statistics_on(p) && p->patient.clip > 0)
+        complain(c, "statistics.columns",
+                 "and privacy.patient exclude each other: counts leave a hospital without noise");
     if (tier_statistics_on(p) && p->rounds && (p->rounds != 1 || p->evaluate_every))
         complain(c, "statistics.columns",
                  "needs rounds: 1 and evaluate.every: 0: its one round counts and trains nothing");

@@ -6,7 +6,9 @@
 #include "tier/fedcurv.h"
 #include "tier/plan_keys.h"
 #include "tier/identity.h"
+#include "tier/statistics.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -86,16 +88,35 @@ static void sees_updates(const char *who, const struct tier_plan_tier *tier, cha
 
     snprintf(buf, bytes, "%s: the update of each of its children by name, and it %s; merged by %s",
              who,
-             kept ? "keeps each until the round's commit"
+             kept ? "keeps each until the round's commit, or longer for an audit"
                   : "may keep their sum alone as soon as it has some of them",
              tier_plan_rule_text(&tier->merge));
 }
 
+static void list_columns(const struct tier_plan *plan, char *buf, size_t bytes) {
+    struct tier_statistic s;
+    size_t used = 0;
+
+    for (size_t i = 0; i < plan->statistics.columns.count && used < bytes; i++)
+        if (tier_statistic_at(plan, i, &s))
+            used += (size_t)snprintf(buf + used, bytes - used, "%s%s", used ? ", " : "", s.name);
+}
+
 const char *tier_plan_sees(const struct tier_plan *plan, size_t i, char *buf, size_t bytes) {
     const bool evaluates = plan->evaluate_every > 0;
+    char columns[200] = "";
 
     switch (i) {
     case 0:
+        if (tier_statistics_on(plan)) {
+            list_columns(plan, columns, sizeof columns);
+            snprintf(
+                buf, bytes,
+                "leaves the site: counts over all its rows, of columns %s; what is in cells of "
+                "fewer than %" PRIu64 " rows, or fewer than the site says, is left out",
+                columns, plan->statistics.cells_min);
+            return buf;
+        }
         snprintf(
             buf, bytes,
             "leaves the site: a round's change of the tensors that travel%s%s, its weight (%s)%s",

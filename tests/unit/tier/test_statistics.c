@@ -82,6 +82,10 @@ Test(tier_statistics, columns_that_are_none_are_refused) {
     refused("[\"age=0:120:24\", \"age=2\"]", ONE_ROUND, "has column age twice");
     refused("[\"sex=2\"]", "rounds: 2\nevaluate: {every: 0}", "needs rounds: 1");
     refused("[\"sex=2\"]", "rounds: 1", "needs rounds: 1 and evaluate.every: 0");
+    refused("[\"sex=2\"]",
+            ONE_ROUND "\nweights: uniform\nexact: {saturate: true}\nprivacy: {patient: {clip: 1.0, "
+                      "noise: 1.0, delta: 1e-5, epsilon_max: 1.0}}",
+            "and privacy.patient exclude each other");
 }
 
 /* Added one by one in long double, to compare with. */
