@@ -53,8 +53,10 @@ Test(tier_ledger, a_charge_and_its_key_are_there_after_it_was_closed) {
     l = open_ledger();
     cr_assert(tier_ledger_get(l, TIER_LEDGER_PATIENT, RUN, 3, &found, &err) == TIER_OK);
     cr_expect(eq(str, found.plan, "heart-disease"));
-    cr_expect(all(eq(dbl, found.event.noise, 1.25), eq(dbl, found.event.rate, 0.03125)));
-    cr_expect(all(eq(u64, found.event.count, 50), eq(i64, found.time_ms, 1003)));
+    cr_expect(eq(dbl, found.event.noise, 1.25));
+    cr_expect(eq(dbl, found.event.rate, 0.03125));
+    cr_expect(eq(u64, found.event.count, 50));
+    cr_expect(eq(i64, found.time_ms, 1003));
     cr_expect(found.has_key && memcmp(&found.key, &c.key, sizeof c.key) == 0);
     tier_noise_key_hash(&c.key, &hash);
     cr_expect(tier_hash_equal(&found.key_hash, &hash));
@@ -117,9 +119,12 @@ Test(tier_ledger, equal_mechanisms_of_all_runs_are_one_and_books_stay_apart) {
     charge(l, &c);
     cr_assert(tier_ledger_events(l, TIER_LEDGER_PATIENT, OTHER, &events, &count, &rounds, &err) ==
               TIER_OK);
-    cr_assert(all(eq(sz, count, 2), eq(u64, rounds, 3)));
-    cr_expect(all(eq(dbl, events[0].noise, 1.25), eq(u64, events[0].count, 200)));
-    cr_expect(all(eq(dbl, events[1].noise, 2), eq(u64, events[1].count, 50)));
+    cr_assert(eq(sz, count, 2));
+    cr_assert(eq(u64, rounds, 3));
+    cr_expect(eq(dbl, events[0].noise, 1.25));
+    cr_expect(eq(u64, events[0].count, 200));
+    cr_expect(eq(dbl, events[1].noise, 2));
+    cr_expect(eq(u64, events[1].count, 50));
     free(events);
     cr_assert(tier_ledger_events(l, TIER_LEDGER_SITE, NULL, &events, &count, NULL, &err) ==
               TIER_OK);
@@ -147,10 +152,13 @@ Test(tier_ledger, runs_are_told_one_by_one_oldest_first) {
     c = charge_of(OTHER, 8);
     charge(l, &c);
     cr_assert(tier_ledger_each(l, TIER_LEDGER_PATIENT, see, all, &err) == TIER_OK);
-    cr_expect(all(eq(str, all[0].run, OTHER), eq(u64, all[0].rounds, 2)));
+    cr_expect(eq(str, all[0].run, OTHER));
+    cr_expect(eq(u64, all[0].rounds, 2));
     cr_expect(eq(u64, all[0].event.count, 100));
-    cr_expect(all(eq(i64, all[0].first_ms, 1001), eq(i64, all[0].last_ms, 1008)));
-    cr_expect(all(eq(str, all[1].run, RUN), eq(u64, all[2].rounds, 0)));
+    cr_expect(eq(i64, all[0].first_ms, 1001));
+    cr_expect(eq(i64, all[0].last_ms, 1008));
+    cr_expect(eq(str, all[1].run, RUN));
+    cr_expect(eq(u64, all[2].rounds, 0));
     tier_ledger_close(l);
 }
 
