@@ -61,10 +61,10 @@ static void check_rows_apart(const struct tier_plan_checker *c) {
     if (p->loss == TIER_PLAN_COX)
         complain(c, "local.loss",
                  "must not be cox with privacy.patient: a patient alone has no loss there");
-    if (p->precision == TIER_PLAN_PRECISION_F16)
+    if (p->precision != TIER_PLAN_PRECISION_F32)
         complain(c, "local.precision",
-                 "must not be f16 with privacy.patient: a step that is left out would tell of its "
-                 "rows; bf16 leaves none out");
+                 "must be f32 with privacy.patient: products of fewer bits round a row's gradient "
+                 "beyond its clip, and a step that f16 leaves out would tell of its rows");
     if (p->loss_options.dice.batch)
         complain(c, "local.dice.batch",
                  "must be false with privacy.patient: a row's gradient would depend on the rows "
