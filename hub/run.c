@@ -476,8 +476,8 @@ enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id,
     TIER_TRY(tier_plan_parse(plan->text, plan->bytes, &parsed, err));
     tier_hash_data(plan->text, plan->bytes, &birth.plan);
     TIER_TRY(tier_signed_admit(&parsed, &birth.plan, plan->signature, plan->signature_bytes,
-                               hub->home.node.ca, hub->config->signed_plans, tier_wall_ms(), author,
-                               err));
+                               hub->home.node.ca, hub->home.revoked, hub->config->signed_plans,
+                               tier_wall_ms(), author, err));
     if (!id) {
         if (getrandom(birth.random, sizeof birth.random, 0) != (ssize_t)sizeof birth.random)
             return tier_fail_errno(err, TIER_EIO, "no randomness for a run's id");

@@ -465,6 +465,6 @@ void spoke_governed_close(struct spoke *spoke) {
 enum tier_status spoke_run_admit(struct spoke_run *run, const void *signature, size_t bytes,
                                  int64_t now_ms, struct tier_err *err) {
     return tier_signed_admit(&run->plan, &run->plan_hash, signature, bytes,
-                             run->spoke->home.node.ca, run->spoke->config->signed_plans, now_ms,
-                             run->author, err);
+                             run->spoke->home.node.ca, run->spoke->home.revoked,
+                             run->spoke->config->signed_plans, now_ms, run->author, err);
 }

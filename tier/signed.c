@@ -19,8 +19,9 @@ static size_t statement(const struct tier_hash *plan, char text[128]) {
     return (size_t)snprintf(text, 128, "consilium plan 1\nsha256 %s\n", tier_hash_hex(plan, hex));
 }
 
-static bool is_node(enum tier_role role) {
-    return role == TIER_ROLE_TOP || role == TIER_ROLE_HUB || role == TIER_ROLE_SPOKE;
+static bool may_sign(enum tier_role role) {
+    return role == TIER_ROLE_OPERATOR || role == TIER_ROLE_REGIONAL_OPERATOR ||
+           role == TIER_ROLE_RESEARCHER;
 }
 
 enum tier_status tier_signed_make(const struct tier_node *signer, const struct tier_hash *plan,
@@ -30,10 +31,10 @@ enum tier_status tier_signed_make(const struct tier_node *signer, const struct t
     char say[128], *text;
     size_t sig_bytes, room = strlen(signer->cert_pem) + sizeof MARK + sizeof base64 + 2;
 
-    if (is_node(signer->id.role))
+    if (!may_sign(signer->id.role))
         return tier_fail(err, TIER_EIDENTITY,
-                         "%s is a %s, and nodes sign no plans: an operator's identity would be "
-                         "right",
+                         "%s is of the role %s, which signs no plans: an operator's identity would "
+                         "be right",
                          signer->id.name, tier_role_text(signer->id.role));
     TIER_TRY(tier_key_sign(signer->key, say, statement(plan, say), sig, &sig_bytes, err));
     EVP_EncodeBlock(base64, sig, (int)sig_bytes);
@@ -77,7 +78,8 @@ static bool read_signature(const char *line, uint8_t *sig, size_t *bytes_out) {
 }
 
 static enum tier_status check(char *text, const struct tier_hash *plan, const struct tier_cert *ca,
-                              int64_t now_s, struct tier_identity *out, struct tier_err *err) {
+                              const struct tier_revocations *revoked, int64_t now_s,
+                              struct tier_identity *out, struct tier_err *err) {
     uint8_t sig[TIER_SIGNATURE_BYTES_MAX];
     size_t sig_bytes = 0;
     struct tier_cert *cert = NULL;
@@ -91,9 +93,13 @@ static enum tier_status check(char *text, const struct tier_hash *plan, const st
     mark[1] = '\0';
     TIER_TRY(tier_cert_from_pem(text, &cert, err));
     enum tier_status st = tier_cert_verify(cert, ca, now_s, &id, err);
-    if (st == TIER_OK && is_node(id.role))
-        st = tier_fail(err, TIER_EIDENTITY, "%s signed the plan, and is a %s: nodes sign no plans",
-                       id.name, tier_role_text(id.role));
+    if (st == TIER_OK && tier_revocations_has(revoked, id.serial))
+        st = tier_fail(err, TIER_EIDENTITY, "%s signed the plan with a certificate that is revoked",
+                       id.name);
+    if (st == TIER_OK && !may_sign(id.role))
+        st = tier_fail(err, TIER_EIDENTITY,
+                       "%s signed the plan, and is of the role %s, which signs no plans", id.name,
+                       tier_role_text(id.role));
     if (st == TIER_OK)
         st = tier_cert_check_signature(cert, say, statement(plan, say), sig, sig_bytes, err);
     tier_cert_free(cert);
@@ -103,7 +109,8 @@ static enum tier_status check(char *text, const struct tier_hash *plan, const st
 }
 
 enum tier_status tier_signed_check(const void *text, size_t bytes, const struct tier_hash *plan,
-                                   const struct tier_cert *ca, int64_t now_s,
+                                   const struct tier_cert *ca,
+                                   const struct tier_revocations *revoked, int64_t now_s,
                                    struct tier_identity *out, struct tier_err *err) {
     if (bytes == 0 || bytes > TIER_SIGNED_BYTES_MAX)
         return tier_fail(err, TIER_ELIMIT, "a plan's signature has %zu bytes, 1 to %u are allowed",
@@ -115,15 +122,15 @@ enum tier_status tier_signed_check(const void *text, size_t bytes, const struct 
         return tier_fail(err, TIER_ENOMEM, "no memory for a signature");
     memcpy(copy, text, bytes);
     copy[bytes] = '\0';
-    enum tier_status st = check(copy, plan, ca, now_s, out, err);
+    enum tier_status st = check(copy, plan, ca, revoked, now_s, out, err);
     free(copy);
     return st;
 }
 
 enum tier_status tier_signed_admit(const struct tier_plan *plan, const struct tier_hash *hash,
                                    const void *text, size_t bytes, const struct tier_cert *ca,
-                                   bool required, int64_t now_ms, char *author_out,
-                                   struct tier_err *err) {
+                                   const struct tier_revocations *revoked, bool required,
+                                   int64_t now_ms, char *author_out, struct tier_err *err) {
     const char *author = plan->governance.author;
     struct tier_identity signer;
     char why[128];
@@ -140,7 +147,7 @@ enum tier_status tier_signed_admit(const struct tier_plan *plan, const struct ti
     *author_out = '\0';
     if (bytes == 0 || !ca)
         return TIER_OK;
-    TIER_TRY(tier_signed_check(text, bytes, hash, ca, now_ms / 1000, &signer, err));
+    TIER_TRY(tier_signed_check(text, bytes, hash, ca, revoked, now_ms / 1000, &signer, err));
     if (*author && strcmp(author, signer.name) != 0)
         return tier_fail(err, TIER_EPOLICY, "the plan's author is %s, and %s signed it", author,
                          signer.name);

@@ -8,7 +8,8 @@
  *     signature BASE64
  *
  * of ECDSA-SHA256 in DER over "consilium plan 1\nsha256 HEX\n", HEX being the SHA-256 of the plan's
- * canonical text. Nodes cannot sign plans: a hub that has been taken over is nobody's author.
+ * canonical text. Operators, regional operators and researchers sign plans, and nobody else: a hub
+ * that has been taken over is nobody's author, and who watches over the data does not also use it.
  *
  * Threads: no shared state.
  */
@@ -16,31 +17,35 @@
 #define CONSILIUM_TIER_SIGNED_H
 
 #include "tier/cert.h"
+#include "tier/revocation.h"
 
 /* Signs the plan of that hash. *text_out is on the heap (free), terminated; its length without the
- * terminator to *bytes_out. TIER_EIDENTITY for the identity of a node. */
+ * terminator to *bytes_out. TIER_EIDENTITY for an identity of another role. */
 enum tier_status tier_signed_make(const struct tier_node *signer, const struct tier_hash *plan,
                                   char **text_out, size_t *bytes_out, struct tier_err *err);
 /*
  * Whether text[bytes], which anyone may have written, is a signature of that plan by somebody whom
- * `ca` certified, valid at now_s; who that is to *out. Errors: TIER_EIDENTITY, TIER_ELIMIT.
+ * `ca` certified, valid at now_s and not on the list `revoked` (NULL: none is known); who that is
+ * to *out. Errors: TIER_EIDENTITY, TIER_ELIMIT.
  */
 enum tier_status tier_signed_check(const void *text, size_t bytes, const struct tier_hash *plan,
-                                   const struct tier_cert *ca, int64_t now_s,
+                                   const struct tier_cert *ca,
+                                   const struct tier_revocations *revoked, int64_t now_s,
                                    struct tier_identity *out, struct tier_err *err);
 
 struct tier_plan; /* tier/plan.h */
 
 /*
  * What a node makes of a plan and the signature that came with it (bytes 0: none) before it takes
- * it: governance.expires; with `required` that there is a signature; with `ca` that it is good, and
- * by governance.author where the plan names one. *author_out (TIER_NAME_LEN_MAX + 1 bytes) is the
- * signer's name, or "" where nobody's was verified. `ca` NULL: signatures cannot be verified here,
- * and none is believed. Errors: TIER_EPOLICY besides those above.
+ * it: governance.expires; with `required` that there is a signature; with `ca` that it is good, as
+ * tier_signed_check, and by governance.author where the plan names one. *author_out
+ * (TIER_NAME_LEN_MAX + 1 bytes) is the signer's name, or "" where nobody's was verified. `ca` NULL:
+ * signatures cannot be verified here, and none is believed. Errors: TIER_EPOLICY besides those
+ * above.
  */
 enum tier_status tier_signed_admit(const struct tier_plan *plan, const struct tier_hash *hash,
                                    const void *text, size_t bytes, const struct tier_cert *ca,
-                                   bool required, int64_t now_ms, char *author_out,
-                                   struct tier_err *err);
+                                   const struct tier_revocations *revoked, bool required,
+                                   int64_t now_ms, char *author_out, struct tier_err *err);
 
 #endif

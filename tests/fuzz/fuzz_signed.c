@@ -37,7 +37,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct tier_identity id;
 
     prepare();
-    if (tier_signed_check(data, size, &plan, ca, NOW, &id, NULL) == TIER_OK)
+    if (tier_signed_check(data, size, &plan, ca, NULL, NOW, &id, NULL) == TIER_OK)
         FUZZ_CHECK(strcmp(id.name, "alice") == 0);
     return 0;
 }

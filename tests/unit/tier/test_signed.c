@@ -58,13 +58,14 @@ Test(tier_signed, an_operators_signature_is_theirs_and_of_that_plan_alone) {
     size_t bytes;
     char *text = sign(&alice, &bytes);
 
-    MUST(tier_signed_check(text, bytes, &plan, ca.cert, NOW, &id, err));
+    MUST(tier_signed_check(text, bytes, &plan, ca.cert, NULL, NOW, &id, err));
     cr_assert(eq(str, id.name, "alice"));
-    REFUSED(TIER_EIDENTITY, "", tier_signed_check(text, bytes, &another, ca.cert, NOW, &id, err));
     REFUSED(TIER_EIDENTITY, "",
-            tier_signed_check(text, bytes, &plan, stranger.cert, NOW, &id, err));
+            tier_signed_check(text, bytes, &another, ca.cert, NULL, NOW, &id, err));
+    REFUSED(TIER_EIDENTITY, "",
+            tier_signed_check(text, bytes, &plan, stranger.cert, NULL, NOW, &id, err));
     REFUSED(TIER_EIDENTITY, "expired",
-            tier_signed_check(text, bytes, &plan, ca.cert, NOW + 31 * DAY, &id, err));
+            tier_signed_check(text, bytes, &plan, ca.cert, NULL, NOW + 31 * DAY, &id, err));
     free(text);
     tier_key_free(stranger.key);
     tier_cert_free(stranger.cert);
@@ -79,14 +80,77 @@ Test(tier_signed, a_node_signs_no_plans_and_is_not_believed_where_it_has) {
     size_t bytes = 0;
     char *text = NULL;
 
-    REFUSED(TIER_EIDENTITY, "nodes sign no plans",
-            tier_signed_make(&hub, &plan, &text, &bytes, err));
+    REFUSED(TIER_EIDENTITY, "signs no plans", tier_signed_make(&hub, &plan, &text, &bytes, err));
     hub.id.role = TIER_ROLE_OPERATOR; /* as it would lie */
     text = sign(&hub, &bytes);
-    REFUSED(TIER_EIDENTITY, "nodes sign no plans",
-            tier_signed_check(text, bytes, &plan, ca.cert, NOW, &id, err));
+    REFUSED(TIER_EIDENTITY, "signs no plans",
+            tier_signed_check(text, bytes, &plan, ca.cert, NULL, NOW, &id, err));
     free(text);
     release(&ca, &hub);
+}
+
+Test(tier_signed, of_the_roles_three_sign_plans) {
+    struct ca ca = make_ca("nhs");
+
+    for (int role = 0; role < TIER_ROLE_COUNT; role++) {
+        struct tier_node who = make(&ca, "somebody", (enum tier_role)role);
+        bool may = role == TIER_ROLE_OPERATOR || role == TIER_ROLE_REGIONAL_OPERATOR ||
+                   role == TIER_ROLE_RESEARCHER;
+        struct tier_identity id;
+        size_t bytes = 0;
+        char *text = NULL;
+        if (!may)
+            REFUSED(TIER_EIDENTITY, "signs no plans",
+                    tier_signed_make(&who, &plan, &text, &bytes, err));
+        who.id.role = TIER_ROLE_OPERATOR; /* as it would lie */
+        text = sign(&who, &bytes);
+        if (may)
+            MUST(tier_signed_check(text, bytes, &plan, ca.cert, NULL, NOW, &id, err));
+        else
+            REFUSED(TIER_EIDENTITY, "signs no plans",
+                    tier_signed_check(text, bytes, &plan, ca.cert, NULL, NOW, &id, err));
+        free(text);
+        tier_key_free(who.key);
+        tier_cert_free(who.cert);
+        free(who.cert_pem);
+    }
+    tier_key_free(ca.key);
+    tier_cert_free(ca.cert);
+    free(ca.pem);
+}
+
+Test(tier_signed, whoever_is_revoked_signs_no_plan) {
+    struct ca ca = make_ca("nhs");
+    struct tier_node alice = make(&ca, "alice", TIER_ROLE_OPERATOR);
+    struct tier_revocations *none = NULL, *list = NULL;
+    struct tier_revoked gone = {.revoked_s = NOW};
+    struct tier_identity id;
+    static struct tier_plan p;
+    char author[TIER_NAME_LEN_MAX + 1];
+    uint8_t *der = NULL;
+    size_t bytes, der_bytes;
+    char *text = sign(&alice, &bytes);
+
+    MUST(tier_cert_identity(alice.cert, &id, err));
+    memcpy(gone.serial, id.serial, sizeof gone.serial);
+    MUST(tier_revocations_make(ca.key, ca.cert, 1, NOW, NOW + DAY, NULL, 0, &der, &der_bytes, err));
+    MUST(tier_revocations_read(der, der_bytes, ca.cert, &none, err));
+    free(der);
+    MUST(
+        tier_revocations_make(ca.key, ca.cert, 2, NOW, NOW + DAY, &gone, 1, &der, &der_bytes, err));
+    MUST(tier_revocations_read(der, der_bytes, ca.cert, &list, err));
+    free(der);
+    MUST(tier_signed_check(text, bytes, &plan, ca.cert, none, NOW, &id, err));
+    REFUSED(TIER_EIDENTITY, "revoked",
+            tier_signed_check(text, bytes, &plan, ca.cert, list, NOW, &id, err));
+    MUST(tier_signed_admit(&p, &plan, text, bytes, ca.cert, none, false, NOW * 1000, author, err));
+    REFUSED(
+        TIER_EIDENTITY, "revoked",
+        tier_signed_admit(&p, &plan, text, bytes, ca.cert, list, false, NOW * 1000, author, err));
+    tier_revocations_free(none);
+    tier_revocations_free(list);
+    free(text);
+    release(&ca, &alice);
 }
 
 Test(tier_signed, what_is_cut_short_or_written_in_another_way_is_refused) {
@@ -97,17 +161,19 @@ Test(tier_signed, what_is_cut_short_or_written_in_another_way_is_refused) {
     char *text = sign(&alice, &bytes), longer[TIER_SIGNED_BYTES_MAX + 1];
 
     for (size_t n = 1; n < bytes; n += n + 100 < bytes ? 37 : 1)
-        CHECK(tier_signed_check(text, n, &plan, ca.cert, NOW, &id, NULL) != TIER_OK, "%zu", n);
-    REFUSED(TIER_ELIMIT, "4096", tier_signed_check(text, 0, &plan, ca.cert, NOW, &id, err));
+        CHECK(tier_signed_check(text, n, &plan, ca.cert, NULL, NOW, &id, NULL) != TIER_OK, "%zu",
+              n);
+    REFUSED(TIER_ELIMIT, "4096", tier_signed_check(text, 0, &plan, ca.cert, NULL, NOW, &id, err));
     memset(longer, 'x', sizeof longer);
     REFUSED(TIER_ELIMIT, "4096",
-            tier_signed_check(longer, sizeof longer, &plan, ca.cert, NOW, &id, err));
+            tier_signed_check(longer, sizeof longer, &plan, ca.cert, NULL, NOW, &id, err));
     memcpy(longer, text, bytes);
     longer[bytes] = '\n';
     REFUSED(TIER_EIDENTITY, "signature",
-            tier_signed_check(longer, bytes + 1, &plan, ca.cert, NOW, &id, err));
+            tier_signed_check(longer, bytes + 1, &plan, ca.cert, NULL, NOW, &id, err));
     text[3] = '\0';
-    REFUSED(TIER_EIDENTITY, "text", tier_signed_check(text, bytes, &plan, ca.cert, NOW, &id, err));
+    REFUSED(TIER_EIDENTITY, "text",
+            tier_signed_check(text, bytes, &plan, ca.cert, NULL, NOW, &id, err));
     free(text);
     release(&ca, &alice);
 }
@@ -121,24 +187,24 @@ Test(tier_signed, a_plan_is_admitted_by_what_the_node_wants_of_it) {
     char *text = sign(&alice, &n);
     const int64_t now = NOW * 1000;
 
-    MUST(tier_signed_admit(&p, &plan, NULL, 0, ca.cert, false, now, author, err));
+    MUST(tier_signed_admit(&p, &plan, NULL, 0, ca.cert, NULL, false, now, author, err));
     cr_assert(eq(str, author, ""), "nobody signed it");
     REFUSED(TIER_EPOLICY, "policy.signed",
-            tier_signed_admit(&p, &plan, NULL, 0, ca.cert, true, now, author, err));
+            tier_signed_admit(&p, &plan, NULL, 0, ca.cert, NULL, true, now, author, err));
     REFUSED(TIER_EPOLICY, "tls",
-            tier_signed_admit(&p, &plan, text, n, NULL, true, now, author, err));
-    MUST(tier_signed_admit(&p, &plan, text, n, NULL, false, now, author, err));
+            tier_signed_admit(&p, &plan, text, n, NULL, NULL, true, now, author, err));
+    MUST(tier_signed_admit(&p, &plan, text, n, NULL, NULL, false, now, author, err));
     cr_assert(eq(str, author, ""), "nobody can tell who signed it");
-    MUST(tier_signed_admit(&p, &plan, text, n, ca.cert, true, now, author, err));
+    MUST(tier_signed_admit(&p, &plan, text, n, ca.cert, NULL, true, now, author, err));
     cr_assert(eq(str, author, "alice"));
     snprintf(p.governance.author, sizeof p.governance.author, "bob");
     REFUSED(TIER_EPOLICY, "bob",
-            tier_signed_admit(&p, &plan, text, n, ca.cert, false, now, author, err));
+            tier_signed_admit(&p, &plan, text, n, ca.cert, NULL, false, now, author, err));
     snprintf(p.governance.author, sizeof p.governance.author, "alice");
-    MUST(tier_signed_admit(&p, &plan, text, n, ca.cert, false, now, author, err));
+    MUST(tier_signed_admit(&p, &plan, text, n, ca.cert, NULL, false, now, author, err));
     snprintf(p.governance.expires, sizeof p.governance.expires, "2027-01-14");
     REFUSED(TIER_EPOLICY, "2027-01-14",
-            tier_signed_admit(&p, &plan, text, n, ca.cert, false, now, author, err));
+            tier_signed_admit(&p, &plan, text, n, ca.cert, NULL, false, now, author, err));
     free(text);
     release(&ca, &alice);
 }
