@@ -30,6 +30,7 @@
 struct report {
     const char *data_dir;
     json_t *doc, *starts, *runs, *peers, *incidents, *events;
+    json_t *counted; /* "RUN CHILD UPDATE": {round, weight}; no part of the document */
     struct tier_hash root;
 };
 
@@ -88,6 +89,43 @@ static json_t *round_in(json_t *run, const json_t *data, const char *key) {
     return member(member(run, "rounds", false), name, false);
 }
 
+static const char *update_key(const json_t *data, char key[512]) {
+    snprintf(key, 512, "%.64s %.63s %.64s", text_of(data, "run"), text_of(data, "child"),
+             text_of(data, "update"));
+    return key;
+}
+
+static void on_counted(struct report *r, json_t *run, const json_t *data) {
+    const char *in = json_object_get(data, "counted") ? "counted" : "round";
+    json_t *round = round_in(run, data, in);
+    char key[512];
+
+    add(round, "weight", json_integer_value(json_object_get(data, "weight")));
+    json_array_append(member(round, "children", true), json_object_get(data, "child"));
+    json_object_set_new(r->counted, update_key(data, key),
+                        json_pack("{s:O, s:O}", "round", json_object_get(data, in), "weight",
+                                  json_object_get(data, "weight")));
+}
+
+/* The update counts no more; one that was withdrawn before it was counted never did. */
+static void on_withdrawn(struct report *r, json_t *run, const json_t *data) {
+    char key[512];
+    json_t *was = json_object_get(r->counted, update_key(data, key));
+    json_t *round = round_in(run, was ? was : data, "round");
+    json_t *children = member(round, "children", true);
+
+    add(round, "withdrawn", 1);
+    if (!was)
+        return;
+    add(round, "weight", -json_integer_value(json_object_get(was, "weight")));
+    for (size_t i = json_array_size(children); i-- > 0;)
+        if (json_equal(json_array_get(children, i), json_object_get(data, "child"))) {
+            json_array_remove(children, i);
+            break;
+        }
+    json_object_del(r->counted, key);
+}
+
 static void on_run(struct report *r, const char *event, const json_t *data, int64_t ms) {
     json_t *run = member(r->runs, text_of(data, "run"), false);
     json_t *value;
@@ -120,9 +158,9 @@ static void on_run(struct report *r, const char *event, const json_t *data, int6
         set_time(round, "opened_ms", ms);
         json_object_set(round, "base", json_object_get(data, "base"));
     } else if (strcmp(event, "update.counted") == 0) {
-        json_t *round = round_in(run, data, json_object_get(data, "counted") ? "counted" : "round");
-        add(round, "weight", json_integer_value(json_object_get(data, "weight")));
-        json_array_append(member(round, "children", true), json_object_get(data, "child"));
+        on_counted(r, run, data);
+    } else if (strcmp(event, "update.withdrawn") == 0) {
+        on_withdrawn(r, run, data);
     } else if (strcmp(event, "update.refused") == 0) {
         add(round_in(run, data, "round"), "refused", 1);
     } else if (strcmp(event, "round.committed") == 0) {
@@ -199,6 +237,7 @@ static enum tier_status make(struct report *r, struct tier_err *err) {
     r->peers = member(r->doc, "peers", false);
     r->incidents = member(r->doc, "incidents", true);
     r->events = member(r->doc, "events", false);
+    r->counted = json_object();
     snprintf(path, sizeof path, "%.4000s/audit/audit.log", r->data_dir);
     TIER_TRY(tier_audit_walk(path, on_line, r, &lines, &head, err));
     json_object_set_new(r->doc, "lines", json_integer((json_int_t)lines));
@@ -489,5 +528,6 @@ int cli_audit_export(int argc, char **argv) {
            (int64_t)json_integer_value(json_object_get(r.doc, "lines")), text_of(r.doc, "node"));
 out:
     json_decref(r.doc);
+    json_decref(r.counted);
     return st == TIER_OK ? cli_done() : cli_failed(&err);
 }

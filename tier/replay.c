@@ -38,6 +38,7 @@ struct logged {
 struct input {
     struct tier_hash update;
     uint64_t counted; /* the round that it counts in */
+    char child[TIER_NAME_LEN_MAX + 1];
 };
 
 struct replaying {
@@ -118,18 +119,43 @@ static enum tier_status on_begun(struct replaying *p, const char *run, const jso
     return TIER_OK;
 }
 
+static bool child_of(const json_t *data, char child[TIER_NAME_LEN_MAX + 1]) {
+    const char *text = json_string_value(json_object_get(data, "child"));
+    size_t n = text ? strlen(text) : 0;
+    if (n == 0 || n > TIER_NAME_LEN_MAX)
+        return false;
+    memcpy(child, text, n + 1);
+    return true;
+}
+
 static enum tier_status on_counted(struct replaying *p, const json_t *data, uint64_t seq,
                                    struct tier_err *err) {
     uint64_t counted = count_of(data, "counted");
     struct input in = {.counted = counted ? counted : count_of(data, "round")};
 
-    if (!hash_of(data, "update", &in.update) || in.counted == 0)
+    if (!hash_of(data, "update", &in.update) || !child_of(data, in.child) || in.counted == 0)
         return line_lacks(seq, "update.counted", err);
     struct input *at = grown(p->inputs, p->input_count, &p->input_room, sizeof *at, err);
     if (!at)
         return err->status;
     p->inputs = at;
     p->inputs[p->input_count++] = in;
+    return TIER_OK;
+}
+
+/* It is in no sum. One that was withdrawn before it was counted is not here. */
+static enum tier_status on_withdrawn(struct replaying *p, const json_t *data, uint64_t seq,
+                                     struct tier_err *err) {
+    struct input gone = {0};
+
+    if (!hash_of(data, "update", &gone.update) || !child_of(data, gone.child))
+        return line_lacks(seq, "update.withdrawn", err);
+    for (size_t i = p->input_count; i-- > 0;)
+        if (tier_hash_equal(&p->inputs[i].update, &gone.update) &&
+            strcmp(p->inputs[i].child, gone.child) == 0) {
+            p->inputs[i] = p->inputs[--p->input_count];
+            break;
+        }
     return TIER_OK;
 }
 
@@ -176,6 +202,8 @@ static enum tier_status on_line(void *arg, uint64_t seq, const json_t *record,
         return TIER_OK;
     if (strcmp(event, "update.counted") == 0)
         return on_counted(p, data, seq, err);
+    if (strcmp(event, "update.withdrawn") == 0)
+        return on_withdrawn(p, data, seq, err);
     if (strcmp(event, "run.ended") == 0)
         (void)hash_of(data, "model", &p->run.model);
     return on_round(p, event, data, seq, err);

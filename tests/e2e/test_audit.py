@@ -87,6 +87,38 @@ class Stopped(unittest.TestCase):
         self.assertTrue(any(words in text for text in said["findings"]), said["findings"])
 
 
+    def with_log(self, node, change):
+        """The directories, with one node's log changed."""
+        folder = os.path.join(self.f.dir, "changed")
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(node.dir, folder)
+        path = os.path.join(folder, "audit", "audit.log")
+        with open(path, "rb") as file:
+            lines = file.read().split(b"\n")[:-1]
+        with open(path, "wb") as file:
+            file.write(b"".join(line + b"\n" for line in change(lines)))
+        return [folder if n is node else n.dir for n in self.f.nodes]
+
+    def with_withdrawal(self):
+        """The top's directory, in whose log one update of the first round is withdrawn and made
+        again, and another, which nothing holds, only withdrawn."""
+        def change(lines):
+            at = next(i for i, line in enumerate(lines) if b'"event":"update.counted"' in line)
+            end = next(i for i, line in enumerate(lines) if b'"event":"round.folded"' in line)
+            self.assertLess(at, end)
+            event = json.loads(lines[at])
+            again = json.dumps(event).encode()
+            event["event"] = "update.withdrawn"
+            same = json.dumps(event).encode()
+            event["data"]["update"] = "ab" * 32
+            gone = json.dumps(event).encode()
+            event["event"] = "update.counted"
+            lost = json.dumps(event).encode()
+            return rechained(lines[:at + 1] + [same, lost, gone, again] + lines[at + 1:])
+
+        return self.with_log(self.top, change)[0]
+
+
 class Verify(Stopped):
     def test_what_nobody_touched_is_whole(self):
         code, said = self.verify(*self.all())
@@ -137,18 +169,6 @@ class Verify(Stopped):
                             file.write(was)
         self.assertEqual(self.verify(*self.all())[0], 0)
 
-    def with_log(self, node, change):
-        """The directories, with one node's log changed."""
-        folder = os.path.join(self.f.dir, "changed")
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(node.dir, folder)
-        path = os.path.join(folder, "audit", "audit.log")
-        with open(path, "rb") as file:
-            lines = file.read().split(b"\n")[:-1]
-        with open(path, "wb") as file:
-            file.write(b"".join(line + b"\n" for line in change(lines)))
-        return [folder if n is node else n.dir for n in self.f.nodes]
-
     def test_a_log_written_anew_with_a_whole_chain_contradicts_the_heads_that_others_hold(self):
         def leave_out(lines):
             at = next(i for i, line in enumerate(lines) if b'"event":"update.counted"' in line)
@@ -194,6 +214,25 @@ class Replay(Stopped):
         if check:
             self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
         return json.loads(done.stdout) if done.stdout else done.stderr
+
+    def test_a_withdrawn_update_is_in_no_sum_and_in_no_report(self):
+        folder = self.with_withdrawal()
+        done = self.f.cli("audit", "replay", self.run_id[:12], "--data-dir", folder, "--json",
+                          check=False)
+        self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+        self.assertEqual(json.loads(done.stdout)["rounds"], self.replay(self.top)["rounds"])
+
+        def first_round(data_dir):
+            with tempfile.TemporaryDirectory(prefix="consilium-audit-") as out:
+                self.f.cli("audit", "export", data_dir, "--out", os.path.join(out, "export"))
+                with open(os.path.join(out, "export", "report.json"), encoding="utf-8") as file:
+                    return json.load(file)["runs"][self.run_id]["rounds"]["1"]
+
+        now, before = first_round(folder), first_round(self.top.dir)
+        self.assertEqual(now.pop("withdrawn"), 2)
+        now["children"].sort()
+        before["children"].sort()
+        self.assertEqual(now, before)
 
     def test_each_round_gives_the_models_and_sums_that_the_logs_name(self):
         said = self.replay(self.top)
