@@ -14,7 +14,10 @@
 
 #include <limits.h>
 #include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
 #include <openssl/rand.h>
+#include <openssl/x509.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -597,6 +600,23 @@ enum tier_status tier_renewal_text(const char *csr_pem, char **text_out, struct 
     return TIER_OK;
 }
 
+/* Whether the certificate and the request have the same key. */
+static bool same_key(const char *cert_pem, const char *csr_pem) {
+    BIO *cert_bio = BIO_new_mem_buf(cert_pem, -1), *csr_bio = BIO_new_mem_buf(csr_pem, -1);
+    X509 *cert = cert_bio ? PEM_read_bio_X509(cert_bio, NULL, NULL, NULL) : NULL;
+    X509_REQ *csr = csr_bio ? PEM_read_bio_X509_REQ(csr_bio, NULL, NULL, NULL) : NULL;
+    const EVP_PKEY *has = cert ? X509_get0_pubkey(cert) : NULL;
+    const EVP_PKEY *wants = csr ? X509_REQ_get0_pubkey(csr) : NULL;
+    bool same = has && wants && EVP_PKEY_eq(has, wants) == 1;
+
+    X509_REQ_free(csr);
+    X509_free(cert);
+    BIO_free(csr_bio);
+    BIO_free(cert_bio);
+    ERR_clear_error();
+    return same;
+}
+
 static enum tier_status check_renewal(struct tier_authority *a, const char *cert_pem,
                                       const char *csr_pem, const void *sig, size_t sig_bytes,
                                       int64_t now_s, struct tier_identity *id,
@@ -616,6 +636,11 @@ static enum tier_status check_renewal(struct tier_authority *a, const char *cert
         st = tier_fail(err, TIER_EIDENTITY,
                        "the certificate is that of %s, a %s; the request is for %s, a %s", id->name,
                        tier_role_text(id->role), csr.name, tier_role_text(csr.role));
+    else if (!same_key(cert_pem, csr_pem))
+        st = tier_fail(err, TIER_EIDENTITY,
+                       "the request of %s is for another key than its certificate: a new key takes "
+                       "a new token",
+                       id->name);
 out:
     free(text);
     tier_cert_free(cert);

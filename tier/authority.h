@@ -83,9 +83,11 @@ enum tier_status tier_authority_cert_ttl(struct tier_authority *a, int64_t *ttl_
 enum tier_status tier_renewal_text(const char *csr_pem, char **text_out, struct tier_err *err);
 /*
  * The next certificate for the holder of the present one: `signature` is its key's over
- * tier_renewal_text, the request may be for the same key or another. The present one stays good
- * until it ends. Both texts are the caller's to free. TIER_EIDENTITY: it is not this authority's,
- * expired or revoked, the signature is not its key's, or the request is for another name or role.
+ * tier_renewal_text, and the request is for that key: a new one takes a new token, which a person
+ * gives, because under it a node may begin another history (tier/heads.h). The present one stays
+ * good until it ends. Both texts are the caller's to free. TIER_EIDENTITY: it is not this
+ * authority's, expired or revoked, the signature is not its key's, or the request is for another
+ * name, role or key.
  * TIER_EPOLICY: it is not half through its life. TIER_ELIMIT: it was renewed TIER_RENEWALS_MAX
  * times.
  */

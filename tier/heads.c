@@ -9,16 +9,22 @@
 #include "tier/log.h"
 
 #include <inttypes.h>
+#include <openssl/core_names.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define KEPT_BYTES (8 + TIER_HASH_BYTES + 8 + TIER_HASH_BYTES + 2)
+#define KEPT_BYTES (8 + TIER_HASH_BYTES + 8 + TIER_HASH_BYTES + TIER_HASH_BYTES + 2)
+#define COORDINATE_BYTES 32 /* P-256 */
 
 /* What is kept of a peer. */
 struct kept {
     struct tier_head head; /* size 0: nothing */
     struct tier_hash cert; /* SHA-256 of the certificate; zero without TLS */
+    struct tier_hash key;  /* as tier_heads_key */
     bool two;              /* histories were shown under it */
 };
 
@@ -48,7 +54,8 @@ static enum tier_status load(const struct tier_home *home, const char *peer, str
         memcpy(out->head.root.b, p + 8, TIER_HASH_BYTES);
         out->head.time_ms = (int64_t)tier_get_u64(p + 40);
         memcpy(out->cert.b, p + 48, TIER_HASH_BYTES);
-        out->two = p[80] != 0;
+        memcpy(out->key.b, p + 80, TIER_HASH_BYTES);
+        out->two = p[112] != 0;
         out->head.signature_bytes = signature;
         memcpy(out->head.signature, p + KEPT_BYTES, signature);
     }
@@ -66,8 +73,9 @@ static enum tier_status store(const struct tier_home *home, const char *peer, co
     memcpy(p + 8, k->head.root.b, TIER_HASH_BYTES);
     tier_put_u64(p + 40, (uint64_t)k->head.time_ms);
     memcpy(p + 48, k->cert.b, TIER_HASH_BYTES);
-    p[80] = k->two;
-    p[81] = (uint8_t)signature;
+    memcpy(p + 80, k->key.b, TIER_HASH_BYTES);
+    p[112] = k->two;
+    p[113] = (uint8_t)signature;
     memcpy(p + KEPT_BYTES, k->head.signature, signature);
     TIER_TRY(tier_journal_begin_lazy(home->journal, err));
     enum tier_status st =
@@ -90,10 +98,34 @@ static enum tier_status cert_hash(const char *pem, struct tier_hash *out, struct
     return TIER_OK;
 }
 
+enum tier_status tier_heads_key(const char *cert_pem, struct tier_hash *out, struct tier_err *err) {
+    uint8_t point[2 * COORDINATE_BYTES];
+    BIGNUM *x = NULL, *y = NULL;
+
+    *out = (struct tier_hash){{0}};
+    if (!*cert_pem)
+        return TIER_OK;
+    BIO *bio = BIO_new_mem_buf(cert_pem, -1);
+    X509 *x509 = bio ? PEM_read_bio_X509(bio, NULL, NULL, NULL) : NULL;
+    const EVP_PKEY *key = x509 ? X509_get0_pubkey(x509) : NULL;
+    bool good = key && EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_EC_PUB_X, &x) == 1 &&
+                EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_EC_PUB_Y, &y) == 1 &&
+                BN_bn2binpad(x, point, COORDINATE_BYTES) == COORDINATE_BYTES &&
+                BN_bn2binpad(y, point + COORDINATE_BYTES, COORDINATE_BYTES) == COORDINATE_BYTES;
+    if (good)
+        tier_hash_data(point, sizeof point, out);
+    BN_free(x);
+    BN_free(y);
+    X509_free(x509);
+    BIO_free(bio);
+    ERR_clear_error();
+    return good ? TIER_OK : tier_fail(err, TIER_EIDENTITY, "the certificate has no P-256 key");
+}
+
 static enum tier_status two_histories(const char *peer, struct tier_err *err) {
     return tier_fail(err, TIER_ECONFLICT,
-                     "'%s' has shown two histories of its audit log; it is taken again when the "
-                     "authority has certified it anew",
+                     "'%s' has shown two histories of its audit log; it is taken again when it has "
+                     "enrolled anew with another key (without its present identity/key.pem)",
                      peer);
 }
 
@@ -188,10 +220,10 @@ static enum tier_status note_contradiction(const struct tier_home *home, const c
 }
 
 static enum tier_status keep(const struct tier_home *home, const char *peer,
-                             const struct tier_hash *cert, const struct tier_head *head,
-                             struct tier_err *err) {
+                             const struct tier_hash *cert, const struct tier_hash *key,
+                             const struct tier_head *head, struct tier_err *err) {
     char hex[2 * sizeof head->signature + 1];
-    const struct kept now = {.head = *head, .cert = *cert};
+    const struct kept now = {.head = *head, .cert = *cert, .key = *key};
 
     TIER_TRY(tier_audit_note(home->audit, tier_wall_ms(), "peer.head", err, "s:peer", peer,
                              "u:size", head->size, "h:root", &head->root, "i:time_ms",
@@ -216,46 +248,48 @@ static enum continues compare(const struct tier_head *before, const struct tier_
 enum tier_status tier_heads_hear(const struct tier_home *home, const char *peer,
                                  const char *cert_pem, const struct tier_head *head,
                                  bool *prove_out, struct tier_err *err) {
-    struct tier_hash cert;
+    struct tier_hash cert, key;
     struct kept k;
 
     *prove_out = false;
     TIER_TRY(check_signature(home, peer, cert_pem, head, err));
     TIER_TRY(cert_hash(cert_pem, &cert, err));
+    TIER_TRY(tier_heads_key(cert_pem, &key, err));
     TIER_TRY(load(home, peer, &k, err));
     bool same_cert = k.head.size > 0 && tier_hash_equal(&k.cert, &cert);
-    if (k.two && same_cert)
+    bool same_key = k.head.size > 0 && tier_hash_equal(&k.key, &key);
+    if (k.two && same_key)
         return two_histories(peer, err);
     enum continues how = k.head.size == 0 ? YES : compare(&k.head, head);
     if (how == NOT_SHOWN) {
         *prove_out = true;
         return TIER_OK;
     }
-    if (how == NO && same_cert) {
+    if (how == NO && same_key) {
         TIER_TRY(note_contradiction(home, peer, "peer.equivocates", &k, head, err));
         k.two = true;
         TIER_TRY(store(home, peer, &k, err));
         return two_histories(peer, err);
     }
+    if (!same_cert && *cert_pem) /* first, so that the log says whose key the new history has */
+        TIER_TRY(note_cert(home, peer, cert_pem, err));
     if (how == NO)
         TIER_TRY(note_contradiction(home, peer, "peer.began_anew", &k, head, err));
-    if (!same_cert && *cert_pem)
-        TIER_TRY(note_cert(home, peer, cert_pem, err));
     if (same_cert && head->size == k.head.size)
         return TIER_OK;
-    return keep(home, peer, &cert, head, err);
+    return keep(home, peer, &cert, &key, head, err);
 }
 
 enum tier_status tier_heads_trust(const struct tier_home *home, const char *peer,
                                   const char *cert_pem, struct tier_err *err) {
-    struct tier_hash cert;
+    struct tier_hash key;
     struct kept k;
 
     TIER_TRY(load(home, peer, &k, err));
     if (!k.two)
         return TIER_OK;
-    TIER_TRY(cert_hash(cert_pem, &cert, err));
-    return tier_hash_equal(&k.cert, &cert) ? two_histories(peer, err) : TIER_OK;
+    TIER_TRY(tier_heads_key(cert_pem, &key, err));
+    return tier_hash_equal(&k.key, &key) ? two_histories(peer, err) : TIER_OK;
 }
 
 enum tier_status tier_heads_came(struct tier_home *home, struct tier_heads_edge *edge,

@@ -11,9 +11,11 @@
  * certificate that signed it is one too ("peer.certificate").
  *
  * A peer whose heads contradict each other is named in the log ("peer.equivocates", with both) and
- * taken no more under that certificate. A node whose log was really lost, or that went back to an
- * older copy of its disk, is certified anew: it then begins a new history, which is a line too
- * ("peer.began_anew").
+ * taken no more under that key. A node whose log was really lost, or that went back to an older
+ * copy of its disk, enrolls anew with another key: it then begins a new history, which is a line
+ * too
+ * ("peer.began_anew"). A certificate that is renewed keeps its key, and with it the history: nodes
+ * renew theirs with nobody's leave.
  *
  * Only lines that the disk has are in a head, so that a loss of power contradicts nothing.
  *
@@ -34,7 +36,7 @@ enum tier_status tier_heads_say(struct tier_home *home, const char *peer, uint64
 /*
  * A peer's head. *prove_out: it is later than the kept one and came without a proof from there on,
  * so it is not kept: ask for one. TIER_ECONFLICT: it contradicts the kept one, or one did before
- * under this certificate. TIER_EIDENTITY: it is not signed by the certificate. `cert_pem` is what
+ * under this key. TIER_EIDENTITY: it is not signed by the certificate. `cert_pem` is what
  * the stream was opened with, "" without TLS.
  */
 enum tier_status tier_heads_hear(const struct tier_home *home, const char *peer,
@@ -56,8 +58,11 @@ enum tier_status tier_heads_came(struct tier_home *home, struct tier_heads_edge 
 /* Says it unasked, and expects an answer. */
 enum tier_status tier_heads_begin(struct tier_home *home, struct tier_heads_edge *edge,
                                   const char *peer, struct tier_head *out, struct tier_err *err);
-/* TIER_ECONFLICT: the peer has shown two histories under this certificate. */
+/* TIER_ECONFLICT: the peer has shown two histories under this certificate's key. */
 enum tier_status tier_heads_trust(const struct tier_home *home, const char *peer,
                                   const char *cert_pem, struct tier_err *err);
+/* What a history belongs to: the SHA-256 of the certificate's public key, however the certificate
+ * encodes the point; zero for "". TIER_EIDENTITY: it has no such key. */
+enum tier_status tier_heads_key(const char *cert_pem, struct tier_hash *out, struct tier_err *err);
 
 #endif

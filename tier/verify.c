@@ -4,6 +4,7 @@
  * what needs another log is noted for verify_cross.c.
  */
 #include "tier/verify_private.h"
+#include "tier/heads.h"
 #include "tier/pem_file.h"
 #include "tier/wire.h"
 
@@ -166,6 +167,12 @@ static struct verify_cert *cert_of(struct tier_verify *v, const char *peer) {
     return NULL;
 }
 
+/* The key that the peer has at this line; zero where the log has named none. */
+static struct tier_hash key_of(struct reading *r, const char *peer) {
+    const struct verify_cert *c = cert_of(r->v, peer);
+    return c ? c->key : (struct tier_hash){{0}};
+}
+
 static void check_signature(struct reading *r, const char *peer, const char *text, size_t bytes,
                             const uint8_t *sig, size_t sig_bytes, const char *what) {
     const struct verify_cert *c = cert_of(r->v, peer);
@@ -205,6 +212,7 @@ static enum tier_status on_certificate(struct reading *r, const json_t *data,
     const char *der = json_string_value(json_object_get(data, "der"));
     char peer[TIER_NAME_LEN_MAX + 1];
     struct tier_cert *cert = NULL;
+    struct tier_hash key;
     struct tier_identity id;
     struct tier_err why = {0};
 
@@ -216,6 +224,8 @@ static enum tier_status on_certificate(struct reading *r, const json_t *data,
     if (!pem)
         return tier_fail(err, TIER_ENOMEM, "no memory for a certificate");
     enum tier_status st = tier_cert_from_pem(pem, &cert, &why);
+    if (st == TIER_OK)
+        st = tier_heads_key(pem, &key, &why);
     free(pem);
     if (st == TIER_OK && v->ca)
         st = tier_cert_verify(cert, v->ca, r->time_ms / 1000, &id, &why);
@@ -236,6 +246,7 @@ static enum tier_status on_certificate(struct reading *r, const json_t *data,
     }
     tier_cert_free(known->cert);
     known->cert = cert;
+    known->key = key;
     memcpy(known->peer, peer, sizeof peer);
     return TIER_OK;
 }
@@ -265,17 +276,36 @@ static enum tier_status on_head(struct reading *r, const json_t *data, struct ti
         return err->status;
     *c = (struct verify_claim){
         .size = head.size, .line = r->seq, .root = head.root, .node = r->node};
+    c->key = key_of(r, peer);
     memcpy(c->peer, peer, sizeof peer);
     return TIER_OK;
 }
 
+/* Only another key begins another history: what the peer showed under the one that it has now still
+ * holds. `size` and `root` are the head that the new history contradicts. */
 static void on_began_anew(struct reading *r, const json_t *data) {
     struct verify_claim *claims = r->v->claims.at;
-    const char *peer = json_string_value(json_object_get(data, "peer"));
+    char peer[TIER_NAME_LEN_MAX + 1];
+    struct tier_hash root, key;
+    uint64_t size;
+    bool same = false;
 
-    for (size_t i = 0; i < r->v->claims.count; i++)
-        if (claims[i].node == r->node && peer && strcmp(claims[i].peer, peer) == 0)
-            claims[i].past = true;
+    if (!text_of(data, "peer", peer, sizeof peer) || !count_of(data, "size", &size) ||
+        !hash_of(data, "root", &root)) {
+        malformed(r, "peer.began_anew");
+        return;
+    }
+    key = key_of(r, peer);
+    for (size_t i = 0; i < r->v->claims.count; i++) {
+        struct verify_claim *c = &claims[i];
+        if (c->node != r->node || strcmp(c->peer, peer) != 0)
+            continue;
+        c->past = !tier_hash_equal(&c->key, &key);
+        same = same || (!c->past && c->size == size && tier_hash_equal(&c->root, &root));
+    }
+    if (same)
+        verify_found(r->v, r->node, "line %" PRIu64 ": %s began a new history under the same key",
+                     r->seq, peer);
 }
 
 static enum tier_status on_counted(struct reading *r, const json_t *data, bool receipt,

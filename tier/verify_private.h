@@ -20,8 +20,9 @@ struct verify_claim {
     char peer[TIER_NAME_LEN_MAX + 1];
     uint64_t size, line;
     struct tier_hash root;
+    struct tier_hash key; /* which the peer had then, as tier_heads_key; zero: none is known */
     size_t node;
-    bool past; /* the peer has begun a new history since */
+    bool past; /* the peer has begun a new history since, under another key */
 };
 
 /* "receipt" and "update.counted", whose child and parent are the nodes' names. */
@@ -43,6 +44,7 @@ struct verify_fact {
 struct verify_cert {
     char peer[TIER_NAME_LEN_MAX + 1];
     struct tier_cert *cert;
+    struct tier_hash key; /* as tier_heads_key */
 };
 
 struct tier_verify {

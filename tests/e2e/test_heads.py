@@ -221,6 +221,12 @@ class LyingChild(unittest.TestCase):
                 stream = parent.open_stream()
                 stream.hello("liar")
                 self.assertIn("two histories", stream.wait_end()[1])
+            me, key = identity("--replace")  # another certificate for the same key
+            with edge.Parent(top.port, "top", me) as parent:
+                stream = parent.open_stream()
+                stream.hello("liar")
+                self.assertIn("two histories", stream.wait_end()[1])
+            os.remove(key)
             me, key = identity("--replace")
             with edge.Parent(top.port, "top", me) as parent:
                 stream = parent.attend("liar")

@@ -151,6 +151,37 @@ Test(tier_authority, a_name_in_use_is_given_anew_only_when_replacing) {
               "an expired certificate holds no name");
 }
 
+static enum tier_status renew_for(const char *cert_pem, const struct tier_key *key,
+                                  const struct tier_key *next) {
+    uint8_t sig[TIER_SIGNATURE_BYTES_MAX];
+    size_t sig_bytes;
+    char *csr = NULL, *text = NULL, *cert = NULL, *ca = NULL;
+    cr_assert(tier_csr_new(next, "spoke-1", TIER_ROLE_SPOKE, &csr, NULL) == TIER_OK);
+    cr_assert(tier_renewal_text(csr, &text, NULL) == TIER_OK);
+    cr_assert(tier_key_sign(key, text, strlen(text), sig, &sig_bytes, NULL) == TIER_OK);
+    enum tier_status st =
+        tier_authority_renew(a, cert_pem, csr, sig, sig_bytes,
+                             NOW + TIER_NODE_CERT_DAYS * DAY / 2 + DAY, &cert, &ca, &err);
+    free(csr), free(text), free(cert), free(ca);
+    return st;
+}
+
+Test(tier_authority, a_renewal_keeps_the_key_and_another_takes_a_token) {
+    struct tier_key *key = NULL, *other = NULL;
+    char *csr = NULL, *cert_pem = NULL, *ca_pem = NULL;
+    open_it();
+    cr_assert(tier_key_generate(&key, NULL) == TIER_OK);
+    cr_assert(tier_key_generate(&other, NULL) == TIER_OK);
+    make_token("spoke-1", false);
+    cr_assert(tier_csr_new(key, "spoke-1", TIER_ROLE_SPOKE, &csr, NULL) == TIER_OK);
+    cr_assert(tier_authority_enroll(a, token, csr, NOW, &cert_pem, &ca_pem, &err) == TIER_OK);
+    cr_assert(renew_for(cert_pem, key, other) == TIER_EIDENTITY);
+    cr_assert(strstr(err.text, "a new key takes a new token") != NULL, "%s", err.text);
+    cr_assert(renew_for(cert_pem, key, key) == TIER_OK, "%s", err.text);
+    tier_key_free(key), tier_key_free(other);
+    free(csr), free(cert_pem), free(ca_pem);
+}
+
 Test(tier_authority, a_newer_token_or_a_revocation_makes_the_old_one_void) {
     struct tier_identity id;
     char old[TIER_TOKEN_SIZE];

@@ -10,14 +10,19 @@ static struct tier_authority *authority;
 static struct tier_config config[2];
 static struct tier_home home[2]; /* "north" and its child "north-1" */
 
-static void enroll(int i, enum tier_role role, bool again) {
-    char token[TIER_TOKEN_SIZE], *csr = NULL, *cert = NULL, *ca = NULL;
+static void enroll(int i, enum tier_role role, bool again, bool fresh_key) {
+    char path[TIER_CONFIG_PATH_BYTES + 32], token[TIER_TOKEN_SIZE], *csr = NULL, *cert = NULL,
+                                                                    *ca = NULL;
     int64_t now_s = tier_wall_ms() / 1000;
     struct tier_key *key = NULL;
 
     MUST(tier_authority_token_create(authority, config[i].name, role, 600, again, now_s, token,
                                      err));
     mkdir(config[i].data_dir, 0700);
+    if (fresh_key) {
+        snprintf(path, sizeof path, "%s/identity/key.pem", config[i].data_dir);
+        CHECK(unlink(path) == 0);
+    }
     MUST(tier_identity_prepare(config[i].data_dir, &key, err));
     MUST(tier_csr_new(key, config[i].name, role, &csr, err));
     MUST(tier_authority_enroll(authority, token, csr, now_s, &cert, &ca, err));
@@ -38,7 +43,7 @@ static void up(void) {
             .kind = i ? TIER_CONFIG_SPOKE : TIER_CONFIG_HUB, .tls = true, .role = (int)role};
         snprintf(config[i].name, sizeof config[i].name, "%s", names[i]);
         snprintf(config[i].data_dir, sizeof config[i].data_dir, "%s/%s", fixture_dir, names[i]);
-        enroll(i, role, false);
+        enroll(i, role, false, false);
         MUST(tier_home_open(&config[i], &home[i], err));
     }
 }
@@ -112,7 +117,54 @@ static void go_back(int i) {
     note(i, "otherwise", 12);
 }
 
-Test(tier_heads, a_peer_with_two_histories_is_taken_no_more_until_it_is_certified_anew) {
+/* Another certificate, for the same key or a new one. */
+static void certify(int i, bool fresh_key) {
+    char before[TIER_PEM_BYTES_MAX];
+    snprintf(before, sizeof before, "%s", home[i].node.cert_pem);
+    tier_home_close(&home[i]);
+    enroll(i, (enum tier_role)config[i].role, true, fresh_key);
+    MUST(tier_home_open(&config[i], &home[i], err));
+    CHECK(strcmp(before, home[i].node.cert_pem) != 0);
+}
+
+static bool logged(int i, const char *event) {
+    char path[TIER_CONFIG_PATH_BYTES + 32], line[8192], name[64];
+    bool found = false;
+    snprintf(path, sizeof path, "%s/audit/audit.log", config[i].data_dir);
+    snprintf(name, sizeof name, "\"event\":\"%s\"", event);
+    MUST(tier_audit_sync_now(home[i].audit, err));
+    FILE *f = fopen(path, "r");
+    CHECK(f != NULL);
+    while (fgets(line, sizeof line, f))
+        found = found || strstr(line, name) != NULL;
+    fclose(f);
+    return found;
+}
+
+Test(tier_heads, a_renewed_certificate_brings_no_new_history_and_a_new_key_does) {
+    bool prove;
+
+    note(0, "more", 5);
+    MUST(show(0, 0, &prove, err));
+    certify(0, false); /* the log goes on, so nothing is wrong */
+    uint64_t kept = size_of(0);
+    note(0, "more", 1);
+    MUST(show(0, 0, &prove, err));
+    CHECK(prove, "what came before is asked for, whatever the certificate");
+    MUST(show(0, kept, &prove, err));
+    CHECK(!prove);
+    kept = size_of(0);
+    go_back(0);
+    certify(0, false);
+    REFUSED(TIER_ECONFLICT, "two histories", show(0, kept, &prove, err));
+    CHECK(logged(1, "peer.equivocates") && !logged(1, "peer.began_anew"));
+    certify(0, true);
+    MUST(show(0, kept, &prove, err));
+    CHECK(!prove);
+    CHECK(logged(1, "peer.began_anew"));
+}
+
+Test(tier_heads, a_peer_with_two_histories_is_taken_no_more_until_it_has_another_key) {
     bool prove;
     struct tier_err why = {0};
 
@@ -130,8 +182,12 @@ Test(tier_heads, a_peer_with_two_histories_is_taken_no_more_until_it_is_certifie
     REFUSED(TIER_ECONFLICT, "two histories",
             tier_heads_trust(&home[1], "north", home[0].node.cert_pem, err));
 
+    certify(0, false); /* another certificate for the same key changes nothing */
+    REFUSED(TIER_ECONFLICT, "another key",
+            tier_heads_trust(&home[1], "north", home[0].node.cert_pem, err));
+    CHECK(show(0, kept, &prove, &why) == TIER_ECONFLICT);
     tier_home_close(&home[0]);
-    enroll(0, TIER_ROLE_HUB, true);
+    enroll(0, TIER_ROLE_HUB, true, true);
     MUST(tier_home_open(&config[0], &home[0], err));
     MUST(tier_heads_trust(&home[1], "north", home[0].node.cert_pem, err));
     MUST(show(0, kept, &prove, err));

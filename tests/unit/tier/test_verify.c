@@ -3,6 +3,7 @@
  * are tested with real ones (tests/e2e/test_audit.py). */
 #include "support/tier_fixture.h"
 #include "tier/audit.h"
+#include "tier/cert.h"
 #include "tier/content.h"
 #include "tier/retain.h"
 #include "tier/verify.h"
@@ -133,4 +134,66 @@ Test(tier_verify, the_same_node_twice_is_found_and_nothing_at_all_is_an_error) {
     v = NULL;
     REFUSED(TIER_EIDENTITY, "certificate", tier_verify_new("no certificate", &v, err));
     CHECK(v == NULL);
+}
+
+/* ---- new histories ---- */
+
+/* A certificate of "peer" for that key, as the log holds it. */
+static void note_certificate(struct tier_audit *log, const struct tier_key *ca_key,
+                             const struct tier_cert *ca, const struct tier_key *key) {
+    char *csr = NULL, *pem = NULL, der[TIER_AUDIT_TEXT_LEN_MAX + 1];
+    size_t n = 0;
+
+    MUST(tier_csr_new(key, "peer", TIER_ROLE_SPOKE, &csr, err));
+    MUST(tier_cert_issue(ca_key, ca, csr, 86400, 1800000000, &pem, err));
+    for (const char *p = strchr(pem, '\n'); *p != '-'; p++)
+        if (*p != '\n')
+            der[n++] = *p;
+    der[n] = '\0';
+    MUST(tier_audit_note(log, 3000, "peer.certificate", err, "s:peer", "peer", "s:der", der, NULL));
+    free(csr), free(pem);
+}
+
+static void note_head(struct tier_audit *log, const struct tier_hash *root) {
+    MUST(tier_audit_note(log, 3000, "peer.head", err, "s:peer", "peer", "u:size", (uint64_t)9,
+                         "h:root", root, "i:time_ms", (int64_t)3000, "s:signature", "", NULL));
+}
+
+/* A log in which a peer shows a history, gets a certificate for that key or another, and begins
+ * anew. */
+static uint64_t began_anew(const char *name, bool same_key, char *first, size_t room) {
+    const struct tier_hash one = {{1}}, two = {{2}};
+    struct tier_key *ca_key = NULL, *key = NULL, *other = NULL;
+    struct tier_cert *ca = NULL;
+    struct tier_audit *log = NULL;
+    char *ca_pem = NULL, dir[160], path[200];
+
+    MUST(tier_key_generate(&ca_key, err));
+    MUST(tier_key_generate(&key, err));
+    MUST(tier_key_generate(&other, err));
+    MUST(tier_cert_new_ca(ca_key, "nhs", 3650, 1800000000, &ca_pem, err));
+    MUST(tier_cert_from_pem(ca_pem, &ca, err));
+    snprintf(dir, sizeof dir, "%s/%s", fixture_dir, name);
+    CHECK(mkdir(dir, 0700) == 0);
+    MUST(tier_audit_open(dir, "hub-2", TIER_AUDIT_SYNC_NEVER, 1000, &log, err));
+    note_certificate(log, ca_key, ca, key);
+    note_head(log, &one);
+    note_certificate(log, ca_key, ca, same_key ? key : other);
+    MUST(tier_audit_note(log, 3000, "peer.began_anew", err, "s:peer", "peer", "u:size", (uint64_t)9,
+                         "h:root", &one, NULL));
+    note_head(log, &two);
+    tier_audit_close(log);
+    tier_key_free(ca_key), tier_key_free(key), tier_key_free(other);
+    tier_cert_free(ca);
+    free(ca_pem);
+    snprintf(path, sizeof path, "%s/audit/audit.log", dir);
+    return findings_of(path, first, room);
+}
+
+Test(tier_verify, a_new_history_under_the_same_key_is_found_and_under_another_is_none) {
+    char first[1024];
+
+    CHECK(began_anew("other", false, first, sizeof first) == 0, "%s", first);
+    CHECK(began_anew("same", true, first, sizeof first) == 2);
+    CHECK(strstr(first, "a new history under the same key") != NULL, "%s", first);
 }
