@@ -31,9 +31,10 @@ struct spoke_net {
     size_t stretch_count;
     struct kern_buf *scale; /* [2]: of the loss, and what takes it off again */
     bool scaled;
-    struct kern_buf *sample_sum; /* [trained]: where samples are clipped */
-    struct kern_buf *sample_loss, *sample_room;
-    struct kern_buf *sample_rows;    /* [3][SAMPLES_MAX]: squared norms, factors, ones */
+    struct kern_buf *sample_sum;  /* [trained]: where samples are clipped */
+    struct kern_buf *sample_loss; /* [2]: a row's loss and squared norm; the batch's loss */
+    struct kern_buf *sample_rows; /* [3][SAMPLES_MAX]: squared norms, losses, factors */
+    struct kern_buf *sample_room;
     size_t samples_max, step_floats; /* rows at once, 0: not known; the arena of batch_max rows */
     bool samples_forced;             /* at once, whether it pays or not */
     bool *frozen;                    /* of each of the graph's parameters; NULL: none are */
@@ -446,19 +447,49 @@ static enum tier_status samples_alone(struct spoke_net *net, struct tier_err *er
     return TIER_OK;
 }
 
-/* The row's gradient, cut, to the sum. */
-static enum tier_status add_sample(struct spoke_net *net, struct kern_vec square, float clip_norm,
-                                   bool first, struct tier_err *err) {
+/* Losses of rows, of those that have one. */
+struct tally {
+    double sum;
+    size_t rows;
+};
+
+static void count_loss(struct tally *t, float loss) {
+    if (!isfinite(loss))
+        return;
+    t->sum += (double)loss;
+    t->rows++;
+}
+
+static bool is_norm(float square) {
+    return isfinite(square) && square >= 0.0f;
+}
+
+static float factor_of(float square, float clip_norm) {
+    return fminf(1.0f, clip_norm / (sqrtf(square) + 1e-6f));
+}
+
+/* The row's gradient, cut, to the sum. One without a finite norm is not multiplied by 0, which
+ * would leave NaN, but left out; so is its loss. */
+static enum tier_status add_sample(struct spoke_net *net, float clip_norm, struct tally *tally,
+                                   struct tier_err *err) {
+    float got[2]; /* loss, squared norm */
+
     for (size_t i = 0; i < net->stretch_count; i++) {
         const struct spoke_stretch s = net->stretches[i];
         KERN_TRY(net, "a sample's norm",
-                 kern_square_sum(square, (struct kern_vec){net->grads, s.at}, s.n));
+                 kern_square_sum((struct kern_vec){net->sample_loss, 1},
+                                 (struct kern_vec){net->grads, s.at}, s.n));
     }
+    KERN_TRY(net, "a sample's norm", kern_download(got, net->sample_loss, 0, sizeof got));
+    if (!is_norm(got[1]))
+        return TIER_OK;
+    count_loss(tally, got[0]);
     for (size_t i = 0; i < net->stretch_count; i++) {
         const struct spoke_stretch s = net->stretches[i];
-        struct kern_vec g = {net->grads, s.at}, sum = {net->sample_sum, s.at};
-        KERN_TRY(net, "clipping a sample", kern_clip_norm(g, square, s.n, clip_norm));
-        KERN_TRY(net, "adding a sample", kern_axpby(sum, g, s.n, 1.0f, first ? 0.0f : 1.0f));
+        KERN_TRY(net, "adding a sample",
+                 kern_axpby((struct kern_vec){net->sample_sum, s.at},
+                            (struct kern_vec){net->grads, s.at}, s.n, factor_of(got[1], clip_norm),
+                            1.0f));
     }
     return TIER_OK;
 }
@@ -466,19 +497,21 @@ static enum tier_status add_sample(struct spoke_net *net, struct kern_vec square
 /* Row by row: each forward and back alone. */
 static enum tier_status samples_by_row(struct spoke_net *net, struct kern_vec x,
                                        struct kern_vec target, size_t rows, float clip_norm,
-                                       struct kern_vec norms, struct kern_vec one,
+                                       struct kern_vec norms, struct tally *tally,
                                        struct tier_err *err) {
     size_t features = tier_graph_features(net->graph);
     size_t words = spoke_objective_words(&net->objective, net->spots);
 
-    KERN_TRY(net, "clearing norms",
-             kern_zero(norms.buf, norms.at * sizeof(float), rows * sizeof(float)));
+    KERN_TRY(net, "clearing the sum", kern_zero(net->sample_sum, 0, net->trained * sizeof(float)));
     for (size_t i = 0; i < rows; i++) {
+        KERN_TRY(net, "clearing norms", kern_zero(net->sample_loss, 0, 2 * sizeof(float)));
         TIER_TRY(spoke_net_backward(net, (struct kern_vec){x.buf, x.at + i * features},
-                                    (struct kern_vec){target.buf, target.at + i * words}, 1, one,
-                                    err));
-        TIER_TRY(
-            add_sample(net, (struct kern_vec){norms.buf, norms.at + i}, clip_norm, i == 0, err));
+                                    (struct kern_vec){target.buf, target.at + i * words}, 1,
+                                    (struct kern_vec){net->sample_loss, 0}, err));
+        TIER_TRY(add_sample(net, clip_norm, tally, err));
+        KERN_TRY(net, "norms",
+                 kern_copy(norms.buf, (norms.at + i) * sizeof(float), net->sample_loss,
+                           sizeof(float), sizeof(float)));
     }
     for (size_t i = 0; i < net->stretch_count; i++) {
         const struct spoke_stretch s = net->stretches[i];
@@ -513,7 +546,6 @@ static enum tier_status find_samples_max(struct spoke_net *net, struct tier_err 
 static enum tier_status samples_room(struct spoke_net *net, const struct tape *many,
                                      struct tier_err *err) {
     size_t floats = tape_room(many);
-    float ones[SAMPLES_MAX];
 
     if (!net->sample_room || kern_buf_bytes(net->sample_room) < floats * sizeof(float)) {
         kern_buf_free(net->sample_room);
@@ -521,24 +553,20 @@ static enum tier_status samples_room(struct spoke_net *net, const struct tape *m
         KERN_TRY(net, "taking memory for samples",
                  kern_buf_new(net->dev, floats * sizeof(float), &net->sample_room));
     }
-    if (net->sample_rows)
-        return TIER_OK;
-    KERN_TRY(net, "taking memory for samples",
-             kern_buf_new(net->dev, 3 * sizeof ones, &net->sample_rows));
-    for (size_t i = 0; i < SAMPLES_MAX; i++)
-        ones[i] = 1.0f;
-    KERN_TRY(net, "an upload", kern_upload(net->sample_rows, 2 * sizeof ones, ones, sizeof ones));
+    if (!net->sample_rows)
+        KERN_TRY(net, "taking memory for samples",
+                 kern_buf_new(net->dev, 3 * SAMPLES_MAX * sizeof(float), &net->sample_rows));
     return TIER_OK;
 }
 
-/* Each row's loss and its gradient, the first `done` of them for nothing. */
+/* Each row's loss and its gradient. */
 static enum tier_status each_loss(struct spoke_net *net, const struct tape_run *run,
-                                  struct kern_vec target, size_t done, struct tier_err *err) {
+                                  struct kern_vec target, struct tier_err *err) {
     struct kern_vec z = tape_at(run, run->tape->logits), dz = tape_grad_at(run, run->tape->logits);
     size_t words = spoke_objective_words(&net->objective, net->spots);
 
     for (size_t i = 0; i < run->tape->rows; i++) {
-        struct kern_vec loss = {net->sample_loss, i < done ? 1 : 0};
+        struct kern_vec loss = {net->sample_rows, SAMPLES_MAX + i};
         TIER_TRY(add_loss(net, loss, dz, z, target, 1, err));
         z.at += net->spots * net->outputs;
         dz.at += net->spots * net->outputs;
@@ -550,38 +578,43 @@ static enum tier_status each_loss(struct spoke_net *net, const struct tape_run *
 /*
  * The rows of one tape together. The first `done` have been counted: their norms are worked out
  * once more, so that the last rows of a batch need no tape of their own size, and go into nothing.
+ * *whole_out is false, and nothing is added, where a row has no finite norm: what it would have to
+ * be left out of is a product over all rows.
  */
 static enum tier_status samples_at_once(struct spoke_net *net, const struct tape *one,
                                         struct tape_run *run, struct kern_vec target, size_t done,
-                                        float clip_norm, struct kern_vec norms) {
-    struct kern_vec squares = {net->sample_rows, 0}, factors = {net->sample_rows, SAMPLES_MAX};
+                                        float clip_norm, struct kern_vec norms, struct tally *tally,
+                                        bool *whole_out) {
+    struct kern_vec squares = {net->sample_rows, 0}, factors = {net->sample_rows, 2 * SAMPLES_MAX};
     size_t rows = run->tape->rows, bytes = rows * sizeof(float);
-
-    TIER_TRY(tape_forward(run));
-    TIER_TRY(each_loss(net, run, target, done, run->err));
+    float got[2 * SAMPLES_MAX], factor[SAMPLES_MAX]; /* squares and losses */
     struct tier_err *err = run->err;
-    KERN_TRY(net, "clearing norms", kern_zero(squares.buf, 0, bytes));
+
+    KERN_TRY(net, "clearing norms", kern_zero(net->sample_rows, 0, sizeof got));
+    TIER_TRY(tape_forward(run));
+    TIER_TRY(each_loss(net, run, target, err));
     TIER_TRY(tape_back_norms(run, one, net->sample_sum, net->sample_room, squares));
-    KERN_TRY(net, "factors",
-             kern_copy(factors.buf, factors.at * sizeof(float), net->sample_rows,
-                       2 * SAMPLES_MAX * sizeof(float), bytes));
+    KERN_TRY(net, "reading norms", kern_download(got, net->sample_rows, 0, sizeof got));
+    *whole_out = true;
     for (size_t i = 0; i < rows; i++) {
-        struct kern_vec factor = {factors.buf, factors.at + i};
-        KERN_TRY(net, "clipping a sample",
-                 kern_clip_norm(factor, (struct kern_vec){squares.buf, i}, 1, clip_norm));
+        *whole_out = *whole_out && is_norm(got[i]);
+        factor[i] = i < done || !is_norm(got[i]) ? 0.0f : factor_of(got[i], clip_norm);
     }
-    if (done > 0)
-        KERN_TRY(net, "factors",
-                 kern_zero(factors.buf, factors.at * sizeof(float), done * sizeof(float)));
+    if (!*whole_out)
+        return TIER_OK;
+    for (size_t i = done; i < rows; i++)
+        count_loss(tally, got[SAMPLES_MAX + i]);
+    KERN_TRY(net, "factors", kern_upload(factors.buf, factors.at * sizeof(float), factor, bytes));
     KERN_TRY(net, "norms",
              kern_copy(norms.buf, norms.at * sizeof(float), squares.buf, done * sizeof(float),
                        bytes - done * sizeof(float)));
-    return tape_back_sums(run, factors);
+    return tape_back_sums(run, one, net->sample_sum, factors, factor);
 }
 
 static enum tier_status samples_together(struct spoke_net *net, struct kern_vec x,
                                          struct kern_vec target, size_t rows, float clip_norm,
-                                         struct kern_vec norms, struct tier_err *err) {
+                                         struct kern_vec norms, struct tally *tally,
+                                         bool *whole_out, struct tier_err *err) {
     size_t features = tier_graph_features(net->graph), n = net->samples_max;
     size_t words = spoke_objective_words(&net->objective, net->spots);
     struct tape *one = NULL, *many = NULL;
@@ -608,7 +641,9 @@ static enum tier_status samples_together(struct spoke_net *net, struct kern_vec 
                                .err = err};
         TIER_TRY(samples_at_once(
             net, one, &run, (struct kern_vec){target.buf, target.at + first * words}, at - first,
-            clip_norm, (struct kern_vec){norms.buf, norms.at + at}));
+            clip_norm, (struct kern_vec){norms.buf, norms.at + at}, tally, whole_out));
+        if (!*whole_out)
+            return TIER_OK;
     }
     net->draws += rows;
     return TIER_OK;
@@ -625,14 +660,19 @@ enum tier_status spoke_net_backward_samples(struct spoke_net *net, struct kern_v
     TIER_TRY(samples_alone(net, err));
     if (net->samples_max == 0)
         TIER_TRY(find_samples_max(net, err));
-    struct kern_vec one = {net->sample_loss, 0};
-    KERN_TRY(net, "clearing the loss", kern_zero(one.buf, 0, 2 * sizeof(float)));
+    struct tally tally = {0};
+    bool whole = false;
     if (rows > 1 && net->samples_max > 1)
-        TIER_TRY(samples_together(net, x, target, rows, clip_norm, norms, err));
-    else
-        TIER_TRY(samples_by_row(net, x, target, rows, clip_norm, norms, one, err));
+        TIER_TRY(samples_together(net, x, target, rows, clip_norm, norms, &tally, &whole, err));
+    if (!whole) {
+        tally = (struct tally){0};
+        TIER_TRY(samples_by_row(net, x, target, rows, clip_norm, norms, &tally, err));
+    }
     KERN_TRY(net, "norms", kern_unary(KERN_SQRT, norms, norms, rows, 0.0f, 0.0f));
-    KERN_TRY(net, "the loss", kern_axpby(loss, one, 1, 1.0f / (float)rows, 1.0f));
+    struct kern_vec one = {net->sample_loss, 0};
+    float mean = tally.rows > 0 ? (float)(tally.sum / (double)tally.rows) : 0.0f;
+    KERN_TRY(net, "an upload", kern_upload(one.buf, 0, &mean, sizeof mean));
+    KERN_TRY(net, "the loss", kern_axpby(loss, one, 1, 1.0f, 1.0f));
     return TIER_OK;
 }
 

@@ -98,8 +98,9 @@ enum tier_status spoke_net_backward(struct spoke_net *net, struct kern_vec x,
  * Per-sample gradients, as DP-SGD wants them (Abadi et al. 2016): each row's gradient g over what
  * is trained and not frozen, of norm |g|, is multiplied by min(1, clip_norm / (|g| + 1e-6)), and
  * the sum of these replaces the last gradients. norms: float[rows] on the device, of each row
- * before it is cut; the mean loss is added to loss[0]. clip_norm > 0 and finite. Everything is on
- * the device: no number of one row comes to the host unless the caller fetches it.
+ * before it is cut; the mean loss is added to loss[0]. clip_norm > 0 and finite. A row whose norm
+ * is not finite adds nothing, and its loss is not in the mean; nor is one that is not finite.
+ * Rows' norms and losses are read by the host, in this call alone.
  *
  * Up to 32 rows go forward and back together (tape_samples.c), as many as take at most twice the
  * memory of a step of batch_max rows, where the graph shows that no operation mixes rows and no

@@ -140,8 +140,9 @@ enum tier_status tape_backward(struct tape_run *run);
  *
  * After a forward run and with each row's own gradient of the logits in its place tape_back_norms
  * adds to squares[rows] the squared norm of each row's gradient, and keeps what tape_back_sums
- * needs to add the rows' gradients, each times factors[rows], to grads. `spare` holds the graph's
- * elements and `room` tape_room(many) floats.
+ * needs to add the rows' gradients, each times factors[rows], to grads; each_factor is the same, on
+ * the host. A factor of 0 adds nothing only of a row whose norm is finite. `spare` holds the
+ * graph's elements and `room` tape_room(many) floats.
  */
 void tape_judge(struct tape *many, const struct tape *one);
 /* Whether it is less work than each row alone. */
@@ -150,7 +151,9 @@ size_t tape_room(const struct tape *many);
 enum tier_status tape_back_norms(struct tape_run *run, const struct tape *one,
                                  struct kern_buf *spare, struct kern_buf *room,
                                  struct kern_vec squares);
-enum tier_status tape_back_sums(struct tape_run *run, struct kern_vec factors);
+enum tier_status tape_back_sums(struct tape_run *run, const struct tape *one,
+                                struct kern_buf *spare, struct kern_vec factors,
+                                const float *each_factor);
 
 struct kern_vec tape_at(const struct tape_run *run, size_t tensor);
 struct kern_vec tape_grad_at(const struct tape_run *run, size_t tensor);

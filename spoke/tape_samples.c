@@ -8,12 +8,13 @@
  * they are linear in what arrived (Bu et al. 2022, "Scalable and Efficient Training of Large
  * Convolutional Neural Networks with Differential Privacy").
  *
- * A row's norm is worked out in one of two ways. Of a product y[T][n] = a[T][k] W, or a
- * convolution, which is one of patches, |a' dy|^2 is the sum over t, u of (a_t a_u)(dy_t dy_u): two
- * products of T x T
- * ("ghost norms", Goodfellow 2015, Li et al. 2021), chosen where T is small enough that this is
- * less work and rounds no worse. Else the step is done backwards for the row alone, with what the
- * tape for one row has prepared, into a spare place.
+ * A row's norm is worked out in one of two ways. Of a product y[n] = a[k] W with one place in each
+ * row, or a convolution that is one, |a' dy|^2 is |a|^2 |dy|^2 ("ghost norms", Goodfellow 2015).
+ * Else the step is done backwards for the row alone, with what the tape for one row has prepared,
+ * into a spare place; and again when the factors are known, for the sum. A gradient that is a sum
+ * over places may cancel to far less than float32 has rounded of its terms: the norm bounds what a
+ * row adds only if the very floats that it was worked out of are what is multiplied and added. That
+ * is also why ghost norms of several places, a sum over their pairs, are not taken.
  *
  * What is done here is right only where no step mixes rows. That is not assumed: tape_judge knows
  * of each operation it lets pass why rows stay apart in it, and refuses any other.
@@ -23,9 +24,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GHOST_PLACES_MAX                                                                           \
-    16              /* T: the sum over T x T cancels, and loses up to T units of float32           \
-                     */
+#define GHOST_PLACES_MAX 1
+/* Added to both factors of a ghost norm, for what squares below float32's range have lost. */
+#define GHOST_FLOOR 1e-30f
 #define PARTS_MAX 3 /* operands of a step with parameters */
 
 /* In multiply-adds of a core: what takes as long as a float's way from memory, and as a call. */
@@ -33,7 +34,7 @@
 #define CALL_WORK 20000
 #define PASSES_ALONE                                                                               \
     10 /* over the parameters, of a row alone: forward, back, cleared, clipped, added */
-#define PASSES_DIRECT 3 /* of a row's norm: cleared, written, read */
+#define PASSES_DIRECT 8 /* of a row's norm: cleared, written, read; of its part of the sum, too */
 
 /* ---- do rows stay apart? --------------------------------------------------------------------- */
 
@@ -321,7 +322,8 @@ bool tape_pays(const struct tape *many) {
             uint64_t floats = tensor(many, s->in[k])->shape.elements;
             alone += PASSES_ALONE * PASS_WORK * floats;
             if (!ghost)
-                together += work_of(many, s, k) + PASSES_DIRECT * PASS_WORK * floats + CALL_WORK;
+                together +=
+                    2 * work_of(many, s, k) + PASSES_DIRECT * PASS_WORK * floats + 2 * CALL_WORK;
         }
     }
     return together <= alone;
@@ -404,6 +406,7 @@ static enum kern_status ghost_norms(struct tape_run *r, const struct tape_step *
 
     kern_nd_dense(&nd, dense);
     TAPE_TRY(pairs(of_dy, tape_grad_at(r, s->out[0]), rows, g->places, g->outer));
+    TAPE_TRY(kern_unary(KERN_AFFINE, of_dy, of_dy, rows * each, 1.0f, GHOST_FLOOR));
     if (g->bias)
         TAPE_TRY(kern_nd_reduce(squares, of_dy, &nd, 2u, 1.0f, true));
     if (!g->weight)
@@ -413,6 +416,7 @@ static enum kern_status ghost_norms(struct tape_run *r, const struct tape_step *
         TAPE_TRY(gather_patches(r, s, g, a));
     }
     TAPE_TRY(pairs(of_a, a, rows, g->places, g->inner));
+    TAPE_TRY(kern_unary(KERN_AFFINE, of_a, of_a, rows * each, 1.0f, GHOST_FLOOR));
     TAPE_TRY(kern_nd_binary(KERN_MUL, of_a, of_a, dense, of_dy, dense, &nd));
     return kern_nd_reduce(squares, of_a, &nd, 2u, 1.0f, true);
 }
@@ -442,32 +446,103 @@ static struct kern_vec place_of(struct tape_run *row, const struct tape_step *s,
     return tape_grad_at(row, s->in[i]);
 }
 
-static enum kern_status row_norms(struct tape_run *r, const struct tape *one, size_t at,
-                                  struct kern_buf *spare, struct kern_vec squares) {
-    const struct tape_step *many = &r->tape->steps[at];
+/* A run of one row of r, whose parameters' gradients go to a spare place. */
+static struct tape_run row_run(const struct tape_run *r, const struct tape *one,
+                               struct kern_buf *spare, size_t at) {
     struct tape_run row = *r;
-    struct part p;
 
     row.tape = one;
     row.whole = r->tape;
     row.grads = spare;
+    row.row = at;
+    row.x.at = r->x.at + at * tier_graph_features(one->graph);
+    return row;
+}
+
+/* The row's gradients of the step's parameters: the same floats each time. */
+static enum kern_status row_back(struct tape_run *row, const struct part *p) {
+    for (size_t i = 0; i < p->step.in_count; i++) {
+        const struct tape_tensor *x = tensor(row->tape, p->step.in[i]);
+        struct kern_vec g;
+        if (p->flow[i] == TAPE_STOP || x->kind != TAPE_PARAM)
+            continue;
+        g = place_of(row, &p->step, i);
+        TAPE_TRY(kern_zero(g.buf, g.at * sizeof(float), x->shape.elements * sizeof(float)));
+    }
+    return tape_step_back(row, &p->step);
+}
+
+static enum kern_status row_norms(struct tape_run *r, const struct tape *one, size_t at,
+                                  struct kern_buf *spare, struct kern_vec squares) {
+    const struct tape_step *many = &r->tape->steps[at];
+    struct part p;
+
     take_part(r->tape, many, &one->steps[at], true, &p);
-    for (row.row = 0; row.row < r->tape->rows; row.row++) {
-        struct kern_vec square = {squares.buf, squares.at + row.row};
-        row.x.at = r->x.at + row.row * tier_graph_features(one->graph);
-        for (size_t i = 0; i < p.step.in_count; i++) {
-            const struct tape_tensor *x = tensor(one, p.step.in[i]);
-            struct kern_vec g;
-            if (p.flow[i] == TAPE_STOP || x->kind != TAPE_PARAM)
-                continue;
-            g = place_of(&row, &p.step, i);
-            TAPE_TRY(kern_zero(g.buf, g.at * sizeof(float), x->shape.elements * sizeof(float)));
-        }
-        TAPE_TRY(tape_step_back(&row, &p.step));
-        for (size_t i = 0; i < p.step.in_count; i++)
-            if (is_own(r->tape, many, i))
-                TAPE_TRY(kern_square_sum(square, place_of(&row, &p.step, i),
-                                         tensor(one, p.step.in[i])->shape.elements));
+    for (size_t i = 0; i < r->tape->rows; i++) {
+        struct kern_vec square = {squares.buf, squares.at + i};
+        struct tape_run row = row_run(r, one, spare, i);
+        TAPE_TRY(row_back(&row, &p));
+        for (size_t k = 0; k < p.step.in_count; k++)
+            if (is_own(r->tape, many, k))
+                TAPE_TRY(kern_square_sum(square, place_of(&row, &p.step, k),
+                                         tensor(one, p.step.in[k])->shape.elements));
+    }
+    return KERN_OK;
+}
+
+/* The parameter that a tensor is, turned or in another shape. */
+static const struct tape_tensor *source(const struct tape *t, size_t at) {
+    while (tensor(t, at)->kind != TAPE_PARAM) {
+        size_t i = 0;
+        while (t->steps[i].out[0] != at)
+            i++;
+        at = t->steps[i].in[0];
+    }
+    return tensor(t, at);
+}
+
+/* Where the operand's gradients of the rows are added up. What is turned first has one place for
+ * each row's and for the sum: the sum is made in the parameter's spare place. */
+static struct kern_vec sum_at(const struct tape_run *r, const struct tape_step *s, size_t i,
+                              struct kern_buf *spare) {
+    if (tensor(r->tape, s->in[i])->kind == TAPE_PARAM)
+        return tape_grad_at(r, s->in[i]);
+    return (struct kern_vec){spare, source(r->tape, s->in[i])->place};
+}
+
+/* Row by row, each times its factor. */
+static enum kern_status row_sums(struct tape_run *r, const struct tape *one, size_t at,
+                                 struct kern_buf *spare, const float *factors) {
+    const struct tape_step *s = &r->tape->steps[at];
+    struct part p;
+
+    take_part(r->tape, s, &one->steps[at], true, &p);
+    for (size_t k = 0; k < s->in_count; k++) {
+        struct kern_vec sum;
+        if (!is_own(r->tape, s, k) || tensor(r->tape, s->in[k])->kind == TAPE_PARAM)
+            continue;
+        sum = sum_at(r, s, k, spare);
+        TAPE_TRY(kern_zero(sum.buf, sum.at * sizeof(float),
+                           tensor(r->tape, s->in[k])->shape.elements * sizeof(float)));
+    }
+    for (size_t i = 0; i < r->tape->rows; i++) {
+        struct tape_run row = row_run(r, one, spare, i);
+        if (factors[i] == 0.0f)
+            continue;
+        TAPE_TRY(row_back(&row, &p));
+        for (size_t k = 0; k < s->in_count; k++)
+            if (is_own(r->tape, s, k))
+                TAPE_TRY(kern_axpby(sum_at(r, s, k, spare), place_of(&row, &p.step, k),
+                                    tensor(r->tape, s->in[k])->shape.elements, factors[i], 1.0f));
+    }
+    for (size_t k = 0; k < s->in_count; k++) {
+        struct kern_vec sum, to;
+        if (!is_own(r->tape, s, k) || tensor(r->tape, s->in[k])->kind == TAPE_PARAM)
+            continue;
+        sum = sum_at(r, s, k, spare);
+        to = tape_grad_at(r, s->in[k]);
+        TAPE_TRY(kern_copy(to.buf, to.at * sizeof(float), sum.buf, sum.at * sizeof(float),
+                           tensor(r->tape, s->in[k])->shape.elements * sizeof(float)));
     }
     return KERN_OK;
 }
@@ -505,31 +580,38 @@ enum tier_status tape_back_norms(struct tape_run *run, const struct tape *one,
     return TIER_OK;
 }
 
-static enum kern_status sums_of(struct tape_run *r, const struct tape_step *s,
-                                struct kern_vec factors) {
+static enum kern_status sums_of(struct tape_run *r, const struct tape *one, size_t at,
+                                struct kern_buf *spare, struct kern_vec factors,
+                                const float *each_factor) {
+    const struct tape_step *s = &r->tape->steps[at];
     const struct tape_tensor *y = tape_out(r, s);
     struct kern_vec dy = tape_grad_at(r, s->out[0]);
     struct kern_nd nd = {.rank = 2, .dims = {r->tape->rows, y->shape.elements / r->tape->rows}};
     const kern_strides each = {1, 0};
     kern_strides dense;
+    struct ghost g;
     struct part p;
 
     if (y->fixed) /* of all rows already */
         return tape_step_back(r, s);
+    if (!find_ghost(r->tape, s, &g))
+        return row_sums(r, one, at, spare, each_factor);
     kern_nd_dense(&nd, dense);
     TAPE_TRY(kern_nd_binary(KERN_MUL, dy, dy, dense, factors, each, &nd));
     take_part(r->tape, s, s, true, &p);
     return tape_step_back(r, &p.step);
 }
 
-enum tier_status tape_back_sums(struct tape_run *run, struct kern_vec factors) {
+enum tier_status tape_back_sums(struct tape_run *run, const struct tape *one,
+                                struct kern_buf *spare, struct kern_vec factors,
+                                const float *each_factor) {
     const struct tape *t = run->tape;
 
     for (size_t i = t->step_count; i-- > 0;) {
         const struct tape_step *s = &t->steps[i];
         if (!tape_flows_any(s) || !has_own(t, s))
             continue;
-        enum kern_status st = sums_of(run, s, factors);
+        enum kern_status st = sums_of(run, one, i, spare, factors, each_factor);
         if (st != KERN_OK)
             return tape_kern_fail(t->dev, st, s->name, run->err);
     }

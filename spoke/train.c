@@ -466,6 +466,24 @@ static enum tier_status sum_gradients(struct crew *c) {
     return st == KERN_OK ? TIER_OK : group_failed(c, st, "summing gradients");
 }
 
+/* The model holds no number that is not finite. With sample_clip that is what a training that
+ * diverged is known by: the losses tell of single rows, the model of noised sums alone. */
+static enum tier_status model_is_finite(struct trainer *t, bool *out) {
+    struct kern_vec squares = {t->step_loss, 0}, w = spoke_net_params(t->net);
+    size_t count;
+    const struct spoke_stretch *stretches = spoke_net_stretches(t->net, &count);
+    float sum = 0;
+
+    KERN_TRY(t, "clearing the norm", kern_zero(t->step_loss, 0, sizeof sum));
+    for (size_t i = 0; i < count; i++)
+        KERN_TRY(t, "the model's norm",
+                 kern_square_sum(squares, (struct kern_vec){w.buf, w.at + stretches[i].at},
+                                 stretches[i].n));
+    KERN_TRY(t, "reading the model's norm", kern_download(&sum, t->step_loss, 0, sizeof sum));
+    *out = isfinite(sum);
+    return TIER_OK;
+}
+
 static enum tier_status collect_loss(struct crew *c, uint64_t step) {
     struct kern_vec all[KERN_GROUP_RANKS_MAX] = {{NULL, 0}};
     float loss[KERN_GROUP_RANKS_MAX] = {0};
@@ -490,12 +508,15 @@ static enum tier_status collect_loss(struct crew *c, uint64_t step) {
         return group_failed(c, st, "reading the loss");
     for (size_t i = 0; i < c->t[0].replicas; i++)
         sum += (double)loss[i];
-    if (!isfinite(sum))
+    bool finite = isfinite(sum);
+    if (c->draws)
+        TIER_TRY(model_is_finite(&c->t[0], &finite));
+    if (!finite)
         return tier_fail(c->err, TIER_EPLAN,
-                         "training diverged: the loss is not finite at step %" PRIu64
+                         "training diverged: the %s is not finite at step %" PRIu64
                          "; lower lr, now %g",
-                         step, (double)c->t[0].recipe->lr);
-    c->loss_sum += sum;
+                         c->draws ? "model" : "loss", step, (double)c->t[0].recipe->lr);
+    c->loss_sum += isfinite(sum) ? sum : 0;
     return TIER_OK;
 }
 

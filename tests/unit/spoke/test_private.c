@@ -230,6 +230,34 @@ Test(spoke_private, no_row_moves_a_step_by_more_than_the_clip) {
     }
 }
 
+Test(spoke_private, a_row_that_is_not_finite_trains_nothing_and_fails_nothing) {
+    static const float bad[] = {INFINITY, NAN, 3e38f};
+    struct spoke_recipe r = private;
+    float *x = (float *)(uintptr_t)spoke_data_x(data, SPOKE_TRAIN); /* this test's own table */
+    r.sample_noise = 1;
+    r.steps = 30;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        float w[3];
+        x[0] = bad[i];
+        x[1] = -bad[i];
+        struct spoke_train_stats stats = train(&r, w);
+        cr_expect(isfinite(stats.loss_mean), "%g", (double)bad[i]);
+        for (int k = 0; k < 3; k++)
+            cr_expect(isfinite(w[k]), "%g: parameter %d", (double)bad[i], k);
+    }
+}
+
+Test(spoke_private, a_training_that_diverges_is_known_by_its_model) {
+    struct spoke_recipe r = private;
+    static const float start[3];
+    r.lr = 3e38f;
+    r.sample_noise = 10;
+    r.steps = 5;
+    cr_assert(eq(int, spoke_net_set(net, start, &err), TIER_OK));
+    cr_expect(eq(int, spoke_train(net, data, &r, 1, NULL, &err), TIER_EPLAN));
+    cr_expect(strstr(err.text, "the model is not finite") != NULL, "%s", err.text);
+}
+
 Test(spoke_private, replicas_add_the_noise_once) {
     const struct spoke_objective objective = spoke_objective_plain(SPOKE_LOSS_BCE);
     static const float start[3] = {0.3f, -0.2f, 0.1f};

@@ -300,6 +300,123 @@ Test(spoke_samples, no_sum_is_longer_than_rows_times_the_clipping_norm) {
     close_model(&m);
 }
 
+/* x[N,2,8] -> a = x w; of all its numbers one logit, whose gradient at the second place is that at
+ * the first times -(1 + apart): the places' parts of w's gradient cancel. */
+static struct model places_model(float scale, float apart) {
+    static const int64_t row[] = {2, 8}, flat[] = {0, 16}, one[] = {1};
+    static const float zeros[4], target[] = {0.5f, 0.5f, 0.5f, 0.5f};
+    static struct onnx_msg graph, file;
+    struct model m = {.rows = 4};
+    float w[64], v[16], x[64];
+    graph.n = 0;
+    onnx_add_rows(&graph, 11, "x", 2, row, 1);
+    onnx_add_rows(&graph, 12, "y", 1, one, 1);
+    for (int i = 0; i < 64; i++) {
+        w[i] = sinf((float)(3 * i + 1)) / scale;
+        x[i] = scale * sinf((float)(3 * (i / 16) + i % 8 + 1)); /* both places alike */
+    }
+    for (int i = 0; i < 8; i++) {
+        v[i] = scale * cosf((float)(2 * i));
+        v[8 + i] = -v[i] * (1 + apart);
+    }
+    onnx_add_tensor(&graph, "w", 8, 8, w);
+    onnx_add_tensor(&graph, "v", 16, 1, v);
+    onnx_add_tensor(&graph, "c", 1, 0, zeros);
+    onnx_add_ints(&graph, "flat", 2, flat);
+    onnx_add_node(&graph, "MatMul", "x w", "a");
+    onnx_add_node(&graph, "Reshape", "a flat", "f");
+    onnx_add_node(&graph, "Gemm", "f v c", "y");
+    onnx_model(&file, &graph, 13);
+    cr_assert(tier_graph_parse(file.b, file.n, &m.graph, &err) == TIER_OK, "%s", err.text);
+    cr_assert(spoke_net_new(dev, m.graph, SPOKE_LOSS_BCE, m.rows, &m.net, &err) == TIER_OK, "%s",
+              err.text);
+    m.elements = spoke_net_elements(m.net);
+    m.x = put(dev, x, sizeof x);
+    m.target = put(dev, target, sizeof target);
+    m.norms = put(dev, zeros, sizeof zeros);
+    m.loss = put(dev, zeros, sizeof *zeros);
+    return m;
+}
+
+/* Four rows that are one and the same move the sum by four times what each may. */
+Test(spoke_samples, no_row_adds_more_than_the_clipping_norm_where_its_places_cancel) {
+    static const float apart[] = {1e-2f, 1e-4f, 1e-6f, 1e-7f, 0};
+    for (size_t i = 0; i < 2 * sizeof apart / sizeof apart[0]; i++) {
+        struct model m = places_model(1000, apart[i / 2]);
+        float *x = fetch(m.x, 64);
+        for (int r = 0; r < 4; r++)
+            for (int k = 0; k < 16; k++)
+                x[16 * r + k] = x[k];
+        cr_assert(kern_upload(m.x.buf, 0, x, 64 * sizeof *x) == KERN_OK);
+        spoke_net_samples_force(m.net, i % 2 == 0);
+        cr_assert(samples(&m, 1) == TIER_OK, "%s", err.text);
+        cr_expect(eq(sz, spoke_net_samples_at_once(m.net), i % 2 == 0 ? 4 : 1));
+        float *sum = fetch(spoke_net_grads(m.net), m.elements);
+        double got = norm(sum, NULL, m.elements);
+        cr_expect(got <= 4 * 1.001 && (got > 0 || apart[i / 2] < 1e-5f), "%g apart: %g",
+                  (double)apart[i / 2], got);
+        free(sum);
+        free(x);
+        close_drawn(&m);
+    }
+}
+
+/* Inputs whose squares are 0 in float32, and gradients that are as large as those are small. */
+Test(spoke_samples, a_norm_whose_squares_are_lost_still_cuts) {
+    static const float x[] = {1e-23f, -1e-23f, 1e-23f, 1e-23f, -1e-23f, 1e-23f};
+    static const float w[] = {1, -2, 3, 0.5f, 1e19f, -1e19f};
+    struct model m = drawn_model("MatMul x w>h;Mul h b>y");
+    cr_assert(spoke_net_set(m.net, w, &err) == TIER_OK, "%s", err.text);
+    cr_assert(kern_upload(m.x.buf, 0, x, sizeof x) == KERN_OK);
+    for (int together = 0; together < 2; together++) {
+        spoke_net_samples_force(m.net, together == 1);
+        cr_assert(samples(&m, 1e-5f) == TIER_OK, "%s", err.text);
+        cr_expect(eq(sz, spoke_net_samples_at_once(m.net), together ? 2 : 1));
+        float *sum = fetch(spoke_net_grads(m.net), m.elements);
+        double got = norm(sum, NULL, m.elements);
+        cr_expect(got > 0 && got <= 3 * 1.001e-5, "%g", got);
+        free(sum);
+    }
+    close_drawn(&m);
+}
+
+/* Of rows that have no finite gradient nothing is left: not in the sum, and not in the loss. */
+Test(spoke_samples, a_row_that_is_not_finite_adds_exactly_nothing) {
+    static const float bad[] = {200, INFINITY, NAN};
+    for (size_t i = 0; i < 2 * sizeof bad / sizeof bad[0]; i++) {
+        struct model m = drawn_model("Exp x>e;Gemm e w b>y");
+        float *x = fetch(m.x, 6), *sums[2], *losses[2];
+        spoke_net_samples_force(m.net, i % 2 == 0);
+        x[2] = bad[i / 2]; /* of the second row */
+        cr_assert(kern_upload(m.x.buf, 0, x, 6 * sizeof *x) == KERN_OK);
+        for (int without = 0; without < 2; without++) {
+            int32_t labels[] = {1, 0, 1};
+            if (without) { /* the same rows without it, each alone */
+                spoke_net_samples_force(m.net, false);
+                x[2] = x[4];
+                x[3] = x[5];
+                labels[1] = 1;
+                cr_assert(kern_upload(m.x.buf, 0, x, 6 * sizeof *x) == KERN_OK);
+                cr_assert(kern_upload(m.target.buf, 0, labels, sizeof labels) == KERN_OK);
+                m.rows = 2;
+            }
+            cr_assert(samples(&m, 1) == TIER_OK, "%s", err.text);
+            sums[without] = fetch(spoke_net_grads(m.net), m.elements);
+            losses[without] = fetch(m.loss, 1);
+        }
+        cr_expect(isfinite(*losses[1]) && *losses[0] == *losses[1], "%g, %g", (double)*losses[0],
+                  (double)*losses[1]);
+        cr_expect(memcmp(sums[0], sums[1], m.elements * sizeof(float)) == 0, "%g",
+                  (double)bad[i / 2]);
+        for (int without = 0; without < 2; without++) {
+            free(sums[without]);
+            free(losses[without]);
+        }
+        free(x);
+        close_drawn(&m);
+    }
+}
+
 Test(spoke_samples, what_is_frozen_counts_in_no_norm) {
     struct model m = open_model("mlp");
     size_t params = tier_graph_param_count(m.graph), last = params - 1;
