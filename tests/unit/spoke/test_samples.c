@@ -302,7 +302,7 @@ Test(spoke_samples, no_sum_is_longer_than_rows_times_the_clipping_norm) {
 
 /* x[N,2,8] -> a = x w; of all its numbers one logit, whose gradient at the second place is that at
  * the first times -(1 + apart): the places' parts of w's gradient cancel. */
-static struct model places_model(float scale, float apart) {
+static struct model places_model(float scale, float apart, bool turned) {
     static const int64_t row[] = {2, 8}, flat[] = {0, 16}, one[] = {1};
     static const float zeros[4], target[] = {0.5f, 0.5f, 0.5f, 0.5f};
     static struct onnx_msg graph, file;
@@ -323,7 +323,9 @@ static struct model places_model(float scale, float apart) {
     onnx_add_tensor(&graph, "v", 16, 1, v);
     onnx_add_tensor(&graph, "c", 1, 0, zeros);
     onnx_add_ints(&graph, "flat", 2, flat);
-    onnx_add_node(&graph, "MatMul", "x w", "a");
+    if (turned)
+        onnx_add_node(&graph, "Transpose", "w", "t");
+    onnx_add_node(&graph, "MatMul", turned ? "x t" : "x w", "a");
     onnx_add_node(&graph, "Reshape", "a flat", "f");
     onnx_add_node(&graph, "Gemm", "f v c", "y");
     onnx_model(&file, &graph, 13);
@@ -338,11 +340,21 @@ static struct model places_model(float scale, float apart) {
     return m;
 }
 
+Test(spoke_samples, rows_of_several_places_together_give_what_each_gives_alone) {
+    for (int turned = 0; turned < 2; turned++) {
+        static const float target[] = {-1, -1, -1, -1}; /* so that no logit's gradient cancels */
+        struct model m = places_model(1, 1, turned == 1);
+        cr_assert(kern_upload(m.target.buf, 0, target, sizeof target) == KERN_OK);
+        both_ways(&m, turned ? "turned" : "as it is", 0.5f, 4);
+        close_drawn(&m);
+    }
+}
+
 /* Four rows that are one and the same move the sum by four times what each may. */
 Test(spoke_samples, no_row_adds_more_than_the_clipping_norm_where_its_places_cancel) {
     static const float apart[] = {1e-2f, 1e-4f, 1e-6f, 1e-7f, 0};
     for (size_t i = 0; i < 2 * sizeof apart / sizeof apart[0]; i++) {
-        struct model m = places_model(1000, apart[i / 2]);
+        struct model m = places_model(1000, apart[i / 2], false);
         float *x = fetch(m.x, 64);
         for (int r = 0; r < 4; r++)
             for (int k = 0; k < 16; k++)
