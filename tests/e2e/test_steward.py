@@ -300,18 +300,24 @@ class Withdrawn(unittest.TestCase):
         with Federation() as f:
             top = f.top(children_min=2)
             one = f.spoke("north-1", top)
-            f.spoke("north-2", top)
+            two = f.spoke("north-2", top)
             run = f.run(f.plan(**dict(self.PLAN, rounds=3)))
             run.wait_round(2)
-            f.wait(lambda: [e for e in one.audit("data.read") if e["data"]["round"] == 2], 20,
-                   "north-1 trains round 2")
-            steward(one, "withdraw", run.id)
+            two.freeze()  # so that the round stays open
+            try:
+                f.wait(lambda: [e for e in one.audit("data.read") if e["data"]["round"] == 2], 20,
+                       "north-1 trains round 2")
+                steward(one, "withdraw", run.id)
+                f.wait(lambda: one.audit("site.withdrawn"), 20, "north-1 has withdrawn")
+            finally:
+                two.thaw()
             run.finish()
             left = one.audit("site.withdrawn")[0]["data"]
             self.assertEqual(left["round"], 2)
             self.assertIn("training anew", left["remains"])
+            back = [e["data"]["update"] for e in top.audit("update.withdrawn")]
             counted = [e["data"]["round"] for e in top.audit("update.counted")
-                       if e["data"]["child"] == "north-1"]
+                       if e["data"]["child"] == "north-1" and e["data"]["update"] not in back]
             self.assertEqual(counted, [1])
 
 
