@@ -15,9 +15,11 @@
  *   [SQUARES]  of round(t^2 * 2^24), numbers only
  *   [CELLS...] how many values are in each cell: the range in equal parts, the last with its end
  *
- * Small cells: a count above 0 and below the minimum tells of persons. Rows of such a cell are left
- * out of all of the column's figures at the hospital, before anything travels, so that no
- * difference of two figures gives them back.
+ * Small cells: a count above 0 and below the minimum, the plan's or the hospital's own, tells of
+ * persons. Rows of such a cell are left out of all of the column's figures at the hospital, before
+ * anything travels, so that no difference of two figures of that column gives them back. What stays
+ * to be had: rows of two columns differ by what was left out of each, and two runs by who came
+ * between them.
  *
  * Threads: pure functions.
  */
