@@ -33,7 +33,7 @@ static void tear_down(void) {
     cr_assert(system(command) == 0);
 }
 
-TestSuite(hub_attacks, .init = set_up, .fini = tear_down, .timeout = 280);
+TestSuite(hub_attacks, .init = set_up, .fini = tear_down);
 
 static struct attack_accuracy accuracy_of(struct tier_plan_merge merge, enum attack attack,
                                           size_t attackers) {
