@@ -3,6 +3,7 @@
  * A run at a hub: who takes part, which round is open, what its parent wants. The top wants a round
  * itself; any other hub is asked for one by its parent. From there on both do the same.
  */
+#include "hub/contributor.h"
 #include "hub/run_private.h"
 #include "hub/work.h"
 #include "tier/content.h"
@@ -161,6 +162,7 @@ static void begin_round(struct hub_run *run) {
     } else {
         tier_round_init(&run->round, run->wanted_round, &rules);
     }
+    run->screened = (struct tier_hash){{0}};
     run->base_model = run->wanted.model;
     if (!tier_hash_equal(&run->base_delta, &run->wanted.delta))
         tier_delta_delete(run->hub->home.models_dir, &run->base_delta);
@@ -175,6 +177,8 @@ static void begin_round(struct hub_run *run) {
         else if (run->children[i].accepted && now == TIER_CHILD_NONE)
             tier_round_restore_child(&run->round, i, TIER_CHILD_EXPECTED, NULL, 0,
                                      run->round.number);
+        if (hub_contributor_is_out(run, i))
+            tier_round_keep_out(&run->round, i, true);
         if (hub_run_child_round(run, i) != run->round.number)
             continue;
         run->children[i].phase[0] = '\0';
@@ -389,6 +393,8 @@ void hub_run_free(struct hub_run *run) {
     tier_timer_free(run->retry);
     tier_round_release(&run->round);
     tier_manifest_free(run->manifest);
+    for (size_t i = 0; i < run->child_count; i++)
+        free(run->children[i].record);
     free(run->children);
     free(run->plan_text);
     free(run->signature);

@@ -61,6 +61,7 @@ struct tier_config_hub {
     int retain;                                       /* enum tier_retain */
     int durability;                                   /* enum tier_durability */
     uint64_t retain_updates_days, retain_models_days; /* beyond the commit (tier/retain.h) */
+    uint64_t retain_quarantine_days;                  /* of updates in quarantine, likewise */
     uint64_t retain_max_gb;
     char fold_devices[64]; /* as tier_fold_devices_open takes it */
 };
