@@ -528,8 +528,8 @@ static void take_look(const struct hub_run *run, struct job *job) {
     if (job->kind != JOB_SCREEN)
         return;
     job->limits = tier->screen;
-    job->screened = need(calloc(job->count, sizeof *job->screened));
-    struct tier_hash *ids = need(malloc(job->count * sizeof *ids));
+    job->screened = need(calloc(job->count + 1, sizeof *job->screened));
+    struct tier_hash *ids = need(malloc((job->count + 1) * sizeof *ids));
     memcpy(ids, job->inputs, job->count * sizeof *ids);
     tier_screen_set(ids, job->count, &job->set);
     free(ids);
