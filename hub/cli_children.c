@@ -29,13 +29,13 @@ static json_t *contributor_json(const struct tier_console_contributor *c) {
 
     if (!tier_hash_is_zero(&c->update))
         tier_hash_hex(&c->update, hex);
-    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:I, s:I, s:b, s:I, s:s, s:s}",
+    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:s, s:I, s:I, s:b, s:I, s:s, s:s}",
                      "child", c->name, "updates", (json_int_t)c->updates, "weight",
                      (json_int_t)c->weight, "bytes", (json_int_t)c->bytes, "rounds",
                      (json_int_t)c->shares, "share", c->share, "error", c->error, "without",
-                     c->without, "quarantined", (json_int_t)c->quarantined, "strikes",
-                     (json_int_t)c->strikes, "out", (int)c->out, "round", (json_int_t)c->round,
-                     "update", hex, "reason", c->why);
+                     c->without, "utility", c->utility, "quarantined", (json_int_t)c->quarantined,
+                     "strikes", (json_int_t)c->strikes, "out", (int)c->out, "round",
+                     (json_int_t)c->round, "update", hex, "reason", c->why);
 }
 
 static int print_json(const struct tier_console_contributors *all, bool quarantine) {
@@ -62,8 +62,8 @@ static void print_contribution(const struct tier_console_contributors *all) {
         else
             printf(" %9s %9s %9s\n", "-", "-", "-");
     }
-    printf("share, without: of a round, in the mean; utility: how near a coalition's mean comes to "
-           "the round's (distance-to-mean)\n");
+    printf("share, without: of a round, in the mean; of the utility %s\n",
+           all->count > 0 ? all->item[0].utility : "(none)");
 }
 
 static void print_quarantine(const struct tier_console_contributors *all) {

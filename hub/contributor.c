@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "hub/contributor.h"
+#include "hub/appraise.h"
 #include "hub/run_private.h"
 #include "hub/work.h"
 #include "tier/log.h"
@@ -53,6 +54,8 @@ static json_t *row_of(const struct hub_contributor *c) {
     json_object_set_new(o, "share", real(c->counted.share));
     json_object_set_new(o, "variance", real(c->counted.variance));
     json_object_set_new(o, "without", real(c->counted.without));
+    json_object_set_new(o, "by_loss", json_boolean(c->counted.by_loss));
+    json_object_set_new(o, "folded_by_loss", json_boolean(c->folded.by_loss));
     set_count(o, "folded", c->folded.round);
     set_count(o, "folded_weight", c->folded.it.weight);
     set_count(o, "folded_bytes", c->folded.it.bytes);
@@ -66,6 +69,8 @@ static json_t *row_of(const struct hub_contributor *c) {
     json_object_set_new(o, "update", json_string(tier_hash_hex(&c->update, hex)));
     json_object_set_new(o, "norm", real(c->norm));
     json_object_set_new(o, "cosine", real(c->cosine));
+    json_object_set_new(o, "loss", real(c->loss));
+    json_object_set_new(o, "failed_by_loss", json_boolean(c->by_loss));
     json_object_set_new(o, "why", json_string(c->why));
     return o;
 }
@@ -81,6 +86,8 @@ static void read_row(const json_t *o, struct hub_contributor *c) {
     c->counted.share = real_of(o, "share");
     c->counted.variance = real_of(o, "variance");
     c->counted.without = real_of(o, "without");
+    c->counted.by_loss = json_is_true(json_object_get(o, "by_loss"));
+    c->folded.by_loss = json_is_true(json_object_get(o, "folded_by_loss"));
     c->folded.round = count_of(o, "folded");
     c->folded.it.weight = count_of(o, "folded_weight");
     c->folded.it.bytes = count_of(o, "folded_bytes");
@@ -95,6 +102,8 @@ static void read_row(const json_t *o, struct hub_contributor *c) {
         c->update = (struct tier_hash){{0}};
     c->norm = real_of(o, "norm");
     c->cosine = real_of(o, "cosine");
+    c->loss = real_of(o, "loss");
+    c->by_loss = json_is_true(json_object_get(o, "failed_by_loss"));
     snprintf(c->why, sizeof c->why, "%s", why ? why : "");
 }
 
@@ -109,7 +118,7 @@ struct hub_contributor *hub_contributor_load(const struct hub_run *run, const ch
     struct hub_contributor *c = calloc(1, sizeof *c);
     if (!c)
         abort();
-    c->norm = c->cosine = NAN;
+    c->norm = c->cosine = c->loss = NAN;
     enum tier_status st =
         tier_journal_kv_get(run->hub->home.journal, key_of(run, child, key), &blob, &err);
     if (st == TIER_OK && !(row = json_loadb((const char *)blob.data, blob.bytes, 0, NULL)))
@@ -155,14 +164,18 @@ bool hub_contributor_is_out(const struct hub_run *run, uint32_t child) {
     return c && c->out;
 }
 
+static const char *utility_text(bool by_loss) {
+    return by_loss ? HUB_APPRAISE_UTILITY : TIER_CONTRIBUTION_UTILITY;
+}
+
 static void say_shares(struct hub_run *run, uint32_t child, const struct tier_contribution *it,
-                       bool exact) {
+                       bool exact, bool by_loss) {
     const struct hub_child *who = &run->children[child];
     bool known = isfinite(it->share);
 
     hub_audit(run->hub, "update.contributed", "h:run", &run->id, "u:round", run->round.number,
               "s:child", who->name, "h:update", &tier_round_child(&run->round, child)->update,
-              "u:weight", it->weight, "u:bytes", it->bytes, "s:utility", TIER_CONTRIBUTION_UTILITY,
+              "u:weight", it->weight, "u:bytes", it->bytes, "s:utility", utility_text(by_loss),
               "s:method", exact ? "exact" : "sampled", "b:known", (int)known, "d:share",
               known ? it->share : 0, "d:error", known ? it->error : 0, "d:without",
               known ? it->without : 0);
@@ -170,7 +183,7 @@ static void say_shares(struct hub_run *run, uint32_t child, const struct tier_co
 
 void hub_contributors_folded(struct hub_run *run, const uint32_t *children,
                              const struct tier_contribution *shares, size_t count, bool exact,
-                             const struct tier_err *why) {
+                             bool by_loss, const struct tier_err *why) {
     struct tier_journal *j = run->hub->home.journal;
     struct tier_err err = {0};
 
@@ -189,6 +202,7 @@ void hub_contributors_folded(struct hub_run *run, const uint32_t *children,
             continue;
         c->folded.round = run->round.number;
         c->folded.it = shares[k];
+        c->folded.by_loss = by_loss;
         st = hub_contributor_put(run, children[k], &err);
     }
     if (st == TIER_OK)
@@ -198,7 +212,7 @@ void hub_contributors_folded(struct hub_run *run, const uint32_t *children,
         return;
     }
     for (size_t k = 0; k < count; k++)
-        say_shares(run, children[k], &shares[k], exact);
+        say_shares(run, children[k], &shares[k], exact, by_loss);
 }
 
 static void take_shares(struct hub_contributor *c, uint64_t round) {
@@ -206,6 +220,11 @@ static void take_shares(struct hub_contributor *c, uint64_t round) {
 
     if (c->folded.round != round)
         return;
+    if (c->folded.by_loss != c->counted.by_loss) { /* nothing to add to one another */
+        c->counted.by_loss = c->folded.by_loss;
+        c->counted.shares = 0;
+        c->counted.share = c->counted.variance = c->counted.without = 0;
+    }
     c->counted.bytes += it->bytes;
     if (isfinite(it->share)) {
         c->counted.share += it->share;
@@ -281,42 +300,44 @@ enum tier_status hub_contributor_pardon(struct hub_run *run, const char *child, 
 
 /* ---- for the console ---- */
 
+static void view_of(const struct hub_child *child, struct tier_console_contributor *v) {
+    const struct hub_contributor *c = child->record;
+
+    memcpy(v->name, child->name, sizeof v->name);
+    v->updates = c->counted.updates;
+    v->weight = c->counted.weight;
+    v->bytes = c->counted.bytes;
+    v->shares = c->counted.shares;
+    v->share = c->counted.share;
+    v->error = sqrt(c->counted.variance);
+    v->without = c->counted.without;
+    snprintf(v->utility, sizeof v->utility, "%s", utility_text(c->counted.by_loss));
+    v->quarantined = c->quarantined;
+    v->strikes = c->strikes;
+    v->out = c->out;
+    v->round = c->round;
+    v->update = c->update;
+    snprintf(v->why, sizeof v->why, "%s", c->why);
+}
+
 enum tier_status hub_contributors_view(const struct hub_run *run,
                                        struct tier_console_contributors *out,
                                        struct tier_err *err) {
-    size_t n = run->child_count;
-
     if (!hub_contributors_on(run))
         return tier_fail(err, TIER_EARG,
                          "run %.12s keeps nothing of single children at this tier: a plan with "
                          "tiers screen or contribution does",
                          run->hex);
-    n = n < TIER_CONSOLE_CHILDREN_MAX ? n : TIER_CONSOLE_CHILDREN_MAX;
     *out = (struct tier_console_contributors){.run = run->id, .total = (uint32_t)run->child_count};
     memcpy(out->name, run->plan.name, sizeof out->name);
-    out->item = calloc(n + 1, sizeof *out->item);
+    out->item = calloc(TIER_CONSOLE_CONTRIBUTORS_MAX, sizeof *out->item);
     if (!out->item)
-        return tier_fail(err, TIER_ENOMEM, "no memory for %zu children", n);
-    for (uint32_t i = 0; i < n; i++) {
-        struct tier_console_contributor *v = &out->item[out->count];
-        const struct hub_contributor *c = run->children[i].record;
-        if (!c)
-            continue;
-        memcpy(v->name, run->children[i].name, sizeof v->name);
-        v->updates = c->counted.updates;
-        v->weight = c->counted.weight;
-        v->bytes = c->counted.bytes;
-        v->shares = c->counted.shares;
-        v->share = c->counted.share;
-        v->error = sqrt(c->counted.variance);
-        v->without = c->counted.without;
-        v->quarantined = c->quarantined;
-        v->strikes = c->strikes;
-        v->out = c->out;
-        v->round = c->round;
-        v->update = c->update;
-        snprintf(v->why, sizeof v->why, "%s", c->why);
-        out->count++;
-    }
+        return tier_fail(err, TIER_ENOMEM, "no memory for a list of children");
+    for (int calm = 0; calm < 2; calm++) /* whoever is to be looked at is in the list */
+        for (size_t i = 0; i < run->child_count; i++) {
+            const struct hub_contributor *c = run->children[i].record;
+            if (c && (c->quarantined == 0) == calm && out->count < TIER_CONSOLE_CONTRIBUTORS_MAX)
+                view_of(&run->children[i], &out->item[out->count++]);
+        }
     return TIER_OK;
 }

@@ -19,9 +19,11 @@ struct hub_contributor {
     struct {
         uint64_t updates, weight, bytes;
         uint64_t shares;                 /* rounds whose contributions are in the sums below */
+        bool by_loss;                    /* of the hub's own data (hub/appraise.h) */
         double share, variance, without; /* tier/contribution.h */
     } counted;                           /* in published results */
     struct {
+        bool by_loss;
         uint64_t round; /* 0: none */
         struct tier_contribution it;
     } folded; /* of the round that is not committed yet */
@@ -31,7 +33,8 @@ struct hub_contributor {
     bool out;
     uint64_t round; /* of the last that went into quarantine, and what is known of it: */
     struct tier_hash update;
-    double norm, cosine; /* NAN: none */
+    double norm, cosine, loss; /* NAN: none */
+    bool by_loss;              /* that it failed */
     char why[TIER_REASON_LEN_MAX + 1];
 };
 
@@ -56,7 +59,7 @@ bool hub_contributor_is_out(const struct hub_run *run, uint32_t child);
  */
 void hub_contributors_folded(struct hub_run *run, const uint32_t *children,
                              const struct tier_contribution *shares, size_t count, bool exact,
-                             const struct tier_err *why);
+                             bool by_loss, const struct tier_err *why);
 /* The round is committed, and counted: its children's sums, and the strikes of those that passed.
  * In the caller's transaction. */
 enum tier_status hub_contributors_commit(struct hub_run *run, struct tier_err *err);

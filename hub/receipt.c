@@ -146,7 +146,9 @@ static void audit_refusal(struct hub_run *run, const struct tier_round_action *a
                   child->name, "h:update", &a->update, "s:reason", a->reason, "h:set",
                   &run->screened, "d:norm", isfinite(child->record->norm) ? child->record->norm : 0,
                   "d:cosine", isfinite(child->record->cosine) ? child->record->cosine : 0,
-                  "u:strikes", child->record->strikes, "b:out", (int)child->record->out);
+                  "b:by_loss", (int)child->record->by_loss, "d:loss",
+                  isfinite(child->record->loss) ? child->record->loss : 0, "u:strikes",
+                  child->record->strikes, "b:out", (int)child->record->out);
     else
         hub_audit(run->hub, "update.refused", "h:run", &run->id, "u:round", round, "s:child",
                   child->name, "h:update", &a->update, "s:reason", a->reason);

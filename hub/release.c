@@ -191,8 +191,8 @@ static void drop_unfinished(struct hub_run *run) {
     for (uint32_t i = 0; i < run->round.count; i++) {
         enum tier_round_child_state now = tier_round_child(&run->round, i)->state;
         bool goes_on = run->state == HUB_RUN_OPEN && hub_run_still_at_work(run, i);
-        bool kept = now == TIER_CHILD_SEALED || now == TIER_CHILD_FOLDED ||
-                    now == TIER_CHILD_QUARANTINED;
+        bool kept =
+            now == TIER_CHILD_SEALED || now == TIER_CHILD_FOLDED || now == TIER_CHILD_QUARANTINED;
         if (!kept && !goes_on)
             hub_work_abandon(run, i);
     }

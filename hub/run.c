@@ -5,6 +5,7 @@
  */
 #include "hub/contributor.h"
 #include "hub/run_private.h"
+#include "hub/validation.h"
 #include "hub/work.h"
 #include "tier/content.h"
 #include "tier/log.h"
@@ -413,6 +414,11 @@ enum tier_status hub_run_find_rule(struct hub_run *run, struct tier_err *err) {
                          "the plan merges by the rule %s, which this hub does not have: its "
                          "operator would load it with merge_plugins",
                          tier_plan_rule_text(merge));
+    if (tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->screen.loss > 0 &&
+        !hub_validation_has(run->hub->config))
+        return tier_fail(err, TIER_EPLAN,
+                         "the plan screens updates by the loss on this hub's own data, and its "
+                         "operator has named none (validation.data)");
     return TIER_OK;
 }
 

@@ -54,6 +54,8 @@ static void strike(struct hub_run *run, uint32_t child, const struct tier_screen
     c->update = tier_round_child(&run->round, child)->update;
     c->norm = s->norm;
     c->cosine = s->cosine;
+    c->loss = s->loss;
+    c->by_loss = s->by_loss;
     if (c->out)
         snprintf(c->why, sizeof c->why,
                  "%s; after %" PRIu64 " rounds in a row the child takes no part until an operator "
@@ -86,7 +88,8 @@ void hub_screen_done(struct hub_run *run, const struct tier_hash *set, const uin
     run->screened = *set;
     hub_audit(run->hub, "round.screened", "h:run", &run->id, "u:round", run->round.number,
               "u:updates", (uint64_t)count, "u:failed", failed, "h:set", set, "d:norm",
-              isfinite(figures->norm) ? figures->norm : 0);
+              isfinite(figures->norm) ? figures->norm : 0, "b:appraised",
+              (int)isfinite(figures->loss), "d:loss", isfinite(figures->loss) ? figures->loss : 0);
     if (figures->looked_at < TIER_SCREEN_UPDATES_MIN)
         tier_log_warn("run %.12s round %" PRIu64 ": %zu updates are too few to be screened",
                       run->hex, run->round.number, figures->looked_at);

@@ -5,6 +5,7 @@
  * the process was promised to nobody. The disk is waited for where a round commits and where a run
  * ends; what a machine's crash takes from before that, the children still hold.
  */
+#include "hub/appraise.h"
 #include "hub/contributor.h"
 #include "hub/receipt.h"
 #include "hub/run_private.h"
@@ -88,7 +89,8 @@ struct job {
     uint64_t permutations;            /* of contributions; 0: none are asked for */
     struct tier_contribution *shares; /* of inputs */
     struct tier_err no_shares;        /* why there are none */
-    bool exact;
+    bool exact, appraises;            /* by the hub's own data */
+    struct tier_hash plan, graph;
     struct tier_task_figures figures;
     enum tier_status st;
     struct tier_err err;
@@ -141,8 +143,19 @@ static enum tier_status screen_job(struct job *job) {
         .threads = job->threads,
         .memory_bytes =
             at_least(job->memory_bytes, tier_screen_memory_min(job->manifest, job->count))};
+    const struct tier_fold fold = {.spool = job->hub->home.spool,
+                                   .manifest = job->manifest,
+                                   .run = job->run_id,
+                                   .round = job->round,
+                                   .base_model = job->base,
+                                   .threads = job->threads,
+                                   .memory_bytes = job->memory_bytes};
+    const struct hub_validation_of of = {&job->hub->home, &fold, job->plan, job->graph};
     enum tier_status st = tier_screen_run(&screen, job->screened, &job->alike, &job->err);
 
+    if (st == TIER_OK && job->limits.loss > 0)
+        st = hub_appraise_screen(&of, &job->limits, job->inputs, job->count, job->screened,
+                                 &job->alike, &job->err);
     find_damage(job, st);
     return st;
 }
@@ -152,8 +165,13 @@ static void share_out(struct job *job, struct tier_fold *fold) {
     fold->memory_bytes =
         at_least(fold->memory_bytes, tier_contribution_memory_min(fold->manifest, fold->count));
     job->shares = need(calloc(job->count, sizeof *job->shares));
-    if (tier_contribution_run(fold, job->permutations, job->shares, &job->exact, &job->no_shares) ==
-        TIER_OK)
+    const struct hub_validation_of of = {&job->hub->home, fold, job->plan, job->graph};
+    enum tier_status st = job->appraises
+                              ? hub_appraise_shares(&of, job->permutations, &job->result,
+                                                    job->shares, &job->exact, &job->no_shares)
+                              : tier_contribution_run(fold, job->permutations, job->shares,
+                                                      &job->exact, &job->no_shares);
+    if (st == TIER_OK)
         return;
     free(job->shares);
     job->shares = NULL;
@@ -284,7 +302,7 @@ static void fold_succeeded(struct hub_run *run, const struct job *job) {
         hub_audit(run->hub, "round.folded", "h:run", &run->id, "u:round", job->round, "u:updates",
                   (uint64_t)job->count, "h:update", &job->result);
     hub_contributors_folded(run, job->children, job->shares, job->child_count, job->exact,
-                            job->permutations > 0 ? &job->no_shares : NULL);
+                            job->appraises, job->permutations > 0 ? &job->no_shares : NULL);
     hub_work_step(run, &e);
 }
 
@@ -523,6 +541,9 @@ static void take_stale(const struct hub_run *run, struct job *job) {
 static void take_look(const struct hub_run *run, struct job *job) {
     const struct tier_plan_tier *tier = tier_plan_tier_of(&run->plan, hub_is_top(run->hub));
 
+    tier_hash_data(run->plan_text, run->plan_bytes, &job->plan);
+    tier_hash_parse(run->plan.model_sha256, &job->graph);
+    job->appraises = hub_validation_has(run->hub->config);
     if (job->kind == JOB_FOLD && tier_task_trains(&run->plan, job->round))
         job->permutations = tier->contribution.permutations;
     if (job->kind != JOB_SCREEN)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "spoke/access.h"
+#include "spoke/appraise.h"
 #include "spoke/budget.h"
 #include "spoke/check.h"
 #include "spoke/member.h"
@@ -48,6 +49,8 @@ int main(int argc, char **argv) {
         return spoke_check_main(argc - 1, argv + 1, stdout, stderr);
     if (argc > 1 && strcmp(argv[1], "budget") == 0)
         return spoke_budget_main(argc - 1, argv + 1, stdout, stderr);
+    if (argc > 1 && strcmp(argv[1], "appraise") == 0)
+        return spoke_appraise_main(argc - 1, argv + 1, stdin, stdout, stderr);
     if (argc > 1 && strcmp(argv[1], "predict") == 0)
         return spoke_predict_main(argc - 1, argv + 1, stdout, stderr);
     if (argc > 1 && (strcmp(argv[1], "pending") == 0 || strcmp(argv[1], "approve") == 0 ||

@@ -15,6 +15,8 @@ static enum tier_status take_contributor(const contributor *p, struct tier_conso
                                          struct tier_err *err) {
     TIER_TRY(tier_wire_text("contributor.name", p->name, out->name, sizeof out->name, err));
     TIER_TRY(tier_wire_text("contributor.why", p->why, out->why, sizeof out->why, err));
+    TIER_TRY(
+        tier_wire_text("contributor.utility", p->utility, out->utility, sizeof out->utility, err));
     if (!isfinite(p->share) || !isfinite(p->error) || !isfinite(p->without))
         return tier_fail(err, TIER_EPROTO, "contributor %s has a share that is no number",
                          out->name);
@@ -41,10 +43,10 @@ static enum tier_status take_list(const Consilium__Console__ContributorList *p,
                          "contributors.run is not a SHA-256 in 64 lower-case hex digits");
     TIER_TRY(tier_wire_text("contributors.name", p->name, out->name, sizeof out->name, err));
     out->total = p->children_total;
-    if (p->n_children > TIER_CONSOLE_CHILDREN_MAX)
+    if (p->n_children > TIER_CONSOLE_CONTRIBUTORS_MAX)
         return tier_fail(err, TIER_EPROTO,
                          "contributors.children has %zu entries, at most %d are allowed",
-                         p->n_children, TIER_CONSOLE_CHILDREN_MAX);
+                         p->n_children, TIER_CONSOLE_CONTRIBUTORS_MAX);
     out->item = tier_wire_need(p->n_children, sizeof *out->item);
     for (size_t i = 0; i < p->n_children; i++)
         TIER_TRY(take_contributor(p->children[i], &out->item[out->count++], err));
@@ -92,6 +94,7 @@ struct tier_bytes tier_console_contributors_bytes(const struct tier_console_cont
         if (!tier_hash_is_zero(&v->update))
             one[i].update = tier_wire_hash_field(&v->update);
         one[i].why = (char *)v->why;
+        one[i].utility = (char *)v->utility;
     }
     p.run = (char *)tier_hash_hex(&c->run, run);
     p.name = (char *)c->name;

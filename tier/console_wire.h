@@ -26,8 +26,9 @@
 #define TIER_PATH_CONSOLE_CONTRIBUTORS "/consilium.console.Console/ListContributors"
 #define TIER_PATH_CONSOLE_PARDON "/consilium.console.Console/Pardon"
 
-/* At these bounds the largest RunInfo and NodeList stay within one message of the edge. */
+/* At these bounds the largest RunInfo, NodeList and ContributorList stay within one message of the edge. */
 #define TIER_CONSOLE_CHILDREN_MAX 4096
+#define TIER_CONSOLE_CONTRIBUTORS_MAX 1024
 #define TIER_CONSOLE_ROUNDS_MAX 256
 #define TIER_CONSOLE_METRICS_MAX 16
 #define TIER_CONSOLE_RUNS_MAX 512
@@ -126,6 +127,7 @@ struct tier_console_contributor {
     char name[TIER_NAME_LEN_MAX + 1];
     uint64_t updates, weight, bytes, shares;
     double share, error, without; /* finite */
+    char utility[TIER_CONSOLE_TEXT_SIZE];
     uint64_t quarantined, strikes;
     bool out;
     uint64_t round;
@@ -137,7 +139,7 @@ struct tier_console_contributors {
     char name[TIER_NAME_LEN_MAX + 1];
     uint32_t total;
     struct tier_console_contributor *item;
-    size_t count; /* at most TIER_CONSOLE_CHILDREN_MAX */
+    size_t count; /* at most TIER_CONSOLE_CONTRIBUTORS_MAX */
 };
 enum tier_status tier_console_contributors(const uint8_t *bytes, size_t n,
                                            struct tier_console_contributors *out,

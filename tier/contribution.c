@@ -122,7 +122,7 @@ static void level(const struct tier_merge_job *job, struct tier_contribution *ou
     }
 }
 
-static void seed_of(const struct tier_fold *fold, struct tier_hash *out) {
+void tier_contribution_seed(const struct tier_fold *fold, struct tier_hash *out) {
     uint8_t text[sizeof SEED_TEXT - 1 + TIER_HASH_BYTES + 8];
 
     memcpy(text, SEED_TEXT, sizeof SEED_TEXT - 1);
@@ -150,7 +150,7 @@ static enum tier_status share_out(const struct tier_merge_job *job, uint64_t per
                 out[job->inputs[i].place].without = NAN;
         goto out;
     }
-    seed_of(&job->merge->fold, &settings.seed);
+    tier_contribution_seed(&job->merge->fold, &settings.seed);
     TIER_TRY_OUT(tier_shapley_run(&utility, &settings, values, exact_out, err));
     for (size_t i = 0; i < job->count; i++) {
         struct tier_contribution *one = &out[job->inputs[i].place];

@@ -36,6 +36,8 @@ struct tier_contribution {
 };
 
 size_t tier_contribution_memory_min(const struct tier_manifest *manifest, size_t count);
+/* What random orders of a round's children are drawn from: its run and number. */
+void tier_contribution_seed(const struct tier_fold *fold, struct tier_hash *out);
 /*
  * out[fold->count], in the order of its inputs; memory_bytes at least tier_contribution_memory_min,
  * `permutations` at least 2. *exact_out: no orders were sampled. An update of weight 0 has the

@@ -148,6 +148,7 @@ static void resolve_tier(struct tier_plan_tier *out, const struct tier_plan_tier
     TAKE("retain", retain);
     TAKE("screen.norm", screen.norm);
     TAKE("screen.cosine_distance", screen.cosine_distance);
+    TAKE("screen.loss", screen.loss);
     TAKE("screen.strikes", screen.strikes);
     TAKE("contribution.permutations", contribution.permutations);
     if (out->sync == TIER_PLAN_BUFFERED && !WRITTEN("staleness_max") &&

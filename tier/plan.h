@@ -167,6 +167,7 @@ struct tier_plan_merge {
 struct tier_plan_screen {
     double norm;            /* times the median of the round's norms; 0: no limit */
     double cosine_distance; /* to the median of the round; 0: no limit */
+    double loss;            /* times the base model's on the hub's own data; 0: no limit */
     uint64_t strikes;       /* rounds in a row that keep a child out; 0: none do */
 };
 

@@ -276,6 +276,8 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
     {path ".screen.cosine_distance", TIER_KEYS_REAL, FIELD(member.screen.cosine_distance), "0.0",  \
      0, 2, NULL,                                                                                   \
      "so does one whose 1 - cosine with the updates' median is above this; 1 is a right angle"},   \
+    {path ".screen.loss", TIER_KEYS_REAL, FIELD(member.screen.loss), "0.0", 0, 1e6, NULL,          \
+     "so does one with which the loss on the hub's own data is so many times what it was; 0: none"}, \
     {path ".screen.strikes", TIER_KEYS_INT, FIELD(member.screen.strikes), "0", 0, TIER_ROUNDS_MAX, \
      NULL, "after so many rounds in a row a child stays out until pardoned; 3 where left out"},    \
     {path ".contribution.permutations", TIER_KEYS_INT, FIELD(member.contribution.permutations),    \

@@ -51,6 +51,24 @@ static void check_look(const struct tier_plan_checker *c, bool is_top, const cha
                  p->scaffold ? "local.scaffold" : "local.curvature");
 }
 
+/* What is appraised is the base and one update, as a whole model. */
+static void check_loss(const struct tier_plan_checker *c, const struct tier_plan_screen *s,
+                       const char *path) {
+    const struct tier_plan *p = c->plan;
+
+    if (!(s->loss > 0))
+        return;
+    if (p->share.count > 0 || p->keep.count > 0)
+        complain(c, path,
+                 "needs whole models, and share or keep leaves a part of each at the hospitals");
+    if (p->normalise)
+        complain(c, path,
+                 "and local.normalise exclude each other: an update is one step there, not what a "
+                 "round would come to");
+    if (p->loss == TIER_PLAN_COX)
+        complain(c, path, "is not for cox, whose loss is of a site's patients together");
+}
+
 void tier_plan_check_screen(const struct tier_plan_checker *c, const struct tier_plan_tier *tier,
                             const char *name) {
     const struct tier_plan_screen *s = &tier->screen;
@@ -62,14 +80,17 @@ void tier_plan_check_screen(const struct tier_plan_checker *c, const struct tier
         tier->contribution.permutations == top->contribution.permutations &&
         tier->retain == top->retain && tier->sync == top->sync)
         return; /* said once */
-    const char *leaf = s->norm > 0 ? "screen.norm" : "screen.cosine_distance";
+    const char *leaf = s->norm > 0              ? "screen.norm"
+                       : s->cosine_distance > 0 ? "screen.cosine_distance"
+                                                : "screen.loss";
     if (s->norm > 0 && s->norm < 1)
         complain(c, tier_plan_tier_path(c, name, "screen.norm", path, sizeof path),
                  "must be at least 1, or 0 for no limit: half of the updates are longer than their "
                  "median");
     if (s->strikes && !tier_screen_on(s))
         complain(c, tier_plan_tier_path(c, name, "screen.strikes", path, sizeof path),
-                 "needs screen.norm or screen.cosine_distance, which say what fails");
+                 "needs screen.norm, screen.cosine_distance or screen.loss, which say what fails");
+    check_loss(c, s, tier_plan_tier_path(c, name, "screen.loss", path, sizeof path));
     if (tier_screen_on(s))
         check_look(c, is_top, tier_plan_tier_path(c, name, leaf, path, sizeof path));
     if (tier->contribution.permutations)

@@ -6,6 +6,7 @@
 #include "tier/replay_private.h"
 #include "tier/audit.h"
 #include "tier/content.h"
+#include "tier/contribution.h"
 #include "tier/graph.h"
 #include "tier/home.h"
 #include "tier/merge.h"
@@ -145,6 +146,7 @@ static enum tier_status on_quarantined(struct replay *p, const json_t *data, uin
     if (!hash_of(data, "update", &one.update) || !child_of(data, one.child) || one.counted == 0 ||
         !hash_of(data, "set", &one.set))
         return line_lacks(seq, "update.quarantined", err);
+    one.by_loss = json_is_true(json_object_get(data, "by_loss"));
     if (!take_out(p->inputs, &p->input_count, &one, &was))
         return TIER_OK;
     struct replay_input *at = grown(p->aside, p->aside_count, &p->aside_room, sizeof *at, err);
@@ -163,8 +165,11 @@ static enum tier_status on_contributed(struct replay *p, const json_t *data, uin
                               .error = json_number_value(json_object_get(data, "error")),
                               .without = json_number_value(json_object_get(data, "without"))};
 
-    if (!child_of(data, one.child) || one.round == 0)
+    const char *utility = json_string_value(json_object_get(data, "utility"));
+
+    if (!child_of(data, one.child) || one.round == 0 || !utility)
         return line_lacks(seq, "update.contributed", err);
+    one.by_loss = strcmp(utility, TIER_CONTRIBUTION_UTILITY) != 0;
     struct replay_said *at = grown(p->said, p->said_count, &p->said_room, sizeof *at, err);
     if (!at)
         return err->status;

@@ -33,13 +33,14 @@ struct replay_input {
     uint64_t counted; /* the round that it counts in */
     char child[TIER_NAME_LEN_MAX + 1];
     struct tier_hash set; /* in quarantine: screened with it */
+    bool by_loss;         /* likewise: of data that nobody else has */
 };
 
 /* What the log says that a child contributed. */
 struct replay_said {
     uint64_t round;
     char child[TIER_NAME_LEN_MAX + 1];
-    bool known;
+    bool known, by_loss;
     double share, error, without;
 };
 

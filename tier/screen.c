@@ -11,7 +11,7 @@
 #include <string.h>
 
 bool tier_screen_on(const struct tier_plan_screen *limits) {
-    return limits->norm > 0 || limits->cosine_distance > 0;
+    return limits->norm > 0 || limits->cosine_distance > 0 || limits->loss > 0;
 }
 
 static struct tier_merge_shape shape_of(const struct tier_manifest *manifest, size_t count) {
@@ -86,9 +86,9 @@ enum tier_status tier_screen_run(const struct tier_screen *screen, struct tier_s
         return tier_fail(err, TIER_EARG, "%zu updates to screen in %zu bytes of memory",
                          screen->count, screen->memory_bytes);
     for (size_t i = 0; i < screen->count; i++)
-        out[i] = (struct tier_screened){.norm = NAN, .cosine = NAN};
+        out[i] = (struct tier_screened){.norm = NAN, .cosine = NAN, .loss = NAN};
     TIER_TRY_OUT(tier_merge_look(&job, err));
-    struct tier_screen_figures all = {.looked_at = job.count, .norm = NAN};
+    struct tier_screen_figures all = {.looked_at = job.count, .norm = NAN, .loss = NAN};
     if (job.count >= TIER_SCREEN_UPDATES_MIN) {
         job.shape = shape_of(screen->manifest, job.count);
         job.memory_bytes = screen->memory_bytes - tier_merge_look_bytes(screen->count);

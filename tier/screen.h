@@ -33,13 +33,16 @@ struct tier_screen {
 
 struct tier_screened {
     double norm, cosine; /* of its mean delta; NAN: it has none, or weighs nothing */
-    bool fails;
+    double
+        loss; /* NAN, or what its caller fills in that has data to work it out (hub/appraise.h) */
+    bool fails, by_loss;
     char why[TIER_SCREEN_WHY_BYTES]; /* where it fails, for a person */
 };
 
 struct tier_screen_figures {
     size_t looked_at; /* of weight above 0; below TIER_SCREEN_UPDATES_MIN none fails */
     double norm;      /* the median; NAN: of none */
+    double loss;      /* of the model without them; NAN, as above */
 };
 
 bool tier_screen_on(const struct tier_plan_screen *limits);

@@ -267,7 +267,7 @@ Test(tier_console_wire, an_approval_names_a_hash_or_a_name_and_one_or_two_person
 }
 
 static struct tier_console_contributors full_contributors(void) {
-    struct tier_console_contributors c = {.total = 5000, .count = TIER_CONSOLE_CHILDREN_MAX};
+    struct tier_console_contributors c = {.total = 5000, .count = TIER_CONSOLE_CONTRIBUTORS_MAX};
     memset(c.run.b, 7, sizeof c.run.b);
     memset(c.name, 'n', TIER_NAME_LEN_MAX);
     c.item = calloc(c.count, sizeof *c.item);
@@ -281,7 +281,8 @@ static struct tier_console_contributors full_contributors(void) {
         v->quarantined = v->strikes = v->round = UINT64_MAX;
         v->out = i % 2;
         v->update.b[0] = (uint8_t)i;
-        memset(v->why, 'w', i % 2 ? 200 : 0);
+        memset(v->why, 'w', i % 3 ? TIER_REASON_LEN_MAX : 0);
+        memset(v->utility, 'u', TIER_CONSOLE_TEXT_SIZE - 1);
     }
     return c;
 }
@@ -320,11 +321,11 @@ Test(tier_console_wire, contributors_beyond_their_bounds_are_refused_by_field) {
     tier_console_contributors_release(&c);
     c = (struct tier_console_contributors){
         .name = "x",
-        .count = TIER_CONSOLE_CHILDREN_MAX + 1,
-        .item = calloc(TIER_CONSOLE_CHILDREN_MAX + 1, sizeof *c.item)};
+        .count = TIER_CONSOLE_CONTRIBUTORS_MAX + 1,
+        .item = calloc(TIER_CONSOLE_CONTRIBUTORS_MAX + 1, sizeof *c.item)};
     b = tier_console_contributors_bytes(&c);
     cr_assert(eq(int, tier_console_contributors(b.data, b.n, &back, &err), TIER_EPROTO));
-    cr_assert(strstr(err.text, "contributors.children has 4097 entries") != NULL);
+    cr_assert(strstr(err.text, "contributors.children has 1025 entries") != NULL);
     free(b.data);
     tier_console_contributors_release(&c);
 }
