@@ -7,8 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOSS_MAX 1048576.0 /* of a model that is no good at all, so that differences are numbers   \
-                            */
+#define LOSS_MAX                                                                                   \
+    1048576.0 /* of a model that is no good at all, so that differences are numbers                \
+               */
 #define TOLERANCE 0.01
 
 /* ---- the screen ------------------------------------------------------------------------------ */

@@ -50,6 +50,7 @@ static const struct command {
     {"audit", "replay", cli_audit_replay, "compute a run again from what a hub has kept"},
     {"audit", "export", cli_audit_export, "copy what an auditor needs of a node, with a report"},
     {"contribution", NULL, cli_contribution, "show what each child of a hub gave to a run"},
+    {"overlap", NULL, cli_overlap, "count the patients that sites have in common"},
     {"quarantine", "list", cli_quarantine_list, "show whose updates failed a tier's screen"},
     {"quarantine", "pardon", cli_quarantine_pardon, "take a child back that a screen keeps out"},
     {"stats", NULL, cli_stats, "show what a run of statistics counted"},

@@ -300,10 +300,9 @@ enum tier_status hub_contributor_pardon(struct hub_run *run, const char *child, 
 
 /* ---- for the console ---- */
 
-static void view_of(const struct hub_child *child, struct tier_console_contributor *v) {
-    const struct hub_contributor *c = child->record;
-
-    memcpy(v->name, child->name, sizeof v->name);
+static void view_of(const char *name, const struct hub_contributor *c,
+                    struct tier_console_contributor *v) {
+    snprintf(v->name, sizeof v->name, "%s", name);
     v->updates = c->counted.updates;
     v->weight = c->counted.weight;
     v->bytes = c->counted.bytes;
@@ -320,6 +319,49 @@ static void view_of(const struct hub_child *child, struct tier_console_contribut
     snprintf(v->why, sizeof v->why, "%s", c->why);
 }
 
+/* Whoever is to be looked at is in the list, however long that would be. */
+static void list_children(const struct hub_run *run, struct tier_console_contributors *out) {
+    out->total = (uint32_t)run->child_count;
+    for (int calm = 0; calm < 2; calm++)
+        for (size_t i = 0; i < run->child_count; i++) {
+            const struct hub_contributor *c = run->children[i].record;
+            if (c && (c->quarantined == 0) == calm && out->count < TIER_CONSOLE_CONTRIBUTORS_MAX)
+                view_of(run->children[i].name, c, &out->item[out->count++]);
+        }
+}
+
+struct listing {
+    const struct hub_run *run;
+    struct tier_console_contributors *out;
+};
+
+static enum tier_status list_row(void *arg, const struct tier_journal_update *row,
+                                 struct tier_err *err) {
+    struct listing *l = arg;
+    (void)err;
+
+    l->out->total++;
+    if (l->out->count == TIER_CONSOLE_CONTRIBUTORS_MAX)
+        return TIER_OK;
+    struct hub_contributor *c = hub_contributor_load(l->run, row->child);
+    if (c)
+        view_of(row->child, c, &l->out->item[l->out->count++]);
+    free(c);
+    return TIER_OK;
+}
+
+/* A run that was over when the hub started has no children here, but rows of its last round. */
+static enum tier_status list_rows(const struct hub_run *run, struct tier_console_contributors *out,
+                                  struct tier_err *err) {
+    struct listing l = {run, out};
+    struct tier_journal *j = run->hub->home.journal;
+    struct tier_journal_run row;
+
+    TIER_TRY(tier_journal_run_get(j, run->hex, &row, err));
+    return tier_journal_update_each(j, run->hex, row.round, TIER_UPDATE_STATE_ANY, list_row, &l,
+                                    err);
+}
+
 enum tier_status hub_contributors_view(const struct hub_run *run,
                                        struct tier_console_contributors *out,
                                        struct tier_err *err) {
@@ -328,16 +370,13 @@ enum tier_status hub_contributors_view(const struct hub_run *run,
                          "run %.12s keeps nothing of single children at this tier: a plan with "
                          "tiers screen or contribution does",
                          run->hex);
-    *out = (struct tier_console_contributors){.run = run->id, .total = (uint32_t)run->child_count};
+    *out = (struct tier_console_contributors){.run = run->id};
     memcpy(out->name, run->plan.name, sizeof out->name);
     out->item = calloc(TIER_CONSOLE_CONTRIBUTORS_MAX, sizeof *out->item);
     if (!out->item)
         return tier_fail(err, TIER_ENOMEM, "no memory for a list of children");
-    for (int calm = 0; calm < 2; calm++) /* whoever is to be looked at is in the list */
-        for (size_t i = 0; i < run->child_count; i++) {
-            const struct hub_contributor *c = run->children[i].record;
-            if (c && (c->quarantined == 0) == calm && out->count < TIER_CONSOLE_CONTRIBUTORS_MAX)
-                view_of(&run->children[i], &out->item[out->count++]);
-        }
+    if (run->child_count == 0)
+        return list_rows(run, out, err);
+    list_children(run, out);
     return TIER_OK;
 }

@@ -153,7 +153,8 @@ void hub_rows_step(struct hub_run *run, const struct tier_round_event *e,
                                   &fresh, &err);
     if (st == TIER_OK)
         st = put_round(run, &err);
-    if (st == TIER_OK && run->round.state == TIER_ROUND_COMMITTED && run->counted)
+    bool commits = run->round.state == TIER_ROUND_COMMITTED && state_before != TIER_ROUND_COMMITTED;
+    if (st == TIER_OK && commits && run->counted)
         st = hub_contributors_commit(run, &err);
     if (st == TIER_OK)
         st = tier_journal_commit(j, &err);
