@@ -3,6 +3,7 @@
  * What a round leaves behind when it is over: which files go and which stay. Disk must not grow
  * with rounds, and nothing may go that a round still to come would miss.
  */
+#include "hub/noise.h"
 #include "hub/run_private.h"
 #include "hub/work.h"
 #include "tier/content.h"
@@ -88,6 +89,7 @@ void hub_work_expire(struct hub *hub) {
 
     if (tier_retain_expire(hub->home.retained_dir, &rules, tier_wall_ms(), &gone, &err) != TIER_OK)
         tier_log_warn("retention: %s", err.text);
+    hub_noise_expire(hub);
     if (gone.updates || gone.models)
         hub_audit(hub, "retention.expired", "u:updates", gone.updates, "u:models", gone.models,
                   "u:bytes", gone.bytes, "b:for_room", (int)gone.for_room);

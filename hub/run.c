@@ -3,6 +3,7 @@
  * A run at a hub: who takes part, which round is open, what its parent wants. The top wants a round
  * itself; any other hub is asked for one by its parent. From there on both do the same.
  */
+#include "hub/noise.h"
 #include "hub/run_private.h"
 #include "hub/work.h"
 #include "tier/content.h"
@@ -297,6 +298,7 @@ void hub_run_published(struct hub_run *run, const struct tier_published *made,
     run->server_state = made->state;
     commit_round(run, true);
     hub_work_journal_run(run);
+    hub_noise_over(run, done + 1);
     if (done >= tier_task_rounds(&run->plan))
         hub_run_finish(run, HUB_RUN_COMPLETED, "every round is done");
     else

@@ -8,6 +8,7 @@
 #include "tier/content.h"
 #include "tier/graph.h"
 #include "tier/home.h"
+#include "tier/ledger.h"
 #include "tier/merge.h"
 #include "tier/retain.h"
 #include "tier/root.h"
@@ -31,6 +32,7 @@
 struct logged {
     uint64_t round;
     struct tier_hash base, folded, previous, model;
+    struct tier_hash noise_key; /* of the noise that the top drew; zero: none */
     bool has_fold, committed;
     size_t first, count; /* of its inputs */
 };
@@ -165,7 +167,7 @@ static enum tier_status on_round(struct replaying *p, const char *event, const j
     bool whole = true;
 
     if (strcmp(event, "round.opened") != 0 && strcmp(event, "round.folded") != 0 &&
-        strcmp(event, "round.committed") != 0)
+        strcmp(event, "round.committed") != 0 && strcmp(event, "privacy.charged") != 0)
         return TIER_OK;
     struct logged *l = number ? round_of(p, number, err) : NULL;
     if (!l)
@@ -176,6 +178,8 @@ static enum tier_status on_round(struct replaying *p, const char *event, const j
         whole = hash_of(data, "update", &l->folded);
         (void)hash_of(data, "previous", &l->previous);
         l->has_fold = true;
+    } else if (strcmp(event, "privacy.charged") == 0) {
+        whole = hash_of(data, "key", &l->noise_key);
     } else {
         whole = hash_of(data, "model", &l->model);
         l->committed = true;
@@ -462,6 +466,38 @@ static bool have_base(struct replaying *p, const struct tier_hash *base) {
     return there;
 }
 
+/* The key of the noise that the top drew, from its ledger; out says why it cannot be had. */
+static enum tier_status find_noise(struct replaying *p, const struct logged *l,
+                                   struct tier_noise_key *key, struct tier_replay_round *out,
+                                   struct tier_err *err) {
+    struct tier_ledger_charge c = {.has_key = false};
+    struct tier_ledger *ledger = NULL;
+    struct tier_err why = {0};
+    char hex[TIER_HASH_HEX];
+    struct tier_hash is;
+
+    if (!tier_site_on(&p->plan) || tier_site_at_spokes(&p->plan) ||
+        !tier_task_trains(&p->plan, l->round))
+        return TIER_OK;
+    enum tier_status st = tier_ledger_open(p->r->data_dir, true, &ledger, &why);
+    if (st == TIER_OK)
+        st = tier_ledger_get(ledger, TIER_LEDGER_SITE, tier_hash_hex(&p->run.id, hex), l->round, &c,
+                             &why);
+    tier_ledger_close(ledger);
+    tier_noise_key_hash(&c.key, &is);
+    if (tier_hash_is_zero(&l->noise_key))
+        differs(out, "the log names no key of its noise");
+    else if (st == TIER_ENOTFOUND || (st == TIER_OK && !c.has_key))
+        not_kept(out, "the key of its noise", &l->noise_key);
+    else if (st == TIER_OK && !tier_hash_equal(&is, &l->noise_key))
+        differs(out, "the key of its noise is another than the log names");
+    else if (st != TIER_OK)
+        tier_fail(err, st, "%s", why.text);
+    *key = c.key;
+    tier_noise_key_wipe(&c.key);
+    return st == TIER_ENOTFOUND ? TIER_OK : st;
+}
+
 static enum tier_status publish(struct replaying *p, const struct logged *l,
                                 const struct tier_hash *folded, struct tier_replay_round *out,
                                 struct tier_err *err) {
@@ -478,8 +514,14 @@ static enum tier_status publish(struct replaying *p, const struct logged *l,
     root.update = *folded;
     root.base = l->base;
     root.state = p->state;
+    TIER_TRY(find_noise(p, l, &root.noise_key, out, err));
+    if (out->result != TIER_REPLAY_SAME) {
+        tier_noise_key_wipe(&root.noise_key);
+        return TIER_OK;
+    }
     enum tier_status st = tier_root_run(&root, p->spool, p->manifest, p->models_dir, &made,
                                         &figures, &out->weight, &why);
+    tier_noise_key_wipe(&root.noise_key);
     if (st == TIER_ENOMEM || st == TIER_EFULL || st == TIER_EIO)
         return tier_fail(err, st, "%s", why.text);
     if (st != TIER_OK) {
