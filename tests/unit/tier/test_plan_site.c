@@ -106,6 +106,16 @@ Test(tier_plan_site, noise_that_has_no_room_or_is_too_coarse_is_refused_with_wha
               "%s", proof);
 }
 
+Test(tier_plan_site, a_steward_reads_who_adds_the_noise) {
+    char text[600];
+    cr_assert(eq(int, load(STEPS, ALL), TIER_OK), "%s", err.text);
+    tier_plan_sees(&plan, 0, text, sizeof text);
+    cr_expect(strstr(text, "with noise of its own") != NULL, "%s", text);
+    plan.site.at = TIER_PLAN_AT_TOP;
+    tier_plan_sees(&plan, 0, text, sizeof text);
+    cr_expect(strstr(text, "the top adds noise") != NULL, "%s", text);
+}
+
 Test(tier_plan_site, what_would_leave_a_site_besides_is_refused) {
     refused(STEPS, GOOD ROOM "evaluate: {every: 0}\n", "weights must be uniform");
     refused(STEPS, GOOD ROOM "weights: uniform\n", "evaluate.every must be 0");

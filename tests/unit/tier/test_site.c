@@ -144,7 +144,8 @@ Test(tier_site, a_count_and_a_change_cost_as_one_gaussian) {
 Test(tier_site, a_sum_of_discrete_gaussians_is_one_within_the_bound) {
     enum { REACH = 60 };
     static double one[2 * REACH + 1], sum[4 * REACH + 1];
-    for (double v = 0.25; v <= 1; v *= 2) {
+    for (int at = 0; at < 3; at++) {
+        const double v = 0.25 * (1 << at);
         double total = 0, of_sum = 0, worst = 0;
         for (int k = -REACH; k <= REACH; k++)
             total += one[k + REACH] = exp(-k * k / (2 * v));
