@@ -8,6 +8,7 @@
 #include "tier/log.h"
 #include "tier/nova.h"
 #include "tier/stale.h"
+#include "tier/site.h"
 #include "tier/statistics.h"
 
 #include <inttypes.h>
@@ -277,6 +278,7 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
                tier_task_classes_check(h->metrics, run->classes, &err) != TIER_OK ||
                tier_nova_check(&run->plan, h, &err) != TIER_OK ||
                tier_stale_check(&run->plan, h, &err) != TIER_OK ||
+               tier_site_check(&run->plan, h, &err) != TIER_OK ||
                tier_statistics_check(&run->plan, h->metrics, &err) != TIER_OK) {
         refuse(run, child, h->round, id, err.text);
     } else {

@@ -190,9 +190,37 @@ enum tier_status tier_site_count(const struct tier_plan *plan, const struct tier
 
     TIER_TRY(tier_noise_new(key, TIER_SITE_STREAM_METRIC, &noise, err));
     *out = tier_noise_whole(noise, variance_of(deviation, noisers(plan)));
+    /* 2^20 and twelve deviations of at most 2^26 are within 2^30. */
+    *out = *out > TIER_Q_MAX - TIER_SITE_ONE   ? TIER_Q_MAX - TIER_SITE_ONE
+           : *out < TIER_SITE_ONE - TIER_Q_MAX ? TIER_SITE_ONE - TIER_Q_MAX
+                                               : *out;
     if (below)
         *out += *below ? TIER_SITE_ONE : -TIER_SITE_ONE;
     tier_noise_free(noise);
+    return TIER_OK;
+}
+
+enum tier_status tier_site_check(const struct tier_plan *plan, const struct tier_update_header *h,
+                                 struct tier_err *err) {
+    size_t bins = 0;
+    const int64_t *value =
+        h->metrics ? tier_metrics_get(h->metrics, TIER_SITE_METRIC, &bins) : NULL;
+
+    if (!value)
+        return TIER_OK;
+    if (!tier_site_adapts(plan))
+        return tier_fail(err, TIER_EUPDATE,
+                         "the update has metric %s, and the plan's clip stays as it is",
+                         TIER_SITE_METRIC);
+    if (bins != 1)
+        return tier_fail(err, TIER_EUPDATE, "metric %s has %zu bins; 1 would be right",
+                         TIER_SITE_METRIC, bins);
+    int64_t most = (int64_t)(h->weight * (uint64_t)TIER_Q_MAX); /* of at most 2^62 */
+    if (h->weight > TIER_WEIGHT_TOTAL_MAX || *value < -most || *value > most)
+        return tier_fail(err, TIER_EUPDATE,
+                         "metric %s is %" PRId64 ", of %" PRIu64
+                         " sites; at most 2^30 for each would be right",
+                         TIER_SITE_METRIC, *value, h->weight);
     return TIER_OK;
 }
 

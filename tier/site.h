@@ -106,6 +106,12 @@ enum tier_status tier_site_seal(struct tier_spool *spool, const struct tier_plan
                                 double clip, const struct tier_noise_key *key,
                                 struct tier_hash *id_out, struct tier_err *err);
 
+/* Whether a child's metric is one that so many sites, as many as it weighs, may have: TIER_EUPDATE.
+ * It adds up as elements do, so that no child can make a region's or a round's too large. None may
+ * be there where the plan's clip stays. */
+enum tier_status tier_site_check(const struct tier_plan *plan, const struct tier_update_header *h,
+                                 struct tier_err *err);
+
 /* The clip after a round of so many sites whose metric, noised, is `below`. The same bits on every
  * machine. */
 double tier_site_clip_next(const struct tier_plan *plan, double clip, int64_t below,

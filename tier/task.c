@@ -244,15 +244,9 @@ enum tier_status tier_task_metrics_check(const struct tier_metrics *sums, struct
         size_t bins, k = 0;
         const int64_t *values = tier_metrics_at(sums, i, &name, &bins);
         if (strcmp(name, TIER_NOVA_METRIC) == 0 || strcmp(name, TIER_STALE_METRIC) == 0 ||
-            tier_statistics_is(name))
-            continue; /* tier_nova_check, tier_stale_check, tier_statistics_check know them */
-        if (strcmp(name, TIER_SITE_METRIC) == 0 && bins == 1) { /* of both signs */
-            if (values[0] < -METRIC_VALUE_MAX || values[0] > METRIC_VALUE_MAX)
-                return tier_fail(err, TIER_EUPDATE,
-                                 "metric %s is %" PRId64 "; -2^55 to 2^55 would be right", name,
-                                 values[0]);
-            continue;
-        }
+            strcmp(name, TIER_SITE_METRIC) == 0 || tier_statistics_is(name))
+            continue; /* tier_nova_check, tier_stale_check, tier_site_check, tier_statistics_check
+                         know them */
         while (k < known_count && strcmp(known[k].name, name) != 0)
             k++;
         if (k == known_count)

@@ -427,6 +427,33 @@ Test(tier_site, a_round_of_fewer_sites_than_make_the_noise_is_not_published) {
 
 /* ---- the clip that follows ---- */
 
+static enum tier_status claims(const struct tier_plan *p, uint64_t weight, size_t bins,
+                               int64_t value, struct tier_err *why) {
+    struct tier_metrics *metrics = tier_metrics_new();
+    const int64_t values[2] = {value, 0};
+    struct tier_update_header h = {.weight = weight, .metrics = metrics};
+    MUST(tier_metrics_add(metrics, TIER_SITE_METRIC, bins, values, err));
+    enum tier_status st = tier_site_check(p, &h, why);
+    tier_metrics_free(metrics);
+    return st;
+}
+
+Test(tier_site, a_count_that_no_sites_can_have_is_refused) {
+    struct tier_plan p = plan_of(TIER_PLAN_AT_SPOKES, 3);
+    const int64_t most = TIER_Q_MAX;
+    REFUSED(TIER_EUPDATE, "clip stays", claims(&p, 1, 1, 0, err));
+    p.site.adapt.quantile = 0.5, p.site.adapt.rate = 0.2, p.site.adapt.noise = 64;
+    MUST(claims(&p, 1, 1, -most, err));
+    MUST(claims(&p, 3, 1, 3 * most, err));
+    MUST(claims(&p, TIER_WEIGHT_TOTAL_MAX, 1, INT64_C(1) << 62, err));
+    REFUSED(TIER_EUPDATE, "of 3 sites", claims(&p, 3, 1, 3 * most + 1, err));
+    REFUSED(TIER_EUPDATE, "of 1 sites", claims(&p, 1, 1, INT64_MIN, err));
+    REFUSED(TIER_EUPDATE, "of 0 sites", claims(&p, 0, 1, 1, err));
+    REFUSED(TIER_EUPDATE, "2 bins", claims(&p, 1, 2, 0, err));
+    struct tier_update_header none = {.weight = 1};
+    MUST(tier_site_check(&p, &none, err));
+}
+
 Test(tier_site, the_clip_moves_by_the_share_of_sites_below_it) {
     struct tier_plan p = plan_of(TIER_PLAN_AT_TOP, 0);
     double least, most;
