@@ -9,6 +9,7 @@
 #include "tier/log.h"
 #include "tier/nova.h"
 #include "tier/stale.h"
+#include "tier/site.h"
 #include "tier/statistics.h"
 
 #include <inttypes.h>
@@ -191,6 +192,8 @@ void hub_run_withdrew(struct hub_run *run, const char *child, uint64_t round,
         .type = TIER_EVENT_WITHDRAW, .child = hub_run_child_number(run, child), .update = *update};
     struct hub_child *c = &run->children[e.child];
     const char *why_not = NULL;
+    /* Of an update that was lost with its file, too: it counted once. */
+    bool known = tier_hash_equal(&tier_round_child(&run->round, e.child)->update, update);
 
     if (run->state != HUB_RUN_OPEN)
         why_not = "the run is over";
@@ -198,15 +201,19 @@ void hub_run_withdrew(struct hub_run *run, const char *child, uint64_t round,
         why_not = "the round is committed: its model holds the update, if that was in time";
     else if (round > hub_run_child_round(run, e.child))
         why_not = "that round is not open here";
-    else if (c->has_early && tier_hash_equal(&c->early.update, update))
+    else if (c->has_early && tier_hash_equal(&c->early.update, update)) {
         hub_work_drop_early(run, e.child);
-    else
+        known = true;
+    } else
         why_not = tier_round_holds_fast(&run->round, e.child, update);
     tier_log_warn("run %.12s round %" PRIu64 ": %s withdraws its update%s%s: %s", run->hex, round,
                   child, why_not ? " in vain, since " : "", why_not ? why_not : "", reason);
-    hub_audit(run->hub, why_not ? "withdrawal.refused" : "update.withdrawn", "h:run", &run->id,
-              "u:round", round, "s:child", child, "h:update", update, "s:reason", reason, "s:why",
-              why_not);
+    hub_audit(run->hub,
+              why_not ? "withdrawal.refused"
+              : known ? "update.withdrawn"
+                      : "withdrawal.unknown", /* it never came here */
+              "h:run", &run->id, "u:round", round, "s:child", child, "h:update", update, "s:reason",
+              reason, "s:why", why_not);
     hub_fault(run->hub, child);
     if (!why_not) {
         const struct tier_round_child *now = tier_round_child(&run->round, e.child);
@@ -273,6 +280,7 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
                tier_task_classes_check(h->metrics, run->classes, &err) != TIER_OK ||
                tier_nova_check(&run->plan, h, &err) != TIER_OK ||
                tier_stale_check(&run->plan, h, &err) != TIER_OK ||
+               tier_site_check(&run->plan, h, &err) != TIER_OK ||
                tier_statistics_check(&run->plan, h->metrics, &err) != TIER_OK) {
         refuse(run, child, h->round, id, err.text);
     } else {

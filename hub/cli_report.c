@@ -345,19 +345,21 @@ static void write_rounds(FILE *f, json_t *rounds, bool top) {
         qsort(names, count, sizeof *names, by_number);
     fprintf(
         f,
-        "\n| round | opened | committed | updates | weight | refused | quarantined | starts from "
-        "| gives |\n|---|---|---|---|---|---|---|---|---|\n");
+        "\n| round | opened | committed | updates | weight | withdrawn | refused | quarantined | "
+        "starts from | gives |\n|---|---|---|---|---|---|---|---|---|---|\n");
     for (i = 0; i < count; i++) {
         const json_t *round = json_object_get(rounds, names[i]);
-        fprintf(
-            f, "| %s | %s | %s | %zu | %" PRId64 " | %" PRId64 " | %" PRId64 " | %.16s | %.16s |\n",
-            names[i], time_of(round, "opened_ms", opened),
-            time_of(round, "committed_ms", committed),
-            json_array_size(json_object_get(round, "children")),
-            (int64_t)json_integer_value(json_object_get(round, "weight")),
-            (int64_t)json_integer_value(json_object_get(round, "refused")),
-            (int64_t)json_integer_value(json_object_get(round, "quarantined")),
-            text_of(round, "base"), top ? text_of(round, "model") : "");
+        fprintf(f,
+                "| %s | %s | %s | %zu | %" PRId64 " | %" PRId64 " | %" PRId64 " | %" PRId64
+                " | %.16s | %.16s |\n",
+                names[i], time_of(round, "opened_ms", opened),
+                time_of(round, "committed_ms", committed),
+                json_array_size(json_object_get(round, "children")),
+                (int64_t)json_integer_value(json_object_get(round, "weight")),
+                (int64_t)json_integer_value(json_object_get(round, "withdrawn")),
+                (int64_t)json_integer_value(json_object_get(round, "refused")),
+                (int64_t)json_integer_value(json_object_get(round, "quarantined")),
+                text_of(round, "base"), top ? text_of(round, "model") : "");
     }
     free(names);
 }

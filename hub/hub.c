@@ -417,6 +417,8 @@ void hub_close(struct hub *hub) {
         hub_run_free(run);
     }
     records_free(hub);
+    tier_ledger_close(hub->ledger);
+    hub->ledger = NULL;
     tier_home_close(&hub->home);
     hub->serve = NULL;
     hub->link = NULL;

@@ -13,6 +13,7 @@
 #include "tier/follow.h"
 #include "tier/heads.h"
 #include "tier/home.h"
+#include "tier/ledger.h"
 #include "tier/link.h"
 #include "tier/loop.h"
 #include "tier/merge.h"
@@ -103,6 +104,7 @@ struct hub {
     struct tier_rpc_server *console;         /* NULL where operators call on Tier's port */
     struct hub_console_call *console_calls;
     bool console_closed;
+    struct tier_ledger *ledger;   /* of noise that is drawn here; NULL: none was, since the start */
     uint64_t expired_ms;          /* when what is retained was last looked through; 0: not yet */
     struct tier_renewal *renewal; /* NULL without TLS */
     struct tier_timer *standing;

@@ -4,6 +4,7 @@
  * with rounds, and nothing may go that a round still to come would miss.
  */
 #include "hub/contributor.h"
+#include "hub/noise.h"
 #include "hub/run_private.h"
 #include "hub/work.h"
 #include "tier/content.h"
@@ -112,6 +113,7 @@ void hub_work_expire(struct hub *hub) {
     hub->expired_ms = now;
     expire(hub, hub->home.retained_dir, &rules);
     expire(hub, hub->home.quarantine_dir, &quarantine);
+    hub_noise_expire(hub);
 }
 
 /* A state is of one run alone. */

@@ -4,6 +4,7 @@
  * itself; any other hub is asked for one by its parent. From there on both do the same.
  */
 #include "hub/contributor.h"
+#include "hub/noise.h"
 #include "hub/run_private.h"
 #include "hub/validation.h"
 #include "hub/work.h"
@@ -302,6 +303,7 @@ void hub_run_published(struct hub_run *run, const struct tier_published *made,
     run->server_state = made->state;
     commit_round(run, true);
     hub_work_journal_run(run);
+    hub_noise_over(run, done + 1);
     if (done >= tier_task_rounds(&run->plan))
         hub_run_finish(run, HUB_RUN_COMPLETED, "every round is done");
     else

@@ -7,6 +7,7 @@
  */
 #include "hub/appraise.h"
 #include "hub/contributor.h"
+#include "hub/noise.h"
 #include "hub/receipt.h"
 #include "hub/run_private.h"
 #include "hub/statistics.h"
@@ -97,6 +98,7 @@ struct job {
 };
 
 static void job_free(struct job *job) {
+    tier_noise_key_wipe(&job->root.noise_key);
     free(job->versions);
     free(job->inputs);
     free(job->damaged);
@@ -611,8 +613,17 @@ static void start_publish(struct hub_run *run) {
     job->root.update = run->round.own_update;
     job->root.base = run->base_model;
     job->root.state = run->server_state;
-    run->publishing = true;
-    submit(run, job);
+    enum tier_status st = hub_noise_key(run, &job->root.noise_key, &job->err);
+    if (st == TIER_OK) {
+        run->publishing = true;
+        submit(run, job);
+        return;
+    }
+    if (st == TIER_EPOLICY)
+        hub_run_finish(run, HUB_RUN_FAILED, job->err.text);
+    else
+        hub_stop_on(run->hub, &job->err);
+    job_free(job);
 }
 
 /* While a part is folded, what is sealed holds places, so that what arrives does not outrun the

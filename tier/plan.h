@@ -53,6 +53,7 @@ enum tier_plan_precision {
 enum tier_plan_schedule { TIER_PLAN_CONSTANT, TIER_PLAN_STEP, TIER_PLAN_COSINE };
 enum tier_plan_per { TIER_PLAN_PER_ROUND, TIER_PLAN_PER_STEP };
 enum tier_plan_weights { TIER_PLAN_SAMPLES, TIER_PLAN_UNIFORM };
+enum tier_plan_noise_at { TIER_PLAN_AT_SPOKES, TIER_PLAN_AT_TOP };
 enum tier_plan_metric {
     TIER_PLAN_METRIC_NONE,
     TIER_PLAN_ACCURACY,
@@ -106,6 +107,21 @@ struct tier_plan_server {
 };
 #define TIER_PLAN_SERVER_OFF                                                                       \
     ((struct tier_plan_server){TIER_PLAN_SERVER_NONE, NAN, NAN, NAN, NAN, NAN})
+
+/* Differential privacy of a whole site's update (tier/site.h). All zero is none. */
+struct tier_plan_site {
+    double clip;        /* of a site's change in a round, its norm; 0: none, and none of the rest */
+    double noise;       /* of the sum over sites: its standard deviation, divided by clip */
+    double delta;       /* that epsilon is told at */
+    double epsilon_max; /* what a site may be made to pay */
+    int at;             /* enum tier_plan_noise_at: who draws it */
+    uint64_t honest;    /* AT_SPOKES: that many sites' noise together is the noise; else 0 */
+    struct {
+        double quantile; /* of the sites, whose change is to be below the clip; 0: the clip stays */
+        double rate;     /* by which its logarithm moves */
+        double noise;    /* of the count of sites below it, divided by what one adds to it */
+    } adapt;
+};
 
 /* What a plan is for, in the terms of GA4GH's Data Use Ontology where it has them: general
  * research GRU, health research HMB, disease research DS, care CC. */
@@ -243,6 +259,7 @@ struct tier_plan {
         double delta;       /* that epsilon is told at */
         double epsilon_max; /* what a hospital's patients may be made to pay */
     } patient;              /* DP-SGD (tier/budget.h) */
+    struct tier_plan_site site;
 
     double clip;                 /* |x| beyond it is refused, or saturated */
     struct tier_keys_list clips; /* "PATTERN=CLIP": tensors with a clip of their own */

@@ -29,6 +29,7 @@ static const char *const precision_choices[] = {"f32", "tf32", "bf16", "f16", NU
 static const char *const schedule_choices[] = {"constant", "step", "cosine", NULL};
 static const char *const per_choices[] = {"round", "step", NULL};
 static const char *const weights_choices[] = {"samples", "uniform", NULL};
+static const char *const noise_at_choices[] = {"spokes", "top", NULL};
 static const char *const metric_choices[] = {"none", "accuracy", "auc",         "loss", "dice",
                                              "mse",  "mae",      "concordance", NULL};
 static const char *const rule_choices[] = {
@@ -197,6 +198,25 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
     {"privacy.patient.epsilon_max", TIER_KEYS_REAL, FIELD(plan.patient.epsilon_max), "0.0", 0,     \
      TIER_PRIVACY_EPSILON_MAX, NULL,                                                               \
      "a hospital where the plan would cost its patients more declines it"},                        \
+    {"privacy.site.clip", TIER_KEYS_REAL, FIELD(plan.site.clip), "0.0", 0, 1e30, NULL,             \
+     "each site's change in a round is cut to this norm; 0 is no privacy of sites"},               \
+    {"privacy.site.noise", TIER_KEYS_REAL, FIELD(plan.site.noise), "0.0", 0,                       \
+     TIER_PRIVACY_NOISE_MAX, NULL,                                                                 \
+     "standard deviation of the noise on the sum over sites, divided by clip"},                    \
+    {"privacy.site.delta", TIER_KEYS_REAL, FIELD(plan.site.delta), "0.0", 0, 1, NULL,              \
+     "at which epsilon of a site is told: below one over the number of sites"},                    \
+    {"privacy.site.epsilon_max", TIER_KEYS_REAL, FIELD(plan.site.epsilon_max), "0.0", 0,           \
+     TIER_PRIVACY_EPSILON_MAX, NULL, "the most that the plan may cost a site"},                    \
+    {"privacy.site.noise_at", TIER_KEYS_CHOICE, FIELD(plan.site.at), "spokes", 0, 0,               \
+     noise_at_choices, "who draws the noise: each site its share, or the top all of it"},          \
+    {"privacy.site.honest_min", TIER_KEYS_INT, FIELD(plan.site.honest), "0", 0, 1000000, NULL,     \
+     "with noise_at: spokes, how many sites' shares make the noise; fewer end the run"},           \
+    {"privacy.site.adapt.quantile", TIER_KEYS_REAL, FIELD(plan.site.adapt.quantile), "0.0", 0,     \
+     0.999, NULL, "share of sites whose change the clip is to leave whole; 0: it stays as it is"}, \
+    {"privacy.site.adapt.rate", TIER_KEYS_REAL, FIELD(plan.site.adapt.rate), "0.0", 0, 1, NULL,    \
+     "how far the clip moves in a round, as a logarithm, where all sites are on one side"},        \
+    {"privacy.site.adapt.noise", TIER_KEYS_REAL, FIELD(plan.site.adapt.noise), "0.0", 0, 64, NULL, \
+     "standard deviation of the noise on the count of sites below it, in sites"},                  \
     {"exact.clip", TIER_KEYS_REAL, FIELD(plan.clip), "8.0", 1e-20, 1e30, NULL,                     \
      "largest change of a parameter in a round; sets the resolution, 2^-30 of it"},                \
     {"exact.clips", TIER_KEYS_LIST, FIELD(plan.clips), "", 0, 0, NULL,                             \
@@ -666,7 +686,8 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     check_normalise(c);
     check_scaffold(c);
     check_exact(c);
-    check_curvature(c); /* which needs frac_bits */
+    tier_plan_check_site(c); /* which needs frac_bits, as does */
+    check_curvature(c);
     check_codec(c);
     check_stop(c);
     check_server(c);
@@ -686,15 +707,16 @@ const char *tier_plan_rule_text(const struct tier_plan_merge *merge) {
 }
 
 const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t bytes) {
-    char clip[32];
+    char clip[32], site[160];
 
     snprintf(
         buf, bytes,
-        "no sum can overflow: |x| <= clip = %s and f = %d give |q| = |round(x * 2^f)| <= 2^30%s; "
+        "no sum can overflow: |x| <= clip = %s and f = %d give |q| = |round(x * 2^f)| <= 2^30%s%s; "
         "all weights together%s are at most %" PRIu64 " <= 2^32; so |S| = |sum of w * q| <= "
         "%" PRIu64 " * 2^30 <= 2^62 < 2^63",
         tier_real_text(plan->clip, clip, sizeof clip), plan->frac_bits,
         plan->clips.count > 0 ? ", as do the clips of exact.clips and their f" : "",
+        tier_plan_site_proof(plan, site, sizeof site),
         tier_stale_in(plan) ? ", times what staleness makes of them (64 and less)," : "",
         plan->weight_total_max, plan->weight_total_max);
     return buf;

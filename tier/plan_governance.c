@@ -7,6 +7,7 @@
 #include "tier/plan_keys.h"
 #include "tier/identity.h"
 #include "tier/screen.h"
+#include "tier/site.h"
 #include "tier/statistics.h"
 
 #include <inttypes.h>
@@ -124,9 +125,12 @@ const char *tier_plan_sees(const struct tier_plan *plan, size_t i, char *buf, si
         }
         snprintf(
             buf, bytes,
-            "leaves the site: a round's change of the tensors that travel%s%s, its weight (%s)%s",
+            "leaves the site: a round's change of the tensors that travel%s%s%s, its weight (%s)%s",
             plan->scaffold ? " and its control variate" : "",
             tier_fedcurv_on(plan) ? " and its Fisher information" : "",
+            !tier_site_on(plan)         ? ""
+            : tier_site_at_spokes(plan) ? ", cut to a norm and with noise of its own"
+                                        : ", cut to a norm; the top adds noise to the sum",
             plan->weights == TIER_PLAN_UNIFORM ? "1, whatever the rows"
                                                : "the number of its training rows",
             evaluates ? ", sums of metrics over its test rows with their number" : "");

@@ -184,7 +184,8 @@ static enum tier_status on_round(struct replay *p, const char *event, const json
     bool whole = true;
 
     if (strcmp(event, "round.opened") != 0 && strcmp(event, "round.folded") != 0 &&
-        strcmp(event, "round.screened") != 0 && strcmp(event, "round.committed") != 0)
+        strcmp(event, "round.screened") != 0 && strcmp(event, "round.committed") != 0 &&
+        strcmp(event, "privacy.charged") != 0)
         return TIER_OK;
     struct replay_logged *l = number ? round_of(p, number, err) : NULL;
     if (!l)
@@ -199,6 +200,8 @@ static enum tier_status on_round(struct replay *p, const char *event, const json
         whole = hash_of(data, "update", &l->folded);
         (void)hash_of(data, "previous", &l->previous);
         l->has_fold = true;
+    } else if (strcmp(event, "privacy.charged") == 0) {
+        whole = hash_of(data, "key", &l->noise_key);
     } else {
         whole = hash_of(data, "model", &l->model);
         l->committed = true;
@@ -377,7 +380,7 @@ static enum tier_status prepare(struct replay *p, struct tier_err *err) {
 
 /* ---- one round ---- */
 
-static void not_kept(struct tier_replay_round *out, const char *what,
+void replay_not_kept(struct tier_replay_round *out, const char *what,
                      const struct tier_hash *hash) {
     char hex[TIER_HASH_HEX];
     out->result = TIER_REPLAY_NOT_KEPT;
@@ -461,7 +464,7 @@ static enum tier_status fold_round(struct replay *p, const struct replay_logged 
     for (size_t i = 0; i < l->count && out->result == TIER_REPLAY_SAME; i++) {
         inputs[i] = p->inputs[l->first + i].update;
         if (!replay_have_update(p, &inputs[i]))
-            not_kept(out, "update", &inputs[i]);
+            replay_not_kept(out, "update", &inputs[i]);
         else if (replay_check_input(p, &inputs[i], &why) != TIER_OK)
             replay_differs(out, why.text);
     }
@@ -499,15 +502,21 @@ static enum tier_status publish(struct replay *p, const struct replay_logged *l,
     struct tier_err why = {0};
 
     if (!have_base(p, &l->base)) {
-        not_kept(out, "the base model", &l->base);
+        replay_not_kept(out, "the base model", &l->base);
         return TIER_OK;
     }
     tier_root_init(&root, &p->plan, p->plan_text, p->plan_bytes, l->round);
     root.update = *folded;
     root.base = l->base;
     root.state = p->state;
+    TIER_TRY(replay_find_noise(p, l, &root.noise_key, out, err));
+    if (out->result != TIER_REPLAY_SAME) {
+        tier_noise_key_wipe(&root.noise_key);
+        return TIER_OK;
+    }
     enum tier_status st = tier_root_run(&root, p->spool, p->manifest, p->models_dir, &made,
                                         &figures, &out->weight, &why);
+    tier_noise_key_wipe(&root.noise_key);
     if (st == TIER_ENOMEM || st == TIER_EFULL || st == TIER_EIO)
         return tier_fail(err, st, "%s", why.text);
     if (st != TIER_OK) {
