@@ -29,6 +29,26 @@ const char *tier_mask_step_text(enum tier_mask_step step) {
     return step >= 1 && step <= TIER_MASK_STEPS ? text[step - 1] : "unknown step";
 }
 
+bool tier_mask_step_is_childs(enum tier_mask_step step) {
+    return step == TIER_MASK_ADVERT || step == TIER_MASK_SHARES || step == TIER_MASK_SIGNED ||
+           step == TIER_MASK_REVEAL;
+}
+
+/* By the layouts of mask_private.h. */
+size_t tier_mask_body_max(enum tier_mask_step step) {
+    static const size_t most[TIER_MASK_STEPS] = {
+        TIER_MASK_ADVERT_BYTES_MAX,
+        TIER_MASK_BODY_BYTES_MAX,
+        TIER_MASK_NEIGHBOURS * SEALED_BYTES,
+        TIER_CHILDREN_MAX / 8 + TIER_MASK_NEIGHBOURS * SEALED_BYTES,
+        TIER_CHILDREN_MAX / 8,
+        1 + TIER_MASK_SIGNATURE_BYTES_MAX,
+        TIER_MASK_HOLDERS_MAX * (4 + 1 + TIER_MASK_SIGNATURE_BYTES_MAX),
+        TIER_MASK_HOLDERS_MAX * (1 + TIER_SHAMIR_BYTES)};
+
+    return step >= 1 && step <= TIER_MASK_STEPS ? most[step - 1] : 0;
+}
+
 unsigned tier_mask_threshold(double share, unsigned holders) {
     unsigned least = holders / 2 + 1, t = (unsigned)ceil(share * holders);
 

@@ -70,6 +70,10 @@ enum tier_mask_step {
 #define TIER_MASK_STEPS 8
 /* "advert", "list", ...; "unknown step" outside the enum. */
 const char *tier_mask_step_text(enum tier_mask_step step);
+/* Who says it: a child ADVERT, SHARES, SIGNED and REVEAL, a parent the others. */
+bool tier_mask_step_is_childs(enum tier_mask_step step);
+/* The longest body of a step, whatever the round; 0 outside the enum. */
+size_t tier_mask_body_max(enum tier_mask_step step);
 
 /* What all of a round agree on, from the plan. */
 struct tier_mask_round {
