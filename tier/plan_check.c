@@ -5,6 +5,7 @@
  * may be anyone.
  */
 #include "tier/fedcurv.h"
+#include "tier/mask.h"
 #include "tier/nova.h"
 #include "tier/plan_keys.h"
 #include "tier/privacy.h"
@@ -47,6 +48,8 @@ static const char *const purpose_choices[] = {"unstated",           "general-res
                                               "method-development", "quality",
                                               "public-health",      "care",
                                               "education",          NULL};
+static const char *const secure_choices[] = {"none", "region", NULL};
+static const char *const lost_choices[] = {"end", "skip", NULL};
 static const char *const server_choices[] = {"none", "momentum", "adam", "yogi", "adagrad", NULL};
 
 /*
@@ -197,6 +200,16 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
     {"privacy.patient.epsilon_max", TIER_KEYS_REAL, FIELD(plan.patient.epsilon_max), "0.0", 0,     \
      TIER_PRIVACY_EPSILON_MAX, NULL,                                                               \
      "a hospital where the plan would cost its patients more declines it"},                        \
+    {"secure.sums", TIER_KEYS_CHOICE, FIELD(plan.secure.sums), "none", 0, 0, secure_choices,       \
+     "region: spokes mask their updates, so that their parent learns the sum of all and no single one"}, \
+    {"secure.cohort_min", TIER_KEYS_INT, FIELD(plan.secure.cohort_min), "3", 0,                    \
+     TIER_MASK_COHORT_MOST, NULL, "the fewest spokes that a sum may be over; 2 at least"},         \
+    {"secure.threshold", TIER_KEYS_REAL, FIELD(plan.secure.threshold), "0.67", 0, 1, NULL,         \
+     "of those who hold shares of a spoke's secrets, the part that it takes to learn one"},        \
+    {"secure.step_s", TIER_KEYS_INT, FIELD(plan.secure.step_s), "30", 0, 86400, NULL,              \
+     "seconds that spokes have to answer in a step of the masking, before and after training"},    \
+    {"secure.lost_round", TIER_KEYS_CHOICE, FIELD(plan.secure.lost), "end", 0, 0, lost_choices,    \
+     "when a round gives no sum at the top: end the run, or skip to the next from the same model"}, \
     {"exact.clip", TIER_KEYS_REAL, FIELD(plan.clip), "8.0", 1e-20, 1e30, NULL,                     \
      "largest change of a parameter in a round; sets the resolution, 2^-30 of it"},                \
     {"exact.clips", TIER_KEYS_LIST, FIELD(plan.clips), "", 0, 0, NULL,                             \
@@ -650,6 +663,7 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     tier_plan_check_loss(c);
     tier_plan_check_patch(c);
     tier_plan_check_privacy(c);
+    tier_plan_check_secure(c);
     check_normalise(c);
     check_scaffold(c);
     check_exact(c);

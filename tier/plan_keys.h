@@ -48,6 +48,8 @@ void tier_plan_recipe_defaults(struct tier_plan *plan,
                                bool (*written)(const void *arg, const char *path), const void *arg);
 /* What must hold for `privacy`. */
 void tier_plan_check_privacy(const struct tier_plan_checker *c);
+/* What must hold for `secure`. */
+void tier_plan_check_secure(const struct tier_plan_checker *c);
 /* What must hold between the loss, its options and what is asked of the model. */
 void tier_plan_check_loss(const struct tier_plan_checker *c);
 /* What must hold for `local.patch`. */
