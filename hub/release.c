@@ -4,6 +4,7 @@
  * with rounds, and nothing may go that a round still to come would miss.
  */
 #include "hub/run_private.h"
+#include "hub/secure.h"
 #include "hub/work.h"
 #include "tier/content.h"
 #include "tier/log.h"
@@ -211,6 +212,7 @@ void hub_work_release(struct hub_run *run, uint64_t round) {
     struct tier_err err = {0};
 
     drop_old_models(run, round);
+    hub_secure_over(run, round);
     if (round == run->round.number) {
         drop_unfinished(run);
         if (!tier_hash_is_zero(&run->round.partial) &&

@@ -7,6 +7,7 @@
  */
 #include "hub/receipt.h"
 #include "hub/run_private.h"
+#include "hub/secure.h"
 #include "hub/statistics.h"
 #include "tier/content.h"
 #include "tier/fold.h"
@@ -82,6 +83,7 @@ struct job {
     bool *damaged;      /* of inputs, after a fold that failed */
     uint32_t *children; /* whose updates the inputs are; behind them, perhaps, the partial */
     size_t child_count;
+    struct hub_secure_fold *secure; /* of a fold: what masks its inputs; or NULL */
     struct tier_task_figures figures;
     enum tier_status st;
     struct tier_err err;
@@ -92,6 +94,7 @@ static void job_free(struct job *job) {
     free(job->inputs);
     free(job->damaged);
     free(job->children);
+    hub_secure_fold_free(job->secure);
     free(job);
 }
 
@@ -105,7 +108,8 @@ static enum tier_status check_update(struct tier_spool *spool, const struct tier
     struct tier_update *u;
     TIER_TRY(tier_spool_update_open(spool, id, &u, err));
     enum tier_status st = whole ? tier_spool_update_check(u, err) : TIER_OK;
-    if (st == TIER_OK)
+    /* Nothing can be said of what is masked, but that it is as long as it must be. */
+    if (st == TIER_OK && tier_spool_update_header(u)->encoding != TIER_ENC_MASKED)
         st = tier_update_verify(u, manifest, err);
     tier_spool_update_close(u);
     return st;
@@ -125,8 +129,10 @@ static enum tier_status fold_job(struct job *job) {
                              .devices = job->hub->fold_devices};
     const struct tier_merge merge = {
         .fold = fold, .rule = job->rule, .settings = &job->merge, .previous = job->previous};
-    enum tier_status st = job->rule ? tier_merge_run(&merge, &job->result, &job->err)
-                                    : tier_fold_run(&fold, &job->result, &job->err);
+    enum tier_status st = job->secure
+                              ? hub_secure_fold_run(job->secure, &fold, &job->result, &job->err)
+                          : job->rule ? tier_merge_run(&merge, &job->result, &job->err)
+                                      : tier_fold_run(&fold, &job->result, &job->err);
 
     /* What the next round starts from cannot be had again once the children gave theirs up. */
     if (st == TIER_OK && job->rule && job->rule->has_previous)
@@ -454,7 +460,11 @@ static void start_fold(struct hub_run *run, enum job_kind kind) {
 
     if (run->folding)
         return;
+    struct hub_secure_fold *secure = hub_secure_on(run) ? hub_secure_fold_new(run) : NULL;
+    if (hub_secure_on(run) && !secure)
+        return;
     struct job *job = job_new(run, kind);
+    job->secure = secure;
     job->inputs = need(calloc(run->round.count + 2, sizeof *job->inputs));
     job->damaged = need(calloc(run->round.count + 2, sizeof *job->damaged));
     job->children = need(calloc(run->round.count + 1, sizeof *job->children));
@@ -565,6 +575,8 @@ static void deliver(struct hub_run *run) {
 static void nothing_came(struct hub_run *run, const char *why) {
     const char *reason = why ? why : "no child delivered an update that counts for this round";
 
+    if (hub_secure_skips(run))
+        return;
     if (!run->hub->link) {
         hub_run_finish(run, HUB_RUN_FAILED, reason);
         return;
@@ -601,6 +613,9 @@ static void perform(struct hub_run *run, const struct tier_round_actions *action
             break;
         case TIER_ACTION_PART:
             start_fold(run, JOB_PART);
+            break;
+        case TIER_ACTION_UNMASK:
+            hub_secure_unmask(run);
             break;
         case TIER_ACTION_FOLD:
             tier_timer_cancel(run->deadline);
@@ -668,23 +683,26 @@ void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
 
     if (run->state != HUB_RUN_OPEN || run->round.number == 0 || keep_for_next(run, e))
         return;
+    hub_secure_before(run, e);
     tier_round_step(&run->round, e, &actions);
     hub_rows_step(run, e, child_before, state_before, &actions);
-    if (state_before == TIER_ROUND_FOLDING && run->round.state == TIER_ROUND_OPEN &&
-        run->deadline_at_ms)
+    if ((state_before == TIER_ROUND_FOLDING || state_before == TIER_ROUND_UNMASKING) &&
+        run->round.state == TIER_ROUND_OPEN && run->deadline_at_ms)
         tier_timer_set(run->deadline, time_left_ms(run)); /* folding had ended it */
     if (run->round.state != state_before || tier_round_tally(&run->round).sealed != sealed_before)
         report_progress(run);
     if (run->round.state != state_before)
         tier_log_info("run %.12s round %" PRIu64 ": %s", run->hex, run->round.number,
                       tier_round_state_text(run->round.state));
-    if (run->round.state != state_before && run->round.state == TIER_ROUND_FOLDING)
+    if (state_before == TIER_ROUND_OPEN &&
+        (run->round.state == TIER_ROUND_FOLDING || run->round.state == TIER_ROUND_UNMASKING))
         hub_audit(run->hub, "round.closed", "h:run", &run->id, "u:round", run->round.number, "s:by",
                   run->round.overdue ? "deadline" : "quorum", "u:updates",
                   (uint64_t)tier_round_tally(&run->round).sealed, "u:weight", run->round.weight);
     if (run->round.rules.part_at > 0)
         hold_places(run->hub);
     perform(run, &actions);
+    hub_secure_after(run, e);
     hub_console_changed(run->hub, run);
 }
 

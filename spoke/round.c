@@ -3,6 +3,7 @@
 #include "spoke/curvature.h"
 #include "spoke/eval.h"
 #include "spoke/run_private.h"
+#include "spoke/secure.h"
 #include "spoke/state.h"
 #include "spoke/statistics.h"
 #include "spoke/train.h"
@@ -213,12 +214,17 @@ static uint64_t seed_of(const struct spoke_run *run, uint64_t round) {
     return spoke_train_seed(stream, round, run->spoke->config->name);
 }
 
+/* Of a site that says nothing of its test rows, the sums are zero. */
 static enum tier_status evaluate(struct spoke_run *run, struct tier_metrics *metrics,
                                  struct tier_err *err) {
     struct spoke_sums *sums = malloc(sizeof *sums);
+    enum tier_status st = TIER_OK;
     if (!sums)
         return tier_fail(err, TIER_ENOMEM, "no memory to evaluate");
-    enum tier_status st = spoke_evaluate(run->nets[0], run->data, SPOKE_TEST, sums, err);
+    if (spoke_run_evaluates(run))
+        st = spoke_evaluate(run->nets[0], run->data, SPOKE_TEST, sums, err);
+    else
+        spoke_evaluate_none(run->nets[0], run->data, sums);
     if (st == TIER_OK)
         st = spoke_sums_add(sums, metrics, err);
     free(sums);
@@ -508,7 +514,9 @@ static enum tier_status by_itself(struct spoke_run *run, struct tier_update_head
     if (!run->nets[0])
         TIER_TRY(make_nets(run, ranks, err));
     TIER_TRY(spoke_net_set(run->nets[0], w->all, err));
-    if (tier_task_evaluates(&run->plan, round) && spoke_run_evaluates(run))
+    /* Behind masks all tell of the same metrics, or none could be told. */
+    if (tier_task_evaluates(&run->plan, round) &&
+        (spoke_run_evaluates(run) || spoke_secure_on(&run->plan)))
         TIER_TRY(evaluate(run, header->metrics, err));
     return trains ? train(run, round, header->weight, w, steps, err) : TIER_OK;
 }

@@ -68,6 +68,7 @@ struct spoke_run {
     bool afforded;                   /* what the plan's privacy costs here; then: */
     uint64_t charged;                /* its rounds that are in the ledger */
     struct tier_noise_key noise_key; /* of the round that is trained; the worker reads it */
+    struct spoke_secure *secure;     /* of the open round (spoke/secure.h); or NULL */
     bool training;                   /* a job is on the worker, from this model: */
     struct tier_hash training_base;
 };
