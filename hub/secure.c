@@ -78,6 +78,12 @@ uint32_t hub_secure_sealed_min(const struct hub_run *run) {
     return 0;
 }
 
+/* Whom to believe, as of now. */
+static void look_around(struct hub_run *run) {
+    run->secure->identity.now_s = tier_wall_ms() / 1000;
+    run->secure->identity.revoked = run->hub->home.revoked;
+}
+
 /* ---- what the sum asks for ---- */
 
 static void keep(void *arg, const struct tier_secure_row *row) {
@@ -258,7 +264,7 @@ void hub_secure_unmask(struct hub_run *run) {
     const char **names = need(calloc(run->child_count + 1, sizeof *names));
     size_t n = 0;
 
-    run->secure->identity.now_s = tier_wall_ms() / 1000;
+    look_around(run);
     for (uint32_t i = 0; i < run->child_count; i++)
         if (tier_round_child(&run->round, i)->state == TIER_CHILD_SEALED && !is_hub(run, i))
             names[n++] = run->children[i].name;
@@ -295,7 +301,7 @@ static enum tier_status begin(struct hub_run *run, struct tier_err *err) {
     } else {
         wipe(run);
     }
-    s->identity.now_s = tier_wall_ms() / 1000;
+    look_around(run);
     return tier_secure_new(&round, &s->trust, &owner, &s->sum, err);
 }
 
@@ -336,6 +342,7 @@ static enum tier_status restore_row(void *arg, const struct tier_journal_secure 
                                        row->bytes};
 
     run->secure->identity.now_s = row->time_ms / 1000;
+    run->secure->identity.revoked = NULL;
     return tier_secure_restore(run->secure->sum, &in, err);
 }
 
@@ -361,13 +368,14 @@ static void restore_child(struct hub_run *run, uint32_t child) {
 enum tier_status hub_secure_restore(struct hub_run *run, struct tier_err *err) {
     if (!is_secure(&run->plan) || run->round.state == TIER_ROUND_COMMITTED)
         return TIER_OK;
+    TIER_TRY(hub_secure_check(run->hub, &run->plan, err));
     TIER_TRY(begin(run, err));
     for (uint32_t i = 0; i < run->child_count; i++)
         restore_child(run, i);
     run->round.rules.sealed_min = hub_secure_sealed_min(run);
     TIER_TRY(tier_journal_secure_each(run->hub->home.journal, run->hex, run->round.number,
                                       restore_row, run, err));
-    run->secure->identity.now_s = tier_wall_ms() / 1000;
+    look_around(run);
     tier_secure_resume(run->secure->sum);
     return TIER_OK;
 }
@@ -452,7 +460,7 @@ void hub_secure_said(struct hub_run *run, const char *child, uint64_t round,
     }
     if (tier_secure_heard(run->secure->sum, child, body->step))
         hub_fault(run->hub, child); /* after a loss of the stream, and no oftener */
-    run->secure->identity.now_s = tier_wall_ms() / 1000;
+    look_around(run);
     if (tier_secure_said(run->secure->sum, child, body->step, body->data, body->bytes, &err) ==
         TIER_OK)
         return;

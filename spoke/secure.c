@@ -118,6 +118,12 @@ static void leave(struct spoke_run *run, const char *why) {
         snprintf(s->why, sizeof s->why, "%s", why);
 }
 
+/* Whom to believe, as of now. */
+static void look_around(struct spoke_run *run) {
+    run->secure->identity.now_s = tier_wall_ms() / 1000;
+    run->secure->identity.revoked = run->spoke->home.revoked;
+}
+
 static void begin(struct spoke_run *run) {
     struct spoke *spoke = run->spoke;
     struct spoke_secure *s = need(calloc(1, sizeof *s));
@@ -130,10 +136,12 @@ static void begin(struct spoke_run *run) {
     spoke_secure_over(run);
     run->secure = s;
     s->round = run->round;
-    s->identity =
-        (struct tier_mask_identity){.node = &spoke->home.node, .now_s = tier_wall_ms() / 1000};
+    s->identity = (struct tier_mask_identity){.node = &spoke->home.node};
+    look_around(run);
     s->trust = tier_mask_trust_of(&s->identity);
-    if (answered_in(run) >= run->round)
+    if (spoke_secure_admit(spoke, &run->plan, &err) != TIER_OK)
+        leave(run, err.text);
+    else if (answered_in(run) >= run->round)
         leave(run, "this site was started anew in the round: its share of the masks, which was in "
                    "memory alone, is gone");
     else if (tier_mask_child_new(&round, spoke->config->name, &s->trust, &s->child, &err) !=
@@ -294,7 +302,7 @@ void spoke_secure_came(struct spoke_run *run, const struct tier_to_child *m) {
         tier_link_fault(run->spoke->link);
         return;
     }
-    s->identity.now_s = tier_wall_ms() / 1000;
+    look_around(run);
     if (s->heard >> m->secure.step & 1) /* after a loss of the stream, and no oftener */
         tier_link_fault(run->spoke->link);
     s->heard |= 1u << m->secure.step;

@@ -9,6 +9,7 @@
 #include "tier/cert.h"
 #include "tier/identity.h"
 #include "tier/mask_private.h"
+#include "tier/revocation.h"
 
 #include <math.h>
 #include <openssl/core_names.h>
@@ -273,6 +274,8 @@ static enum tier_status identity_check(void *arg, const char *name, const char *
                        "the certificate is of the %s '%s'; of the spoke '%s' "
                        "it must be",
                        tier_role_text(who.role), who.name, name);
+    else if (id->revoked && tier_revocations_has(id->revoked, who.serial))
+        st = tier_fail(err, TIER_EIDENTITY, "its certificate is revoked");
     else
         st = tier_cert_check_signature(cert, data, bytes, sig, sig_bytes, err);
 out:

@@ -102,11 +102,14 @@ struct tier_mask_trust {
                               struct tier_err *err);
 };
 
-/* Children of the authority behind `node`, spokes only, valid at now_s. Borrows both. */
+/* Children of the authority behind `node`, spokes only, valid at now_s and not revoked. Borrows
+ * all; the owner sets the last two anew before each call. */
 struct tier_node;
+struct tier_revocations;
 struct tier_mask_identity {
     const struct tier_node *node;
     int64_t now_s;
+    const struct tier_revocations *revoked; /* NULL: none are */
 };
 struct tier_mask_trust tier_mask_trust_of(struct tier_mask_identity *identity);
 
