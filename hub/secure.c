@@ -11,9 +11,7 @@
 #include "hub/work.h"
 #include "tier/cert.h"
 #include "tier/log.h"
-#include "tier/masked.h"
 #include "tier/secure.h"
-#include "tier/statistics.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -177,6 +175,20 @@ static void give_up(struct hub_run *run, const char *why) {
     hub_work_step(run, &e);
 }
 
+/* What masks the sum is kept where updates are, so that it can be made again. */
+static void tell_unmasked(struct hub_run *run, uint64_t spokes) {
+    struct tier_hash terms = {{0}};
+    struct tier_err err = {0};
+    size_t count;
+
+    const struct tier_mask_term *known = tier_secure_terms(run->secure->sum, &count);
+    if (run->hub->config->hub.retain_updates_days > 0 &&
+        tier_secure_terms_store(run->hub->home.retained_dir, known, count, &terms, &err) != TIER_OK)
+        tier_log_warn("not retained: %s", err.text);
+    hub_audit(run->hub, "round.unmasked", "h:run", &run->id, "u:round", run->round.number,
+              "u:spokes", spokes, "h:terms", tier_hash_is_zero(&terms) ? NULL : &terms);
+}
+
 /* The updates that the masks are known of must all be here. */
 static void fold_it(struct hub_run *run) {
     struct tier_round_event e = {.type = TIER_EVENT_UNMASKED};
@@ -196,8 +208,7 @@ static void fold_it(struct hub_run *run) {
         return;
     }
     if (!run->secure->told)
-        hub_audit(run->hub, "round.unmasked", "h:run", &run->id, "u:round", run->round.number,
-                  "u:spokes", of);
+        tell_unmasked(run, of);
     run->secure->told = true;
     hub_work_step(run, &e);
 }
@@ -476,11 +487,9 @@ void hub_secure_said(struct hub_run *run, const char *child, uint64_t round,
 /* ---- folding ---- */
 
 struct hub_secure_fold {
-    const struct tier_plan *plan; /* the run's: runs outlive the worker */
+    struct tier_secure_fold fold; /* of the run's plan: runs outlive the worker */
     struct tier_mask_term *terms;
-    size_t term_count;
-    struct tier_hash *masked; /* inputs behind masks */
-    size_t masked_count;
+    struct tier_hash *masked;
 };
 
 struct hub_secure_fold *hub_secure_fold_new(struct hub_run *run) {
@@ -493,92 +502,28 @@ struct hub_secure_fold *hub_secure_fold_new(struct hub_run *run) {
         return NULL;
     }
     f = need(calloc(1, sizeof *f));
-    f->plan = &run->plan;
-    const struct tier_mask_term *terms = tier_secure_terms(sum, &f->term_count);
-    f->terms = need(calloc(f->term_count + 1, sizeof *f->terms));
-    if (f->term_count)
-        memcpy(f->terms, terms, f->term_count * sizeof *terms);
+    f->fold.plan = &run->plan;
+    const struct tier_mask_term *terms = tier_secure_terms(sum, &f->fold.term_count);
+    f->terms = need(calloc(f->fold.term_count + 1, sizeof *f->terms));
+    if (f->fold.term_count)
+        memcpy(f->terms, terms, f->fold.term_count * sizeof *terms);
     f->masked = need(calloc(run->child_count + 1, sizeof *f->masked));
     for (uint32_t i = 0; i < run->child_count; i++)
         if (tier_secure_came(sum, run->children[i].name))
-            f->masked[f->masked_count++] = tier_round_child(&run->round, i)->update;
+            f->masked[f->fold.masked_count++] = tier_round_child(&run->round, i)->update;
+    f->fold.terms = f->terms;
+    f->fold.masked = f->masked;
     return f;
+}
+
+const struct tier_secure_fold *hub_secure_fold_of(const struct hub_secure_fold *f) {
+    return &f->fold;
 }
 
 void hub_secure_fold_free(struct hub_secure_fold *f) {
     if (!f)
         return;
-    tier_mask_terms_free(f->terms, f->term_count);
+    tier_mask_terms_free(f->terms, f->fold.term_count);
     free(f->masked);
     free(f);
-}
-
-static bool is_masked(const struct hub_secure_fold *f, const struct tier_hash *id) {
-    for (size_t i = 0; i < f->masked_count; i++)
-        if (tier_hash_equal(&f->masked[i], id))
-            return true;
-    return false;
-}
-
-/* What could not be looked at in any one update. */
-static enum tier_status check_sum(const struct hub_secure_fold *f, const struct tier_fold *fold,
-                                  const struct tier_hash *id, struct tier_err *err) {
-    struct tier_update *u = NULL;
-
-    TIER_TRY(tier_spool_update_open(fold->spool, id, &u, err));
-    const struct tier_update_header *h = tier_spool_update_header(u);
-    enum tier_status st = tier_task_metrics_check(h->metrics, err);
-    if (st == TIER_OK)
-        st = tier_statistics_check(f->plan, h->metrics, err);
-    if (st == TIER_OK && h->weight > f->plan->weight_total_max)
-        st = tier_fail(err, TIER_EUPDATE,
-                       "the sum weighs %" PRIu64 ", above the plan's weight_total_max", h->weight);
-    tier_spool_update_close(u);
-    if (st != TIER_OK)
-        tier_spool_delete(fold->spool, id, NULL);
-    return st == TIER_EUPDATE ? tier_err_prefix(err, "unmasked, of no one child") : st;
-}
-
-/* The unmasked sum and those that came in the open. */
-static enum tier_status add_others(const struct hub_secure_fold *f, const struct tier_fold *fold,
-                                   const struct tier_hash *sum, struct tier_hash *id_out,
-                                   struct tier_err *err) {
-    struct tier_hash *inputs = need(calloc(fold->count + 1, sizeof *inputs));
-    struct tier_fold all = *fold;
-
-    all.inputs = inputs;
-    all.count = 0;
-    for (size_t i = 0; i < fold->count; i++)
-        if (!is_masked(f, &fold->inputs[i]))
-            inputs[all.count++] = fold->inputs[i];
-    if (all.count == 0) {
-        *id_out = *sum;
-        free(inputs);
-        return TIER_OK;
-    }
-    inputs[all.count++] = *sum;
-    enum tier_status st = tier_fold_run(&all, id_out, err);
-    tier_spool_delete(fold->spool, sum, NULL);
-    free(inputs);
-    return st;
-}
-
-enum tier_status hub_secure_fold_run(const struct hub_secure_fold *f, const struct tier_fold *fold,
-                                     struct tier_hash *id_out, struct tier_err *err) {
-    const struct tier_masked_fold masked = {.spool = fold->spool,
-                                            .manifest = fold->manifest,
-                                            .run = fold->run,
-                                            .round = fold->round,
-                                            .base_model = fold->base_model,
-                                            .inputs = f->masked,
-                                            .count = f->masked_count,
-                                            .terms = f->terms,
-                                            .term_count = f->term_count};
-    struct tier_hash sum;
-
-    if (f->masked_count == 0)
-        return tier_fold_run(fold, id_out, err);
-    TIER_TRY(tier_masked_fold(&masked, &sum, err));
-    TIER_TRY(check_sum(f, fold, &sum, err));
-    return add_others(f, fold, &sum, id_out, err);
 }

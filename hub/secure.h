@@ -7,13 +7,13 @@
  * Nothing here acts from within what it is told: a timer that is due at once looks at what has
  * become of the sum, and turns it into events of the round.
  *
- * Threads: the loop's, but for hub_secure_fold_run, which is the worker's.
+ * Threads: the loop's.
  */
 #ifndef CONSILIUM_HUB_SECURE_H
 #define CONSILIUM_HUB_SECURE_H
 
 #include "hub/hub.h"
-#include "tier/fold.h"
+#include "tier/secure_fold.h"
 
 /* Whether this node can take part in such a plan: TIER_EPLAN without TLS. */
 enum tier_status hub_secure_check(const struct hub *hub, const struct tier_plan *plan,
@@ -50,8 +50,7 @@ void hub_secure_said(struct hub_run *run, const char *child, uint64_t round,
 struct hub_secure_fold;
 struct hub_secure_fold *hub_secure_fold_new(struct hub_run *run);
 void hub_secure_fold_free(struct hub_secure_fold *f);
-/* As tier_fold_run, whose inputs may be masked. */
-enum tier_status hub_secure_fold_run(const struct hub_secure_fold *f, const struct tier_fold *fold,
-                                     struct tier_hash *id_out, struct tier_err *err);
+/* Whether what is not masked is folded too, and how, says tier_secure_fold_run. */
+const struct tier_secure_fold *hub_secure_fold_of(const struct hub_secure_fold *f);
 
 #endif

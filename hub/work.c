@@ -129,8 +129,8 @@ static enum tier_status fold_job(struct job *job) {
                              .devices = job->hub->fold_devices};
     const struct tier_merge merge = {
         .fold = fold, .rule = job->rule, .settings = &job->merge, .previous = job->previous};
-    enum tier_status st = job->secure
-                              ? hub_secure_fold_run(job->secure, &fold, &job->result, &job->err)
+    enum tier_status st = job->secure ? tier_secure_fold_run(hub_secure_fold_of(job->secure), &fold,
+                                                             &job->result, &job->err)
                           : job->rule ? tier_merge_run(&merge, &job->result, &job->err)
                                       : tier_fold_run(&fold, &job->result, &job->err);
 

@@ -11,6 +11,7 @@
 #include "tier/merge.h"
 #include "tier/retain.h"
 #include "tier/root.h"
+#include "tier/secure_fold.h"
 #include "tier/stale.h"
 
 #include <errno.h>
@@ -31,7 +32,8 @@
 struct logged {
     uint64_t round;
     struct tier_hash base, folded, previous, model;
-    bool has_fold, committed;
+    struct tier_hash terms; /* what masked its sum; zero: not kept, or nothing did */
+    bool has_fold, committed, skipped;
     size_t first, count; /* of its inputs */
 };
 
@@ -165,7 +167,8 @@ static enum tier_status on_round(struct replaying *p, const char *event, const j
     bool whole = true;
 
     if (strcmp(event, "round.opened") != 0 && strcmp(event, "round.folded") != 0 &&
-        strcmp(event, "round.committed") != 0)
+        strcmp(event, "round.committed") != 0 && strcmp(event, "round.unmasked") != 0 &&
+        strcmp(event, "round.skipped") != 0)
         return TIER_OK;
     struct logged *l = number ? round_of(p, number, err) : NULL;
     if (!l)
@@ -176,6 +179,10 @@ static enum tier_status on_round(struct replaying *p, const char *event, const j
         whole = hash_of(data, "update", &l->folded);
         (void)hash_of(data, "previous", &l->previous);
         l->has_fold = true;
+    } else if (strcmp(event, "round.unmasked") == 0) {
+        (void)hash_of(data, "terms", &l->terms);
+    } else if (strcmp(event, "round.skipped") == 0) {
+        l->skipped = true;
     } else {
         whole = hash_of(data, "model", &l->model);
         l->committed = true;
@@ -380,21 +387,46 @@ static bool have_update(struct replaying *p, const struct tier_hash *id) {
     return there;
 }
 
-/* Every byte of an input is what its name says, and is in range. */
+/* Every byte of an input is what its name says, and is in range; of a masked one nothing says that
+ * but the sum. */
 static enum tier_status check_input(struct replaying *p, const struct tier_hash *id,
-                                    struct tier_err *err) {
+                                    bool *masked_out, struct tier_err *err) {
     struct tier_update *u = NULL;
 
     TIER_TRY(tier_spool_update_open(p->spool, id, &u, err));
     enum tier_status st = tier_spool_update_check(u, err);
-    if (st == TIER_OK)
+    *masked_out = tier_spool_update_header(u)->encoding == TIER_ENC_MASKED;
+    if (st == TIER_OK && !*masked_out)
         st = tier_update_verify(u, p->manifest, err);
     tier_spool_update_close(u);
     return st;
 }
 
+/* As the hub folded them: the masked ones by what was kept of their masks. */
+static enum tier_status fold_masked(struct replaying *p, const struct logged *l,
+                                    const struct tier_fold *f, const struct tier_hash *masked,
+                                    size_t masked_count, struct tier_hash *out,
+                                    struct tier_err *err) {
+    struct tier_secure_fold secure = {
+        .plan = &p->plan, .masked = masked, .masked_count = masked_count};
+    struct tier_mask_term *terms = NULL;
+    char *path = find_file(p, &l->terms, TIER_SECURE_TERMS);
+
+    if (!path)
+        return tier_fail(err, TIER_ENOTFOUND,
+                         "its updates are masked, and what masks their sum is not kept");
+    enum tier_status st = tier_secure_terms_load(path, &l->terms, &terms, &secure.term_count, err);
+    secure.terms = terms;
+    if (st == TIER_OK)
+        st = tier_secure_fold_run(&secure, f, out, err);
+    tier_mask_terms_free(terms, secure.term_count);
+    free(path);
+    return st;
+}
+
+/* The first `masked` of the inputs are masked. */
 static enum tier_status fold(struct replaying *p, const struct logged *l,
-                             const struct tier_hash *inputs, struct tier_hash *out,
+                             const struct tier_hash *inputs, size_t masked, struct tier_hash *out,
                              struct tier_err *err) {
     struct tier_fold_version versions[TIER_STALENESS_LIMIT + 1];
     struct tier_fold_stale stale = {.damps = tier_stale_buffers(p->tier), .versions = versions};
@@ -418,6 +450,8 @@ static enum tier_status fold(struct replaying *p, const struct logged *l,
                            : tier_fold_memory_min(p->manifest, l->count);
     if (f.memory_bytes < least)
         f.memory_bytes = least;
+    if (masked > 0)
+        return fold_masked(p, l, &f, inputs, masked, out, err);
     const struct tier_merge merge = {
         .fold = f, .rule = p->rule, .settings = &p->tier->merge, .previous = p->previous};
     return p->rule ? tier_merge_run(&merge, out, err) : tier_fold_run(&f, out, err);
@@ -429,20 +463,30 @@ static enum tier_status fold_round(struct replaying *p, const struct logged *l,
     struct tier_hash *inputs = calloc(l->count ? l->count : 1, sizeof *inputs);
     struct tier_err why = {0};
     enum tier_status st = TIER_OK;
+    size_t masked = 0;
 
     if (!inputs)
         return tier_fail(err, TIER_ENOMEM, "no memory for a round's inputs");
     for (size_t i = 0; i < l->count && out->result == TIER_REPLAY_SAME; i++) {
+        bool is_masked = false;
         inputs[i] = p->inputs[l->first + i].update;
         if (!have_update(p, &inputs[i]))
             not_kept(out, "update", &inputs[i]);
-        else if (check_input(p, &inputs[i], &why) != TIER_OK)
+        else if (check_input(p, &inputs[i], &is_masked, &why) != TIER_OK)
             differs(out, why.text);
+        if (is_masked) {
+            const struct tier_hash id = inputs[i];
+            inputs[i] = inputs[masked];
+            inputs[masked++] = id;
+        }
     }
     if (out->result == TIER_REPLAY_SAME && l->count == 0)
         differs(out, "the log counts no update in it");
-    if (out->result == TIER_REPLAY_SAME && fold(p, l, inputs, folded, &why) != TIER_OK)
+    if (out->result == TIER_REPLAY_SAME && fold(p, l, inputs, masked, folded, &why) != TIER_OK) {
         differs(out, why.text);
+        if (why.status == TIER_ENOTFOUND && masked > 0)
+            out->result = TIER_REPLAY_NOT_KEPT;
+    }
     if (why.status == TIER_ENOMEM || why.status == TIER_EFULL || why.status == TIER_EIO)
         st = tier_fail(err, why.status, "%s", why.text);
     free(inputs);
@@ -524,6 +568,12 @@ static enum tier_status one_round(struct replaying *p, const struct logged *l,
 
     *out = (struct tier_replay_round){
         .round = l->round, .updates = l->count, .logged = p->run.top ? l->model : l->folded};
+    if (p->run.top && l->skipped) { /* it gave no sum, and the model stays */
+        out->made = l->base;
+        if (!tier_hash_equal(&l->base, &l->model))
+            differs(out, "it was skipped, and another model than before it was published");
+        return TIER_OK;
+    }
     if (!l->has_fold) {
         out->result = TIER_REPLAY_OPEN;
         return TIER_OK;

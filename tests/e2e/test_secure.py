@@ -6,6 +6,7 @@ for byte; the two files differ in the plan's hash that each names, and in nothin
 is killed on the way, the model says which updates were in the sum.
 """
 import glob
+import json
 import os
 import re
 import struct
@@ -77,6 +78,39 @@ class Secure(unittest.TestCase):
                 self.assertEqual(weights, {1})
             shown = f.cli("plan", "show", f.plan(rounds=3, secure=SECURE)).stdout
             self.assertIn("of at least 2 spokes", shown)
+
+    def test_an_audit_makes_the_masked_sums_again(self):
+        kept = {"retention": {"updates_days": 30, "models_days": 30}}
+        with Federation() as f:
+            top = f.top(children_min=3, **kept)
+            hub = f.hub("hub-a", top, children_min=2, **kept)
+            # The top has spokes of its own beside a hub: its sum is of both kinds.
+            for site, parent in (("north-1", hub), ("north-2", hub), ("centre-1", top),
+                                 ("centre-2", top)):
+                f.spoke(site, parent)
+            run = f.run(f.plan(rounds=2, secure=SECURE))
+            run.finish()
+
+            def replay(node):
+                done = f.cli("audit", "replay", run.id, "--data-dir", node.dir, "--json",
+                             check=False)
+                return [r["result"] for r in json.loads(done.stdout)["rounds"]]
+
+            for node in (top, hub):
+                self.assertEqual(replay(node), ["same"] * 3, node.name)
+                self.assertEqual(len(node.audit("round.unmasked")), 3)
+            masks = glob.glob(os.path.join(hub.dir, "retained", "*.terms"))
+            self.assertEqual(len(masks), 3)
+            with open(masks[0], "r+b") as file:
+                file.seek(40)
+                byte = file.read(1)
+                file.seek(40)
+                file.write(bytes([byte[0] ^ 1]))
+            self.assertEqual(sorted(replay(hub)), ["DIFFERS", "same", "same"])
+            for path in masks:
+                os.unlink(path)
+            self.assertEqual(replay(hub), ["not kept"] * 3)
+            self.assertEqual(replay(top), ["same"] * 3)
 
     def test_no_update_is_on_the_wire_that_its_visible_twin_shows_there(self):
         with Federation() as f:
