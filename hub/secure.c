@@ -185,8 +185,10 @@ static void tell_unmasked(struct hub_run *run, uint64_t spokes) {
     if (run->hub->config->hub.retain_updates_days > 0 &&
         tier_secure_terms_store(run->hub->home.retained_dir, known, count, &terms, &err) != TIER_OK)
         tier_log_warn("not retained: %s", err.text);
+    char hex[TIER_HASH_HEX];
+    bool kept = !tier_hash_is_zero(&terms);
     hub_audit(run->hub, "round.unmasked", "h:run", &run->id, "u:round", run->round.number,
-              "u:spokes", spokes, "h:terms", tier_hash_is_zero(&terms) ? NULL : &terms);
+              "u:spokes", spokes, "s:terms", kept ? tier_hash_hex(&terms, hex) : NULL);
 }
 
 /* The updates that the masks are known of must all be here. */
