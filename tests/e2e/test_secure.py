@@ -16,10 +16,11 @@ import edge
 from federation import Federation
 from parent import Host
 from recorder import TlsRecorder
+from test_steward import patients, table_without, write
 
 SPOKES = ["north-1", "north-2", "north-3", "centre-1"]
 SECURE = {"sums": "region", "cohort_min": 2, "threshold": 0.51, "step_s": 20}
-SLOW = {"steps": 2500}  # so long that a step of the masks is over before training is
+SLOW = {"steps": 1200}  # so long that a step of the masks is over before training is
 
 
 def model_of(f, ended):
@@ -252,6 +253,62 @@ class Secure(unittest.TestCase):
                 self.assertEqual(ended.model, first)  # the one that it began with
                 spokes["north-2"].start()
                 top.wait_log("child north-2 attends", mark)
+
+
+class Withdrawals(unittest.TestCase):
+    def start(self, f, gone=()):
+        """Three sites of which the third is not there yet; the patients in `gone` were never at
+        the first, and others of it may opt out."""
+        top = f.top(children_min=2)
+        out = write(f, "opt-out.txt", "")
+        first = f.spoke(SPOKES[0], top, csv=table_without(f, SPOKES[0], gone),
+                        consent={"opt_out": out})
+        f.spoke(SPOKES[1], top)
+        return top, first
+
+    def plan(self, f):
+        return f.plan(rounds=1, evaluate={"every": 0}, secure=dict(SECURE, cohort_min=3),
+                      governance={"purpose": "health-research"})
+
+    def test_a_patient_who_opts_out_before_the_update_is_masked_is_in_no_sum(self):
+        models = []
+        for early in (True, False):
+            with Federation() as f:
+                gone = patients(f, SPOKES[0])[:3]
+                top, first = self.start(f, gone if early else ())
+                run = f.run(self.plan(f))
+                f.wait(lambda n=first: n.audit("update.sealed"), 30, "the first has trained")
+                if not early:
+                    write(f, "opt-out.txt", "\n".join(gone) + "\n")
+                    f.wait(lambda n=first: len(n.audit("update.sealed")) == 2, 30,
+                           "it has trained again")
+                    self.assertEqual(len(first.audit("update.discarded")), 1)
+                    self.assertFalse(first.audit("withdrawal.asked"))  # it had not left
+                self.assertFalse(first.audit("update.masked"))
+                f.spoke(SPOKES[2], top)
+                models.append(model_of(f, run.finish()))
+                self.assertEqual(len(first.audit("update.masked")), 1)
+        self.assertEqual(models[0], models[1])
+
+    def test_one_who_opts_out_after_it_takes_the_site_out_of_the_round(self):
+        with Federation() as f:
+            top = f.top(children_min=3)
+            out = write(f, "opt-out.txt", "")
+            first = f.spoke(SPOKES[0], top, consent={"opt_out": out})
+            f.spoke(SPOKES[1], top)
+            last = f.spoke(SPOKES[2], top)
+            mark = top.mark()
+            run = f.run(f.plan(rounds=1, evaluate={"every": 0}, local=SLOW, secure=SECURE,
+                               governance={"purpose": "health-research"}))
+            top.wait_log("round 1: secure sum: 'deliver'", mark)
+            last.freeze()
+            f.wait(lambda: SPOKES[0] in counted(top, run), 60, "the first has pushed")
+            write(f, "opt-out.txt", patients(f, SPOKES[0])[0] + "\n")
+            f.wait(lambda: first.audit("withdrawal.done"), 30, "it is out")
+            last.thaw()
+            run.finish()
+            self.assertEqual([e["data"]["spokes"] for e in top.audit("round.unmasked")], [2])
+            self.assertEqual(len(first.audit("update.masked")), 1)  # and no second time
 
 
 class Cohort(unittest.TestCase):
