@@ -103,7 +103,7 @@ static void keep(void *arg, const struct tier_secure_row *row) {
         hub_stop_on(run->hub, &err);
 }
 
-static void say(void *arg, const char *child, enum tier_mask_step step, const uint8_t *body,
+static bool say(void *arg, const char *child, enum tier_mask_step step, const uint8_t *body,
                 size_t bytes) {
     struct hub_run *run = arg;
     const struct tier_to_child m = {.type = TIER_TO_SECURE,
@@ -111,8 +111,8 @@ static void say(void *arg, const char *child, enum tier_mask_step step, const ui
                                     .round = run->round.number,
                                     .secure = {step, body, bytes}};
 
-    if (!run->hub->failed) /* what the journal does not have is not said */
-        tier_serve_send(run->hub->serve, child, &m);
+    /* What the journal does not have is not said. */
+    return !run->hub->failed && tier_serve_send(run->hub->serve, child, &m);
 }
 
 static void ask_for_turn(void *arg) {

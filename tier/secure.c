@@ -8,11 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LISTS_UNDER_WAY 32u
+
 struct child {
     char name[TIER_NAME_LEN_MAX + 1];
     enum tier_mask_step heard; /* in which step last */
     struct tier_hash body;     /* what it said then */
     bool part;                 /* in the open step */
+    bool told, sent;           /* what it says next: and it was there */
     bool left, came;
 };
 
@@ -23,6 +26,7 @@ struct tier_secure {
     struct child *children;
     size_t count, room;
     enum tier_secure_state state;
+    bool hurries;        /* all are told at once */
     struct tier_err why; /* LOST */
 };
 
@@ -96,15 +100,40 @@ static bool is_timed(enum tier_mask_step step) {
     return step != 0 && step != TIER_MASK_DELIVER;
 }
 
-static void say(struct tier_secure *s, const struct child *c) {
+static void say(struct tier_secure *s, struct child *c) {
     enum tier_mask_step step;
     uint8_t *body = NULL;
     size_t bytes;
 
     if (!c->part || tier_mask_parent_say(s->p, c->name, &step, &body, &bytes, NULL) != TIER_OK)
         return;
-    s->owner.say(s->owner.arg, c->name, step, body, bytes);
+    c->told = true;
+    c->sent = s->owner.say(s->owner.arg, c->name, step, body, bytes);
     free(body);
+}
+
+static bool is_untold(const struct child *c) {
+    return c->part && !c->left && !c->told;
+}
+
+/* Goes on telling what was closed; false: somebody is still to be told. */
+static bool speak(struct tier_secure *s) {
+    enum tier_mask_step open = tier_mask_parent_open(s->p);
+    bool paced = open == TIER_MASK_SHARES && !s->hurries;
+    unsigned under_way = 0;
+
+    for (size_t i = 0; paced && i < s->count; i++)
+        under_way += s->children[i].sent && is_waited_for(&s->children[i], open);
+    for (size_t i = 0; s->state == TIER_SECURE_GOES_ON && i < s->count; i++) {
+        struct child *c = &s->children[i];
+        if (!is_untold(c))
+            continue;
+        if (paced && under_way >= LISTS_UNDER_WAY)
+            return false;
+        say(s, c);
+        under_way += c->sent;
+    }
+    return true;
 }
 
 /* The machine goes on to its next step, and so do the flags. */
@@ -117,8 +146,12 @@ static void move_on(struct tier_secure *s) {
     }
     if (last)
         s->state = TIER_SECURE_KNOWN;
-    for (size_t i = 0; i < s->count; i++)
-        s->children[i].part = tier_mask_parent_has(s->p, s->children[i].name);
+    s->hurries = false;
+    for (size_t i = 0; i < s->count; i++) {
+        struct child *c = &s->children[i];
+        c->part = tier_mask_parent_has(s->p, c->name);
+        c->told = c->sent = false;
+    }
 }
 
 static void close_step(struct tier_secure *s, const uint8_t *names, size_t bytes) {
@@ -126,9 +159,7 @@ static void close_step(struct tier_secure *s, const uint8_t *names, size_t bytes
 
     s->owner.keep(s->owner.arg, &row);
     move_on(s);
-    for (size_t i = 0; s->state == TIER_SECURE_GOES_ON && i < s->count; i++)
-        if (!s->children[i].left)
-            say(s, &s->children[i]);
+    speak(s);
     s->owner.turn(s->owner.arg);
 }
 
@@ -142,6 +173,8 @@ static bool enough_advertise(const struct tier_secure *s) {
 static void close_if_due(struct tier_secure *s) {
     enum tier_mask_step open = tier_mask_parent_open(s->p);
 
+    if (open == TIER_MASK_SHARES)
+        speak(s);
     if (s->state != TIER_SECURE_GOES_ON || !is_timed(open) || waited_for(s) > 0 ||
         (open == TIER_MASK_ADVERT && !enough_advertise(s)))
         return;
@@ -229,7 +262,13 @@ void tier_secure_time_up(struct tier_secure *s) {
 
     if (s->state != TIER_SECURE_GOES_ON || !is_timed(open))
         return;
-    if (open == TIER_MASK_ADVERT && !enough_advertise(s))
+    s->hurries = true;
+    bool some_untold = false;
+    for (size_t i = 0; open == TIER_MASK_SHARES && i < s->count; i++)
+        some_untold = some_untold || is_untold(&s->children[i]);
+    if (some_untold)
+        speak(s);
+    else if (open == TIER_MASK_ADVERT && !enough_advertise(s))
         s->owner.turn(s->owner.arg);
     else
         close_step(s, NULL, 0);

@@ -11,6 +11,11 @@
  * (tier/round.h), which says which of them count. From there on the sum is over those and no
  * others.
  *
+ * A list is long where there are many children (32 bytes for each, and 100 advertisements), so it
+ * is said to so many at a time, and to the next when one of them has answered: what waits to be
+ * sent does not grow with their number. Those that are away hold nobody up, and when the step's
+ * time is up before all were told, the rest are told at once and the time is given again.
+ *
  * Everything that a restart needs is in the rows that the owner is given, in their order, before
  * anything that follows from them is said: a parent that is put together from them says what it
  * would have said.
@@ -34,8 +39,8 @@ struct tier_secure_row {
 struct tier_secure_owner {
     void *arg;
     void (*keep)(void *arg, const struct tier_secure_row *row);
-    /* To a child that may be away: it is told again by tier_secure_joined. */
-    void (*say)(void *arg, const char *child, enum tier_mask_step step, const uint8_t *body,
+    /* False where the child is away: it is told again by tier_secure_joined. */
+    bool (*say)(void *arg, const char *child, enum tier_mask_step step, const uint8_t *body,
                 size_t bytes);
     /* Something is to be looked at: another step is open, or none. Not from within this call. */
     void (*turn)(void *arg);

@@ -35,6 +35,7 @@ static size_t row_count;
 static struct message queue[ROWS_MAX];
 static size_t queued;
 static unsigned turns, said;
+static bool is_away[RING_CHILDREN_MAX];
 static struct tier_err err;
 
 static void keep(void *arg, const struct tier_secure_row *r) {
@@ -61,11 +62,18 @@ static unsigned number_of(const char *name) {
     return (unsigned)strtoul(name + strlen("child-"), NULL, 10);
 }
 
-static void say(void *arg, const char *child, enum tier_mask_step step, const uint8_t *body,
+static bool away(const char *child) {
+    return is_away[number_of(child)];
+}
+
+static bool say(void *arg, const char *child, enum tier_mask_step step, const uint8_t *body,
                 size_t bytes) {
     (void)arg;
+    if (away(child))
+        return false;
     said++;
     post(number_of(child), true, step, body, bytes);
+    return true;
 }
 
 static void turn(void *arg) {
@@ -85,6 +93,7 @@ static void open_with(unsigned count, unsigned cohort, double threshold, uint64_
     ring_open(&g, count, cohort, threshold, seed);
     row_count = queued = 0;
     turns = said = 0;
+    memset(is_away, 0, sizeof is_away);
     begin();
 }
 
@@ -299,6 +308,44 @@ Test(tier_secure, advertisements_are_waited_for_until_there_are_enough) {
     advertise(2);
     run_messages(0);
     cr_assert(eq(int, tier_secure_step(parent, &timed), TIER_MASK_DELIVER));
+    end();
+}
+
+/* 50 children: the first answer, the others hear of the list when one of those has. */
+Test(tier_secure, lists_are_said_to_some_at_a_time_and_those_who_are_away_hold_nobody_up) {
+    bool timed;
+
+    open_with(50, 2, 0.67, 12);
+    for (unsigned i = 0; i < 40; i++) {
+        size_t n;
+        const uint8_t *body = tier_mask_child_advert(g.child[i].c, &n);
+        cr_assert(eq(int,
+                     tier_secure_said(parent, g.child[i].name, TIER_MASK_ADVERT, body, n, &err),
+                     TIER_OK));
+    }
+    for (unsigned i = 0; i < 5; i++)
+        is_away[i] = true;
+    tier_secure_time_up(parent);
+    cr_assert(eq(int, tier_secure_step(parent, &timed), TIER_MASK_SHARES));
+    cr_assert(eq(u32, said, 32)); /* of the 35 that are there */
+    struct message m = queue[--queued];
+    deliver(m); /* one answers, */
+    m = queue[--queued];
+    deliver(m); /* which is heard, and the next is told */
+    cr_assert(eq(u32, said, 33));
+    /* The others do not answer: when the time is up all are told, and have it once more. */
+    tier_secure_time_up(parent);
+    cr_assert(eq(int, tier_secure_step(parent, &timed), TIER_MASK_SHARES));
+    cr_assert(eq(u32, said, 35));
+    is_away[0] = false;
+    tier_secure_joined(parent, g.child[0].name);
+    cr_assert(eq(u32, said, 36));
+    run_messages(0);
+    cr_assert(eq(int, tier_secure_step(parent, &timed), TIER_MASK_SHARES));
+    tier_secure_time_up(parent);
+    cr_assert(eq(int, tier_secure_step(parent, &timed), TIER_MASK_DELIVER));
+    cr_assert(tier_secure_has(parent, g.child[0].name));
+    cr_assert(not(tier_secure_has(parent, g.child[1].name)));
     end();
 }
 
