@@ -76,6 +76,7 @@ struct job {
     struct tier_published made;
     uint64_t weight;
     const struct tier_manifest *manifest; /* the run's: runs outlive the worker */
+    const struct tier_plan *plan;         /* likewise */
     struct tier_hash *inputs;
     size_t count;
     unsigned threads;
@@ -102,15 +103,18 @@ static void job_drop(void *arg) {
     job_free(arg);
 }
 
+/* `plan` NULL: but for what it says of sums. */
 static enum tier_status check_update(struct tier_spool *spool, const struct tier_hash *id,
                                      const struct tier_manifest *manifest, bool whole,
-                                     struct tier_err *err) {
+                                     const struct tier_plan *plan, struct tier_err *err) {
     struct tier_update *u;
     TIER_TRY(tier_spool_update_open(spool, id, &u, err));
     enum tier_status st = whole ? tier_spool_update_check(u, err) : TIER_OK;
     /* Nothing can be said of what is masked, but that it is as long as it must be. */
     if (st == TIER_OK && tier_spool_update_header(u)->encoding != TIER_ENC_MASKED)
         st = tier_update_verify(u, manifest, err);
+    if (st == TIER_OK && plan && tier_spool_update_header(u)->encoding == TIER_ENC_SUM)
+        st = tier_secure_norm_check(plan, u, manifest, err);
     tier_spool_update_close(u);
     return st;
 }
@@ -140,7 +144,7 @@ static enum tier_status fold_job(struct job *job) {
     if (st == TIER_EUPDATE || st == TIER_ECORRUPT || st == TIER_ENOTFOUND)
         for (size_t i = 0; i < job->count; i++)
             job->damaged[i] = check_update(job->hub->home.spool, &job->inputs[i], job->manifest,
-                                           true, NULL) != TIER_OK;
+                                           true, NULL, NULL) != TIER_OK;
     return st;
 }
 
@@ -169,7 +173,8 @@ static void job_work(void *arg) {
         job->st = first_model_job(job);
         break;
     case JOB_CHECK:
-        job->st = check_update(job->hub->home.spool, &job->update, job->manifest, false, &job->err);
+        job->st = check_update(job->hub->home.spool, &job->update, job->manifest, false, job->plan,
+                               &job->err);
         break;
     case JOB_PART:
     case JOB_FOLD:
@@ -423,6 +428,7 @@ static struct job *job_new(struct hub_run *run, enum job_kind kind) {
     job->kind = kind;
     job->base = run->base_model;
     job->manifest = run->manifest;
+    job->plan = &run->plan;
     return job;
 }
 

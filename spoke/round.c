@@ -594,6 +594,30 @@ static enum tier_status by_counting(struct spoke_run *run, struct tier_update_he
     return st;
 }
 
+/* What a hub behind masks cannot do: the change of the parameters is cut to the plan's norm. States
+ * follow the data, and are left as they are. */
+static void bound(const struct spoke_run *run, struct work *w) {
+    const struct tier_manifest *m = run->manifest;
+    double most = run->plan.secure.norm_max, squares = 0;
+
+    if (!(most > 0))
+        return;
+    for (size_t t = 0; t < m->count; t++) {
+        const struct tier_tensor *tensor = &m->tensors[t];
+        for (uint64_t i = tensor->at; !tensor->state && i < tensor->at + tensor->count; i++)
+            squares += (double)w->model[i] * (double)w->model[i];
+    }
+    double norm = sqrt(squares);
+    if (!(norm > most)) /* what is not finite is refused when it is sealed */
+        return;
+    tier_log_info("run %.12s: the change is cut from norm %g to %g", run->hex, norm, most);
+    for (size_t t = 0; t < m->count; t++) {
+        const struct tier_tensor *tensor = &m->tensors[t];
+        for (uint64_t i = tensor->at; !tensor->state && i < tensor->at + tensor->count; i++)
+            w->model[i] = (float)((double)w->model[i] / norm * most);
+    }
+}
+
 enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                                  const struct tier_hash *base, struct tier_hash *id_out,
                                  struct tier_err *err) {
@@ -619,6 +643,8 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
     bool trained = header.weight > 0;
     if (trained && run->plan.normalise)
         TIER_TRY_OUT(normalise(run, steps, header.weight, &w, metrics, err));
+    if (trained)
+        bound(run, &w);
     header.saturated = w.curvature.cut;
     TIER_TRY_OUT(seal(run, &header, trained ? w.model : NULL, &id, err));
     if (trained)

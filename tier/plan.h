@@ -246,6 +246,7 @@ struct tier_plan {
         double threshold;    /* share of the holders of a secret that it takes to know it */
         uint64_t step_s;     /* seconds that spokes have for a step before and after the updates */
         int lost;            /* enum tier_plan_lost */
+        double norm_max;     /* of a hospital's change of the parameters; 0: no bound */
     } secure;
 
     double clip;                 /* |x| beyond it is refused, or saturated */

@@ -28,6 +28,21 @@ static void check_numbers(const struct tier_plan_checker *c) {
                  "must be at least 1: a hospital that has gone would be waited for without end");
 }
 
+/* What is cut must be changes alone, or what goes with them would say another thing. */
+static void check_norm(const struct tier_plan_checker *c) {
+    const struct tier_plan *p = c->plan;
+
+    if (!(p->secure.norm_max > 0))
+        return;
+    if (p->secure.norm_max < 1e-20)
+        complain(c, "secure.norm_max", "must be 0, or at least 1e-20");
+    if (p->scaffold || p->curvature.lambda > 0)
+        complain(c, "secure.norm_max",
+                 "must be 0 with local.%s: what is cut is the change alone, and what goes with it "
+                 "is of the change as it was",
+                 p->scaffold ? "scaffold" : "curvature");
+}
+
 static bool has_rule(const struct tier_plan_tier *tier) {
     return *tier->merge.rule.own || tier->merge.rule.choice != TIER_PLAN_MEAN;
 }
@@ -40,7 +55,7 @@ static void check_tier(const struct tier_plan_checker *c, const struct tier_plan
     if (has_rule(tier))
         complain(c, tier_plan_tier_path(c, name, "merge.rule", path, sizeof path),
                  "must be mean with secure.sums: %s looks at each update, and masks hide them; "
-                 "local.clip_norm bounds what one step does, at the hospital",
+                 "secure.norm_max bounds each at its hospital, and their mean at the hub",
                  tier_plan_rule_text(&tier->merge));
     if (tier->sync != TIER_PLAN_ROUNDS)
         complain(c, tier_plan_tier_path(c, name, "sync", path, sizeof path),
@@ -77,7 +92,7 @@ static void check_updates(const struct tier_plan_checker *c) {
 
 static void check_absent(const struct tier_plan_checker *c) {
     static const char *const keys[] = {"secure.cohort_min", "secure.threshold", "secure.step_s",
-                                       "secure.lost_round"};
+                                       "secure.lost_round", "secure.norm_max"};
 
     for (size_t i = 0; c->lines && i < sizeof keys / sizeof keys[0]; i++) {
         int key = tier_keys_find(c->keys, c->count, keys[i]);
@@ -96,6 +111,7 @@ void tier_plan_check_secure(const struct tier_plan_checker *c) {
     if (p->secure.sums < 0)
         return;
     check_numbers(c);
+    check_norm(c);
     check_updates(c);
     check_tier(c, &p->top, "tiers.top");
     check_tier(c, &p->hub, "tiers.hub");

@@ -4,9 +4,11 @@
 #include "tier/bytes.h"
 #include "tier/content.h"
 #include "tier/masked.h"
+#include "tier/segment.h"
 #include "tier/statistics.h"
 #include "tier/task.h"
 
+#include <math.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +27,75 @@ static bool is_masked(const struct tier_secure_fold *f, const struct tier_hash *
     return false;
 }
 
+/* ---- norms ---- */
+
+struct norm {
+    double squares, slack; /* of the mean's elements; of what half a unit adds to each, twice */
+};
+
+/* The parameters among the elements [from, from + n), whose sums are in hi. */
+static void add_squares(struct norm *norm, const struct tier_manifest *m, uint64_t from, size_t n,
+                        const int64_t *hi, double weight) {
+    for (size_t t = 0; t < m->count; t++) {
+        const struct tier_tensor *tensor = &m->tensors[t];
+        uint64_t end = tensor->at + tensor->count;
+        if (tensor->state || end <= from || tensor->at >= from + n)
+            continue;
+        double unit = ldexp(1, -tensor->frac_bits);
+        uint64_t at = tensor->at > from ? tensor->at : from;
+        for (; at < end && at < from + n; at++) {
+            double x = (double)hi[at - from] / weight * unit;
+            norm->squares += x * x;
+            norm->slack += unit * unit;
+        }
+    }
+}
+
+static enum tier_status norm_of(const struct tier_update *u, const struct tier_manifest *m,
+                                struct norm *out, struct tier_err *err) {
+    size_t n = tier_segment_elements_max(m), wide = tier_segment_wide_max(m);
+    int64_t *sums = need(malloc((n + wide) * sizeof *sums));
+    uint8_t *scratch = need(malloc(tier_segment_scratch_bytes(m)));
+    double weight = (double)tier_spool_update_header(u)->weight;
+    struct tier_segment_cursor cursor;
+    struct tier_extent extent;
+    uint64_t from = 0;
+    enum tier_status st;
+
+    *out = (struct norm){0};
+    TIER_TRY_OUT(tier_segment_cursor_init(&cursor, u, m, err));
+    for (uint64_t i = 0; i < tier_manifest_segments(m); i++) {
+        size_t here_wide, here = tier_manifest_segment(m, i, &here_wide);
+        memset(sums, 0, (n + wide) * sizeof *sums);
+        TIER_TRY_OUT(tier_segment_cursor_next(&cursor, &extent, err));
+        TIER_TRY_OUT(tier_segment_add(u, 1, m, i, extent, NULL, scratch, sums, sums + here, err));
+        add_squares(out, m, from, here, sums, weight);
+        from += here;
+    }
+out:
+    free(sums);
+    free(scratch);
+    return st;
+}
+
+enum tier_status tier_secure_norm_check(const struct tier_plan *plan, const struct tier_update *sum,
+                                        const struct tier_manifest *manifest,
+                                        struct tier_err *err) {
+    double most = plan->secure.norm_max;
+    struct norm norm;
+
+    if (!(most > 0) || tier_spool_update_header(sum)->weight == 0)
+        return TIER_OK;
+    TIER_TRY(norm_of(sum, manifest, &norm, err));
+    double got = sqrt(norm.squares);
+    if (got <= most * (1 + 1e-6) + sqrt(norm.slack))
+        return TIER_OK;
+    return tier_fail(err, TIER_EUPDATE,
+                     "the mean of the sum has norm %g, and no mean of changes that keep to the "
+                     "plan's secure.norm_max, %g, has",
+                     got, most);
+}
+
 /* What could not be looked at in any one update. */
 static enum tier_status check_sum(const struct tier_secure_fold *f, const struct tier_fold *fold,
                                   const struct tier_hash *id, struct tier_err *err) {
@@ -38,6 +109,8 @@ static enum tier_status check_sum(const struct tier_secure_fold *f, const struct
     if (st == TIER_OK && h->weight > f->plan->weight_total_max)
         st = tier_fail(err, TIER_EUPDATE,
                        "the sum weighs %" PRIu64 ", above the plan's weight_total_max", h->weight);
+    if (st == TIER_OK)
+        st = tier_secure_norm_check(f->plan, u, fold->manifest, err);
     tier_spool_update_close(u);
     if (st != TIER_OK)
         tier_spool_delete(fold->spool, id, NULL);

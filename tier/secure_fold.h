@@ -29,6 +29,15 @@ enum tier_status tier_secure_fold_run(const struct tier_secure_fold *secure,
                                       const struct tier_fold *fold, struct tier_hash *id_out,
                                       struct tier_err *err);
 
+/*
+ * TIER_EUPDATE unless the mean that a sum stands for, of its update's elements but those of states,
+ * has a norm of at most the plan's secure.norm_max, as every mean of changes has of which each
+ * keeps to it; but for what rounding adds. TIER_OK where the plan has no such bound. Whoever does
+ * not keep to it cannot be told, and moves the mean no further than to it.
+ */
+enum tier_status tier_secure_norm_check(const struct tier_plan *plan, const struct tier_update *sum,
+                                        const struct tier_manifest *manifest, struct tier_err *err);
+
 #define TIER_SECURE_TERMS ".terms"
 #define TIER_SECURE_TERMS_MAX (TIER_CHILDREN_MAX * TIER_MASK_HOLDERS_MAX)
 /* Writes the file DIR/<its sha256>.terms. */

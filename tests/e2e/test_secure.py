@@ -32,6 +32,12 @@ def model_of(f, ended):
     return raw.replace(plan.group(1), b"-" * 64)
 
 
+def values_of(f, model):
+    """All its numbers."""
+    raw = edge.read_file(f.root.dir, "models", model + ".safetensors")
+    return edge.Model(raw).values
+
+
 def sealed(node, run):
     """Whether the spoke has masked an update of the run."""
     return any(e["data"]["run"] == run.id for e in node.audit("update.masked"))
@@ -253,6 +259,29 @@ class Secure(unittest.TestCase):
                 self.assertEqual(ended.model, first)  # the one that it began with
                 spokes["north-2"].start()
                 top.wait_log("child north-2 attends", mark)
+
+
+class Bound(unittest.TestCase):
+    def test_no_hospital_moves_the_model_further_than_the_plan_says(self):
+        with Federation() as f:
+            top = f.top(children_min=2)
+            spokes = [f.spoke(site, top) for site in SPOKES[:2]]
+
+            def moved(norm):
+                """How far the mean of one round moves the model."""
+                run = f.run(f.plan(rounds=1, evaluate={"every": 0},
+                                   secure=dict(SECURE, norm_max=norm)))
+                model = run.finish().model
+                base = [e["data"]["base"] for e in top.audit("round.opened")
+                        if e["data"]["run"] == run.id]
+                values = [values_of(f, name) for name in (model, base[0])]
+                return sum((a - b) ** 2 for a, b in zip(*values)) ** 0.5
+
+            free = moved(1e6)
+            self.assertGreater(free, 0.02)
+            self.assertFalse(any(s.find("the change is cut") for s in spokes))
+            self.assertLessEqual(moved(0.01), 0.01 * (1 + 1e-5))
+            self.assertTrue(all(s.find("the change is cut from norm .* to 0.01") for s in spokes))
 
 
 class Withdrawals(unittest.TestCase):

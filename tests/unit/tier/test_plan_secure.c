@@ -23,8 +23,11 @@ static enum tier_status load(const char *lines) {
              "data: {contract: heart.v1}\n"
              "local: {loss: bce, optimiser: {name: sgd, lr: 0.1}, batch: 8, %s}\n"
              "rounds: 3\n%s",
-             strstr(lines, "epochs") ? "epochs: 2, normalise: true, normalise_max: 9" : "steps: 5",
-             strstr(lines, "epochs") ? strchr(lines, '\n') + 1 : lines);
+             strstr(lines, "epochs")     ? "epochs: 2, normalise: true, normalise_max: 9"
+             : strstr(lines, "scaffold") ? "steps: 5, scaffold: true"
+                                         : "steps: 5",
+             strstr(lines, "epochs") || strstr(lines, "scaffold") ? strchr(lines, '\n') + 1
+                                                                  : lines);
     memset(&problems, 0, sizeof problems);
     return tier_plan_load(temp_file("plan.yaml", text), &plan, NULL, &problems, &err);
 }
@@ -53,7 +56,7 @@ Test(tier_plan_secure, all_of_it_travels_and_the_tiers_see_sums_alone) {
 
     cr_assert(eq(int,
                  load("secure: {sums: region, cohort_min: 4, threshold: 0.75, step_s: 9, "
-                      "lost_round: skip}\n"),
+                      "lost_round: skip, norm_max: 2.5}\n"),
                  TIER_OK),
               "%s", err.text);
     cr_assert(eq(int, tier_plan_canonical(&plan, &text, &bytes, NULL, &err), TIER_OK));
@@ -64,6 +67,7 @@ Test(tier_plan_secure, all_of_it_travels_and_the_tiers_see_sums_alone) {
     cr_assert(eq(u64, other.secure.step_s, 9));
     cr_assert(other.secure.threshold > 0.749 && other.secure.threshold < 0.751);
     cr_assert(eq(int, other.secure.lost, TIER_PLAN_LOST_SKIP));
+    cr_assert(other.secure.norm_max > 2.4 && other.secure.norm_max < 2.6);
     for (size_t i = 0; tier_plan_sees(&other, i, line, sizeof line); i++)
         cr_assert(strstr(line, "by name") == NULL, "%s", line);
     tier_plan_sees(&other, 1, line, sizeof line);
@@ -87,6 +91,8 @@ Test(tier_plan_secure, numbers_that_would_hide_nothing_are_refused) {
     refused("secure: {sums: region, threshold: 0.5}\n", "must be above 0.5");
     refused("secure: {sums: region, threshold: 1.5}\n", "secure.threshold");
     refused("secure: {sums: region, step_s: 0}\n", "must be at least 1");
+    refused("secure: {sums: region, norm_max: 1e-21}\n", "at least 1e-20");
+    refused("secure: {norm_max: 2.0}\n", "is for secure.sums: region");
 }
 
 Test(tier_plan_secure, what_looks_at_one_update_is_refused_by_name) {
@@ -103,6 +109,8 @@ Test(tier_plan_secure, what_looks_at_one_update_is_refused_by_name) {
     refused("secure: {sums: region}\ncodec: {name: top_k}\n", "must be f32 with secure.sums");
     refused("secure: {sums: region}\ncodec: {entropy: zstd}\n", "must be none with secure.sums");
     refused("epochs\nsecure: {sums: region}\n", "must be false with secure.sums");
+    refused("scaffold\nsecure: {sums: region, norm_max: 2.0}\n", "must be 0 with local.scaffold");
+    cr_expect(eq(int, load("scaffold\nsecure: {sums: region}\n"), TIER_OK), "%s", err.text);
 }
 
 Test(tier_plan_secure, what_goes_by_sums_alone_is_allowed) {

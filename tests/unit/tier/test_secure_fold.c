@@ -127,6 +127,51 @@ Test(tier_secure_fold, a_sum_that_no_honest_updates_have_is_refused_and_leaves_n
     down();
 }
 
+/* Deviation 0.1 at 13 parameters: far below 4, and far above a thousandth. */
+Test(tier_secure_fold, a_sum_whose_mean_passes_the_plans_norm_is_refused) {
+    const double most[] = {0, 4, 1e-3};
+    uint64_t seed = 8;
+    struct tier_hash got, visible[2];
+
+    up();
+    for (int i = 0; i < 2; i++)
+        visible[i] = sealed_random(spool, manifest, 3, &seed);
+    const struct tier_hash hidden[] = {masked(&visible[0], of_first),
+                                       masked(&visible[1], of_second)};
+    for (size_t i = 0; i < 2; i++) {
+        plan.secure.norm_max = most[i];
+        MUST(secure_run(hidden, hidden, 2, &got, err));
+    }
+    plan.secure.norm_max = most[2];
+    REFUSED(TIER_EUPDATE, "no mean of changes", secure_run(hidden, hidden, 2, &got, err));
+    plan.secure.norm_max = 0;
+    down();
+}
+
+/* One element of 0.5 and a state of 100: the norm is that of the first. */
+Test(tier_secure_fold, the_norm_is_of_the_parameters_and_not_of_states) {
+    struct tier_hash sum;
+
+    up();
+    struct tier_update_header h = header_for(manifest, 7);
+    float *x = calloc(manifest->elements, sizeof *x);
+    struct tier_hash id;
+    x[3] = 0.5f;
+    x[13] = 100;
+    MUST(tier_update_seal_f32(spool, &h, manifest, x, false, &id, err));
+    struct tier_fold fold = fold_of(&id, 1);
+    MUST(tier_fold_run(&fold, &sum, err));
+    struct tier_update *u = update_open(spool, &sum);
+    plan.secure.norm_max = 0.5;
+    MUST(tier_secure_norm_check(&plan, u, manifest, err));
+    plan.secure.norm_max = 0.4999;
+    REFUSED(TIER_EUPDATE, "norm 0.5", tier_secure_norm_check(&plan, u, manifest, err));
+    plan.secure.norm_max = 0;
+    tier_spool_update_close(u);
+    free(x);
+    down();
+}
+
 /* The same masks for other updates leave noise, which is no sum. */
 Test(tier_secure_fold, masks_of_another_sum_are_found_out) {
     uint64_t seed = 7;
