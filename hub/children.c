@@ -5,6 +5,7 @@
  */
 #include "hub/contributor.h"
 #include "hub/run_private.h"
+#include "hub/secure.h"
 #include "hub/work.h"
 #include "tier/log.h"
 #include "tier/nova.h"
@@ -281,7 +282,8 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
                tier_nova_check(&run->plan, h, &err) != TIER_OK ||
                tier_stale_check(&run->plan, h, &err) != TIER_OK ||
                tier_site_check(&run->plan, h, &err) != TIER_OK ||
-               tier_statistics_check(&run->plan, h->metrics, &err) != TIER_OK) {
+               tier_statistics_check(&run->plan, h->metrics, &err) != TIER_OK ||
+               hub_secure_offered(run, e.child, h, &err) != TIER_OK) {
         refuse(run, child, h->round, id, err.text);
     } else {
         hub_work_step(run, &e);
@@ -326,6 +328,7 @@ void hub_run_arrived(struct hub_run *run, const char *child, const struct tier_h
         hub_work_drop(run, child, id);
         return;
     }
+    hub_secure_arrived(run, h);
     if (checked)
         hub_work_step(run, &e);
     else

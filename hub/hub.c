@@ -3,6 +3,7 @@
  * The two sides of the edge, meeting: what children say goes to the run it is about, what the
  * parent says too. A hub without a parent is the top; nothing else differs here.
  */
+#include "hub/secure.h"
 #include "hub/validation.h"
 #include "hub/work.h"
 #include "tier/log.h"
@@ -179,6 +180,15 @@ static void child_progressed(void *owner, const char *child, const struct tier_h
         hub_run_progressed(run, child, round, phase, done, total);
 }
 
+static void child_secured(void *owner, const char *child, const struct tier_hash *id,
+                          uint64_t round, const struct tier_secure_body *body) {
+    struct hub_run *run = hub_run_find(owner, id);
+    if (run)
+        hub_secure_said(run, child, round, body);
+    else
+        hub_fault(owner, child);
+}
+
 static void update_arrived(void *owner, const char *child, const struct tier_hash *id,
                            const struct tier_update_header *header, bool checked) {
     struct hub_run *run = hub_run_find(owner, &header->run);
@@ -194,6 +204,7 @@ static const struct tier_serve_events serve_events = {
     .declined = child_declined,
     .withdrew = child_withdrew,
     .progressed = child_progressed,
+    .secured = child_secured,
     .showed = hub_heads_from_child,
     .arrived = update_arrived,
 };
@@ -290,6 +301,9 @@ static void link_message(void *owner, const struct tier_to_child *m) {
         break;
     case TIER_TO_COMMIT:
         hub_run_committed(run, m->round, m->missed);
+        break;
+    case TIER_TO_SECURE: /* hubs have no part in sums behind masks */
+        tier_link_fault(hub->link);
         break;
     case TIER_TO_END:
         if (run->state == HUB_RUN_OPEN)

@@ -31,9 +31,11 @@ const char *hub_run_state_text(enum hub_run_state state);
 #define HUB_RECORDS 256
 struct hub_record;
 
+enum hub_child_role { HUB_CHILD_UNKNOWN, HUB_CHILD_SPOKE, HUB_CHILD_HUB };
 struct hub_contributor; /* hub/contributor.h */
 
 struct hub_child {
+    enum hub_child_role role; /* by its certificate; of a run with secure.sums alone */
     char name[TIER_NAME_LEN_MAX + 1];
     bool accepted, declined, attending;
     bool waiting;   /* a person decides there: it is not counted in meanwhile */
@@ -84,7 +86,8 @@ struct hub_run {
     bool fold_void;           /* what it folds has been withdrawn from: its result is dropped */
     bool counted;             /* the committed round's own update is in the result */
     struct tier_task_stop stop;
-    uint64_t progress_ms; /* when the parent was last told how far we are */
+    struct hub_secure *secure; /* NULL: the plan hides no updates (hub/secure.h) */
+    uint64_t progress_ms;      /* when the parent was last told how far we are */
 };
 
 struct hub {
@@ -164,6 +167,8 @@ void hub_run_want_graph(struct hub_run *run);
 enum tier_status hub_run_restore_all(struct hub *hub, struct tier_err *err);
 void hub_run_free(struct hub_run *run);
 void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *reason);
+/* The top: the round that is empty stays without a result, and the next begins from its model. */
+void hub_run_skip(struct hub_run *run);
 
 /* From children. */
 void hub_run_attending(struct hub_run *run, const char *child);

@@ -6,6 +6,7 @@
 #include "hub/contributor.h"
 #include "hub/noise.h"
 #include "hub/run_private.h"
+#include "hub/secure.h"
 #include "hub/work.h"
 #include "tier/content.h"
 #include "tier/log.h"
@@ -236,6 +237,7 @@ void hub_work_release(struct hub_run *run, uint64_t round) {
     struct tier_err err = {0};
 
     drop_old_models(run, round);
+    hub_secure_over(run, round);
     if (round == run->round.number) {
         drop_unfinished(run);
         if (!tier_hash_is_zero(&run->round.partial) &&

@@ -6,6 +6,7 @@
  */
 #include "hub/contributor.h"
 #include "hub/run_private.h"
+#include "hub/secure.h"
 #include "hub/work.h"
 #include "tier/content.h"
 #include "tier/log.h"
@@ -121,9 +122,10 @@ static enum tier_status restore_round(struct hub_run *run, uint64_t number, stru
     }
     if (state == TIER_ROUND_FOLDED && !restore.folded)
         state = TIER_ROUND_FOLDING;
-    if (state == TIER_ROUND_FOLDING && restore.lost_count > 0)
+    if ((state == TIER_ROUND_FOLDING || state == TIER_ROUND_UNMASKING) && restore.lost_count > 0)
         state = TIER_ROUND_OPEN; /* the quorum is counted anew, and the deadline looked at */
-    bool closed = state != TIER_ROUND_OPEN && state != TIER_ROUND_FOLDING;
+    bool closed =
+        state != TIER_ROUND_OPEN && state != TIER_ROUND_FOLDING && state != TIER_ROUND_UNMASKING;
     tier_round_restore(&run->round, state, !closed && restore.folded ? &row.own_update : NULL,
                        closed ? &row.own_update : NULL);
     if (restore.lost_count > 0) /* the journal says what counts, so it must not say that they do */
@@ -138,7 +140,7 @@ static enum tier_status restore_round(struct hub_run *run, uint64_t number, stru
         int64_t left = row.opened_ms + (int64_t)deadline_ms - tier_wall_ms();
         hub_run_set_deadline(run, left > 0 ? (uint64_t)left : 1);
     }
-    return TIER_OK;
+    return hub_secure_restore(run, err);
 }
 
 static enum tier_status restore_run(void *arg, const struct tier_journal_run *row,

@@ -41,7 +41,8 @@ static enum tier_status put_round(struct hub_run *run, struct tier_err *err) {
     }
     row.state = run->round.state;
     row.base_model = run->base_model;
-    bool open = run->round.state == TIER_ROUND_OPEN || run->round.state == TIER_ROUND_FOLDING;
+    bool open = run->round.state == TIER_ROUND_OPEN || run->round.state == TIER_ROUND_FOLDING ||
+                run->round.state == TIER_ROUND_UNMASKING;
     row.own_update = open ? run->round.partial : run->round.own_update;
     if (run->round.state == TIER_ROUND_COMMITTED && !row.closed_ms) {
         row.closed_ms = tier_wall_ms();

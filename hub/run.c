@@ -6,6 +6,7 @@
 #include "hub/contributor.h"
 #include "hub/noise.h"
 #include "hub/run_private.h"
+#include "hub/secure.h"
 #include "hub/validation.h"
 #include "hub/work.h"
 #include "tier/content.h"
@@ -77,7 +78,8 @@ static void on_retry(void *arg) {
 /* As many as a fold adds in one pass, or as may arrive at a time. */
 static uint32_t part_at(const struct hub_run *run) {
     uint64_t places = run->hub->config->hub.max_uploaders;
-    if (tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->retain == TIER_PLAN_RETAIN_UPDATES)
+    if (tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->retain == TIER_PLAN_RETAIN_UPDATES ||
+        run->plan.secure.sums != TIER_PLAN_SECURE_NONE) /* masks cancel in the sum of all alone */
         return 0;
     return places < PART_AT ? (uint32_t)places : PART_AT;
 }
@@ -117,7 +119,9 @@ struct tier_round_rules hub_run_rules(const struct hub_run *run, uint64_t round)
         .weight_total_max = most,
         .staleness_max = tier_task_trains(&run->plan, round) ? tier->staleness_max : 0,
         .wait_when_empty = hub_is_top(run->hub),
-        .part_at = part_at(run)};
+        .part_at = part_at(run),
+        .masked = run->plan.secure.sums != TIER_PLAN_SECURE_NONE,
+        .sealed_min = hub_secure_sealed_min(run)};
 }
 
 void hub_run_set_deadline(struct hub_run *run, uint64_t left_ms) {
@@ -201,6 +205,7 @@ static void open_round(struct hub_run *run) {
         granted_ms = own_ms;
 
     begin_round(run);
+    hub_secure_begin(run);
     hub_work_open_round(run);
     hub_work_journal_run(run);
     hub_audit(run->hub, "round.opened", "h:run", &run->id, "u:round", run->round.number, "h:base",
@@ -310,6 +315,21 @@ void hub_run_published(struct hub_run *run, const struct tier_published *made,
         hub_run_want_round(run, done + 1, &next);
 }
 
+void hub_run_skip(struct hub_run *run) {
+    uint64_t done = run->round.number;
+
+    tier_log_warn("run %.12s round %" PRIu64 ": skipped, the model stays as it was", run->hex,
+                  done);
+    hub_audit(run->hub, "round.skipped", "h:run", &run->id, "u:round", done);
+    run->model = run->base_model;
+    commit_round(run, false);
+    hub_work_journal_run(run);
+    if (done >= tier_task_rounds(&run->plan))
+        hub_run_finish(run, HUB_RUN_COMPLETED, "every round is done, the last without a sum");
+    else
+        hub_run_want_round(run, done + 1, &(struct tier_follow_target){.model = run->model});
+}
+
 static void graph_fetched(void *arg, enum tier_status st, const char *text);
 
 static void stop_fetching(struct hub_run *run) {
@@ -394,6 +414,7 @@ struct hub_run *hub_run_new(struct hub *hub, const struct tier_hash *id,
 void hub_run_free(struct hub_run *run) {
     tier_timer_free(run->deadline);
     tier_timer_free(run->retry);
+    hub_secure_free(run);
     tier_round_release(&run->round);
     tier_manifest_free(run->manifest);
     for (size_t i = 0; i < run->child_count; i++)
@@ -501,7 +522,9 @@ enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id,
     struct hub_run *run = hub_run_new(hub, id, plan);
     run->plan = parsed;
     run->created_ms = tier_wall_ms();
-    enum tier_status st = hub_run_find_rule(run, err);
+    enum tier_status st = hub_secure_check(hub, &run->plan, err);
+    if (st == TIER_OK)
+        st = hub_run_find_rule(run, err);
     if (st == TIER_OK && hub_is_top(hub))
         st = hub_run_prepare(run, err);
     if (st == TIER_OK)

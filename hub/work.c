@@ -10,6 +10,7 @@
 #include "hub/noise.h"
 #include "hub/receipt.h"
 #include "hub/run_private.h"
+#include "hub/secure.h"
 #include "hub/statistics.h"
 #include "tier/content.h"
 #include "tier/fold.h"
@@ -76,6 +77,7 @@ struct job {
     struct tier_published made;
     uint64_t weight;
     const struct tier_manifest *manifest; /* the run's: runs outlive the worker */
+    const struct tier_plan *plan;         /* likewise */
     struct tier_hash *inputs;
     size_t count;
     unsigned threads;
@@ -91,7 +93,8 @@ struct job {
     struct tier_contribution *shares; /* of inputs */
     struct tier_err no_shares;        /* why there are none */
     bool exact, appraises;            /* by the hub's own data */
-    struct tier_hash plan, graph;
+    struct tier_hash plan_hash, graph_hash;
+    struct hub_secure_fold *secure; /* of a fold: what masks its inputs; or NULL */
     struct tier_task_figures figures;
     enum tier_status st;
     struct tier_err err;
@@ -105,6 +108,7 @@ static void job_free(struct job *job) {
     free(job->children);
     free(job->screened);
     free(job->shares);
+    hub_secure_fold_free(job->secure);
     free(job);
 }
 
@@ -112,14 +116,18 @@ static void job_drop(void *arg) {
     job_free(arg);
 }
 
+/* `plan` NULL: but for what it says of sums. */
 static enum tier_status check_update(struct tier_spool *spool, const struct tier_hash *id,
                                      const struct tier_manifest *manifest, bool whole,
-                                     struct tier_err *err) {
+                                     const struct tier_plan *plan, struct tier_err *err) {
     struct tier_update *u;
     TIER_TRY(tier_spool_update_open(spool, id, &u, err));
     enum tier_status st = whole ? tier_spool_update_check(u, err) : TIER_OK;
-    if (st == TIER_OK)
+    /* Nothing can be said of what is masked, but that it is as long as it must be. */
+    if (st == TIER_OK && tier_spool_update_header(u)->encoding != TIER_ENC_MASKED)
         st = tier_update_verify(u, manifest, err);
+    if (st == TIER_OK && plan && tier_spool_update_header(u)->encoding == TIER_ENC_SUM)
+        st = tier_secure_norm_check(plan, u, manifest, err);
     tier_spool_update_close(u);
     return st;
 }
@@ -128,7 +136,7 @@ static void find_damage(struct job *job, enum tier_status st) {
     if (st == TIER_EUPDATE || st == TIER_ECORRUPT || st == TIER_ENOTFOUND)
         for (size_t i = 0; i < job->count; i++)
             job->damaged[i] = check_update(job->hub->home.spool, &job->inputs[i], job->manifest,
-                                           true, NULL) != TIER_OK;
+                                           true, NULL, NULL) != TIER_OK;
 }
 
 static size_t at_least(size_t bytes, size_t least) {
@@ -152,7 +160,7 @@ static enum tier_status screen_job(struct job *job) {
                                    .base_model = job->base,
                                    .threads = job->threads,
                                    .memory_bytes = job->memory_bytes};
-    const struct hub_validation_of of = {&job->hub->home, &fold, job->plan, job->graph};
+    const struct hub_validation_of of = {&job->hub->home, &fold, job->plan_hash, job->graph_hash};
     enum tier_status st = tier_screen_run(&screen, job->screened, &job->alike, &job->err);
 
     if (st == TIER_OK && job->limits.loss > 0)
@@ -167,7 +175,7 @@ static void share_out(struct job *job, struct tier_fold *fold) {
     fold->memory_bytes =
         at_least(fold->memory_bytes, tier_contribution_memory_min(fold->manifest, fold->count));
     job->shares = need(calloc(job->count, sizeof *job->shares));
-    const struct hub_validation_of of = {&job->hub->home, fold, job->plan, job->graph};
+    const struct hub_validation_of of = {&job->hub->home, fold, job->plan_hash, job->graph_hash};
     enum tier_status st = job->appraises
                               ? hub_appraise_shares(&of, job->permutations, &job->result,
                                                     job->shares, &job->exact, &job->no_shares)
@@ -193,8 +201,10 @@ static enum tier_status fold_job(struct job *job) {
                              .devices = job->hub->fold_devices};
     const struct tier_merge merge = {
         .fold = fold, .rule = job->rule, .settings = &job->merge, .previous = job->previous};
-    enum tier_status st = job->rule ? tier_merge_run(&merge, &job->result, &job->err)
-                                    : tier_fold_run(&fold, &job->result, &job->err);
+    enum tier_status st = job->secure ? tier_secure_fold_run(hub_secure_fold_of(job->secure), &fold,
+                                                             &job->result, &job->err)
+                          : job->rule ? tier_merge_run(&merge, &job->result, &job->err)
+                                      : tier_fold_run(&fold, &job->result, &job->err);
 
     /* What the next round starts from cannot be had again once the children gave theirs up. */
     if (st == TIER_OK && job->rule && job->rule->has_previous)
@@ -230,7 +240,8 @@ static void job_work(void *arg) {
         job->st = first_model_job(job);
         break;
     case JOB_CHECK:
-        job->st = check_update(job->hub->home.spool, &job->update, job->manifest, false, &job->err);
+        job->st = check_update(job->hub->home.spool, &job->update, job->manifest, false, job->plan,
+                               &job->err);
         break;
     case JOB_SCREEN:
         job->st = screen_job(job);
@@ -509,6 +520,7 @@ static struct job *job_new(struct hub_run *run, enum job_kind kind) {
     job->kind = kind;
     job->base = run->base_model;
     job->manifest = run->manifest;
+    job->plan = &run->plan;
     return job;
 }
 
@@ -543,8 +555,8 @@ static void take_stale(const struct hub_run *run, struct job *job) {
 static void take_look(const struct hub_run *run, struct job *job) {
     const struct tier_plan_tier *tier = tier_plan_tier_of(&run->plan, hub_is_top(run->hub));
 
-    tier_hash_data(run->plan_text, run->plan_bytes, &job->plan);
-    tier_hash_parse(run->plan.model_sha256, &job->graph);
+    tier_hash_data(run->plan_text, run->plan_bytes, &job->plan_hash);
+    tier_hash_parse(run->plan.model_sha256, &job->graph_hash);
     job->appraises = hub_validation_has(run->hub->config);
     if (job->kind == JOB_FOLD && tier_task_trains(&run->plan, job->round))
         job->permutations = tier->contribution.permutations;
@@ -567,7 +579,11 @@ static void start_fold(struct hub_run *run, enum job_kind kind) {
         return;
     if (kind == JOB_FOLD && hub_screen_due(run))
         kind = JOB_SCREEN;
+    struct hub_secure_fold *secure = hub_secure_on(run) ? hub_secure_fold_new(run) : NULL;
+    if (hub_secure_on(run) && !secure)
+        return;
     struct job *job = job_new(run, kind);
+    job->secure = secure;
     job->inputs = need(calloc(run->round.count + 2, sizeof *job->inputs));
     job->damaged = need(calloc(run->round.count + 2, sizeof *job->damaged));
     job->children = need(calloc(run->round.count + 1, sizeof *job->children));
@@ -694,6 +710,9 @@ static void perform(struct hub_run *run, const struct tier_round_actions *action
         case TIER_ACTION_PART:
             start_fold(run, JOB_PART);
             break;
+        case TIER_ACTION_UNMASK:
+            hub_secure_unmask(run);
+            break;
         case TIER_ACTION_FOLD:
             tier_timer_cancel(run->deadline);
             start_fold(run, JOB_FOLD);
@@ -741,23 +760,26 @@ void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
 
     if (run->state != HUB_RUN_OPEN || run->round.number == 0 || keep_for_next(run, e))
         return;
+    hub_secure_before(run, e);
     tier_round_step(&run->round, e, &actions);
     hub_rows_step(run, e, child_before, state_before, &actions);
-    if (state_before == TIER_ROUND_FOLDING && run->round.state == TIER_ROUND_OPEN &&
-        run->deadline_at_ms)
+    if ((state_before == TIER_ROUND_FOLDING || state_before == TIER_ROUND_UNMASKING) &&
+        run->round.state == TIER_ROUND_OPEN && run->deadline_at_ms)
         tier_timer_set(run->deadline, time_left_ms(run)); /* folding had ended it */
     if (run->round.state != state_before || tier_round_tally(&run->round).sealed != sealed_before)
         hub_work_progress(run);
     if (run->round.state != state_before)
         tier_log_info("run %.12s round %" PRIu64 ": %s", run->hex, run->round.number,
                       tier_round_state_text(run->round.state));
-    if (run->round.state != state_before && run->round.state == TIER_ROUND_FOLDING)
+    if (state_before == TIER_ROUND_OPEN &&
+        (run->round.state == TIER_ROUND_FOLDING || run->round.state == TIER_ROUND_UNMASKING))
         hub_audit(run->hub, "round.closed", "h:run", &run->id, "u:round", run->round.number, "s:by",
                   run->round.overdue ? "deadline" : "quorum", "u:updates",
                   (uint64_t)tier_round_tally(&run->round).sealed, "u:weight", run->round.weight);
     if (run->round.rules.part_at > 0)
         hold_places(run->hub);
     perform(run, &actions);
+    hub_secure_after(run, e);
     hub_console_changed(run->hub, run);
 }
 

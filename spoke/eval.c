@@ -163,6 +163,18 @@ out:
     return st;
 }
 
+void spoke_evaluate_none(struct spoke_net *net, const struct spoke_data *data,
+                         struct spoke_sums *sums_out) {
+    const struct spoke_objective *objective = spoke_net_objective(net);
+    bool masks = spoke_data_target(data) == SPOKE_TARGET_MASK;
+
+    memset(sums_out, 0, sizeof *sums_out);
+    sums_out->of = objective->loss;
+    sums_out->masks = masks;
+    sums_out->tells_spots = masks || objective->has_ignore;
+    sums_out->classes = masks ? spoke_net_outputs(net) : 0;
+}
+
 enum tier_status spoke_evaluate(struct spoke_net *net, const struct spoke_data *data,
                                 enum spoke_part part, struct spoke_sums *sums_out,
                                 struct tier_err *err) {
@@ -187,10 +199,7 @@ enum tier_status spoke_evaluate(struct spoke_net *net, const struct spoke_data *
     e.words = spoke_objective_words(e.objective, e.spots);
     if (e.batch > rows)
         e.batch = rows;
-    sums->of = e.objective->loss;
-    sums->masks = spoke_data_target(data) == SPOKE_TARGET_MASK;
-    sums->tells_spots = sums->masks || e.objective->has_ignore;
-    sums->classes = sums->masks ? e.outputs : 0;
+    spoke_evaluate_none(net, data, sums);
     if (rows > 0)
         TIER_TRY_OUT(spoke_data_patch(data) ? score_slides(&e, rows) : score_all(&e, rows));
     *sums_out = *sums;

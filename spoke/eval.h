@@ -48,6 +48,10 @@ enum tier_status spoke_evaluate(struct spoke_net *net, const struct spoke_data *
                                 enum spoke_part part, struct spoke_sums *sums_out,
                                 struct tier_err *err);
 
+/* As of no rows: zero sums, of the names and bins that others have. */
+void spoke_evaluate_none(struct spoke_net *net, const struct spoke_data *data,
+                         struct spoke_sums *sums_out);
+
 /* Adds the sums under their names (tier/score.h). Errors are tier_metrics_add's. */
 enum tier_status spoke_sums_add(const struct spoke_sums *sums, struct tier_metrics *metrics,
                                 struct tier_err *err);

@@ -324,6 +324,21 @@ bool spoke_run_withdraws(struct spoke_run *run, const struct tier_hash *id) {
     return true;
 }
 
+bool spoke_run_discards(struct spoke_run *run, const struct tier_hash *id) {
+    struct spoke *spoke = run->spoke;
+    struct tier_err err = {0};
+
+    if (!is_stale(run))
+        return false;
+    spoke_audit(spoke, "update.discarded", "h:run", &run->id, "u:round", run->round, "h:update", id,
+                "s:reason", "patients have withdrawn, and it had not left");
+    if (spoke_budget_over(run, run->round + 1, &err) != TIER_OK ||
+        tier_journal_sent_delete(spoke->home.journal, run->hex, run->round, id, &err) != TIER_OK)
+        spoke_stop_on(spoke, &err);
+    tier_spool_delete(spoke->home.spool, id, NULL);
+    return true;
+}
+
 void spoke_run_leave_round(struct spoke_run *run) {
     struct tier_hash id;
 

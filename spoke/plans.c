@@ -7,6 +7,7 @@
 #include "spoke/augment.h"
 #include "spoke/budget.h"
 #include "spoke/run_private.h"
+#include "spoke/secure.h"
 #include "spoke/statistics.h"
 #include "spoke/train.h"
 #include "tier/budget.h"
@@ -204,6 +205,7 @@ struct spoke_run *spoke_run_new(struct spoke *spoke, const struct tier_hash *id)
 void spoke_run_free(struct spoke_run *run) {
     tier_timer_free(run->again);
     tier_timer_free(run->follow_again);
+    spoke_secure_over(run);
     for (size_t i = 0; i < KERN_GROUP_RANKS_MAX; i++)
         spoke_net_free(run->nets[i]);
     spoke_data_free(run->data);
@@ -277,7 +279,8 @@ void spoke_plan_came(struct spoke *spoke, const struct tier_to_child *m) {
             return;
         }
         if (spoke_run_admit(run, m->signature, m->signature_bytes, row.created_ms, &err) !=
-            TIER_OK) {
+                TIER_OK ||
+            spoke_secure_admit(spoke, &run->plan, &err) != TIER_OK) {
             spoke_run_decline(run, err.text);
             return;
         }

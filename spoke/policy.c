@@ -23,7 +23,7 @@ struct rule {
     struct tier_keys_list purpose, author, contract, model, operators, days;
     double epsilon_max;
     char hours[8];
-    uint64_t rounds_max, epochs_max, steps_max, rows_max, bytes_max;
+    uint64_t cohort_min, rounds_max, epochs_max, steps_max, rows_max, bytes_max;
     bool has[16]; /* by key, whether it is written */
 };
 
@@ -52,7 +52,8 @@ enum key {
     EPOCHS_MAX,
     STEPS_MAX,
     ROWS_MAX,
-    BYTES_MAX
+    BYTES_MAX,
+    COHORT_MIN
 };
 
 #define FIELD(member) offsetof(struct rule, member), sizeof(((struct rule *)0)->member)
@@ -84,6 +85,8 @@ static const struct tier_keys_item rule_keys[] = {
      "training rows that are gone through, of all rounds, repetitions counted, at most"},
     {"bytes_max", TIER_KEYS_INT, FIELD(bytes_max), "0", 0, COUNT_MAX, NULL,
      "of models and updates, of all rounds, both ways, at most, uncompressed"},
+    {"cohort_min", TIER_KEYS_INT, FIELD(cohort_min), "0", 0, COUNT_MAX, NULL,
+     "the plan hides updates in secure sums of at least so many sites"},
 };
 
 static const struct tier_keys_item top_keys[] = {
@@ -287,10 +290,10 @@ static bool within(uint64_t each, uint64_t rounds, uint64_t most) {
 }
 
 /* A round brings a model and takes an update, of about the size of the ONNX file each; SCAFFOLD and
- * FedCurv double and treble both. */
+ * FedCurv double and treble both, and behind masks an update is twice as long. */
 static uint64_t bytes_each(const struct tier_plan *plan) {
     uint64_t times = plan->curvature.lambda > 0 ? 3 : plan->scaffold ? 2 : 1;
-    return 2 * times * plan->model_bytes;
+    return (plan->secure.sums != TIER_PLAN_SECURE_NONE ? 3 : 2) * times * plan->model_bytes;
 }
 
 /* By steps a round goes through what the plan says; by epochs, through this site's rows, and what
@@ -329,6 +332,9 @@ static bool plan_matches(const struct rule *r, const struct spoke_asked *a) {
         return false;
     if (r->has[EPSILON_MAX] &&
         !(plan_number(p, "privacy.patient.epsilon_max", &epsilon) && epsilon <= r->epsilon_max))
+        return false;
+    if (r->has[COHORT_MIN] &&
+        (p->secure.sums == TIER_PLAN_SECURE_NONE || p->secure.cohort_min < r->cohort_min))
         return false;
     return in_time(r, a->now_ms) && work_fits(r, a);
 }

@@ -3,6 +3,7 @@
 #include "spoke/curvature.h"
 #include "spoke/eval.h"
 #include "spoke/run_private.h"
+#include "spoke/secure.h"
 #include "spoke/state.h"
 #include "spoke/statistics.h"
 #include "spoke/train.h"
@@ -217,12 +218,17 @@ static uint64_t seed_of(const struct spoke_run *run, uint64_t round) {
     return spoke_train_seed(stream, round, run->spoke->config->name);
 }
 
+/* Of a site that says nothing of its test rows, the sums are zero. */
 static enum tier_status evaluate(struct spoke_run *run, struct tier_metrics *metrics,
                                  struct tier_err *err) {
     struct spoke_sums *sums = malloc(sizeof *sums);
+    enum tier_status st = TIER_OK;
     if (!sums)
         return tier_fail(err, TIER_ENOMEM, "no memory to evaluate");
-    enum tier_status st = spoke_evaluate(run->nets[0], run->data, SPOKE_TEST, sums, err);
+    if (spoke_run_evaluates(run))
+        st = spoke_evaluate(run->nets[0], run->data, SPOKE_TEST, sums, err);
+    else
+        spoke_evaluate_none(run->nets[0], run->data, sums);
     if (st == TIER_OK)
         st = spoke_sums_add(sums, metrics, err);
     free(sums);
@@ -512,7 +518,9 @@ static enum tier_status by_itself(struct spoke_run *run, struct tier_update_head
     if (!run->nets[0])
         TIER_TRY(make_nets(run, ranks, err));
     TIER_TRY(spoke_net_set(run->nets[0], w->all, err));
-    if (tier_task_evaluates(&run->plan, round) && spoke_run_evaluates(run))
+    /* Behind masks all tell of the same metrics, or none could be told. */
+    if (tier_task_evaluates(&run->plan, round) &&
+        (spoke_run_evaluates(run) || spoke_secure_on(&run->plan)))
         TIER_TRY(evaluate(run, header->metrics, err));
     return trains ? train(run, round, header->weight, w, steps, err) : TIER_OK;
 }
@@ -590,6 +598,30 @@ static enum tier_status by_counting(struct spoke_run *run, struct tier_update_he
     return st;
 }
 
+/* What a hub behind masks cannot do: the change of the parameters is cut to the plan's norm. States
+ * follow the data, and are left as they are. */
+static void bound(const struct spoke_run *run, struct work *w) {
+    const struct tier_manifest *m = run->manifest;
+    double most = run->plan.secure.norm_max, squares = 0;
+
+    if (!(most > 0))
+        return;
+    for (size_t t = 0; t < m->count; t++) {
+        const struct tier_tensor *tensor = &m->tensors[t];
+        for (uint64_t i = tensor->at; !tensor->state && i < tensor->at + tensor->count; i++)
+            squares += (double)w->model[i] * (double)w->model[i];
+    }
+    double norm = sqrt(squares);
+    if (!(norm > most)) /* what is not finite is refused when it is sealed */
+        return;
+    tier_log_info("run %.12s: the change is cut from norm %g to %g", run->hex, norm, most);
+    for (size_t t = 0; t < m->count; t++) {
+        const struct tier_tensor *tensor = &m->tensors[t];
+        for (uint64_t i = tensor->at; !tensor->state && i < tensor->at + tensor->count; i++)
+            w->model[i] = (float)((double)w->model[i] / norm * most);
+    }
+}
+
 enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                                  const struct tier_hash *base, struct tier_hash *id_out,
                                  struct tier_err *err) {
@@ -615,6 +647,8 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
     bool trained = header.weight > 0;
     if (trained && run->plan.normalise)
         TIER_TRY_OUT(normalise(run, steps, header.weight, &w, metrics, err));
+    if (trained)
+        bound(run, &w);
     header.saturated = w.curvature.cut;
     if (trained && tier_site_on(&run->plan))
         TIER_TRY_OUT(tier_site_seal(run->spoke->home.spool, &run->plan, &header, run->manifest,

@@ -6,6 +6,7 @@
  */
 #include "spoke/budget.h"
 #include "spoke/run_private.h"
+#include "spoke/secure.h"
 #include "spoke/state.h"
 #include "tier/budget.h"
 #include "tier/content.h"
@@ -28,6 +29,7 @@ static void *need(void *p) {
 
 struct sent_search {
     uint64_t round;
+    bool masked; /* which is looked for */
     bool found;
     struct tier_hash id;
 };
@@ -35,17 +37,23 @@ struct sent_search {
 static enum tier_status see_sent(void *arg, const struct tier_journal_sent *row,
                                  struct tier_err *err) {
     struct sent_search *s = arg;
-    (void)err;
-    if (row->round == s->round && row->state != TIER_SENT_COMMITTED) {
+    struct tier_update_header h;
+
+    if (row->round != s->round || row->state == TIER_SENT_COMMITTED)
+        return TIER_OK;
+    TIER_TRY(tier_update_header_decode(row->header, row->header_bytes, &h, err));
+    bool masked = h.encoding == TIER_ENC_MASKED;
+    tier_update_header_release(&h);
+    if (masked == s->masked) {
         s->found = true;
         s->id = row->update_id;
     }
     return TIER_OK;
 }
 
-bool spoke_run_sealed(struct spoke_run *run, uint64_t round, struct tier_hash *id) {
+static bool find_sealed(struct spoke_run *run, uint64_t round, bool masked, struct tier_hash *id) {
     struct tier_home *home = &run->spoke->home;
-    struct sent_search s = {.round = round};
+    struct sent_search s = {.round = round, .masked = masked};
     struct tier_err err = {0};
 
     if (tier_journal_sent_each(home->journal, run->hex, TIER_SENT_STATE_ANY, see_sent, &s, &err) !=
@@ -53,6 +61,14 @@ bool spoke_run_sealed(struct spoke_run *run, uint64_t round, struct tier_hash *i
         spoke_stop_on(run->spoke, &err);
     *id = s.id;
     return s.found && tier_spool_has(home->spool, &s.id);
+}
+
+bool spoke_run_sealed(struct spoke_run *run, uint64_t round, struct tier_hash *id) {
+    return find_sealed(run, round, spoke_secure_on(&run->plan), id);
+}
+
+bool spoke_run_sealed_visible(struct spoke_run *run, uint64_t round, struct tier_hash *id) {
+    return find_sealed(run, round, false, id);
 }
 
 /* With `privacy` a round has one update, whatever becomes of its file: two under one noise
@@ -194,6 +210,16 @@ static void job_done(void *arg) {
     free(job);
 }
 
+void spoke_run_job_over(struct spoke_run *run) {
+    if (run->state != SPOKE_RUN_OPEN || !tier_hash_equal(&run->base_model, &run->training_base))
+        drop_model(run->spoke, &run->training_base);
+    if (run->state == SPOKE_RUN_ENDED)
+        drop_state(run);
+    if (run->state == SPOKE_RUN_OPEN &&
+        tier_content_has(run->spoke->home.models_dir, &run->base_model, TIER_CONTENT_MODEL))
+        spoke_run_train(run);
+}
+
 /* How many rows a trainer of the hospital's own reads, it alone knows. */
 static void audit_reading(struct spoke_run *run) {
     const char *use = tier_plan_purpose_text(run->plan.governance.purpose);
@@ -226,6 +252,27 @@ static bool charge(struct spoke_run *run) {
     return st == TIER_OK;
 }
 
+/* What becomes of a round's update behind masks; true: nothing is to be trained. */
+static bool goes_masked(struct spoke_run *run) {
+    const char *why;
+    struct tier_hash id;
+
+    switch (spoke_secure_next(run, &id, &why)) {
+    case SPOKE_SECURE_OFFER:
+        if (!spoke_run_withdraws(run, &id))
+            offer(run, &id);
+        return true;
+    case SPOKE_SECURE_OUT:
+        spoke_run_decline_round(run, why);
+        return true;
+    case SPOKE_SECURE_WAIT:
+        return true;
+    case SPOKE_SECURE_TRAIN:
+        break;
+    }
+    return false;
+}
+
 void spoke_run_train(struct spoke_run *run) {
     bool ready = run->spoke->trainer ? run->manifest != NULL : run->data != NULL;
     struct tier_hash id;
@@ -239,7 +286,13 @@ void spoke_run_train(struct spoke_run *run) {
         spoke_run_decline_round(run, err.text);
         return;
     }
-    if (spoke_run_sealed(run, run->round, &id)) {
+    if (spoke_secure_admit(run->spoke, &run->plan, &err) != TIER_OK) {
+        spoke_run_decline_round(run, err.text);
+        return;
+    }
+    if (spoke_secure_on(&run->plan) && goes_masked(run))
+        return;
+    if (!spoke_secure_on(&run->plan) && spoke_run_sealed(run, run->round, &id)) {
         if (!spoke_run_withdraws(run, &id))
             offer(run, &id);
         return;
@@ -420,6 +473,7 @@ void spoke_round_came(struct spoke_run *run, const struct tier_to_child *m) {
             run->base_before = before;
         spoke_run_journal(run);
     }
+    spoke_secure_round(run);
     run->follow.link = run->spoke->link;
     run->follow.intake = run->spoke->intake;
     run->follow.manifest = run->manifest;
@@ -445,6 +499,7 @@ void spoke_commit_came(struct spoke_run *run, const struct tier_to_child *m) {
     if (m->round < run->round || run->committed || run->state != SPOKE_RUN_OPEN)
         return;
     run->committed = true;
+    spoke_secure_over(run);
     spoke_run_journal(run);
 }
 
@@ -496,6 +551,8 @@ void spoke_end_came(struct spoke_run *run, const struct tier_to_child *m) {
     }
     tier_spool_forget_old(run->spoke->home.spool);
     spoke_run_forget_rows(run);
+    spoke_secure_over(run);
+    spoke_secure_forget(run);
     drop_state(run);
     if (run->round && !run->training && !tier_hash_equal(&run->base_model, &m->model))
         drop_model(run->spoke, &run->base_model);

@@ -83,6 +83,8 @@ void spoke_run_forget_rows(struct spoke_run *run);
 /* True: the sealed update holds rows that may not be read any more, or lacks some that may, and
  * the parent has been asked to take it out instead of being offered it. */
 bool spoke_run_withdraws(struct spoke_run *run, const struct tier_hash *id);
+/* True: the same of an update that has not left, which is gone now. */
+bool spoke_run_discards(struct spoke_run *run, const struct tier_hash *id);
 /* The site leaves: what it has sealed for the open round is withdrawn. */
 void spoke_run_leave_round(struct spoke_run *run);
 /* Whether the refusal answers a withdrawal, and what follows from it. */
@@ -94,8 +96,13 @@ bool spoke_withdrawal_answered(struct spoke_run *run, const struct tier_to_child
 void spoke_run_train(struct spoke_run *run);
 /* This site adds nothing to the round that is open; the parent hears why. */
 void spoke_run_decline_round(struct spoke_run *run, const char *reason);
-/* The update that was sealed for this round, if its file is here. */
+/* The update that was sealed for this round, if its file is here: with secure.sums the masked one,
+ * which alone may leave. */
 bool spoke_run_sealed(struct spoke_run *run, uint64_t round, struct tier_hash *id);
+/* The one that is not masked. */
+bool spoke_run_sealed_visible(struct spoke_run *run, uint64_t round, struct tier_hash *id);
+/* A job of the run has ended: what waited for it goes on. */
+void spoke_run_job_over(struct spoke_run *run);
 
 /* Callbacks of a run's follow and of its timer. */
 void spoke_run_base_fetched(void *arg, enum tier_status st, const char *text);

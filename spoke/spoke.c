@@ -5,6 +5,7 @@
  * (rounds.c).
  */
 #include "spoke/run_private.h"
+#include "spoke/secure.h"
 #include "spoke/state.h"
 #include "tier/content.h"
 #include "tier/log.h"
@@ -160,6 +161,9 @@ static void link_message(void *owner, const struct tier_to_child *m) {
         spoke_audit(spoke, "refused", "h:run", &run->id, "u:round", m->round, "h:update",
                     &m->update, "s:reason", m->reason);
         tier_link_fault(spoke->link);
+        break;
+    case TIER_TO_SECURE:
+        spoke_secure_came(run, m);
         break;
     case TIER_TO_COMMIT:
         spoke_commit_came(run, m);

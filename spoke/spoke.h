@@ -69,7 +69,8 @@ struct spoke_run {
     uint64_t charged[TIER_LEDGER_BOOKS]; /* its rounds that are in the ledger */
     /* Of patients' noise and of the site's, in the round that is trained; the worker reads them. */
     struct tier_noise_key noise_key, site_key;
-    bool training; /* a job is on the worker, from this model: */
+    struct spoke_secure *secure; /* of the open round (spoke/secure.h); or NULL */
+    bool training;               /* a job is on the worker, from this model: */
     struct tier_hash training_base;
 };
 

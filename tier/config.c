@@ -6,6 +6,7 @@
  */
 #include "tier/config.h"
 
+#include "tier/mask.h"
 #include "tier/privacy.h"
 
 #include <stdlib.h>
@@ -118,6 +119,8 @@ static const struct tier_keys_item spoke_keys[] = {
      "rules of the data steward that accept, refuse, or ask a person"},
     {"policy.signed", TIER_KEYS_BOOL, FIELD(signed_plans), "false", 0, 0, NULL,
      "take only plans that somebody whom the authority certified has signed"},
+    {"policy.cohort_min", TIER_KEYS_INT, FIELD(spoke.cohort_min), "0", 0, TIER_MASK_COHORT_MOST, NULL,
+     "plans are declined that do not hide updates in sums of at least so many sites; 0 takes any"},
     {"policy.epsilon_max", TIER_KEYS_REAL, FIELD(spoke.epsilon_max), "0.0", 0,
      TIER_PRIVACY_EPSILON_MAX, NULL,
      "what all plans together may cost a patient here, who then need privacy.patient; 0: no end"},

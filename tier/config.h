@@ -76,6 +76,7 @@ struct tier_config_spoke {
     char schema[TIER_CONFIG_PATH_BYTES];
     char device[64];                            /* as kern_devices_open takes it */
     int accept;                                 /* enum tier_accept */
+    uint64_t cohort_min;                        /* of secure sums; 0: none are asked for */
     char policy_file[TIER_CONFIG_PATH_BYTES];   /* spoke/policy.h; "": accept alone decides */
     double epsilon_max, delta;                  /* of patients' privacy; epsilon_max 0: no limit */
     double site_epsilon_max;                    /* of the site's own; 0: no limit */

@@ -26,7 +26,8 @@
 #define TIER_PATH_CONSOLE_CONTRIBUTORS "/consilium.console.Console/ListContributors"
 #define TIER_PATH_CONSOLE_PARDON "/consilium.console.Console/Pardon"
 
-/* At these bounds the largest RunInfo, NodeList and ContributorList stay within one message of the edge. */
+/* At these bounds the largest RunInfo, NodeList and ContributorList stay within one message of the
+ * edge. */
 #define TIER_CONSOLE_CHILDREN_MAX 4096
 #define TIER_CONSOLE_CONTRIBUTORS_MAX 1024
 #define TIER_CONSOLE_ROUNDS_MAX 256

@@ -48,6 +48,10 @@ static const char *const migrations[] = {
     "ALTER TABLE rounds ADD COLUMN counted INTEGER NOT NULL DEFAULT 0;"
     "UPDATE rounds SET counted = closed_ms > 0;"
     "CREATE INDEX updates_by_child ON updates(run, child, round);",
+    "CREATE TABLE secure(seq INTEGER PRIMARY KEY, run TEXT NOT NULL, round INTEGER NOT NULL,"
+    " step INTEGER NOT NULL CHECK(step BETWEEN 1 AND 8), child TEXT NOT NULL,"
+    " body BLOB NOT NULL, time_ms INTEGER NOT NULL);"
+    "CREATE INDEX secure_by_round ON secure(run, round, seq);",
 };
 
 enum {
@@ -64,6 +68,7 @@ enum {
     SQL_RUN_DELETE_UPDATES,
     SQL_RUN_DELETE_METRICS,
     SQL_RUN_DELETE_SENT,
+    SQL_RUN_DELETE_SECURE,
     SQL_ROUND_PUT,
     SQL_ROUND_GET,
     SQL_ROUND_EACH,
@@ -73,6 +78,9 @@ enum {
     SQL_UPDATE_FIND,
     SQL_UPDATE_EACH,
     SQL_UPDATE_COUNTED,
+    SQL_SECURE_ADD,
+    SQL_SECURE_EACH,
+    SQL_SECURE_DELETE,
     SQL_METRIC_PUT,
     SQL_METRIC_EACH,
     SQL_SENT_PUT,
@@ -105,6 +113,7 @@ static const char *const statements[SQL_COUNT] = {
     [SQL_RUN_DELETE_UPDATES] = "DELETE FROM updates WHERE run = ?1",
     [SQL_RUN_DELETE_METRICS] = "DELETE FROM metrics WHERE run = ?1",
     [SQL_RUN_DELETE_SENT] = "DELETE FROM sent WHERE run = ?1",
+    [SQL_RUN_DELETE_SECURE] = "DELETE FROM secure WHERE run = ?1",
     [SQL_ROUND_PUT] = "INSERT OR REPLACE INTO rounds(" ROUND_COLUMNS ")"
                       " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     [SQL_ROUND_GET] = "SELECT " ROUND_COLUMNS " FROM rounds WHERE run = ?1 AND round = ?2",
@@ -124,6 +133,11 @@ static const char *const statements[SQL_COUNT] = {
                            " AND state IN (?3, ?4) AND EXISTS(SELECT 1 FROM rounds WHERE"
                            " rounds.run = updates.run AND rounds.round = updates.round"
                            " AND rounds.counted) ORDER BY round DESC LIMIT 1",
+    [SQL_SECURE_ADD] = "INSERT INTO secure(run, round, step, child, body, time_ms)"
+                       " VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+    [SQL_SECURE_EACH] = "SELECT step, child, body, time_ms FROM secure"
+                        " WHERE run = ?1 AND round = ?2 ORDER BY seq",
+    [SQL_SECURE_DELETE] = "DELETE FROM secure WHERE run = ?1 AND round <= ?2",
     [SQL_METRIC_PUT] = "INSERT OR REPLACE INTO metrics(run, round, name, value)"
                        " VALUES(?1, ?2, ?3, ?4)",
     [SQL_METRIC_EACH] = "SELECT round, name, value FROM metrics"
@@ -385,7 +399,7 @@ enum tier_status tier_journal_run_each(struct tier_journal *j, tier_journal_run_
 static enum tier_status delete_rows(struct tier_journal *j, const char *run, struct tier_err *err) {
     struct tier_query q;
 
-    for (int sql = SQL_RUN_DELETE_ROUNDS; sql <= SQL_RUN_DELETE_SENT; sql++) {
+    for (int sql = SQL_RUN_DELETE_ROUNDS; sql <= SQL_RUN_DELETE_SECURE; sql++) {
         tier_query_start(&q, j->db, sql, err);
         bind_run(&q, run);
         TIER_TRY(tier_query_run(&q));
@@ -591,6 +605,52 @@ enum tier_status tier_journal_update_each(struct tier_journal *j, const char *ru
             q.st = fn(arg, &row, err);
     }
     return tier_query_end(&q);
+}
+
+/* ---- secure sums ---------------------------------------------------------------------------- */
+
+enum tier_status tier_journal_secure_add(struct tier_journal *j, const char *run, uint64_t round,
+                                         const struct tier_journal_secure *row,
+                                         struct tier_err *err) {
+    struct tier_query q;
+
+    tier_query_start(&q, j->db, SQL_SECURE_ADD, err);
+    bind_run(&q, run);
+    tier_query_u64(&q, "round", round);
+    tier_query_int(&q, row->step);
+    tier_query_text(&q, "child", row->child, TIER_NAME_LEN_MAX);
+    tier_query_blob(&q, "body", row->body, row->bytes, TIER_JOURNAL_VALUE_BYTES_MAX);
+    tier_query_int(&q, row->time_ms);
+    return tier_query_run(&q);
+}
+
+enum tier_status tier_journal_secure_each(struct tier_journal *j, const char *run, uint64_t round,
+                                          tier_journal_secure_fn fn, void *arg,
+                                          struct tier_err *err) {
+    struct tier_query q;
+
+    tier_query_start(&q, j->db, SQL_SECURE_EACH, err);
+    bind_run(&q, run);
+    tier_query_u64(&q, "round", round);
+    while (tier_query_next(&q)) {
+        struct tier_journal_secure row = {.step = (int)tier_query_get_int(&q)};
+        tier_query_get_text(&q, row.child, sizeof row.child);
+        row.body = tier_query_get_blob(&q, TIER_JOURNAL_VALUE_BYTES_MAX, &row.bytes);
+        row.time_ms = tier_query_get_int(&q);
+        if (q.st == TIER_OK)
+            q.st = fn(arg, &row, err);
+    }
+    return tier_query_end(&q);
+}
+
+enum tier_status tier_journal_secure_delete(struct tier_journal *j, const char *run, uint64_t round,
+                                            struct tier_err *err) {
+    struct tier_query q;
+
+    tier_query_start(&q, j->db, SQL_SECURE_DELETE, err);
+    bind_run(&q, run);
+    tier_query_u64(&q, "round", round);
+    return tier_query_run(&q);
 }
 
 /* ---- metrics -------------------------------------------------------------------------------- */

@@ -185,6 +185,32 @@ enum tier_status tier_journal_update_each(struct tier_journal *j, const char *ru
                                           int state, tier_journal_update_fn fn, void *arg,
                                           struct tier_err *err);
 
+/* ---- secure sums: what a parent was told in a round, in order -------------------------------- */
+
+/* A child said `body` in `step`; without a body, its masked update counts; without a child, the
+ * step was closed. */
+struct tier_journal_secure {
+    int step; /* enum tier_mask_step */
+    char child[TIER_NAME_LEN_MAX + 1];
+    const uint8_t *body; /* at most TIER_JOURNAL_VALUE_BYTES_MAX; borrowed */
+    size_t bytes;
+    int64_t time_ms;
+};
+
+/* Behind those of the round that are there. */
+enum tier_status tier_journal_secure_add(struct tier_journal *j, const char *run, uint64_t round,
+                                         const struct tier_journal_secure *row,
+                                         struct tier_err *err);
+typedef enum tier_status (*tier_journal_secure_fn)(void *arg, const struct tier_journal_secure *row,
+                                                   struct tier_err *err);
+/* As they were added. */
+enum tier_status tier_journal_secure_each(struct tier_journal *j, const char *run, uint64_t round,
+                                          tier_journal_secure_fn fn, void *arg,
+                                          struct tier_err *err);
+/* Of every round up to `round`. */
+enum tier_status tier_journal_secure_delete(struct tier_journal *j, const char *run, uint64_t round,
+                                            struct tier_err *err);
+
 /* ---- metrics (the console's history) -------------------------------------------------------- */
 
 /* NaN is refused: TIER_EARG. Replaces what was there. */

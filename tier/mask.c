@@ -9,6 +9,7 @@
 #include "tier/cert.h"
 #include "tier/identity.h"
 #include "tier/mask_private.h"
+#include "tier/revocation.h"
 
 #include <math.h>
 #include <openssl/core_names.h>
@@ -27,6 +28,26 @@ const char *tier_mask_step_text(enum tier_mask_step step) {
     static const char *const text[TIER_MASK_STEPS] = {
         "advert", "list", "shares", "deliver", "survivors", "signed", "signatures", "reveal"};
     return step >= 1 && step <= TIER_MASK_STEPS ? text[step - 1] : "unknown step";
+}
+
+bool tier_mask_step_is_childs(enum tier_mask_step step) {
+    return step == TIER_MASK_ADVERT || step == TIER_MASK_SHARES || step == TIER_MASK_SIGNED ||
+           step == TIER_MASK_REVEAL;
+}
+
+/* By the layouts of mask_private.h. */
+size_t tier_mask_body_max(enum tier_mask_step step) {
+    static const size_t most[TIER_MASK_STEPS] = {
+        TIER_MASK_ADVERT_BYTES_MAX,
+        TIER_MASK_BODY_BYTES_MAX,
+        TIER_MASK_NEIGHBOURS * SEALED_BYTES,
+        TIER_CHILDREN_MAX / 8 + TIER_MASK_NEIGHBOURS * SEALED_BYTES,
+        TIER_CHILDREN_MAX / 8,
+        1 + TIER_MASK_SIGNATURE_BYTES_MAX,
+        TIER_MASK_HOLDERS_MAX * (4 + 1 + TIER_MASK_SIGNATURE_BYTES_MAX),
+        TIER_MASK_HOLDERS_MAX * (1 + TIER_SHAMIR_BYTES)};
+
+    return step >= 1 && step <= TIER_MASK_STEPS ? most[step - 1] : 0;
 }
 
 unsigned tier_mask_threshold(double share, unsigned holders) {
@@ -253,6 +274,8 @@ static enum tier_status identity_check(void *arg, const char *name, const char *
                        "the certificate is of the %s '%s'; of the spoke '%s' "
                        "it must be",
                        tier_role_text(who.role), who.name, name);
+    else if (id->revoked && tier_revocations_has(id->revoked, who.serial))
+        st = tier_fail(err, TIER_EIDENTITY, "its certificate is revoked");
     else
         st = tier_cert_check_signature(cert, data, bytes, sig, sig_bytes, err);
 out:

@@ -70,6 +70,10 @@ enum tier_mask_step {
 #define TIER_MASK_STEPS 8
 /* "advert", "list", ...; "unknown step" outside the enum. */
 const char *tier_mask_step_text(enum tier_mask_step step);
+/* Who says it: a child ADVERT, SHARES, SIGNED and REVEAL, a parent the others. */
+bool tier_mask_step_is_childs(enum tier_mask_step step);
+/* The longest body of a step, whatever the round; 0 outside the enum. */
+size_t tier_mask_body_max(enum tier_mask_step step);
 
 /* What all of a round agree on, from the plan. */
 struct tier_mask_round {
@@ -98,11 +102,14 @@ struct tier_mask_trust {
                               struct tier_err *err);
 };
 
-/* Children of the authority behind `node`, spokes only, valid at now_s. Borrows both. */
+/* Children of the authority behind `node`, spokes only, valid at now_s and not revoked. Borrows
+ * all; the owner sets the last two anew before each call. */
 struct tier_node;
+struct tier_revocations;
 struct tier_mask_identity {
     const struct tier_node *node;
     int64_t now_s;
+    const struct tier_revocations *revoked; /* NULL: none are */
 };
 struct tier_mask_trust tier_mask_trust_of(struct tier_mask_identity *identity);
 

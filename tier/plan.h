@@ -160,6 +160,14 @@ enum tier_plan_mix { TIER_PLAN_MIX_NONE, TIER_PLAN_MIX_NEAREST };
 /* Whether a tier waits for its children round by round, or buffers (tier/stale.h). */
 enum tier_plan_sync { TIER_PLAN_ROUNDS, TIER_PLAN_BUFFERED };
 
+/* Who may see one hospital's update (tier/mask.h). */
+enum tier_plan_secure {
+    TIER_PLAN_SECURE_NONE,   /* its parent */
+    TIER_PLAN_SECURE_REGION, /* nobody: its parent has the sum over all spokes below it */
+};
+/* What becomes of a run in a round that is given up at the top. */
+enum tier_plan_lost { TIER_PLAN_LOST_END, TIER_PLAN_LOST_SKIP };
+
 /* What a hub keeps of its children's updates until the commit. */
 enum tier_plan_retain { TIER_PLAN_RETAIN_UPDATES, TIER_PLAN_RETAIN_SUMS };
 
@@ -260,6 +268,15 @@ struct tier_plan {
         double epsilon_max; /* what a hospital's patients may be made to pay */
     } patient;              /* DP-SGD (tier/budget.h) */
     struct tier_plan_site site;
+
+    struct {
+        int sums;            /* enum tier_plan_secure */
+        uint64_t cohort_min; /* spokes that a sum is over, at least */
+        double threshold;    /* share of the holders of a secret that it takes to know it */
+        uint64_t step_s;     /* seconds that spokes have for a step before and after the updates */
+        int lost;            /* enum tier_plan_lost */
+        double norm_max;     /* of a hospital's change of the parameters; 0: no bound */
+    } secure;
 
     double clip;                 /* |x| beyond it is refused, or saturated */
     struct tier_keys_list clips; /* "PATTERN=CLIP": tensors with a clip of their own */

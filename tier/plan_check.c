@@ -5,6 +5,7 @@
  * may be anyone.
  */
 #include "tier/fedcurv.h"
+#include "tier/mask.h"
 #include "tier/nova.h"
 #include "tier/plan_keys.h"
 #include "tier/privacy.h"
@@ -48,6 +49,8 @@ static const char *const purpose_choices[] = {"unstated",           "general-res
                                               "method-development", "quality",
                                               "public-health",      "care",
                                               "education",          NULL};
+static const char *const secure_choices[] = {"none", "region", NULL};
+static const char *const lost_choices[] = {"end", "skip", NULL};
 static const char *const server_choices[] = {"none", "momentum", "adam", "yogi", "adagrad", NULL};
 
 /*
@@ -217,6 +220,18 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "how far the clip moves in a round, as a logarithm, where all sites are on one side"},        \
     {"privacy.site.adapt.noise", TIER_KEYS_REAL, FIELD(plan.site.adapt.noise), "0.0", 0, 64, NULL, \
      "standard deviation of the noise on the count of sites below it, in sites"},                  \
+    {"secure.sums", TIER_KEYS_CHOICE, FIELD(plan.secure.sums), "none", 0, 0, secure_choices,       \
+     "region: spokes mask their updates, so that their parent learns the sum of all and no single one"}, \
+    {"secure.cohort_min", TIER_KEYS_INT, FIELD(plan.secure.cohort_min), "3", 0,                    \
+     TIER_MASK_COHORT_MOST, NULL, "the fewest spokes that a sum may be over; 2 at least"},         \
+    {"secure.threshold", TIER_KEYS_REAL, FIELD(plan.secure.threshold), "0.67", 0, 1, NULL,         \
+     "of those who hold shares of a spoke's secrets, the part that it takes to learn one"},        \
+    {"secure.step_s", TIER_KEYS_INT, FIELD(plan.secure.step_s), "30", 0, 86400, NULL,              \
+     "seconds that spokes have to answer in a step of the masking, before and after training"},    \
+    {"secure.lost_round", TIER_KEYS_CHOICE, FIELD(plan.secure.lost), "end", 0, 0, lost_choices,    \
+     "when a round gives no sum at the top: end the run, or skip to the next from the same model"}, \
+    {"secure.norm_max", TIER_KEYS_REAL, FIELD(plan.secure.norm_max), "0.0", 0, 1e30, NULL,         \
+     "the norm to which a hospital cuts its change of the parameters, and that no sum's mean may pass"}, \
     {"exact.clip", TIER_KEYS_REAL, FIELD(plan.clip), "8.0", 1e-20, 1e30, NULL,                     \
      "largest change of a parameter in a round; sets the resolution, 2^-30 of it"},                \
     {"exact.clips", TIER_KEYS_LIST, FIELD(plan.clips), "", 0, 0, NULL,                             \
@@ -683,6 +698,7 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     tier_plan_check_loss(c);
     tier_plan_check_patch(c);
     tier_plan_check_privacy(c);
+    tier_plan_check_secure(c);
     check_normalise(c);
     check_scaffold(c);
     check_exact(c);

@@ -84,10 +84,18 @@ void tier_plan_check_governance(const struct tier_plan_checker *c) {
 }
 
 /* What a tier has of one child's update until the commit. */
-static void sees_updates(const char *who, const struct tier_plan_tier *tier, char *buf,
-                         size_t bytes) {
+static void sees_updates(const struct tier_plan *plan, const char *who,
+                         const struct tier_plan_tier *tier, char *buf, size_t bytes) {
     bool kept = tier->retain == TIER_PLAN_RETAIN_UPDATES;
 
+    if (plan->secure.sums == TIER_PLAN_SECURE_REGION) {
+        snprintf(buf, bytes,
+                 "%s: the sum of its spokes' updates, weights and metrics, of at least %" PRIu64
+                 " spokes, and of no single one anything but that it took part; of hubs below it "
+                 "the sum of each",
+                 who, plan->secure.cohort_min);
+        return;
+    }
     snprintf(buf, bytes,
              "%s: the update of each of its children by name, and it %s; merged by %s%s%s", who,
              kept ? "keeps each until the round's commit, or longer for an audit"
@@ -123,23 +131,25 @@ const char *tier_plan_sees(const struct tier_plan *plan, size_t i, char *buf, si
                 columns, plan->statistics.cells_min);
             return buf;
         }
-        snprintf(
-            buf, bytes,
-            "leaves the site: a round's change of the tensors that travel%s%s%s, its weight (%s)%s",
-            plan->scaffold ? " and its control variate" : "",
-            tier_fedcurv_on(plan) ? " and its Fisher information" : "",
-            !tier_site_on(plan)         ? ""
-            : tier_site_at_spokes(plan) ? ", cut to a norm and with noise of its own"
-                                        : ", cut to a norm; the top adds noise to the sum",
-            plan->weights == TIER_PLAN_UNIFORM ? "1, whatever the rows"
-                                               : "the number of its training rows",
-            evaluates ? ", sums of metrics over its test rows with their number" : "");
+        snprintf(buf, bytes,
+                 "leaves the site: a round's change of the tensors that travel%s%s%s, its weight "
+                 "(%s)%s%s",
+                 plan->scaffold ? " and its control variate" : "",
+                 tier_fedcurv_on(plan) ? " and its Fisher information" : "",
+                 !tier_site_on(plan)         ? ""
+                 : tier_site_at_spokes(plan) ? ", cut to a norm and with noise of its own"
+                                             : ", cut to a norm; the top adds noise to the sum",
+                 plan->weights == TIER_PLAN_UNIFORM ? "1, whatever the rows"
+                                                    : "the number of its training rows",
+                 evaluates ? ", sums of metrics over its test rows with their number" : "",
+                 plan->secure.sums ? "; all of it behind masks that only a sum of sites loses"
+                                   : "");
         return buf;
     case 1:
-        sees_updates("its parent, where that is a hub", &plan->hub, buf, bytes);
+        sees_updates(plan, "its parent, where that is a hub", &plan->hub, buf, bytes);
         return buf;
     case 2:
-        sees_updates("its parent, where that is the top", &plan->top, buf, bytes);
+        sees_updates(plan, "its parent, where that is the top", &plan->top, buf, bytes);
         return buf;
     case 3:
         snprintf(buf, bytes,

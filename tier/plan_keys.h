@@ -57,6 +57,8 @@ void tier_plan_check_privacy(const struct tier_plan_checker *c);
 void tier_plan_check_site(const struct tier_plan_checker *c);
 /* What privacy.site adds to a value, as a part of the proof; "" without. Returns buf. */
 const char *tier_plan_site_proof(const struct tier_plan *plan, char *buf, size_t bytes);
+/* What must hold for `secure`. */
+void tier_plan_check_secure(const struct tier_plan_checker *c);
 /* What must hold between the loss, its options and what is asked of the model. */
 void tier_plan_check_loss(const struct tier_plan_checker *c);
 /* What must hold for `local.patch`. */

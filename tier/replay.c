@@ -185,7 +185,8 @@ static enum tier_status on_round(struct replay *p, const char *event, const json
 
     if (strcmp(event, "round.opened") != 0 && strcmp(event, "round.folded") != 0 &&
         strcmp(event, "round.screened") != 0 && strcmp(event, "round.committed") != 0 &&
-        strcmp(event, "privacy.charged") != 0)
+        strcmp(event, "privacy.charged") != 0 && strcmp(event, "round.unmasked") != 0 &&
+        strcmp(event, "round.skipped") != 0)
         return TIER_OK;
     struct replay_logged *l = number ? round_of(p, number, err) : NULL;
     if (!l)
@@ -202,6 +203,10 @@ static enum tier_status on_round(struct replay *p, const char *event, const json
         l->has_fold = true;
     } else if (strcmp(event, "privacy.charged") == 0) {
         whole = hash_of(data, "key", &l->noise_key);
+    } else if (strcmp(event, "round.unmasked") == 0) {
+        (void)hash_of(data, "terms", &l->terms);
+    } else if (strcmp(event, "round.skipped") == 0) {
+        l->skipped = true;
     } else {
         whole = hash_of(data, "model", &l->model);
         l->committed = true;
@@ -306,7 +311,7 @@ static bool have_file(const char *from, const char *to) {
 /* ---- what the run is ---- */
 
 /* A file of the node by its hash, wherever it lies; the caller's to free. NULL: nowhere. */
-static char *find_file(const struct replay *p, const struct tier_hash *hash, const char *suffix) {
+char *replay_find_file(const struct replay *p, const struct tier_hash *hash, const char *suffix) {
     static const char *const folders[] = {TIER_RETAINED_DIR, "models", TIER_QUARANTINE_DIR};
     char dir[PATH_MAX];
 
@@ -319,7 +324,7 @@ static char *find_file(const struct replay *p, const struct tier_hash *hash, con
 }
 
 static enum tier_status read_plan(struct replay *p, struct tier_err *err) {
-    char *path = find_file(p, &p->plan_hash, TIER_CONTENT_PLAN);
+    char *path = replay_find_file(p, &p->plan_hash, TIER_CONTENT_PLAN);
     FILE *f = path ? fopen(path, "rb") : NULL;
     struct tier_hash is;
 
@@ -341,7 +346,7 @@ static enum tier_status read_plan(struct replay *p, struct tier_err *err) {
 }
 
 static enum tier_status read_graph(struct replay *p, struct tier_err *err) {
-    char *from = find_file(p, &p->graph_hash, TIER_CONTENT_GRAPH);
+    char *from = replay_find_file(p, &p->graph_hash, TIER_CONTENT_GRAPH);
     char *path = tier_content_path(p->models_dir, &p->graph_hash, TIER_CONTENT_GRAPH);
     enum tier_status st = TIER_OK;
 
@@ -402,28 +407,29 @@ static const char *spool_path(const struct replay *p, const struct tier_hash *id
 
 bool replay_have_update(struct replay *p, const struct tier_hash *id) {
     char to[PATH_MAX + 80];
-    char *from = find_file(p, id, ".upd");
+    char *from = replay_find_file(p, id, ".upd");
     bool there = from && have_file(from, spool_path(p, id, to));
 
     free(from);
     return there;
 }
 
-/* Every byte of an input is what its name says, and is in range. */
-enum tier_status replay_check_input(struct replay *p, const struct tier_hash *id,
+enum tier_status replay_check_input(struct replay *p, const struct tier_hash *id, bool *masked_out,
                                     struct tier_err *err) {
     struct tier_update *u = NULL;
 
     TIER_TRY(tier_spool_update_open(p->spool, id, &u, err));
     enum tier_status st = tier_spool_update_check(u, err);
-    if (st == TIER_OK)
+    *masked_out = tier_spool_update_header(u)->encoding == TIER_ENC_MASKED;
+    if (st == TIER_OK && !*masked_out)
         st = tier_update_verify(u, p->manifest, err);
     tier_spool_update_close(u);
     return st;
 }
 
+/* The first `masked` of the inputs are masked. */
 static enum tier_status fold(struct replay *p, const struct replay_logged *l,
-                             const struct tier_hash *inputs, struct tier_hash *out,
+                             const struct tier_hash *inputs, size_t masked, struct tier_hash *out,
                              struct tier_err *err) {
     struct tier_fold_version versions[TIER_STALENESS_LIMIT + 1];
     struct tier_fold_stale stale = {.damps = tier_stale_buffers(p->tier), .versions = versions};
@@ -447,6 +453,8 @@ static enum tier_status fold(struct replay *p, const struct replay_logged *l,
                            : tier_fold_memory_min(p->manifest, l->count);
     if (f.memory_bytes < least)
         f.memory_bytes = least;
+    if (masked > 0)
+        return replay_fold_masked(p, l, &f, inputs, masked, out, err);
     const struct tier_merge merge = {
         .fold = f, .rule = p->rule, .settings = &p->tier->merge, .previous = p->previous};
     return p->rule ? tier_merge_run(&merge, out, err) : tier_fold_run(&f, out, err);
@@ -458,22 +466,32 @@ static enum tier_status fold_round(struct replay *p, const struct replay_logged 
     struct tier_hash *inputs = calloc(l->count ? l->count : 1, sizeof *inputs);
     struct tier_err why = {0};
     enum tier_status st = TIER_OK;
+    size_t masked = 0;
 
     if (!inputs)
         return tier_fail(err, TIER_ENOMEM, "no memory for a round's inputs");
     for (size_t i = 0; i < l->count && out->result == TIER_REPLAY_SAME; i++) {
+        bool is_masked = false;
         inputs[i] = p->inputs[l->first + i].update;
         if (!replay_have_update(p, &inputs[i]))
             replay_not_kept(out, "update", &inputs[i]);
-        else if (replay_check_input(p, &inputs[i], &why) != TIER_OK)
+        else if (replay_check_input(p, &inputs[i], &is_masked, &why) != TIER_OK)
             replay_differs(out, why.text);
+        if (is_masked) {
+            const struct tier_hash id = inputs[i];
+            inputs[i] = inputs[masked];
+            inputs[masked++] = id;
+        }
     }
     if (out->result == TIER_REPLAY_SAME && l->count == 0)
         replay_differs(out, "the log counts no update in it");
     if (out->result == TIER_REPLAY_SAME && replay_look_again(p, l, inputs, out, &why) != TIER_OK)
         replay_differs(out, why.text);
-    if (out->result == TIER_REPLAY_SAME && fold(p, l, inputs, folded, &why) != TIER_OK)
+    if (out->result == TIER_REPLAY_SAME && fold(p, l, inputs, masked, folded, &why) != TIER_OK) {
         replay_differs(out, why.text);
+        if (why.status == TIER_ENOTFOUND && masked > 0)
+            out->result = TIER_REPLAY_NOT_KEPT;
+    }
     if (why.status == TIER_ENOMEM || why.status == TIER_EFULL || why.status == TIER_EIO)
         st = tier_fail(err, why.status, "%s", why.text);
     free(inputs);
@@ -484,7 +502,7 @@ static enum tier_status fold_round(struct replay *p, const struct replay_logged 
 static bool have_base(struct replay *p, const struct tier_hash *base) {
     if (tier_content_has(p->models_dir, base, TIER_CONTENT_MODEL))
         return true;
-    char *from = find_file(p, base, TIER_CONTENT_MODEL);
+    char *from = replay_find_file(p, base, TIER_CONTENT_MODEL);
     char *to = tier_content_path(p->models_dir, base, TIER_CONTENT_MODEL);
     bool there = from && have_file(from, to) &&
                  tier_content_check(p->models_dir, base, TIER_CONTENT_MODEL, NULL) == TIER_OK;
@@ -564,6 +582,12 @@ static enum tier_status one_round(struct replay *p, const struct replay_logged *
 
     *out = (struct tier_replay_round){
         .round = l->round, .updates = l->count, .logged = p->run.top ? l->model : l->folded};
+    if (p->run.top && l->skipped) { /* it gave no sum, and the model stays */
+        out->made = l->base;
+        if (!tier_hash_equal(&l->base, &l->model))
+            replay_differs(out, "it was skipped, and another model than before it was published");
+        return TIER_OK;
+    }
     if (!l->has_fold) {
         out->result = TIER_REPLAY_OPEN;
         return TIER_OK;

@@ -21,6 +21,7 @@ static size_t screened_ids(struct replay *p, const struct replay_logged *l, stru
     size_t n = 0;
     char hex[TIER_HASH_HEX], why[128];
     struct tier_err bad = {0};
+    bool masked;
 
     for (size_t i = 0; i < l->count; i++)
         ids[n++] = p->inputs[l->first + i].update;
@@ -33,7 +34,7 @@ static size_t screened_ids(struct replay *p, const struct replay_logged *l, stru
             not_looked_at(out, why);
             return 0;
         }
-        if (replay_check_input(p, &p->aside[i].update, &bad) != TIER_OK) {
+        if (replay_check_input(p, &p->aside[i].update, &masked, &bad) != TIER_OK) {
             replay_differs(out, bad.text);
             return 0;
         }

@@ -8,6 +8,7 @@
 #ifndef CONSILIUM_TIER_REPLAY_PRIVATE_H
 #define CONSILIUM_TIER_REPLAY_PRIVATE_H
 
+#include "tier/fold.h"
 #include "tier/graph.h"
 #include "tier/manifest.h"
 #include "tier/merge_rule.h"
@@ -24,10 +25,12 @@
 struct replay_logged {
     uint64_t round;
     struct tier_hash base, folded, previous, model;
-    struct tier_hash noise_key;               /* of the noise that the top drew; zero: none */
-    bool has_fold, committed, screened, torn; /* torn: of what was screened, some was withdrawn */
-    struct tier_hash set;                     /* screened together */
-    size_t first, count;                      /* of its inputs */
+    struct tier_hash terms;     /* what masked its sum; zero: not kept, or nothing did */
+    struct tier_hash noise_key; /* of the noise that the top drew; zero: none */
+    bool has_fold, committed, skipped, screened,
+        torn;             /* torn: of what was screened, some was withdrawn */
+    struct tier_hash set; /* screened together */
+    size_t first, count;  /* of its inputs */
 };
 
 struct replay_input {
@@ -73,8 +76,16 @@ struct replay {
 
 /* An update in the scratch spool, from wherever it is kept. */
 bool replay_have_update(struct replay *p, const struct tier_hash *id);
-/* Every byte of it is what its name says, and is in range. */
-enum tier_status replay_check_input(struct replay *p, const struct tier_hash *id,
+/* Every byte of it is what its name says, and is in range; of a masked one nothing says that but
+ * the sum. */
+enum tier_status replay_check_input(struct replay *p, const struct tier_hash *id, bool *masked_out,
+                                    struct tier_err *err);
+/* Where a file of that content is kept; malloc'd, NULL: nowhere. */
+char *replay_find_file(const struct replay *p, const struct tier_hash *hash, const char *suffix);
+/* As the hub folded them: the masked ones by what was kept of their masks. */
+enum tier_status replay_fold_masked(const struct replay *p, const struct replay_logged *l,
+                                    const struct tier_fold *f, const struct tier_hash *masked,
+                                    size_t masked_count, struct tier_hash *out,
                                     struct tier_err *err);
 void replay_differs(struct tier_replay_round *out, const char *why);
 void replay_not_kept(struct tier_replay_round *out, const char *what, const struct tier_hash *id);

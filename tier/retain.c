@@ -3,6 +3,7 @@
  */
 #include "tier/retain.h"
 #include "tier/content.h"
+#include "tier/secure_fold.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -61,7 +62,8 @@ struct files {
 
 static bool of_ours(const char *name, bool *update_out) {
     const char *suffix = strlen(name) >= TIER_HASH_HEX ? name + TIER_HASH_HEX - 1 : "";
-    *update_out = strcmp(suffix, UPDATE_SUFFIX) == 0;
+    /* What masks a sum of updates goes when they go. */
+    *update_out = strcmp(suffix, UPDATE_SUFFIX) == 0 || strcmp(suffix, TIER_SECURE_TERMS) == 0;
     return *update_out || strcmp(suffix, TIER_CONTENT_MODEL) == 0;
 }
 

@@ -116,18 +116,29 @@ static void part_if_due(struct tier_round *r, size_t loose, struct tier_round_ac
     act(out, TIER_ACTION_PART, 0, NULL);
 }
 
+static void begin_fold(struct tier_round *r, struct tier_round_actions *out) {
+    r->state = TIER_ROUND_FOLDING;
+    if (!r->parting)
+        act(out, TIER_ACTION_FOLD, 0, NULL);
+}
+
+static void begin_unmasking(struct tier_round *r, struct tier_round_actions *out) {
+    r->state = TIER_ROUND_UNMASKING;
+    act(out, TIER_ACTION_UNMASK, 0, NULL);
+}
+
 /* Closes the round if it is time. A partial in the making is waited for. */
 static void close_if_due(struct tier_round *r, struct tier_round_actions *out) {
     if (r->state != TIER_ROUND_OPEN)
         return;
     struct tier_round_tally t = tier_round_tally(r);
-    bool nobody_left = t.active == 0 && t.declined + t.refused > 0;
-    bool quorum = t.sealed > 0 && t.sealed >= tier_quorum_needed(&r->rules.quorum, t.active);
+    size_t least = r->rules.sealed_min ? r->rules.sealed_min : 1;
+    bool enough = t.sealed >= least;
+    bool nobody_left = t.active == t.sealed && !enough && t.declined + t.refused > 0;
+    bool quorum = enough && t.sealed >= tier_quorum_needed(&r->rules.quorum, t.active);
 
-    if (quorum || (r->overdue && t.sealed > 0)) {
-        r->state = TIER_ROUND_FOLDING;
-        if (!r->parting)
-            act(out, TIER_ACTION_FOLD, 0, NULL);
+    if (quorum || (r->overdue && enough)) {
+        (r->rules.masked ? begin_unmasking : begin_fold)(r, out);
     } else if (nobody_left || (r->overdue && !r->rules.wait_when_empty)) {
         r->state = TIER_ROUND_EMPTY;
         act(out, TIER_ACTION_EMPTY, 0, NULL);
@@ -269,7 +280,7 @@ static void on_bad(struct tier_round *r, const struct tier_round_event *e,
     c->state = TIER_CHILD_REFUSED;
     refuse(out, e, TIER_EUPDATE, e->reason ? e->reason : "the update holds elements out of range");
     act(out, TIER_ACTION_DISCARD, e->child, &e->update);
-    if (counts && r->state == TIER_ROUND_FOLDING)
+    if (counts && (r->state == TIER_ROUND_FOLDING || r->state == TIER_ROUND_UNMASKING))
         r->state = TIER_ROUND_OPEN;
     close_if_due(r, out);
 }
@@ -325,6 +336,9 @@ const char *tier_round_holds_fast(const struct tier_round *r, uint32_t child,
         return "the round is committed: its model holds the update";
     if (r->state == TIER_ROUND_FOLDED)
         return "the round's sum is made and on its way: the update cannot be taken out of it";
+    if (r->rules.masked && r->state != TIER_ROUND_OPEN && c->state == TIER_CHILD_SEALED)
+        return "the round is being unmasked: what is known of the masks is of all its updates "
+               "together, and none can be taken out of them";
     if (c->state == TIER_CHILD_FOLDED || c->in_part)
         return "the update is in a sum already: with the plan's tiers retain: updates it would "
                "have stayed apart until the round closes";
@@ -416,6 +430,10 @@ void tier_round_step(struct tier_round *r, const struct tier_round_event *e,
     case TIER_EVENT_UNPARTED:
         on_parted(r, NULL, out);
         break;
+    case TIER_EVENT_UNMASKED:
+        if (r->state == TIER_ROUND_UNMASKING)
+            begin_fold(r, out);
+        break;
     case TIER_EVENT_FOLDED:
         if (r->state == TIER_ROUND_FOLDING) {
             r->state = TIER_ROUND_FOLDED;
@@ -427,7 +445,8 @@ void tier_round_step(struct tier_round *r, const struct tier_round_event *e,
         r->state = TIER_ROUND_COMMITTED;
         break;
     case TIER_EVENT_NO_MERGE:
-        if (r->state == TIER_ROUND_FOLDING) {
+        if (r->state == TIER_ROUND_FOLDING || r->state == TIER_ROUND_UNMASKING ||
+            (r->rules.masked && r->state == TIER_ROUND_OPEN)) {
             r->state = TIER_ROUND_EMPTY;
             act(out, TIER_ACTION_EMPTY, 0, NULL);
             out->at[out->count - 1].reason = e->reason;
@@ -474,6 +493,8 @@ void tier_round_resume(struct tier_round *r, struct tier_round_actions *out) {
     out->count = 0;
     if (r->state == TIER_ROUND_FOLDING)
         act(out, TIER_ACTION_FOLD, 0, NULL);
+    else if (r->state == TIER_ROUND_UNMASKING)
+        act(out, TIER_ACTION_UNMASK, 0, NULL);
     else if (r->state == TIER_ROUND_FOLDED)
         act(out, TIER_ACTION_DELIVER, 0, &r->own_update);
     else if (r->state == TIER_ROUND_EMPTY)
@@ -483,7 +504,8 @@ void tier_round_resume(struct tier_round *r, struct tier_round_actions *out) {
 }
 
 const char *tier_round_state_text(enum tier_round_state state) {
-    static const char *const text[] = {"open", "folding", "folded", "committed", "empty"};
+    static const char *const text[] = {"open",      "folding", "folded",
+                                       "committed", "empty",   "unmasking"};
     return (unsigned)state < sizeof text / sizeof *text ? text[state] : "unknown";
 }
 

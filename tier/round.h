@@ -8,6 +8,10 @@
  *     |                                 \____ bad update ____/ (back to OPEN)
  *     +--- nobody left, or deadline with nothing ---> EMPTY <--- (from FOLDING) no merge
  *
+ * Of a round whose updates are masked (tier/secure.h), UNMASKING stands between OPEN and FOLDING:
+ * the set of updates is closed, and children give up what hides their sum. It ends in FOLDING, or,
+ * where too few of them are left for that, in EMPTY.
+ *
  * Quorum closes a round as soon as enough children have delivered; `all` means all that have not
  * declined, were not refused. A deadline closes it with what has arrived. A child's first sealed
  * update is the one that counts: the same again gets the same receipt, another one is refused.
@@ -38,6 +42,7 @@ enum tier_round_state {
     TIER_ROUND_FOLDED,
     TIER_ROUND_COMMITTED,
     TIER_ROUND_EMPTY, /* closed without a result: no update, or none that can be merged */
+    TIER_ROUND_UNMASKING,
 };
 
 enum tier_round_child_state {
@@ -57,6 +62,8 @@ struct tier_round_rules {
     uint64_t staleness_max;    /* rounds that an update may be behind; 0: none, nor multipliers */
     bool wait_when_empty;      /* the top: a deadline with nothing waits for the first update */
     uint32_t part_at;          /* sealed updates that are folded into a partial; 0: never */
+    bool masked;               /* what is sealed is unmasked before it is folded */
+    uint32_t sealed_min;       /* fewer close no round; 0 is 1 */
 };
 
 enum tier_round_event_type {
@@ -73,11 +80,13 @@ enum tier_round_event_type {
     TIER_EVENT_DEADLINE, /* the time is up */
     TIER_EVENT_PARTED,   /* the partial is `update` now */
     TIER_EVENT_UNPARTED, /* it could not be made: it is tried again at once where still due */
+    TIER_EVENT_UNMASKED, /* what masks the sum is known */
     TIER_EVENT_FOLDED,   /* the fold gave `update` */
     TIER_EVENT_COMMIT,   /* the result of the round is published */
     TIER_EVENT_SCREENED, /* every sealed update was screened, and QUARANTINE said of those that fail
                           */
-    TIER_EVENT_NO_MERGE, /* the updates cannot become one, and never will: `reason` */
+    TIER_EVENT_NO_MERGE, /* the updates cannot become one, and never will: `reason`; masked ones
+                            may be given up before any is here */
 };
 
 struct tier_round_event {
@@ -98,6 +107,7 @@ enum tier_round_action_type {
     TIER_ACTION_QUARANTINE, /* tell the child that `update` is put aside: the reason */
     TIER_ACTION_DISCARD,    /* delete `update` from the spool */
     TIER_ACTION_PART,       /* fold the partial and every `in_part` update into a new partial */
+    TIER_ACTION_UNMASK,     /* learn what masks the sum of every sealed update */
     TIER_ACTION_FOLD,       /* fold the partial, where there is one, and every sealed update */
     TIER_ACTION_DELIVER,    /* `update` is this node's own: push it up, or publish it */
     TIER_ACTION_EMPTY,      /* nothing to deliver: decline upward, or fail the run */

@@ -234,6 +234,10 @@ static enum tier_status from_child(struct attendance *a, struct tier_rpc_call *c
     case TIER_FROM_PROGRESS:
         e->progressed(owner, a->child->name, &m->run, m->round, m->reason, m->done, m->total);
         break;
+    case TIER_FROM_SECURE:
+        if (e->secured)
+            e->secured(owner, a->child->name, &m->run, m->round, &m->secure);
+        break;
     case TIER_FROM_HEAD:
         if (e->showed)
             e->showed(owner, a->child->name, &m->head);

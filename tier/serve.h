@@ -36,6 +36,9 @@ struct tier_serve_events {
                      const struct tier_hash *update, const char *reason);
     void (*progressed)(void *owner, const char *child, const struct tier_hash *run, uint64_t round,
                        const char *phase, uint32_t done, uint32_t total);
+    /* A step of a secure sum. NULL: nobody takes part in any. */
+    void (*secured)(void *owner, const char *child, const struct tier_hash *run, uint64_t round,
+                    const struct tier_secure_body *body);
     /* The head of its audit log (tier/heads.h). NULL: nobody wants to know. */
     void (*showed)(void *owner, const char *child, const struct tier_head *head);
     /*

@@ -189,6 +189,14 @@ enum tier_status tier_task_encoding_check(const struct tier_plan *plan, enum tie
                          tier_encoding_text(encoding), tier_encoding_text(chosen),
                          plan->codec.entropy == TIER_PLAN_ENTROPY_ZSTD ? " in them"
                                                                        : " without them");
+    if (plan->secure.sums != TIER_PLAN_SECURE_NONE &&
+        (encoding == TIER_ENC_MASKED || encoding == TIER_ENC_SUM))
+        return TIER_OK;
+    if (plan->secure.sums != TIER_PLAN_SECURE_NONE)
+        return tier_fail(err, TIER_EUPDATE,
+                         "the update has encoding %s; the plan has secure.sums: masked, or a hub's "
+                         "sum, would be right",
+                         tier_encoding_text(encoding));
     if (encoding == chosen || encoding == TIER_ENC_F32 || encoding == TIER_ENC_SUM)
         return TIER_OK;
     return tier_fail(err, TIER_EUPDATE,

@@ -77,6 +77,35 @@ size_t tier_head_text(const char *node, const struct tier_head *h, char *text, s
     return n < 0 || (size_t)n >= size ? 0 : (size_t)n;
 }
 
+/* ---- secure sums ---- */
+
+/* protobuf-c has not allocated more than the message is long: what a step may hold is less. */
+static enum tier_status take_secure(const Consilium__Secure *p, bool of_child,
+                                    struct tier_hash *run, uint64_t *round,
+                                    struct tier_secure_body *out, struct tier_err *err) {
+    enum tier_mask_step step = p->step <= TIER_MASK_STEPS ? (enum tier_mask_step)p->step : 0;
+
+    TIER_TRY(tier_wire_hash("secure.run", p->run, run, err));
+    TIER_TRY(take_round(p->round, round, err));
+    if (step == 0 || tier_mask_step_is_childs(step) != of_child)
+        return tier_fail(err, TIER_EPROTO, "secure.step is %u, which is not a %s to say", p->step,
+                         of_child ? "child's" : "parent's");
+    if (p->body.len == 0 || p->body.len > tier_mask_body_max(step))
+        return tier_fail(err, TIER_EPROTO,
+                         "secure.body has %zu bytes; of step '%s' 1 to %zu are allowed",
+                         p->body.len, tier_mask_step_text(step), tier_mask_body_max(step));
+    *out = (struct tier_secure_body){.step = step, .data = p->body.data, .bytes = p->body.len};
+    return TIER_OK;
+}
+
+static void give_secure(const struct tier_hash *run, uint64_t round,
+                        const struct tier_secure_body *body, Consilium__Secure *p) {
+    p->run = tier_wire_hash_field(run);
+    p->round = round;
+    p->step = body->step;
+    p->body = (ProtobufCBinaryData){body->bytes, (uint8_t *)body->data};
+}
+
 /* ---- child to parent ---- */
 
 static enum tier_status take_from_child(const Consilium__FromChild *p, struct tier_from_child *m,
@@ -119,6 +148,9 @@ static enum tier_status take_from_child(const Consilium__FromChild *p, struct ti
     case CONSILIUM__FROM_CHILD__MESSAGE_HEAD:
         m->type = TIER_FROM_HEAD;
         return take_head(p->head, &m->head, err);
+    case CONSILIUM__FROM_CHILD__MESSAGE_SECURE:
+        m->type = TIER_FROM_SECURE;
+        return take_secure(p->secure, true, &m->run, &m->round, &m->secure, err);
     case CONSILIUM__FROM_CHILD__MESSAGE_WITHDRAW:
         m->type = TIER_FROM_WITHDRAW;
         TIER_TRY(tier_wire_hash("withdraw.run", p->withdraw->run, &m->run, err));
@@ -162,6 +194,7 @@ struct tier_bytes tier_wire_from_child_bytes(const struct tier_from_child *m) {
     Consilium__Head head = CONSILIUM__HEAD__INIT;
     ProtobufCBinaryData proof[TIER_TREE_PROOF_MAX];
     Consilium__Withdraw withdraw = CONSILIUM__WITHDRAW__INIT;
+    Consilium__Secure secure = CONSILIUM__SECURE__INIT;
 
     p.message_case = (Consilium__FromChild__MessageCase)m->type;
     switch (m->type) {
@@ -199,6 +232,10 @@ struct tier_bytes tier_wire_from_child_bytes(const struct tier_from_child *m) {
     case TIER_FROM_HEAD:
         give_head(&m->head, &head, proof);
         p.head = &head;
+        break;
+    case TIER_FROM_SECURE:
+        give_secure(&m->run, m->round, &m->secure, &secure);
+        p.secure = &secure;
         break;
     case TIER_FROM_WITHDRAW:
         withdraw.run = tier_wire_hash_field(&m->run);
@@ -376,6 +413,9 @@ static enum tier_status take_to_child(const Consilium__ToChild *p, struct tier_t
     case CONSILIUM__TO_CHILD__MESSAGE_HEAD:
         m->type = TIER_TO_HEAD;
         return take_head(p->head, &m->head, err);
+    case CONSILIUM__TO_CHILD__MESSAGE_SECURE:
+        m->type = TIER_TO_SECURE;
+        return take_secure(p->secure, false, &m->run, &m->round, &m->secure, err);
     case CONSILIUM__TO_CHILD__MESSAGE_REVOCATIONS:
         return take_revocations(p->revocations, m, err);
     default:
@@ -417,6 +457,7 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
     Consilium__Head head = CONSILIUM__HEAD__INIT;
     ProtobufCBinaryData proof[TIER_TREE_PROOF_MAX];
     Consilium__Revocations revocations = CONSILIUM__REVOCATIONS__INIT;
+    Consilium__Secure secure = CONSILIUM__SECURE__INIT;
 
     p.message_case = (Consilium__ToChild__MessageCase)m->type;
     switch (m->type) {
@@ -476,6 +517,10 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
     case TIER_TO_HEAD:
         give_head(&m->head, &head, proof);
         p.head = &head;
+        break;
+    case TIER_TO_SECURE:
+        give_secure(&m->run, m->round, &m->secure, &secure);
+        p.secure = &secure;
         break;
     case TIER_TO_REVOCATIONS:
         revocations.crl = (ProtobufCBinaryData){m->crl_bytes, (uint8_t *)m->crl};

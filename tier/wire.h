@@ -16,6 +16,7 @@
 #include "tier/err.h"
 #include "tier/hash.h"
 #include "tier/limits.h"
+#include "tier/mask.h"
 #include "tier/merkle.h"
 
 #include <stdint.h>
@@ -56,6 +57,13 @@ struct tier_head {
 /* What the signature covers: a fixed text, one field a line. Returns its length. */
 size_t tier_head_text(const char *node, const struct tier_head *head, char *text, size_t size);
 
+/* One step of a secure sum (tier/mask.h), and who says it. */
+struct tier_secure_body {
+    enum tier_mask_step step;
+    const uint8_t *data;
+    size_t bytes; /* 1..tier_mask_body_max(step) */
+};
+
 /* ---- child to parent ---- */
 
 enum tier_from_child_type {
@@ -64,14 +72,15 @@ enum tier_from_child_type {
     TIER_FROM_OFFER,
     TIER_FROM_DECLINE,
     TIER_FROM_PROGRESS,
+    TIER_FROM_SECURE = 10,
     TIER_FROM_HEAD = 15,
     TIER_FROM_WITHDRAW = 20
 };
 
 struct tier_from_child {
     enum tier_from_child_type type;
-    struct tier_hash run;                 /* answer, decline, progress, withdraw */
-    uint64_t round;                       /* decline, progress, withdraw */
+    struct tier_hash run;                 /* answer, decline, progress, withdraw, secure */
+    uint64_t round;                       /* decline, progress, withdraw, secure */
     struct tier_hash update;              /* withdraw */
     char name[TIER_NAME_LEN_MAX + 1];     /* hello */
     char software[TIER_NAME_LEN_MAX + 1]; /* hello */
@@ -82,6 +91,7 @@ struct tier_from_child {
     size_t header_bytes;                  /* offer */
     uint32_t done, total;                 /* progress */
     struct tier_head head;                /* head */
+    struct tier_secure_body secure;       /* secure: a child's step */
     void *owner;
 };
 
@@ -97,6 +107,7 @@ enum tier_to_child_type {
     TIER_TO_COMMIT,
     TIER_TO_END,
     TIER_TO_HEAD = 15,
+    TIER_TO_SECURE = 20,
     TIER_TO_REVOCATIONS = 30
 };
 
@@ -137,6 +148,7 @@ struct tier_to_child {
     size_t crl_bytes;                     /* revocations */
     struct tier_receipt receipt;          /* receipt */
     struct tier_head head;                /* head */
+    struct tier_secure_body secure;       /* secure: a parent's step */
     void *owner;
 };
 

@@ -58,7 +58,7 @@ static enum tier_status make_spoke(struct cast *c, struct spoke *s,
         tier_cert_issue(c->ca_key, c->ca, csr, DAYS, NOW_S, &s->node.cert_pem, err);
     free(csr);
     TIER_TRY(st);
-    s->identity = (struct tier_mask_identity){&s->node, NOW_S};
+    s->identity = (struct tier_mask_identity){.node = &s->node, .now_s = NOW_S};
     s->trust = tier_mask_trust_of(&s->identity);
     return tier_mask_child_new(round, s->name, &s->trust, &s->child, err);
 }

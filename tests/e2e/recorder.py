@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A TCP proxy that keeps what passes through it, for tests that read the wire (tls: off).
+"""A TCP proxy that keeps what passes through it, for tests that read the wire: with tls: off as it
+is, and with TLS where it is given the identities of both ends.
 
 HTTP/2 sends messages in DATA frames, whose payload may be cut anywhere by the next frame's header;
 `payloads()` puts each direction's DATA back together, stream by stream, so that a search finds what
 straddles two frames. Headers are compressed (HPACK) and are left out there; `raw()` has everything.
 """
+import os
+import select
 import socket
+import ssl
 import threading
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -72,6 +76,65 @@ class Recorder:
         with self._lock:
             for s in self._sockets:
                 s.close()
+
+
+class TlsRecorder(Recorder):
+    """Between a child and its parent, with the key of each towards the other: `parent` and `child`
+    are their Nodes."""
+
+    def __init__(self, parent, child):
+        self._server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        for context, node in ((self._server, parent), (self._client, child)):
+            folder = os.path.join(node.dir, "identity")
+            context.load_cert_chain(os.path.join(folder, "cert.pem"),
+                                    os.path.join(folder, "key.pem"))
+            context.load_verify_locations(os.path.join(folder, "ca.pem"))
+            context.set_alpn_protocols(["h2"])
+        self._server.verify_mode = ssl.CERT_REQUIRED
+        self._name = parent.name
+        super().__init__(parent.port)
+
+    def _accept(self):
+        while True:
+            try:
+                plain, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
+
+    def _serve(self, plain):
+        try:
+            child = self._server.wrap_socket(plain, server_side=True)
+            parent = self._client.wrap_socket(socket.create_connection(self.target),
+                                              server_hostname=self._name)
+        except OSError:
+            plain.close()
+            return
+        up, down = bytearray(), bytearray()
+        with self._lock:
+            self._sockets += [child, parent]
+            self._up.append(up)
+            self._down.append(down)
+        try:
+            self._relay({child: (parent, up), parent: (child, down)})
+        except (OSError, ValueError):
+            pass  # one of them has gone
+        for end in (child, parent):
+            end.close()
+
+    def _relay(self, ways):
+        """In one thread: a TLS connection is not read and written at the same time."""
+        while True:
+            waiting = [s for s in ways if s.pending()]
+            for source in waiting or select.select(list(ways), [], [])[0]:
+                sink, record = ways[source]
+                piece = source.recv(1 << 16)
+                if not piece:
+                    return
+                with self._lock:
+                    record += piece
+                sink.sendall(piece)
 
 
 def data_of(raw):

@@ -145,6 +145,13 @@ static struct tier_bytes seed_of(unsigned i) {
     if (i == 21)
         return tier_wire_renew_request_bytes(&(struct tier_renew_request){
             .cert_pem = "cert", .csr_pem = "csr", .signature = {1}, .signature_bytes = 70});
+    if (i == 22 || i == 23) {
+        up.type = TIER_FROM_SECURE;
+        up.secure = (struct tier_secure_body){TIER_MASK_SHARES, bytes, sizeof bytes};
+        down.type = TIER_TO_SECURE;
+        down.secure = (struct tier_secure_body){TIER_MASK_SURVIVORS, bytes, sizeof bytes};
+        return i == 22 ? tier_wire_from_child_bytes(&up) : tier_wire_to_child_bytes(&down);
+    }
     if (i == 14)
         return tier_wire_enroll_request_bytes("token", "pem");
     return tier_wire_fetch_request_bytes(&(struct tier_fetch_request){.offset = 9});
@@ -154,7 +161,7 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
     struct tier_piece p = {.offset = 1u << 20, .total = 7, .data_bytes = 100};
 
     FUZZ_CHECK(room >= 1024);
-    if (i > 21)
+    if (i > 23)
         return 0;
     if (i == 16) {
         p.id.b[0] = 1;

@@ -161,6 +161,7 @@ Test(tier_journal, a_journal_of_the_first_version_is_brought_up) {
                            "ALTER TABLE rounds DROP COLUMN counted;"
                            "ALTER TABLE updates DROP COLUMN base_round;"
                            "DROP INDEX updates_by_child;"
+                           "DROP TABLE secure;"
                            "CREATE TABLE models(hash BLOB PRIMARY KEY NOT NULL);"
                            "PRAGMA user_version = 1",
                            NULL, NULL, NULL) == SQLITE_OK);
@@ -385,4 +386,51 @@ Test(tier_journal, a_damaged_page_is_corrupt) {
     overwrite(4096, noise, sizeof noise);
     overwrite(2 * 4096, noise, sizeof noise);
     cr_assert(tier_journal_open(path, &j, &err) == TIER_ECORRUPT, "%s", err.text);
+}
+
+struct heard {
+    int count, closed;
+    char order[16];
+};
+
+static enum tier_status hear(void *arg, const struct tier_journal_secure *row, struct tier_err *e) {
+    struct heard *h = arg;
+    (void)e;
+    h->order[h->count++] = *row->child ? *row->child : '-';
+    h->closed += !*row->child;
+    cr_assert(row->step >= 1 && row->step <= 8 && row->time_ms == 1000 + row->step);
+    cr_assert(row->bytes == (*row->child ? 3u : 0u));
+    cr_assert(row->bytes == 0 || memcmp(row->body, "\0x\1", 3) == 0);
+    return TIER_OK;
+}
+
+static void add_secure(uint64_t round, int step, const char *child) {
+    struct tier_journal_secure row = {.step = step,
+                                      .body = (const uint8_t *)"\0x\1",
+                                      .bytes = *child ? 3 : 0,
+                                      .time_ms = 1000 + step};
+    snprintf(row.child, sizeof row.child, "%s", child);
+    cr_assert(tier_journal_secure_add(j, "aa", round, &row, &err) == TIER_OK, "%s", err.text);
+}
+
+Test(tier_journal, steps_of_a_secure_sum_come_back_in_their_order_and_go_by_rounds) {
+    struct heard h = {0};
+    struct tier_journal_secure wrong = {.step = 9, .body = (const uint8_t *)"", .time_ms = 1};
+    open_it();
+    add_secure(4, 1, "c");
+    add_secure(4, 1, "a");
+    add_secure(4, 1, "");
+    add_secure(5, 1, "b");
+    add_secure(4, 3, "a");
+    reopen();
+    cr_assert(tier_journal_secure_each(j, "aa", 4, hear, &h, &err) == TIER_OK);
+    cr_assert(eq(str, h.order, "ca-a"));
+    cr_assert(eq(int, h.closed, 1));
+    cr_assert(tier_journal_secure_delete(j, "aa", 4, &err) == TIER_OK);
+    h = (struct heard){0};
+    cr_assert(tier_journal_secure_each(j, "aa", 4, hear, &h, &err) == TIER_OK);
+    cr_assert(eq(int, h.count, 0));
+    cr_assert(tier_journal_secure_each(j, "aa", 5, hear, &h, &err) == TIER_OK);
+    cr_assert(eq(int, h.count, 1));
+    cr_assert(tier_journal_secure_add(j, "aa", 5, &wrong, &err) != TIER_OK);
 }

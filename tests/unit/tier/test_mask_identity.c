@@ -3,6 +3,7 @@
 #include "support/mask_round.h"
 #include "tier/cert.h"
 #include "tier/identity.h"
+#include "tier/revocation.h"
 
 #define NOW INT64_C(1800000000)
 #define DAY INT64_C(86400)
@@ -62,7 +63,7 @@ static void real_open(struct real *r) {
     memset(r, 0, sizeof *r);
     r->ca = authority_of("ministry");
     r->parent = node_of(&r->ca, "hub-1", TIER_ROLE_HUB);
-    r->parent_identity = (struct tier_mask_identity){&r->parent, NOW};
+    r->parent_identity = (struct tier_mask_identity){.node = &r->parent, .now_s = NOW};
     g->round =
         (struct tier_mask_round){.run = {{7}}, .round = 1, .cohort_min = 3, .threshold = 0.6};
     g->count = CHILDREN;
@@ -73,7 +74,7 @@ static void real_open(struct real *r) {
         struct ring_child *k = &g->child[i];
         snprintf(k->name, sizeof k->name, "child-%u", i);
         r->node[i] = node_of(&r->ca, k->name, TIER_ROLE_SPOKE);
-        r->identity[i] = (struct tier_mask_identity){&r->node[i], NOW};
+        r->identity[i] = (struct tier_mask_identity){.node = &r->node[i], .now_s = NOW};
         k->trust = tier_mask_trust_of(&r->identity[i]);
         cr_assert_eq(tier_mask_child_new(&g->round, k->name, &k->trust, &k->c, &err), TIER_OK);
         for (unsigned v = 0; v < RING_VALUES; v++)
@@ -127,7 +128,7 @@ Test(tier_mask_identity, others_than_spokes_of_the_authority_are_refused) {
         real_open(&r);
         struct tier_node node =
             node_of(cases[i].foreign ? &other : &r.ca, cases[i].name, cases[i].role);
-        struct tier_mask_identity identity = {&node, NOW};
+        struct tier_mask_identity identity = {.node = &node, .now_s = NOW};
         struct tier_mask_trust trust = tier_mask_trust_of(&identity);
         r.parent_identity.now_s = cases[i].now_s;
         tier_mask_child_free(r.ring.child[0].c);
@@ -157,5 +158,43 @@ Test(tier_mask_identity, keys_signed_with_another_key_are_refused) {
     cr_assert_eq(ring_advertise(&r.ring, &r.ring.child[0], &err), TIER_EIDENTITY);
     cr_assert(strstr(err.text, "secure sum: child 'child-0'"), "%s", err.text);
     r.node[0].key = mine;
+    real_close(&r);
+}
+
+/* A hub that hands on keys of a node that was cut off, which may be the hub's own by now. */
+Test(tier_mask_identity, a_child_whose_certificate_is_revoked_is_believed_by_nobody) {
+    static struct real r;
+    struct tier_revoked revoked = {.revoked_s = NOW - 5};
+    struct tier_revocations *list = NULL;
+    struct tier_cert *cert = NULL;
+    struct tier_identity id;
+    uint8_t *der = NULL;
+    size_t n = 0;
+
+    real_open(&r);
+    cr_assert_eq(tier_cert_from_pem(r.node[1].cert_pem, &cert, &err), TIER_OK);
+    cr_assert_eq(tier_cert_identity(cert, &id, &err), TIER_OK);
+    memcpy(revoked.serial, id.serial, sizeof revoked.serial);
+    cr_assert_eq(tier_revocations_make(r.ca.key, r.ca.cert, 1, NOW - 5, NOW + DAY, &revoked, 1,
+                                       &der, &n, &err),
+                 TIER_OK, "%s", err.text);
+    cr_assert_eq(tier_revocations_read(der, n, r.ca.cert, &list, &err), TIER_OK, "%s", err.text);
+
+    ring_step(&r.ring, 0); /* the parent does not know, or says so */
+    cr_assert_eq(tier_mask_parent_close(r.ring.p, &err), TIER_OK, "%s", err.text);
+    r.identity[0].revoked = list;
+    cr_assert_eq(ring_talk(&r.ring, &r.ring.child[0], &err), TIER_EIDENTITY);
+    cr_assert(strstr(err.text, "child-1") && strstr(err.text, "revoked"), "%s", err.text);
+    cr_assert_eq(ring_talk(&r.ring, &r.ring.child[2], &err), TIER_OK, "%s", err.text);
+    r.parent_identity.revoked = list;
+    struct tier_mask_parent *fresh = NULL;
+    cr_assert_eq(tier_mask_parent_new(&r.ring.round, &r.ring.trust, &fresh, NULL), TIER_OK);
+    const uint8_t *body = tier_mask_child_advert(r.ring.child[1].c, &n);
+    cr_assert_eq(tier_mask_parent_take(fresh, "child-1", TIER_MASK_ADVERT, body, n, &err),
+                 TIER_EIDENTITY);
+    tier_mask_parent_free(fresh);
+    tier_revocations_free(list);
+    tier_cert_free(cert);
+    free(der);
     real_close(&r);
 }

@@ -80,7 +80,8 @@ static struct tier_from_child from_child(enum tier_from_child_type type) {
         m.round = TIER_ROUNDS_MAX;
         snprintf(m.reason, sizeof m.reason, "zu wenig F\xc3\xa4lle");
         break;
-    case TIER_FROM_HEAD: /* test_wire_head.c */
+    case TIER_FROM_HEAD:   /* test_wire_head.c */
+    case TIER_FROM_SECURE: /* test_wire_secure.c */
         break;
     }
     if (type != TIER_FROM_HELLO)

@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "spoke/secure.h"
+
+#include "spoke/run_private.h"
+#include "tier/log.h"
+#include "tier/masked.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct spoke_secure {
+    struct tier_mask_identity identity;
+    struct tier_mask_trust trust;
+    struct tier_mask_child *child;     /* NULL: out of the round, or not in it yet */
+    uint64_t round;                    /* of which the rest is */
+    char why[TIER_REASON_LEN_MAX + 1]; /* "": it is in */
+    bool masking;                      /* a job is on the worker */
+    unsigned heard;                    /* a bit for each step */
+};
+
+static void *need(void *p) {
+    if (!p)
+        abort();
+    return p;
+}
+
+bool spoke_secure_on(const struct tier_plan *plan) {
+    return plan->secure.sums != TIER_PLAN_SECURE_NONE;
+}
+
+enum tier_status spoke_secure_admit(const struct spoke *spoke, const struct tier_plan *plan,
+                                    struct tier_err *err) {
+    uint64_t least = spoke->config->spoke.cohort_min;
+
+    if (least > 0 && !spoke_secure_on(plan))
+        return tier_fail(err, TIER_EPOLICY,
+                         "this site sends updates only into secure sums of at least %" PRIu64
+                         " sites (policy.cohort_min), and the plan has secure.sums: none",
+                         least);
+    if (least > 0 && plan->secure.cohort_min < least)
+        return tier_fail(err, TIER_EPOLICY,
+                         "this site sends updates only into secure sums of at least %" PRIu64
+                         " sites (policy.cohort_min), and the plan has secure.cohort_min: %" PRIu64,
+                         least, plan->secure.cohort_min);
+    if (spoke_secure_on(plan) && !tier_home_tls(&spoke->home))
+        return tier_fail(err, TIER_EPOLICY,
+                         "the plan has secure.sums and TLS is off here: who else takes part is "
+                         "known by certificates alone");
+    return TIER_OK;
+}
+
+/* ---- what a restart must know ---- */
+
+#define KEY_BYTES (TIER_HASH_HEX + 8)
+
+static void answered_key(const struct spoke_run *run, char key[KEY_BYTES]) {
+    snprintf(key, KEY_BYTES, "secure/%s", run->hex);
+}
+
+/* The last round in which a list was answered; 0: none. */
+static uint64_t answered_in(struct spoke_run *run) {
+    struct tier_journal_blob value = {0};
+    char key[KEY_BYTES];
+    uint64_t round = 0;
+
+    answered_key(run, key);
+    if (tier_journal_kv_get(run->spoke->home.journal, key, &value, NULL) == TIER_OK &&
+        value.bytes == sizeof round)
+        memcpy(&round, value.data, sizeof round);
+    tier_journal_blob_release(&value);
+    return round;
+}
+
+void spoke_secure_forget(struct spoke_run *run) {
+    struct tier_err err = {0};
+    char key[KEY_BYTES];
+
+    answered_key(run, key);
+    if (tier_journal_kv_delete(run->spoke->home.journal, key, &err) != TIER_OK)
+        spoke_stop_on(run->spoke, &err);
+}
+
+/* Waits for the disk: false stops the node, and nothing is said. */
+static bool note_answer(struct spoke_run *run) {
+    const uint64_t round = run->secure->round;
+    struct tier_err err = {0};
+    char key[KEY_BYTES];
+
+    answered_key(run, key);
+    if (tier_journal_kv_put(run->spoke->home.journal, key, &round, sizeof round, &err) == TIER_OK)
+        return true;
+    spoke_stop_on(run->spoke, &err);
+    return false;
+}
+
+/* ---- life cycle ---- */
+
+static void wipe(struct spoke_secure *s) {
+    tier_mask_child_free(s->child);
+    s->child = NULL;
+}
+
+void spoke_secure_over(struct spoke_run *run) {
+    if (!run->secure)
+        return;
+    wipe(run->secure);
+    free(run->secure);
+    run->secure = NULL;
+}
+
+static void leave(struct spoke_run *run, const char *why) {
+    struct spoke_secure *s = run->secure;
+
+    wipe(s);
+    if (!*s->why)
+        snprintf(s->why, sizeof s->why, "%s", why);
+}
+
+/* Whom to believe, as of now. */
+static void look_around(struct spoke_run *run) {
+    run->secure->identity.now_s = tier_wall_ms() / 1000;
+    run->secure->identity.revoked = run->spoke->home.revoked;
+}
+
+static void begin(struct spoke_run *run) {
+    struct spoke *spoke = run->spoke;
+    struct spoke_secure *s = need(calloc(1, sizeof *s));
+    const struct tier_mask_round round = {.run = run->id,
+                                          .round = run->round,
+                                          .cohort_min = (unsigned)run->plan.secure.cohort_min,
+                                          .threshold = run->plan.secure.threshold};
+    struct tier_err err = {0};
+
+    spoke_secure_over(run);
+    run->secure = s;
+    s->round = run->round;
+    s->identity = (struct tier_mask_identity){.node = &spoke->home.node};
+    look_around(run);
+    s->trust = tier_mask_trust_of(&s->identity);
+    if (spoke_secure_admit(spoke, &run->plan, &err) != TIER_OK)
+        leave(run, err.text);
+    else if (answered_in(run) >= run->round)
+        leave(run, "this site was started anew in the round: its share of the masks, which was in "
+                   "memory alone, is gone");
+    else if (tier_mask_child_new(&round, spoke->config->name, &s->trust, &s->child, &err) !=
+             TIER_OK)
+        leave(run, err.text);
+}
+
+static void send(struct spoke_run *run, enum tier_mask_step step, const uint8_t *body,
+                 size_t bytes) {
+    const struct tier_from_child m = {.type = TIER_FROM_SECURE,
+                                      .run = run->id,
+                                      .round = run->round,
+                                      .secure = {step, body, bytes}};
+    tier_link_send(run->spoke->link, &m);
+}
+
+void spoke_secure_round(struct spoke_run *run) {
+    if (!spoke_secure_on(&run->plan) || run->state != SPOKE_RUN_OPEN || run->committed)
+        return;
+    if (!run->secure || run->secure->round != run->round)
+        begin(run);
+    if (run->secure->child) {
+        size_t bytes;
+        const uint8_t *advert = tier_mask_child_advert(run->secure->child, &bytes);
+        send(run, TIER_MASK_ADVERT, advert, bytes);
+    }
+}
+
+/* ---- masking ---- */
+
+struct masking {
+    struct spoke_run *run;
+    uint64_t round;
+    struct tier_hash visible, id;
+    struct tier_mask_term *terms;
+    size_t term_count;
+    enum tier_status st;
+    struct tier_err err;
+};
+
+static void masking_free(void *arg) {
+    struct masking *job = arg;
+    tier_mask_terms_free(job->terms, job->term_count);
+    free(job);
+}
+
+static void mask_work(void *arg) {
+    struct masking *job = arg;
+    job->st = tier_masked_seal(job->run->spoke->home.spool, &job->visible, job->run->manifest,
+                               job->terms, job->term_count, &job->id, &job->err);
+    tier_mask_terms_free(job->terms, job->term_count);
+    job->terms = NULL;
+}
+
+static enum tier_status journal_masked(struct spoke_run *run, const struct masking *job,
+                                       struct tier_err *err) {
+    struct tier_home *home = &run->spoke->home;
+    struct tier_journal_sent row = {
+        .round = job->round, .update_id = job->id, .state = TIER_SENT_PENDING};
+    struct tier_update *u;
+
+    TIER_TRY(tier_spool_update_open(home->spool, &job->id, &u, err));
+    memcpy(row.run, run->hex, sizeof row.run);
+    row.header = tier_spool_update_header_bytes(u, &row.header_bytes);
+    enum tier_status st = tier_journal_sent_put(home->journal, &row, err);
+    tier_spool_update_close(u);
+    if (st == TIER_OK)
+        spoke_audit(run->spoke, "update.masked", "h:run", &run->id, "u:round", job->round,
+                    "h:update", &job->visible, "h:masked", &job->id);
+    return st;
+}
+
+static void mask_done(void *arg) {
+    struct masking *job = arg;
+    struct spoke_run *run = job->run;
+    struct tier_err err = {0};
+
+    run->training = false;
+    bool current = run->state == SPOKE_RUN_OPEN && run->round == job->round && !run->committed &&
+                   run->secure && run->secure->round == job->round;
+    if (current)
+        run->secure->masking = false;
+    if (!current && job->st == TIER_OK)
+        tier_spool_delete(run->spoke->home.spool, &job->id, NULL);
+    else if (current && job->st != TIER_OK)
+        leave(run, job->err.text); /* these masks serve no second update */
+    else if (current && journal_masked(run, job, &err) != TIER_OK)
+        spoke_stop_on(run->spoke, &err);
+    spoke_run_job_over(run);
+    masking_free(job);
+}
+
+static void mask(struct spoke_run *run, const struct tier_hash *visible) {
+    struct masking *job = need(calloc(1, sizeof *job));
+    struct tier_err err = {0};
+
+    *job = (struct masking){.run = run, .round = run->round, .visible = *visible};
+    if (tier_mask_child_terms(run->secure->child, &job->terms, &job->term_count, &err) != TIER_OK) {
+        leave(run, err.text);
+        free(job);
+        return;
+    }
+    run->secure->masking = true;
+    run->training = true;
+    run->training_base = run->base_model;
+    spoke_run_progress(run, "masking", 0);
+    tier_worker_submit(run->spoke->worker, mask_work, mask_done, masking_free, job);
+}
+
+enum spoke_secure_next spoke_secure_next(struct spoke_run *run, struct tier_hash *id_out,
+                                         const char **why_out) {
+    struct spoke_secure *s = run->secure;
+    struct tier_hash visible;
+
+    *why_out = "";
+    if (spoke_run_sealed(run, run->round, id_out))
+        return SPOKE_SECURE_OFFER;
+    if (!s || s->round != run->round)
+        return SPOKE_SECURE_WAIT; /* the round was not announced since the start */
+    bool trained = spoke_run_sealed_visible(run, run->round, &visible);
+    if (trained && !s->masking && spoke_run_discards(run, &visible))
+        trained = false;
+    if (trained && !*s->why && !s->masking && tier_mask_child_ready(s->child))
+        mask(run, &visible);
+    *why_out = s->why;
+    if (*s->why)
+        return SPOKE_SECURE_OUT;
+    return trained ? SPOKE_SECURE_WAIT : SPOKE_SECURE_TRAIN;
+}
+
+/* ---- the parent's steps ---- */
+
+/* Its masks may be taken off by others: it need only not be waited for. */
+static void say_absent(struct spoke_run *run) {
+    struct tier_hash id;
+    const char *why = run->secure && *run->secure->why
+                          ? run->secure->why
+                          : "this site knows nothing more of the round's masks";
+
+    if (spoke_run_sealed(run, run->round, &id))
+        tier_log_warn("run %.12s round %" PRIu64 ": the masked update is left to the others: %s",
+                      run->hex, run->round, why);
+    spoke_run_decline_round(run, why);
+}
+
+void spoke_secure_came(struct spoke_run *run, const struct tier_to_child *m) {
+    struct spoke_secure *s = run->secure;
+    struct tier_err err = {0};
+    uint8_t *answer = NULL;
+    size_t bytes = 0;
+
+    if (run->state != SPOKE_RUN_OPEN || m->round != run->round || run->committed) {
+        spoke_not_heeded(run->spoke, "a step of a secure sum of a round that is not open here");
+        return;
+    }
+    if (!s || s->round != run->round || !s->child) {
+        say_absent(run);
+        tier_link_fault(run->spoke->link);
+        return;
+    }
+    look_around(run);
+    if (s->heard >> m->secure.step & 1) /* after a loss of the stream, and no oftener */
+        tier_link_fault(run->spoke->link);
+    s->heard |= 1u << m->secure.step;
+    if (m->secure.step == TIER_MASK_LIST && !note_answer(run))
+        return;
+    if (tier_mask_child_take(s->child, m->secure.step, m->secure.data, m->secure.bytes, &answer,
+                             &bytes, &err) != TIER_OK) {
+        tier_log_error("run %.12s round %" PRIu64 ": step '%s': %s", run->hex, run->round,
+                       tier_mask_step_text(m->secure.step), err.text);
+        spoke_audit(run->spoke, "secure.refused", "h:run", &run->id, "u:round", run->round,
+                    "s:step", tier_mask_step_text(m->secure.step), "s:reason", err.text);
+        leave(run, err.text);
+        say_absent(run);
+        tier_link_fault(run->spoke->link);
+        return;
+    }
+    spoke_audit(run->spoke, "secure.step", "h:run", &run->id, "u:round", run->round, "s:step",
+                tier_mask_step_text(m->secure.step));
+    if (answer)
+        send(run, m->secure.step + 1, answer, bytes);
+    free(answer);
+    struct tier_hash visible; /* what is sealed already is masked now */
+    if (m->secure.step == TIER_MASK_DELIVER && spoke_run_sealed_visible(run, run->round, &visible))
+        spoke_run_train(run);
+}
