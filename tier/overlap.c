@@ -143,7 +143,7 @@ static enum tier_status take_ids(struct reader *r, size_t part, size_t count,
 
 static enum tier_status read_all(struct reader *r, struct tier_overlap *o) {
     char hex[TIER_HASH_HEX];
-    size_t count;
+    size_t count = 0;
 
     TIER_TRY(next(r, "'" MAGIC "'"));
     if (strcmp(r->text, MAGIC) != 0)
