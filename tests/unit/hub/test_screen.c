@@ -179,3 +179,29 @@ Test(hub_screen, two_children_are_too_few_to_tell_and_both_count) {
     cr_assert(eq(sz, in_quarantine(top), 0));
     tree_free(tree);
 }
+
+static bool counts_wronged(struct hub *hub, void *arg) {
+    uint64_t *wronged = arg;
+    *wronged = 0;
+    for (size_t i = 0; i < hub->runs->child_count; i++)
+        *wronged += hub->runs->children[i].record->quarantined;
+    return true;
+}
+
+/* A region's tumours are of another texture than the next one's, and of a cancer centre's patients
+ * six in ten are ill, of a screening clinic's hardly one (split.awk). */
+Test(hub_screen, honest_hospitals_of_unlike_patients_are_hardly_ever_put_aside) {
+    struct tree *tree = make_tree("unlike");
+    struct tree_node *top = tree_hub(tree, "top", NULL, 9);
+    uint64_t wronged = 0;
+    for (unsigned i = 0; i < 9; i++)
+        make_spoke(tree, i, top);
+    struct tier_plan plan = screened(20, 3);
+    plan.top.screen.cosine_distance = 1.3;
+    struct tier_hash run = tree_run(top, &plan, EXAMPLE "/model.onnx");
+    finish(top, &run);
+    cr_assert(tree_until(top, counts_wronged, &wronged, 1000));
+    cr_log_info("of 180 honest updates %u were put aside\n", (unsigned)wronged);
+    cr_assert(le(u64, wronged, 2));
+    tree_free(tree);
+}
