@@ -22,15 +22,29 @@ static struct tier_plan screened(uint64_t rounds, uint64_t strikes) {
     return p;
 }
 
+/* Ill is what was healthy, and the reverse. */
+static void exchange(const char *from, const char *to) {
+    char line[2048];
+    FILE *in = fopen(from, "r"), *out = fopen(to, "w");
+    cr_assert(in && out);
+    while (fgets(line, sizeof line, in)) {
+        char *class = strrchr(line, ',');
+        cr_assert(class != NULL);
+        bool ill = strcmp(class, ",malignant\n") == 0, well = strcmp(class, ",benign\n") == 0;
+        if (ill || well)
+            *class = '\0';
+        fprintf(out, "%s%s", line, ill ? ",benign\n" : well ? ",malignant\n" : "");
+    }
+    fclose(in);
+    cr_assert(eq(int, fclose(out), 0));
+}
+
 static struct tree_node *make_bad_spoke(struct tree *tree, struct tree_node *parent) {
-    char csv[128], command[512];
-    snprintf(csv, sizeof csv, "%s/tables/%s-flipped.csv", work, sites[BAD]);
-    snprintf(command, sizeof command,
-             "sed -e s/malignant/ill/ -e s/benign/malignant/ -e s/ill$/benign/ %s/tables/%s.csv > "
-             "%s",
-             work, sites[BAD], csv);
-    cr_assert(eq(int, system(command), 0));
-    return tree_spoke(tree, sites[BAD], parent, csv, EXAMPLE "/schema.yaml");
+    char csv[128], flipped[128];
+    snprintf(csv, sizeof csv, "%s/tables/%s.csv", work, sites[BAD]);
+    snprintf(flipped, sizeof flipped, "%s/tables/%s-flipped.csv", work, sites[BAD]);
+    exchange(csv, flipped);
+    return tree_spoke(tree, sites[BAD], parent, flipped, EXAMPLE "/schema.yaml");
 }
 
 /* Of the newest run; NULL: unknown yet. */
