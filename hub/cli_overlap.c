@@ -101,7 +101,7 @@ int cli_overlap(int argc, char **argv) {
         return code;
     while (c.count < FILES_MAX && paths[c.count])
         c.count++;
-    c.files = calloc(c.count, sizeof *c.files);
+    c.files = calloc(c.count + 1, sizeof *c.files);
     if (!c.files)
         st = tier_fail(&err, TIER_ENOMEM, "no memory to compare %zu files", c.count);
     if (st == TIER_OK)

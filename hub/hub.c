@@ -413,6 +413,7 @@ out:
 }
 
 void hub_close(struct hub *hub) {
+    atomic_store(&hub->closing, true);
     tier_worker_free(hub->worker);
     hub->worker = NULL;
     tier_fold_devices_close(hub->fold_devices);

@@ -23,6 +23,8 @@
 #include "tier/stale.h"
 #include "tier/task.h"
 
+#include <stdatomic.h>
+
 struct hub;
 
 enum hub_run_state { HUB_RUN_OPEN, HUB_RUN_COMPLETED, HUB_RUN_STOPPED, HUB_RUN_FAILED };
@@ -114,6 +116,7 @@ struct hub {
     unsigned ticks, renewals; /* of those below that are on their way up */
     bool authority_mute;      /* it did not give its list when it was last asked */
     bool failed;              /* stopped on an error of its own */
+    atomic_bool closing;      /* for the worker: nothing that takes long is worth its end */
 };
 
 /* Opens the home, restores runs, serves. The loop must be run afterwards. */

@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #define ANSWER_BYTES 4096
+#define STEP_MS 200 /* after which a hub that stops is noticed */
 #define PROGRAM "consilium-spoke"
 
 extern char **environ;
@@ -178,7 +179,9 @@ static enum tier_status hear(struct hub_validation *v, char *line, struct tier_e
             return tier_fail(err, TIER_EUNAVAILABLE,
                              "validation: no answer in validation.timeout_s, %" PRIu64 " s",
                              v->timeout_ms / 1000);
-        if (poll(&wait, 1, until - now > INT_MAX ? INT_MAX : (int)(until - now)) <= 0)
+        if (v->of.stop && atomic_load(v->of.stop))
+            return tier_fail(err, TIER_EUNAVAILABLE, "validation: the hub is stopping");
+        if (poll(&wait, 1, until - now > STEP_MS ? STEP_MS : (int)(until - now)) <= 0)
             continue;
         ssize_t k = read(v->from, line + n, ANSWER_BYTES - 1 - n);
         if (k == 0 || (k < 0 && errno != EINTR))

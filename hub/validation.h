@@ -14,6 +14,8 @@
 #include "tier/fold.h"
 #include "tier/home.h"
 
+#include <stdatomic.h>
+
 /* Whether the operator has named any. */
 bool hub_validation_has(const struct tier_config *config);
 /* At the start of the node: the folder, empty. */
@@ -25,6 +27,7 @@ struct hub_validation_of {
     const struct tier_home *home;
     const struct tier_fold *fold; /* of the round: inputs and count are not looked at */
     struct tier_hash plan, graph; /* in retained/ and models/ */
+    const atomic_bool *stop;      /* set by whoever will not wait for an answer; NULL: nobody */
 };
 
 /*

@@ -160,7 +160,8 @@ static enum tier_status screen_job(struct job *job) {
                                    .base_model = job->base,
                                    .threads = job->threads,
                                    .memory_bytes = job->memory_bytes};
-    const struct hub_validation_of of = {&job->hub->home, &fold, job->plan_hash, job->graph_hash};
+    const struct hub_validation_of of = {&job->hub->home, &fold, job->plan_hash, job->graph_hash,
+                                         &job->hub->closing};
     enum tier_status st = tier_screen_run(&screen, job->screened, &job->alike, &job->err);
 
     if (st == TIER_OK && job->limits.loss > 0)
@@ -175,7 +176,8 @@ static void share_out(struct job *job, struct tier_fold *fold) {
     fold->memory_bytes =
         at_least(fold->memory_bytes, tier_contribution_memory_min(fold->manifest, fold->count));
     job->shares = need(calloc(job->count, sizeof *job->shares));
-    const struct hub_validation_of of = {&job->hub->home, fold, job->plan_hash, job->graph_hash};
+    const struct hub_validation_of of = {&job->hub->home, fold, job->plan_hash, job->graph_hash,
+                                         &job->hub->closing};
     enum tier_status st = job->appraises
                               ? hub_appraise_shares(&of, job->permutations, &job->result,
                                                     job->shares, &job->exact, &job->no_shares)

@@ -125,7 +125,7 @@ class Screened(unittest.TestCase):
                          sorted(self.shown["children"], key=lambda c: c["child"]))
 
     def test_verify_finds_nothing_and_replay_gives_the_same_verdicts_and_shares(self):
-        self.f.cli("audit", "verify", self.top.dir)
+        self.f.cli("audit", "verify", *[node.dir for node in self.f.nodes])
         said = self.replay(self.top.dir)
         self.assertTrue(said["same"], [r for r in said["rounds"] if r["result"] != "same"])
         self.assertEqual({r["why"] for r in said["rounds"]}, {""})

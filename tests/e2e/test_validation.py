@@ -98,6 +98,38 @@ class Validation(unittest.TestCase):
         self.assertTrue(any("data of the hub's own" in r["why"] for r in said["rounds"]), said)
 
 
+class Programs(unittest.TestCase):
+    """The program beside the hub is another one than the spoke's."""
+
+    def federation(self, f, script):
+        path = os.path.join(f.dir, "program")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(script)
+        os.chmod(path, 0o700)
+        top = f.top(children_min=2, validation={
+            "data": f.table(OWN), "schema": os.path.join(EXAMPLE, "schema.yaml"), "program": path})
+        for site in SITES:
+            f.spoke(site, top)
+        return top
+
+    def test_one_that_fails_is_tried_again(self):
+        with Federation() as f:
+            mark = os.path.join(f.dir, "tried")
+            top = self.federation(f, "#!/bin/sh\nif [ ! -e %s ]; then : > %s; exit 1; fi\n"
+                                     "exec %s \"$@\"\n"
+                                  % (mark, mark, federation.program("consilium-spoke")))
+            f.run(f.plan(rounds=1, **PLAN)).finish()
+            self.assertTrue(top.find("validation: the program has ended"))
+
+    def test_one_that_never_answers_does_not_hold_up_the_end_of_the_hub(self):
+        with Federation() as f:
+            top = self.federation(f, "#!/bin/sh\necho $$ > %s\nexec sleep 1000\n"
+                                  % os.path.join(f.dir, "asked"))
+            f.run(f.plan(rounds=1, **PLAN))
+            f.wait(lambda: os.path.exists(os.path.join(f.dir, "asked")), 60, "it is asked")
+            top.stop()
+
+
 class Missing(unittest.TestCase):
     def test_a_plan_that_wants_validation_data_is_refused_where_there_are_none(self):
         with Federation() as f:

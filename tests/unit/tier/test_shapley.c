@@ -118,7 +118,7 @@ Test(tier_shapley, equal_players_have_equal_values_and_a_null_player_has_none) {
 Test(tier_shapley, orders_are_cut_where_what_is_left_is_within_the_tolerance) {
     struct tier_shapley_value v[MOST];
     struct game g = game_of(30);
-    double all = total(&g), sum = 0;
+    double all, sum = 0;
     for (size_t i = 10; i < 30; i++)
         g.a[i] = 1e-3; /* most of the players hardly matter */
     all = total(&g);
