@@ -3,6 +3,7 @@
  * A run's children: what they are told of it, and what they say, as events of its round. Nothing of
  * a child's is kept before it was checked against the plan.
  */
+#include "hub/contributor.h"
 #include "hub/run_private.h"
 #include "hub/work.h"
 #include "tier/log.h"
@@ -30,6 +31,7 @@ uint32_t hub_run_child_number(struct hub_run *run, const char *name) {
     struct hub_child *c = &run->children[run->child_count];
     *c = (struct hub_child){0};
     snprintf(c->name, sizeof c->name, "%s", name);
+    c->record = hub_contributor_load(run, name);
     return (uint32_t)run->child_count++;
 }
 

@@ -179,6 +179,14 @@ struct tier_plan_merge {
     ((struct tier_plan_loss_options){                                                              \
         {0}, TIER_PLAN_IGNORE_NONE, 1, {1e-5, 1e-5, false, true, 1, 1}})
 
+/* All zero: every update counts. */
+struct tier_plan_screen {
+    double norm;            /* times the median of the round's norms; 0: no limit */
+    double cosine_distance; /* to the median of the round; 0: no limit */
+    double loss;            /* times the base model's on the hub's own data; 0: no limit */
+    uint64_t strikes;       /* rounds in a row that keep a child out; 0: none do */
+};
+
 struct tier_plan_tier {
     int sync;                  /* enum tier_plan_sync */
     struct tier_quorum quorum; /* with BUFFERED: the buffer */
@@ -186,6 +194,10 @@ struct tier_plan_tier {
     uint64_t deadline_s;       /* 0: none */
     int retain;                /* enum tier_plan_retain */
     struct tier_plan_merge merge;
+    struct tier_plan_screen screen; /* tier/screen.h */
+    struct {
+        uint64_t permutations; /* at most, of sampled Shapley values; 0: none are worked out */
+    } contribution;            /* tier/contribution.h */
 };
 
 struct tier_plan {
@@ -324,6 +336,14 @@ const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t byte
 
 /* The settings of a round at a hub: its own tier's, by whether it has a parent. Borrowed. */
 const struct tier_plan_tier *tier_plan_tier_of(const struct tier_plan *plan, bool is_top);
+
+/*
+ * Why a tier of this plan cannot look at its children's updates one by one, as the end of a
+ * sentence; NULL: it can. What needs to (the screen, contributions) asks here and nowhere else.
+ */
+const char *tier_plan_hides_updates(const struct tier_plan *plan, bool is_top);
+/* Whether it is asked to: by its rule, its screen or for contributions. */
+bool tier_plan_looks_at_updates(const struct tier_plan_tier *tier);
 
 /* "health-research"; NULL outside the enum. Borrowed. */
 const char *tier_plan_purpose_text(int purpose);

@@ -290,7 +290,19 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
     {path ".merge.iterations", TIER_KEYS_INT, FIELD(member.merge.iterations), "0", 0, 10000, NULL, \
      "for geometric_median (64 where it is left out), centred_clipping (3)"},                      \
     {path ".merge.smoothing", TIER_KEYS_REAL, FIELD(member.merge.smoothing), "0.0", 0, 1e30, NULL, \
-     "for geometric_median: distances below it count as it; 1e-6 where it is left out"}
+     "for geometric_median: distances below it count as it; 1e-6 where it is left out"},           \
+    {path ".screen.norm", TIER_KEYS_REAL, FIELD(member.screen.norm), "0.0", 0, 1e6, NULL,          \
+     "an update longer than so many times the median goes into quarantine; 0 is no limit"},        \
+    {path ".screen.cosine_distance", TIER_KEYS_REAL, FIELD(member.screen.cosine_distance), "0.0",  \
+     0, 2, NULL,                                                                                   \
+     "so does one whose 1 - cosine with the updates' median is above this; 1 is a right angle"},   \
+    {path ".screen.loss", TIER_KEYS_REAL, FIELD(member.screen.loss), "0.0", 0, 1e6, NULL,          \
+     "so does one with which the loss on the hub's own data is so many times what it was; 0: none"}, \
+    {path ".screen.strikes", TIER_KEYS_INT, FIELD(member.screen.strikes), "0", 0, TIER_ROUNDS_MAX, \
+     NULL, "after so many rounds in a row a child stays out until pardoned; 3 where left out"},    \
+    {path ".contribution.permutations", TIER_KEYS_INT, FIELD(member.contribution.permutations),    \
+     "0", 0, 100000, NULL,                                                                         \
+     "orders of children that their contributions (Shapley values) are sampled from; 0 is none"}
 
 static const struct tier_keys_item written_keys[] = {
     SHARED_KEYS,
@@ -497,10 +509,11 @@ static void check_entropy(const struct tier_plan_checker *c) {
     if (p->codec.name == TIER_PLAN_ONE_BIT)
         complain(c, "codec.entropy",
                  "must be none for one_bit: its bits are as good as random, and nothing is gained");
-    if (tier_plan_needs_updates(&p->top.merge) || tier_plan_needs_updates(&p->hub.merge))
+    if (tier_plan_looks_at_updates(&p->top) || tier_plan_looks_at_updates(&p->hub))
         complain(c, "codec.entropy",
-                 "must be none where a tier merges by another rule than the mean: it reads all "
-                 "updates side by side, and would hold a part of each in memory");
+                 "must be none where a tier merges by another rule than the mean, screens or works "
+                 "out contributions: it reads all updates side by side, and would hold a part of "
+                 "each in memory");
 }
 
 static void check_codec(const struct tier_plan_checker *c) {
@@ -685,6 +698,8 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     check_retain(c, &c->plan->hub, "tiers.hub");
     tier_plan_check_merge(c, &c->plan->top.merge, "tiers.top");
     tier_plan_check_merge(c, &c->plan->hub.merge, "tiers.hub");
+    tier_plan_check_screen(c, &c->plan->top, "tiers.top");
+    tier_plan_check_screen(c, &c->plan->hub, "tiers.hub");
 }
 
 const char *tier_plan_rule_text(const struct tier_plan_merge *merge) {

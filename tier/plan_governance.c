@@ -6,6 +6,7 @@
 #include "tier/fedcurv.h"
 #include "tier/plan_keys.h"
 #include "tier/identity.h"
+#include "tier/screen.h"
 #include "tier/site.h"
 #include "tier/statistics.h"
 
@@ -87,11 +88,15 @@ static void sees_updates(const char *who, const struct tier_plan_tier *tier, cha
                          size_t bytes) {
     bool kept = tier->retain == TIER_PLAN_RETAIN_UPDATES;
 
-    snprintf(buf, bytes, "%s: the update of each of its children by name, and it %s; merged by %s",
-             who,
+    snprintf(buf, bytes,
+             "%s: the update of each of its children by name, and it %s; merged by %s%s%s", who,
              kept ? "keeps each until the round's commit, or longer for an audit"
                   : "may keep their sum alone as soon as it has some of them",
-             tier_plan_rule_text(&tier->merge));
+             tier_plan_rule_text(&tier->merge),
+             tier_screen_on(&tier->screen)
+                 ? ", after what is unlike the others went into quarantine, where it is kept"
+                 : "",
+             tier->contribution.permutations ? "; it says how much each of them contributed" : "");
 }
 
 static void list_columns(const struct tier_plan *plan, char *buf, size_t bytes) {

@@ -37,6 +37,11 @@ bool tier_plan_needs_updates(const struct tier_plan_merge *merge);
 /* What must hold for a tier's merge; `tier` is "tiers.top" or "tiers.hub". */
 void tier_plan_check_merge(const struct tier_plan_checker *c, const struct tier_plan_merge *merge,
                            const char *tier);
+/* Fills in `strikes` where it was left out. */
+void tier_plan_screen_defaults(struct tier_plan_screen *screen);
+/* What must hold for a tier's screen and contributions; `name` is "tiers.top" or "tiers.hub". */
+void tier_plan_check_screen(const struct tier_plan_checker *c, const struct tier_plan_tier *tier,
+                            const char *name);
 /* What must hold for `governance`: a day that the calendar has, a name that can sign. */
 void tier_plan_check_governance(const struct tier_plan_checker *c);
 /* What must hold for `local`, the recipe of a hospital's training. */

@@ -197,7 +197,7 @@ static void tear_down(void) {
     cr_assert(system(command) == 0);
 }
 
-TestSuite(spoke, .init = set_up, .fini = tear_down, .timeout = 60);
+TestSuite(spoke, .init = set_up, .fini = tear_down);
 
 /* ---- what the parent says ---- */
 
