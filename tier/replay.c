@@ -9,7 +9,6 @@
 #include "tier/contribution.h"
 #include "tier/graph.h"
 #include "tier/home.h"
-#include "tier/ledger.h"
 #include "tier/merge.h"
 #include "tier/retain.h"
 #include "tier/root.h"
@@ -381,7 +380,7 @@ static enum tier_status prepare(struct replay *p, struct tier_err *err) {
 
 /* ---- one round ---- */
 
-static void not_kept(struct tier_replay_round *out, const char *what,
+void replay_not_kept(struct tier_replay_round *out, const char *what,
                      const struct tier_hash *hash) {
     char hex[TIER_HASH_HEX];
     out->result = TIER_REPLAY_NOT_KEPT;
@@ -465,7 +464,7 @@ static enum tier_status fold_round(struct replay *p, const struct replay_logged 
     for (size_t i = 0; i < l->count && out->result == TIER_REPLAY_SAME; i++) {
         inputs[i] = p->inputs[l->first + i].update;
         if (!replay_have_update(p, &inputs[i]))
-            not_kept(out, "update", &inputs[i]);
+            replay_not_kept(out, "update", &inputs[i]);
         else if (replay_check_input(p, &inputs[i], &why) != TIER_OK)
             replay_differs(out, why.text);
     }
@@ -494,38 +493,6 @@ static bool have_base(struct replay *p, const struct tier_hash *base) {
     return there;
 }
 
-/* The key of the noise that the top drew, from its ledger; out says why it cannot be had. */
-static enum tier_status find_noise(struct replay *p, const struct replay_logged *l,
-                                   struct tier_noise_key *key, struct tier_replay_round *out,
-                                   struct tier_err *err) {
-    struct tier_ledger_charge c = {.has_key = false};
-    struct tier_ledger *ledger = NULL;
-    struct tier_err why = {0};
-    char hex[TIER_HASH_HEX];
-    struct tier_hash is;
-
-    if (!tier_site_on(&p->plan) || tier_site_at_spokes(&p->plan) ||
-        !tier_task_trains(&p->plan, l->round))
-        return TIER_OK;
-    enum tier_status st = tier_ledger_open(p->r->data_dir, true, &ledger, &why);
-    if (st == TIER_OK)
-        st = tier_ledger_get(ledger, TIER_LEDGER_SITE, tier_hash_hex(&p->run.id, hex), l->round, &c,
-                             &why);
-    tier_ledger_close(ledger);
-    tier_noise_key_hash(&c.key, &is);
-    if (tier_hash_is_zero(&l->noise_key))
-        replay_differs(out, "the log names no key of its noise");
-    else if (st == TIER_ENOTFOUND || (st == TIER_OK && !c.has_key))
-        not_kept(out, "the key of its noise", &l->noise_key);
-    else if (st == TIER_OK && !tier_hash_equal(&is, &l->noise_key))
-        replay_differs(out, "the key of its noise is another than the log names");
-    else if (st != TIER_OK)
-        tier_fail(err, st, "%s", why.text);
-    *key = c.key;
-    tier_noise_key_wipe(&c.key);
-    return st == TIER_ENOTFOUND ? TIER_OK : st;
-}
-
 static enum tier_status publish(struct replay *p, const struct replay_logged *l,
                                 const struct tier_hash *folded, struct tier_replay_round *out,
                                 struct tier_err *err) {
@@ -535,14 +502,14 @@ static enum tier_status publish(struct replay *p, const struct replay_logged *l,
     struct tier_err why = {0};
 
     if (!have_base(p, &l->base)) {
-        not_kept(out, "the base model", &l->base);
+        replay_not_kept(out, "the base model", &l->base);
         return TIER_OK;
     }
     tier_root_init(&root, &p->plan, p->plan_text, p->plan_bytes, l->round);
     root.update = *folded;
     root.base = l->base;
     root.state = p->state;
-    TIER_TRY(find_noise(p, l, &root.noise_key, out, err));
+    TIER_TRY(replay_find_noise(p, l, &root.noise_key, out, err));
     if (out->result != TIER_REPLAY_SAME) {
         tier_noise_key_wipe(&root.noise_key);
         return TIER_OK;

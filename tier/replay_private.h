@@ -11,6 +11,7 @@
 #include "tier/graph.h"
 #include "tier/manifest.h"
 #include "tier/merge_rule.h"
+#include "tier/noise.h"
 #include "tier/plan.h"
 #include "tier/replay.h"
 #include "tier/spool.h"
@@ -23,9 +24,9 @@
 struct replay_logged {
     uint64_t round;
     struct tier_hash base, folded, previous, model;
+    struct tier_hash noise_key;               /* of the noise that the top drew; zero: none */
     bool has_fold, committed, screened, torn; /* torn: of what was screened, some was withdrawn */
     struct tier_hash set;                     /* screened together */
-    struct tier_hash noise_key;               /* of the noise that the top drew; zero: none */
     size_t first, count;                      /* of its inputs */
 };
 
@@ -76,6 +77,11 @@ bool replay_have_update(struct replay *p, const struct tier_hash *id);
 enum tier_status replay_check_input(struct replay *p, const struct tier_hash *id,
                                     struct tier_err *err);
 void replay_differs(struct tier_replay_round *out, const char *why);
+void replay_not_kept(struct tier_replay_round *out, const char *what, const struct tier_hash *id);
+/* The key of the noise that the top drew, from its ledger; `out` says why it cannot be had. */
+enum tier_status replay_find_noise(const struct replay *p, const struct replay_logged *l,
+                                   struct tier_noise_key *key, struct tier_replay_round *out,
+                                   struct tier_err *err);
 /*
  * Screens the round again and works its contributions out again, where its tier does; `inputs` are
  * those that counted, in the scratch spool. The log may say that contributions could not be worked
