@@ -48,7 +48,10 @@ enum tier_status hub_noise_key(struct hub_run *run, struct tier_noise_key *out,
     st = tier_ledger_get(ledger, c.book, c.run, c.round, &c, err);
     if (st == TIER_ENOTFOUND)
         st = draw(run, ledger, &c, err);
-    else if (st == TIER_OK && !c.has_key)
+    else if (st == TIER_OK && c.has_key) /* a kill may have kept its line out of the log */
+        hub_audit(run->hub, "privacy.resumed", "h:run", &run->id, "u:round", c.round, "s:protects",
+                  "site", "h:key", &c.key_hash);
+    else if (st == TIER_OK)
         st = tier_fail(err, TIER_EPOLICY, "the noise of round %" PRIu64 " was drawn and is gone",
                        c.round);
     if (st == TIER_OK)

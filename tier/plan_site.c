@@ -5,6 +5,7 @@
  * down, costs nothing more; nor does what a site does before its change is cut.
  */
 #include "tier/plan_keys.h"
+#include "tier/screen.h"
 #include "tier/site.h"
 
 #include <inttypes.h>
@@ -129,6 +130,13 @@ static void check_tier(const struct tier_plan_checker *c, const struct tier_plan
     if (*t->merge.rule.own || t->merge.rule.choice != TIER_PLAN_MEAN)
         complain(c, tier_plan_tier_path(c, tier, "merge.rule", path, sizeof path),
                  "must be mean " ON ": only the sum has the noise of all sites");
+    if (tier_screen_on(&t->screen))
+        complain(c, tier_plan_tier_path(c, tier, "screen.norm", path, sizeof path),
+                 "and all of screen must be 0 " ON ": who is left out would tell of updates that "
+                 "have one share of noise, or none");
+    if (t->contribution.permutations)
+        complain(c, tier_plan_tier_path(c, tier, "contribution.permutations", path, sizeof path),
+                 "must be 0 " ON ": it tells of each site's own update");
     if (t->sync == TIER_PLAN_BUFFERED)
         complain(c, tier_plan_tier_path(c, tier, "sync", path, sizeof path),
                  "must be rounds " ON ": staleness would weigh sites, and a buffer has fewer of "

@@ -185,8 +185,8 @@ static enum tier_status on_round(struct replay *p, const char *event, const json
 
     if (strcmp(event, "round.opened") != 0 && strcmp(event, "round.folded") != 0 &&
         strcmp(event, "round.screened") != 0 && strcmp(event, "round.committed") != 0 &&
-        strcmp(event, "privacy.charged") != 0 && strcmp(event, "round.unmasked") != 0 &&
-        strcmp(event, "round.skipped") != 0)
+        strcmp(event, "privacy.charged") != 0 && strcmp(event, "privacy.resumed") != 0 &&
+        strcmp(event, "round.unmasked") != 0 && strcmp(event, "round.skipped") != 0)
         return TIER_OK;
     struct replay_logged *l = number ? round_of(p, number, err) : NULL;
     if (!l)
@@ -201,7 +201,7 @@ static enum tier_status on_round(struct replay *p, const char *event, const json
         whole = hash_of(data, "update", &l->folded);
         (void)hash_of(data, "previous", &l->previous);
         l->has_fold = true;
-    } else if (strcmp(event, "privacy.charged") == 0) {
+    } else if (strncmp(event, "privacy.", 8) == 0) {
         whole = hash_of(data, "key", &l->noise_key);
     } else if (strcmp(event, "round.unmasked") == 0) {
         (void)hash_of(data, "terms", &l->terms);

@@ -102,6 +102,25 @@ Test(tier_ledger, keys_of_rounds_that_are_over_are_forgotten_and_their_hashes_st
     tier_ledger_close(l);
 }
 
+Test(tier_ledger, keys_of_charges_before_a_time_are_forgotten_whatever_their_run) {
+    struct tier_ledger_charge c, found;
+    struct tier_ledger *l = open_ledger();
+    for (uint64_t round = 1; round <= 3; round++) {
+        c = charge_of(round == 1 ? RUN : OTHER, round);
+        c.time_ms = (int64_t)round * 1000;
+        charge(l, &c);
+    }
+    cr_assert(tier_ledger_forget_before(l, 3000, &err) == TIER_OK);
+    cr_assert(tier_ledger_get(l, TIER_LEDGER_PATIENT, RUN, 1, &found, &err) == TIER_OK);
+    cr_expect(not(found.has_key));
+    cr_expect(not(tier_hash_is_zero(&found.key_hash)));
+    cr_assert(tier_ledger_get(l, TIER_LEDGER_PATIENT, OTHER, 2, &found, &err) == TIER_OK);
+    cr_expect(not(found.has_key));
+    cr_assert(tier_ledger_get(l, TIER_LEDGER_PATIENT, OTHER, 3, &found, &err) == TIER_OK);
+    cr_expect(found.has_key);
+    tier_ledger_close(l);
+}
+
 Test(tier_ledger, equal_mechanisms_of_all_runs_are_one_and_books_stay_apart) {
     struct tier_privacy_event *events = NULL;
     struct tier_ledger *l = open_ledger();

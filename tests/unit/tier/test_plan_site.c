@@ -128,6 +128,10 @@ Test(tier_plan_site, what_would_leave_a_site_besides_is_refused) {
     refused(STEPS, GOOD REST "exact: {clip: 64.0, wide: [a]}\n", "exact.wide");
     refused(STEPS, ALL "tiers: {default: {merge: {rule: median}}}\n",
             "tiers.default.merge.rule must be mean");
+    refused(STEPS, ALL "tiers: {top: {retain: updates, screen: {norm: 3.0}}}\n",
+            "all of screen must be 0");
+    refused(STEPS, ALL "tiers: {top: {retain: updates, contribution: {permutations: 8}}}\n",
+            "tiers.top.contribution.permutations must be 0");
     refused(STEPS, ALL "tiers: {hub: {sync: buffered, quorum: 2}}\n",
             "tiers.hub.sync must be rounds");
 }
