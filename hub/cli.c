@@ -41,6 +41,8 @@ static const struct command {
     {"node", "list", cli_node_list, "list a hub's children"},
     {"model", "pull", cli_model_pull, "fetch a published model, or its graph"},
     {"model", "release", cli_model_release, "let researchers pull a model; two operators must ask"},
+    {"model", "card", cli_model_card, "show what a released model's signed card says"},
+    {"model", "verify", cli_model_verify, "check a released model against its signed card"},
     {"model", "info", cli_model_info, "show what a model file holds"},
     {"model", "strip", cli_model_strip, "leave out of a model file what is no parameter"},
     {"model", "export", cli_model_export, "write a trained model as an ONNX file"},

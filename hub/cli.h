@@ -94,6 +94,8 @@ int cli_run_stop(int argc, char **argv);
 int cli_node_list(int argc, char **argv);
 int cli_model_pull(int argc, char **argv);
 int cli_model_release(int argc, char **argv);
+int cli_model_card(int argc, char **argv);
+int cli_model_verify(int argc, char **argv);
 int cli_model_info(int argc, char **argv);
 int cli_model_strip(int argc, char **argv);
 int cli_model_export(int argc, char **argv);

@@ -5,6 +5,7 @@
  * the process was promised to nobody. The disk is waited for where a round commits and where a run
  * ends; what a machine's crash takes from before that, the children still hold.
  */
+#include "hub/card.h"
 #include "hub/receipt.h"
 #include "hub/run_private.h"
 #include "hub/statistics.h"
@@ -527,6 +528,8 @@ static void record_figures(struct hub_run *run, const struct tier_metrics *sums)
             st = tier_journal_metric_put(j, run->hex, run->round.number - 1, name, value, &err);
     if (st == TIER_OK && tier_statistics_on(&run->plan))
         st = hub_statistics_keep(run, sums, &err);
+    if (st == TIER_OK)
+        st = hub_card_spread(run, &err);
     if (st == TIER_OK)
         st = tier_journal_commit(j, &err);
     if (st != TIER_OK)

@@ -45,7 +45,7 @@ bool tier_content_has(const char *dir, const struct tier_hash *hash, const char 
 enum tier_status tier_content_open(const char *dir, const struct tier_hash *hash,
                                    struct tier_content *out, struct tier_err *err) {
     static const char *const suffixes[] = {TIER_CONTENT_MODEL, TIER_CONTENT_DELTA,
-                                           TIER_CONTENT_GRAPH};
+                                           TIER_CONTENT_GRAPH, TIER_CONTENT_CARD};
     char hex[TIER_HASH_HEX];
     struct stat info;
     int fd = -1;
@@ -150,7 +150,8 @@ static enum tier_status check_entry(const char *dir, const char *name, struct ti
     hex[TIER_HASH_HEX - 1] = '\0';
     const char *suffix = name + TIER_HASH_HEX - 1;
     if (!tier_hash_parse(hex, &named) ||
-        (strcmp(suffix, TIER_CONTENT_GRAPH) != 0 && strcmp(suffix, TIER_CONTENT_MODEL) != 0))
+        (strcmp(suffix, TIER_CONTENT_GRAPH) != 0 && strcmp(suffix, TIER_CONTENT_MODEL) != 0 &&
+         strcmp(suffix, TIER_CONTENT_CARD) != 0))
         return TIER_OK;
     enum tier_status st = tier_content_check(dir, &named, suffix, err);
     return st == TIER_ECORRUPT ? TIER_OK : st;

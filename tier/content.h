@@ -19,6 +19,7 @@
 #define TIER_CONTENT_GRAPH ".onnx"
 #define TIER_CONTENT_MODEL ".safetensors"
 #define TIER_CONTENT_DELTA ".delta"
+#define TIER_CONTENT_CARD ".card" /* of a released model (tier/card.h) */
 
 /* "<dir>/<hash><suffix>", the caller's to free. */
 char *tier_content_path(const char *dir, const struct tier_hash *hash, const char *suffix);

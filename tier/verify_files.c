@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What lies beside a log is named by its hash, so it is checked by its name; updates by the header
  * whose hash is their name, and by the Merkle root that this gives. */
+#include "tier/card.h"
+#include "tier/content.h"
 #include "tier/home.h"
 #include "tier/spool.h"
 #include "tier/verify_private.h"
@@ -84,6 +86,25 @@ static enum tier_status check_update(struct folder *f, const char *file, const s
     return TIER_OK;
 }
 
+/* A card that is as its name says may still be nobody's. */
+static void check_card(struct folder *f, const char *file) {
+    char path[sizeof f->path + 300];
+    struct tier_card card = {.body = NULL};
+    struct tier_err why = {0};
+
+    snprintf(path, sizeof path, "%s/%.255s", f->path, file);
+    FILE *in = fopen(path, "rb");
+    size_t n = in ? fread(f->buf, 1, READ_BYTES, in) : 0;
+    if (in)
+        fclose(in);
+    enum tier_status st = tier_card_read(f->buf, n, &card, &why);
+    if (st == TIER_OK && f->v->ca)
+        st = tier_card_check(&card, f->v->ca, &why);
+    if (st != TIER_OK)
+        verify_found(f->v, f->node, "%s/%s: %s", f->name, file, why.text);
+    tier_card_release(&card);
+}
+
 static enum tier_status check_file(struct folder *f, const char *file, struct tier_err *err) {
     char hex[TIER_HASH_HEX];
     struct tier_hash named, is;
@@ -102,6 +123,8 @@ static enum tier_status check_file(struct folder *f, const char *file, struct ti
     if (!tier_hash_equal(&is, &named))
         verify_found(f->v, f->node, "%s/%s: its bytes are not those of its name: it was altered",
                      f->name, file);
+    else if (strcmp(suffix, TIER_CONTENT_CARD) == 0)
+        check_card(f, file);
     verify_node(f->v, f->node)->files++;
     return TIER_OK;
 }
