@@ -93,12 +93,13 @@ struct tier_config {
     int role; /* enum tier_role; resolved from the parent where it was not given */
     char data_dir[TIER_CONFIG_PATH_BYTES];
     char key_passphrase_file[TIER_CONFIG_PATH_BYTES]; /* "" where none is named */
-    int log_level;                                    /* enum tier_log_level */
-    uint64_t threads;                                 /* 0: one for each core */
-    int tls;                                          /* 0: off, 1: on */
-    bool signed_plans;                                /* hubs and spokes */
-    char parent_address[TIER_CONFIG_ADDRESS_BYTES];   /* "" for the top */
-    char parent_name[TIER_NAME_LEN_MAX + 1];          /* the name its certificate must carry */
+    bool storage_encrypt; /* new files, under the storage key (tier/vault.h) */
+    int log_level;        /* enum tier_log_level */
+    uint64_t threads;     /* 0: one for each core */
+    int tls;              /* 0: off, 1: on */
+    bool signed_plans;    /* hubs and spokes */
+    char parent_address[TIER_CONFIG_ADDRESS_BYTES]; /* "" for the top */
+    char parent_name[TIER_NAME_LEN_MAX + 1];        /* the name its certificate must carry */
     uint64_t keepalive_ms, keepalive_timeout_ms;
     struct tier_config_hub hub;     /* kind HUB */
     struct tier_config_spoke spoke; /* kind SPOKE; MEMBER: csv, schema and device of it */

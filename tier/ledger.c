@@ -2,6 +2,7 @@
 #include "tier/ledger.h"
 
 #include "tier/db.h"
+#include "tier/vault.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -9,10 +10,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#define SEALED_KEY_BYTES (sizeof((struct tier_noise_key *)0)->b + TIER_VAULT_SEAL_BYTES)
 #define LEDGER_APPLICATION_ID 0x434f4e4c /* "CONL" */
 
 struct tier_ledger {
     struct tier_db *db;
+    char *path; /* keys of noise are encrypted where other files beside it are */
 };
 
 /* Append only. */
@@ -69,6 +72,8 @@ enum tier_status tier_ledger_open(const char *data_dir, bool reading, struct tie
         goto out;
     }
     TIER_TRY_OUT(tier_db_open(path, &schema, &l->db, err));
+    l->path = path;
+    path = NULL;
     *out = l;
     l = NULL;
 out:
@@ -81,6 +86,7 @@ void tier_ledger_close(struct tier_ledger *l) {
     if (!l)
         return;
     tier_db_close(l->db);
+    free(l->path);
     free(l);
 }
 
@@ -96,6 +102,7 @@ static void bind_run(struct tier_query *q, const char *run) {
 
 enum tier_status tier_ledger_charge(struct tier_ledger *l, const struct tier_ledger_charge *c,
                                     struct tier_err *err) {
+    uint8_t sealed[SEALED_KEY_BYTES];
     struct tier_hash hash;
     struct tier_query q;
 
@@ -108,7 +115,10 @@ enum tier_status tier_ledger_charge(struct tier_ledger *l, const struct tier_led
     tier_query_real(&q, c->event.rate);
     tier_query_u64(&q, "count", c->event.count);
     tier_query_int(&q, c->time_ms);
-    tier_query_blob(&q, "key", c->key.b, sizeof c->key.b, sizeof c->key.b);
+    if (tier_vault_seal(l->path, c->key.b, sizeof c->key.b, sealed))
+        tier_query_blob(&q, "key", sealed, sizeof sealed, sizeof sealed);
+    else
+        tier_query_blob(&q, "key", c->key.b, sizeof c->key.b, sizeof c->key.b);
     tier_query_hash(&q, &hash);
     TIER_TRY(tier_query_run(&q));
     return tier_db_changes(l->db)
@@ -117,16 +127,19 @@ enum tier_status tier_ledger_charge(struct tier_ledger *l, const struct tier_led
                            c->run, c->round);
 }
 
-static void read_key(struct tier_query *q, struct tier_ledger_charge *c) {
+static void read_key(const struct tier_ledger *l, struct tier_query *q,
+                     struct tier_ledger_charge *c) {
     size_t bytes = 0;
 
     c->has_key = tier_query_get_int(q) != 0;
     if (!c->has_key)
         return;
-    const uint8_t *key = tier_query_get_blob(q, sizeof c->key.b, &bytes);
-    if (q->st == TIER_OK && bytes != sizeof c->key.b)
+    const uint8_t *key = tier_query_get_blob(q, SEALED_KEY_BYTES, &bytes);
+    if (q->st == TIER_OK && bytes == SEALED_KEY_BYTES)
+        q->st = tier_vault_unseal(l->path, key, sizeof c->key.b, c->key.b, q->err);
+    else if (q->st == TIER_OK && bytes != sizeof c->key.b)
         q->st = tier_fail(q->err, TIER_ECORRUPT, "ledger: a key of %zu bytes", bytes);
-    if (q->st == TIER_OK)
+    else if (q->st == TIER_OK)
         memcpy(c->key.b, key, sizeof c->key.b);
 }
 
@@ -147,7 +160,7 @@ enum tier_status tier_ledger_get(struct tier_ledger *l, enum tier_ledger_book bo
         c.event.count = tier_query_get_u64(&q);
         c.time_ms = tier_query_get_int(&q);
         tier_query_get_hash(&q, &c.key_hash);
-        read_key(&q, &c);
+        read_key(l, &q, &c);
     } else if (q.st == TIER_OK) {
         q.st = tier_fail(err, TIER_ENOTFOUND, "ledger: round %" PRIu64 " was not charged", round);
     }

@@ -379,6 +379,80 @@ class TestKeysAtRest(unittest.TestCase):
             spoke.start()
             f.wait(lambda: spoke.audit("parent.attended"), 20, "the spoke attends")
 
+    def test_updates_models_and_private_tensors_are_encrypted_on_disk_and_survive_kills(self):
+        models = {}
+        for encrypt in (False, True):
+            with Federation() as f:
+                secret = os.path.join(f.dir, "secret")
+                with open(secret, "w", encoding="ascii") as file:
+                    file.write("correct horse battery\n")
+                os.chmod(secret, 0o600)
+                keys = {"storage": {"encrypt": str(encrypt).lower()},
+                        "key_passphrase_file": secret}
+                keeps = dict(keys, retention={"updates_days": 30, "models_days": 30})
+                top = with_authority(f, **keeps)
+                hub = f.hub("north", top, children_min=2, **keeps)
+                spokes = [f.spoke("north-%d" % i, hub, **keys) for i in (1, 2)]
+                run = f.run(f.plan(rounds=6, codec={"name": "top_k", "share": 0.2}))
+                for number, node in ((2, hub), (3, spokes[0]), (4, top)):
+                    run.wait_round(number, hub)
+                    node.kill()
+                    node.start()
+                models[encrypt] = run.finish().model
+                for node in [top, hub] + spokes:
+                    node.stop()
+                self.look(f, [top, hub] + spokes, encrypt)
+                if encrypt:
+                    self.off_line(f, top, hub, run.id, secret)
+                    self.moved(f, spokes[0])
+        self.assertEqual(models[False], models[True])
+
+    def look(self, f, nodes, encrypt):
+        """Which files begin as ours do when they are encrypted."""
+        seen = 0
+        for node in nodes:
+            for folder in ("spool", "models", "retained", "residual"):
+                path = os.path.join(node.dir, folder)
+                for name in os.listdir(path) if os.path.isdir(path) else ():
+                    if name.startswith("."):
+                        continue
+                    with open(os.path.join(path, name), "rb") as file:
+                        self.assertEqual(file.read(16) == b"consilium-file 1", encrypt,
+                                         os.path.join(path, name))
+                    seen += 1
+        self.assertGreater(seen, 20)
+
+    def off_line(self, f, top, hub, run, secret):
+        """Auditors work beside the node with its passphrase, and on exports without."""
+        key = {"CONSILIUM_KEY_PASSPHRASE_FILE": secret}
+        out = os.path.join(f.dir, "export")
+
+        def told(*arguments, environment=None):
+            return subprocess.run([program("consilium"), *arguments], capture_output=True,
+                                  text=True, check=False, timeout=60,
+                                  env=dict(clean_environment(), **(environment or {})))
+
+        refused = told("audit", "verify", top.dir, hub.dir)
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("no passphrase is given", refused.stderr)
+        for arguments in (("audit", "verify", top.dir, hub.dir),
+                          ("audit", "replay", run, "--data-dir", top.dir),
+                          ("audit", "export", top.dir, "--out", out)):
+            done = told(*arguments, environment=key)
+            self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+        for arguments in (("audit", "verify", out), ("audit", "replay", run, "--data-dir", out)):
+            done = told(*arguments)
+            self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+
+    def moved(self, f, spoke):
+        """A data directory without its key starts nothing, and says what is missing."""
+        os.unlink(os.path.join(spoke.dir, "identity", "storage.pem"))
+        mark = spoke.mark()
+        spoke.may_end = True
+        spoke.spawn()
+        spoke.wait_log("cannot start: .*encrypted with the key .*storage.pem is not there", mark)
+        self.assertEqual(spoke.process.wait(20), 1)
+
 
 if __name__ == "__main__":
     unittest.main()
