@@ -26,6 +26,7 @@ static const struct command {
 } commands[] = {
     {"pki", "init", cli_pki_init, "make the authority that certifies the nodes of a tree"},
     {"pki", "set", cli_pki_set, "set how long its certificates are good"},
+    {"pki", "unseal", cli_pki_unseal, "tell whose a pseudonym is, and note why"},
     {"key", "protect", cli_key_protect, "encrypt a private key, or change its passphrase"},
     {"token", "create", cli_token_create, "make a one-time token with which a node enrolls"},
     {"enroll", NULL, cli_enroll, "get a certificate for a token"},

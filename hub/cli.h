@@ -79,6 +79,7 @@ void cli_budget_print(const json_t *privacy);
 
 int cli_pki_init(int argc, char **argv);
 int cli_pki_set(int argc, char **argv);
+int cli_pki_unseal(int argc, char **argv);
 int cli_key_protect(int argc, char **argv);
 int cli_token_create(int argc, char **argv);
 int cli_enroll(int argc, char **argv);

@@ -223,7 +223,8 @@ enum tier_status hub_revocations_came(struct hub *hub, const uint8_t *der, size_
                                       struct tier_err *err);
 /* Sends a child what is known; nothing where there is no list. */
 void hub_revocations_tell(struct hub *hub, const char *child);
-/* Served beside Tier, to be asked by children. */
-extern const struct tier_rpc_method hub_renew_method;
+/* Served beside Tier, to be asked by children: what the authority answers. */
+#define HUB_AUTHORITY_METHODS 2
+extern const struct tier_rpc_method hub_authority_methods[HUB_AUTHORITY_METHODS];
 
 #endif

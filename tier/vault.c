@@ -13,8 +13,8 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <openssl/core_names.h>
 #include <openssl/crypto.h>
+#include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <openssl/rand.h>
 #include <pthread.h>
@@ -60,21 +60,6 @@ static void derive(const uint8_t *key, const char *what, const uint8_t *salt, si
 
 /* ---- the storage key ---- */
 
-static void fold_key(const struct tier_key *from, struct tier_vault *v, bool *done_out) {
-    uint8_t scalar[KEY_BYTES], id[KEY_BYTES];
-    BIGNUM *secret = NULL;
-
-    *done_out = EVP_PKEY_get_bn_param(from->pkey, OSSL_PKEY_PARAM_PRIV_KEY, &secret) == 1 &&
-                BN_bn2binpad(secret, scalar, sizeof scalar) == (int)sizeof scalar;
-    if (*done_out) {
-        derive(scalar, "consilium storage 1", NULL, 0, v->key);
-        derive(v->key, "consilium storage id 1", NULL, 0, id);
-        memcpy(v->id, id, ID_BYTES);
-    }
-    explicit_bzero(scalar, sizeof scalar);
-    BN_clear_free(secret);
-}
-
 static void hex_of(const uint8_t id[ID_BYTES], char hex[2 * ID_BYTES + 1]) {
     for (size_t i = 0; i < ID_BYTES; i++)
         snprintf(hex + 2 * i, 3, "%02x", id[i]);
@@ -82,12 +67,15 @@ static void hex_of(const uint8_t id[ID_BYTES], char hex[2 * ID_BYTES + 1]) {
 
 static enum tier_status read_key(struct tier_vault *v, const char *folder, struct tier_err *err) {
     struct tier_key *key = NULL;
-    bool done;
+    uint8_t id[KEY_BYTES];
 
     TIER_TRY(tier_key_file_read(folder, TIER_VAULT_KEY_FILE, &key, NULL, err));
-    fold_key(key, v, &done);
+    enum tier_status st = tier_key_secret(key, "consilium storage 1", v->key, err);
     tier_key_free(key);
-    return done ? TIER_OK : tier_fail(err, TIER_EINTERNAL, "a storage key cannot be read");
+    TIER_TRY(st);
+    derive(v->key, "consilium storage id 1", NULL, 0, id);
+    memcpy(v->id, id, ID_BYTES);
+    return TIER_OK;
 }
 
 static enum tier_status make_key(const char *folder, struct tier_err *err) {

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may talk to whom, for how long and about what: TLS versions, renewal, revocation, roles, what
 takes two operators, keys on disk."""
+import hashlib
 import os
 import socket
 import ssl
 import subprocess
 import unittest
 
+import edge
+import grpc
 from federation import Federation, clean_environment, program
 
 
@@ -343,6 +346,87 @@ class TestRoles(unittest.TestCase):
             f.cli(*revoke, *at(top, who["bert"]))
             f.wait(lambda: any(e["data"]["child"] == "north" for e in top.audit("child.left")),
                    5, "the hub is cut off")
+
+
+class TestPseudonyms(unittest.TestCase):
+    """Asked as a spoke asks, by a client of our own: what is called what is the authority's alone
+    to say, and comes by way of the parents."""
+
+    def key(self, f, name):
+        path = os.path.join(f.dir, name + ".key")
+        edge.openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out",
+                     path)
+        return path
+
+    def ask(self, spoke, node, run, key, parent=None):
+        """The certificate, or what the refusal says."""
+        pb, folder = edge.wire(), os.path.join(spoke.dir, "identity")
+        public = edge.openssl("pkey", "-in", key, "-pubout", "-outform", "DER").stdout
+        name = "p-" + hashlib.sha256(public).hexdigest()[:40]
+        csr = edge.openssl("req", "-new", "-utf8", "-key", key, "-subj",
+                           "/OU=spoke/CN=" + name).stdout.decode()
+        text = "consilium pseudonym 1\nrun %s\nparent %s\n%s" % (run, parent or node.name, csr)
+        signature = edge.openssl("dgst", "-sha256", "-sign", os.path.join(folder, "key.pem"),
+                                 stdin=text.encode()).stdout
+        who = edge.Identity(folder)
+        with grpc.secure_channel(
+                "127.0.0.1:%d" % node.port,
+                grpc.ssl_channel_credentials(who.ca, who.key, who.cert),
+                [("grpc.ssl_target_name_override", node.name)]) as channel:
+            call = channel.unary_unary("/consilium.Enrollment/Pseudonym",
+                                       request_serializer=edge.as_bytes,
+                                       response_deserializer=pb.EnrollReply.FromString)
+            try:
+                return name, call(pb.PseudonymRequest(
+                    cert_pem=who.cert.decode(), csr_pem=csr, run=bytes.fromhex(run),
+                    parent=parent or node.name, signature=signature), timeout=20).cert_pem
+            except grpc.RpcError as e:
+                return name, e.details()
+
+    def test_a_spoke_gets_one_for_a_run_through_its_parent_and_nobody_a_second(self):
+        with Federation() as f:
+            top = with_authority(f)
+            hub = f.hub("north", top)
+            spoke = f.spoke("north-1", hub)
+            run = f.run(f.plan(rounds=100000)).id
+            f.wait(lambda: hub.audit("round.opened"), 30, "the run is open in the region")
+            name, cert = self.ask(spoke, hub, run, self.key(f, "one"))
+            self.assertIn("BEGIN CERTIFICATE", cert)
+            said = edge.openssl("x509", "-noout", "-text", stdin=cert.encode()).stdout.decode()
+            self.assertIn("pseudonym/%s/north/%s" % (name, run), said)
+            self.assertNotIn("north-1", said)
+            # The log of nobody on the way says whose it is, or what it is called.
+            for node in (top, hub):
+                with open(os.path.join(node.dir, "audit", "audit.log"), encoding="utf-8") as log:
+                    self.assertNotIn(name, log.read())
+            self.assertEqual(top.audit("pseudonym.given")[0]["data"],
+                             {"run": run, "parent": "north"})
+            self.assertEqual(self.ask(spoke, hub, run, os.path.join(f.dir, "one.key")),
+                             (name, cert))
+            self.assertIn("no second one", self.ask(spoke, hub, run, self.key(f, "two"))[1])
+            self.assertIn("not open here",
+                          self.ask(spoke, hub, "ab" * 32, self.key(f, "three"))[1])
+            unseal = ["pki", "unseal", name, "--dir", f.authority]
+            self.assertEqual(f.cli(*unseal, check=False).returncode, 2)
+            self.assertEqual(f.cli(*unseal, "--reason", "order 7").stdout.strip(), "north-1")
+            # It is no node's certificate: with it nobody attends and nothing is asked.
+            with open(os.path.join(f.dir, "pseudonym.pem"), "w", encoding="ascii") as file:
+                file.write(cert)
+            mark = hub.mark()
+            with grpc.secure_channel(
+                    "127.0.0.1:%d" % hub.port, grpc.ssl_channel_credentials(
+                        edge.read_file(f.authority, "ca.pem"),
+                        edge.read_file(f.dir, "one.key"), cert.encode()),
+                    [("grpc.ssl_target_name_override", "north")]) as channel:
+                with self.assertRaises(grpc.RpcError):
+                    channel.unary_unary("/consilium.console.Console/ListRuns")(b"", timeout=10)
+            # Who is revoked gets none, and what it had is on the list.
+            count = lambda: (hub.audit("revocations.taken") or [{"data": {"count": 0}}])[-1][
+                "data"]["count"]
+            before = count()
+            f.cli("revoke", "--dir", f.authority, "--name", "north-1")
+            f.wait(lambda: count() == before + 2, 10, "the list has both")
+            self.assertNotIn("BEGIN", self.ask(spoke, hub, run, self.key(f, "four"))[1])
 
 
 class TestKeysAtRest(unittest.TestCase):
