@@ -10,6 +10,7 @@
 #include "spoke/run_private.h"
 #include "tier/budget.h"
 #include "tier/ledger.h"
+#include "tier/log.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -19,7 +20,8 @@
 static enum tier_status ledger_of(struct spoke *spoke, struct tier_ledger **out,
                                   struct tier_err *err) {
     if (!spoke->ledger)
-        TIER_TRY(tier_ledger_open(spoke->config->data_dir, false, &spoke->ledger, err));
+        TIER_TRY(tier_ledger_open_at(spoke->config->data_dir, spoke->config->spoke.ledger_file,
+                                     false, &spoke->ledger, err));
     *out = spoke->ledger;
     return TIER_OK;
 }
@@ -75,30 +77,29 @@ static bool still_to_come(const struct spoke_run *run, struct tier_privacy_event
     return true;
 }
 
-/* The ledger and what other open runs may still spend, into *events_out with room for one more. */
-static enum tier_status spent_by_now(struct spoke_run *run, struct tier_privacy_event **events_out,
-                                     size_t *count_out, struct tier_err *err) {
+/* The ledger and what other open runs claim, here and at other spokes of its patients, into
+ * *events_out with room for one more. */
+static enum tier_status spent_by_now(struct spoke_run *run, struct tier_ledger *ledger,
+                                     struct tier_privacy_event **events_out, size_t *count_out,
+                                     struct tier_err *err) {
     struct tier_privacy_event *events = NULL, *more;
-    struct tier_ledger *ledger;
     size_t count;
 
-    TIER_TRY(ledger_of(run->spoke, &ledger, err));
-    TIER_TRY(tier_ledger_events(ledger, TIER_LEDGER_PATIENT, run->hex, &events, &count,
-                                &run->charged, err));
-    more = realloc(events, (count + TIER_RUNS_OPEN_MAX + 1) * sizeof *events);
+    TIER_TRY(tier_ledger_events_claimed(ledger, TIER_LEDGER_PATIENT, run->hex, &events, &count,
+                                        &run->charged, err));
+    more = realloc(events, (count + 1) * sizeof *events);
     if (!more) {
         free(events);
         return tier_fail(err, TIER_ENOMEM, "no memory for a ledger");
     }
-    for (const struct spoke_run *r = run->spoke->runs; r; r = r->next)
-        if (r != run && r->afforded && r->state == SPOKE_RUN_OPEN && still_to_come(r, &more[count]))
-            count++;
     *events_out = more;
     *count_out = count;
     return TIER_OK;
 }
 
-static enum tier_status afford_here(struct spoke_run *run, struct tier_err *err) {
+/* In a transaction of the ledger. */
+static enum tier_status within_limit(struct spoke_run *run, struct tier_ledger *ledger,
+                                     struct tier_err *err) {
     const struct tier_config_spoke *c = &run->spoke->config->spoke;
     struct tier_privacy_event *events = NULL;
     struct tier_privacy_cost before;
@@ -107,7 +108,7 @@ static enum tier_status afford_here(struct spoke_run *run, struct tier_err *err)
     bool within = true;
     double after;
 
-    TIER_TRY(spent_by_now(run, &events, &count, err));
+    TIER_TRY(spent_by_now(run, ledger, &events, &count, err));
     if (c->epsilon_max == 0)
         goto out;
     bool more = still_to_come(run, &events[count]);
@@ -124,6 +125,36 @@ static enum tier_status afford_here(struct spoke_run *run, struct tier_err *err)
 out:
     free(events);
     return st;
+}
+
+/* Nobody else looks between the look and the claim. */
+static enum tier_status afford_here(struct spoke_run *run, struct tier_err *err) {
+    const struct tier_privacy_event each =
+        tier_budget_patient_event(&run->plan, train_rows(run), 1);
+    struct tier_ledger *ledger;
+    enum tier_status st;
+
+    TIER_TRY(ledger_of(run->spoke, &ledger, err));
+    TIER_TRY(tier_ledger_begin(ledger, err));
+    TIER_TRY_OUT(within_limit(run, ledger, err));
+    TIER_TRY_OUT(tier_ledger_claim(
+        ledger, TIER_LEDGER_PATIENT, run->hex, &each,
+        run->charged < run->plan.rounds ? run->plan.rounds - run->charged : 0, err));
+    st = tier_ledger_commit(ledger, err);
+out:
+    tier_ledger_rollback(ledger);
+    return st;
+}
+
+void spoke_budget_end(struct spoke_run *run) {
+    struct tier_ledger *ledger;
+    struct tier_err err = {0};
+
+    if (!tier_budget_patient(&run->plan))
+        return;
+    if (ledger_of(run->spoke, &ledger, &err) != TIER_OK ||
+        tier_ledger_unclaim(ledger, run->hex, &err) != TIER_OK)
+        tier_log_error("run %.12s still claims privacy in the ledger: %s", run->hex, err.text);
 }
 
 enum tier_status spoke_budget_afford(struct spoke_run *run, struct tier_err *err) {

@@ -495,6 +495,7 @@ void spoke_end_came(struct spoke_run *run, const struct tier_to_child *m) {
     tier_spool_forget_old(run->spoke->home.spool);
     spoke_run_forget_rows(run);
     drop_state(run);
+    spoke_budget_end(run);
     if (run->round && !run->training && !tier_hash_equal(&run->base_model, &m->model))
         drop_model(run->spoke, &run->base_model);
     spoke_run_journal(run);

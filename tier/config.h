@@ -72,6 +72,7 @@ struct tier_config_spoke {
     int accept;                                 /* enum tier_accept */
     char policy_file[TIER_CONFIG_PATH_BYTES];   /* spoke/policy.h; "": accept alone decides */
     double epsilon_max, delta;                  /* of patients' privacy; epsilon_max 0: no limit */
+    char ledger_file[TIER_CONFIG_PATH_BYTES];   /* tier/ledger.h; "": in the data directory */
     char consent_table[TIER_CONFIG_PATH_BYTES]; /* spoke/consent.h; "" where there is none */
     char opt_out[TIER_CONFIG_PATH_BYTES];
     uint64_t rows_min;
