@@ -389,6 +389,7 @@ enum tier_status hub_open(const struct tier_config *config, struct tier_loop *lo
     TIER_TRY_OUT(tier_intake_new(loop, tier_intake_threads(), &out->intake, err));
     TIER_TRY_OUT(open_edges(out, err));
     TIER_TRY_OUT(hub_run_restore_all(out, err));
+    hub_run_check_signers(out);
     TIER_TRY_OUT(tier_home_note_started(&out->home, err));
     hub_work_expire(out);
     hub_audit_sync(out);

@@ -157,6 +157,10 @@ enum tier_status hub_run_restore_all(struct hub *hub, struct tier_err *err);
 void hub_run_free(struct hub_run *run);
 void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *reason);
 
+/* A list of the revoked came, or is here after a restart: the top ends the runs whose plans were
+ * signed by who is on it, with their open rounds. Below it no further round of them opens. */
+void hub_run_check_signers(struct hub *hub);
+
 /* From children. */
 void hub_run_attending(struct hub_run *run, const char *child);
 void hub_run_left(struct hub_run *run, const char *child);

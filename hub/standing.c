@@ -60,6 +60,7 @@ enum tier_status hub_revocations_came(struct hub *hub, const uint8_t *der, size_
     struct tier_to_child m = list_message(hub);
     tier_serve_send_all(hub->serve, &m);
     recheck(hub);
+    hub_run_check_signers(hub);
     return TIER_OK;
 }
 

@@ -235,6 +235,56 @@ class TestRevocation(unittest.TestCase):
             self.assertEqual(f.cli("node", "list", *f.at_top()).returncode, 0)
 
 
+class TestRevokedSigners(unittest.TestCase):
+    def sign(self, f, name, **changes):
+        folder = os.path.join(f.dir, "person-" + name)
+        f.enroll(name, "researcher", folder)
+        plan = f.plan(**changes)
+        f.cli("plan", "sign", plan, "--identity", folder)
+        return plan
+
+    def ended(self, node, run):
+        return [e["data"] for e in node.audit("run.ended") if e["data"]["run"] == run]
+
+    def test_a_run_ends_within_seconds_when_who_signed_it_is_revoked_and_no_other_does(self):
+        with Federation() as f:
+            top = with_authority(f)
+            hub = f.hub("north", top)
+            spoke = f.spoke("north-1", hub)
+            gone = f.run(self.sign(f, "rita", rounds=100000, local={"steps": 1}))
+            stays = f.run(self.sign(f, "saul", rounds=100000, local={"steps": 1}))
+            for run in (gone, stays):
+                run.wait_round(2, hub)
+            f.cli("revoke", "--dir", f.authority, "--name", "rita")
+            for node in (top, hub, spoke):
+                f.wait(lambda n=node: self.ended(n, gone.id), 5,
+                       "the run has ended at %s" % node.name)
+            self.assertEqual(self.ended(top, gone.id)[0]["state"], "stopped")
+            self.assertIn("rita, who signed the plan, was revoked",
+                          self.ended(top, gone.id)[0]["reason"])
+            stays.wait_round(hub.audit("round.opened")[-1]["data"]["round"] + 1, hub)
+            self.assertEqual(self.ended(top, stays.id), [])
+            # Nor does it begin again.
+            top.kill()
+            top.start()
+            plan = f.plan(rounds=1)
+            f.cli("plan", "sign", plan, "--identity", os.path.join(f.dir, "person-rita"))
+            again = f.cli("run", "start", plan, *f.at_top(), check=False)
+            self.assertEqual(again.returncode, 1)
+            self.assertIn("revoked", again.stderr)
+
+    def test_who_was_revoked_while_the_top_was_down_is_found_when_it_is_back(self):
+        with Federation() as f:
+            top = with_authority(f)
+            f.spoke("north-1", top)
+            run = f.run(self.sign(f, "rita", rounds=100000, local={"steps": 1}))
+            run.wait_round(2, top)
+            top.kill()
+            f.cli("revoke", "--dir", f.authority, "--name", "rita")
+            top.start()
+            f.wait(lambda: self.ended(top, run.id), 10, "the run has ended")
+
+
 def at(node, identity):
     return ["--hub", "127.0.0.1:%d" % node.port, "--hub-name", node.name, "--identity", identity]
 
