@@ -4,6 +4,7 @@
  * "2 TIME NAME NAME" when it is done. An entry that has expired is as none.
  */
 #include "hub/approval.h"
+#include "hub/card.h"
 #include "tier/content.h"
 #include "tier/log.h"
 
@@ -100,11 +101,16 @@ static enum tier_status check(const struct hub *hub,
                                                 : check_revoke(hub, what->subject, err);
 }
 
+/* A release's entry is what hub_model_released asks for; the card is there before it. */
 static enum tier_status carry_out(struct hub *hub, const struct tier_console_approval_request *what,
-                                  int64_t now_ms, struct tier_err *err) {
-    return what->action == TIER_CONSOLE_RELEASE
-               ? TIER_OK /* the entry is what hub_model_released asks for */
-               : tier_authority_revoke(hub->authority, what->subject, now_ms / 1000, err);
+                                  const struct tier_console_approval *a, int64_t now_ms,
+                                  struct tier_err *err) {
+    struct tier_hash model, card;
+
+    if (what->action == TIER_CONSOLE_REVOKE)
+        return tier_authority_revoke(hub->authority, what->subject, now_ms / 1000, err);
+    tier_hash_parse(what->subject, &model);
+    return hub_card_make(hub, &model, a->by, now_ms, &card, err);
 }
 
 enum tier_status hub_approve(struct hub *hub, const struct tier_console_approval_request *what,
@@ -134,7 +140,7 @@ enum tier_status hub_approve(struct hub *hub, const struct tier_console_approval
     else
         a.expires_ms = 0;
     if (a.done)
-        TIER_TRY(carry_out(hub, what, now_ms, err));
+        TIER_TRY(carry_out(hub, what, &a, now_ms, err));
     TIER_TRY(store(hub, key, a.done ? now_ms : a.expires_ms, &a, err));
     hub_audit(hub, a.done ? "approval.done" : "approval.first", "s:what", key, "s:by", a.by[0],
               "s:second", a.by[1]);

@@ -3,6 +3,7 @@
  * A run's children: what they are told of it, and what they say, as events of its round. Nothing of
  * a child's is kept before it was checked against the plan.
  */
+#include "hub/card.h"
 #include "hub/contributor.h"
 #include "hub/run_private.h"
 #include "hub/secure.h"
@@ -329,6 +330,7 @@ void hub_run_arrived(struct hub_run *run, const char *child, const struct tier_h
         return;
     }
     hub_secure_arrived(run, h);
+    hub_card_heard(run, child, h);
     if (checked)
         hub_work_step(run, &e);
     else

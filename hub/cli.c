@@ -26,6 +26,7 @@ static const struct command {
 } commands[] = {
     {"pki", "init", cli_pki_init, "make the authority that certifies the nodes of a tree"},
     {"pki", "set", cli_pki_set, "set how long its certificates are good"},
+    {"pki", "unseal", cli_pki_unseal, "tell whose a pseudonym is, and note why"},
     {"key", "protect", cli_key_protect, "encrypt a private key, or change its passphrase"},
     {"token", "create", cli_token_create, "make a one-time token with which a node enrolls"},
     {"enroll", NULL, cli_enroll, "get a certificate for a token"},
@@ -41,6 +42,8 @@ static const struct command {
     {"node", "list", cli_node_list, "list a hub's children"},
     {"model", "pull", cli_model_pull, "fetch a published model, or its graph"},
     {"model", "release", cli_model_release, "let researchers pull a model; two operators must ask"},
+    {"model", "card", cli_model_card, "show what a released model's signed card says"},
+    {"model", "verify", cli_model_verify, "check a released model against its signed card"},
     {"model", "info", cli_model_info, "show what a model file holds"},
     {"model", "strip", cli_model_strip, "leave out of a model file what is no parameter"},
     {"model", "export", cli_model_export, "write a trained model as an ONNX file"},

@@ -79,6 +79,7 @@ void cli_budget_print(const json_t *privacy);
 
 int cli_pki_init(int argc, char **argv);
 int cli_pki_set(int argc, char **argv);
+int cli_pki_unseal(int argc, char **argv);
 int cli_key_protect(int argc, char **argv);
 int cli_token_create(int argc, char **argv);
 int cli_enroll(int argc, char **argv);
@@ -94,6 +95,8 @@ int cli_run_stop(int argc, char **argv);
 int cli_node_list(int argc, char **argv);
 int cli_model_pull(int argc, char **argv);
 int cli_model_release(int argc, char **argv);
+int cli_model_card(int argc, char **argv);
+int cli_model_verify(int argc, char **argv);
 int cli_model_info(int argc, char **argv);
 int cli_model_strip(int argc, char **argv);
 int cli_model_export(int argc, char **argv);

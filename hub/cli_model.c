@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "hub/cli.h"
+#include "tier/card.h"
 #include "tier/content.h"
 #include "tier/model.h"
 #include "tier/task.h"
@@ -66,13 +67,14 @@ static enum tier_status pull_message(void *arg, struct tier_rpc_message *m, stru
     return pull_write(p, bytes + at, piece.data_bytes, err);
 }
 
+/* `wanted` NULL: the name is the first piece's to say. */
 static enum tier_status pull_finish(struct pull *p, const struct tier_hash *wanted,
                                     struct tier_err *err) {
     struct tier_hash got;
 
     tier_hasher_finish(p->hasher, &got);
     if (!p->begun || p->offset != p->total || !tier_hash_equal(&got, &p->id) ||
-        (!tier_hash_is_zero(wanted) && !tier_hash_equal(&got, wanted)))
+        (wanted && !tier_hash_is_zero(wanted) && !tier_hash_equal(&got, wanted)))
         return tier_fail(err, TIER_ECORRUPT,
                          "what the hub sent is not what it said it would send: nothing was kept");
     if (p->in_place)
@@ -121,7 +123,7 @@ static enum tier_status pull(const struct cli_connection *c, const struct tier_c
     }
     TIER_TRY_OUT(cli_hub_ask(hub, TIER_PATH_CONSOLE_PULL, tier_console_pull_bytes(what), 0,
                              pull_message, p, err));
-    TIER_TRY_OUT(pull_finish(p, &what->file, err));
+    TIER_TRY_OUT(pull_finish(p, what->kind == TIER_CONSOLE_PULL_CARD ? NULL : &what->file, err));
 out:
     if (p->fd >= 0) {
         close(p->fd);
@@ -132,6 +134,25 @@ out:
     tier_hasher_free(p->hasher);
     cli_hub_close(hub);
     return st;
+}
+
+/* The card of a released model, beside it; *path_out is owned, NULL where there is none (an older
+ * hub does not know of cards). */
+static enum tier_status pull_card(const struct cli_connection *c, const struct tier_hash *model,
+                                  const char *out, char **path_out, struct tier_err *err) {
+    const struct tier_console_pull what = {.kind = TIER_CONSOLE_PULL_CARD, .file = *model};
+    struct pull p = {0};
+    char *path;
+
+    if (asprintf(&path, "%s" TIER_CARD_BESIDE, out) < 0)
+        return tier_fail(err, TIER_ENOMEM, "no memory for a path");
+    p.path = path;
+    enum tier_status st = pull(c, &what, &p, err);
+    if (st == TIER_OK)
+        *path_out = path;
+    else
+        free(path);
+    return st == TIER_ENOTFOUND || st == TIER_EPROTO ? TIER_OK : st;
 }
 
 int cli_model_pull(int argc, char **argv) {
@@ -148,16 +169,17 @@ int cli_model_pull(int argc, char **argv) {
     const struct cli_usage usage = {
         "model pull", "[RUN|SHA256]",
         "Fetches the last published model of a run (the newest one's where none is named), or any "
-        "model or graph by its hash, and prints its SHA-256"};
-    struct tier_console_pull what = {.graph = false};
+        "model or graph by its hash, and prints its SHA-256. Beside a released model, in "
+        "FILE.card.json, comes its signed card"};
+    struct tier_console_pull what = {.kind = TIER_CONSOLE_PULL_MODEL};
     struct tier_err err = {0};
     struct pull p = {0};
-    char hex[TIER_HASH_HEX];
+    char hex[TIER_HASH_HEX], *card = NULL;
     int code = cli_parse(&usage, options, COUNT(options), argc, argv, &which, 0, 1);
 
     if (code != CLI_GO)
         return code;
-    what.graph = graph;
+    what.kind = graph ? TIER_CONSOLE_PULL_GRAPH : TIER_CONSOLE_PULL_MODEL;
     p.path = out;
     enum tier_status st = cli_run_prefix(which, what.run, &err);
     if (st == TIER_OK)
@@ -168,14 +190,21 @@ int cli_model_pull(int argc, char **argv) {
         p = (struct pull){.path = out};
         st = pull(&c, &what, &p, &err);
     }
+    if (st == TIER_OK && !graph && !p.in_place)
+        st = pull_card(&c, &p.id, out, &card, &err);
     if (st != TIER_OK)
         return cli_failed(&err);
     tier_hash_hex(&p.id, hex);
     if (json)
-        return cli_print_json(
-            json_pack("{s:s, s:s, s:I}", "file", out, "sha256", hex, "bytes", (json_int_t)p.total));
-    puts(hex);
-    return cli_done();
+        code = cli_print_json(json_pack("{s:s, s:s, s:I, s:o}", "file", out, "sha256", hex, "bytes",
+                                        (json_int_t)p.total, "card",
+                                        card ? json_string(card) : json_null()));
+    else {
+        puts(hex);
+        code = cli_done();
+    }
+    free(card);
+    return code;
 }
 
 /* ---- release ---- */

@@ -71,6 +71,33 @@ out:
     return st == TIER_OK ? CLI_OK : cli_failed(&err);
 }
 
+int cli_pki_unseal(int argc, char **argv) {
+    const char *dir = NULL, *reason = NULL, *pseudonym;
+    struct tier_authority *a = NULL;
+    const struct cli_option options[] = {
+        {"dir", CLI_TEXT, &dir, "DIR", "the authority's folder", NULL, true, 0, 0},
+        {"reason", CLI_TEXT, &reason, "TEXT", "why: it is kept in the folder", NULL, true, 0, 0},
+    };
+    const struct cli_usage usage = {
+        "pki unseal", "PSEUDONYM",
+        "Tells which spoke the authority has certified under a pseudonym, as by a court's order. "
+        "The folder keeps when that was asked, and why"};
+    char child[TIER_NAME_LEN_MAX + 1];
+    struct tier_err err = {0};
+    int code = cli_parse(&usage, options, COUNT(options), argc, argv, &pseudonym, 1, 1);
+
+    if (code != CLI_GO)
+        return code;
+    enum tier_status st = tier_authority_open(dir, &a, &err);
+    if (st == TIER_OK)
+        st = tier_authority_unseal(a, pseudonym, reason, tier_wall_ms() / 1000, child, &err);
+    tier_authority_close(a);
+    if (st != TIER_OK)
+        return cli_failed(&err);
+    puts(child);
+    return cli_done();
+}
+
 int cli_key_protect(int argc, char **argv) {
     const char *data_dir = NULL, *dir = NULL, *file = NULL;
     const struct cli_option options[] = {

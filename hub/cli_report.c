@@ -9,6 +9,7 @@
 #include "tier/home.h"
 #include "tier/plan.h"
 #include "tier/retain.h"
+#include "tier/vault.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -63,6 +64,7 @@ static json_t *member(json_t *o, const char *key, bool array) {
 static void add_plan(struct report *r, json_t *run, const char *plan_hex) {
     char dir[PATH_MAX];
     struct tier_hash hash, is;
+    struct tier_cipher cipher;
     static struct tier_plan plan; /* large; one command, one thread */
 
     if (!tier_hash_parse(plan_hex, &hash))
@@ -70,11 +72,14 @@ static void add_plan(struct report *r, json_t *run, const char *plan_hex) {
     json_object_set_new(run, "plan", json_string(plan_hex));
     snprintf(dir, sizeof dir, "%.4000s/%s/%s%s", r->data_dir, TIER_RETAINED_DIR, plan_hex,
              TIER_CONTENT_PLAN);
-    FILE *f = fopen(dir, "rb");
-    char *text = f ? malloc(TIER_PLAN_BYTES_MAX) : NULL;
-    size_t n = text ? fread(text, 1, TIER_PLAN_BYTES_MAX, f) : 0;
-    if (f)
-        fclose(f);
+    int fd = open(dir, O_RDONLY | O_CLOEXEC);
+    char *text = fd >= 0 ? malloc(TIER_PLAN_BYTES_MAX) : NULL;
+    ssize_t got = -1;
+    if (text && tier_cipher_of(dir, fd, &cipher, NULL) == TIER_OK)
+        got = tier_cipher_pread(&cipher, fd, text, TIER_PLAN_BYTES_MAX, 0);
+    if (fd >= 0)
+        close(fd);
+    size_t n = got > 0 ? (size_t)got : 0;
     tier_hash_data(text ? text : "", n, &is);
     if (n > 0 && tier_hash_equal(&is, &hash) && tier_plan_parse(text, n, &plan, NULL) == TIER_OK) {
         json_object_set_new(run, "purpose", json_string(plan.purpose));
@@ -486,6 +491,8 @@ static void write_text(FILE *f, struct report *r) {
 static enum tier_status copy_file(const char *from, const char *to, struct tier_err *err) {
     uint8_t *buf = malloc(COPY_BYTES);
     int in = open(from, O_RDONLY | O_CLOEXEC), out = -1;
+    struct tier_cipher cipher;
+    uint64_t at = 0;
     ssize_t n = 0;
     enum tier_status st = TIER_OK;
 
@@ -493,7 +500,10 @@ static enum tier_status copy_file(const char *from, const char *to, struct tier_
         out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (!buf || in < 0 || out < 0)
         st = tier_fail_errno(err, TIER_EIO, "%s cannot be copied to %s", from, to);
-    while (st == TIER_OK && (n = read(in, buf, COPY_BYTES)) > 0)
+    if (st == TIER_OK) /* what an auditor gets is plain: the key stays with the node */
+        st = tier_cipher_of(from, in, &cipher, err);
+    for (; st == TIER_OK && (n = tier_cipher_pread(&cipher, in, buf, COPY_BYTES, at)) > 0;
+         at += (uint64_t)n)
         for (ssize_t done = 0, k; st == TIER_OK && done < n; done += k)
             if ((k = write(out, buf + done, (size_t)(n - done))) < 0)
                 st = tier_fail_errno(err, TIER_EIO, "%s cannot be written", to);

@@ -6,6 +6,7 @@
  * reads the state when it fires, and so the latest state wins however fast changes come.
  */
 #include "hub/approval.h"
+#include "hub/card.h"
 #include "hub/console_roles.h"
 #include "hub/console_view.h"
 #include "hub/contributor.h"
@@ -535,7 +536,7 @@ static enum tier_status pull_open(struct hub_console_call *s, struct tier_rpc_me
     *file = request.file;
     if (tier_hash_is_zero(file)) {
         TIER_TRY(find_run(s->hub, request.run, &run, err));
-        if (request.graph)
+        if (request.kind == TIER_CONSOLE_PULL_GRAPH)
             tier_hash_parse(run->plan.model_sha256, file);
         else
             *file = run->model;
@@ -543,6 +544,8 @@ static enum tier_status pull_open(struct hub_console_call *s, struct tier_rpc_me
             return tier_fail(err, TIER_ENOTFOUND, "run %.12s has no model here yet", run->hex);
     }
     TIER_TRY(may_pull(s, file, err));
+    if (request.kind == TIER_CONSOLE_PULL_CARD)
+        TIER_TRY(hub_card_of(s->hub, file, file, err));
     return tier_content_open(s->hub->home.models_dir, file, &s->content, err);
 }
 

@@ -350,12 +350,14 @@ static enum tier_status load_rules(struct hub *hub, struct tier_err *err) {
 static enum tier_status open_edges(struct hub *hub, struct tier_err *err) {
     const struct tier_config *c = hub->config;
     bool shares = !c->hub.console_listen[0]; /* operators call on this port too */
-    struct tier_rpc_method more[32] = {hub_renew_method};
-    size_t more_count = 1 + (shares ? hub_console_method_count : 0);
+    struct tier_rpc_method more[32];
+    size_t more_count = HUB_AUTHORITY_METHODS + (shares ? hub_console_method_count : 0);
 
     assert(more_count <= sizeof more / sizeof more[0]);
+    memcpy(more, hub_authority_methods, sizeof hub_authority_methods);
     if (shares)
-        memcpy(more + 1, hub_console_methods, hub_console_method_count * sizeof more[0]);
+        memcpy(more + HUB_AUTHORITY_METHODS, hub_console_methods,
+               hub_console_method_count * sizeof more[0]);
     const struct tier_serve_options below = {.name = c->name,
                                              .address = c->hub.listen,
                                              .tls = tier_home_tls(&hub->home),
@@ -403,6 +405,7 @@ enum tier_status hub_open(const struct tier_config *config, struct tier_loop *lo
     TIER_TRY_OUT(tier_intake_new(loop, tier_intake_threads(), &out->intake, err));
     TIER_TRY_OUT(open_edges(out, err));
     TIER_TRY_OUT(hub_run_restore_all(out, err));
+    hub_run_check_signers(out);
     TIER_TRY_OUT(tier_home_note_started(&out->home, err));
     hub_work_expire(out);
     hub_audit_sync(out);

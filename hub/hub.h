@@ -173,6 +173,10 @@ void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *r
 /* The top: the round that is empty stays without a result, and the next begins from its model. */
 void hub_run_skip(struct hub_run *run);
 
+/* A list of the revoked came, or is here after a restart: the top ends the runs whose plans were
+ * signed by who is on it, with their open rounds. Below it no further round of them opens. */
+void hub_run_check_signers(struct hub *hub);
+
 /* From children. */
 void hub_run_attending(struct hub_run *run, const char *child);
 void hub_run_left(struct hub_run *run, const char *child);
@@ -239,7 +243,8 @@ enum tier_status hub_revocations_came(struct hub *hub, const uint8_t *der, size_
                                       struct tier_err *err);
 /* Sends a child what is known; nothing where there is no list. */
 void hub_revocations_tell(struct hub *hub, const char *child);
-/* Served beside Tier, to be asked by children. */
-extern const struct tier_rpc_method hub_renew_method;
+/* Served beside Tier, to be asked by children: what the authority answers. */
+#define HUB_AUTHORITY_METHODS 2
+extern const struct tier_rpc_method hub_authority_methods[HUB_AUTHORITY_METHODS];
 
 #endif

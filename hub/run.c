@@ -222,12 +222,24 @@ static void open_round(struct hub_run *run) {
     hub_console_changed(run->hub, run);
 }
 
-/* No round opens after the plan's last day: the top ends the run, a hub leaves it to its parent. */
-static void expire(struct hub_run *run) {
+/* Whether a round may open still: not after the plan's last day, nor when who signed it is revoked.
+ * False with the reason. */
+static bool may_open(const struct hub_run *run, char *why, size_t size) {
+    if (tier_signed_revoked(run->signature, run->signature_bytes, run->hub->home.revoked, why,
+                            size))
+        return false;
+    if (!tier_plan_expired(&run->plan, tier_wall_ms()))
+        return true;
+    tier_plan_expired_text(&run->plan, why, size);
+    return false;
+}
+
+/* The top ends the run, a hub leaves it to its parent. */
+static void expire(struct hub_run *run, const char *why) {
     struct tier_from_child m = {
         .type = TIER_FROM_DECLINE, .run = run->id, .round = run->wanted_round};
 
-    tier_plan_expired_text(&run->plan, m.reason, sizeof m.reason);
+    snprintf(m.reason, sizeof m.reason, "%s", why);
     if (!run->hub->link) {
         hub_run_finish(run, HUB_RUN_STOPPED, m.reason);
         return;
@@ -241,6 +253,7 @@ static void expire(struct hub_run *run) {
 /* Opens the wanted round once everything for it is here. */
 void hub_run_open_if_ready(struct hub_run *run) {
     size_t ready = 0;
+    char why[256];
 
     if (run->state != HUB_RUN_OPEN || !run->wanted_round || !run->manifest)
         return;
@@ -248,8 +261,8 @@ void hub_run_open_if_ready(struct hub_run *run) {
         return;
     for (size_t i = 0; i < run->child_count; i++)
         ready += run->children[i].accepted && run->children[i].attending;
-    if (tier_plan_expired(&run->plan, tier_wall_ms()))
-        expire(run);
+    if (!may_open(run, why, sizeof why))
+        expire(run, why);
     /* Later rounds wait for their members by quorum and deadline, not here. */
     else if (run->round.number || ready >= run->hub->config->hub.children_min)
         open_round(run);
@@ -367,6 +380,15 @@ void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *r
     tier_delta_delete(run->hub->home.models_dir, &run->base_delta);
     tier_spool_forget_old(run->hub->home.spool);
     hub_console_changed(run->hub, run);
+}
+
+void hub_run_check_signers(struct hub *hub) {
+    char why[256];
+
+    for (struct hub_run *run = hub->runs; run && hub_is_top(hub); run = run->next)
+        if (run->state == HUB_RUN_OPEN && tier_signed_revoked(run->signature, run->signature_bytes,
+                                                              hub->home.revoked, why, sizeof why))
+            hub_run_finish(run, HUB_RUN_STOPPED, why);
 }
 
 /* ---- beginning ---- */

@@ -8,6 +8,7 @@
 #include "hub/hub.h"
 #include "tier/cert.h"
 #include "tier/log.h"
+#include "tier/pseudonym.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,6 +60,7 @@ enum tier_status hub_revocations_came(struct hub *hub, const uint8_t *der, size_
     struct tier_to_child m = list_message(hub);
     tier_serve_send_all(hub->serve, &m);
     recheck(hub);
+    hub_run_check_signers(hub);
     return TIER_OK;
 }
 
@@ -134,8 +136,18 @@ void hub_standing_close(struct hub *hub) {
 
 /* ---- renewals of those below ---- */
 
-/* A call for a renewal; where it was passed on, until both it and the question above are over. */
+struct renewing;
+/* What is asked of the authority: a renewal, or a pseudonym. */
+struct asked {
+    const char *path, *what, *refused; /* "a renewal", "renew.refused" */
+    enum tier_status (*check)(const uint8_t *bytes, size_t n, struct tier_err *err);
+    enum tier_status (*here)(struct renewing *r, const uint8_t *bytes, size_t n,
+                             struct tier_err *err);
+};
+
+/* A call for one; where it was passed on, until both it and the question above are over. */
 struct renewing {
+    const struct asked *asks;
     struct hub *hub;
     struct tier_rpc_call *call; /* NULL once it is closed */
     bool asked;
@@ -144,8 +156,8 @@ struct renewing {
 static void refuse(struct renewing *r, const struct tier_err *err) {
     const char *from = tier_rpc_peer_address(r->call);
 
-    tier_log_warn("a renewal for %s was refused: %s", from, err->text);
-    hub_audit(r->hub, "renew.refused", "s:from", from, "s:reason", err->text);
+    tier_log_warn("%s for %s was refused: %s", r->asks->what, from, err->text);
+    hub_audit(r->hub, r->asks->refused, "s:from", from, "s:reason", err->text);
     tier_rpc_finish(r->call, err->status, err->text);
 }
 
@@ -178,7 +190,7 @@ static enum tier_status ask_above(struct renewing *r, const uint8_t *bytes, size
                          RENEWALS_MAX);
     r->asked = true;
     hub->renewals++;
-    tier_rpc_ask(tier_link_channel(hub->link), TIER_PATH_RENEW, bytes, n, REPLY_BYTES_MAX, RELAY_MS,
+    tier_rpc_ask(tier_link_channel(hub->link), r->asks->path, bytes, n, REPLY_BYTES_MAX, RELAY_MS,
                  above_answered, r);
     return TIER_OK;
 }
@@ -194,52 +206,113 @@ static void audit_renewal(const struct renewing *r, const char *cert_pem) {
               tier_rpc_peer_address(r->call));
 }
 
-static enum tier_status renew_here(struct renewing *r, const struct tier_renew_request *m,
-                                   struct tier_err *err) {
-    char *cert = NULL, *ca = NULL;
-
-    TIER_TRY(tier_authority_renew(r->hub->authority, m->cert_pem, m->csr_pem, m->signature,
-                                  m->signature_bytes, tier_wall_ms() / 1000, &cert, &ca, err));
+static void answer(struct renewing *r, char *cert, char *ca) {
     struct tier_bytes reply = tier_wire_enroll_reply_bytes(cert, ca);
-    audit_renewal(r, cert);
+
     tier_rpc_send(r->call, reply.data, reply.n);
     tier_rpc_finish(r->call, TIER_OK, "");
     free(reply.data);
     free(cert);
     free(ca);
-    return TIER_OK;
 }
 
-static void renew_opened(struct tier_rpc_call *call) {
+static enum tier_status renew_here(struct renewing *r, const uint8_t *bytes, size_t n,
+                                   struct tier_err *err) {
+    struct tier_renew_request m = {0};
+    char *cert = NULL, *ca = NULL;
+
+    TIER_TRY(tier_wire_renew_request(bytes, n, &m, err));
+    enum tier_status st =
+        tier_authority_renew(r->hub->authority, m.cert_pem, m.csr_pem, m.signature,
+                             m.signature_bytes, tier_wall_ms() / 1000, &cert, &ca, err);
+    if (st == TIER_OK) {
+        audit_renewal(r, cert);
+        answer(r, cert, ca);
+    }
+    tier_wire_renew_request_release(&m);
+    return st;
+}
+
+/* Whose it is, and what it is called, the log does not say: it is there to be shown. */
+static enum tier_status pseudonym_here(struct renewing *r, const uint8_t *bytes, size_t n,
+                                       struct tier_err *err) {
+    struct tier_pseudonym_ask m = {0};
+    char *cert = NULL, *ca = NULL;
+
+    TIER_TRY(tier_wire_pseudonym(bytes, n, &m, err));
+    const struct hub_run *run = hub_run_find(r->hub, &m.run);
+    enum tier_status st =
+        run && run->state == HUB_RUN_OPEN
+            ? tier_authority_pseudonym(r->hub->authority, &m, tier_wall_ms() / 1000, &cert, &ca,
+                                       err)
+            : tier_fail(err, TIER_ENOTFOUND, "a pseudonym for a run that is not open here");
+    if (st == TIER_OK) {
+        hub_audit(r->hub, "pseudonym.given", "h:run", &m.run, "s:parent", m.parent);
+        answer(r, cert, ca);
+    }
+    tier_pseudonym_ask_release(&m);
+    return st;
+}
+
+/* What goes up is well-formed. */
+static enum tier_status check_renewal(const uint8_t *bytes, size_t n, struct tier_err *err) {
+    struct tier_renew_request m = {0};
+    enum tier_status st = tier_wire_renew_request(bytes, n, &m, err);
+    tier_wire_renew_request_release(&m);
+    return st;
+}
+
+static enum tier_status check_pseudonym(const uint8_t *bytes, size_t n, struct tier_err *err) {
+    struct tier_pseudonym_ask m = {0};
+    enum tier_status st = tier_wire_pseudonym(bytes, n, &m, err);
+    tier_pseudonym_ask_release(&m);
+    return st;
+}
+
+static const struct asked renewal = {TIER_PATH_RENEW, "a renewal", "renew.refused", check_renewal,
+                                     renew_here};
+static const struct asked pseudonym = {TIER_PATH_PSEUDONYM, "a pseudonym", "pseudonym.refused",
+                                       check_pseudonym, pseudonym_here};
+
+static void opened(struct tier_rpc_call *call, const struct asked *asks) {
     struct renewing *r = calloc(1, sizeof *r);
     if (!r)
         abort();
+    r->asks = asks;
     r->hub = tier_serve_owner(tier_rpc_user(call));
     r->call = call;
     tier_rpc_set_user(call, r);
     tier_rpc_read(call);
 }
 
+static void renew_opened(struct tier_rpc_call *call) {
+    opened(call, &renewal);
+}
+
+static void pseudonym_opened(struct tier_rpc_call *call) {
+    opened(call, &pseudonym);
+}
+
 static void renew_message(struct tier_rpc_call *call, struct tier_rpc_message *message) {
     struct renewing *r = tier_rpc_user(call);
-    struct tier_renew_request m = {0};
     struct tier_err err = {0};
     size_t n = tier_rpc_message_bytes(message);
     const uint8_t *bytes = tier_rpc_message_flat(message, TIER_RENEW_BYTES_MAX);
-    enum tier_status st = bytes ? tier_wire_renew_request(bytes, n, &m, &err)
-                                : tier_fail(&err, TIER_ELIMIT, "a renewal of %zu bytes", n);
+    enum tier_status st =
+        bytes ? TIER_OK : tier_fail(&err, TIER_ELIMIT, "%s of %zu bytes", r->asks->what, n);
 
     if (st == TIER_OK)
-        st = r->hub->authority ? renew_here(r, &m, &err) : ask_above(r, bytes, n, &err);
+        st = r->asks->check(bytes, n, &err);
+    if (st == TIER_OK)
+        st = r->hub->authority ? r->asks->here(r, bytes, n, &err) : ask_above(r, bytes, n, &err);
     if (st != TIER_OK)
         refuse(r, &err);
-    tier_wire_renew_request_release(&m);
 }
 
 static void renew_half_closed(struct tier_rpc_call *call) {
     struct renewing *r = tier_rpc_user(call);
     if (!r->asked)
-        tier_rpc_finish(call, TIER_EPROTO, "no renewal was asked for");
+        tier_rpc_finish(call, TIER_EPROTO, "nothing was asked for");
 }
 
 static void renew_closed(struct tier_rpc_call *call, enum tier_status status, const char *text) {
@@ -255,4 +328,9 @@ static const struct tier_rpc_handler renew_handler = {.opened = renew_opened,
                                                       .message = renew_message,
                                                       .half_closed = renew_half_closed,
                                                       .closed = renew_closed};
-const struct tier_rpc_method hub_renew_method = {TIER_PATH_RENEW, &renew_handler};
+static const struct tier_rpc_handler pseudonym_handler = {.opened = pseudonym_opened,
+                                                          .message = renew_message,
+                                                          .half_closed = renew_half_closed,
+                                                          .closed = renew_closed};
+const struct tier_rpc_method hub_authority_methods[HUB_AUTHORITY_METHODS] = {
+    {TIER_PATH_RENEW, &renew_handler}, {TIER_PATH_PSEUDONYM, &pseudonym_handler}};

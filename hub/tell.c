@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a hub tells of a round: figures to its own journal, progress and failure to those above. */
+#include "hub/card.h"
 #include "hub/run_private.h"
 #include "hub/secure.h"
 #include "hub/statistics.h"
@@ -24,6 +25,8 @@ void hub_work_figures(struct hub_run *run, const struct tier_metrics *sums) {
             st = tier_journal_metric_put(j, run->hex, run->round.number - 1, name, value, &err);
     if (st == TIER_OK && tier_statistics_on(&run->plan))
         st = hub_statistics_keep(run, sums, &err);
+    if (st == TIER_OK)
+        st = hub_card_spread(run, &err);
     if (st == TIER_OK)
         st = tier_journal_commit(j, &err);
     if (st != TIER_OK)

@@ -5,6 +5,7 @@
  * the process was promised to nobody. The disk is waited for where a round commits and where a run
  * ends; what a machine's crash takes from before that, the children still hold.
  */
+#include "hub/card.h"
 #include "hub/appraise.h"
 #include "hub/contributor.h"
 #include "hub/noise.h"

@@ -10,6 +10,7 @@
 #include "spoke/run_private.h"
 #include "tier/budget.h"
 #include "tier/ledger.h"
+#include "tier/log.h"
 #include "tier/site.h"
 
 #include <inttypes.h>
@@ -20,7 +21,8 @@
 static enum tier_status ledger_of(struct spoke *spoke, struct tier_ledger **out,
                                   struct tier_err *err) {
     if (!spoke->ledger)
-        TIER_TRY(tier_ledger_open(spoke->config->data_dir, false, &spoke->ledger, err));
+        TIER_TRY(tier_ledger_open_at(spoke->config->data_dir, spoke->config->spoke.ledger_file,
+                                     false, &spoke->ledger, err));
     *out = spoke->ledger;
     return TIER_OK;
 }
@@ -92,25 +94,22 @@ static bool still_to_come(const struct spoke_run *run, enum tier_ledger_book boo
     return true;
 }
 
-/* The ledger and what other open runs may still spend, into *events_out with room for one more. */
-static enum tier_status spent_by_now(struct spoke_run *run, enum tier_ledger_book book,
+/* The ledger and what other open runs claim, here and at other spokes of its patients, into
+ * *events_out with room for one more. */
+static enum tier_status spent_by_now(struct spoke_run *run, struct tier_ledger *ledger,
+                                     enum tier_ledger_book book,
                                      struct tier_privacy_event **events_out, size_t *count_out,
                                      struct tier_err *err) {
     struct tier_privacy_event *events = NULL, *more;
-    struct tier_ledger *ledger;
     size_t count;
 
-    TIER_TRY(ledger_of(run->spoke, &ledger, err));
-    TIER_TRY(tier_ledger_events(ledger, book, run->hex, &events, &count, &run->charged[book], err));
-    more = realloc(events, (count + TIER_RUNS_OPEN_MAX + 1) * sizeof *events);
+    TIER_TRY(tier_ledger_events_claimed(ledger, book, run->hex, &events, &count,
+                                        &run->charged[book], err));
+    more = realloc(events, (count + 1) * sizeof *events);
     if (!more) {
         free(events);
         return tier_fail(err, TIER_ENOMEM, "no memory for a ledger");
     }
-    for (const struct spoke_run *r = run->spoke->runs; r; r = r->next)
-        if (r != run && r->afforded && r->state == SPOKE_RUN_OPEN &&
-            still_to_come(r, book, &more[count]))
-            count++;
     *events_out = more;
     *count_out = count;
     return TIER_OK;
@@ -138,8 +137,9 @@ static double limit_here(const struct spoke_run *run, enum tier_ledger_book book
     return book == TIER_LEDGER_PATIENT ? c->epsilon_max : c->site_epsilon_max;
 }
 
-static enum tier_status afford_here(struct spoke_run *run, enum tier_ledger_book book,
-                                    struct tier_err *err) {
+/* In a transaction of the ledger. */
+static enum tier_status within_limit(struct spoke_run *run, struct tier_ledger *ledger,
+                                     enum tier_ledger_book book, struct tier_err *err) {
     double delta = run->spoke->config->spoke.delta, limit = limit_here(run, book);
     struct tier_privacy_event *events = NULL;
     enum tier_status st = TIER_OK;
@@ -147,7 +147,7 @@ static enum tier_status afford_here(struct spoke_run *run, enum tier_ledger_book
     bool within = true;
     double before, after;
 
-    TIER_TRY(spent_by_now(run, book, &events, &count, err));
+    TIER_TRY(spent_by_now(run, ledger, book, &events, &count, err));
     if (limit == 0)
         goto out;
     bool more = still_to_come(run, book, &events[count]);
@@ -164,6 +164,37 @@ static enum tier_status afford_here(struct spoke_run *run, enum tier_ledger_book
 out:
     free(events);
     return st;
+}
+
+/* Nobody else looks between the look and the claim. */
+static enum tier_status afford_here(struct spoke_run *run, enum tier_ledger_book book,
+                                    struct tier_err *err) {
+    const struct tier_privacy_event each = event_of(run, book, 1);
+    const uint64_t rounds = run->plan.rounds;
+    struct tier_ledger *ledger;
+    enum tier_status st;
+
+    TIER_TRY(ledger_of(run->spoke, &ledger, err));
+    TIER_TRY(tier_ledger_begin(ledger, err));
+    TIER_TRY_OUT(within_limit(run, ledger, book, err));
+    TIER_TRY_OUT(tier_ledger_claim(ledger, book, run->hex, &each,
+                                   run->charged[book] < rounds ? rounds - run->charged[book] : 0,
+                                   err));
+    st = tier_ledger_commit(ledger, err);
+out:
+    tier_ledger_rollback(ledger);
+    return st;
+}
+
+void spoke_budget_end(struct spoke_run *run) {
+    struct tier_ledger *ledger;
+    struct tier_err err = {0};
+
+    if (!tier_budget_patient(&run->plan) && !tier_site_on(&run->plan))
+        return;
+    if (ledger_of(run->spoke, &ledger, &err) != TIER_OK ||
+        tier_ledger_unclaim(ledger, run->hex, &err) != TIER_OK)
+        tier_log_error("run %.12s still claims privacy in the ledger: %s", run->hex, err.text);
 }
 
 /* Against the plan's own limit, then against this site's. */

@@ -34,6 +34,8 @@ enum tier_status spoke_budget_afford(struct spoke_run *run, struct tier_err *err
  * TIER_EPOLICY: it was not afforded, or is another mechanism than was charged, or is over.
  */
 enum tier_status spoke_budget_charge(struct spoke_run *run, uint64_t round, struct tier_err *err);
+/* The run is over, or declined: what it has not spent others may. */
+void spoke_budget_end(struct spoke_run *run);
 /* The run's rounds below this one are over: their keys are forgotten. */
 enum tier_status spoke_budget_over(struct spoke_run *run, uint64_t below, struct tier_err *err);
 

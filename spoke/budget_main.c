@@ -111,7 +111,8 @@ static enum tier_status tell(const struct tier_config *config, bool json, FILE *
     const struct tier_config_spoke *c = &config->spoke;
     struct book patients = {.charges = json_array()};
     struct book sites = {.site = true, .charges = json_array()};
-    enum tier_status st = tier_ledger_open(config->data_dir, true, &patients.ledger, err);
+    enum tier_status st =
+        tier_ledger_open_at(config->data_dir, c->ledger_file, true, &patients.ledger, err);
 
     if (st == TIER_ENOTFOUND)
         st = TIER_OK;

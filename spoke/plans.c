@@ -51,6 +51,7 @@ void spoke_run_decline(struct spoke_run *run, const char *reason) {
     tier_log_warn("run %.12s declined: %s", run->hex, reason);
     spoke_audit(run->spoke, "plan.declined", "h:run", &run->id, "s:reason", reason);
     run->state = SPOKE_RUN_DECLINED;
+    spoke_budget_end(run);
     spoke_run_journal(run);
     spoke_run_show(run);
     answer(run, false, reason);

@@ -11,6 +11,7 @@
 #include "tier/budget.h"
 #include "tier/content.h"
 #include "tier/log.h"
+#include "tier/signed.h"
 #include "tier/site.h"
 #include "tier/statistics.h"
 
@@ -273,10 +274,26 @@ static bool goes_masked(struct spoke_run *run) {
     return false;
 }
 
+/* Whether who signed the plan was revoked since it was taken: it is not trained on any more. */
+static bool signer_revoked(struct spoke_run *run, char *why, size_t size) {
+    struct tier_journal_blob plan = {0}, signature = {0};
+    bool revoked = false;
+
+    if (!run->spoke->home.revoked)
+        return false;
+    if (tier_journal_run_plan(run->spoke->home.journal, run->hex, &plan, &signature, NULL) ==
+        TIER_OK)
+        revoked = tier_signed_revoked(signature.data, signature.bytes, run->spoke->home.revoked,
+                                      why, size);
+    tier_journal_blob_release(&plan);
+    tier_journal_blob_release(&signature);
+    return revoked;
+}
+
 void spoke_run_train(struct spoke_run *run) {
     bool ready = run->spoke->trainer ? run->manifest != NULL : run->data != NULL;
     struct tier_hash id;
-    char why[128];
+    char why[256];
     struct tier_err err = {0};
 
     if (run->state != SPOKE_RUN_OPEN || run->committed || run->training || !ready ||
@@ -299,6 +316,10 @@ void spoke_run_train(struct spoke_run *run) {
     }
     if (tier_plan_expired(&run->plan, tier_wall_ms())) {
         spoke_run_decline_round(run, tier_plan_expired_text(&run->plan, why, sizeof why));
+        return;
+    }
+    if (signer_revoked(run, why, sizeof why)) {
+        spoke_run_decline_round(run, why);
         return;
     }
     if (run->data && spoke_run_rows_suffice(run, &err) != TIER_OK) {
@@ -554,6 +575,7 @@ void spoke_end_came(struct spoke_run *run, const struct tier_to_child *m) {
     spoke_secure_over(run);
     spoke_secure_forget(run);
     drop_state(run);
+    spoke_budget_end(run);
     if (run->round && !run->training && !tier_hash_equal(&run->base_model, &m->model))
         drop_model(run->spoke, &run->base_model);
     spoke_run_journal(run);

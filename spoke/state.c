@@ -10,6 +10,7 @@
 #include "tier/limits.h"
 #include "tier/model.h"
 #include "tier/named_file.h"
+#include "tier/vault.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -65,13 +66,76 @@ static void make_head(enum spoke_state kind, const struct tier_hash *run,
     tier_put_u64(head + AT_ELEMENTS, manifest->elements);
 }
 
+/* One of them, open: encrypted where the data directory is (tier/vault.h). */
+struct file {
+    int fd;
+    uint64_t at;
+    struct tier_cipher cipher;
+};
+
+/* False with errno 0 where its key is not here, of which err tells. */
+static bool open_file(const char *path, struct file *f, struct tier_err *err) {
+    *f = (struct file){.fd = open(path, O_RDONLY | O_CLOEXEC)};
+    if (f->fd < 0)
+        return false;
+    if (tier_cipher_of(path, f->fd, &f->cipher, err) == TIER_OK)
+        return true;
+    close(f->fd);
+    f->fd = -1;
+    errno = 0;
+    return false;
+}
+
+static bool make_file(const char *path, struct file *f) {
+    *f = (struct file){.fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)};
+    return f->fd >= 0 && tier_cipher_new(path, f->fd, &f->cipher, NULL) == TIER_OK;
+}
+
+static bool close_file(struct file *f) {
+    bool good = f->fd < 0 || close(f->fd) == 0;
+
+    tier_cipher_wipe(&f->cipher);
+    f->fd = -1;
+    return good;
+}
+
+/* How many bytes of n there were. */
+static size_t take(struct file *f, void *out, size_t n) {
+    size_t done = 0;
+
+    while (done < n) {
+        ssize_t k = tier_cipher_pread(&f->cipher, f->fd, (char *)out + done, n - done, f->at);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k <= 0)
+            break;
+        done += (size_t)k;
+        f->at += (uint64_t)k;
+    }
+    return done;
+}
+
+static bool put(struct file *f, const void *data, size_t n) {
+    for (size_t done = 0; done < n;) {
+        ssize_t k =
+            tier_cipher_pwrite(&f->cipher, f->fd, (const char *)data + done, n - done, f->at);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k < 0)
+            return false;
+        done += (size_t)k;
+        f->at += (uint64_t)k;
+    }
+    return true;
+}
+
 static enum tier_status damaged(enum spoke_state kind, const char *path, const char *what,
                                 struct tier_err *err) {
     return tier_fail(err, TIER_ECORRUPT, "%s %s; deleting it gives up %s, and the run goes on",
                      path, what, kinds[kind].lost);
 }
 
-static enum tier_status read_all(enum spoke_state kind, FILE *f, const char *path,
+static enum tier_status read_all(enum spoke_state kind, struct file *f, const char *path,
                                  const struct tier_hash *run, const struct tier_manifest *manifest,
                                  float *out, struct tier_err *err) {
     uint8_t head[HEAD_BYTES];
@@ -82,7 +146,7 @@ static enum tier_status read_all(enum spoke_state kind, FILE *f, const char *pat
 
     if (!hasher)
         return tier_fail(err, TIER_ENOMEM, "no memory to read %s", path);
-    if (fread(head, 1, sizeof head, f) != sizeof head ||
+    if (take(f, head, sizeof head) != sizeof head ||
         memcmp(head, kinds[kind].magic, MAGIC_BYTES) != 0 ||
         memcmp(head + AT_RUN, run->b, TIER_HASH_BYTES) != 0 ||
         memcmp(head + AT_MANIFEST, manifest->hash.b, TIER_HASH_BYTES) != 0 ||
@@ -93,14 +157,14 @@ static enum tier_status read_all(enum spoke_state kind, FILE *f, const char *pat
     tier_hasher_add(hasher, head, sizeof head);
     for (size_t at = 0, m; at < n; at += m) {
         m = n - at < PIECE ? n - at : PIECE;
-        if (fread(out + at, sizeof *out, m, f) != m) {
+        if (take(f, out + at, m * sizeof *out) != m * sizeof *out) {
             st = damaged(kind, path, "is cut short", err);
             goto out;
         }
         tier_hasher_add(hasher, out + at, m * sizeof *out);
     }
     tier_hasher_finish(hasher, &hash);
-    if (fread(stored.b, 1, TIER_HASH_BYTES, f) != TIER_HASH_BYTES || fgetc(f) != EOF ||
+    if (take(f, stored.b, TIER_HASH_BYTES) != TIER_HASH_BYTES || take(f, head, 1) != 0 ||
         !tier_hash_equal(&hash, &stored))
         st = damaged(kind, path, "is damaged", err);
 out:
@@ -114,15 +178,18 @@ enum tier_status spoke_state_read(enum spoke_state kind, const char *data_dir,
     char path[PATH_BYTES];
 
     path_of(kind, data_dir, run, ".now", path);
-    FILE *f = fopen(path, "rbe");
-    if (!f && errno != ENOENT)
-        return tier_fail_errno(err, TIER_EIO, "cannot open %s", path);
-    if (!f) {
+    struct tier_err why = {0};
+    struct file f;
+    if (!open_file(path, &f, &why)) {
+        if (errno == 0)
+            return tier_fail(err, why.status, "%s", why.text);
+        if (errno != ENOENT)
+            return tier_fail_errno(err, TIER_EIO, "cannot open %s", path);
         *found_out = false;
         return TIER_OK;
     }
-    enum tier_status st = read_all(kind, f, path, run, manifest, out, err);
-    fclose(f);
+    enum tier_status st = read_all(kind, &f, path, run, manifest, out, err);
+    close_file(&f);
     if (st == TIER_OK)
         *found_out = true;
     return st;
@@ -134,29 +201,27 @@ uint64_t spoke_state_round(enum spoke_state kind, const char *data_dir,
     uint8_t head[HEAD_BYTES];
 
     path_of(kind, data_dir, run, ".now", path);
-    FILE *f = fopen(path, "rbe");
-    bool ours = f && fread(head, 1, sizeof head, f) == sizeof head &&
+    struct file f;
+    bool ours = open_file(path, &f, NULL) && take(&f, head, sizeof head) == sizeof head &&
                 memcmp(head, kinds[kind].magic, MAGIC_BYTES) == 0 &&
                 memcmp(head + AT_RUN, run->b, TIER_HASH_BYTES) == 0;
-    if (f)
-        fclose(f);
+    close_file(&f);
     return ours ? tier_get_u64(head + AT_ROUND) : 0;
 }
 
-static bool write_all(FILE *f, const uint8_t *head, const float *values, size_t n) {
+static bool write_all(struct file *f, const uint8_t *head, const float *values, size_t n) {
     struct tier_hash hash;
     struct tier_hasher *hasher = tier_hasher_new();
-    bool ok = hasher && fwrite(head, 1, HEAD_BYTES, f) == HEAD_BYTES &&
-              fwrite(values, sizeof *values, n, f) == n;
+    bool ok = hasher && put(f, head, HEAD_BYTES) && put(f, values, n * sizeof *values);
 
     if (ok) {
         tier_hasher_add(hasher, head, HEAD_BYTES);
         tier_hasher_add(hasher, values, n * sizeof *values);
         tier_hasher_finish(hasher, &hash);
-        ok = fwrite(hash.b, 1, TIER_HASH_BYTES, f) == TIER_HASH_BYTES;
+        ok = put(f, hash.b, TIER_HASH_BYTES);
     }
     tier_hasher_free(hasher);
-    return ok && fflush(f) == 0 && fsync(fileno(f)) == 0;
+    return ok && fsync(f->fd) == 0;
 }
 
 enum tier_status spoke_state_write(enum spoke_state kind, const char *data_dir,
@@ -172,12 +237,13 @@ enum tier_status spoke_state_write(enum spoke_state kind, const char *data_dir,
         return tier_fail_errno(err, TIER_EIO, "cannot make %s", path);
     path_of(kind, data_dir, run, ".next", path);
     path_of(kind, data_dir, run, ".tmp", tmp);
-    FILE *f = fopen(tmp, "wbe");
-    if (!f)
+    struct file f;
+    bool ok = make_file(tmp, &f);
+    if (f.fd < 0)
         return tier_fail_errno(err, TIER_EIO, "cannot make %s", tmp);
     make_head(kind, run, manifest, round, id, head);
-    bool ok = write_all(f, head, values, manifest->elements);
-    ok = fclose(f) == 0 && ok;
+    ok = ok && write_all(&f, head, values, manifest->elements);
+    ok = close_file(&f) && ok;
     if (ok && rename(tmp, path) == 0)
         return TIER_OK;
     enum tier_status st = errno == ENOSPC ? TIER_EFULL : TIER_EIO;
@@ -190,11 +256,10 @@ enum tier_status spoke_state_write(enum spoke_state kind, const char *data_dir,
 static bool is_of(enum spoke_state kind, const char *path, const struct tier_hash *run,
                   uint64_t round, const struct tier_hash *id) {
     uint8_t head[HEAD_BYTES];
-    FILE *f = fopen(path, "rbe");
-    bool whole = f && fread(head, 1, sizeof head, f) == sizeof head;
+    struct file f;
+    bool whole = open_file(path, &f, NULL) && take(&f, head, sizeof head) == sizeof head;
 
-    if (f)
-        fclose(f);
+    close_file(&f);
     return whole && memcmp(head, kinds[kind].magic, MAGIC_BYTES) == 0 &&
            tier_get_u64(head + AT_ROUND) == round &&
            memcmp(head + AT_RUN, run->b, TIER_HASH_BYTES) == 0 &&

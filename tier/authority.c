@@ -4,10 +4,8 @@
  * token is redeemed inside BEGIN IMMEDIATE: whoever comes second waits for the lock and then finds
  * it used.
  */
-#include "tier/authority.h"
+#include "tier/authority_private.h"
 
-#include "tier/cert.h"
-#include "tier/db.h"
 #include "tier/key_file.h"
 #include "tier/pem_file.h"
 #include "tier/revocation.h"
@@ -26,15 +24,6 @@
 #define CA_CERT_FILE "ca.pem"
 #define DB_FILE "authority.db"
 #define AUTHORITY_APPLICATION_ID 0x434f4e41 /* "CONA" */
-
-struct tier_authority {
-    struct tier_key *key;
-    struct tier_cert *ca;
-    char *ca_pem;
-    struct tier_db *db;
-    struct tier_hash fingerprint;
-    char name[TIER_NAME_LEN_MAX + 1];
-};
 
 /* Append only. */
 static const char *const migrations[] = {
@@ -66,27 +55,19 @@ static const char *const migrations[] = {
     "CREATE TABLE settings(key TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL);"
     "CREATE TABLE lists(number INTEGER PRIMARY KEY NOT NULL, made_s INTEGER NOT NULL,"
     " der BLOB NOT NULL);",
-};
-
-enum {
-    SQL_TOKEN_ADD,
-    SQL_TOKEN_GET,
-    SQL_TOKEN_USE,
-    SQL_TOKEN_VOID,
-    SQL_CERT_ADD,
-    SQL_CERT_VALID,
-    SQL_CERT_REVOKE,
-    SQL_CERT_GET,
-    SQL_CERT_EACH,
-    SQL_CERT_ISSUED,
-    SQL_CERT_RENEWALS,
-    SQL_CERT_REVOKED,
-    SQL_SETTING_PUT,
-    SQL_SETTING_GET,
-    SQL_LIST_GET,
-    SQL_LIST_ADD,
-    SQL_LIST_DROP,
-    SQL_COUNT
+    /* Pseudonyms (tier/pseudonym.h): whose they are is sealed. `tag` is one for each child, run and
+     * parent; `owner` for each child. Both say nothing to who has not the authority's key. */
+    "CREATE TABLE pseudonyms(name TEXT PRIMARY KEY NOT NULL, tag BLOB NOT NULL,"
+    " owner BLOB NOT NULL, run TEXT NOT NULL, parent TEXT NOT NULL, sealed BLOB NOT NULL,"
+    " issued_s INTEGER NOT NULL, revoked_s INTEGER NOT NULL);"
+    "CREATE INDEX pseudonyms_by_tag ON pseudonyms(tag);"
+    "CREATE INDEX pseudonyms_by_owner ON pseudonyms(owner);"
+    "CREATE TABLE pseudonym_certs(serial TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL,"
+    " cert BLOB NOT NULL, issued_s INTEGER NOT NULL, not_after_s INTEGER NOT NULL,"
+    " revoked_s INTEGER NOT NULL);"
+    "CREATE INDEX pseudonym_certs_by_name ON pseudonym_certs(name, issued_s);"
+    "CREATE INDEX pseudonym_certs_revoked ON pseudonym_certs(revoked_s, not_after_s);"
+    "CREATE TABLE openings(time_s INTEGER NOT NULL, name TEXT NOT NULL, reason TEXT NOT NULL);",
 };
 
 static const char *const statements[SQL_COUNT] = {
@@ -109,13 +90,30 @@ static const char *const statements[SQL_COUNT] = {
     [SQL_CERT_ISSUED] = "SELECT issued_s FROM certificates WHERE fingerprint = ?1",
     [SQL_CERT_RENEWALS] = "SELECT count(*) FROM certificates WHERE renews = ?1",
     [SQL_CERT_REVOKED] = "SELECT serial, revoked_s FROM certificates WHERE revoked_s > 0"
-                         " AND not_after_s >= ?1 ORDER BY serial",
+                         " AND not_after_s >= ?1 UNION ALL SELECT serial, revoked_s"
+                         " FROM pseudonym_certs WHERE revoked_s > 0 AND not_after_s >= ?1"
+                         " ORDER BY serial",
     [SQL_SETTING_PUT] = "INSERT INTO settings(key, value) VALUES(?1, ?2)"
                         " ON CONFLICT(key) DO UPDATE SET value = ?2",
     [SQL_SETTING_GET] = "SELECT value FROM settings WHERE key = ?1",
     [SQL_LIST_GET] = "SELECT number, made_s, der FROM lists ORDER BY number DESC LIMIT 1",
     [SQL_LIST_ADD] = "INSERT INTO lists(number, made_s, der) VALUES(?1, ?2, ?3)",
     [SQL_LIST_DROP] = "DELETE FROM lists WHERE number < ?1",
+    [SQL_PSEUDONYM_ADD] = "INSERT INTO pseudonyms(name, tag, owner, run, parent, sealed, issued_s,"
+                          " revoked_s) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
+    [SQL_PSEUDONYM_GET] = "SELECT name FROM pseudonyms WHERE tag = ?1 AND revoked_s = 0",
+    [SQL_PSEUDONYM_LIVE] = "SELECT count(*) FROM pseudonyms WHERE owner = ?1 AND issued_s > ?2",
+    [SQL_PSEUDONYM_SEALED] = "SELECT sealed, run, parent FROM pseudonyms WHERE name = ?1",
+    [SQL_PSEUDONYM_REVOKE] = "UPDATE pseudonyms SET revoked_s = ?2"
+                             " WHERE owner = ?1 AND revoked_s = 0",
+    [SQL_PSEUDONYM_REVOKE_CERTS] = "UPDATE pseudonym_certs SET revoked_s = ?2 WHERE revoked_s = 0"
+                                   " AND not_after_s >= ?2 AND name IN (SELECT name FROM pseudonyms"
+                                   " WHERE owner = ?1)",
+    [SQL_PSEUDONYM_CERT_ADD] = "INSERT INTO pseudonym_certs(serial, name, cert, issued_s,"
+                               " not_after_s, revoked_s) VALUES(?1, ?2, ?3, ?4, ?5, 0)",
+    [SQL_PSEUDONYM_CERT_LAST] = "SELECT cert, issued_s, not_after_s FROM pseudonym_certs"
+                                " WHERE name = ?1 ORDER BY not_after_s DESC LIMIT 1",
+    [SQL_OPENING_ADD] = "INSERT INTO openings(time_s, name, reason) VALUES(?1, ?2, ?3)",
 };
 
 static const struct tier_db_schema schema = {
@@ -554,7 +552,7 @@ enum tier_status tier_authority_enroll(struct tier_authority *a, const char *tok
     struct token_row row;
     char *cert_pem = NULL, *ca_pem = NULL;
     int64_t ttl_s = 0;
-    int revoked = 0;
+    int revoked = 0, pseudonyms = 0;
     enum tier_status st;
 
     if (tier_token_parse(token, &parsed, err) != TIER_OK) {
@@ -572,8 +570,10 @@ enum tier_status tier_authority_enroll(struct tier_authority *a, const char *tok
     TIER_TRY_OUT(tier_authority_cert_ttl(a, &ttl_s, err));
     TIER_TRY_OUT(tier_cert_issue(a->key, a->ca, csr_pem, ttl_s, now_s, &cert_pem, err));
     TIER_TRY_OUT(update_name(a, SQL_CERT_REVOKE, row.name, now_s, &revoked, err));
-    if (revoked)
+    if (revoked) {
+        TIER_TRY_OUT(authority_revoke_pseudonyms(a, row.name, now_s, &pseudonyms, err));
         TIER_TRY_OUT(make_list(a, now_s, err));
+    }
     TIER_TRY_OUT(record_cert(a, cert_pem, &(struct tier_hash){{0}}, now_s, err));
     TIER_TRY_OUT(use_token(a, &hash, now_s, err));
     ca_pem = strdup(a->ca_pem);
@@ -706,7 +706,7 @@ out:
 
 enum tier_status tier_authority_revoke(struct tier_authority *a, const char *name, int64_t now_s,
                                        struct tier_err *err) {
-    int certs = 0, tokens = 0;
+    int certs = 0, tokens = 0, pseudonyms = 0;
     enum tier_status st;
 
     TIER_TRY(tier_name_check("the node name", name, err));
@@ -721,7 +721,8 @@ enum tier_status tier_authority_revoke(struct tier_authority *a, const char *nam
                        name);
         goto out;
     }
-    if (certs)
+    TIER_TRY_OUT(authority_revoke_pseudonyms(a, name, now_s, &pseudonyms, err));
+    if (certs + pseudonyms > 0)
         TIER_TRY_OUT(make_list(a, now_s, err));
     st = tier_db_commit(a->db, err);
 out:

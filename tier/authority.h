@@ -37,6 +37,18 @@ enum tier_status tier_token_parse(const char *text, struct tier_token *out, stru
 /* Whether this CA certificate is the one the token names: TIER_EIDENTITY if not. */
 enum tier_status tier_token_check_ca(const char *text, const char *ca_pem, struct tier_err *err);
 
+/* What a child asks for a pseudonym with (PseudonymRequest of proto/tier.proto). */
+struct tier_pseudonym_ask {
+    char *cert_pem, *csr_pem;
+    struct tier_hash run;
+    char parent[TIER_NAME_LEN_MAX + 1]; /* the node below which it takes part */
+    uint8_t signature[80];              /* of TIER_SIGNATURE_BYTES_MAX */
+    size_t signature_bytes;
+};
+/* What the key of the present certificate signs; `text` is the caller's to free. */
+enum tier_status tier_pseudonym_text(const struct tier_pseudonym_ask *ask, char **text_out,
+                                     struct tier_err *err);
+
 /* ---- the authority's directory --------------------------------------------------------------- */
 
 struct tier_authority;
@@ -95,6 +107,26 @@ enum tier_status tier_authority_renew(struct tier_authority *a, const char *cert
                                       const char *csr_pem, const void *signature,
                                       size_t signature_bytes, int64_t now_s, char **cert_pem_out,
                                       char **ca_pem_out, struct tier_err *err);
+
+/*
+ * A certificate of a pseudonym (tier/pseudonym.h) for the spoke that holds `cert_pem`: `csr_pem` is
+ * for a key made for it, and `signature` is the present certificate's over tier_pseudonym_text.
+ * One for each spoke, run and parent; the same key may ask again and gets the same certificate, or
+ * in the second half of its life the next. Both texts are the caller's to free. TIER_EIDENTITY: as
+ * tier_authority_renew, or it is no spoke's; TIER_EPOLICY: this spoke has one, under another key.
+ * TIER_ELIMIT: it had TIER_PSEUDONYMS_MAX in one life of a certificate.
+ */
+enum tier_status tier_authority_pseudonym(struct tier_authority *a,
+                                          const struct tier_pseudonym_ask *ask, int64_t now_s,
+                                          char **cert_pem_out, char **ca_pem_out,
+                                          struct tier_err *err);
+/*
+ * Whose a pseudonym is, for who may know: noted, with the reason, before it is told. `child` has
+ * TIER_NAME_LEN_MAX + 1 bytes. TIER_ENOTFOUND, TIER_ECORRUPT; TIER_EARG: no reason.
+ */
+enum tier_status tier_authority_unseal(struct tier_authority *a, const char *pseudonym,
+                                       const char *reason, int64_t now_s, char *child,
+                                       struct tier_err *err);
 
 /*
  * The newest list of revoked certificates (tier/revocation.h) where its number is above `after`,

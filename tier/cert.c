@@ -12,6 +12,7 @@
 #include <openssl/ec.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <openssl/pem.h>
 #include <openssl/pkcs12.h>
 #include <openssl/x509.h>
@@ -249,6 +250,21 @@ static bool read_name(const X509_NAME *name, int at, int nid, char *out, size_t 
            copy_string(X509_NAME_ENTRY_get_data(entry), out, size);
 }
 
+enum tier_status tier_key_secret(const struct tier_key *key, const char *label, uint8_t *out,
+                                 struct tier_err *err) {
+    uint8_t scalar[TIER_KEY_SECRET_BYTES];
+    BIGNUM *secret = NULL;
+    unsigned length = TIER_KEY_SECRET_BYTES;
+    bool done = EVP_PKEY_get_bn_param(key->pkey, OSSL_PKEY_PARAM_PRIV_KEY, &secret) == 1 &&
+                BN_bn2binpad(secret, scalar, sizeof scalar) == (int)sizeof scalar &&
+                HMAC(EVP_sha256(), scalar, sizeof scalar, (const uint8_t *)label, strlen(label),
+                     out, &length);
+
+    OPENSSL_cleanse(scalar, sizeof scalar);
+    BN_clear_free(secret);
+    return done ? TIER_OK : cert_ssl_fail(err, TIER_EINTERNAL, "a key cannot be read");
+}
+
 /* ---- certificate requests ------------------------------------------------------------------- */
 
 enum tier_status tier_csr_new(const struct tier_key *key, const char *name, enum tier_role role,
@@ -416,32 +432,44 @@ int64_t cert_time(const ASN1_TIME *t) {
 enum tier_status tier_cert_issue(const struct tier_key *ca_key, const struct tier_cert *ca,
                                  const char *csr_pem, int64_t ttl_s, int64_t now_s, char **pem_out,
                                  struct tier_err *err) {
-    X509_REQ *req = NULL;
     struct tier_csr csr;
     struct tier_identity id = {0};
     char uri[TIER_SPIFFE_SIZE], names[TIER_SPIFFE_SIZE + TIER_NAME_LEN_MAX + 16];
-    enum tier_status st;
 
-    TIER_TRY(check_validity(ttl_s, now_s, err));
     TIER_TRY(tier_cert_authority(ca, id.authority, err));
-    int64_t ca_end_s = cert_time(X509_get0_notAfter(ca->x509));
-    if (now_s >= ca_end_s)
-        return tier_fail(err, TIER_EIDENTITY, "the certificate of authority %s itself has expired",
-                         id.authority);
-    TIER_TRY(read_csr(csr_pem, &req, &csr, err));
+    TIER_TRY(tier_csr_parse(csr_pem, &csr, err));
     memcpy(id.name, csr.name, sizeof id.name);
     id.role = csr.role;
     snprintf(names, sizeof names, "URI:%s,DNS:%s", tier_identity_spiffe(&id, uri), id.name);
+    return cert_issue_as(ca_key, ca, csr_pem, names, "serverAuth,clientAuth", ttl_s, now_s, pem_out,
+                         err);
+}
+
+enum tier_status cert_issue_as(const struct tier_key *ca_key, const struct tier_cert *ca,
+                               const char *csr_pem, const char *names, const char *usage,
+                               int64_t ttl_s, int64_t now_s, char **pem_out, struct tier_err *err) {
+    X509_REQ *req = NULL;
+    struct tier_csr csr;
+    char authority[TIER_NAME_LEN_MAX + 1];
+    enum tier_status st;
+
+    TIER_TRY(check_validity(ttl_s, now_s, err));
+    TIER_TRY(tier_cert_authority(ca, authority, err));
+    int64_t ca_end_s = cert_time(X509_get0_notAfter(ca->x509));
+    if (now_s >= ca_end_s)
+        return tier_fail(err, TIER_EIDENTITY, "the certificate of authority %s itself has expired",
+                         authority);
+    TIER_TRY(read_csr(csr_pem, &req, &csr, err));
     int64_t end_s = now_s + ttl_s;
     X509 *x509 = X509_new();
     if (!x509 || !X509_set_version(x509, X509_VERSION_3) || !set_serial(x509) ||
         !set_times(x509, now_s - TIER_CERT_BACKDATE_S, end_s < ca_end_s ? end_s : ca_end_s) ||
-        !add_name(X509_get_subject_name(x509), NID_commonName, id.name) ||
+        !add_name(X509_get_subject_name(x509), NID_commonName, csr.name) ||
         !X509_set_issuer_name(x509, X509_get_subject_name(ca->x509)) ||
         !X509_set_pubkey(x509, X509_REQ_get0_pubkey(req)) ||
         !add_extension(x509, ca->x509, NID_basic_constraints, "critical,CA:FALSE") ||
         !add_extension(x509, ca->x509, NID_key_usage, "critical,digitalSignature") ||
-        !add_extension(x509, ca->x509, NID_ext_key_usage, "serverAuth,clientAuth") ||
+        !add_extension(x509, ca->x509, NID_ext_key_usage, usage) ||
         !add_extension(x509, ca->x509, NID_subject_key_identifier, "hash") ||
         !add_extension(x509, ca->x509, NID_authority_key_identifier, "keyid:always") ||
         !add_extension(x509, ca->x509, NID_subject_alt_name, names))
@@ -485,8 +513,7 @@ void tier_cert_free(struct tier_cert *cert) {
     free(cert);
 }
 
-/* Subject is CN alone; SAN is one URI and, where `dns` is not NULL, one DNS name: nothing else. */
-static bool read_names(X509 *x509, char *cn, char *uri, char *dns) {
+bool cert_read_names(X509 *x509, char *cn, char *uri, size_t uri_size, char *dns) {
     const X509_NAME *subject = X509_get_subject_name(x509);
     int wanted = dns ? 2 : 1;
     bool uri_seen = false, dns_seen = false;
@@ -501,7 +528,7 @@ static bool read_names(X509 *x509, char *cn, char *uri, char *dns) {
     for (int i = 0; ok && i < wanted; i++) {
         const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
         if (name->type == GEN_URI && !uri_seen)
-            ok = uri_seen = copy_string(name->d.uniformResourceIdentifier, uri, TIER_SPIFFE_SIZE);
+            ok = uri_seen = copy_string(name->d.uniformResourceIdentifier, uri, uri_size);
         else if (name->type == GEN_DNS && dns && !dns_seen)
             ok = dns_seen = copy_string(name->d.dNSName, dns, TIER_NAME_LEN_MAX + 1);
         else
@@ -528,7 +555,7 @@ enum tier_status tier_cert_identity(const struct tier_cert *cert, struct tier_id
     char cn[TIER_NAME_LEN_MAX + 1], dns[TIER_NAME_LEN_MAX + 1], uri[TIER_SPIFFE_SIZE];
     struct tier_identity id = {0};
 
-    bool named = read_names(cert->x509, cn, uri, dns);
+    bool named = cert_read_names(cert->x509, cn, uri, sizeof uri, dns);
     ERR_clear_error();
     if (!named)
         return tier_fail(err, TIER_EIDENTITY,
@@ -559,7 +586,8 @@ enum tier_status tier_cert_authority(const struct tier_cert *ca, char *name, str
     static const char scheme[] = "spiffe://";
     char cn[TIER_NAME_LEN_MAX + 1], uri[TIER_SPIFFE_SIZE];
 
-    bool named = X509_check_ca(ca->x509) == 1 && read_names(ca->x509, cn, uri, NULL);
+    bool named =
+        X509_check_ca(ca->x509) == 1 && cert_read_names(ca->x509, cn, uri, sizeof uri, NULL);
     ERR_clear_error();
     if (!named || strncmp(uri, scheme, sizeof scheme - 1) != 0 ||
         strcmp(uri + sizeof scheme - 1, cn) != 0 || !tier_name_valid(cn))

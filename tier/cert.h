@@ -44,6 +44,14 @@ enum tier_status tier_key_from_sealed(const char *pem, const char *passphrase,
 /* OpenSSL wipes the key. NULL is fine. */
 void tier_key_free(struct tier_key *key);
 
+/*
+ * A secret that whoever holds the private key can make again, and nobody else: HMAC-SHA-256 of the
+ * label under it. `out` has TIER_KEY_SECRET_BYTES.
+ */
+#define TIER_KEY_SECRET_BYTES 32
+enum tier_status tier_key_secret(const struct tier_key *key, const char *label, uint8_t *out,
+                                 struct tier_err *err);
+
 /* DER; `sig` holds TIER_SIGNATURE_BYTES_MAX. */
 enum tier_status tier_key_sign(const struct tier_key *key, const void *data, size_t bytes,
                                uint8_t *sig, size_t *sig_bytes_out, struct tier_err *err);

@@ -22,5 +22,12 @@ enum tier_status cert_ssl_fail(struct tier_err *err, enum tier_status st, const 
 int64_t cert_time(const ASN1_TIME *t);
 /* Lower-case hex; false where it is negative or does not fit. */
 bool cert_serial(const ASN1_INTEGER *serial, char *out, size_t size);
+/* tier_cert_issue with other names (as openssl writes a subjectAltName) and key usage. */
+enum tier_status cert_issue_as(const struct tier_key *ca_key, const struct tier_cert *ca,
+                               const char *csr_pem, const char *names, const char *usage,
+                               int64_t ttl_s, int64_t now_s, char **pem_out, struct tier_err *err);
+/* Subject is CN alone; SAN is one URI and, where `dns` is not NULL, one DNS name: nothing else.
+ * `cn` and `dns` have TIER_NAME_LEN_MAX + 1 bytes. */
+bool cert_read_names(X509 *x509, char *cn, char *uri, size_t uri_size, char *dns);
 
 #endif

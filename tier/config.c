@@ -33,6 +33,8 @@ static const char *const accept_choices[] = {"none", "all", NULL};
      "everything durable lies here; moving the folder moves the node"},                            \
     {"key_passphrase_file", TIER_KEYS_PATH, FIELD(key_passphrase_file), "", 0, 0, NULL,            \
      "file with the passphrase of the private keys; or systemd's consilium-key-passphrase"},       \
+    {"storage.encrypt", TIER_KEYS_BOOL, FIELD(storage_encrypt), "false", 0, 0, NULL,               \
+     "encrypt updates, models and tensors in data_dir; needs the keys' passphrase"},               \
     {"log_level", TIER_KEYS_CHOICE, FIELD(log_level), "info", 0, 0, level_choices,                 \
      "least important line that is logged"},                                                       \
     {"threads", TIER_KEYS_INT, FIELD(threads), "0", 0, 1024, NULL,                                 \

@@ -80,6 +80,7 @@ struct tier_config_spoke {
     char policy_file[TIER_CONFIG_PATH_BYTES];   /* spoke/policy.h; "": accept alone decides */
     double epsilon_max, delta;                  /* of patients' privacy; epsilon_max 0: no limit */
     double site_epsilon_max;                    /* of the site's own; 0: no limit */
+    char ledger_file[TIER_CONFIG_PATH_BYTES];   /* tier/ledger.h; "": in the data directory */
     char consent_table[TIER_CONFIG_PATH_BYTES]; /* spoke/consent.h; "" where there is none */
     char opt_out[TIER_CONFIG_PATH_BYTES];
     uint64_t rows_min;
@@ -101,12 +102,13 @@ struct tier_config {
     int role; /* enum tier_role; resolved from the parent where it was not given */
     char data_dir[TIER_CONFIG_PATH_BYTES];
     char key_passphrase_file[TIER_CONFIG_PATH_BYTES]; /* "" where none is named */
-    int log_level;                                    /* enum tier_log_level */
-    uint64_t threads;                                 /* 0: one for each core */
-    int tls;                                          /* 0: off, 1: on */
-    bool signed_plans;                                /* hubs and spokes */
-    char parent_address[TIER_CONFIG_ADDRESS_BYTES];   /* "" for the top */
-    char parent_name[TIER_NAME_LEN_MAX + 1];          /* the name its certificate must carry */
+    bool storage_encrypt; /* new files, under the storage key (tier/vault.h) */
+    int log_level;        /* enum tier_log_level */
+    uint64_t threads;     /* 0: one for each core */
+    int tls;              /* 0: off, 1: on */
+    bool signed_plans;    /* hubs and spokes */
+    char parent_address[TIER_CONFIG_ADDRESS_BYTES]; /* "" for the top */
+    char parent_name[TIER_NAME_LEN_MAX + 1];        /* the name its certificate must carry */
     uint64_t keepalive_ms, keepalive_timeout_ms;
     struct tier_config_hub hub;     /* kind HUB */
     struct tier_config_spoke spoke; /* kind SPOKE; MEMBER: csv, schema and device of it */

@@ -368,19 +368,20 @@ static enum tier_status take_pull(const Consilium__Console__PullRequest *p,
                                   struct tier_console_pull *r, struct tier_err *err) {
     TIER_TRY(take_prefix("pull.run", p->run, r->run, err));
     TIER_TRY(take_hash("pull.sha256", p->sha256, &r->file, err));
-    if (p->kind != CONSILIUM__CONSOLE__PULL_REQUEST__KIND__MODEL &&
-        p->kind != CONSILIUM__CONSOLE__PULL_REQUEST__KIND__GRAPH)
-        return tier_fail(err, TIER_EPROTO, "pull.kind is %d: model (0) and graph (1) are known",
+    if (p->kind < CONSILIUM__CONSOLE__PULL_REQUEST__KIND__MODEL ||
+        p->kind > CONSILIUM__CONSOLE__PULL_REQUEST__KIND__CARD)
+        return tier_fail(err, TIER_EPROTO,
+                         "pull.kind is %d: model (0), graph (1) and card (2) are known",
                          (int)p->kind);
-    r->graph = p->kind == CONSILIUM__CONSOLE__PULL_REQUEST__KIND__GRAPH;
-    if (!tier_hash_is_zero(&r->file) && (r->run[0] || r->graph))
+    r->kind = (enum tier_console_pull_kind)p->kind;
+    if (!tier_hash_is_zero(&r->file) && (r->run[0] || r->kind == TIER_CONSOLE_PULL_GRAPH))
         return tier_fail(err, TIER_EPROTO, "a pull names a file either by its hash or by its run");
     return TIER_OK;
 }
 
 enum tier_status tier_console_pull(const uint8_t *bytes, size_t n, struct tier_console_pull *out,
                                    struct tier_err *err) {
-    struct tier_console_pull r = {.graph = false};
+    struct tier_console_pull r = {.kind = TIER_CONSOLE_PULL_MODEL};
     Consilium__Console__PullRequest *p = consilium__console__pull_request__unpack(NULL, n, bytes);
     if (!p)
         return tier_wire_unreadable("a request", n, err);
@@ -396,8 +397,7 @@ struct tier_bytes tier_console_pull_bytes(const struct tier_console_pull *pull) 
     Consilium__Console__PullRequest p = CONSILIUM__CONSOLE__PULL_REQUEST__INIT;
     p.run = (char *)pull->run;
     p.sha256 = scratch_hex(&s, &pull->file);
-    p.kind = pull->graph ? CONSILIUM__CONSOLE__PULL_REQUEST__KIND__GRAPH
-                         : CONSILIUM__CONSOLE__PULL_REQUEST__KIND__MODEL;
+    p.kind = (Consilium__Console__PullRequest__Kind)pull->kind;
     return pack_with(&p.base, &s);
 }
 

@@ -170,10 +170,15 @@ enum tier_status tier_console_run_request(const uint8_t *bytes, size_t n,
                                           struct tier_err *err);
 struct tier_bytes tier_console_run_request_bytes(const struct tier_console_run_request *request);
 
+enum tier_console_pull_kind {
+    TIER_CONSOLE_PULL_MODEL,
+    TIER_CONSOLE_PULL_GRAPH,
+    TIER_CONSOLE_PULL_CARD
+};
 struct tier_console_pull {
     char run[TIER_HASH_HEX];
-    struct tier_hash file; /* zero: by run */
-    bool graph;
+    struct tier_hash file; /* zero: by run. With CARD: of the model whose card is wanted */
+    enum tier_console_pull_kind kind;
 };
 enum tier_status tier_console_pull(const uint8_t *bytes, size_t n, struct tier_console_pull *out,
                                    struct tier_err *err);

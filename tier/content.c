@@ -22,6 +22,7 @@
 
 struct tier_content_rx {
     int fd;
+    struct tier_cipher cipher;
     uint64_t offset;
     struct tier_hash hash;
     struct tier_hasher *hasher;
@@ -45,15 +46,23 @@ bool tier_content_has(const char *dir, const struct tier_hash *hash, const char 
 enum tier_status tier_content_open(const char *dir, const struct tier_hash *hash,
                                    struct tier_content *out, struct tier_err *err) {
     static const char *const suffixes[] = {TIER_CONTENT_MODEL, TIER_CONTENT_DELTA,
-                                           TIER_CONTENT_GRAPH};
+                                           TIER_CONTENT_GRAPH, TIER_CONTENT_CARD};
     char hex[TIER_HASH_HEX];
+    struct tier_cipher cipher = {.front = 0};
+    enum tier_status st = TIER_OK;
     struct stat info;
     int fd = -1;
 
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes && fd < 0; i++) {
         char *path = tier_content_path(dir, hash, suffixes[i]);
         fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd >= 0)
+            st = tier_cipher_of(path, fd, &cipher, err);
         free(path);
+    }
+    if (st != TIER_OK) {
+        close(fd);
+        return st;
     }
     if (fd < 0)
         return tier_fail(err, TIER_ENOTFOUND, "no content with SHA-256 %s here",
@@ -62,13 +71,14 @@ enum tier_status tier_content_open(const char *dir, const struct tier_hash *hash
         close(fd);
         return tier_fail_errno(err, TIER_EIO, "cannot read content %s", tier_hash_hex(hash, hex));
     }
-    *out = (struct tier_content){fd, (uint64_t)info.st_size};
+    *out = (struct tier_content){fd, tier_cipher_bytes(&cipher, (uint64_t)info.st_size), cipher};
     return TIER_OK;
 }
 
 void tier_content_close(struct tier_content *c) {
     if (c->fd >= 0)
         close(c->fd);
+    tier_cipher_wipe(&c->cipher);
     c->fd = -1;
 }
 
@@ -76,7 +86,8 @@ enum tier_status tier_content_read(void *content, uint64_t offset, void *out, si
                                    struct tier_err *err) {
     const struct tier_content *c = content;
     for (size_t done = 0; done < n;) {
-        ssize_t k = pread(c->fd, (char *)out + done, n - done, (off_t)(offset + done));
+        ssize_t k =
+            tier_cipher_pread(&c->cipher, c->fd, (char *)out + done, n - done, offset + done);
         if (k < 0 && errno == EINTR)
             continue;
         if (k < 0)
@@ -101,15 +112,20 @@ static bool read_text(const char *path, char *text, size_t n) {
 static enum tier_status hash_file(const char *path, struct tier_hash *out, struct tier_err *err) {
     uint8_t *buffer = malloc(TIER_CHUNK_BYTES);
     struct tier_hasher *hasher = tier_hasher_new();
+    struct tier_cipher cipher = {.front = 0};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     enum tier_status st = TIER_OK;
+    uint64_t at = 0;
     ssize_t k = 1;
 
     if (!buffer || !hasher) {
         st = tier_fail(err, TIER_ENOMEM, "no memory to check %s", path);
         goto out;
     }
-    while (fd >= 0 && (k = read(fd, buffer, TIER_CHUNK_BYTES)) > 0)
+    if (fd >= 0)
+        TIER_TRY_OUT(tier_cipher_of(path, fd, &cipher, err));
+    for (; fd >= 0 && (k = tier_cipher_pread(&cipher, fd, buffer, TIER_CHUNK_BYTES, at)) > 0;
+         at += (uint64_t)k)
         tier_hasher_add(hasher, buffer, (size_t)k);
     if (fd < 0 || k < 0)
         st = tier_fail_errno(err, TIER_EIO, "cannot read %s", path);
@@ -118,6 +134,7 @@ static enum tier_status hash_file(const char *path, struct tier_hash *out, struc
 out:
     if (fd >= 0)
         close(fd);
+    tier_cipher_wipe(&cipher);
     tier_hasher_free(hasher);
     free(buffer);
     return st;
@@ -150,7 +167,8 @@ static enum tier_status check_entry(const char *dir, const char *name, struct ti
     hex[TIER_HASH_HEX - 1] = '\0';
     const char *suffix = name + TIER_HASH_HEX - 1;
     if (!tier_hash_parse(hex, &named) ||
-        (strcmp(suffix, TIER_CONTENT_GRAPH) != 0 && strcmp(suffix, TIER_CONTENT_MODEL) != 0))
+        (strcmp(suffix, TIER_CONTENT_GRAPH) != 0 && strcmp(suffix, TIER_CONTENT_MODEL) != 0 &&
+         strcmp(suffix, TIER_CONTENT_CARD) != 0))
         return TIER_OK;
     enum tier_status st = tier_content_check(dir, &named, suffix, err);
     return st == TIER_ECORRUPT ? TIER_OK : st;
@@ -193,7 +211,7 @@ static enum tier_status rehash(struct tier_content_rx *rx, struct tier_err *err)
     enum tier_status st = buffer ? TIER_OK : tier_fail(err, TIER_ENOMEM, "no memory to resume");
 
     while (st == TIER_OK) {
-        ssize_t k = pread(rx->fd, buffer, TIER_CHUNK_BYTES, (off_t)rx->offset);
+        ssize_t k = tier_cipher_pread(&rx->cipher, rx->fd, buffer, TIER_CHUNK_BYTES, rx->offset);
         if (k < 0)
             st = tier_fail_errno(err, TIER_EIO, "cannot read %s", rx->part);
         if (k <= 0)
@@ -203,6 +221,21 @@ static enum tier_status rehash(struct tier_content_rx *rx, struct tier_err *err)
     }
     free(buffer);
     return st;
+}
+
+/* What came is gone on with where it is stored as a new file would be; else it comes again. */
+static enum tier_status rx_cipher(struct tier_content_rx *rx, struct tier_err *err) {
+    bool sealed = tier_cipher_wanted(rx->part);
+    struct stat info;
+
+    if (fstat(rx->fd, &info) != 0)
+        return tier_fail_errno(err, TIER_EIO, "cannot look at %s", rx->part);
+    if (info.st_size > 0 && tier_cipher_of(rx->part, rx->fd, &rx->cipher, NULL) == TIER_OK &&
+        (rx->cipher.front > 0) == sealed)
+        return TIER_OK;
+    if (ftruncate(rx->fd, 0) != 0)
+        return tier_fail_errno(err, TIER_EIO, "cannot write %s", rx->part);
+    return tier_cipher_new(rx->part, rx->fd, &rx->cipher, err);
 }
 
 enum tier_status tier_content_rx_open(const char *dir, const struct tier_hash *hash,
@@ -219,8 +252,10 @@ enum tier_status tier_content_rx_open(const char *dir, const struct tier_hash *h
     if (!rx->dir || !rx->hasher)
         abort();
     rx->fd = open(rx->part, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    enum tier_status st =
-        rx->fd < 0 ? tier_fail_errno(err, TIER_EIO, "cannot write %s", rx->part) : rehash(rx, err);
+    enum tier_status st = rx->fd < 0 ? tier_fail_errno(err, TIER_EIO, "cannot write %s", rx->part)
+                                     : rx_cipher(rx, err);
+    if (st == TIER_OK)
+        st = rehash(rx, err);
     if (st != TIER_OK) {
         tier_content_rx_close(rx);
         return st;
@@ -233,10 +268,13 @@ uint64_t tier_content_rx_offset(const struct tier_content_rx *rx) {
     return rx->offset;
 }
 
-static enum tier_status write_all(int fd, const void *data, size_t n, uint64_t offset,
-                                  const char *path, struct tier_err *err) {
+static enum tier_status write_all(int fd, const void *data, size_t n, const char *path,
+                                  struct tier_err *err) {
+    struct tier_cipher cipher;
+
+    TIER_TRY(tier_cipher_new(path, fd, &cipher, err));
     for (size_t done = 0; done < n;) {
-        ssize_t k = pwrite(fd, (const char *)data + done, n - done, (off_t)(offset + done));
+        ssize_t k = tier_cipher_pwrite(&cipher, fd, (const char *)data + done, n - done, done);
         if (k < 0 && errno == EINTR)
             continue;
         if (k < 0)
@@ -254,7 +292,8 @@ enum tier_status tier_content_rx_writev(struct tier_content_rx *rx, const struct
         size_t n = count - at < SLICES_MAX ? count - at : SLICES_MAX, first = 0;
         memcpy(left, slices + at, n * sizeof *left);
         while (first < n) {
-            ssize_t k = pwritev(rx->fd, left + first, (int)(n - first), (off_t)rx->offset);
+            ssize_t k = tier_cipher_pwritev(&rx->cipher, rx->fd, left + first, (int)(n - first),
+                                            rx->offset);
             if (k < 0 && errno == EINTR)
                 continue;
             if (k < 0)
@@ -313,6 +352,7 @@ void tier_content_rx_close(struct tier_content_rx *rx) {
         return;
     if (rx->fd >= 0)
         close(rx->fd);
+    tier_cipher_wipe(&rx->cipher);
     tier_hasher_free(rx->hasher);
     free(rx->dir);
     free(rx->part);
@@ -340,7 +380,7 @@ enum tier_status tier_content_store(const char *dir, const char *suffix, const v
         if (fd < 0)
             st = tier_fail_errno(err, TIER_EIO, "cannot write %s", part);
         else
-            st = write_all(fd, data, bytes, 0, part, err);
+            st = write_all(fd, data, bytes, part, err);
         if (st == TIER_OK)
             st = publish(fd, part, path, dir, err);
         if (fd >= 0)

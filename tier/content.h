@@ -12,6 +12,7 @@
 
 #include "tier/err.h"
 #include "tier/hash.h"
+#include "tier/vault.h"
 
 #include <stdint.h>
 #include <sys/uio.h>
@@ -19,6 +20,7 @@
 #define TIER_CONTENT_GRAPH ".onnx"
 #define TIER_CONTENT_MODEL ".safetensors"
 #define TIER_CONTENT_DELTA ".delta"
+#define TIER_CONTENT_CARD ".card" /* of a released model (tier/card.h) */
 
 /* "<dir>/<hash><suffix>", the caller's to free. */
 char *tier_content_path(const char *dir, const struct tier_hash *hash, const char *suffix);
@@ -38,6 +40,7 @@ enum tier_status tier_content_sweep(const char *dir, struct tier_err *err);
 struct tier_content {
     int fd; /* -1 when closed */
     uint64_t bytes;
+    struct tier_cipher cipher;
 };
 enum tier_status tier_content_open(const char *dir, const struct tier_hash *hash,
                                    struct tier_content *out, struct tier_err *err);

@@ -9,6 +9,7 @@
 #include "tier/bytes.h"
 #include "tier/content.h"
 #include "tier/named_file.h"
+#include "tier/vault.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -217,6 +218,7 @@ void tier_delta_abort(struct tier_delta_writer *w) {
 struct reader {
     const char *path;
     int fd;
+    struct tier_cipher cipher;
     uint64_t at;
     enum tier_encoding encoding;
     char metadata[TIER_DELTA_METADATA_BYTES_MAX];
@@ -229,7 +231,8 @@ struct reader {
 
 static enum tier_status read_next(struct reader *r, void *out, size_t n, struct tier_err *err) {
     for (size_t done = 0; done < n;) {
-        ssize_t k = pread(r->fd, (char *)out + done, n - done, (off_t)(r->at + done));
+        ssize_t k =
+            tier_cipher_pread(&r->cipher, r->fd, (char *)out + done, n - done, r->at + done);
         if (k < 0 && errno == EINTR)
             continue;
         if (k < 0)
@@ -327,7 +330,7 @@ static enum tier_status read_piece(struct reader *r, uint64_t first, uint64_t el
 static enum tier_status at_end(const struct reader *r, struct tier_err *err) {
     uint8_t more;
 
-    if (pread(r->fd, &more, 1, (off_t)r->at) == 0)
+    if (tier_cipher_pread(&r->cipher, r->fd, &more, 1, r->at) == 0)
         return TIER_OK;
     return tier_fail(err, TIER_EMODEL, "%s is longer than its head says", r->path);
 }
@@ -346,6 +349,8 @@ static enum tier_status open_delta(const char *path, const struct tier_hash *bas
         st = tier_fail_errno(err, errno == ENOENT ? TIER_ENOTFOUND : TIER_EIO, "cannot open %s",
                              path);
     else
+        st = tier_cipher_of(path, r->fd, &r->cipher, err);
+    if (st == TIER_OK)
         st = read_head(r, base, manifest, err);
     if (st == TIER_OK) {
         *out = r;

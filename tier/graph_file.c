@@ -30,17 +30,25 @@ enum tier_status graph_source_open(struct graph_source *s, const char *path, str
     struct stat info;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
+    struct tier_cipher cipher = {.front = 0};
+
     *s = (struct graph_source){.fd = -1};
     if (fd < 0)
         return tier_fail_errno(err, errno == ENOENT ? TIER_ENOTFOUND : TIER_EIO,
                                "%s: cannot be read", path);
-    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode) || info.st_size < 1 ||
-        (uint64_t)info.st_size > TIER_GRAPH_BYTES_MAX) {
+    bool file = fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
+    enum tier_status st = file ? tier_cipher_of(path, fd, &cipher, err) : TIER_OK;
+    if (st != TIER_OK) {
+        close(fd);
+        return st;
+    }
+    uint64_t bytes = file ? tier_cipher_bytes(&cipher, (uint64_t)info.st_size) : 0;
+    if (bytes < 1 || bytes > TIER_GRAPH_BYTES_MAX) {
         close(fd);
         return tier_fail(err, TIER_EMODEL, "%s: not a file of 1 to %" PRIu64 " bytes", path,
                          TIER_GRAPH_BYTES_MAX);
     }
-    *s = (struct graph_source){.fd = fd, .len = (uint64_t)info.st_size};
+    *s = (struct graph_source){.fd = fd, .len = bytes, .cipher = cipher};
     return TIER_OK;
 }
 
@@ -74,7 +82,8 @@ enum tier_status graph_source_read(const struct graph_source *s, uint64_t at, vo
         return TIER_OK;
     }
     for (size_t done = 0; done < n;) {
-        ssize_t k = pread(s->fd, (uint8_t *)out + done, n - done, (off_t)(at + done));
+        ssize_t k =
+            tier_cipher_pread(&s->cipher, s->fd, (uint8_t *)out + done, n - done, at + done);
         if (k < 0 && errno == EINTR)
             continue;
         if (k < 0)

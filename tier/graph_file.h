@@ -11,6 +11,7 @@
 #define CONSILIUM_TIER_GRAPH_FILE_H
 
 #include "tier/err.h"
+#include "tier/vault.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -21,6 +22,7 @@
 /* A file, or bytes in memory. */
 struct graph_source {
     int fd; /* -1: in memory */
+    struct tier_cipher cipher;
     uint8_t *bytes;
     uint64_t len;
 };

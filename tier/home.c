@@ -74,6 +74,7 @@ static enum tier_status open_all(struct tier_home *h, struct tier_err *err) {
 
     TIER_TRY(make_dir(c->data_dir, err));
     TIER_TRY(open_identity(h, err));
+    TIER_TRY(tier_vault_open(c->data_dir, c->storage_encrypt, &h->vault, err));
     snprintf(h->models_dir, sizeof h->models_dir, "%s/models", c->data_dir);
     TIER_TRY(make_dir(h->models_dir, err));
     TIER_TRY(tier_content_sweep(h->models_dir, err));
@@ -109,6 +110,7 @@ void tier_home_close(struct tier_home *h) {
     tier_journal_close(h->journal);
     tier_identity_release(&h->node);
     tier_revocations_free(h->revoked);
+    tier_vault_close(h->vault);
     memset(h, 0, sizeof *h);
 }
 

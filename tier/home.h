@@ -18,6 +18,7 @@
 #include "tier/revocation.h"
 #include "tier/rpc.h"
 #include "tier/spool.h"
+#include "tier/vault.h"
 #include "tier/wire.h"
 
 #define TIER_RETAINED_DIR "retained"
@@ -31,6 +32,7 @@ struct tier_home {
     struct tier_journal *journal;
     struct tier_audit *audit;
     struct tier_spool *spool;
+    struct tier_vault *vault;         /* NULL: nothing is encrypted here */
     struct tier_head said;            /* the own head signed last (tier/heads.h) */
     struct tier_revocations *revoked; /* the newest list that is known; NULL: none */
     bool overdue;                     /* said of that list */

@@ -4,6 +4,7 @@
 #include "tier/cert.h"
 #include "tier/key_file.h"
 #include "tier/pem_file.h"
+#include "tier/vault.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -190,6 +191,7 @@ enum tier_status tier_identity_protect(const char *data_dir, const char *passphr
     char dir[PATH_MAX];
 
     TIER_TRY(identity_dir(data_dir, dir, err));
+    TIER_TRY(tier_vault_protect(data_dir, passphrase_file, err));
     return tier_key_file_protect(dir, KEY_FILE, passphrase_file, err);
 }
 

@@ -99,7 +99,7 @@ enum tier_status tier_identity_prepare(const char *data_dir, struct tier_key **k
  */
 enum tier_status tier_identity_store(const char *data_dir, const char *cert_pem, const char *ca_pem,
                                      int64_t now_s, struct tier_err *err);
-/* Encrypts the key that is there: tier_key_file_protect. */
+/* Encrypts the keys that are there, the storage key too: tier_key_file_protect. */
 enum tier_status tier_identity_protect(const char *data_dir, const char *passphrase_file,
                                        struct tier_err *err);
 /* Whether the key is there and not encrypted. */

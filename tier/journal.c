@@ -81,6 +81,7 @@ enum {
     SQL_SECURE_ADD,
     SQL_SECURE_EACH,
     SQL_SECURE_DELETE,
+    SQL_UPDATE_CHILDREN,
     SQL_METRIC_PUT,
     SQL_METRIC_EACH,
     SQL_SENT_PUT,
@@ -138,6 +139,10 @@ static const char *const statements[SQL_COUNT] = {
     [SQL_SECURE_EACH] = "SELECT step, child, body, time_ms FROM secure"
                         " WHERE run = ?1 AND round = ?2 ORDER BY seq",
     [SQL_SECURE_DELETE] = "DELETE FROM secure WHERE run = ?1 AND round <= ?2",
+    [SQL_UPDATE_CHILDREN] = "SELECT count(DISTINCT child) FROM updates WHERE run = ?1"
+                            " AND round <= ?2 AND state IN (?3, ?4) AND EXISTS(SELECT 1 FROM rounds"
+                            " WHERE rounds.run = updates.run AND rounds.round = updates.round"
+                            " AND rounds.counted)",
     [SQL_METRIC_PUT] = "INSERT OR REPLACE INTO metrics(run, round, name, value)"
                        " VALUES(?1, ?2, ?3, ?4)",
     [SQL_METRIC_EACH] = "SELECT round, name, value FROM metrics"
@@ -587,6 +592,24 @@ enum tier_status tier_journal_update_counted(struct tier_journal *j, const char 
     tier_query_int(&q, TIER_UPDATE_SEALED);
     tier_query_int(&q, TIER_UPDATE_FOLDED);
     return take_update(&q, child, out);
+}
+
+enum tier_status tier_journal_update_children(struct tier_journal *j, const char *run,
+                                              uint64_t round, uint64_t *count_out,
+                                              struct tier_err *err) {
+    struct tier_query q;
+    uint64_t count = 0;
+
+    tier_query_start(&q, j->db, SQL_UPDATE_CHILDREN, err);
+    bind_run(&q, run);
+    tier_query_u64(&q, "round", round);
+    tier_query_int(&q, TIER_UPDATE_SEALED);
+    tier_query_int(&q, TIER_UPDATE_FOLDED);
+    if (tier_query_next(&q))
+        count = tier_query_get_u64(&q);
+    TIER_TRY(tier_query_end(&q));
+    *count_out = count;
+    return TIER_OK;
 }
 
 enum tier_status tier_journal_update_each(struct tier_journal *j, const char *run, uint64_t round,

@@ -177,6 +177,10 @@ enum tier_status tier_journal_update_find(struct tier_journal *j, const struct t
 enum tier_status tier_journal_update_counted(struct tier_journal *j, const char *run,
                                              const char *child, struct tier_journal_update *out,
                                              struct tier_err *err);
+/* How many children have an update in a published result, up to that round. */
+enum tier_status tier_journal_update_children(struct tier_journal *j, const char *run,
+                                              uint64_t round, uint64_t *count_out,
+                                              struct tier_err *err);
 typedef enum tier_status (*tier_journal_update_fn)(void *arg,
                                                    const struct tier_journal_update *update,
                                                    struct tier_err *err);

@@ -152,6 +152,20 @@ bool tier_key_file_is_sealed(const char *dir, const char *name) {
     return sealed;
 }
 
+/* Whether the key is encrypted with the passphrase in `path` already. */
+static bool is_under(const char *dir, const char *name, const char *path) {
+    struct tier_key *key = NULL;
+    char *pem = NULL, *passphrase = NULL;
+    bool under = tier_pem_read(dir, name, true, &pem, NULL) == TIER_OK && is_sealed(pem) &&
+                 read_passphrase(path, &passphrase, NULL) == TIER_OK &&
+                 tier_key_from_sealed(pem, passphrase, &key, NULL) == TIER_OK;
+
+    tier_key_free(key);
+    tier_secret_free(passphrase);
+    tier_secret_free(pem);
+    return under;
+}
+
 enum tier_status tier_key_file_protect(const char *dir, const char *name, const char *path,
                                        struct tier_err *err) {
     char configured[PATH_MAX];
@@ -161,8 +175,11 @@ enum tier_status tier_key_file_protect(const char *dir, const char *name, const 
         path = source(configured);
     if (!*path)
         return tier_fail(err, TIER_EARG, "no file with a passphrase is named");
-    TIER_TRY(tier_key_file_read(dir, name, &key, NULL, err));
-    enum tier_status st = write_sealed(dir, name, key, path, true, err);
+    enum tier_status st = tier_key_file_read(dir, name, &key, NULL, err);
+    if (st == TIER_EIDENTITY && is_under(dir, name, path))
+        return TIER_OK; /* a kill came between several keys of one node */
+    TIER_TRY(st);
+    st = write_sealed(dir, name, key, path, true, err);
     tier_key_free(key);
     return st;
 }

@@ -2,6 +2,7 @@
 #include "tier/ledger.h"
 
 #include "tier/db.h"
+#include "tier/vault.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -9,10 +10,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#define SEALED_KEY_BYTES (sizeof((struct tier_noise_key *)0)->b + TIER_VAULT_SEAL_BYTES)
 #define LEDGER_APPLICATION_ID 0x434f4e4c /* "CONL" */
 
 struct tier_ledger {
     struct tier_db *db;
+    char *data_dir; /* keys of noise are encrypted where its files are */
 };
 
 /* Append only. */
@@ -21,9 +24,25 @@ static const char *const migrations[] = {
     " round INTEGER NOT NULL, plan TEXT NOT NULL, noise REAL NOT NULL, rate REAL NOT NULL,"
     " count INTEGER NOT NULL CHECK(count > 0), time_ms INTEGER NOT NULL, key BLOB,"
     " key_hash BLOB NOT NULL, PRIMARY KEY(book, run, round)) WITHOUT ROWID;",
+    "CREATE TABLE claims(book INTEGER NOT NULL CHECK(book BETWEEN 0 AND 1), run TEXT NOT NULL,"
+    " noise REAL NOT NULL, rate REAL NOT NULL, count INTEGER NOT NULL CHECK(count > 0),"
+    " rounds INTEGER NOT NULL, PRIMARY KEY(book, run)) WITHOUT ROWID;",
 };
 
-enum { SQL_ADD, SQL_GET, SQL_FORGET, SQL_FORGET_OLD, SQL_EVENTS, SQL_ROUNDS, SQL_EACH, SQL_COUNT };
+enum {
+    SQL_ADD,
+    SQL_GET,
+    SQL_FORGET,
+    SQL_FORGET_OLD,
+    SQL_EVENTS,
+    SQL_EVENTS_CLAIMED,
+    SQL_ROUNDS,
+    SQL_EACH,
+    SQL_CLAIM,
+    SQL_CLAIM_USE,
+    SQL_UNCLAIM,
+    SQL_COUNT
+};
 
 static const char *const statements[SQL_COUNT] = {
     [SQL_ADD] = "INSERT INTO charges(book, run, round, plan, noise, rate, count, time_ms, key,"
@@ -36,6 +55,15 @@ static const char *const statements[SQL_COUNT] = {
     [SQL_FORGET_OLD] = "UPDATE charges SET key = NULL WHERE time_ms < ?1 AND key IS NOT NULL",
     [SQL_EVENTS] = "SELECT noise, rate, sum(count) FROM charges WHERE book = ?1"
                    " GROUP BY noise, rate ORDER BY noise, rate",
+    [SQL_EVENTS_CLAIMED] = "SELECT noise, rate, sum(count) FROM (SELECT noise, rate, count"
+                           " FROM charges WHERE book = ?1 UNION ALL SELECT noise, rate,"
+                           " count * rounds FROM claims WHERE book = ?1 AND run <> ?2"
+                           " AND rounds > 0) GROUP BY noise, rate ORDER BY noise, rate",
+    [SQL_CLAIM] = "INSERT OR REPLACE INTO claims(book, run, noise, rate, count, rounds)"
+                  " VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+    [SQL_CLAIM_USE] = "UPDATE claims SET rounds = rounds - 1"
+                      " WHERE book = ?1 AND run = ?2 AND rounds > 0",
+    [SQL_UNCLAIM] = "DELETE FROM claims WHERE run = ?1",
     [SQL_ROUNDS] = "SELECT count(*) FROM charges WHERE book = ?1 AND run = ?2",
     [SQL_EACH] = "SELECT run, plan, count(*), noise, rate, sum(count), min(time_ms), max(time_ms)"
                  " FROM charges WHERE book = ?1 GROUP BY run, noise, rate"
@@ -50,21 +78,27 @@ static const struct tier_db_schema schema = {
     .statements = statements,
     .statement_count = SQL_COUNT,
     .exclusive = false,
-    .busy_ms = 5000,
+    .busy_ms = 30000,
 };
 
 enum tier_status tier_ledger_open(const char *data_dir, bool reading, struct tier_ledger **out,
                                   struct tier_err *err) {
-    size_t bytes = strlen(data_dir) + sizeof "/ledger.db";
+    return tier_ledger_open_at(data_dir, NULL, reading, out, err);
+}
+
+enum tier_status tier_ledger_open_at(const char *data_dir, const char *file, bool reading,
+                                     struct tier_ledger **out, struct tier_err *err) {
     struct tier_ledger *l = calloc(1, sizeof *l);
-    char *path = malloc(bytes);
+    char *path = NULL;
     enum tier_status st = TIER_OK;
 
-    if (!l || !path) {
+    if (asprintf(&path, "%s%s", file && *file ? file : data_dir,
+                 file && *file ? "" : "/ledger.db") < 0)
+        path = NULL;
+    if (!l || !path || !(l->data_dir = strdup(data_dir))) {
         st = tier_fail(err, TIER_ENOMEM, "no memory for a ledger");
         goto out;
     }
-    snprintf(path, bytes, "%s/ledger.db", data_dir);
     if (reading && access(path, F_OK) != 0) {
         st = tier_fail(err, TIER_ENOTFOUND, "%s is not there: nothing was spent here", path);
         goto out;
@@ -74,6 +108,8 @@ enum tier_status tier_ledger_open(const char *data_dir, bool reading, struct tie
     l = NULL;
 out:
     free(path);
+    if (l)
+        free(l->data_dir);
     free(l);
     return st;
 }
@@ -82,7 +118,20 @@ void tier_ledger_close(struct tier_ledger *l) {
     if (!l)
         return;
     tier_db_close(l->db);
+    free(l->data_dir);
     free(l);
+}
+
+enum tier_status tier_ledger_begin(struct tier_ledger *l, struct tier_err *err) {
+    return tier_db_begin(l->db, err);
+}
+
+enum tier_status tier_ledger_commit(struct tier_ledger *l, struct tier_err *err) {
+    return tier_db_commit(l->db, err);
+}
+
+void tier_ledger_rollback(struct tier_ledger *l) {
+    tier_db_rollback(l->db);
 }
 
 static void start(struct tier_query *q, struct tier_ledger *l, int sql, enum tier_ledger_book book,
@@ -95,8 +144,31 @@ static void bind_run(struct tier_query *q, const char *run) {
     tier_query_name(q, "run", run, TIER_HASH_HEX - 1);
 }
 
-enum tier_status tier_ledger_charge(struct tier_ledger *l, const struct tier_ledger_charge *c,
-                                    struct tier_err *err) {
+enum tier_status tier_ledger_claim(struct tier_ledger *l, enum tier_ledger_book book,
+                                   const char *run, const struct tier_privacy_event *each,
+                                   uint64_t rounds, struct tier_err *err) {
+    struct tier_query q;
+
+    start(&q, l, SQL_CLAIM, book, err);
+    bind_run(&q, run);
+    tier_query_real(&q, each->noise);
+    tier_query_real(&q, each->rate);
+    tier_query_u64(&q, "count", each->count);
+    tier_query_u64(&q, "rounds", rounds);
+    return tier_query_run(&q);
+}
+
+enum tier_status tier_ledger_unclaim(struct tier_ledger *l, const char *run, struct tier_err *err) {
+    struct tier_query q;
+
+    tier_query_start(&q, l->db, SQL_UNCLAIM, err);
+    bind_run(&q, run);
+    return tier_query_run(&q);
+}
+
+static enum tier_status add_charge(struct tier_ledger *l, const struct tier_ledger_charge *c,
+                                   struct tier_err *err) {
+    uint8_t sealed[SEALED_KEY_BYTES];
     struct tier_hash hash;
     struct tier_query q;
 
@@ -109,7 +181,10 @@ enum tier_status tier_ledger_charge(struct tier_ledger *l, const struct tier_led
     tier_query_real(&q, c->event.rate);
     tier_query_u64(&q, "count", c->event.count);
     tier_query_int(&q, c->time_ms);
-    tier_query_blob(&q, "key", c->key.b, sizeof c->key.b, sizeof c->key.b);
+    if (tier_vault_seal(l->data_dir, c->key.b, sizeof c->key.b, sealed))
+        tier_query_blob(&q, "key", sealed, sizeof sealed, sizeof sealed);
+    else
+        tier_query_blob(&q, "key", c->key.b, sizeof c->key.b, sizeof c->key.b);
     tier_query_hash(&q, &hash);
     TIER_TRY(tier_query_run(&q));
     return tier_db_changes(l->db)
@@ -118,16 +193,40 @@ enum tier_status tier_ledger_charge(struct tier_ledger *l, const struct tier_led
                            c->run, c->round);
 }
 
-static void read_key(struct tier_query *q, struct tier_ledger_charge *c) {
+/* The charge and the part of the claim that it was: together, so that it counts once. */
+enum tier_status tier_ledger_charge(struct tier_ledger *l, const struct tier_ledger_charge *c,
+                                    struct tier_err *err) {
+    bool own = !tier_db_in_transaction(l->db);
+    struct tier_query q;
+    enum tier_status st;
+
+    if (own)
+        TIER_TRY(tier_db_begin(l->db, err));
+    TIER_TRY_OUT(add_charge(l, c, err));
+    start(&q, l, SQL_CLAIM_USE, c->book, err);
+    bind_run(&q, c->run);
+    TIER_TRY_OUT(tier_query_run(&q));
+    if (own)
+        st = tier_db_commit(l->db, err);
+out:
+    if (own)
+        tier_db_rollback(l->db);
+    return st;
+}
+
+static void read_key(const struct tier_ledger *l, struct tier_query *q,
+                     struct tier_ledger_charge *c) {
     size_t bytes = 0;
 
     c->has_key = tier_query_get_int(q) != 0;
     if (!c->has_key)
         return;
-    const uint8_t *key = tier_query_get_blob(q, sizeof c->key.b, &bytes);
-    if (q->st == TIER_OK && bytes != sizeof c->key.b)
+    const uint8_t *key = tier_query_get_blob(q, SEALED_KEY_BYTES, &bytes);
+    if (q->st == TIER_OK && bytes == SEALED_KEY_BYTES)
+        q->st = tier_vault_unseal(l->data_dir, key, sizeof c->key.b, c->key.b, q->err);
+    else if (q->st == TIER_OK && bytes != sizeof c->key.b)
         q->st = tier_fail(q->err, TIER_ECORRUPT, "ledger: a key of %zu bytes", bytes);
-    if (q->st == TIER_OK)
+    else if (q->st == TIER_OK)
         memcpy(c->key.b, key, sizeof c->key.b);
 }
 
@@ -148,7 +247,7 @@ enum tier_status tier_ledger_get(struct tier_ledger *l, enum tier_ledger_book bo
         c.event.count = tier_query_get_u64(&q);
         c.time_ms = tier_query_get_int(&q);
         tier_query_get_hash(&q, &c.key_hash);
-        read_key(&q, &c);
+        read_key(l, &q, &c);
     } else if (q.st == TIER_OK) {
         q.st = tier_fail(err, TIER_ENOTFOUND, "ledger: round %" PRIu64 " was not charged", round);
     }
@@ -192,16 +291,18 @@ static enum tier_status count_rounds(struct tier_ledger *l, enum tier_ledger_boo
     return TIER_OK;
 }
 
-enum tier_status tier_ledger_events(struct tier_ledger *l, enum tier_ledger_book book,
-                                    const char *run, struct tier_privacy_event **events_out,
-                                    size_t *count_out, uint64_t *rounds_out, struct tier_err *err) {
+static enum tier_status events_by(struct tier_ledger *l, bool claimed, enum tier_ledger_book book,
+                                  const char *run, struct tier_privacy_event **events_out,
+                                  size_t *count_out, uint64_t *rounds_out, struct tier_err *err) {
     struct tier_privacy_event *events = calloc(TIER_PRIVACY_EVENTS_MAX, sizeof *events);
     struct tier_query q;
     size_t count = 0;
 
     if (!events)
         return tier_fail(err, TIER_ENOMEM, "no memory for a ledger");
-    start(&q, l, SQL_EVENTS, book, err);
+    start(&q, l, claimed ? SQL_EVENTS_CLAIMED : SQL_EVENTS, book, err);
+    if (claimed)
+        bind_run(&q, run);
     while (tier_query_next(&q)) {
         if (count == TIER_PRIVACY_EVENTS_MAX) {
             q.st = tier_fail(err, TIER_ELIMIT,
@@ -224,6 +325,19 @@ enum tier_status tier_ledger_events(struct tier_ledger *l, enum tier_ledger_book
     *events_out = events;
     *count_out = count;
     return TIER_OK;
+}
+
+enum tier_status tier_ledger_events(struct tier_ledger *l, enum tier_ledger_book book,
+                                    const char *run, struct tier_privacy_event **events_out,
+                                    size_t *count_out, uint64_t *rounds_out, struct tier_err *err) {
+    return events_by(l, false, book, run, events_out, count_out, rounds_out, err);
+}
+
+enum tier_status tier_ledger_events_claimed(struct tier_ledger *l, enum tier_ledger_book book,
+                                            const char *run, struct tier_privacy_event **events_out,
+                                            size_t *count_out, uint64_t *rounds_out,
+                                            struct tier_err *err) {
+    return events_by(l, true, book, run, events_out, count_out, rounds_out, err);
 }
 
 enum tier_status tier_ledger_each(struct tier_ledger *l, enum tier_ledger_book book,

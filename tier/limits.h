@@ -73,6 +73,7 @@
  * travels as one message. A certificate is renewed so often before the next one must be. */
 #define TIER_REVOKED_MAX 16384u
 #define TIER_REVOCATIONS_BYTES_MAX (1u << 20)
+#define TIER_PSEUDONYMS_MAX 4096
 #define TIER_RENEWALS_MAX 16
 
 /* Receive credit: chunks in flight over all streams of a node. */

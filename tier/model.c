@@ -7,6 +7,7 @@
 #include "tier/model.h"
 
 #include "tier/bytes.h"
+#include "tier/vault.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,6 +24,7 @@
 struct tier_model {
     char *path;
     int fd;
+    struct tier_cipher cipher;
     uint64_t data_at, elements;
     struct tier_tensor *tensors;
     size_t count;
@@ -37,7 +39,7 @@ static enum tier_status read_at(const struct tier_model *m, void *out, size_t n,
     uint8_t *p = out;
 
     while (n > 0) {
-        ssize_t got = pread(m->fd, p, n, (off_t)at);
+        ssize_t got = tier_cipher_pread(&m->cipher, m->fd, p, n, at);
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
@@ -177,15 +179,17 @@ static enum tier_status read_header(struct tier_model *m, struct tier_err *err) 
 
     if (fstat(m->fd, &info) != 0)
         return tier_fail_errno(err, TIER_EIO, "cannot look at %s", m->path);
-    if (!S_ISREG(info.st_mode) || info.st_size < 8)
+    TIER_TRY(tier_cipher_of(m->path, m->fd, &m->cipher, err));
+    uint64_t size = tier_cipher_bytes(&m->cipher, (uint64_t)info.st_size);
+    if (!S_ISREG(info.st_mode) || size < 8)
         return tier_fail(err, TIER_EMODEL, "%s is no .safetensors file: too short", m->path);
     TIER_TRY(read_at(m, prefix, sizeof prefix, 0, err));
     uint64_t bytes = tier_get_u64(prefix);
-    if (bytes < 2 || bytes > TIER_MODEL_HEADER_BYTES_MAX || bytes > (uint64_t)info.st_size - 8)
+    if (bytes < 2 || bytes > TIER_MODEL_HEADER_BYTES_MAX || bytes > size - 8)
         return tier_fail(err, TIER_EMODEL,
                          "%s is no .safetensors file: a header of %" PRIu64
                          " bytes in a file of %" PRIu64 ", and %u are allowed",
-                         m->path, bytes, (uint64_t)info.st_size, TIER_MODEL_HEADER_BYTES_MAX);
+                         m->path, bytes, size, TIER_MODEL_HEADER_BYTES_MAX);
     text = malloc(bytes);
     if (!text)
         return tier_fail(err, TIER_ENOMEM, "no memory for a header of %" PRIu64 " bytes", bytes);
@@ -197,7 +201,7 @@ static enum tier_status read_header(struct tier_model *m, struct tier_err *err) 
                        why.text, why.position);
         goto out;
     }
-    st = read_table(m, (uint64_t)info.st_size - m->data_at, err);
+    st = read_table(m, size - m->data_at, err);
 out:
     free(text);
     return st;
@@ -248,6 +252,7 @@ void tier_model_close(struct tier_model *m) {
         return;
     if (m->fd >= 0)
         close(m->fd);
+    tier_cipher_wipe(&m->cipher);
     json_decref(m->json);
     free(m->metadata);
     free(m->tensors);
@@ -332,8 +337,10 @@ enum tier_status tier_model_hash_file(const char *path, struct tier_hash *out,
                                       struct tier_err *err) {
     enum tier_status st = TIER_OK;
     struct tier_hasher *hasher = tier_hasher_new();
+    struct tier_cipher cipher = {.front = 0};
     uint8_t *buffer = malloc(TIER_LEAF_BYTES);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
+    uint64_t at = 0;
 
     if (fd < 0) {
         st = tier_fail_errno(err, errno == ENOENT ? TIER_ENOTFOUND : TIER_EIO, "cannot open %s",
@@ -344,8 +351,9 @@ enum tier_status tier_model_hash_file(const char *path, struct tier_hash *out,
         st = tier_fail(err, TIER_ENOMEM, "no memory to hash %s", path);
         goto out;
     }
+    TIER_TRY_OUT(tier_cipher_of(path, fd, &cipher, err));
     for (;;) {
-        ssize_t got = read(fd, buffer, TIER_LEAF_BYTES);
+        ssize_t got = tier_cipher_pread(&cipher, fd, buffer, TIER_LEAF_BYTES, at);
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0) {
@@ -355,11 +363,13 @@ enum tier_status tier_model_hash_file(const char *path, struct tier_hash *out,
         if (got == 0)
             break;
         tier_hasher_add(hasher, buffer, (size_t)got);
+        at += (uint64_t)got;
     }
     tier_hasher_finish(hasher, out);
 out:
     if (fd >= 0)
         close(fd);
+    tier_cipher_wipe(&cipher);
     tier_hasher_free(hasher);
     free(buffer);
     return st;

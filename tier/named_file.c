@@ -2,6 +2,7 @@
 #include "tier/named_file.h"
 
 #include "tier/content.h"
+#include "tier/vault.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -22,6 +23,7 @@ struct tier_named_file {
     struct tier_hasher *hasher;
     off_t written, begun; /* begun: what the disk was told of */
     int fd;
+    struct tier_cipher cipher;
 };
 
 enum tier_status tier_named_file_begin(const char *dir, const char *what,
@@ -45,6 +47,7 @@ enum tier_status tier_named_file_begin(const char *dir, const char *what,
         st = tier_fail_errno(err, TIER_EIO, "cannot make a file in %s", dir);
         goto out;
     }
+    TIER_TRY_OUT(tier_cipher_new(f->temp, f->fd, &f->cipher, err));
     *out = f;
     f = NULL;
 out:
@@ -67,7 +70,7 @@ enum tier_status tier_named_file_write(struct tier_named_file *f, const void *da
     const uint8_t *p = data;
 
     while (n > 0) {
-        ssize_t done = write(f->fd, p, n);
+        ssize_t done = tier_cipher_pwrite(&f->cipher, f->fd, p, n, (uint64_t)f->written);
         if (done < 0 && errno == EINTR)
             continue;
         if (done < 0)
@@ -78,7 +81,8 @@ enum tier_status tier_named_file_write(struct tier_named_file *f, const void *da
         f->written += done;
     }
     if (f->written - f->begun >= WRITE_BEHIND_BYTES) { /* a hint: what it returns does not matter */
-        sync_file_range(f->fd, f->begun, f->written - f->begun, SYNC_FILE_RANGE_WRITE);
+        sync_file_range(f->fd, (off_t)f->cipher.front + f->begun, f->written - f->begun,
+                        SYNC_FILE_RANGE_WRITE);
         f->begun = f->written;
     }
     return TIER_OK;
@@ -128,6 +132,7 @@ void tier_named_file_abort(struct tier_named_file *f) {
         unlink(f->temp);
     }
     tier_hasher_free(f->hasher);
+    tier_cipher_wipe(&f->cipher);
     free(f->temp);
     free(f->dir);
     free(f);

@@ -13,6 +13,7 @@
 #include "tier/retain.h"
 #include "tier/root.h"
 #include "tier/stale.h"
+#include "tier/vault.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -325,16 +326,24 @@ char *replay_find_file(const struct replay *p, const struct tier_hash *hash, con
 
 static enum tier_status read_plan(struct replay *p, struct tier_err *err) {
     char *path = replay_find_file(p, &p->plan_hash, TIER_CONTENT_PLAN);
-    FILE *f = path ? fopen(path, "rb") : NULL;
+    int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    struct tier_cipher cipher;
     struct tier_hash is;
+    ssize_t n = -1;
 
-    free(path);
-    if (!f)
+    if (fd < 0) {
+        free(path);
         return tier_fail(err, TIER_ENOTFOUND, "the plan of the run is not in %s/%s", p->r->data_dir,
                          TIER_RETAINED_DIR);
+    }
+    enum tier_status st = tier_cipher_of(path, fd, &cipher, err);
     p->plan_text = malloc(TIER_PLAN_BYTES_MAX + 1);
-    p->plan_bytes = p->plan_text ? fread(p->plan_text, 1, TIER_PLAN_BYTES_MAX + 1, f) : 0;
-    fclose(f);
+    if (st == TIER_OK && p->plan_text)
+        n = tier_cipher_pread(&cipher, fd, p->plan_text, TIER_PLAN_BYTES_MAX + 1, 0);
+    p->plan_bytes = n > 0 ? (size_t)n : 0;
+    close(fd);
+    free(path);
+    TIER_TRY(st);
     if (!p->plan_text)
         return tier_fail(err, TIER_ENOMEM, "no memory for a plan");
     tier_hash_data(p->plan_text, p->plan_bytes, &is);

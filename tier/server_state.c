@@ -8,6 +8,7 @@
 #include "tier/bytes.h"
 #include "tier/content.h"
 #include "tier/named_file.h"
+#include "tier/vault.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -41,6 +42,7 @@ struct tier_server_state {
     uint64_t next;
     off_t at;
     int fd;
+    struct tier_cipher cipher;
 };
 
 static void put_head(uint8_t head[HEAD_BYTES], const struct tier_server_state_id *id) {
@@ -117,7 +119,8 @@ void tier_server_state_abort(struct tier_server_state_writer *w) {
 static enum tier_status read_at(const struct tier_server_state *s, void *out, size_t n, off_t at,
                                 struct tier_err *err) {
     for (size_t done = 0; done < n;) {
-        ssize_t k = pread(s->fd, (char *)out + done, n - done, at + (off_t)done);
+        ssize_t k =
+            tier_cipher_pread(&s->cipher, s->fd, (char *)out + done, n - done, (uint64_t)at + done);
         if (k < 0 && errno == EINTR)
             continue;
         if (k < 0)
@@ -191,6 +194,7 @@ enum tier_status tier_server_state_open(const char *dir, const struct tier_hash 
         st = tier_fail(err, TIER_ENOMEM, "no memory to read the optimiser's state");
         goto out;
     }
+    TIER_TRY_OUT(tier_cipher_of(s->path, s->fd, &s->cipher, err));
     TIER_TRY_OUT(check_head(s, model, err));
     *out = s;
     s = NULL;
@@ -220,7 +224,8 @@ enum tier_status tier_server_state_check(struct tier_server_state *s, struct tie
                          s->id.elements);
     TIER_TRY(read_next(s, tail, sizeof tail, err));
     tier_hasher_finish(s->hasher, &got);
-    if (!tier_hash_equal(&got, &s->hash) || pread(s->fd, &past, 1, s->at) != 0)
+    if (!tier_hash_equal(&got, &s->hash) ||
+        tier_cipher_pread(&s->cipher, s->fd, &past, 1, (uint64_t)s->at) != 0)
         return tier_fail(err, TIER_EMODEL,
                          "%s is damaged: its SHA-256 is another than its name says", s->path);
     return TIER_OK;

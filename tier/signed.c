@@ -127,6 +127,28 @@ enum tier_status tier_signed_check(const void *text, size_t bytes, const struct 
     return st;
 }
 
+bool tier_signed_revoked(const void *text, size_t bytes, const struct tier_revocations *revoked,
+                         char *why, size_t size) {
+    struct tier_cert *cert = NULL;
+    struct tier_identity id;
+    bool on_it = false;
+
+    if (bytes == 0 || bytes > TIER_SIGNED_BYTES_MAX || !revoked)
+        return false;
+    char *copy = strndup(text, bytes), *mark = copy ? strstr(copy, "\n" MARK) : NULL;
+    if (mark) {
+        mark[1] = '\0';
+        on_it = tier_cert_from_pem(copy, &cert, NULL) == TIER_OK &&
+                tier_cert_identity(cert, &id, NULL) == TIER_OK &&
+                tier_revocations_has(revoked, id.serial);
+    }
+    if (on_it)
+        snprintf(why, size, "the certificate of %s, who signed the plan, was revoked", id.name);
+    tier_cert_free(cert);
+    free(copy);
+    return on_it;
+}
+
 enum tier_status tier_signed_admit(const struct tier_plan *plan, const struct tier_hash *hash,
                                    const void *text, size_t bytes, const struct tier_cert *ca,
                                    const struct tier_revocations *revoked, bool required,

@@ -33,6 +33,14 @@ enum tier_status tier_signed_check(const void *text, size_t bytes, const struct 
                                    const struct tier_revocations *revoked, int64_t now_s,
                                    struct tier_identity *out, struct tier_err *err);
 
+/*
+ * Whether whoever signed a plan that was taken has been revoked since: the certificate in its
+ * signature, which was checked then, is on the list. *why says whose (`size` bytes). A certificate
+ * that had run out before is on no list, and no signature (bytes 0) is nobody's.
+ */
+bool tier_signed_revoked(const void *text, size_t bytes, const struct tier_revocations *revoked,
+                         char *why, size_t size);
+
 struct tier_plan; /* tier/plan.h */
 
 /*

@@ -26,7 +26,8 @@ struct tier_update {
     uint8_t *bytes; /* the encoded header; NULL once trimmed */
     size_t len;
     uint64_t payload_at;
-    int fd; /* -1 once trimmed without its file */
+    int fd;                    /* -1 once trimmed without its file */
+    struct tier_cipher cipher; /* of fd */
 };
 
 enum tier_status tier_spool_open(const char *dir, bool strict, struct tier_spool **out,
@@ -92,12 +93,36 @@ uint64_t tier_spool_payload_at(size_t header_len) {
     return (least + TIER_SPOOL_ALIGN - 1) / TIER_SPOOL_ALIGN * TIER_SPOOL_ALIGN;
 }
 
-enum tier_status tier_spool_pread(const struct tier_spool *spool, int fd, const char *name,
-                                  void *out, size_t n, uint64_t offset, struct tier_err *err) {
+typedef enum tier_status cipher_fn(const char *path, int fd, struct tier_cipher *out,
+                                   struct tier_err *err);
+
+static enum tier_status cipher_by(cipher_fn *fn, const struct tier_spool *spool, int fd,
+                                  const char *name, struct tier_cipher *out, struct tier_err *err) {
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof path, "%s/%s", spool->dir, name);
+
+    if (n < 0 || (size_t)n >= sizeof path)
+        return tier_fail(err, TIER_EARG, "%s: the path is too long", spool->dir);
+    return fn(path, fd, out, err);
+}
+
+enum tier_status tier_spool_cipher_of(const struct tier_spool *spool, int fd, const char *name,
+                                      struct tier_cipher *out, struct tier_err *err) {
+    return cipher_by(tier_cipher_of, spool, fd, name, out, err);
+}
+
+enum tier_status tier_spool_cipher_new(const struct tier_spool *spool, int fd, const char *name,
+                                       struct tier_cipher *out, struct tier_err *err) {
+    return cipher_by(tier_cipher_new, spool, fd, name, out, err);
+}
+
+enum tier_status tier_spool_pread(const struct tier_spool *spool, const struct tier_cipher *cipher,
+                                  int fd, const char *name, void *out, size_t n, uint64_t offset,
+                                  struct tier_err *err) {
     uint8_t *p = out;
 
     while (n > 0) {
-        ssize_t got = pread(fd, p, n, (off_t)offset);
+        ssize_t got = tier_cipher_pread(cipher, fd, p, n, offset);
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
@@ -283,7 +308,7 @@ static enum tier_status read_header(struct tier_update *u, const char *name, str
     struct tier_hash actual;
     size_t len;
 
-    TIER_TRY(tier_spool_pread(u->spool, u->fd, name, fixed, sizeof fixed, 0, err));
+    TIER_TRY(tier_spool_pread(u->spool, &u->cipher, u->fd, name, fixed, sizeof fixed, 0, err));
     enum tier_status st = tier_update_header_length(fixed, sizeof fixed, &len, err);
     if (st != TIER_OK)
         return damaged(u, st, err);
@@ -291,7 +316,7 @@ static enum tier_status read_header(struct tier_update *u, const char *name, str
     if (!u->bytes)
         return tier_fail(err, TIER_ENOMEM, "no memory for an update header of %zu bytes", len);
     u->len = len;
-    TIER_TRY(tier_spool_pread(u->spool, u->fd, name, u->bytes, len, 0, err));
+    TIER_TRY(tier_spool_pread(u->spool, &u->cipher, u->fd, name, u->bytes, len, 0, err));
     tier_hash_data(u->bytes, len, &actual);
     if (!tier_hash_equal(&actual, &u->id))
         return tier_fail(err, TIER_ECORRUPT,
@@ -332,17 +357,18 @@ enum tier_status tier_spool_update_open(const struct tier_spool *spool, const st
                  : tier_fail_errno(err, TIER_EIO, "cannot open %s/%s", spool->dir, name);
         goto out;
     }
+    TIER_TRY_OUT(tier_spool_cipher_of(spool, u->fd, name, &u->cipher, err));
     TIER_TRY_OUT(read_header(u, name, err));
     if (fstat(u->fd, &info) != 0) {
         st = tier_fail_errno(err, TIER_EIO, "cannot look at %s/%s", spool->dir, name);
         goto out;
     }
     u->payload_at = tier_spool_payload_at(u->len);
-    if ((uint64_t)info.st_size != u->payload_at + u->header.payload_bytes) {
+    uint64_t bytes = tier_cipher_bytes(&u->cipher, (uint64_t)info.st_size);
+    if (bytes != u->payload_at + u->header.payload_bytes) {
         st = tier_fail(err, TIER_ECORRUPT,
                        "%s/%s has %" PRIu64 " bytes; by its header it should have %" PRIu64,
-                       spool->dir, name, (uint64_t)info.st_size,
-                       u->payload_at + u->header.payload_bytes);
+                       spool->dir, name, bytes, u->payload_at + u->header.payload_bytes);
         goto out;
     }
     *out = u;
@@ -358,6 +384,7 @@ void tier_spool_update_close(struct tier_update *u) {
     if (u->fd >= 0)
         close(u->fd);
     tier_update_header_release(&u->header);
+    tier_cipher_wipe(&u->cipher);
     free(u->bytes);
     free(u);
 }
@@ -388,6 +415,8 @@ const uint8_t *tier_spool_update_header_bytes(const struct tier_update *u, size_
 
 enum tier_status tier_spool_update_read(const struct tier_update *u, uint64_t offset, void *out,
                                         size_t n, struct tier_err *err) {
+    struct tier_cipher cipher = u->cipher;
+    enum tier_status st = TIER_OK;
     char name[TIER_SPOOL_NAME];
     int fd = u->fd;
 
@@ -400,8 +429,11 @@ enum tier_status tier_spool_update_read(const struct tier_update *u, uint64_t of
         fd = open_shared(u->spool, name);
         if (fd < 0)
             return tier_fail_errno(err, TIER_EIO, "cannot open %s/%s", u->spool->dir, name);
+        st = tier_spool_cipher_of(u->spool, fd, name, &cipher, err);
     }
-    enum tier_status st = tier_spool_pread(u->spool, fd, name, out, n, u->payload_at + offset, err);
+    if (st == TIER_OK)
+        st = tier_spool_pread(u->spool, &cipher, fd, name, out, n, u->payload_at + offset, err);
+    tier_cipher_wipe(&cipher);
     if (fd != u->fd)
         close(fd);
     return st;

@@ -8,6 +8,7 @@
 #define CONSILIUM_TIER_SPOOL_PRIVATE_H
 
 #include "tier/spool.h"
+#include "tier/vault.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -38,8 +39,14 @@ const char *tier_spool_name(const struct tier_hash *id, enum tier_spool_kind kin
 uint64_t tier_spool_payload_at(size_t header_len);
 /* Exactly n bytes, or TIER_EIO; TIER_ECORRUPT where the file ends before. `name` is for messages.
  */
-enum tier_status tier_spool_pread(const struct tier_spool *spool, int fd, const char *name,
-                                  void *out, size_t n, uint64_t offset, struct tier_err *err);
+enum tier_status tier_spool_pread(const struct tier_spool *spool, const struct tier_cipher *cipher,
+                                  int fd, const char *name, void *out, size_t n, uint64_t offset,
+                                  struct tier_err *err);
+/* How the file is stored, which is there; how a new one is to be, whose front is written. */
+enum tier_status tier_spool_cipher_of(const struct tier_spool *spool, int fd, const char *name,
+                                      struct tier_cipher *out, struct tier_err *err);
+enum tier_status tier_spool_cipher_new(const struct tier_spool *spool, int fd, const char *name,
+                                       struct tier_cipher *out, struct tier_err *err);
 
 /* ---- spool_recycle.c ---- */
 

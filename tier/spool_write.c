@@ -31,6 +31,7 @@ struct tier_spool_rx {
     uint64_t payload_at, offset;
     struct tier_merkle *merkle;
     int fd;
+    struct tier_cipher cipher; /* of fd */
     bool sealed, root_checked;
     char part[TIER_SPOOL_NAME];
 };
@@ -44,6 +45,7 @@ struct tier_spool_writer {
     uint8_t *chunk; /* [TIER_CHUNK_BYTES] what is not in the file yet */
     size_t held;
     int fd;
+    struct tier_cipher cipher;
     char name[TIER_SPOOL_NAME];
 };
 
@@ -59,13 +61,13 @@ static enum tier_status write_failed(struct tier_spool *spool, const char *name,
     return st;
 }
 
-static enum tier_status write_all(struct tier_spool *spool, int fd, const char *name,
-                                  const void *data, size_t n, uint64_t offset,
-                                  struct tier_err *err) {
+static enum tier_status write_all(struct tier_spool *spool, const struct tier_cipher *cipher,
+                                  int fd, const char *name, const void *data, size_t n,
+                                  uint64_t offset, struct tier_err *err) {
     const uint8_t *p = data;
 
     while (n > 0) {
-        ssize_t put = pwrite(fd, p, n, (off_t)offset);
+        ssize_t put = tier_cipher_pwrite(cipher, fd, p, n, offset);
         if (put < 0 && errno == EINTR)
             continue;
         if (put < 0)
@@ -116,7 +118,7 @@ static void mark_put(const struct tier_spool_rx *rx, uint64_t offset,
 
 static enum tier_status mark_write(const struct tier_spool_rx *rx, const uint8_t *mark,
                                    struct tier_err *err) {
-    return write_all(rx->spool, rx->fd, rx->part, mark, TIER_SPOOL_MARK,
+    return write_all(rx->spool, &rx->cipher, rx->fd, rx->part, mark, TIER_SPOOL_MARK,
                      rx->payload_at - TIER_SPOOL_MARK, err);
 }
 
@@ -124,7 +126,8 @@ static enum tier_status mark_write(const struct tier_spool_rx *rx, const uint8_t
 static enum tier_status rx_lock(struct tier_spool_rx *rx, struct tier_err *err) {
     struct tier_spool *spool = rx->spool;
 
-    rx->fd = tier_spool_reuse(spool, rx->part, rx->payload_at + rx->header.payload_bytes);
+    rx->fd = tier_spool_reuse(spool, rx->part,
+                              TIER_CIPHER_FRONT + rx->payload_at + rx->header.payload_bytes);
     if (rx->fd >= 0 && tier_spool_has(rx->spool, &rx->id)) { /* sealed meanwhile */
         unlinkat(rx->spool->dirfd, rx->part, 0);
         close(rx->fd);
@@ -163,15 +166,19 @@ static enum tier_status rx_lock(struct tier_spool_rx *rx, struct tier_err *err) 
 }
 
 /* Does the partial begin with this header? Then how much of the payload is worth keeping? */
-static uint64_t rx_kept(const struct tier_spool_rx *rx, const uint8_t *header, size_t len) {
+static uint64_t rx_kept(struct tier_spool_rx *rx, const uint8_t *header, size_t len) {
     struct stat info;
-    uint64_t kept = 0;
+    uint64_t kept = 0, bytes = 0;
     uint8_t *there = malloc(rx->payload_at);
 
-    if (there && fstat(rx->fd, &info) == 0 && (uint64_t)info.st_size >= rx->payload_at &&
-        tier_spool_pread(rx->spool, rx->fd, rx->part, there, rx->payload_at, 0, NULL) == TIER_OK &&
+    if (tier_spool_cipher_of(rx->spool, rx->fd, rx->part, &rx->cipher, NULL) == TIER_OK &&
+        (rx->cipher.front > 0) == tier_cipher_wanted(rx->spool->dir) && fstat(rx->fd, &info) == 0)
+        bytes = tier_cipher_bytes(&rx->cipher, (uint64_t)info.st_size);
+    if (there && bytes >= rx->payload_at &&
+        tier_spool_pread(rx->spool, &rx->cipher, rx->fd, rx->part, there, rx->payload_at, 0,
+                         NULL) == TIER_OK &&
         memcmp(there, header, len) == 0) {
-        uint64_t here = (uint64_t)info.st_size - rx->payload_at;
+        uint64_t here = bytes - rx->payload_at;
         kept = mark_of(rx, there + rx->payload_at - TIER_SPOOL_MARK);
         if (kept > here)
             kept = here;
@@ -190,8 +197,8 @@ static enum tier_status rx_rebuild(struct tier_spool_rx *rx, uint64_t kept, stru
     if (!buffer)
         return tier_fail(err, TIER_ENOMEM, "no memory to resume %s", rx->part);
     for (; rx->offset < kept; rx->offset += TIER_LEAF_BYTES) {
-        TIER_TRY_OUT(tier_spool_pread(rx->spool, rx->fd, rx->part, buffer, TIER_LEAF_BYTES,
-                                      rx->payload_at + rx->offset, err));
+        TIER_TRY_OUT(tier_spool_pread(rx->spool, &rx->cipher, rx->fd, rx->part, buffer,
+                                      TIER_LEAF_BYTES, rx->payload_at + rx->offset, err));
         tier_merkle_add(rx->merkle, buffer, TIER_LEAF_BYTES);
     }
 out:
@@ -208,7 +215,9 @@ static enum tier_status rx_fresh(struct tier_spool_rx *rx, const uint8_t *header
         return tier_fail(err, TIER_ENOMEM, "no memory to receive %s", rx->part);
     memcpy(front, header, len);
     mark_put(rx, 0, front + rx->payload_at - TIER_SPOOL_MARK);
-    enum tier_status st = write_all(rx->spool, rx->fd, rx->part, front, rx->payload_at, 0, err);
+    enum tier_status st = tier_spool_cipher_new(rx->spool, rx->fd, rx->part, &rx->cipher, err);
+    if (st == TIER_OK)
+        st = write_all(rx->spool, &rx->cipher, rx->fd, rx->part, front, rx->payload_at, 0, err);
     free(front);
     return st;
 }
@@ -307,7 +316,8 @@ static enum tier_status write_slices(const struct tier_spool_rx *rx, uint64_t at
             first++;
         if (first == count)
             return TIER_OK;
-        ssize_t put = pwritev(rx->fd, left + first, (int)(count - first), (off_t)at);
+        ssize_t put =
+            tier_cipher_pwritev(&rx->cipher, rx->fd, left + first, (int)(count - first), at);
         if (put < 0 && errno == EINTR)
             continue;
         if (put < 0)
@@ -384,7 +394,7 @@ enum tier_status tier_spool_rx_seal(struct tier_spool_rx *rx, struct tier_hash *
     /* A sealed file has zeros there, and ends with its payload: it may have been longer before. */
     static const uint8_t none[TIER_SPOOL_MARK];
     TIER_TRY(mark_write(rx, none, err));
-    if (ftruncate(rx->fd, (off_t)(rx->payload_at + rx->offset)) != 0)
+    if (ftruncate(rx->fd, (off_t)(rx->cipher.front + rx->payload_at + rx->offset)) != 0)
         return write_failed(rx->spool, rx->part, err);
     TIER_TRY(publish(rx->spool, rx->fd, rx->part, &rx->id, err));
     flock(rx->fd, LOCK_UN); /* readers are welcome */
@@ -400,6 +410,7 @@ void tier_spool_rx_close(struct tier_spool_rx *rx) {
         close(rx->fd);
     tier_merkle_free(rx->merkle);
     tier_update_header_release(&rx->header);
+    tier_cipher_wipe(&rx->cipher);
     free(rx);
 }
 
@@ -423,7 +434,7 @@ static enum tier_status writer_create(struct tier_spool_writer *w, bool empty,
     } while (w->fd < 0 && errno == EEXIST); /* left from a crash, until the next sweep */
     if (w->fd < 0)
         return tier_fail_errno(err, TIER_EIO, "cannot make %s/%s", w->spool->dir, w->name);
-    return TIER_OK;
+    return tier_spool_cipher_new(w->spool, w->fd, w->name, &w->cipher, err);
 }
 
 enum tier_status tier_spool_writer_begin(struct tier_spool *spool,
@@ -459,8 +470,8 @@ out:
  * lanes.
  */
 static enum tier_status writer_flush(struct tier_spool_writer *w, struct tier_err *err) {
-    TIER_TRY(
-        write_all(w->spool, w->fd, w->name, w->chunk, w->held, w->payload_at + w->offset, err));
+    TIER_TRY(write_all(w->spool, &w->cipher, w->fd, w->name, w->chunk, w->held,
+                       w->payload_at + w->offset, err));
     tier_merkle_add(w->merkle, w->chunk, w->held);
     w->offset += w->held;
     w->held = 0;
@@ -487,6 +498,7 @@ static void writer_free(struct tier_spool_writer *w) {
     if (w->fd >= 0)
         close(w->fd);
     tier_merkle_free(w->merkle);
+    tier_cipher_wipe(&w->cipher);
     free(w->chunk);
     free(w->bytes);
     free(w);
@@ -500,9 +512,11 @@ static enum tier_status writer_front(const struct tier_spool_writer *w, const ui
     if (!front)
         return tier_fail(err, TIER_ENOMEM, "no memory for the header of an update");
     memcpy(front, header, len);
-    enum tier_status st = write_all(w->spool, w->fd, w->name, front, w->payload_at, 0, err);
+    enum tier_status st =
+        write_all(w->spool, &w->cipher, w->fd, w->name, front, w->payload_at, 0, err);
     free(front);
-    if (st == TIER_OK && ftruncate(w->fd, (off_t)(w->payload_at + w->offset)) != 0)
+    if (st == TIER_OK &&
+        ftruncate(w->fd, (off_t)(w->cipher.front + w->payload_at + w->offset)) != 0)
         st = write_failed(w->spool, w->name, err);
     return st;
 }

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What lies beside a log is named by its hash, so it is checked by its name; updates by the header
  * whose hash is their name, and by the Merkle root that this gives. */
+#include "tier/card.h"
+#include "tier/content.h"
 #include "tier/home.h"
 #include "tier/spool.h"
+#include "tier/vault.h"
 #include "tier/verify_private.h"
 
 #include <dirent.h>
@@ -24,17 +27,25 @@ struct folder {
     uint8_t *buf;
 };
 
-static bool file_hash(struct folder *f, const char *file, struct tier_hash *out) {
+static bool file_hash(struct folder *f, const char *file, struct tier_hash *out,
+                      struct tier_err *err) {
     char path[sizeof f->path + 300];
     struct tier_hasher *hasher = tier_hasher_new();
+    struct tier_cipher cipher;
+    uint64_t at = 0;
     ssize_t n = -1;
 
     snprintf(path, sizeof path, "%s/%.255s", f->path, file);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    while (hasher && fd >= 0 &&
-           ((n = read(fd, f->buf, READ_BYTES)) > 0 || (n < 0 && errno == EINTR)))
-        if (n > 0)
+    bool open = hasher && fd >= 0 && tier_cipher_of(path, fd, &cipher, err) == TIER_OK;
+    while (open && ((n = tier_cipher_pread(&cipher, fd, f->buf, READ_BYTES, at)) > 0 ||
+                    (n < 0 && errno == EINTR)))
+        if (n > 0) {
             tier_hasher_add(hasher, f->buf, (size_t)n);
+            at += (uint64_t)n;
+        }
+    if (n < 0 && open)
+        tier_fail_errno(err, TIER_EIO, "%s cannot be read", path);
     if (fd >= 0)
         close(fd);
     if (hasher)
@@ -46,13 +57,15 @@ static bool file_hash(struct folder *f, const char *file, struct tier_hash *out)
 /* The zeros between header and payload, which no hash covers. */
 static bool padding_clean(struct folder *f, const char *file, size_t header_bytes) {
     char path[sizeof f->path + 300];
+    struct tier_cipher cipher;
     uint8_t zeros[8192];
     size_t end = (header_bytes + 16 + 4095) / 4096 * 4096, n = end - header_bytes;
     bool clean = false;
 
     snprintf(path, sizeof path, "%s/%.255s", f->path, file);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd >= 0 && pread(fd, zeros, n, (off_t)header_bytes) == (ssize_t)n) {
+    if (fd >= 0 && tier_cipher_of(path, fd, &cipher, NULL) == TIER_OK &&
+        tier_cipher_pread(&cipher, fd, zeros, n, header_bytes) == (ssize_t)n) {
         clean = true;
         for (size_t i = 0; i < n; i++)
             clean = clean && zeros[i] == 0;
@@ -84,6 +97,28 @@ static enum tier_status check_update(struct folder *f, const char *file, const s
     return TIER_OK;
 }
 
+/* A card that is as its name says may still be nobody's. */
+static void check_card(struct folder *f, const char *file) {
+    char path[sizeof f->path + 300];
+    struct tier_card card = {.body = NULL};
+    struct tier_cipher cipher;
+    struct tier_err why = {0};
+
+    snprintf(path, sizeof path, "%s/%.255s", f->path, file);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = -1;
+    if (fd >= 0 && tier_cipher_of(path, fd, &cipher, &why) == TIER_OK)
+        n = tier_cipher_pread(&cipher, fd, f->buf, READ_BYTES, 0);
+    if (fd >= 0)
+        close(fd);
+    enum tier_status st = tier_card_read(f->buf, n > 0 ? (size_t)n : 0, &card, &why);
+    if (st == TIER_OK && f->v->ca)
+        st = tier_card_check(&card, f->v->ca, &why);
+    if (st != TIER_OK)
+        verify_found(f->v, f->node, "%s/%s: %s", f->name, file, why.text);
+    tier_card_release(&card);
+}
+
 static enum tier_status check_file(struct folder *f, const char *file, struct tier_err *err) {
     char hex[TIER_HASH_HEX];
     struct tier_hash named, is;
@@ -97,11 +132,13 @@ static enum tier_status check_file(struct folder *f, const char *file, struct ti
         return TIER_OK;
     if (strcmp(suffix, ".upd") == 0)
         return check_update(f, file, &named, err);
-    if (!file_hash(f, file, &is))
-        return tier_fail_errno(err, TIER_EIO, "%s/%s cannot be read", f->path, file);
+    if (!file_hash(f, file, &is, err))
+        return err->status;
     if (!tier_hash_equal(&is, &named))
         verify_found(f->v, f->node, "%s/%s: its bytes are not those of its name: it was altered",
                      f->name, file);
+    else if (strcmp(suffix, TIER_CONTENT_CARD) == 0)
+        check_card(f, file);
     verify_node(f->v, f->node)->files++;
     return TIER_OK;
 }

@@ -746,3 +746,42 @@ void tier_wire_renew_request_release(struct tier_renew_request *m) {
     free(m->csr_pem);
     *m = (struct tier_renew_request){0};
 }
+
+enum tier_status tier_wire_pseudonym(const uint8_t *bytes, size_t n, struct tier_pseudonym_ask *out,
+                                     struct tier_err *err) {
+    struct tier_pseudonym_ask m = {0};
+    Consilium__PseudonymRequest *p = consilium__pseudonym_request__unpack(NULL, n, bytes);
+    enum tier_status st = TIER_OK;
+
+    if (!p)
+        return tier_wire_unreadable("a request for a pseudonym", n, err);
+    if (p->signature.len == 0 || p->signature.len > sizeof m.signature)
+        st = tier_fail(err, TIER_EPROTO, "pseudonym.signature has %zu bytes, 1 to %zu are allowed",
+                       p->signature.len, sizeof m.signature);
+    if (st == TIER_OK)
+        st = tier_wire_hash("pseudonym.run", p->run, &m.run, err);
+    if (st == TIER_OK)
+        st = tier_wire_text("pseudonym.parent", p->parent, m.parent, sizeof m.parent, err);
+    if (st == TIER_OK)
+        st = take_two((const char *const[]){"pseudonym.cert_pem", "pseudonym.csr_pem"},
+                      (const char *const[]){p->cert_pem, p->csr_pem},
+                      (const size_t[]){TIER_PEM_BYTES_MAX, TIER_PEM_BYTES_MAX}, &m.cert_pem,
+                      &m.csr_pem, err);
+    if (st == TIER_OK) {
+        m.signature_bytes = p->signature.len;
+        memcpy(m.signature, p->signature.data, p->signature.len);
+        *out = m;
+    }
+    consilium__pseudonym_request__free_unpacked(p, NULL);
+    return st;
+}
+
+struct tier_bytes tier_wire_pseudonym_bytes(const struct tier_pseudonym_ask *m) {
+    Consilium__PseudonymRequest p = CONSILIUM__PSEUDONYM_REQUEST__INIT;
+    p.cert_pem = m->cert_pem;
+    p.csr_pem = m->csr_pem;
+    p.run = tier_wire_hash_field(&m->run);
+    p.parent = (char *)m->parent;
+    p.signature = (ProtobufCBinaryData){m->signature_bytes, (uint8_t *)m->signature};
+    return tier_wire_pack(&p.base);
+}

@@ -29,6 +29,7 @@
 #define TIER_PATH_PUSH "/consilium.Tier/Push"
 #define TIER_PATH_ENROLL "/consilium.Enrollment/Enroll"
 #define TIER_PATH_RENEW "/consilium.Enrollment/Renew"
+#define TIER_PATH_PSEUDONYM "/consilium.Enrollment/Pseudonym"
 
 /* The longest control message: what may be in it and the fields around that. */
 #define TIER_CONTROL_BYTES_MAX (TIER_PLAN_BYTES_MAX + 4096u)
@@ -214,5 +215,11 @@ enum tier_status tier_wire_renew_request(const uint8_t *bytes, size_t n,
                                          struct tier_renew_request *out, struct tier_err *err);
 struct tier_bytes tier_wire_renew_request_bytes(const struct tier_renew_request *m);
 void tier_wire_renew_request_release(struct tier_renew_request *m);
+
+/* PseudonymRequest; to be released by tier_pseudonym_ask_release (tier/pseudonym.h). */
+struct tier_pseudonym_ask; /* tier/authority.h */
+enum tier_status tier_wire_pseudonym(const uint8_t *bytes, size_t n, struct tier_pseudonym_ask *out,
+                                     struct tier_err *err);
+struct tier_bytes tier_wire_pseudonym_bytes(const struct tier_pseudonym_ask *m);
 
 #endif

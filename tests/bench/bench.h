@@ -41,7 +41,7 @@ typedef enum tier_status bench_fn(const struct bench_options *options, struct be
 
 bench_fn bench_round, bench_uplink, bench_fold, bench_ingest, bench_same_bits, bench_scale,
     bench_codecs, bench_crowd, bench_kill, bench_attacks, bench_merge, bench_collective, bench_mask,
-    bench_train;
+    bench_train, bench_vault;
 
 /* Seconds, monotonic. */
 double bench_now_s(void);

@@ -47,6 +47,7 @@ static const struct bench {
     {"collective", bench_collective, "[--children N] [--bytes B]: all-reduce over N CPU devices"},
     {"mask", bench_mask,
      "[--spokes N] [--bytes B]: secure sums, bytes of a spoke and speed of unmasking"},
+    {"vault", bench_vault, "[--bytes B]: what encrypting a node's files costs"},
     {"kill", bench_kill,
      "--cases N --seed S: rounds that kill -9 of any node lost, repeated, changed"},
     {"train", bench_train,

@@ -114,6 +114,53 @@ class Budget(unittest.TestCase):
             top.wait_log(r"north-1 declines.*policy\.epsilon_max is 0\.5", mark)
             self.assertEqual(len(keys(site)), charged)
 
+    def test_spokes_of_two_authorities_have_one_budget_for_one_set_of_patients(self):
+        """What one authority's run costs, or may still cost, the other's cannot: in both orders, and
+        over kills. Each federation has an authority, a top and a policy of its own."""
+        for first in (0, 1):
+            with Federation() as a, Federation() as b:
+                shared = {"ledger": {"file": os.path.join(a.dir, "patients.db")}}
+                feds = (a, b) if first == 0 else (b, a)
+                sites, tops = [], []
+                for f in feds:
+                    tops.append(f.top(children_min=1))
+                    sites.append(f.spoke("north-1", tops[-1],
+                                         policy={"delta": DELTA, "epsilon_max": 6.0}, **shared))
+                little = private(noise=60.0, steps=2)
+                self.assertEqual(feds[0].run(feds[0].plan(rounds=1, **little)).finish().state,
+                                 "completed")
+                rows = sites[0].audit("data.opened")[0]["data"]["train_rows"]
+                noise = feds[0].cli("privacy", "noise", "--epsilon", "4.6", "--delta", str(DELTA),
+                                    "--rate", repr(16 / rows), "--steps", "1200", "--json").stdout
+                costly = private(noise=json.loads(noise)["noise"], steps=600)  # once, not twice
+
+                def refused(words):
+                    mark = tops[1].mark()
+                    feds[1].run(feds[1].plan(rounds=2, **costly))
+                    tops[1].wait_log(r"north-1 declines.*have spent epsilon .*" + words, mark)
+
+                run = feds[0].run(feds[0].plan(rounds=2, **costly))
+                feds[0].wait(lambda: sites[0].audit("privacy.charged"), 30, "its first is charged")
+                # What it may still cost counts, while it runs and while it is dead.
+                refused(r"with what open runs may still spend")
+                sites[0].kill()
+                refused(r"with what open runs may still spend")
+                sites[0].start()
+                self.assertEqual(run.finish().state, "completed")
+                self.assertEqual([c["rounds"] for c in budget(sites[0])["charges"]], [1, 2])
+                # Both tell the same of these patients.
+                spent = [budget(s)["epsilon"] for s in sites]
+                self.assertEqual(spent[0], spent[1])
+                self.assertGreater(spent[0], 3)
+                self.assertFalse(os.path.exists(os.path.join(sites[1].dir, "ledger.db")))
+                refused("")
+                sites[1].kill()
+                sites[1].start()
+                refused("")
+                # What is little is taken still.
+                last = feds[1].run(feds[1].plan(rounds=2, **little))
+                self.assertEqual(last.finish().state, "completed")
+
 
 if __name__ == "__main__":
     unittest.main()

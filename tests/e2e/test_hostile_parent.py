@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 import random
+import sqlite3
 import struct
 import unittest
 
@@ -157,6 +158,32 @@ class Hostile(unittest.TestCase):
                   if e["data"]["run"] == run.hex()]
         self.assertEqual(sorted(sealed), sorted(set(sealed)), "a round was trained twice")
         self.assertIn(last, sealed)
+
+
+class RevokedSigner(Hostile):
+    def test_a_parent_that_goes_on_with_the_plan_of_who_was_revoked_trains_nobody(self):
+        person = os.path.join(self.f.dir, "rita")
+        self.f.enroll("rita", "researcher", person)
+        path = self.f.plan(rounds=3, model=os.path.join(self.f.dir, "model.onnx"),
+                           evaluate={"every": 0})
+        self.f.cli("plan", "sign", path, "--identity", person)
+        child, run = self.host.next_child(), os.urandom(32)
+        child.send(plan=self.pb.Plan(run=run, plan=self.plan,
+                                     signature=edge.read_file(path + ".sig")))
+        self.assertTrue(child.wait("answer", lambda a: a.run == run).accepted)
+        self.open_round(child, run, 1)
+        self.deliver(child, run, 1)
+        self.f.cli("revoke", "--dir", self.f.authority, "--name", "rita")
+        db = sqlite3.connect(os.path.join(self.f.authority, "authority.db"))
+        (crl,), = db.execute("SELECT der FROM lists ORDER BY number DESC LIMIT 1").fetchall()
+        db.close()
+        child.send(revocations=self.pb.Revocations(crl=crl))
+        self.open_round(child, run, 2)
+        told = child.wait("decline", lambda d: d.run == run)
+        self.assertEqual(told.round, 2)
+        self.assertIn("rita, who signed the plan, was revoked", told.reason)
+        self.assertEqual([e["data"]["round"] for e in self.node.audit("update.sealed")
+                          if e["data"]["run"] == run.hex()], [1])
 
 
 class Certificates(Hostile):

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may talk to whom, for how long and about what: TLS versions, renewal, revocation, roles, what
 takes two operators, keys on disk."""
+import hashlib
 import os
 import socket
 import ssl
 import subprocess
 import unittest
 
+import edge
+import grpc
 from federation import Federation, clean_environment, program
 
 
@@ -232,6 +235,56 @@ class TestRevocation(unittest.TestCase):
             self.assertEqual(f.cli("node", "list", *f.at_top()).returncode, 0)
 
 
+class TestRevokedSigners(unittest.TestCase):
+    def sign(self, f, name, **changes):
+        folder = os.path.join(f.dir, "person-" + name)
+        f.enroll(name, "researcher", folder)
+        plan = f.plan(**changes)
+        f.cli("plan", "sign", plan, "--identity", folder)
+        return plan
+
+    def ended(self, node, run):
+        return [e["data"] for e in node.audit("run.ended") if e["data"]["run"] == run]
+
+    def test_a_run_ends_within_seconds_when_who_signed_it_is_revoked_and_no_other_does(self):
+        with Federation() as f:
+            top = with_authority(f)
+            hub = f.hub("north", top)
+            spoke = f.spoke("north-1", hub)
+            gone = f.run(self.sign(f, "rita", rounds=100000, local={"steps": 1}))
+            stays = f.run(self.sign(f, "saul", rounds=100000, local={"steps": 1}))
+            for run in (gone, stays):
+                run.wait_round(2, hub)
+            f.cli("revoke", "--dir", f.authority, "--name", "rita")
+            for node in (top, hub, spoke):
+                f.wait(lambda n=node: self.ended(n, gone.id), 5,
+                       "the run has ended at %s" % node.name)
+            self.assertEqual(self.ended(top, gone.id)[0]["state"], "stopped")
+            self.assertIn("rita, who signed the plan, was revoked",
+                          self.ended(top, gone.id)[0]["reason"])
+            stays.wait_round(hub.audit("round.opened")[-1]["data"]["round"] + 1, hub)
+            self.assertEqual(self.ended(top, stays.id), [])
+            # Nor does it begin again.
+            top.kill()
+            top.start()
+            plan = f.plan(rounds=1)
+            f.cli("plan", "sign", plan, "--identity", os.path.join(f.dir, "person-rita"))
+            again = f.cli("run", "start", plan, *f.at_top(), check=False)
+            self.assertEqual(again.returncode, 1)
+            self.assertIn("revoked", again.stderr)
+
+    def test_who_was_revoked_while_the_top_was_down_is_found_when_it_is_back(self):
+        with Federation() as f:
+            top = with_authority(f)
+            f.spoke("north-1", top)
+            run = f.run(self.sign(f, "rita", rounds=100000, local={"steps": 1}))
+            run.wait_round(2, top)
+            top.kill()
+            f.cli("revoke", "--dir", f.authority, "--name", "rita")
+            top.start()
+            f.wait(lambda: self.ended(top, run.id), 10, "the run has ended")
+
+
 def at(node, identity):
     return ["--hub", "127.0.0.1:%d" % node.port, "--hub-name", node.name, "--identity", identity]
 
@@ -345,6 +398,87 @@ class TestRoles(unittest.TestCase):
                    5, "the hub is cut off")
 
 
+class TestPseudonyms(unittest.TestCase):
+    """Asked as a spoke asks, by a client of our own: what is called what is the authority's alone
+    to say, and comes by way of the parents."""
+
+    def key(self, f, name):
+        path = os.path.join(f.dir, name + ".key")
+        edge.openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out",
+                     path)
+        return path
+
+    def ask(self, spoke, node, run, key, parent=None):
+        """The certificate, or what the refusal says."""
+        pb, folder = edge.wire(), os.path.join(spoke.dir, "identity")
+        public = edge.openssl("pkey", "-in", key, "-pubout", "-outform", "DER").stdout
+        name = "p-" + hashlib.sha256(public).hexdigest()[:40]
+        csr = edge.openssl("req", "-new", "-utf8", "-key", key, "-subj",
+                           "/OU=spoke/CN=" + name).stdout.decode()
+        text = "consilium pseudonym 1\nrun %s\nparent %s\n%s" % (run, parent or node.name, csr)
+        signature = edge.openssl("dgst", "-sha256", "-sign", os.path.join(folder, "key.pem"),
+                                 stdin=text.encode()).stdout
+        who = edge.Identity(folder)
+        with grpc.secure_channel(
+                "127.0.0.1:%d" % node.port,
+                grpc.ssl_channel_credentials(who.ca, who.key, who.cert),
+                [("grpc.ssl_target_name_override", node.name)]) as channel:
+            call = channel.unary_unary("/consilium.Enrollment/Pseudonym",
+                                       request_serializer=edge.as_bytes,
+                                       response_deserializer=pb.EnrollReply.FromString)
+            try:
+                return name, call(pb.PseudonymRequest(
+                    cert_pem=who.cert.decode(), csr_pem=csr, run=bytes.fromhex(run),
+                    parent=parent or node.name, signature=signature), timeout=20).cert_pem
+            except grpc.RpcError as e:
+                return name, e.details()
+
+    def test_a_spoke_gets_one_for_a_run_through_its_parent_and_nobody_a_second(self):
+        with Federation() as f:
+            top = with_authority(f)
+            hub = f.hub("north", top)
+            spoke = f.spoke("north-1", hub)
+            run = f.run(f.plan(rounds=100000)).id
+            f.wait(lambda: hub.audit("round.opened"), 30, "the run is open in the region")
+            name, cert = self.ask(spoke, hub, run, self.key(f, "one"))
+            self.assertIn("BEGIN CERTIFICATE", cert)
+            said = edge.openssl("x509", "-noout", "-text", stdin=cert.encode()).stdout.decode()
+            self.assertIn("pseudonym/%s/north/%s" % (name, run), said)
+            self.assertNotIn("north-1", said)
+            # The log of nobody on the way says whose it is, or what it is called.
+            for node in (top, hub):
+                with open(os.path.join(node.dir, "audit", "audit.log"), encoding="utf-8") as log:
+                    self.assertNotIn(name, log.read())
+            self.assertEqual(top.audit("pseudonym.given")[0]["data"],
+                             {"run": run, "parent": "north"})
+            self.assertEqual(self.ask(spoke, hub, run, os.path.join(f.dir, "one.key")),
+                             (name, cert))
+            self.assertIn("no second one", self.ask(spoke, hub, run, self.key(f, "two"))[1])
+            self.assertIn("not open here",
+                          self.ask(spoke, hub, "ab" * 32, self.key(f, "three"))[1])
+            unseal = ["pki", "unseal", name, "--dir", f.authority]
+            self.assertEqual(f.cli(*unseal, check=False).returncode, 2)
+            self.assertEqual(f.cli(*unseal, "--reason", "order 7").stdout.strip(), "north-1")
+            # It is no node's certificate: with it nobody attends and nothing is asked.
+            with open(os.path.join(f.dir, "pseudonym.pem"), "w", encoding="ascii") as file:
+                file.write(cert)
+            mark = hub.mark()
+            with grpc.secure_channel(
+                    "127.0.0.1:%d" % hub.port, grpc.ssl_channel_credentials(
+                        edge.read_file(f.authority, "ca.pem"),
+                        edge.read_file(f.dir, "one.key"), cert.encode()),
+                    [("grpc.ssl_target_name_override", "north")]) as channel:
+                with self.assertRaises(grpc.RpcError):
+                    channel.unary_unary("/consilium.console.Console/ListRuns")(b"", timeout=10)
+            # Who is revoked gets none, and what it had is on the list.
+            count = lambda: (hub.audit("revocations.taken") or [{"data": {"count": 0}}])[-1][
+                "data"]["count"]
+            before = count()
+            f.cli("revoke", "--dir", f.authority, "--name", "north-1")
+            f.wait(lambda: count() == before + 2, 10, "the list has both")
+            self.assertNotIn("BEGIN", self.ask(spoke, hub, run, self.key(f, "four"))[1])
+
+
 class TestKeysAtRest(unittest.TestCase):
     def test_a_key_is_encrypted_and_its_node_starts_with_the_passphrase_alone(self):
         with Federation() as f:
@@ -378,6 +512,80 @@ class TestKeysAtRest(unittest.TestCase):
             spoke.may_end = False
             spoke.start()
             f.wait(lambda: spoke.audit("parent.attended"), 20, "the spoke attends")
+
+    def test_updates_models_and_private_tensors_are_encrypted_on_disk_and_survive_kills(self):
+        models = {}
+        for encrypt in (False, True):
+            with Federation() as f:
+                secret = os.path.join(f.dir, "secret")
+                with open(secret, "w", encoding="ascii") as file:
+                    file.write("correct horse battery\n")
+                os.chmod(secret, 0o600)
+                keys = {"storage": {"encrypt": str(encrypt).lower()},
+                        "key_passphrase_file": secret}
+                keeps = dict(keys, retention={"updates_days": 30, "models_days": 30})
+                top = with_authority(f, **keeps)
+                hub = f.hub("north", top, children_min=2, **keeps)
+                spokes = [f.spoke("north-%d" % i, hub, **keys) for i in (1, 2)]
+                run = f.run(f.plan(rounds=6, codec={"name": "top_k", "share": 0.2}))
+                for number, node in ((2, hub), (3, spokes[0]), (4, top)):
+                    run.wait_round(number, hub)
+                    node.kill()
+                    node.start()
+                models[encrypt] = run.finish().model
+                for node in [top, hub] + spokes:
+                    node.stop()
+                self.look(f, [top, hub] + spokes, encrypt)
+                if encrypt:
+                    self.off_line(f, top, hub, run.id, secret)
+                    self.moved(f, spokes[0])
+        self.assertEqual(models[False], models[True])
+
+    def look(self, f, nodes, encrypt):
+        """Which files begin as ours do when they are encrypted."""
+        seen = 0
+        for node in nodes:
+            for folder in ("spool", "models", "retained", "residual"):
+                path = os.path.join(node.dir, folder)
+                for name in os.listdir(path) if os.path.isdir(path) else ():
+                    if name.startswith("."):
+                        continue
+                    with open(os.path.join(path, name), "rb") as file:
+                        self.assertEqual(file.read(16) == b"consilium-file 1", encrypt,
+                                         os.path.join(path, name))
+                    seen += 1
+        self.assertGreater(seen, 20)
+
+    def off_line(self, f, top, hub, run, secret):
+        """Auditors work beside the node with its passphrase, and on exports without."""
+        key = {"CONSILIUM_KEY_PASSPHRASE_FILE": secret}
+        out = os.path.join(f.dir, "export")
+
+        def told(*arguments, environment=None):
+            return subprocess.run([program("consilium"), *arguments], capture_output=True,
+                                  text=True, check=False, timeout=60,
+                                  env=dict(clean_environment(), **(environment or {})))
+
+        refused = told("audit", "verify", top.dir, hub.dir)
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("no passphrase is given", refused.stderr)
+        for arguments in (("audit", "verify", top.dir, hub.dir),
+                          ("audit", "replay", run, "--data-dir", top.dir),
+                          ("audit", "export", top.dir, "--out", out)):
+            done = told(*arguments, environment=key)
+            self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+        for arguments in (("audit", "verify", out), ("audit", "replay", run, "--data-dir", out)):
+            done = told(*arguments)
+            self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+
+    def moved(self, f, spoke):
+        """A data directory without its key starts nothing, and says what is missing."""
+        os.unlink(os.path.join(spoke.dir, "identity", "storage.pem"))
+        mark = spoke.mark()
+        spoke.may_end = True
+        spoke.spawn()
+        spoke.wait_log("cannot start: .*encrypted with the key .*storage.pem is not there", mark)
+        self.assertEqual(spoke.process.wait(20), 1)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,8 @@ static struct tier_bytes seed_of(unsigned i) {
     case 3:
         return tier_console_run_request_bytes(&(struct tier_console_run_request){.run = "0a"});
     case 4:
-        return tier_console_pull_bytes(&(struct tier_console_pull){.run = "0a", .graph = true});
+        return tier_console_pull_bytes(
+            &(struct tier_console_pull){.run = "0a", .kind = TIER_CONSOLE_PULL_GRAPH});
     case 5:
         return tier_console_approval_request_bytes(&(struct tier_console_approval_request){
             .action = TIER_CONSOLE_REVOKE, .subject = "north"});

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The messages of the edge: what is accepted encodes to bytes that mean the same. */
 #include "fuzz/fuzz.h"
+#include "tier/pseudonym.h"
 #include "tier/wire.h"
 
 #include <string.h>
@@ -71,6 +72,14 @@ static void others(const uint8_t *data, size_t size) {
         same(one, tier_wire_renew_request_bytes(&again));
         tier_wire_renew_request_release(&again);
         tier_wire_renew_request_release(&renewal);
+    }
+    struct tier_pseudonym_ask asked, asked_again;
+    if (tier_wire_pseudonym(data, size, &asked, NULL) == TIER_OK) {
+        struct tier_bytes one = tier_wire_pseudonym_bytes(&asked);
+        FUZZ_CHECK(tier_wire_pseudonym(one.data, one.n, &asked_again, NULL) == TIER_OK);
+        same(one, tier_wire_pseudonym_bytes(&asked_again));
+        tier_pseudonym_ask_release(&asked_again);
+        tier_pseudonym_ask_release(&asked);
     }
     if (tier_wire_enroll_reply(data, size, &a, &b, NULL) == TIER_OK) {
         free(a);
@@ -152,6 +161,13 @@ static struct tier_bytes seed_of(unsigned i) {
         down.secure = (struct tier_secure_body){TIER_MASK_SURVIVORS, bytes, sizeof bytes};
         return i == 22 ? tier_wire_from_child_bytes(&up) : tier_wire_to_child_bytes(&down);
     }
+    if (i == 24)
+        return tier_wire_pseudonym_bytes(&(struct tier_pseudonym_ask){.cert_pem = "cert",
+                                                                      .csr_pem = "csr",
+                                                                      .run = {{1}},
+                                                                      .parent = "north",
+                                                                      .signature = {1},
+                                                                      .signature_bytes = 70});
     if (i == 14)
         return tier_wire_enroll_request_bytes("token", "pem");
     return tier_wire_fetch_request_bytes(&(struct tier_fetch_request){.offset = 9});
@@ -161,7 +177,7 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
     struct tier_piece p = {.offset = 1u << 20, .total = 7, .data_bytes = 100};
 
     FUZZ_CHECK(room >= 1024);
-    if (i > 23)
+    if (i > 24)
         return 0;
     if (i == 16) {
         p.id.b[0] = 1;

@@ -18,7 +18,7 @@
 #define RING_VALUES 5 /* of an update; the last stands for its weight */
 
 struct ring_child {
-    char name[16];
+    char name[TIER_NAME_LEN_MAX + 1];
     struct tier_mask_trust trust;
     struct tier_mask_child *c;
     uint64_t values[RING_VALUES], masked[RING_VALUES];

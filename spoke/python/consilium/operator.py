@@ -158,9 +158,21 @@ class Operator:
 
     def pull_file(self, path: str, run: str = "", sha256: str = "", graph: bool = False) -> str:
         """Writes a run's published model (.safetensors), or with `graph` its ONNX file, or the
-        file of that SHA-256, and returns its SHA-256. The bytes are checked against it."""
+        file of that SHA-256, and returns its SHA-256. The bytes are checked against it. The signed
+        card of a released model comes too, into the file `path`.card.json."""
         kind = protocol.PullRequest.GRAPH if graph else protocol.PullRequest.MODEL
-        request = protocol.PullRequest(run=run, sha256=sha256, kind=0 if sha256 else kind)
+        got = self._pull(path, protocol.PullRequest(run=run, sha256=sha256,
+                                                    kind=0 if sha256 else kind))
+        if not graph:
+            try:
+                self.pull_card(path + ".card.json", sha256=got)
+            except grpc.RpcError as error:  # not released, or a hub that knows no cards
+                if error.code() not in (grpc.StatusCode.NOT_FOUND,
+                                        grpc.StatusCode.INVALID_ARGUMENT):
+                    raise
+        return got
+
+    def _pull(self, path: str, request: Any) -> str:
         digest, wanted = hashlib.sha256(), b""
         folder = os.path.dirname(os.path.abspath(path))
         handle, temporary = tempfile.mkstemp(prefix=".consilium-", dir=folder)
@@ -178,6 +190,29 @@ class Operator:
             os.unlink(temporary)
             raise
         return digest.hexdigest()
+
+    def card(self, run: str = "", sha256: str = "") -> Dict[str, Any]:
+        """What the signed card of a released model says, by its run or its own SHA-256: purpose,
+        data contract, who counted, metrics and their spread over children, privacy spent, lineage.
+        grpc.RpcError NOT_FOUND where two operators have not released it. Its signature is checked
+        by `consilium model verify`, with the file of pull_card."""
+        with tempfile.TemporaryDirectory(prefix="consilium-") as folder:
+            path = os.path.join(folder, "card.json")
+            self.pull_card(path, run, sha256)
+            with open(path, encoding="utf-8") as f:
+                return dict(json.load(f)["card"])
+
+    def pull_card(self, path: str, run: str = "", sha256: str = "") -> str:
+        """Writes the signed card of a released model and returns the SHA-256 of the model that it
+        is of. Beside a model in FILE it belongs into FILE.card.json."""
+        self._pull(path, protocol.PullRequest(run=run, sha256=sha256,
+                                              kind=protocol.PullRequest.CARD))
+        with open(path, encoding="utf-8") as f:
+            model = str(json.load(f)["card"]["model"]["sha256"])
+        if sha256 and model != sha256:
+            os.unlink(path)
+            raise ValueError("the hub sent the card of %s for the model %s" % (model, sha256))
+        return model
 
     def pull(self, run: str = "", sha256: str = "") -> Dict[str, np.ndarray]:
         """A published model as name -> array."""

@@ -305,7 +305,7 @@ Test(hub_console, an_operator_starts_watches_and_pulls_a_run) {
     cr_assert(eq(u32, c.run.history[1].updates, 1));
     cr_assert(tier_hash_equal(&c.run.history[2].model, &c.run.model));
 
-    struct tier_console_pull pull = {.graph = false};
+    struct tier_console_pull pull = {.kind = TIER_CONSOLE_PULL_MODEL};
     struct tier_hash model = c.run.model, got;
     struct tier_bytes out = tier_console_pull_bytes(&pull);
     c.pulls = true;

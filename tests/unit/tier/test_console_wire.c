@@ -180,21 +180,21 @@ Test(tier_console_wire, a_run_is_named_by_hex_digits_only) {
 }
 
 Test(tier_console_wire, a_pull_names_a_file_one_way_only) {
-    struct tier_console_pull p = {.run = "ab", .graph = true}, back;
+    struct tier_console_pull p = {.run = "ab", .kind = TIER_CONSOLE_PULL_GRAPH}, back;
     struct tier_bytes b = tier_console_pull_bytes(&p);
     cr_assert(eq(int, tier_console_pull(b.data, b.n, &back, &err), TIER_OK));
-    cr_assert(back.graph);
+    cr_assert_eq(back.kind, TIER_CONSOLE_PULL_GRAPH);
     cr_assert(tier_hash_is_zero(&back.file));
     free(b.data);
 
-    p = (struct tier_console_pull){.graph = false};
+    p = (struct tier_console_pull){.kind = TIER_CONSOLE_PULL_MODEL};
     memset(p.file.b, 1, sizeof p.file.b);
     b = tier_console_pull_bytes(&p);
     cr_assert(eq(int, tier_console_pull(b.data, b.n, &back, &err), TIER_OK));
     cr_assert(tier_hash_equal(&back.file, &p.file));
     free(b.data);
 
-    p.graph = true;
+    p.kind = TIER_CONSOLE_PULL_GRAPH;
     b = tier_console_pull_bytes(&p);
     cr_assert(eq(int, tier_console_pull(b.data, b.n, &back, &err), TIER_EPROTO));
     free(b.data);

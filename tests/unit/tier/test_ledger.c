@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define RUN "00000000000000000000000000000000000000000000000000000000000000a1"
 #define OTHER "00000000000000000000000000000000000000000000000000000000000000b2"
@@ -199,4 +201,78 @@ Test(tier_ledger, it_may_be_read_while_it_is_open_and_is_not_made_by_reading) {
     snprintf(path, sizeof path, "%s/ledger.db", dir);
     cr_assert(stat(path, &info) == 0);
     cr_expect(eq(int, (int)(info.st_mode & 0777), 0600)); /* keys are in it */
+}
+
+/* ---- claims ---- */
+
+static uint64_t claimed_but(struct tier_ledger *l, const char *run, size_t *kinds) {
+    struct tier_privacy_event *events = NULL;
+    uint64_t total = 0;
+    cr_assert(tier_ledger_events_claimed(l, TIER_LEDGER_PATIENT, run, &events, kinds, NULL, &err) ==
+                  TIER_OK,
+              "%s", err.text);
+    for (size_t i = 0; i < *kinds; i++)
+        total += events[i].count;
+    free(events);
+    return total;
+}
+
+static void claim(struct tier_ledger *l, const char *run, uint64_t rounds) {
+    const struct tier_privacy_event each = {1.25, 0.03125, 50};
+    cr_assert(tier_ledger_claim(l, TIER_LEDGER_PATIENT, run, &each, rounds, &err) == TIER_OK, "%s",
+              err.text);
+}
+
+Test(tier_ledger, what_a_run_claims_counts_for_others_until_it_is_charged_or_over) {
+    struct tier_ledger *l = open_ledger();
+    struct tier_ledger_charge c = charge_of(RUN, 1);
+    size_t kinds;
+    claim(l, RUN, 4);
+    cr_expect(eq(u64, claimed_but(l, OTHER, &kinds), 200));
+    cr_expect(eq(u64, claimed_but(l, RUN, &kinds), 0)); /* not for itself */
+    charge(l, &c);                                      /* one of the four: as much as before */
+    cr_expect(eq(u64, claimed_but(l, OTHER, &kinds), 200));
+    cr_expect(eq(u64, claimed_but(l, RUN, &kinds), 50));
+    cr_expect(tier_ledger_charge(l, &c, &err) == TIER_ECONFLICT); /* and uses up nothing */
+    cr_expect(eq(u64, claimed_but(l, OTHER, &kinds), 200));
+    claim(l, RUN, 9);
+    cr_expect(eq(u64, claimed_but(l, OTHER, &kinds), 500));
+    cr_assert(tier_ledger_unclaim(l, RUN, &err) == TIER_OK);
+    cr_expect(eq(u64, claimed_but(l, OTHER, &kinds), 50));
+    tier_ledger_close(l);
+}
+
+Test(tier_ledger, of_two_processes_that_look_before_they_claim_the_second_sees_the_first) {
+    enum { EACH = 40 };
+    char path[1100];
+    snprintf(path, sizeof path, "%s/shared.db", dir);
+    for (int process = 0; process < 2; process++)
+        if (fork() == 0) {
+            struct tier_ledger *l = NULL;
+            for (int i = 0; i < EACH; i++) {
+                char run[TIER_HASH_HEX];
+                size_t kinds;
+                snprintf(run, sizeof run, "%064x", process * 1000 + i);
+                if (tier_ledger_open_at(dir, path, false, &l, &err) != TIER_OK ||
+                    tier_ledger_begin(l, &err) != TIER_OK)
+                    _exit(2);
+                /* There is room for so many in all, whoever takes them. */
+                if (claimed_but(l, run, &kinds) < 50 * EACH)
+                    claim(l, run, 1);
+                if (tier_ledger_commit(l, &err) != TIER_OK)
+                    _exit(3);
+                tier_ledger_close(l);
+            }
+            _exit(0);
+        }
+    for (int process = 0; process < 2; process++) {
+        int status = 0;
+        cr_assert(wait(&status) > 0);
+        cr_expect(status == 0);
+    }
+    struct tier_ledger *l = NULL;
+    size_t kinds;
+    cr_assert(tier_ledger_open_at(dir, path, true, &l, &err) == TIER_OK, "%s", err.text);
+    cr_expect(eq(u64, claimed_but(l, OTHER, &kinds), 50 * EACH));
+    tier_ledger_close(l);
 }

@@ -208,3 +208,36 @@ Test(tier_signed, a_plan_is_admitted_by_what_the_node_wants_of_it) {
     free(text);
     release(&ca, &alice);
 }
+
+Test(tier_signed, a_signer_who_is_revoked_later_is_found_by_the_signature_that_was_taken) {
+    struct ca ca = make_ca("nhs");
+    struct tier_node alice = make(&ca, "alice", TIER_ROLE_OPERATOR);
+    struct tier_revocations *list = NULL, *others = NULL;
+    struct tier_identity id = {0};
+    struct tier_revoked gone = {.revoked_s = NOW};
+    char why[128] = "";
+    uint8_t *der = NULL;
+    size_t bytes, n = 0;
+    char *text = sign(&alice, &bytes);
+
+    MUST(tier_signed_check(text, bytes, &plan, ca.cert, NULL, NOW, &id, err));
+    CHECK(!tier_signed_revoked(text, bytes, NULL, why, sizeof why));
+    snprintf(gone.serial, sizeof gone.serial, "%s", id.serial);
+    gone.serial[0] = gone.serial[0] == 'f' ? 'e' : 'f'; /* another's */
+    MUST(tier_revocations_make(ca.key, ca.cert, 1, NOW, NOW + DAY, &gone, 1, &der, &n, err));
+    MUST(tier_revocations_read(der, n, ca.cert, &others, err));
+    free(der);
+    CHECK(!tier_signed_revoked(text, bytes, others, why, sizeof why));
+    snprintf(gone.serial, sizeof gone.serial, "%s", id.serial);
+    MUST(tier_revocations_make(ca.key, ca.cert, 2, NOW, NOW + DAY, &gone, 1, &der, &n, err));
+    MUST(tier_revocations_read(der, n, ca.cert, &list, err));
+    free(der);
+    CHECK(tier_signed_revoked(text, bytes, list, why, sizeof why));
+    CHECK(strstr(why, "alice, who signed the plan") != NULL);
+    CHECK(!tier_signed_revoked("", 0, list, why, sizeof why));
+    CHECK(!tier_signed_revoked(text, bytes / 3, list, why, sizeof why)); /* no certificate */
+    tier_revocations_free(list);
+    tier_revocations_free(others);
+    free(text);
+    release(&ca, &alice);
+}

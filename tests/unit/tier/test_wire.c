@@ -3,6 +3,7 @@
 #include "tier/authority.h"
 #include "tier/cert.h"
 #include "tier/update.h"
+#include "tier/pseudonym.h"
 #include "tier/wire.h"
 
 #include <inttypes.h>
@@ -698,6 +699,33 @@ Test(tier_wire, a_renewal_comes_back_as_it_was_and_has_bounds) {
     b = tier_wire_renew_request_bytes(&m);
     REFUSED(TIER_EPROTO, "renew.csr_pem has 16385",
             tier_wire_renew_request(b.data, b.n, &back, err));
+    free(b.data);
+}
+
+Test(tier_wire, a_question_for_a_pseudonym_comes_back_as_it_was_and_has_bounds) {
+    struct tier_pseudonym_ask m = {.cert_pem = "cert", .csr_pem = "csr", .run = {{7}}}, back;
+    snprintf(m.parent, sizeof m.parent, "north");
+    m.signature_bytes = sizeof m.signature;
+    memset(m.signature, 0x5a, sizeof m.signature);
+    struct tier_bytes b = tier_wire_pseudonym_bytes(&m);
+    CHECK(b.n <= TIER_RENEW_BYTES_MAX);
+    MUST(tier_wire_pseudonym(b.data, b.n, &back, err));
+    cr_assert(eq(str, back.cert_pem, "cert"));
+    cr_assert(eq(str, back.csr_pem, "csr"));
+    cr_assert(eq(str, back.parent, "north"));
+    CHECK(tier_hash_equal(&back.run, &m.run));
+    same_blob(back.signature, back.signature_bytes, m.signature, m.signature_bytes);
+    tier_pseudonym_ask_release(&back);
+    REFUSED(TIER_EPROTO, "a request for a pseudonym", tier_wire_pseudonym(b.data, 3, &back, err));
+    /* Without its run, which is the third field: 0x1a and 32 bytes. */
+    uint8_t *run = memmem(b.data, b.n, "\x1a\x20\x07", 3);
+    CHECK(run != NULL);
+    memmove(run, run + 34, b.n - (size_t)(run - b.data) - 34);
+    REFUSED(TIER_EPROTO, "pseudonym.run", tier_wire_pseudonym(b.data, b.n - 34, &back, err));
+    free(b.data);
+    m.signature_bytes = 0;
+    b = tier_wire_pseudonym_bytes(&m);
+    REFUSED(TIER_EPROTO, "pseudonym.signature has 0", tier_wire_pseudonym(b.data, b.n, &back, err));
     free(b.data);
 }
 
