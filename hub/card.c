@@ -11,6 +11,7 @@
 #include "tier/log.h"
 #include "tier/model.h"
 #include "tier/signed.h"
+#include "tier/site.h"
 #include "tier/statistics.h"
 
 #include <inttypes.h>
@@ -303,6 +304,26 @@ static enum tier_status metrics_json(struct about *a, json_t *card, struct tier_
     return TIER_OK;
 }
 
+/* Of whole sites it is the same for all, whatever they have: no more than what the rounds cost. */
+static enum tier_status site_json(const struct about *a, json_t *privacy, struct tier_err *err) {
+    const struct tier_plan *plan = &a->run->plan;
+    uint64_t trained = a->round < plan->rounds ? a->round : plan->rounds;
+    struct tier_privacy_bound spent;
+
+    if (!tier_site_on(plan) || a->round == 0) {
+        json_object_set_new(privacy, "site", json_null());
+        return TIER_OK;
+    }
+    const struct tier_privacy_event e = tier_site_event(plan, trained);
+    TIER_TRY(tier_privacy_concentrated(&e, 1, plan->site.delta, &spent, err));
+    json_object_set_new(
+        privacy, "site",
+        json_pack("{s:f, s:f, s:o}", "delta", plan->site.delta, "epsilon_max",
+                  plan->site.epsilon_max, "epsilon",
+                  isfinite(spent.epsilon) ? json_real(spent.epsilon) : json_null()));
+    return TIER_OK;
+}
+
 /* Hospitals' own ledgers stay with them; what the plan cost a site follows from its rows. */
 static enum tier_status privacy_json(const struct about *a, json_t *card, struct tier_err *err) {
     static const uint64_t rows[] = {100, 300, 1000, 3000, 10000};
@@ -313,6 +334,7 @@ static enum tier_status privacy_json(const struct about *a, json_t *card, struct
     privacy = need(json_object());
     json_object_set_new(privacy, "plan", asked ? json_incref(asked) : json_null());
     json_object_set_new(card, "privacy", privacy);
+    TIER_TRY(site_json(a, privacy, err));
     if (!tier_budget_patient(plan) || a->round == 0) {
         json_object_set_new(privacy, "patient", json_null());
         return TIER_OK;

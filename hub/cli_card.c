@@ -180,10 +180,15 @@ static void print_metrics(const json_t *metrics) {
 
 static void print_privacy(const json_t *privacy) {
     const json_t *patient = json_object_get(privacy, "patient"), *site;
+    const json_t *sites = json_object_get(privacy, "site");
     size_t i;
 
+    if (json_is_object(sites))
+        printf("  a site as a whole, at delta %g: epsilon %.4f\n",
+               json_number_value(json_object_get(sites, "delta")),
+               json_number_value(json_object_get(sites, "epsilon")));
     if (!json_is_object(patient)) {
-        puts("  none: the plan asks for no noise that protects patients");
+        puts("  of patients none: the plan asks for no noise that protects them");
         return;
     }
     printf("  patients, at delta %g, a site with so many training rows:\n",

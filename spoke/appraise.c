@@ -7,12 +7,15 @@
 #include "tier/content.h"
 #include "tier/graph.h"
 #include "tier/plan.h"
+#include "tier/vault.h"
 
+#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define LINE_BYTES 8192
 
@@ -27,19 +30,21 @@ struct appraiser {
 };
 
 static enum tier_status read_plan(const char *path, struct tier_plan *out, struct tier_err *err) {
-    FILE *f = fopen(path, "rb");
-    char *text = f ? malloc(TIER_PLAN_BYTES_MAX + 1) : NULL;
-    size_t n = text ? fread(text, 1, TIER_PLAN_BYTES_MAX + 1, f) : 0;
-    enum tier_status st = TIER_OK;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    char *text = malloc(TIER_PLAN_BYTES_MAX + 1);
+    struct tier_cipher cipher;
+    ssize_t n = -1;
+    enum tier_status st = fd < 0 ? tier_fail_errno(err, TIER_EIO, "%s cannot be read", path)
+                                 : tier_cipher_of(path, fd, &cipher, err);
 
-    if (!f)
-        st = tier_fail_errno(err, TIER_EIO, "%s cannot be read", path);
-    else if (!text)
+    if (st == TIER_OK && text)
+        n = tier_cipher_pread(&cipher, fd, text, TIER_PLAN_BYTES_MAX + 1, 0);
+    if (st == TIER_OK && !text)
         st = tier_fail(err, TIER_ENOMEM, "no memory for a plan");
-    else
-        st = tier_plan_parse(text, n, out, err);
-    if (f)
-        fclose(f);
+    else if (st == TIER_OK)
+        st = tier_plan_parse(text, n > 0 ? (size_t)n : 0, out, err);
+    if (fd >= 0)
+        close(fd);
     free(text);
     return st;
 }

@@ -8,9 +8,11 @@
 #include "spoke/predict.h"
 #include "spoke/spoke.h"
 #include "spoke/steward.h"
+#include "tier/key_file.h"
 #include "tier/log.h"
 #include "tier/node_main.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* consilium-spoke member: one more server of a spoke. */
@@ -44,6 +46,7 @@ int main(int argc, char **argv) {
     struct tier_err err = {0};
     int code;
 
+    tier_key_file_passphrase(getenv("CONSILIUM_KEY_PASSPHRASE_FILE"));
     if (argc > 1 && strcmp(argv[1], "member") == 0)
         return run_member(argc - 1, argv + 1);
     if (argc > 1 && strcmp(argv[1], "check-data") == 0)

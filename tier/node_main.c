@@ -8,6 +8,7 @@
 #include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
@@ -38,6 +39,8 @@ bool tier_node_begin(enum tier_config_kind kind, const char *program, int argc, 
         return false;
     tier_log_init(config->name, (enum tier_log_level)config->log_level);
     tier_key_file_passphrase(config->key_passphrase_file);
+    if (*config->key_passphrase_file) /* for the programs that a node starts beside itself */
+        setenv("CONSILIUM_KEY_PASSPHRASE_FILE", config->key_passphrase_file, 1);
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
         files.rlim_cur = files.rlim_max; /* every child is a descriptor */

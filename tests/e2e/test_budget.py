@@ -131,8 +131,8 @@ class Budget(unittest.TestCase):
                                  "completed")
                 rows = sites[0].audit("data.opened")[0]["data"]["train_rows"]
                 noise = feds[0].cli("privacy", "noise", "--epsilon", "4.6", "--delta", str(DELTA),
-                                    "--rate", repr(16 / rows), "--steps", "1200", "--json").stdout
-                costly = private(noise=json.loads(noise)["noise"], steps=600)  # once, not twice
+                                    "--rate", repr(16 / rows), "--steps", "600", "--json").stdout
+                costly = private(noise=json.loads(noise)["noise"], steps=300)  # once, not twice
 
                 def refused(words):
                     mark = tops[1].mark()
