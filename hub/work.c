@@ -23,6 +23,7 @@
 
 #define RETRY_MS 2000
 #define PROGRESS_MS 1000
+#define PART_FAILURES_MAX 8
 
 static void *need(void *p) {
     if (!p)
@@ -282,18 +283,32 @@ static bool report_damage(struct hub_run *run, const struct job *job) {
     return any;
 }
 
+/* Parts save disk, no round needs them: without them its own fold says whether there is a sum. */
+static void part_failed(struct hub_run *run, const struct job *job) {
+    struct tier_round_event e = {.type = TIER_EVENT_NO_PART};
+
+    if (report_damage(run, job)) {
+        try_part_again(run);
+    } else if (never_works(job->st) || ++run->part_failures >= PART_FAILURES_MAX) {
+        tier_log_error("run %.12s round %" PRIu64 ": %s; nothing is folded before it closes",
+                       run->hex, run->round.number, job->err.text);
+        hub_work_step(run, &e);
+        hold_places(run->hub); /* what waits for the close holds none */
+    } else {
+        retry_fold(run, &job->err);
+    }
+}
+
 /* The partial takes the place of its inputs in the journal first, then on the disk. */
 static void part_done(struct hub_run *run, struct job *job) {
     struct tier_round_event e = {.type = TIER_EVENT_PARTED, .update = job->result};
     struct tier_round_actions actions = {0};
 
     if (job->st != TIER_OK) {
-        if (report_damage(run, job))
-            try_part_again(run);
-        else
-            retry_fold(run, &job->err);
+        part_failed(run, job);
         return;
     }
+    run->part_failures = 0;
     tier_round_step(&run->round, &e, &actions);
     hub_rows_children(run, job->children, job->child_count);
     hub_audit(run->hub, "round.part", "h:run", &run->id, "u:round", job->round, "u:updates",
