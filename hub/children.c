@@ -3,11 +3,13 @@
  * A run's children: what they are told of it, and what they say, as events of its round. Nothing of
  * a child's is kept before it was checked against the plan.
  */
+#include "hub/contributor.h"
 #include "hub/run_private.h"
 #include "hub/work.h"
 #include "tier/log.h"
 #include "tier/nova.h"
 #include "tier/stale.h"
+#include "tier/site.h"
 #include "tier/statistics.h"
 
 #include <inttypes.h>
@@ -29,6 +31,7 @@ uint32_t hub_run_child_number(struct hub_run *run, const char *name) {
     struct hub_child *c = &run->children[run->child_count];
     *c = (struct hub_child){0};
     snprintf(c->name, sizeof c->name, "%s", name);
+    c->record = hub_contributor_load(run, name);
     return (uint32_t)run->child_count++;
 }
 
@@ -200,6 +203,8 @@ void hub_run_withdrew(struct hub_run *run, const char *child, uint64_t round,
         .type = TIER_EVENT_WITHDRAW, .child = hub_run_child_number(run, child), .update = *update};
     struct hub_child *c = &run->children[e.child];
     const char *why_not = NULL;
+    /* Of an update that was lost with its file, too: it counted once. */
+    bool known = tier_hash_equal(&tier_round_child(&run->round, e.child)->update, update);
 
     if (run->state != HUB_RUN_OPEN)
         why_not = "the run is over";
@@ -207,15 +212,19 @@ void hub_run_withdrew(struct hub_run *run, const char *child, uint64_t round,
         why_not = "the round is committed: its model holds the update, if that was in time";
     else if (round > hub_run_child_round(run, e.child))
         why_not = "that round is not open here";
-    else if (c->has_early && tier_hash_equal(&c->early.update, update))
+    else if (c->has_early && tier_hash_equal(&c->early.update, update)) {
         hub_work_drop_early(run, e.child);
-    else
+        known = true;
+    } else
         why_not = tier_round_holds_fast(&run->round, e.child, update);
     tier_log_warn("run %.12s round %" PRIu64 ": %s withdraws its update%s%s: %s", run->hex, round,
                   child, why_not ? " in vain, since " : "", why_not ? why_not : "", reason);
-    hub_audit(run->hub, why_not ? "withdrawal.refused" : "update.withdrawn", "h:run", &run->id,
-              "u:round", round, "s:child", child, "h:update", update, "s:reason", reason, "s:why",
-              why_not);
+    hub_audit(run->hub,
+              why_not ? "withdrawal.refused"
+              : known ? "update.withdrawn"
+                      : "withdrawal.unknown", /* it never came here */
+              "h:run", &run->id, "u:round", round, "s:child", child, "h:update", update, "s:reason",
+              reason, "s:why", why_not);
     hub_fault(run->hub, child);
     if (!why_not) {
         const struct tier_round_child *now = tier_round_child(&run->round, e.child);
@@ -292,6 +301,7 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
                tier_task_classes_check(h->metrics, run->classes, &err) != TIER_OK ||
                tier_nova_check(&run->plan, h, &err) != TIER_OK ||
                tier_stale_check(&run->plan, h, &err) != TIER_OK ||
+               tier_site_check(&run->plan, h, &err) != TIER_OK ||
                tier_statistics_check(&run->plan, h->metrics, &err) != TIER_OK) {
         refuse(run, child, h->round, id, err.text);
     } else {

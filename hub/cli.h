@@ -102,6 +102,10 @@ int cli_audit_verify(int argc, char **argv);
 int cli_audit_replay(int argc, char **argv);
 int cli_audit_export(int argc, char **argv);
 int cli_stats(int argc, char **argv);
+int cli_contribution(int argc, char **argv);
+int cli_overlap(int argc, char **argv);
+int cli_quarantine_list(int argc, char **argv);
+int cli_quarantine_pardon(int argc, char **argv);
 int cli_privacy_cost(int argc, char **argv);
 int cli_privacy_noise(int argc, char **argv);
 

@@ -167,8 +167,9 @@ static void show_round(void *arg, const struct tier_replay_round *r) {
     printf("%6" PRIu64 " %8" PRIu64 " %10" PRIu64 "  %-9s %s\n", r->round, r->updates, r->weight,
            result_text(r->result), has_made ? made : "-");
     if (*r->why)
-        printf("       %s%s%s\n", r->why, has_made ? "; the log says " : "",
-               has_made ? logged : "");
+        printf("       %s%s%s\n", r->why,
+               has_made && r->result == TIER_REPLAY_DIFFERS ? "; the log says " : "",
+               has_made && r->result == TIER_REPLAY_DIFFERS ? logged : "");
 }
 
 static int remove_one(const char *name, const struct stat *info, int type, struct FTW *at) {

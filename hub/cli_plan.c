@@ -5,6 +5,7 @@
 #include "tier/plan.h"
 #include "tier/share.h"
 #include "tier/signed.h"
+#include "tier/site.h"
 #include "tier/task.h"
 
 #include <inttypes.h>
@@ -143,7 +144,9 @@ static void print_checked(const struct loaded *l) {
     printf("  merges    at the top: %s%s, at hubs: %s%s\n", mixing(&l->plan.top.merge),
            tier_plan_rule_text(&l->plan.top.merge), mixing(&l->plan.hub.merge),
            tier_plan_rule_text(&l->plan.hub.merge));
-    printf("  updates   %s%s%s\n", tier_encoding_text(tier_task_encoding(&l->plan)),
+    printf("  updates   %s%s%s\n",
+           tier_site_on(&l->plan) ? "sum: whole numbers, cut"
+                                  : tier_encoding_text(tier_task_encoding(&l->plan)),
            l->plan.codec.entropy == TIER_PLAN_ENTROPY_ZSTD
                ? ", in zstd frames where that is shorter"
                : "",

@@ -45,8 +45,9 @@ int cli_privacy_cost(int argc, char **argv) {
     const struct cli_usage usage = {
         "privacy cost", "",
         "What Gaussian noise on Poisson samples costs: an upper bound of epsilon at delta by the "
-        "privacy loss distribution, the lower bound beside it, and the upper bound by Renyi "
-        "accounting"};
+        "privacy loss distribution, the lower bound beside it, and the upper bounds by Renyi "
+        "accounting and by concentrated privacy"};
+    struct tier_privacy_bound bound;
     struct tier_privacy_cost cost;
     struct tier_err err = {0};
     int code = cli_parse(&usage, options, COUNT(options), argc, argv, NULL, 0, 0);
@@ -54,17 +55,22 @@ int cli_privacy_cost(int argc, char **argv) {
     if (code != CLI_GO)
         return code;
     e.count = (uint64_t)steps;
-    if (tier_privacy_cost(&e, 1, delta, &cost, &err) != TIER_OK)
+    if (tier_privacy_cost(&e, 1, delta, &cost, &err) != TIER_OK ||
+        tier_privacy_concentrated(&e, 1, delta, &bound, &err) != TIER_OK)
         return cli_failed(&err);
     if (json)
-        return cli_print_json(json_pack("{s:o, s:o, s:o, s:f, s:f}", "epsilon", number(cost.tight),
-                                        "at_least", number(cost.floor), "rdp", number(cost.rdp),
-                                        "order", cost.order, "delta", delta));
+        return cli_print_json(json_pack("{s:o, s:o, s:o, s:f, s:o, s:f, s:f}", "epsilon",
+                                        number(cost.tight), "at_least", number(cost.floor), "rdp",
+                                        number(cost.rdp), "order", cost.order, "zcdp",
+                                        number(bound.epsilon), "rho", bound.rho, "delta", delta));
     if (!isfinite(cost.tight))
         printf("epsilon  above %g: no protection to speak of\n", TIER_PRIVACY_EPSILON_MAX);
     else
         printf("epsilon  %.4f\nat least %.4f\nrdp      %.4f (order %.1f)\n", cost.tight, cost.floor,
                cost.rdp, cost.order);
+    if (isfinite(bound.epsilon))
+        printf("zcdp     %.4f (rho %.6f), were every record in every sample\n", bound.epsilon,
+               bound.rho);
     return cli_done();
 }
 

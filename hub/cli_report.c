@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,10 +96,26 @@ static const char *update_key(const json_t *data, char key[512]) {
     return key;
 }
 
-static void on_counted(struct report *r, json_t *run, const json_t *data) {
+static json_t *child_in(json_t *run, const json_t *data) {
+    return member(member(run, "children", false), text_of(data, "child"), false);
+}
+
+static void add_real(json_t *o, const char *key, double x) {
+    json_object_set_new(o, key, json_real(json_number_value(json_object_get(o, key)) + x));
+}
+
+/* What came of it, and how long it was waited for: the hub sees no more of a child's work. */
+static void on_counted(struct report *r, json_t *run, const json_t *data, int64_t ms) {
     const char *in = json_object_get(data, "counted") ? "counted" : "round";
-    json_t *round = round_in(run, data, in);
+    json_t *round = round_in(run, data, in), *child = child_in(run, data);
+    int64_t opened_ms =
+        json_integer_value(json_object_get(round_in(run, data, "round"), "opened_ms"));
     char key[512];
+
+    add(child, "updates", 1);
+    add(child, "weight", json_integer_value(json_object_get(data, "weight")));
+    if (opened_ms > 0 && ms >= opened_ms)
+        add_real(child, "seconds", (double)(ms - opened_ms) / 1000);
 
     add(round, "weight", json_integer_value(json_object_get(data, "weight")));
     json_array_append(member(round, "children", true), json_object_get(data, "child"));
@@ -107,16 +124,25 @@ static void on_counted(struct report *r, json_t *run, const json_t *data) {
                                   json_object_get(data, "weight")));
 }
 
-/* The update counts no more; one that was withdrawn before it was counted never did. */
-static void on_withdrawn(struct report *r, json_t *run, const json_t *data) {
+/* The update counts no more; one that was withdrawn before it was counted never did, and one in
+ * quarantine may be said to be twice. */
+static void on_uncounted(struct report *r, json_t *run, const json_t *data, const char *as) {
     char key[512];
     json_t *was = json_object_get(r->counted, update_key(data, key));
-    json_t *round = round_in(run, was ? was : data, "round");
+    json_t *round = round_in(run, was ? was : data, "round"), *child = child_in(run, data);
     json_t *children = member(round, "children", true);
+    bool quarantined = strcmp(as, "quarantined") == 0;
 
-    add(round, "withdrawn", 1);
+    if (was || !quarantined)
+        add(round, as, 1);
+    if (was && quarantined)
+        add(child, as, 1);
+    if (quarantined)
+        json_object_set(child, "reason", json_object_get(data, "reason"));
     if (!was)
         return;
+    add(child, "updates", -1);
+    add(child, "weight", -json_integer_value(json_object_get(was, "weight")));
     add(round, "weight", -json_integer_value(json_object_get(was, "weight")));
     for (size_t i = json_array_size(children); i-- > 0;)
         if (json_equal(json_array_get(children, i), json_object_get(data, "child"))) {
@@ -124,6 +150,25 @@ static void on_withdrawn(struct report *r, json_t *run, const json_t *data) {
             break;
         }
     json_object_del(r->counted, key);
+}
+
+/* A fold that a restart does again gives the same figures, so the last line of a round counts. */
+static void on_contributed(json_t *run, const json_t *data) {
+    json_t *child = child_in(run, data);
+    json_int_t round = json_integer_value(json_object_get(data, "round"));
+
+    json_object_set(run, "utility", json_object_get(data, "utility"));
+    if (round <= json_integer_value(json_object_get(child, "last_shared")))
+        return;
+    json_object_set_new(child, "last_shared", json_integer(round));
+    add(child, "bytes", json_integer_value(json_object_get(data, "bytes")));
+    if (!json_is_true(json_object_get(data, "known")))
+        return;
+    double error = json_number_value(json_object_get(data, "error"));
+    add(child, "shares", 1);
+    add_real(child, "share", json_number_value(json_object_get(data, "share")));
+    add_real(child, "share_variance", error * error);
+    add_real(child, "without", json_number_value(json_object_get(data, "without")));
 }
 
 static void on_run(struct report *r, const char *event, const json_t *data, int64_t ms) {
@@ -158,9 +203,13 @@ static void on_run(struct report *r, const char *event, const json_t *data, int6
         set_time(round, "opened_ms", ms);
         json_object_set(round, "base", json_object_get(data, "base"));
     } else if (strcmp(event, "update.counted") == 0) {
-        on_counted(r, run, data);
+        on_counted(r, run, data, ms);
     } else if (strcmp(event, "update.withdrawn") == 0) {
-        on_withdrawn(r, run, data);
+        on_uncounted(r, run, data, "withdrawn");
+    } else if (strcmp(event, "update.quarantined") == 0) {
+        on_uncounted(r, run, data, "quarantined");
+    } else if (strcmp(event, "update.contributed") == 0) {
+        on_contributed(run, data);
     } else if (strcmp(event, "update.refused") == 0) {
         add(round_in(run, data, "round"), "refused", 1);
     } else if (strcmp(event, "round.committed") == 0) {
@@ -183,7 +232,8 @@ static void on_run(struct report *r, const char *event, const json_t *data, int6
 
 static bool is_incident(const char *event) {
     static const char *const kinds[] = {"audit.cut",       "peer.equivocates", "peer.began_anew",
-                                        "receipt.invalid", "update.refused",   "retention.expired"};
+                                        "receipt.invalid", "update.refused",   "update.quarantined",
+                                        "child.pardoned",  "retention.expired"};
     for (size_t i = 0; i < COUNT(kinds); i++)
         if (strcmp(event, kinds[i]) == 0)
             return true;
@@ -293,19 +343,58 @@ static void write_rounds(FILE *f, json_t *rounds, bool top) {
     json_object_foreach(rounds, name, value) names[i++] = name;
     if (count > 1)
         qsort(names, count, sizeof *names, by_number);
-    fprintf(f,
-            "\n| round | opened | committed | updates | weight | refused | starts from | gives |\n"
-            "|---|---|---|---|---|---|---|---|\n");
+    fprintf(
+        f,
+        "\n| round | opened | committed | updates | weight | withdrawn | refused | quarantined | "
+        "starts from | gives |\n|---|---|---|---|---|---|---|---|---|---|\n");
     for (i = 0; i < count; i++) {
         const json_t *round = json_object_get(rounds, names[i]);
-        fprintf(f, "| %s | %s | %s | %zu | %" PRId64 " | %" PRId64 " | %.16s | %.16s |\n", names[i],
-                time_of(round, "opened_ms", opened), time_of(round, "committed_ms", committed),
+        fprintf(f,
+                "| %s | %s | %s | %zu | %" PRId64 " | %" PRId64 " | %" PRId64 " | %" PRId64
+                " | %.16s | %.16s |\n",
+                names[i], time_of(round, "opened_ms", opened),
+                time_of(round, "committed_ms", committed),
                 json_array_size(json_object_get(round, "children")),
                 (int64_t)json_integer_value(json_object_get(round, "weight")),
+                (int64_t)json_integer_value(json_object_get(round, "withdrawn")),
                 (int64_t)json_integer_value(json_object_get(round, "refused")),
+                (int64_t)json_integer_value(json_object_get(round, "quarantined")),
                 text_of(round, "base"), top ? text_of(round, "model") : "");
     }
     free(names);
+}
+
+/* Shares are of a round, in the mean over the rounds that have them. */
+static void write_children(FILE *f, const json_t *run) {
+    const char *name;
+    json_t *c;
+
+    fprintf(f, "\n| child | updates | weight | bytes | seconds until they were here | share | +- | "
+               "without | quarantined |\n|---|---|---|---|---|---|---|---|---|\n");
+    json_object_foreach(json_object_get(run, "children"), name, c) {
+        double n = (double)json_integer_value(json_object_get(c, "shares"));
+        fprintf(f, "| ");
+        cell(f, name);
+        fprintf(f, " | %" PRId64 " | %" PRId64 " | %" PRId64 " | %.1f |",
+                (int64_t)json_integer_value(json_object_get(c, "updates")),
+                (int64_t)json_integer_value(json_object_get(c, "weight")),
+                (int64_t)json_integer_value(json_object_get(c, "bytes")),
+                json_number_value(json_object_get(c, "seconds")));
+        if (n > 0)
+            fprintf(f, " %.4f | %.4f | %.4f |", json_number_value(json_object_get(c, "share")) / n,
+                    sqrt(json_number_value(json_object_get(c, "share_variance"))) / n,
+                    json_number_value(json_object_get(c, "without")) / n);
+        else
+            fprintf(f, " - | - | - |");
+        fprintf(f, " %" PRId64 " |\n",
+                (int64_t)json_integer_value(json_object_get(c, "quarantined")));
+    }
+    if (*text_of(run, "utility"))
+        fprintf(f,
+                "\nA share is a Shapley value, without what a round would lack if the child had "
+                "not taken part, of the utility %s: how near a coalition's mean update comes to "
+                "that of all. It says who moved the model, not whether to the better.\n",
+                text_of(run, "utility"));
 }
 
 static void line_of(FILE *f, const char *what, const char *text) {
@@ -349,6 +438,8 @@ static void write_run(FILE *f, const char *id, json_t *run) {
     line_of(f, "given to", text_of(run, "recipient"));
     if (json_object_get(run, "rounds"))
         write_rounds(f, json_object_get(run, "rounds"), !*text_of(run, "recipient"));
+    if (json_object_size(json_object_get(run, "children")) > 0)
+        write_children(f, run);
 }
 
 static void write_text(FILE *f, struct report *r) {
@@ -479,7 +570,9 @@ static enum tier_status copy_all(const char *data_dir, const char *out, bool fil
     if (!files)
         return TIER_OK;
     TIER_TRY(copy_folder(data_dir, out, "models", err));
-    return copy_folder(data_dir, out, TIER_RETAINED_DIR, err);
+    TIER_TRY(copy_folder(data_dir, out, TIER_RETAINED_DIR, err));
+    snprintf(path, sizeof path, "%.4000s/" TIER_QUARANTINE_DIR, data_dir);
+    return access(path, F_OK) == 0 ? copy_folder(data_dir, out, TIER_QUARANTINE_DIR, err) : TIER_OK;
 }
 
 static enum tier_status write_report(struct report *r, const char *out, bool json,

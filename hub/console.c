@@ -8,6 +8,7 @@
 #include "hub/approval.h"
 #include "hub/console_roles.h"
 #include "hub/console_view.h"
+#include "hub/contributor.h"
 #include "hub/statistics.h"
 #include "tier/content.h"
 #include "tier/log.h"
@@ -635,6 +636,78 @@ static void statistics_message(struct tier_rpc_call *call, struct tier_rpc_messa
 static const struct tier_rpc_handler statistics_handler = {
     .opened = statistics_opened, .message = statistics_message, .closed = session_closed};
 
+/* ---- ListContributors, Pardon ---- */
+
+static enum tier_status sees_children(const struct hub_console_call *s, struct tier_err *err) {
+    if (hub_console_sees_children(s->role, hub_is_top(s->hub)))
+        return TIER_OK;
+    return tier_fail(
+        err, TIER_EPOLICY,
+        "'%s' is enrolled as a %s: at the top, children are for operators and auditors", s->caller,
+        tier_role_text(s->role));
+}
+
+static void answer_contributors(struct hub_console_call *s, const struct hub_run *run,
+                                enum tier_status st, struct tier_err *err) {
+    struct tier_console_contributors view = {0};
+
+    if (st == TIER_OK)
+        st = hub_contributors_view(run, &view, err);
+    if (st == TIER_OK)
+        answer(s, tier_console_contributors_bytes(&view));
+    else
+        refuse(s, err);
+    tier_console_contributors_release(&view);
+}
+
+static void contributors_opened(struct tier_rpc_call *call) {
+    if (session_new(call, "ListContributors", false))
+        tier_rpc_read(call);
+}
+
+static void contributors_message(struct tier_rpc_call *call, struct tier_rpc_message *m) {
+    struct hub_console_call *s = tier_rpc_user(call);
+    struct hub_run *run = NULL;
+    struct tier_err err = {0};
+    enum tier_status st = sees_children(s, &err);
+
+    if (st == TIER_OK)
+        st = take_run(s, m, &run, &err);
+    answer_contributors(s, run, st, &err);
+}
+
+static void pardon_opened(struct tier_rpc_call *call) {
+    if (session_new(call, "Pardon", true))
+        tier_rpc_read(call);
+}
+
+static enum tier_status pardon(struct hub_console_call *s, struct tier_rpc_message *m,
+                               struct hub_run **run, struct tier_err *err) {
+    struct tier_console_pardon request;
+    const uint8_t *bytes;
+    size_t n;
+
+    TIER_TRY(sees_children(s, err));
+    TIER_TRY(take_request(m, &bytes, &n, err));
+    TIER_TRY(tier_console_pardon(bytes, n, &request, err));
+    TIER_TRY(find_run(s->hub, request.run, run, err));
+    return hub_contributor_pardon(*run, request.child, s->caller, err);
+}
+
+static void pardon_message(struct tier_rpc_call *call, struct tier_rpc_message *m) {
+    struct hub_console_call *s = tier_rpc_user(call);
+    struct hub_run *run = NULL;
+    struct tier_err err = {0};
+    enum tier_status st = pardon(s, m, &run, &err);
+
+    answer_contributors(s, run, st, &err);
+}
+
+static const struct tier_rpc_handler contributors_handler = {
+    .opened = contributors_opened, .message = contributors_message, .closed = session_closed};
+static const struct tier_rpc_handler pardon_handler = {
+    .opened = pardon_opened, .message = pardon_message, .closed = session_closed};
+
 /* ---- life cycle ---- */
 
 const struct tier_rpc_method hub_console_methods[] = {
@@ -646,6 +719,8 @@ const struct tier_rpc_method hub_console_methods[] = {
     {TIER_PATH_CONSOLE_PULL, &pull_handler},
     {TIER_PATH_CONSOLE_APPROVE, &approve_handler},
     {TIER_PATH_CONSOLE_STATISTICS, &statistics_handler},
+    {TIER_PATH_CONSOLE_CONTRIBUTORS, &contributors_handler},
+    {TIER_PATH_CONSOLE_PARDON, &pardon_handler},
 };
 const size_t hub_console_method_count = sizeof hub_console_methods / sizeof hub_console_methods[0];
 

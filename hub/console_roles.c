@@ -24,6 +24,8 @@ static const struct {
     {"PullModel", OPERATOR | RESEARCHER | AUDITOR}, /* a researcher: released ones */
     {"Approve", OPERATOR},
     {"GetStatistics", EVERYBODY},
+    {"ListContributors", OPERATOR | REGIONAL | AUDITOR}, /* regional: below the top */
+    {"Pardon", OPERATOR | REGIONAL},                     /* likewise */
 };
 
 static unsigned roles_of(const char *method) {

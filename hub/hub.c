@@ -3,6 +3,7 @@
  * The two sides of the edge, meeting: what children say goes to the run it is about, what the
  * parent says too. A hub without a parent is the top; nothing else differs here.
  */
+#include "hub/validation.h"
 #include "hub/work.h"
 #include "tier/log.h"
 
@@ -378,6 +379,7 @@ enum tier_status hub_open(const struct tier_config *config, struct tier_loop *lo
 
     *out = (struct hub){.config = config, .loop = loop};
     TIER_TRY_OUT(tier_home_open(config, &out->home, err));
+    TIER_TRY_OUT(hub_validation_prepare(&out->home, err));
     TIER_TRY_OUT(load_rules(out, err));
     TIER_TRY_OUT(tier_fold_devices_open(config->hub.fold_devices, (unsigned)config->threads,
                                         &out->fold_devices, err));
@@ -415,6 +417,8 @@ void hub_close(struct hub *hub) {
         hub_run_free(run);
     }
     records_free(hub);
+    tier_ledger_close(hub->ledger);
+    hub->ledger = NULL;
     tier_home_close(&hub->home);
     hub->serve = NULL;
     hub->link = NULL;

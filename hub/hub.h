@@ -13,6 +13,7 @@
 #include "tier/follow.h"
 #include "tier/heads.h"
 #include "tier/home.h"
+#include "tier/ledger.h"
 #include "tier/link.h"
 #include "tier/loop.h"
 #include "tier/merge.h"
@@ -30,6 +31,8 @@ const char *hub_run_state_text(enum hub_run_state state);
 #define HUB_RECORDS 256
 struct hub_record;
 
+struct hub_contributor; /* hub/contributor.h */
+
 struct hub_child {
     char name[TIER_NAME_LEN_MAX + 1];
     bool accepted, declined, attending;
@@ -38,6 +41,7 @@ struct hub_child {
     uint32_t done, total;
     bool has_early; /* buffered: its update arrived while no round was open to take it */
     struct tier_round_event early;
+    struct hub_contributor *record; /* NULL where this tier looks at no single update */
 };
 
 struct hub_run {
@@ -53,6 +57,9 @@ struct hub_run {
     size_t plan_bytes, signature_bytes;
     struct tier_manifest *manifest; /* NULL until the graph is here */
     uint64_t classes;               /* of the model's output, likewise */
+
+    struct tier_hash
+        screened; /* of the open round: the updates that were, together (tier/screen.h) */
 
     struct hub_child *children; /* index = the round's child number */
     size_t child_count;
@@ -100,6 +107,7 @@ struct hub {
     struct tier_rpc_server *console;         /* NULL where operators call on Tier's port */
     struct hub_console_call *console_calls;
     bool console_closed;
+    struct tier_ledger *ledger;   /* of noise that is drawn here; NULL: none was, since the start */
     uint64_t expired_ms;          /* when what is retained was last looked through; 0: not yet */
     struct tier_renewal *renewal; /* NULL without TLS */
     struct tier_timer *standing;

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a child gets for its update: a signed receipt, once and always the same, or a reason. */
 #include "hub/receipt.h"
+#include "hub/contributor.h"
 #include "hub/run_private.h"
 #include "tier/bytes.h"
 #include "tier/log.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,6 +138,22 @@ void hub_work_settle(struct hub_run *run) {
     }
 }
 
+static void audit_refusal(struct hub_run *run, const struct tier_round_action *a, uint64_t round) {
+    const struct hub_child *child = &run->children[a->child];
+
+    if (a->type == TIER_ACTION_QUARANTINE && child->record)
+        hub_audit(run->hub, "update.quarantined", "h:run", &run->id, "u:round", round, "s:child",
+                  child->name, "h:update", &a->update, "s:reason", a->reason, "h:set",
+                  &run->screened, "d:norm", isfinite(child->record->norm) ? child->record->norm : 0,
+                  "d:cosine", isfinite(child->record->cosine) ? child->record->cosine : 0,
+                  "b:by_loss", (int)child->record->by_loss, "d:loss",
+                  isfinite(child->record->loss) ? child->record->loss : 0, "u:strikes",
+                  child->record->strikes, "b:out", (int)child->record->out);
+    else
+        hub_audit(run->hub, "update.refused", "h:run", &run->id, "u:round", round, "s:child",
+                  child->name, "h:update", &a->update, "s:reason", a->reason);
+}
+
 void hub_receipt_refuse(struct hub_run *run, const struct tier_round_action *a) {
     const char *child = run->children[a->child].name;
     struct tier_to_child m = {.type = TIER_TO_REFUSAL,
@@ -146,10 +164,11 @@ void hub_receipt_refuse(struct hub_run *run, const struct tier_round_action *a) 
 
     snprintf(m.reason, sizeof m.reason, "%s", a->reason);
     snprintf(refusal.text, sizeof refusal.text, "%s", a->reason);
-    tier_log_warn("run %.12s round %" PRIu64 ": update %.12s of %s refused: %s", run->hex, m.round,
-                  tier_hash_hex(&a->update, (char[TIER_HASH_HEX]){0}), child, a->reason);
-    hub_audit(run->hub, "update.refused", "h:run", &run->id, "u:round", m.round, "s:child", child,
-              "h:update", &a->update, "s:reason", a->reason);
+    tier_log_warn("run %.12s round %" PRIu64 ": update %.12s of %s %s: %s", run->hex, m.round,
+                  tier_hash_hex(&a->update, (char[TIER_HASH_HEX]){0}), child,
+                  a->type == TIER_ACTION_QUARANTINE ? "goes into quarantine" : "refused",
+                  a->reason);
+    audit_refusal(run, a, m.round);
     if (!tier_serve_pushed(run->hub->serve, child, &a->update, NULL, &refusal))
         tier_serve_send(run->hub->serve, child, &m);
 }

@@ -3,6 +3,8 @@
  * What a round leaves behind when it is over: which files go and which stay. Disk must not grow
  * with rounds, and nothing may go that a round still to come would miss.
  */
+#include "hub/contributor.h"
+#include "hub/noise.h"
 #include "hub/run_private.h"
 #include "hub/work.h"
 #include "tier/content.h"
@@ -27,6 +29,7 @@ static void *need(void *p) {
 struct release {
     struct hub_run *run;
     struct tier_hash *ids;
+    bool *held; /* in quarantine */
     size_t count, room;
 };
 
@@ -40,7 +43,10 @@ static enum tier_status collect(void *arg, const struct tier_journal_update *row
     if (r->count == r->room) {
         r->room = r->room ? r->room * 2 : 16;
         r->ids = need(realloc(r->ids, r->room * sizeof *r->ids));
+        r->held = need(realloc(r->held, r->room * sizeof *r->held));
     }
+    r->held[r->count] = hub_contributor_holds(r->run, hub_run_child_number(r->run, row->child),
+                                              row->round, &row->update_id);
     r->ids[r->count++] = row->update_id;
     return TIER_OK;
 }
@@ -73,24 +79,41 @@ void hub_work_retain(struct hub *hub, const struct tier_hash *update) {
         retained(tier_retain_update(hub->home.spool, hub->home.retained_dir, update, &err), &err);
 }
 
+/* Evidence, which whoever looks into it may want, and audit replay does. */
+static void put_aside(struct hub *hub, const struct tier_hash *update) {
+    struct tier_err err = {0};
+
+    if (hub->config->hub.retain_quarantine_days > 0)
+        retained(tier_retain_update(hub->home.spool, hub->home.quarantine_dir, update, &err), &err);
+}
+
+static void expire(struct hub *hub, const char *dir, const struct tier_retain_rules *rules) {
+    struct tier_retain_expired gone = {0};
+    struct tier_err err = {0};
+
+    if (tier_retain_expire(dir, rules, tier_wall_ms(), &gone, &err) != TIER_OK)
+        tier_log_warn("retention: %s", err.text);
+    if (gone.updates || gone.models)
+        hub_audit(hub, "retention.expired", "u:updates", gone.updates, "u:models", gone.models,
+                  "u:bytes", gone.bytes, "b:for_room", (int)gone.for_room, "b:quarantine",
+                  (int)(dir == hub->home.quarantine_dir));
+}
+
 void hub_work_expire(struct hub *hub) {
     const struct tier_config_hub *c = &hub->config->hub;
+    const struct tier_retain_rules quarantine = {.updates_days = c->retain_quarantine_days,
+                                                 .bytes_max = c->retain_max_gb << 30};
     const struct tier_retain_rules rules = {.updates_days = c->retain_updates_days,
                                             .models_days = c->retain_models_days,
                                             .bytes_max = c->retain_max_gb << 30};
-    struct tier_retain_expired gone = {0};
-    struct tier_err err = {0};
     uint64_t now = tier_clock_ms();
 
     if (hub->expired_ms && now - hub->expired_ms < EXPIRE_MS)
         return;
     hub->expired_ms = now;
-
-    if (tier_retain_expire(hub->home.retained_dir, &rules, tier_wall_ms(), &gone, &err) != TIER_OK)
-        tier_log_warn("retention: %s", err.text);
-    if (gone.updates || gone.models)
-        hub_audit(hub, "retention.expired", "u:updates", gone.updates, "u:models", gone.models,
-                  "u:bytes", gone.bytes, "b:for_room", (int)gone.for_room);
+    expire(hub, hub->home.retained_dir, &rules);
+    expire(hub, hub->home.quarantine_dir, &quarantine);
+    hub_noise_expire(hub);
 }
 
 /* A state is of one run alone. */
@@ -170,7 +193,9 @@ static void drop_unfinished(struct hub_run *run) {
     for (uint32_t i = 0; i < run->round.count; i++) {
         enum tier_round_child_state now = tier_round_child(&run->round, i)->state;
         bool goes_on = run->state == HUB_RUN_OPEN && hub_run_still_at_work(run, i);
-        if (now != TIER_CHILD_SEALED && now != TIER_CHILD_FOLDED && !goes_on)
+        bool kept =
+            now == TIER_CHILD_SEALED || now == TIER_CHILD_FOLDED || now == TIER_CHILD_QUARANTINED;
+        if (!kept && !goes_on)
             hub_work_abandon(run, i);
     }
 }
@@ -224,7 +249,10 @@ void hub_work_release(struct hub_run *run, uint64_t round) {
     bool kept = keep_own(run, &row.own_update);
     for (size_t i = 0; i < r.count && st == TIER_OK; i++)
         if (!kept || !tier_hash_equal(&r.ids[i], &row.own_update)) {
-            hub_work_retain(run->hub, &r.ids[i]);
+            if (r.held[i])
+                put_aside(run->hub, &r.ids[i]);
+            else
+                hub_work_retain(run->hub, &r.ids[i]);
             st = tier_spool_delete(home->spool, &r.ids[i], &err);
         }
     if (st == TIER_OK && !tier_hash_is_zero(&row.own_update)) {
@@ -234,6 +262,7 @@ void hub_work_release(struct hub_run *run, uint64_t round) {
             st = tier_journal_sent_delete(home->journal, run->hex, round, &row.own_update, &err);
     }
     free(r.ids);
+    free(r.held);
     hub_work_expire(run->hub);
     if (st != TIER_OK)
         tier_log_warn("cannot clear round %" PRIu64 ": %s", round, err.text);

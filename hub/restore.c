@@ -4,6 +4,7 @@
  * What the journal says counted and the disk does not hold any more is wanted again; children keep
  * it until the commit.
  */
+#include "hub/contributor.h"
 #include "hub/run_private.h"
 #include "hub/work.h"
 #include "tier/content.h"
@@ -41,7 +42,13 @@ static enum tier_status restore_child(void *arg, const struct tier_journal_updat
 
     run->children[child].declined = hub_run_answered_no(run, row->child);
     run->children[child].accepted = !run->children[child].declined;
-    if (row->state == TIER_UPDATE_REFUSED) {
+    if (row->state == TIER_UPDATE_REFUSED &&
+        hub_contributor_holds(run, child, row->round, &row->update_id)) {
+        state = TIER_CHILD_QUARANTINED;
+    } else if (row->state == TIER_UPDATE_REFUSED && hub_contributor_is_out(run, child) &&
+               tier_hash_is_zero(&row->update_id)) {
+        state = TIER_CHILD_QUARANTINED;
+    } else if (row->state == TIER_UPDATE_REFUSED) {
         state = tier_hash_is_zero(&row->update_id) ? TIER_CHILD_DECLINED : TIER_CHILD_REFUSED;
     } else if (row->state == TIER_UPDATE_FOLDED && restore->folded) {
         state = TIER_CHILD_FOLDED;

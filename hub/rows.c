@@ -3,6 +3,7 @@
  * The journal's rows of a run, its rounds and its children: what a restart puts together again.
  * Everything that one event changes is one transaction.
  */
+#include "hub/contributor.h"
 #include "hub/receipt.h"
 #include "hub/run_private.h"
 
@@ -61,6 +62,7 @@ static enum tier_update_state row_state(const struct tier_round_child *c) {
         return TIER_UPDATE_FOLDED;
     case TIER_CHILD_DECLINED:
     case TIER_CHILD_REFUSED:
+    case TIER_CHILD_QUARANTINED: /* which the child's own row tells apart (hub/contributor.h) */
         return TIER_UPDATE_REFUSED;
     default:
         return TIER_UPDATE_WANTED;
@@ -96,12 +98,14 @@ static enum tier_status put_child(struct hub_run *run, uint32_t child, bool anew
     memcpy(row.run, run->hex, sizeof row.run);
     memcpy(row.child, who->name, sizeof who->name);
     if (row.state == TIER_UPDATE_SEALED || row.state == TIER_UPDATE_FOLDED ||
-        c->state == TIER_CHILD_REFUSED) {
+        c->state == TIER_CHILD_REFUSED || c->state == TIER_CHILD_QUARANTINED) {
         row.update_id = c->update;
         row.weight = c->weight;
     }
     if (!anew)
         keep_receipt(run, &row);
+    if (c->state == TIER_CHILD_QUARANTINED)
+        TIER_TRY(hub_contributor_put(run, child, err));
     return tier_journal_update_put(run->hub->home.journal, &row, err);
 }
 
@@ -150,6 +154,9 @@ void hub_rows_step(struct hub_run *run, const struct tier_round_event *e,
                                   &fresh, &err);
     if (st == TIER_OK)
         st = put_round(run, &err);
+    bool commits = run->round.state == TIER_ROUND_COMMITTED && state_before != TIER_ROUND_COMMITTED;
+    if (st == TIER_OK && commits && run->counted)
+        st = hub_contributors_commit(run, &err);
     if (st == TIER_OK)
         st = tier_journal_commit(j, &err);
     if (st != TIER_OK)

@@ -3,7 +3,10 @@
  * A run at a hub: who takes part, which round is open, what its parent wants. The top wants a round
  * itself; any other hub is asked for one by its parent. From there on both do the same.
  */
+#include "hub/contributor.h"
+#include "hub/noise.h"
 #include "hub/run_private.h"
+#include "hub/validation.h"
 #include "hub/work.h"
 #include "tier/content.h"
 #include "tier/log.h"
@@ -161,6 +164,7 @@ static void begin_round(struct hub_run *run) {
     } else {
         tier_round_init(&run->round, run->wanted_round, &rules);
     }
+    run->screened = (struct tier_hash){{0}};
     run->base_model = run->wanted.model;
     if (!tier_hash_equal(&run->base_delta, &run->wanted.delta))
         tier_delta_delete(run->hub->home.models_dir, &run->base_delta);
@@ -176,6 +180,8 @@ static void begin_round(struct hub_run *run) {
         else if (run->children[i].accepted && now == TIER_CHILD_NONE)
             tier_round_restore_child(&run->round, i, TIER_CHILD_EXPECTED, NULL, 0,
                                      run->round.number);
+        if (hub_contributor_is_out(run, i))
+            tier_round_keep_out(&run->round, i, true);
         if (hub_run_child_round(run, i) != run->round.number)
             continue;
         run->children[i].phase[0] = '\0';
@@ -305,6 +311,7 @@ void hub_run_published(struct hub_run *run, const struct tier_published *made,
     run->server_state = made->state;
     commit_round(run, true);
     hub_work_journal_run(run);
+    hub_noise_over(run, done + 1);
     if (done >= tier_task_rounds(&run->plan))
         hub_run_finish(run, HUB_RUN_COMPLETED, "every round is done");
     else
@@ -397,6 +404,8 @@ void hub_run_free(struct hub_run *run) {
     tier_timer_free(run->retry);
     tier_round_release(&run->round);
     tier_manifest_free(run->manifest);
+    for (size_t i = 0; i < run->child_count; i++)
+        free(run->children[i].record);
     free(run->children);
     free(run->plan_text);
     free(run->signature);
@@ -415,6 +424,11 @@ enum tier_status hub_run_find_rule(struct hub_run *run, struct tier_err *err) {
                          "the plan merges by the rule %s, which this hub does not have: its "
                          "operator would load it with merge_plugins",
                          tier_plan_rule_text(merge));
+    if (tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->screen.loss > 0 &&
+        !hub_validation_has(run->hub->config))
+        return tier_fail(err, TIER_EPLAN,
+                         "the plan screens updates by the loss on this hub's own data, and its "
+                         "operator has named none (validation.data)");
     return TIER_OK;
 }
 

@@ -5,6 +5,9 @@
  * the process was promised to nobody. The disk is waited for where a round commits and where a run
  * ends; what a machine's crash takes from before that, the children still hold.
  */
+#include "hub/appraise.h"
+#include "hub/contributor.h"
+#include "hub/noise.h"
 #include "hub/receipt.h"
 #include "hub/run_private.h"
 #include "hub/statistics.h"
@@ -15,14 +18,12 @@
 #include "tier/root.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #define RETRY_MS 2000
-#define PROGRESS_MS 1000
 #define PART_FAILURES_MAX 8
 
 static void *need(void *p) {
@@ -31,34 +32,9 @@ static void *need(void *p) {
     return p;
 }
 
-static uint64_t time_left_ms(const struct hub_run *run) {
-    uint64_t now = tier_clock_ms();
-    if (!run->deadline_at_ms)
-        return 0;
-    return run->deadline_at_ms > now ? run->deadline_at_ms - now : 1;
-}
-
-/* Of a tier that buffers, a child has the time that it needs: it counts in a later round then. */
-static void tell_round(struct hub_run *run, uint32_t child) {
-    struct tier_to_child m = {
-        .type = TIER_TO_ROUND, .run = run->id, .round = hub_run_child_round(run, child)};
-    const struct tier_hash *base = hub_run_base_of(run, m.round);
-
-    if (!base) /* bases are kept for as long as a child may be behind */
-        return;
-    m.model = *base;
-    if (m.round == run->round.number) {
-        m.delta = run->base_delta;
-        m.delta_base = run->base_before;
-    }
-    if (!hub_run_buffers(run))
-        m.deadline_ms = time_left_ms(run);
-    tier_serve_send(run->hub->serve, run->children[child].name, &m);
-}
-
 /* ---- jobs ---- */
 
-enum job_kind { JOB_FIRST_MODEL, JOB_CHECK, JOB_PART, JOB_FOLD, JOB_PUBLISH };
+enum job_kind { JOB_FIRST_MODEL, JOB_CHECK, JOB_PART, JOB_SCREEN, JOB_FOLD, JOB_PUBLISH };
 
 struct job {
     struct hub *hub;
@@ -83,16 +59,28 @@ struct job {
     bool *damaged;      /* of inputs, after a fold that failed */
     uint32_t *children; /* whose updates the inputs are; behind them, perhaps, the partial */
     size_t child_count;
+    struct tier_plan_screen limits;
+    struct tier_hash set;           /* that is screened */
+    struct tier_screened *screened; /* of inputs */
+    struct tier_screen_figures alike;
+    uint64_t permutations;            /* of contributions; 0: none are asked for */
+    struct tier_contribution *shares; /* of inputs */
+    struct tier_err no_shares;        /* why there are none */
+    bool exact, appraises;            /* by the hub's own data */
+    struct tier_hash plan, graph;
     struct tier_task_figures figures;
     enum tier_status st;
     struct tier_err err;
 };
 
 static void job_free(struct job *job) {
+    tier_noise_key_wipe(&job->root.noise_key);
     free(job->versions);
     free(job->inputs);
     free(job->damaged);
     free(job->children);
+    free(job->screened);
+    free(job->shares);
     free(job);
 }
 
@@ -110,6 +98,61 @@ static enum tier_status check_update(struct tier_spool *spool, const struct tier
         st = tier_update_verify(u, manifest, err);
     tier_spool_update_close(u);
     return st;
+}
+
+static void find_damage(struct job *job, enum tier_status st) {
+    if (st == TIER_EUPDATE || st == TIER_ECORRUPT || st == TIER_ENOTFOUND)
+        for (size_t i = 0; i < job->count; i++)
+            job->damaged[i] = check_update(job->hub->home.spool, &job->inputs[i], job->manifest,
+                                           true, NULL) != TIER_OK;
+}
+
+static size_t at_least(size_t bytes, size_t least) {
+    return bytes > least ? bytes : least;
+}
+
+static enum tier_status screen_job(struct job *job) {
+    const struct tier_screen screen = {
+        .spool = job->hub->home.spool,
+        .manifest = job->manifest,
+        .limits = &job->limits,
+        .inputs = job->inputs,
+        .count = job->count,
+        .threads = job->threads,
+        .memory_bytes =
+            at_least(job->memory_bytes, tier_screen_memory_min(job->manifest, job->count))};
+    const struct tier_fold fold = {.spool = job->hub->home.spool,
+                                   .manifest = job->manifest,
+                                   .run = job->run_id,
+                                   .round = job->round,
+                                   .base_model = job->base,
+                                   .threads = job->threads,
+                                   .memory_bytes = job->memory_bytes};
+    const struct hub_validation_of of = {&job->hub->home, &fold, job->plan, job->graph};
+    enum tier_status st = tier_screen_run(&screen, job->screened, &job->alike, &job->err);
+
+    if (st == TIER_OK && job->limits.loss > 0)
+        st = hub_appraise_screen(&of, &job->limits, job->inputs, job->count, job->screened,
+                                 &job->alike, &job->err);
+    find_damage(job, st);
+    return st;
+}
+
+/* What cannot be said of a round is said to be so; the round goes on. */
+static void share_out(struct job *job, struct tier_fold *fold) {
+    fold->memory_bytes =
+        at_least(fold->memory_bytes, tier_contribution_memory_min(fold->manifest, fold->count));
+    job->shares = need(calloc(job->count, sizeof *job->shares));
+    const struct hub_validation_of of = {&job->hub->home, fold, job->plan, job->graph};
+    enum tier_status st = job->appraises
+                              ? hub_appraise_shares(&of, job->permutations, &job->result,
+                                                    job->shares, &job->exact, &job->no_shares)
+                              : tier_contribution_run(fold, job->permutations, job->shares,
+                                                      &job->exact, &job->no_shares);
+    if (st == TIER_OK)
+        return;
+    free(job->shares);
+    job->shares = NULL;
 }
 
 static enum tier_status fold_job(struct job *job) {
@@ -132,10 +175,9 @@ static enum tier_status fold_job(struct job *job) {
     /* What the next round starts from cannot be had again once the children gave theirs up. */
     if (st == TIER_OK && job->rule && job->rule->has_previous)
         st = tier_spool_sync(job->hub->home.spool, &job->result, &job->err);
-    if (st == TIER_EUPDATE || st == TIER_ECORRUPT || st == TIER_ENOTFOUND)
-        for (size_t i = 0; i < job->count; i++)
-            job->damaged[i] = check_update(job->hub->home.spool, &job->inputs[i], job->manifest,
-                                           true, NULL) != TIER_OK;
+    find_damage(job, st);
+    if (st == TIER_OK && job->permutations > 0)
+        share_out(job, &fold);
     return st;
 }
 
@@ -165,6 +207,9 @@ static void job_work(void *arg) {
         break;
     case JOB_CHECK:
         job->st = check_update(job->hub->home.spool, &job->update, job->manifest, false, &job->err);
+        break;
+    case JOB_SCREEN:
+        job->st = screen_job(job);
         break;
     case JOB_PART:
     case JOB_FOLD:
@@ -234,6 +279,8 @@ static void fold_succeeded(struct hub_run *run, const struct job *job) {
     else
         hub_audit(run->hub, "round.folded", "h:run", &run->id, "u:round", job->round, "u:updates",
                   (uint64_t)job->count, "h:update", &job->result);
+    hub_contributors_folded(run, job->children, job->shares, job->child_count, job->exact,
+                            job->appraises, job->permutations > 0 ? &job->no_shares : NULL);
     hub_work_step(run, &e);
 }
 
@@ -267,6 +314,16 @@ static void try_part_again(struct hub_run *run) {
     hub_work_step(run, &e);
 }
 
+/* What was put aside and is damaged counted nothing, and is no evidence any more either. */
+static void forget(struct hub_run *run, uint32_t child) {
+    struct tier_round_event e = {.type = TIER_EVENT_WITHDRAW,
+                                 .child = child,
+                                 .update = tier_round_child(&run->round, child)->update};
+    tier_log_warn("run %.12s: the update of %s in quarantine was damaged here and is dropped",
+                  run->hex, run->children[child].name);
+    hub_work_step(run, &e);
+}
+
 /* Inputs that are not what they were are wanted again. False: none is. */
 static bool report_damage(struct hub_run *run, const struct job *job) {
     bool any = false;
@@ -279,6 +336,8 @@ static bool report_damage(struct hub_run *run, const struct job *job) {
             lost_partial(run);
         else if (tier_round_child(&run->round, job->children[k])->state == TIER_CHILD_SEALED)
             lost(run, job->children[k]);
+        else if (tier_round_child(&run->round, job->children[k])->state == TIER_CHILD_QUARANTINED)
+            forget(run, job->children[k]);
     }
     return any;
 }
@@ -327,12 +386,20 @@ static void fold_done(struct hub_run *run, struct job *job) {
         drop_result(run, job);
         return;
     }
+    if (job->st == TIER_OK && job->kind == JOB_SCREEN) {
+        hub_screen_done(run, &job->set, job->children, job->screened, job->child_count,
+                        &job->alike);
+        return;
+    }
     if (job->st == TIER_OK) {
         fold_succeeded(run, job);
         return;
     }
-    if (report_damage(run, job))
+    if (report_damage(run, job)) {
+        if (job->kind == JOB_SCREEN)
+            hub_work_resume(run); /* with the others, unless some are wanted again */
         return;
+    }
     if (never_works(job->st)) {
         struct tier_round_event e = {.type = TIER_EVENT_NO_MERGE, .reason = job->err.text};
         tier_log_error("run %.12s round %" PRIu64 ": %s", run->hex, job->round, job->err.text);
@@ -388,7 +455,7 @@ static void job_done(void *arg) {
     bool later = run && job->kind == JOB_CHECK && hub_run_buffers(run);
     bool current = run && run->state == HUB_RUN_OPEN && (run->round.number == job->round || later);
 
-    if (run && (job->kind == JOB_FOLD || job->kind == JOB_PART)) {
+    if (run && (job->kind == JOB_FOLD || job->kind == JOB_PART || job->kind == JOB_SCREEN)) {
         run->folding = false;
         current = current && !run->fold_void;
         run->fold_void = false;
@@ -412,7 +479,7 @@ static void job_done(void *arg) {
         check_done(run, job);
     } else if (job->kind == JOB_PART) {
         part_done(run, job);
-    } else if (job->kind == JOB_FOLD) {
+    } else if (job->kind == JOB_FOLD || job->kind == JOB_SCREEN) {
         fold_done(run, job);
     } else if (job->st == TIER_OK) {
         hub_run_published(run, &job->made, &job->figures);
@@ -462,6 +529,25 @@ static void take_stale(const struct hub_run *run, struct job *job) {
             job->versions[job->stale.version_count++] = run->before[i];
 }
 
+/* What this tier of the plan wants to know of single updates. */
+static void take_look(const struct hub_run *run, struct job *job) {
+    const struct tier_plan_tier *tier = tier_plan_tier_of(&run->plan, hub_is_top(run->hub));
+
+    tier_hash_data(run->plan_text, run->plan_bytes, &job->plan);
+    tier_hash_parse(run->plan.model_sha256, &job->graph);
+    job->appraises = hub_validation_has(run->hub->config);
+    if (job->kind == JOB_FOLD && tier_task_trains(&run->plan, job->round))
+        job->permutations = tier->contribution.permutations;
+    if (job->kind != JOB_SCREEN)
+        return;
+    job->limits = tier->screen;
+    job->screened = need(calloc(job->count + 1, sizeof *job->screened));
+    struct tier_hash *ids = need(malloc((job->count + 1) * sizeof *ids));
+    memcpy(ids, job->inputs, job->count * sizeof *ids);
+    tier_screen_set(ids, job->count, &job->set);
+    free(ids);
+}
+
 /* Of the inputs of a part or of the whole; the partial, where there is one, is the last of them. */
 static void start_fold(struct hub_run *run, enum job_kind kind) {
     const struct tier_config *c = run->hub->config;
@@ -469,13 +555,17 @@ static void start_fold(struct hub_run *run, enum job_kind kind) {
 
     if (run->folding)
         return;
+    if (kind == JOB_FOLD && hub_screen_due(run))
+        kind = JOB_SCREEN;
     struct job *job = job_new(run, kind);
     job->inputs = need(calloc(run->round.count + 2, sizeof *job->inputs));
     job->damaged = need(calloc(run->round.count + 2, sizeof *job->damaged));
     job->children = need(calloc(run->round.count + 1, sizeof *job->children));
     for (uint32_t i = 0; i < run->round.count; i++) {
         const struct tier_round_child *child = tier_round_child(&run->round, i);
-        if (child->state != TIER_CHILD_SEALED || (kind == JOB_PART && !child->in_part))
+        bool wanted =
+            kind == JOB_SCREEN ? hub_screen_takes(run, i) : child->state == TIER_CHILD_SEALED;
+        if (!wanted || (kind == JOB_PART && !child->in_part))
             continue;
         job->children[job->child_count++] = i;
         job->inputs[job->count++] = child->update;
@@ -483,6 +573,7 @@ static void start_fold(struct hub_run *run, enum job_kind kind) {
     if (!tier_hash_is_zero(&run->round.partial))
         job->inputs[job->count++] = run->round.partial;
     take_stale(run, job);
+    take_look(run, job);
     job->rule = run->rule;
     job->merge = tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->merge;
     job->previous = run->kept_update;
@@ -512,8 +603,17 @@ static void start_publish(struct hub_run *run) {
     job->root.update = run->round.own_update;
     job->root.base = run->base_model;
     job->root.state = run->server_state;
-    run->publishing = true;
-    submit(run, job);
+    enum tier_status st = hub_noise_key(run, &job->root.noise_key, &job->err);
+    if (st == TIER_OK) {
+        run->publishing = true;
+        submit(run, job);
+        return;
+    }
+    if (st == TIER_EPOLICY)
+        hub_run_finish(run, HUB_RUN_FAILED, job->err.text);
+    else
+        hub_stop_on(run->hub, &job->err);
+    job_free(job);
 }
 
 /* While a part is folded, what is sealed holds places, so that what arrives does not outrun the
@@ -529,25 +629,6 @@ static void hold_places(struct hub *hub) {
 
 /* ---- delivering ---- */
 
-static void record_figures(struct hub_run *run, const struct tier_metrics *sums) {
-    struct tier_task_figures f = tier_task_figures(sums);
-    const char *name;
-    double value;
-    struct tier_journal *j = run->hub->home.journal;
-    struct tier_err err = {0};
-    enum tier_status st = tier_journal_begin_lazy(j, &err);
-
-    for (size_t i = 0; st == TIER_OK && tier_task_figure(&f, i, &name, &value); i++)
-        if (!isnan(value))
-            st = tier_journal_metric_put(j, run->hex, run->round.number - 1, name, value, &err);
-    if (st == TIER_OK && tier_statistics_on(&run->plan))
-        st = hub_statistics_keep(run, sums, &err);
-    if (st == TIER_OK)
-        st = tier_journal_commit(j, &err);
-    if (st != TIER_OK)
-        hub_stop_on(run->hub, &err);
-}
-
 static void deliver(struct hub_run *run) {
     struct hub *hub = run->hub;
     struct tier_update *u = NULL;
@@ -561,7 +642,7 @@ static void deliver(struct hub_run *run) {
             start_fold(run, JOB_FOLD);
         return;
     }
-    record_figures(run, tier_spool_update_header(u)->metrics);
+    hub_work_figures(run, tier_spool_update_header(u)->metrics);
     if (hub->link) {
         struct tier_journal_sent sent = {.round = run->round.number,
                                          .update_id = run->round.own_update,
@@ -577,27 +658,12 @@ static void deliver(struct hub_run *run) {
         start_publish(run);
 }
 
-static void nothing_came(struct hub_run *run, const char *why) {
-    const char *reason = why ? why : "no child delivered an update that counts for this round";
-
-    if (!run->hub->link) {
-        hub_run_finish(run, HUB_RUN_FAILED, reason);
-        return;
-    }
-    struct tier_from_child m = {
-        .type = TIER_FROM_DECLINE, .run = run->id, .round = run->round.number};
-    snprintf(m.reason, sizeof m.reason, "%s", reason);
-    hub_audit(run->hub, "round.empty", "h:run", &run->id, "u:round", run->round.number, "s:reason",
-              reason);
-    tier_link_send(run->hub->link, &m);
-}
-
 static void perform(struct hub_run *run, const struct tier_round_actions *actions) {
     for (size_t i = 0; i < actions->count; i++) {
         const struct tier_round_action *a = &actions->at[i];
         switch (a->type) {
         case TIER_ACTION_START:
-            tell_round(run, a->child);
+            hub_work_tell_round(run, a->child);
             break;
         case TIER_ACTION_GRANT:
             tier_serve_grant(run->hub->serve, run->children[a->child].name, &a->update,
@@ -607,6 +673,7 @@ static void perform(struct hub_run *run, const struct tier_round_actions *action
             hub_receipt_give(run, a);
             break;
         case TIER_ACTION_REFUSE:
+        case TIER_ACTION_QUARANTINE:
             hub_receipt_refuse(run, a);
             break;
         case TIER_ACTION_DISCARD:
@@ -625,29 +692,10 @@ static void perform(struct hub_run *run, const struct tier_round_actions *action
             deliver(run);
             break;
         case TIER_ACTION_EMPTY:
-            nothing_came(run, a->reason);
+            hub_work_empty(run, a->reason);
             break;
         }
     }
-}
-
-/*
- * For people watching further up: how many of our children have delivered. Not oftener than they
- * can look, so that what goes up in a round does not grow with the number of children.
- */
-static void report_progress(struct hub_run *run) {
-    uint64_t now = tier_clock_ms();
-    if (!run->hub->link || now - run->progress_ms < PROGRESS_MS)
-        return;
-    run->progress_ms = now;
-    struct tier_round_tally t = tier_round_tally(&run->round);
-    struct tier_from_child m = {.type = TIER_FROM_PROGRESS,
-                                .run = run->id,
-                                .round = run->round.number,
-                                .done = (uint32_t)t.sealed,
-                                .total = (uint32_t)t.active};
-    snprintf(m.reason, sizeof m.reason, "%s", tier_round_state_text(run->round.state));
-    tier_link_send(run->hub->link, &m);
 }
 
 /*
@@ -687,9 +735,9 @@ void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
     hub_rows_step(run, e, child_before, state_before, &actions);
     if (state_before == TIER_ROUND_FOLDING && run->round.state == TIER_ROUND_OPEN &&
         run->deadline_at_ms)
-        tier_timer_set(run->deadline, time_left_ms(run)); /* folding had ended it */
+        tier_timer_set(run->deadline, hub_work_time_left_ms(run)); /* folding had ended it */
     if (run->round.state != state_before || tier_round_tally(&run->round).sealed != sealed_before)
-        report_progress(run);
+        hub_work_progress(run);
     if (run->round.state != state_before)
         tier_log_info("run %.12s round %" PRIu64 ": %s", run->hex, run->round.number,
                       tier_round_state_text(run->round.state));
@@ -707,6 +755,14 @@ void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
 void hub_work_withdrawn(struct hub_run *run) {
     if (run->folding && run->round.state == TIER_ROUND_FOLDING && !run->round.parting)
         run->fold_void = true; /* until it ends, whoever else withdraws meanwhile */
+}
+
+void hub_work_tell_waiting(struct hub_run *run) {
+    for (uint32_t i = 0; i < run->round.count; i++) {
+        const struct tier_round_child *c = tier_round_child(&run->round, i);
+        if (c->state == TIER_CHILD_EXPECTED && c->attending)
+            hub_work_tell_round(run, i);
+    }
 }
 
 void hub_work_resume(struct hub_run *run) {

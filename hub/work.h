@@ -21,6 +21,8 @@ void hub_work_step(struct hub_run *run, const struct tier_round_event *event);
 void hub_work_recover_audit(struct hub *hub);
 /* After a restart, before it goes on: the receipts of what was sealed when the process ended. */
 void hub_work_settle(struct hub_run *run);
+/* The round is open again: children that it waits for are told, for some may think it closed. */
+void hub_work_tell_waiting(struct hub_run *run);
 /* After a restart: carries on with what the restored round has to do. */
 void hub_work_resume(struct hub_run *run);
 /* Checks every element of an arrived update; leads to SEALED or BAD. */
@@ -45,6 +47,19 @@ void hub_work_take_early(struct hub_run *run);
 void hub_work_drop_early(struct hub_run *run, uint32_t child);
 /* What the child is pushing, or has pushed in part, is not wanted any more. */
 void hub_work_abandon(struct hub_run *run, uint32_t child);
+
+/* ---- tell.c ---- */
+
+/* What is left of the time that the parent granted for the round; 0: it granted none. */
+uint64_t hub_work_time_left_ms(const struct hub_run *run);
+/* The round that the child is at work on, or is to begin. */
+void hub_work_tell_round(struct hub_run *run, uint32_t child);
+/* The figures that the round's own update carries, which are of its base model. */
+void hub_work_figures(struct hub_run *run, const struct tier_metrics *sums);
+/* The round gave no update: a region declines it, the top ends the run. `why` NULL: none came. */
+void hub_work_empty(struct hub_run *run, const char *why);
+/* To the parent, how many children have delivered; once a second at most. */
+void hub_work_progress(struct hub_run *run);
 
 /* ---- release.c ---- */
 

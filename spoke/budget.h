@@ -2,7 +2,9 @@
 /*
  * What a site lets its privacy cost. A plan with privacy.patient is taken where it costs the
  * patients here no more than its own epsilon_max, and where that comes, with all that was spent
- * before and what other open runs may still spend, to no more than the site's policy.epsilon_max.
+ * before and what other open runs may still spend, to no more than the site's policy.epsilon_max;
+ * one with privacy.site likewise, in the other book, by policy.site_epsilon_max. The two are never
+ * added: one is what is told of a patient, the other of the site as a whole.
  * Each round is then charged to the ledger (tier/ledger.h) before it is trained.
  *
  * Threads: the loop's. A call may work for seconds (tier/privacy.h).
@@ -26,8 +28,9 @@ enum tier_status spoke_budget_rows(const struct spoke_data *data, struct tier_er
 enum tier_status spoke_budget_afford(struct spoke_run *run, struct tier_err *err);
 
 /*
- * Charges a round, once, and makes its key, or gets the one it had, into run->noise_key; nothing
- * where it trains nothing, or without privacy.patient. Said in the audit log before it returns.
+ * Charges a round, once in each book that it costs something in, and makes its keys, or gets those
+ * it had, into run->noise_key and run->site_key; nothing where it trains nothing, or without
+ * `privacy`. Said in the audit log before it returns.
  * TIER_EPOLICY: it was not afforded, or is another mechanism than was charged, or is over.
  */
 enum tier_status spoke_budget_charge(struct spoke_run *run, uint64_t round, struct tier_err *err);

@@ -14,14 +14,17 @@ extern char **environ;
 
 static const char usage[] =
     "Usage: consilium-spoke budget [--json] --config FILE\n\n"
-    "Prints what has been spent of the privacy of this site's patients: epsilon at the\n"
-    "policy.delta of the configuration, over all runs, of policy.epsilon_max; and each run's part\n"
-    "in it. The spoke may be running meanwhile. Takes the spoke's own options besides.\n";
+    "Prints what has been spent of the privacy of this site's patients, and of the site as a\n"
+    "whole, which are never added: epsilon at the policy.delta of the configuration, over all\n"
+    "runs, of policy.epsilon_max and policy.site_epsilon_max; and each run's part in it. The spoke "
+    "may be running meanwhile. Takes the spoke's own options besides.\n";
 
 struct book {
     struct tier_ledger *ledger; /* NULL: nothing was spent */
+    bool site;
     json_t *charges;
     struct tier_privacy_cost cost;
+    struct tier_privacy_bound bound;
 };
 
 /* INFINITY is null: JSON has no word for it. */
@@ -52,14 +55,22 @@ static enum tier_status read_book(struct book *b, enum tier_ledger_book which, d
     TIER_TRY(tier_ledger_each(b->ledger, which, see_entry, b, err));
     TIER_TRY(tier_ledger_events(b->ledger, which, NULL, &events, &count, NULL, err));
     enum tier_status st = tier_privacy_cost(events, count, delta, &b->cost, err);
+    if (st == TIER_OK)
+        st = tier_privacy_concentrated(events, count, delta, &b->bound, err);
     free(events);
     return st;
 }
 
+/* What is gone by: of a site, who is in every round, concentrated privacy. */
+static double epsilon_of(const struct book *b) {
+    return b->site ? b->bound.epsilon : b->cost.tight;
+}
+
 static json_t *book_json(const struct book *b, double delta, double max) {
-    return json_pack("{s:o, s:o, s:o, s:f, s:o, s:O}", "epsilon", number(b->cost.tight), "at_least",
-                     number(b->cost.floor), "rdp", number(b->cost.rdp), "delta", delta,
-                     "epsilon_max", max > 0 ? json_real(max) : json_null(), "charges", b->charges);
+    return json_pack("{s:o, s:o, s:o, s:o, s:f, s:f, s:o, s:O}", "epsilon", number(epsilon_of(b)),
+                     "at_least", number(b->cost.floor), "rdp", number(b->cost.rdp), "zcdp",
+                     number(b->bound.epsilon), "rho", b->bound.rho, "delta", delta, "epsilon_max",
+                     max > 0 ? json_real(max) : json_null(), "charges", b->charges);
 }
 
 static void print_book(const struct book *b, const char *whom, double delta, double max,
@@ -68,13 +79,14 @@ static void print_book(const struct book *b, const char *whom, double delta, dou
     const json_t *e;
 
     fprintf(out, "%s  epsilon ", whom);
-    if (isfinite(b->cost.tight))
-        fprintf(out, "%.4f", b->cost.tight);
+    if (isfinite(epsilon_of(b)))
+        fprintf(out, "%.4f", epsilon_of(b));
     else
         fprintf(out, "above %g", TIER_PRIVACY_EPSILON_MAX);
     if (max > 0)
         fprintf(out, " of %g", max);
-    fprintf(out, " at delta %g (at least %.4f, rdp %.4f)\n", delta, b->cost.floor, b->cost.rdp);
+    fprintf(out, " at delta %g (at least %.4f, rdp %.4f, zCDP rho %.6f)\n", delta, b->cost.floor,
+            b->cost.rdp, b->bound.rho);
     if (json_array_size(b->charges) > 0)
         fprintf(out, "  %-24s %-12s %7s %9s %8s %9s  %s\n", "plan", "run", "rounds", "steps",
                 "noise", "rate", "last (UTC)");
@@ -98,22 +110,30 @@ static enum tier_status tell(const struct tier_config *config, bool json, FILE *
                              struct tier_err *err) {
     const struct tier_config_spoke *c = &config->spoke;
     struct book patients = {.charges = json_array()};
+    struct book sites = {.site = true, .charges = json_array()};
     enum tier_status st = tier_ledger_open(config->data_dir, true, &patients.ledger, err);
 
     if (st == TIER_ENOTFOUND)
         st = TIER_OK;
+    sites.ledger = patients.ledger;
     if (st == TIER_OK)
         st = read_book(&patients, TIER_LEDGER_PATIENT, c->delta, err);
+    if (st == TIER_OK)
+        st = read_book(&sites, TIER_LEDGER_SITE, c->delta, err);
     if (st == TIER_OK && json) {
-        json_t *o = json_pack("{s:o}", "patient", book_json(&patients, c->delta, c->epsilon_max));
+        json_t *o =
+            json_pack("{s:o, s:o}", "patient", book_json(&patients, c->delta, c->epsilon_max),
+                      "site", book_json(&sites, c->delta, c->site_epsilon_max));
         json_dumpf(o, out, JSON_COMPACT);
         fputc('\n', out);
         json_decref(o);
     } else if (st == TIER_OK) {
         print_book(&patients, "patients", c->delta, c->epsilon_max, out);
+        print_book(&sites, "the site", c->delta, c->site_epsilon_max, out);
     }
     tier_ledger_close(patients.ledger);
     json_decref(patients.charges);
+    json_decref(sites.charges);
     return st;
 }
 

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "spoke/access.h"
+#include "spoke/appraise.h"
 #include "spoke/budget.h"
 #include "spoke/check.h"
 #include "spoke/member.h"
+#include "spoke/overlap.h"
 #include "spoke/predict.h"
 #include "spoke/spoke.h"
 #include "spoke/steward.h"
@@ -48,6 +50,10 @@ int main(int argc, char **argv) {
         return spoke_check_main(argc - 1, argv + 1, stdout, stderr);
     if (argc > 1 && strcmp(argv[1], "budget") == 0)
         return spoke_budget_main(argc - 1, argv + 1, stdout, stderr);
+    if (argc > 1 && strcmp(argv[1], "appraise") == 0)
+        return spoke_appraise_main(argc - 1, argv + 1, stdin, stdout, stderr);
+    if (argc > 1 && strcmp(argv[1], "overlap") == 0)
+        return spoke_overlap_main(argc - 1, argv + 1, stdout, stderr);
     if (argc > 1 && strcmp(argv[1], "predict") == 0)
         return spoke_predict_main(argc - 1, argv + 1, stdout, stderr);
     if (argc > 1 && (strcmp(argv[1], "pending") == 0 || strcmp(argv[1], "approve") == 0 ||

@@ -14,6 +14,7 @@
 #include "tier/nova.h"
 #include "tier/scaffold.h"
 #include "tier/share.h"
+#include "tier/site.h"
 #include "tier/update.h"
 
 #include <assert.h>
@@ -104,6 +105,7 @@ struct work {
     size_t shared;                    /* elements of the model that travel */
     struct spoke_curvature curvature; /* with FedCurv */
     uint64_t base_round, base_weight; /* of the sums in the base model; 0: there are none */
+    double site_clip;                 /* with privacy.site: of this round */
 };
 
 static enum tier_status take_memory(struct spoke_run *run, struct work *w, struct tier_err *err) {
@@ -169,6 +171,8 @@ static enum tier_status read_base(struct spoke_run *run, const struct tier_hash 
     TIER_TRY_OUT(tier_model_read(model, 0, run->manifest->elements, w->model, err));
     if (tier_fedcurv_on(&run->plan))
         TIER_TRY_OUT(read_origin(model, w, err));
+    if (tier_site_on(&run->plan))
+        TIER_TRY_OUT(tier_site_clip_of(&run->plan, model, &w->site_clip, err));
 out:
     tier_model_close(model);
     free(path);
@@ -612,7 +616,11 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
     if (trained && run->plan.normalise)
         TIER_TRY_OUT(normalise(run, steps, header.weight, &w, metrics, err));
     header.saturated = w.curvature.cut;
-    TIER_TRY_OUT(seal(run, &header, trained ? w.model : NULL, &id, err));
+    if (trained && tier_site_on(&run->plan))
+        TIER_TRY_OUT(tier_site_seal(run->spoke->home.spool, &run->plan, &header, run->manifest,
+                                    w.model, w.site_clip, &run->site_key, &id, err));
+    else
+        TIER_TRY_OUT(seal(run, &header, trained ? w.model : NULL, &id, err));
     if (trained)
         TIER_TRY_OUT(keep(run, round, &id, &w, err));
     *id_out = id;

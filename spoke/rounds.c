@@ -10,6 +10,7 @@
 #include "tier/budget.h"
 #include "tier/content.h"
 #include "tier/log.h"
+#include "tier/site.h"
 #include "tier/statistics.h"
 
 #include <inttypes.h>
@@ -54,13 +55,13 @@ bool spoke_run_sealed(struct spoke_run *run, uint64_t round, struct tier_hash *i
     return s.found && tier_spool_has(home->spool, &s.id);
 }
 
-/* With privacy.patient a round has one update, whatever becomes of its file: two under one noise
+/* With `privacy` a round has one update, whatever becomes of its file: two under one noise
  * would tell what they differ by. */
 static bool differs_from_before(struct spoke_run *run, uint64_t round, const struct tier_hash *id) {
     struct sent_search s = {.round = round};
     struct tier_err err = {0};
 
-    if (!tier_budget_patient(&run->plan))
+    if (!tier_budget_patient(&run->plan) && !tier_site_on(&run->plan))
         return false;
     if (tier_journal_sent_each(run->spoke->home.journal, run->hex, TIER_SENT_STATE_ANY, see_sent,
                                &s, &err) != TIER_OK)
@@ -163,6 +164,7 @@ static void job_done(void *arg) {
 
     run->training = false;
     tier_noise_key_wipe(&run->noise_key);
+    tier_noise_key_wipe(&run->site_key);
     if (run->state != SPOKE_RUN_OPEN || !tier_hash_equal(&run->base_model, &job->base))
         drop_model(run->spoke, &job->base); /* the run went on, or ended, while it was in use */
     if (run->state == SPOKE_RUN_OPEN && run->round == job->round && !run->committed) {

@@ -61,14 +61,15 @@ struct spoke_run {
     struct tier_hash base_model;
     struct tier_hash base_before; /* what its delta starts from, until base_model is here */
     struct tier_follow follow;
-    struct tier_timer *follow_again; /* for a model that could not be had yet */
-    bool committed;                  /* that round is: it is not trained again, whoever asks */
-    struct tier_hash last_receipt;   /* the update's */
-    atomic_uint_fast64_t over;       /* this round is, and all before; the worker reads it */
-    bool afforded;                   /* what the plan's privacy costs here; then: */
-    uint64_t charged;                /* its rounds that are in the ledger */
-    struct tier_noise_key noise_key; /* of the round that is trained; the worker reads it */
-    bool training;                   /* a job is on the worker, from this model: */
+    struct tier_timer *follow_again;     /* for a model that could not be had yet */
+    bool committed;                      /* that round is: it is not trained again, whoever asks */
+    struct tier_hash last_receipt;       /* the update's */
+    atomic_uint_fast64_t over;           /* this round is, and all before; the worker reads it */
+    bool afforded;                       /* what the plan's privacy costs here; then: */
+    uint64_t charged[TIER_LEDGER_BOOKS]; /* its rounds that are in the ledger */
+    /* Of patients' noise and of the site's, in the round that is trained; the worker reads them. */
+    struct tier_noise_key noise_key, site_key;
+    bool training; /* a job is on the worker, from this model: */
     struct tier_hash training_base;
 };
 

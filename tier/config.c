@@ -80,8 +80,20 @@ static const struct tier_keys_item hub_keys[] = {
      "days for which counted updates stay after their round, for audit replay"},
     {"retention.models_days", TIER_KEYS_INT, FIELD(hub.retain_models_days), "0", 0, 36525, NULL,
      "days for which models that later ones have replaced stay"},
+    {"retention.quarantine_days", TIER_KEYS_INT, FIELD(hub.retain_quarantine_days), "30", 0, 36525,
+     NULL, "days for which updates that failed a screen stay, in DATA_DIR/quarantine"},
     {"retention.max_gb", TIER_KEYS_INT, FIELD(hub.retain_max_gb), "100", 1, 1048576, NULL,
-     "GiB that both may take; the oldest go first, whatever their days"},
+     "GiB that both may take, and updates in quarantine as well; the oldest go first"},
+    {"validation.data", TIER_KEYS_PATH, FIELD(hub.validation_data), "", 0, 0, NULL,
+     "data of the operator's own, by which plans may have updates appraised; with validation.schema"},
+    {"validation.schema", TIER_KEYS_PATH, FIELD(hub.validation_schema), "", 0, 0, NULL,
+     "their schema, a spoke's"},
+    {"validation.device", TIER_KEYS_DEVICE, FIELD(hub.validation_device), "cpu", 0, 0, NULL,
+     "where models are run on them"},
+    {"validation.program", TIER_KEYS_PATH, FIELD(hub.validation_program), "", 0, 0, NULL,
+     "the program that does so; consilium-spoke beside this one where it is left out"},
+    {"validation.timeout_s", TIER_KEYS_INT, FIELD(hub.validation_timeout_s), "600", 1, 86400, NULL,
+     "seconds for one model"},
     {"policy.signed", TIER_KEYS_BOOL, FIELD(signed_plans), "false", 0, 0, NULL,
      "take only plans that somebody whom the authority certified has signed"},
     {"fold_devices", TIER_KEYS_DEVICE, FIELD(hub.fold_devices), "cpu", 0, 0, NULL,
@@ -109,8 +121,11 @@ static const struct tier_keys_item spoke_keys[] = {
     {"policy.epsilon_max", TIER_KEYS_REAL, FIELD(spoke.epsilon_max), "0.0", 0,
      TIER_PRIVACY_EPSILON_MAX, NULL,
      "what all plans together may cost a patient here, who then need privacy.patient; 0: no end"},
+    {"policy.site_epsilon_max", TIER_KEYS_REAL, FIELD(spoke.site_epsilon_max), "0.0", 0,
+     TIER_PRIVACY_EPSILON_MAX, NULL,
+     "what all plans together may cost this site as a whole, who then need privacy.site; 0: no end"},
     {"policy.delta", TIER_KEYS_REAL, FIELD(spoke.delta), "1e-5", TIER_PRIVACY_DELTA_MIN, 0.5, NULL,
-     "at which that epsilon is told: below one over the number of patients"},
+     "at which these epsilons are told: below one over the number of patients"},
     {"consent.table", TIER_KEYS_PATH, FIELD(spoke.consent_table), "", 0, 0, NULL,
      "CSV file of id,purposes: only rows whose id allows the plan's purpose are read"},
     {"consent.opt_out", TIER_KEYS_PATH, FIELD(spoke.opt_out), "", 0, 0, NULL,
@@ -431,6 +446,10 @@ static void check_hub(struct loading *ld) {
     if (enrolls && fixed_port(c->hub.listen) && strcmp(c->hub.enroll_listen, c->hub.listen) == 0)
         complain(ld, "enroll_listen",
                  "must differ from listen: enrollment takes callers without a certificate");
+    if ((*c->hub.validation_data != 0) != (*c->hub.validation_schema != 0))
+        complain(ld, *c->hub.validation_data ? "validation.data" : "validation.schema",
+                 "must be set together with its partner: validation.data and validation.schema, or "
+                 "neither");
     for (size_t i = 0; i < c->hub.merge_plugins.count; i++)
         if (tier_keys_list_item(&c->hub.merge_plugins, i)[0] != '/')
             complain(ld, "merge_plugins",

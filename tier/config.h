@@ -61,8 +61,14 @@ struct tier_config_hub {
     int retain;                                       /* enum tier_retain */
     int durability;                                   /* enum tier_durability */
     uint64_t retain_updates_days, retain_models_days; /* beyond the commit (tier/retain.h) */
+    uint64_t retain_quarantine_days;                  /* of updates in quarantine, likewise */
     uint64_t retain_max_gb;
     char fold_devices[64]; /* as tier_fold_devices_open takes it */
+    /* The operator's own data by which updates are appraised (hub/validation.h). */
+    char validation_data[TIER_CONFIG_PATH_BYTES], validation_schema[TIER_CONFIG_PATH_BYTES];
+    char validation_program[TIER_CONFIG_PATH_BYTES]; /* "": the spoke's, beside this program */
+    char validation_device[64];
+    uint64_t validation_timeout_s;
 };
 
 struct tier_config_spoke {
@@ -72,6 +78,7 @@ struct tier_config_spoke {
     int accept;                                 /* enum tier_accept */
     char policy_file[TIER_CONFIG_PATH_BYTES];   /* spoke/policy.h; "": accept alone decides */
     double epsilon_max, delta;                  /* of patients' privacy; epsilon_max 0: no limit */
+    double site_epsilon_max;                    /* of the site's own; 0: no limit */
     char consent_table[TIER_CONFIG_PATH_BYTES]; /* spoke/consent.h; "" where there is none */
     char opt_out[TIER_CONFIG_PATH_BYTES];
     uint64_t rows_min;

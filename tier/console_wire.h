@@ -23,9 +23,12 @@
 #define TIER_PATH_CONSOLE_PULL "/consilium.console.Console/PullModel"
 #define TIER_PATH_CONSOLE_APPROVE "/consilium.console.Console/Approve"
 #define TIER_PATH_CONSOLE_STATISTICS "/consilium.console.Console/GetStatistics"
+#define TIER_PATH_CONSOLE_CONTRIBUTORS "/consilium.console.Console/ListContributors"
+#define TIER_PATH_CONSOLE_PARDON "/consilium.console.Console/Pardon"
 
-/* At these bounds the largest RunInfo and NodeList stay within one message of the edge. */
+/* At these bounds the largest RunInfo, NodeList and ContributorList stay within one message of the edge. */
 #define TIER_CONSOLE_CHILDREN_MAX 4096
+#define TIER_CONSOLE_CONTRIBUTORS_MAX 1024
 #define TIER_CONSOLE_ROUNDS_MAX 256
 #define TIER_CONSOLE_METRICS_MAX 16
 #define TIER_CONSOLE_RUNS_MAX 512
@@ -117,6 +120,41 @@ enum tier_status tier_console_statistics(const uint8_t *bytes, size_t n,
                                          struct tier_console_statistics *out, struct tier_err *err);
 struct tier_bytes tier_console_statistics_bytes(const struct tier_console_statistics *statistics);
 void tier_console_statistics_release(struct tier_console_statistics *statistics);
+
+/* ---- contributors ---- */
+
+struct tier_console_contributor {
+    char name[TIER_NAME_LEN_MAX + 1];
+    uint64_t updates, weight, bytes, shares;
+    double share, error, without; /* finite */
+    char utility[TIER_CONSOLE_TEXT_SIZE];
+    uint64_t quarantined, strikes;
+    bool out;
+    uint64_t round;
+    struct tier_hash update; /* zero: none */
+    char why[TIER_REASON_LEN_MAX + 1];
+};
+struct tier_console_contributors {
+    struct tier_hash run;
+    char name[TIER_NAME_LEN_MAX + 1];
+    uint32_t total;
+    struct tier_console_contributor *item;
+    size_t count; /* at most TIER_CONSOLE_CONTRIBUTORS_MAX */
+};
+enum tier_status tier_console_contributors(const uint8_t *bytes, size_t n,
+                                           struct tier_console_contributors *out,
+                                           struct tier_err *err);
+struct tier_bytes
+tier_console_contributors_bytes(const struct tier_console_contributors *contributors);
+void tier_console_contributors_release(struct tier_console_contributors *contributors);
+
+struct tier_console_pardon {
+    char run[TIER_HASH_HEX];
+    char child[TIER_NAME_LEN_MAX + 1];
+};
+enum tier_status tier_console_pardon(const uint8_t *bytes, size_t n,
+                                     struct tier_console_pardon *out, struct tier_err *err);
+struct tier_bytes tier_console_pardon_bytes(const struct tier_console_pardon *pardon);
 
 /* ---- requests: a run is named by hex digits, 0 to 64 of them ---- */
 

@@ -79,6 +79,9 @@ static enum tier_status open_all(struct tier_home *h, struct tier_err *err) {
     TIER_TRY(tier_content_sweep(h->models_dir, err));
     snprintf(h->retained_dir, sizeof h->retained_dir, "%s/" TIER_RETAINED_DIR, c->data_dir);
     TIER_TRY(make_dir(h->retained_dir, err));
+    snprintf(h->quarantine_dir, sizeof h->quarantine_dir, "%s/" TIER_QUARANTINE_DIR, c->data_dir);
+    if (c->kind == TIER_CONFIG_HUB)
+        TIER_TRY(make_dir(h->quarantine_dir, err));
     snprintf(path, sizeof path, "%s/journal.db", c->data_dir);
     TIER_TRY(tier_journal_open(path, &h->journal, err));
     TIER_TRY(open_revocations(h, err));

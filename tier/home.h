@@ -21,6 +21,7 @@
 #include "tier/wire.h"
 
 #define TIER_RETAINED_DIR "retained"
+#define TIER_QUARANTINE_DIR "quarantine"
 
 struct tier_home {
     const struct tier_config *config;
@@ -34,7 +35,8 @@ struct tier_home {
     struct tier_revocations *revoked; /* the newest list that is known; NULL: none */
     bool overdue;                     /* said of that list */
     char models_dir[TIER_CONFIG_PATH_BYTES + 16];
-    char retained_dir[TIER_CONFIG_PATH_BYTES + 16]; /* tier/retain.h */
+    char retained_dir[TIER_CONFIG_PATH_BYTES + 16];   /* tier/retain.h */
+    char quarantine_dir[TIER_CONFIG_PATH_BYTES + 16]; /* likewise: of a hub */
 };
 
 /*

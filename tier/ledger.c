@@ -23,7 +23,7 @@ static const char *const migrations[] = {
     " key_hash BLOB NOT NULL, PRIMARY KEY(book, run, round)) WITHOUT ROWID;",
 };
 
-enum { SQL_ADD, SQL_GET, SQL_FORGET, SQL_EVENTS, SQL_ROUNDS, SQL_EACH, SQL_COUNT };
+enum { SQL_ADD, SQL_GET, SQL_FORGET, SQL_FORGET_OLD, SQL_EVENTS, SQL_ROUNDS, SQL_EACH, SQL_COUNT };
 
 static const char *const statements[SQL_COUNT] = {
     [SQL_ADD] = "INSERT INTO charges(book, run, round, plan, noise, rate, count, time_ms, key,"
@@ -33,6 +33,7 @@ static const char *const statements[SQL_COUNT] = {
                 " FROM charges WHERE book = ?1 AND run = ?2 AND round = ?3",
     [SQL_FORGET] = "UPDATE charges SET key = NULL"
                    " WHERE run = ?1 AND round < ?2 AND key IS NOT NULL",
+    [SQL_FORGET_OLD] = "UPDATE charges SET key = NULL WHERE time_ms < ?1 AND key IS NOT NULL",
     [SQL_EVENTS] = "SELECT noise, rate, sum(count) FROM charges WHERE book = ?1"
                    " GROUP BY noise, rate ORDER BY noise, rate",
     [SQL_ROUNDS] = "SELECT count(*) FROM charges WHERE book = ?1 AND run = ?2",
@@ -165,6 +166,15 @@ enum tier_status tier_ledger_forget_keys(struct tier_ledger *l, const char *run,
     tier_query_start(&q, l->db, SQL_FORGET, err);
     bind_run(&q, run);
     tier_query_u64(&q, "round", below < INT64_MAX ? below : INT64_MAX);
+    return tier_query_run(&q);
+}
+
+enum tier_status tier_ledger_forget_before(struct tier_ledger *l, int64_t time_ms,
+                                           struct tier_err *err) {
+    struct tier_query q;
+
+    tier_query_start(&q, l->db, SQL_FORGET_OLD, err);
+    tier_query_int(&q, time_ms);
     return tier_query_run(&q);
 }
 

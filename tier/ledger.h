@@ -57,6 +57,10 @@ enum tier_status tier_ledger_get(struct tier_ledger *ledger, enum tier_ledger_bo
 enum tier_status tier_ledger_forget_keys(struct tier_ledger *ledger, const char *run,
                                          uint64_t below, struct tier_err *err);
 
+/* And those of rounds that were charged before that time. */
+enum tier_status tier_ledger_forget_before(struct tier_ledger *ledger, int64_t time_ms,
+                                           struct tier_err *err);
+
 /* All that is in a book, equal mechanisms together; the caller frees *events_out with free(3). No
  * more than TIER_PRIVACY_EVENTS_MAX kinds: TIER_ELIMIT. `rounds_out` of run `run` (both may be
  * NULL): how many of its rounds were charged. */

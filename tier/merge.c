@@ -90,6 +90,41 @@ static int by_content(const void *a, const void *b) {
     return order ? order : (x->weight > y->weight) - (x->weight < y->weight);
 }
 
+enum tier_status tier_merge_look(struct tier_merge_job *job, struct tier_err *err) {
+    const struct tier_fold *f = &job->merge->fold;
+
+    job->inputs = calloc(f->count + 1, sizeof *job->inputs);
+    if (!job->inputs)
+        return tier_fail(err, TIER_ENOMEM, "no memory to look at %zu updates", f->count);
+    for (size_t i = 0; i < f->count; i++) {
+        struct tier_merge_input *in = &job->inputs[job->count];
+        TIER_TRY(tier_spool_update_open(f->spool, &f->inputs[i], &in->update, err));
+        in->weight = tier_spool_update_header(in->update)->weight;
+        in->place = i;
+        job->count += in->weight > 0;
+        if (in->weight == 0)
+            tier_spool_update_close(in->update);
+        else
+            tier_spool_update_trim(in->update, job->count <= tier_fold_files_open());
+    }
+    job->inputs[job->count].update = NULL; /* of the previous result's row there is none */
+    qsort(job->inputs, job->count, sizeof *job->inputs, by_content);
+    return TIER_OK;
+}
+
+void tier_merge_look_release(struct tier_merge_job *job) {
+    for (size_t i = 0; job->inputs && i < job->count; i++)
+        tier_spool_update_close(job->inputs[i].update);
+    free(job->inputs);
+    free(job->gram);
+    free(job->screen);
+    *job = (struct tier_merge_job){0};
+}
+
+size_t tier_merge_look_bytes(size_t count) {
+    return (count + 1) * (sizeof(struct tier_merge_input) + UPDATE_BYTES);
+}
+
 static enum tier_status open_inputs(struct tier_merge_job *job, struct tier_err *err) {
     const struct tier_fold *f = &job->merge->fold;
     const struct tier_hash *ids = f->inputs;

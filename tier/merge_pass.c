@@ -26,7 +26,7 @@
 #define ROW_PAD 16u
 #define PER_ROW (sizeof(struct tier_segment_reader) + sizeof(struct tier_extent))
 
-enum pass_kind { PASS_GRAM, PASS_BLOCKS, PASS_COMBINE };
+enum pass_kind { PASS_GRAM, PASS_BLOCKS, PASS_COMBINE, PASS_SCREEN };
 
 struct worker {
     struct tier_merge_job *job;
@@ -62,11 +62,16 @@ static size_t worker_bytes(const struct tier_merge_shape *s, enum pass_kind kind
                (s->mixed ? KERN_MIX_WORK(rows) * sizeof(double) : 0) + out + s->scratch_bytes + 64;
     case PASS_COMBINE:
         return bytes + block * (sizeof(float) + 2 * sizeof(int64_t)) + out;
+    case PASS_SCREEN:
+        return bytes + rows * (block + ROW_PAD) * sizeof(float) + 3 * rows * sizeof(double) +
+               s->scratch_bytes + 64;
     }
     return bytes;
 }
 
 size_t tier_merge_worker_bytes_min(const struct tier_merge_shape *s) {
+    if (s->screen)
+        return worker_bytes(s, PASS_SCREEN, GRAM_BLOCK);
     size_t most = s->combine ? worker_bytes(s, PASS_COMBINE, COMBINE_BLOCK)
                              : worker_bytes(s, PASS_BLOCKS, TIER_BLOCK_ELEMENTS);
     size_t gram = s->gram ? worker_bytes(s, PASS_GRAM, GRAM_BLOCK) : 0;
@@ -82,7 +87,8 @@ static void choose(struct pass *p) {
 
     if (wanted > segments)
         wanted = (size_t)segments;
-    p->block = p->kind == PASS_GRAM ? GRAM_BLOCK : COMBINE_BLOCK;
+    bool sums = p->kind == PASS_GRAM || p->kind == PASS_SCREEN;
+    p->block = sums ? GRAM_BLOCK : COMBINE_BLOCK;
     if (p->kind == PASS_BLOCKS) {
         p->block = BLOCK_MAX;
         while (p->block > TIER_BLOCK_ELEMENTS &&
@@ -112,7 +118,9 @@ static void worker_free(struct worker *w) {
 
 static struct worker *worker_new(const struct pass *p) {
     const struct tier_merge_shape *s = &p->job->shape;
-    size_t lines = p->kind == PASS_COMBINE ? 1 : p->rows;
+    size_t lines = p->kind == PASS_COMBINE  ? 1
+                   : p->kind == PASS_SCREEN ? p->rows + 1 /* and the median */
+                                            : p->rows;
     struct worker *w = calloc(1, sizeof *w);
 
     if (!w)
@@ -128,6 +136,10 @@ static struct worker *worker_new(const struct pass *p) {
     if (p->kind == PASS_GRAM) {
         w->sums = malloc(triangle(p->rows) * sizeof *w->sums);
         ok = ok && w->sums;
+    } else if (p->kind == PASS_SCREEN) {
+        w->sums = malloc(3 * p->rows * sizeof *w->sums);
+        w->scratch = aligned_alloc(64, s->scratch_bytes + 64);
+        ok = ok && w->sums && w->scratch;
     } else {
         w->out = malloc(tier_segment_elements_max(s->manifest) * sizeof *w->out);
         ok = ok && w->out;
@@ -215,6 +227,36 @@ static enum tier_status gram_emit(void *worker, uint64_t segment, struct tier_er
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j <= i; j++)
             w->job->gram[i * width + j] += w->sums[triangle(i) + j];
+    return TIER_OK;
+}
+
+/* ---- the screen ------------------------------------------------------------------------------ */
+
+/* Behind the updates' rows lies the median's, which makes a pair with each of them. */
+static enum tier_status screen_work(void *worker, uint64_t segment, struct tier_err *err) {
+    struct worker *w = worker;
+    size_t n = tier_manifest_segment(w->job->shape.manifest, segment, NULL);
+    size_t rows = w->job->count;
+
+    memset(w->sums, 0, 3 * rows * sizeof *w->sums);
+    TIER_TRY(begin_rows(w, segment, err));
+    for (size_t at = 0; at < n; at += w->block) {
+        size_t m = step_of(w, at, n);
+        TIER_TRY(read_rows(w, rows, m, err));
+        kern_trimmed_mean(w->x + rows * w->stride, w->x, rows, w->stride, m, (rows - 1) / 2,
+                          w->scratch);
+        for (size_t i = 0; i < rows; i++)
+            kern_gram(w->sums + 3 * i, w->x + i * w->stride, 2, (rows - i) * w->stride, m);
+    }
+    return TIER_OK;
+}
+
+static enum tier_status screen_emit(void *worker, uint64_t segment, struct tier_err *err) {
+    struct worker *w = worker;
+
+    (void)segment, (void)err;
+    for (size_t i = 0; i < 3 * w->job->count; i++)
+        w->job->screen[i] += w->sums[i];
     return TIER_OK;
 }
 
@@ -370,6 +412,15 @@ enum tier_status tier_merge_pass_gram(struct tier_merge_job *job, struct tier_er
         for (size_t j = 0; j < i; j++)
             job->gram[j * width + i] = job->gram[i * width + j];
     return TIER_OK;
+}
+
+enum tier_status tier_merge_pass_screen(struct tier_merge_job *job, struct tier_err *err) {
+    static const struct tier_ordered functions = {.work = screen_work, .emit = screen_emit};
+
+    job->screen = calloc(3 * job->count, sizeof *job->screen);
+    if (!job->screen)
+        return tier_fail(err, TIER_ENOMEM, "no memory to screen %zu updates", job->count);
+    return run(job, PASS_SCREEN, &functions, err);
 }
 
 enum tier_status tier_merge_pass_blocks(struct tier_merge_job *job, struct tier_err *err) {

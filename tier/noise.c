@@ -43,6 +43,12 @@ void tier_noise_key_wipe(struct tier_noise_key *key) {
     OPENSSL_cleanse(key, sizeof *key);
 }
 
+bool tier_noise_key_is_zero(const struct tier_noise_key *key) {
+    static const struct tier_noise_key zero;
+
+    return CRYPTO_memcmp(key, &zero, sizeof zero) == 0;
+}
+
 enum tier_status tier_noise_new(const struct tier_noise_key *key, uint64_t stream,
                                 struct tier_noise **out, struct tier_err *err) {
     struct tier_noise *n = calloc(1, sizeof *n);

@@ -34,6 +34,8 @@ enum tier_status tier_noise_key_draw(struct tier_noise_key *out, struct tier_err
 /* What may be shown of a key: it commits to it, and says nothing of it. */
 void tier_noise_key_hash(const struct tier_noise_key *key, struct tier_hash *out);
 void tier_noise_key_wipe(struct tier_noise_key *key);
+/* Whether it was never drawn. */
+bool tier_noise_key_is_zero(const struct tier_noise_key *key);
 
 struct tier_noise;
 

@@ -146,15 +146,21 @@ static void resolve_tier(struct tier_plan_tier *out, const struct tier_plan_tier
     TAKE("merge.iterations", merge.iterations);
     TAKE("merge.smoothing", merge.smoothing);
     TAKE("retain", retain);
+    TAKE("screen.norm", screen.norm);
+    TAKE("screen.cosine_distance", screen.cosine_distance);
+    TAKE("screen.loss", screen.loss);
+    TAKE("screen.strikes", screen.strikes);
+    TAKE("contribution.permutations", contribution.permutations);
     if (out->sync == TIER_PLAN_BUFFERED && !WRITTEN("staleness_max") &&
         (WRITTEN("sync") || !lines[tier_keys_find(keys, count, "tiers.default.staleness_max")]))
         out->staleness_max = STALENESS_DEFAULT;
     if (!WRITTEN("retain") && !lines[tier_keys_find(keys, count, "tiers.default.retain")] &&
-        tier_plan_needs_updates(&out->merge))
+        tier_plan_looks_at_updates(out))
         out->retain = TIER_PLAN_RETAIN_UPDATES;
 #undef TAKE
 #undef WRITTEN
     tier_plan_merge_defaults(&out->merge);
+    tier_plan_screen_defaults(&out->screen);
 }
 
 static bool was_written(const void *lines, const char *path) {

@@ -53,6 +53,7 @@ enum tier_plan_precision {
 enum tier_plan_schedule { TIER_PLAN_CONSTANT, TIER_PLAN_STEP, TIER_PLAN_COSINE };
 enum tier_plan_per { TIER_PLAN_PER_ROUND, TIER_PLAN_PER_STEP };
 enum tier_plan_weights { TIER_PLAN_SAMPLES, TIER_PLAN_UNIFORM };
+enum tier_plan_noise_at { TIER_PLAN_AT_SPOKES, TIER_PLAN_AT_TOP };
 enum tier_plan_metric {
     TIER_PLAN_METRIC_NONE,
     TIER_PLAN_ACCURACY,
@@ -106,6 +107,21 @@ struct tier_plan_server {
 };
 #define TIER_PLAN_SERVER_OFF                                                                       \
     ((struct tier_plan_server){TIER_PLAN_SERVER_NONE, NAN, NAN, NAN, NAN, NAN})
+
+/* Differential privacy of a whole site's update (tier/site.h). All zero is none. */
+struct tier_plan_site {
+    double clip;        /* of a site's change in a round, its norm; 0: none, and none of the rest */
+    double noise;       /* of the sum over sites: its standard deviation, divided by clip */
+    double delta;       /* that epsilon is told at */
+    double epsilon_max; /* what a site may be made to pay */
+    int at;             /* enum tier_plan_noise_at: who draws it */
+    uint64_t honest;    /* AT_SPOKES: that many sites' noise together is the noise; else 0 */
+    struct {
+        double quantile; /* of the sites, whose change is to be below the clip; 0: the clip stays */
+        double rate;     /* by which its logarithm moves */
+        double noise;    /* of the count of sites below it, divided by what one adds to it */
+    } adapt;
+};
 
 /* What a plan is for, in the terms of GA4GH's Data Use Ontology where it has them: general
  * research GRU, health research HMB, disease research DS, care CC. */
@@ -163,6 +179,14 @@ struct tier_plan_merge {
     ((struct tier_plan_loss_options){                                                              \
         {0}, TIER_PLAN_IGNORE_NONE, 1, {1e-5, 1e-5, false, true, 1, 1}})
 
+/* All zero: every update counts. */
+struct tier_plan_screen {
+    double norm;            /* times the median of the round's norms; 0: no limit */
+    double cosine_distance; /* to the median of the round; 0: no limit */
+    double loss;            /* times the base model's on the hub's own data; 0: no limit */
+    uint64_t strikes;       /* rounds in a row that keep a child out; 0: none do */
+};
+
 struct tier_plan_tier {
     int sync;                  /* enum tier_plan_sync */
     struct tier_quorum quorum; /* with BUFFERED: the buffer */
@@ -170,6 +194,10 @@ struct tier_plan_tier {
     uint64_t deadline_s;       /* 0: none */
     int retain;                /* enum tier_plan_retain */
     struct tier_plan_merge merge;
+    struct tier_plan_screen screen; /* tier/screen.h */
+    struct {
+        uint64_t permutations; /* at most, of sampled Shapley values; 0: none are worked out */
+    } contribution;            /* tier/contribution.h */
 };
 
 struct tier_plan {
@@ -231,6 +259,7 @@ struct tier_plan {
         double delta;       /* that epsilon is told at */
         double epsilon_max; /* what a hospital's patients may be made to pay */
     } patient;              /* DP-SGD (tier/budget.h) */
+    struct tier_plan_site site;
 
     double clip;                 /* |x| beyond it is refused, or saturated */
     struct tier_keys_list clips; /* "PATTERN=CLIP": tensors with a clip of their own */
@@ -307,6 +336,14 @@ const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t byte
 
 /* The settings of a round at a hub: its own tier's, by whether it has a parent. Borrowed. */
 const struct tier_plan_tier *tier_plan_tier_of(const struct tier_plan *plan, bool is_top);
+
+/*
+ * Why a tier of this plan cannot look at its children's updates one by one, as the end of a
+ * sentence; NULL: it can. What needs to (the screen, contributions) asks here and nowhere else.
+ */
+const char *tier_plan_hides_updates(const struct tier_plan *plan, bool is_top);
+/* Whether it is asked to: by its rule, its screen or for contributions. */
+bool tier_plan_looks_at_updates(const struct tier_plan_tier *tier);
 
 /* "health-research"; NULL outside the enum. Borrowed. */
 const char *tier_plan_purpose_text(int purpose);

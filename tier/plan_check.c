@@ -29,6 +29,7 @@ static const char *const precision_choices[] = {"f32", "tf32", "bf16", "f16", NU
 static const char *const schedule_choices[] = {"constant", "step", "cosine", NULL};
 static const char *const per_choices[] = {"round", "step", NULL};
 static const char *const weights_choices[] = {"samples", "uniform", NULL};
+static const char *const noise_at_choices[] = {"spokes", "top", NULL};
 static const char *const metric_choices[] = {"none", "accuracy", "auc",         "loss", "dice",
                                              "mse",  "mae",      "concordance", NULL};
 static const char *const rule_choices[] = {
@@ -197,6 +198,25 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
     {"privacy.patient.epsilon_max", TIER_KEYS_REAL, FIELD(plan.patient.epsilon_max), "0.0", 0,     \
      TIER_PRIVACY_EPSILON_MAX, NULL,                                                               \
      "a hospital where the plan would cost its patients more declines it"},                        \
+    {"privacy.site.clip", TIER_KEYS_REAL, FIELD(plan.site.clip), "0.0", 0, 1e30, NULL,             \
+     "each site's change in a round is cut to this norm; 0 is no privacy of sites"},               \
+    {"privacy.site.noise", TIER_KEYS_REAL, FIELD(plan.site.noise), "0.0", 0,                       \
+     TIER_PRIVACY_NOISE_MAX, NULL,                                                                 \
+     "standard deviation of the noise on the sum over sites, divided by clip"},                    \
+    {"privacy.site.delta", TIER_KEYS_REAL, FIELD(plan.site.delta), "0.0", 0, 1, NULL,              \
+     "at which epsilon of a site is told: below one over the number of sites"},                    \
+    {"privacy.site.epsilon_max", TIER_KEYS_REAL, FIELD(plan.site.epsilon_max), "0.0", 0,           \
+     TIER_PRIVACY_EPSILON_MAX, NULL, "the most that the plan may cost a site"},                    \
+    {"privacy.site.noise_at", TIER_KEYS_CHOICE, FIELD(plan.site.at), "spokes", 0, 0,               \
+     noise_at_choices, "who draws the noise: each site its share, or the top all of it"},          \
+    {"privacy.site.honest_min", TIER_KEYS_INT, FIELD(plan.site.honest), "0", 0, 1000000, NULL,     \
+     "with noise_at: spokes, how many sites' shares make the noise; fewer end the run"},           \
+    {"privacy.site.adapt.quantile", TIER_KEYS_REAL, FIELD(plan.site.adapt.quantile), "0.0", 0,     \
+     0.999, NULL, "share of sites whose change the clip is to leave whole; 0: it stays as it is"}, \
+    {"privacy.site.adapt.rate", TIER_KEYS_REAL, FIELD(plan.site.adapt.rate), "0.0", 0, 1, NULL,    \
+     "how far the clip moves in a round, as a logarithm, where all sites are on one side"},        \
+    {"privacy.site.adapt.noise", TIER_KEYS_REAL, FIELD(plan.site.adapt.noise), "0.0", 0, 64, NULL, \
+     "standard deviation of the noise on the count of sites below it, in sites"},                  \
     {"exact.clip", TIER_KEYS_REAL, FIELD(plan.clip), "8.0", 1e-20, 1e30, NULL,                     \
      "largest change of a parameter in a round; sets the resolution, 2^-30 of it"},                \
     {"exact.clips", TIER_KEYS_LIST, FIELD(plan.clips), "", 0, 0, NULL,                             \
@@ -270,7 +290,19 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
     {path ".merge.iterations", TIER_KEYS_INT, FIELD(member.merge.iterations), "0", 0, 10000, NULL, \
      "for geometric_median (64 where it is left out), centred_clipping (3)"},                      \
     {path ".merge.smoothing", TIER_KEYS_REAL, FIELD(member.merge.smoothing), "0.0", 0, 1e30, NULL, \
-     "for geometric_median: distances below it count as it; 1e-6 where it is left out"}
+     "for geometric_median: distances below it count as it; 1e-6 where it is left out"},           \
+    {path ".screen.norm", TIER_KEYS_REAL, FIELD(member.screen.norm), "0.0", 0, 1e6, NULL,          \
+     "an update longer than so many times the median goes into quarantine; 0 is no limit"},        \
+    {path ".screen.cosine_distance", TIER_KEYS_REAL, FIELD(member.screen.cosine_distance), "0.0",  \
+     0, 2, NULL,                                                                                   \
+     "so does one whose 1 - cosine with the updates' median is above this; 1 is a right angle"},   \
+    {path ".screen.loss", TIER_KEYS_REAL, FIELD(member.screen.loss), "0.0", 0, 1e6, NULL,          \
+     "so does one with which the loss on the hub's own data is so many times what it was; 0: none"}, \
+    {path ".screen.strikes", TIER_KEYS_INT, FIELD(member.screen.strikes), "0", 0, TIER_ROUNDS_MAX, \
+     NULL, "after so many rounds in a row a child stays out until pardoned; 3 where left out"},    \
+    {path ".contribution.permutations", TIER_KEYS_INT, FIELD(member.contribution.permutations),    \
+     "0", 0, 100000, NULL,                                                                         \
+     "orders of children that their contributions (Shapley values) are sampled from; 0 is none"}
 
 static const struct tier_keys_item written_keys[] = {
     SHARED_KEYS,
@@ -477,10 +509,11 @@ static void check_entropy(const struct tier_plan_checker *c) {
     if (p->codec.name == TIER_PLAN_ONE_BIT)
         complain(c, "codec.entropy",
                  "must be none for one_bit: its bits are as good as random, and nothing is gained");
-    if (tier_plan_needs_updates(&p->top.merge) || tier_plan_needs_updates(&p->hub.merge))
+    if (tier_plan_looks_at_updates(&p->top) || tier_plan_looks_at_updates(&p->hub))
         complain(c, "codec.entropy",
-                 "must be none where a tier merges by another rule than the mean: it reads all "
-                 "updates side by side, and would hold a part of each in memory");
+                 "must be none where a tier merges by another rule than the mean, screens or works "
+                 "out contributions: it reads all updates side by side, and would hold a part of "
+                 "each in memory");
 }
 
 static void check_codec(const struct tier_plan_checker *c) {
@@ -653,7 +686,8 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     check_normalise(c);
     check_scaffold(c);
     check_exact(c);
-    check_curvature(c); /* which needs frac_bits */
+    tier_plan_check_site(c); /* which needs frac_bits, as does */
+    check_curvature(c);
     check_codec(c);
     check_stop(c);
     check_server(c);
@@ -664,6 +698,8 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     check_retain(c, &c->plan->hub, "tiers.hub");
     tier_plan_check_merge(c, &c->plan->top.merge, "tiers.top");
     tier_plan_check_merge(c, &c->plan->hub.merge, "tiers.hub");
+    tier_plan_check_screen(c, &c->plan->top, "tiers.top");
+    tier_plan_check_screen(c, &c->plan->hub, "tiers.hub");
 }
 
 const char *tier_plan_rule_text(const struct tier_plan_merge *merge) {
@@ -671,15 +707,16 @@ const char *tier_plan_rule_text(const struct tier_plan_merge *merge) {
 }
 
 const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t bytes) {
-    char clip[32];
+    char clip[32], site[160];
 
     snprintf(
         buf, bytes,
-        "no sum can overflow: |x| <= clip = %s and f = %d give |q| = |round(x * 2^f)| <= 2^30%s; "
+        "no sum can overflow: |x| <= clip = %s and f = %d give |q| = |round(x * 2^f)| <= 2^30%s%s; "
         "all weights together%s are at most %" PRIu64 " <= 2^32; so |S| = |sum of w * q| <= "
         "%" PRIu64 " * 2^30 <= 2^62 < 2^63",
         tier_real_text(plan->clip, clip, sizeof clip), plan->frac_bits,
         plan->clips.count > 0 ? ", as do the clips of exact.clips and their f" : "",
+        tier_plan_site_proof(plan, site, sizeof site),
         tier_stale_in(plan) ? ", times what staleness makes of them (64 and less)," : "",
         plan->weight_total_max, plan->weight_total_max);
     return buf;

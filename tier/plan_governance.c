@@ -6,6 +6,8 @@
 #include "tier/fedcurv.h"
 #include "tier/plan_keys.h"
 #include "tier/identity.h"
+#include "tier/screen.h"
+#include "tier/site.h"
 #include "tier/statistics.h"
 
 #include <inttypes.h>
@@ -86,11 +88,15 @@ static void sees_updates(const char *who, const struct tier_plan_tier *tier, cha
                          size_t bytes) {
     bool kept = tier->retain == TIER_PLAN_RETAIN_UPDATES;
 
-    snprintf(buf, bytes, "%s: the update of each of its children by name, and it %s; merged by %s",
-             who,
+    snprintf(buf, bytes,
+             "%s: the update of each of its children by name, and it %s; merged by %s%s%s", who,
              kept ? "keeps each until the round's commit, or longer for an audit"
                   : "may keep their sum alone as soon as it has some of them",
-             tier_plan_rule_text(&tier->merge));
+             tier_plan_rule_text(&tier->merge),
+             tier_screen_on(&tier->screen)
+                 ? ", after what is unlike the others went into quarantine, where it is kept"
+                 : "",
+             tier->contribution.permutations ? "; it says how much each of them contributed" : "");
 }
 
 static void list_columns(const struct tier_plan *plan, char *buf, size_t bytes) {
@@ -119,9 +125,12 @@ const char *tier_plan_sees(const struct tier_plan *plan, size_t i, char *buf, si
         }
         snprintf(
             buf, bytes,
-            "leaves the site: a round's change of the tensors that travel%s%s, its weight (%s)%s",
+            "leaves the site: a round's change of the tensors that travel%s%s%s, its weight (%s)%s",
             plan->scaffold ? " and its control variate" : "",
             tier_fedcurv_on(plan) ? " and its Fisher information" : "",
+            !tier_site_on(plan)         ? ""
+            : tier_site_at_spokes(plan) ? ", cut to a norm and with noise of its own"
+                                        : ", cut to a norm; the top adds noise to the sum",
             plan->weights == TIER_PLAN_UNIFORM ? "1, whatever the rows"
                                                : "the number of its training rows",
             evaluates ? ", sums of metrics over its test rows with their number" : "");

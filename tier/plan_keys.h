@@ -37,6 +37,11 @@ bool tier_plan_needs_updates(const struct tier_plan_merge *merge);
 /* What must hold for a tier's merge; `tier` is "tiers.top" or "tiers.hub". */
 void tier_plan_check_merge(const struct tier_plan_checker *c, const struct tier_plan_merge *merge,
                            const char *tier);
+/* Fills in `strikes` where it was left out. */
+void tier_plan_screen_defaults(struct tier_plan_screen *screen);
+/* What must hold for a tier's screen and contributions; `name` is "tiers.top" or "tiers.hub". */
+void tier_plan_check_screen(const struct tier_plan_checker *c, const struct tier_plan_tier *tier,
+                            const char *name);
 /* What must hold for `governance`: a day that the calendar has, a name that can sign. */
 void tier_plan_check_governance(const struct tier_plan_checker *c);
 /* What must hold for `local`, the recipe of a hospital's training. */
@@ -48,6 +53,10 @@ void tier_plan_recipe_defaults(struct tier_plan *plan,
                                bool (*written)(const void *arg, const char *path), const void *arg);
 /* What must hold for `privacy`. */
 void tier_plan_check_privacy(const struct tier_plan_checker *c);
+/* The same of privacy.site; needs frac_bits. */
+void tier_plan_check_site(const struct tier_plan_checker *c);
+/* What privacy.site adds to a value, as a part of the proof; "" without. Returns buf. */
+const char *tier_plan_site_proof(const struct tier_plan *plan, char *buf, size_t bytes);
 /* What must hold between the loss, its options and what is asked of the model. */
 void tier_plan_check_loss(const struct tier_plan_checker *c);
 /* What must hold for `local.patch`. */

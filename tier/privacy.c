@@ -67,6 +67,14 @@ enum tier_status tier_privacy_cost(const struct tier_privacy_event *events, size
     return cost_of(events, count, delta, out, err);
 }
 
+enum tier_status tier_privacy_concentrated(const struct tier_privacy_event *events, size_t count,
+                                           double delta, struct tier_privacy_bound *out,
+                                           struct tier_err *err) {
+    TIER_TRY(check(events, count, delta, err));
+    privacy_concentrated(events, count, delta, out);
+    return TIER_OK;
+}
+
 enum tier_status tier_privacy_within(const struct tier_privacy_event *events, size_t count,
                                      double delta, double epsilon, bool *within_out,
                                      double *bound_out, struct tier_err *err) {

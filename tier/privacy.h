@@ -9,6 +9,10 @@
  *          (Gopi, Lee, Wutschitz 2021): an upper and a lower bound whose distance the caller's
  *          delta and the grid decide, about half a per cent.
  *
+ * Beside them, zCDP (Bun, Steinke 2016), which knows nothing of samples, holds for discrete
+ * Gaussians as it does for continuous ones, and has one number that simply adds up: the one to go
+ * by where whole sites are protected, who are in every round.
+ *
  * Neighbours differ by one record that is added or removed, and the worse of both counts. A record
  * is what the mechanism's sensitivity is of: one patient's gradient or a whole site's update. Costs
  * of the two kinds are never added.
@@ -49,6 +53,17 @@ struct tier_privacy_cost {
 enum tier_status tier_privacy_cost(const struct tier_privacy_event *events, size_t count,
                                    double delta, struct tier_privacy_cost *out,
                                    struct tier_err *err);
+
+/* By concentrated differential privacy: as if every record were in every sample. */
+struct tier_privacy_bound {
+    double rho;     /* zCDP */
+    double epsilon; /* upper bound; INFINITY where it passes EPSILON_MAX */
+    double order;   /* Renyi order that gave it */
+};
+/* Errors: tier_privacy_cost. Takes no time. */
+enum tier_status tier_privacy_concentrated(const struct tier_privacy_event *events, size_t count,
+                                           double delta, struct tier_privacy_bound *out,
+                                           struct tier_err *err);
 
 /*
  * Whether they cost at most epsilon: by Renyi accounting where that is enough, which takes no time,

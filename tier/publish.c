@@ -12,6 +12,7 @@
 #include "tier/hash_aside.h"
 #include "tier/segment.h"
 #include "tier/server_state.h"
+#include "tier/site.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -184,6 +185,8 @@ static enum tier_status run(struct pass *w, struct tier_err *err) {
         TIER_TRY(tier_segment_cursor_next(&cursor, &extent, err));
         TIER_TRY(tier_segment_add(p->sum, 1, p->manifest, i, extent, NULL, w->scratch, w->hi, w->lo,
                                   err));
+        if (p->noise_key) /* twelve deviations are below 2^30, and the sums at most 2^62 */
+            TIER_TRY(tier_site_noise(p->noise_key, i, p->noise_variance, w->hi, n, err));
         TIER_TRY(tier_model_read(p->base, i * TIER_SEGMENT_ELEMENTS, n, w->base, err));
         TIER_TRY(step(w, i, n, err));
         if (w->down)

@@ -14,6 +14,7 @@
 #include "kernels/kern.h"
 #include "tier/delta.h"
 #include "tier/fold.h"
+#include "tier/noise.h"
 
 struct tier_publish {
     const struct tier_update *sum; /* SUM, weight > 0, of this manifest */
@@ -26,6 +27,10 @@ struct tier_publish {
     const struct kern_server *optimiser; /* NULL: none */
     double stretch;         /* what the mean is multiplied by (tier/nova.h); 0: it is not */
     struct tier_hash state; /* beside the base; zero: the optimiser begins here */
+    /* Discrete Gaussian noise (tier/site.h) on the sum, before the division; NULL: none. Of a
+     * manifest without wide tensors. */
+    const struct tier_noise_key *noise_key;
+    uint64_t noise_variance;
 };
 
 /* What is made; zero where there is no such thing. */

@@ -3,9 +3,10 @@
  * The log is read once, checked line by line, and only what it says of the one run is kept. What is
  * made lies in the scratch folder, in which the retained updates get one more name.
  */
-#include "tier/replay.h"
+#include "tier/replay_private.h"
 #include "tier/audit.h"
 #include "tier/content.h"
+#include "tier/contribution.h"
 #include "tier/graph.h"
 #include "tier/home.h"
 #include "tier/merge.h"
@@ -24,43 +25,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MEMORY_BYTES ((size_t)256 << 20)
 #define UPDATES_MAX (1u << 22)
-
-/* What the log says of a round. */
-struct logged {
-    uint64_t round;
-    struct tier_hash base, folded, previous, model;
-    bool has_fold, committed;
-    size_t first, count; /* of its inputs */
-};
-
-struct input {
-    struct tier_hash update;
-    uint64_t counted; /* the round that it counts in */
-    char child[TIER_NAME_LEN_MAX + 1];
-};
-
-struct replaying {
-    const struct tier_replay *r;
-    struct tier_replay_run run;
-    bool found, attends_parent;
-    struct tier_hash plan_hash, graph_hash;
-    struct logged *rounds;
-    size_t round_count, round_room;
-    struct input *inputs;
-    size_t input_count, input_room;
-    char *plan_text;
-    size_t plan_bytes;
-    struct tier_plan plan;
-    struct tier_graph *graph;
-    struct tier_manifest *manifest;
-    const struct tier_plan_tier *tier;
-    const struct tier_merge_ops *rule;
-    struct tier_spool *spool;                       /* in the scratch folder */
-    char spool_dir[PATH_MAX], models_dir[PATH_MAX]; /* there, too */
-    struct tier_hash previous, state, model;        /* what the last round gave */
-};
 
 /* ---- the log ---- */
 
@@ -92,19 +57,19 @@ static enum tier_status line_lacks(uint64_t seq, const char *event, struct tier_
     return tier_fail(err, TIER_ECORRUPT, "line %" PRIu64 ": %s lacks what it must say", seq, event);
 }
 
-static struct logged *round_of(struct replaying *p, uint64_t number, struct tier_err *err) {
+static struct replay_logged *round_of(struct replay *p, uint64_t number, struct tier_err *err) {
     for (size_t i = p->round_count; i-- > 0;)
         if (p->rounds[i].round == number)
             return &p->rounds[i];
-    struct logged *at = grown(p->rounds, p->round_count, &p->round_room, sizeof *at, err);
+    struct replay_logged *at = grown(p->rounds, p->round_count, &p->round_room, sizeof *at, err);
     if (!at)
         return NULL;
     p->rounds = at;
-    p->rounds[p->round_count] = (struct logged){.round = number};
+    p->rounds[p->round_count] = (struct replay_logged){.round = number};
     return &p->rounds[p->round_count++];
 }
 
-static enum tier_status on_begun(struct replaying *p, const char *run, const json_t *data,
+static enum tier_status on_begun(struct replay *p, const char *run, const json_t *data,
                                  uint64_t seq, struct tier_err *err) {
     const char *name = json_string_value(json_object_get(data, "name"));
 
@@ -128,14 +93,14 @@ static bool child_of(const json_t *data, char child[TIER_NAME_LEN_MAX + 1]) {
     return true;
 }
 
-static enum tier_status on_counted(struct replaying *p, const json_t *data, uint64_t seq,
+static enum tier_status on_counted(struct replay *p, const json_t *data, uint64_t seq,
                                    struct tier_err *err) {
     uint64_t counted = count_of(data, "counted");
-    struct input in = {.counted = counted ? counted : count_of(data, "round")};
+    struct replay_input in = {.counted = counted ? counted : count_of(data, "round")};
 
     if (!hash_of(data, "update", &in.update) || !child_of(data, in.child) || in.counted == 0)
         return line_lacks(seq, "update.counted", err);
-    struct input *at = grown(p->inputs, p->input_count, &p->input_room, sizeof *at, err);
+    struct replay_input *at = grown(p->inputs, p->input_count, &p->input_room, sizeof *at, err);
     if (!at)
         return err->status;
     p->inputs = at;
@@ -143,39 +108,100 @@ static enum tier_status on_counted(struct replaying *p, const json_t *data, uint
     return TIER_OK;
 }
 
+/* The last of the list that is that child's update; taken out of it. */
+static bool take_out(struct replay_input *list, size_t *count, const struct replay_input *one,
+                     struct replay_input *out) {
+    for (size_t i = *count; i-- > 0;)
+        if (tier_hash_equal(&list[i].update, &one->update) &&
+            strcmp(list[i].child, one->child) == 0) {
+            *out = list[i];
+            list[i] = list[--*count];
+            return true;
+        }
+    return false;
+}
+
 /* It is in no sum. One that was withdrawn before it was counted is not here. */
-static enum tier_status on_withdrawn(struct replaying *p, const json_t *data, uint64_t seq,
+static enum tier_status on_withdrawn(struct replay *p, const json_t *data, uint64_t seq,
                                      struct tier_err *err) {
-    struct input gone = {0};
+    struct replay_input gone = {0}, was;
 
     if (!hash_of(data, "update", &gone.update) || !child_of(data, gone.child))
         return line_lacks(seq, "update.withdrawn", err);
-    for (size_t i = p->input_count; i-- > 0;)
-        if (tier_hash_equal(&p->inputs[i].update, &gone.update) &&
-            strcmp(p->inputs[i].child, gone.child) == 0) {
-            p->inputs[i] = p->inputs[--p->input_count];
-            break;
-        }
+    if (take_out(p->inputs, &p->input_count, &gone, &was) ||
+        !take_out(p->aside, &p->aside_count, &gone, &was))
+        return TIER_OK;
+    struct replay_logged *l = round_of(p, was.counted, err);
+    if (!l)
+        return err->status;
+    l->torn = true;
     return TIER_OK;
 }
 
-static enum tier_status on_round(struct replaying *p, const char *event, const json_t *data,
+/* It had been counted. A line that is there twice says it once. */
+static enum tier_status on_quarantined(struct replay *p, const json_t *data, uint64_t seq,
+                                       struct tier_err *err) {
+    struct replay_input one = {.counted = count_of(data, "round")}, was;
+
+    if (!hash_of(data, "update", &one.update) || !child_of(data, one.child) || one.counted == 0 ||
+        !hash_of(data, "set", &one.set))
+        return line_lacks(seq, "update.quarantined", err);
+    one.by_loss = json_is_true(json_object_get(data, "by_loss"));
+    if (!take_out(p->inputs, &p->input_count, &one, &was))
+        return TIER_OK;
+    struct replay_input *at = grown(p->aside, p->aside_count, &p->aside_room, sizeof *at, err);
+    if (!at)
+        return err->status;
+    p->aside = at;
+    p->aside[p->aside_count++] = one;
+    return TIER_OK;
+}
+
+static enum tier_status on_contributed(struct replay *p, const json_t *data, uint64_t seq,
+                                       struct tier_err *err) {
+    struct replay_said one = {.round = count_of(data, "round"),
+                              .known = json_is_true(json_object_get(data, "known")),
+                              .share = json_number_value(json_object_get(data, "share")),
+                              .error = json_number_value(json_object_get(data, "error")),
+                              .without = json_number_value(json_object_get(data, "without"))};
+
+    const char *utility = json_string_value(json_object_get(data, "utility"));
+
+    if (!child_of(data, one.child) || one.round == 0 || !utility)
+        return line_lacks(seq, "update.contributed", err);
+    one.by_loss = strcmp(utility, TIER_CONTRIBUTION_UTILITY) != 0;
+    struct replay_said *at = grown(p->said, p->said_count, &p->said_room, sizeof *at, err);
+    if (!at)
+        return err->status;
+    p->said = at;
+    p->said[p->said_count++] = one;
+    return TIER_OK;
+}
+
+static enum tier_status on_round(struct replay *p, const char *event, const json_t *data,
                                  uint64_t seq, struct tier_err *err) {
     uint64_t number = count_of(data, "round");
     bool whole = true;
 
     if (strcmp(event, "round.opened") != 0 && strcmp(event, "round.folded") != 0 &&
-        strcmp(event, "round.committed") != 0)
+        strcmp(event, "round.screened") != 0 && strcmp(event, "round.committed") != 0 &&
+        strcmp(event, "privacy.charged") != 0)
         return TIER_OK;
-    struct logged *l = number ? round_of(p, number, err) : NULL;
+    struct replay_logged *l = number ? round_of(p, number, err) : NULL;
     if (!l)
         return number ? err->status : line_lacks(seq, event, err);
     if (strcmp(event, "round.opened") == 0) {
         whole = hash_of(data, "base", &l->base);
+    } else if (strcmp(event, "round.screened") == 0) {
+        whole = hash_of(data, "set", &l->set);
+        l->screened = true;
+        l->torn = false;
     } else if (strcmp(event, "round.folded") == 0) {
         whole = hash_of(data, "update", &l->folded);
         (void)hash_of(data, "previous", &l->previous);
         l->has_fold = true;
+    } else if (strcmp(event, "privacy.charged") == 0) {
+        whole = hash_of(data, "key", &l->noise_key);
     } else {
         whole = hash_of(data, "model", &l->model);
         l->committed = true;
@@ -185,7 +211,7 @@ static enum tier_status on_round(struct replaying *p, const char *event, const j
 
 static enum tier_status on_line(void *arg, uint64_t seq, const json_t *record,
                                 const struct tier_tree_edge *edge, struct tier_err *err) {
-    struct replaying *p = arg;
+    struct replay *p = arg;
     const char *event = json_string_value(json_object_get(record, "event"));
     const json_t *data = json_object_get(record, "data");
     const char *run = json_string_value(json_object_get(data, "run"));
@@ -204,19 +230,23 @@ static enum tier_status on_line(void *arg, uint64_t seq, const json_t *record,
         return on_counted(p, data, seq, err);
     if (strcmp(event, "update.withdrawn") == 0)
         return on_withdrawn(p, data, seq, err);
+    if (strcmp(event, "update.quarantined") == 0)
+        return on_quarantined(p, data, seq, err);
+    if (strcmp(event, "update.contributed") == 0)
+        return on_contributed(p, data, seq, err);
     if (strcmp(event, "run.ended") == 0)
         (void)hash_of(data, "model", &p->run.model);
     return on_round(p, event, data, seq, err);
 }
 
 static int by_round(const void *a, const void *b) {
-    const struct input *x = a, *y = b;
+    const struct replay_input *x = a, *y = b;
     if (x->counted != y->counted)
         return x->counted < y->counted ? -1 : 1;
     return memcmp(x->update.b, y->update.b, TIER_HASH_BYTES);
 }
 
-static enum tier_status read_log(struct replaying *p, struct tier_err *err) {
+static enum tier_status read_log(struct replay *p, struct tier_err *err) {
     char path[PATH_MAX];
     struct tier_hash head;
     uint64_t lines;
@@ -231,7 +261,7 @@ static enum tier_status read_log(struct replaying *p, struct tier_err *err) {
         qsort(p->inputs, p->input_count, sizeof *p->inputs, by_round);
     for (size_t i = 0; i < p->input_count; i++)
         for (size_t k = 0; k < p->round_count; k++) {
-            struct logged *l = &p->rounds[k];
+            struct replay_logged *l = &p->rounds[k];
             if (l->round != p->inputs[i].counted)
                 continue;
             if (l->count++ == 0)
@@ -276,12 +306,11 @@ static bool have_file(const char *from, const char *to) {
 /* ---- what the run is ---- */
 
 /* A file of the node by its hash, wherever it lies; the caller's to free. NULL: nowhere. */
-static char *find_file(const struct replaying *p, const struct tier_hash *hash,
-                       const char *suffix) {
-    static const char *const folders[] = {TIER_RETAINED_DIR, "models"};
+static char *find_file(const struct replay *p, const struct tier_hash *hash, const char *suffix) {
+    static const char *const folders[] = {TIER_RETAINED_DIR, "models", TIER_QUARANTINE_DIR};
     char dir[PATH_MAX];
 
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
         snprintf(dir, sizeof dir, "%.4000s/%s", p->r->data_dir, folders[i]);
         if (tier_content_has(dir, hash, suffix))
             return tier_content_path(dir, hash, suffix);
@@ -289,7 +318,7 @@ static char *find_file(const struct replaying *p, const struct tier_hash *hash,
     return NULL;
 }
 
-static enum tier_status read_plan(struct replaying *p, struct tier_err *err) {
+static enum tier_status read_plan(struct replay *p, struct tier_err *err) {
     char *path = find_file(p, &p->plan_hash, TIER_CONTENT_PLAN);
     FILE *f = path ? fopen(path, "rb") : NULL;
     struct tier_hash is;
@@ -311,7 +340,7 @@ static enum tier_status read_plan(struct replaying *p, struct tier_err *err) {
     return tier_plan_parse(p->plan_text, p->plan_bytes, &p->plan, err);
 }
 
-static enum tier_status read_graph(struct replaying *p, struct tier_err *err) {
+static enum tier_status read_graph(struct replay *p, struct tier_err *err) {
     char *from = find_file(p, &p->graph_hash, TIER_CONTENT_GRAPH);
     char *path = tier_content_path(p->models_dir, &p->graph_hash, TIER_CONTENT_GRAPH);
     enum tier_status st = TIER_OK;
@@ -331,7 +360,7 @@ static enum tier_status read_graph(struct replaying *p, struct tier_err *err) {
     return st;
 }
 
-static enum tier_status prepare(struct replaying *p, struct tier_err *err) {
+static enum tier_status prepare(struct replay *p, struct tier_err *err) {
     snprintf(p->spool_dir, sizeof p->spool_dir, "%.4000s/spool", p->r->scratch);
     snprintf(p->models_dir, sizeof p->models_dir, "%.4000s/models", p->r->scratch);
     if (mkdir(p->models_dir, 0700) != 0)
@@ -351,27 +380,27 @@ static enum tier_status prepare(struct replaying *p, struct tier_err *err) {
 
 /* ---- one round ---- */
 
-static void not_kept(struct tier_replay_round *out, const char *what,
+void replay_not_kept(struct tier_replay_round *out, const char *what,
                      const struct tier_hash *hash) {
     char hex[TIER_HASH_HEX];
     out->result = TIER_REPLAY_NOT_KEPT;
     snprintf(out->why, sizeof out->why, "%s %.12s is kept no more", what, tier_hash_hex(hash, hex));
 }
 
-static void differs(struct tier_replay_round *out, const char *why) {
+void replay_differs(struct tier_replay_round *out, const char *why) {
     out->result = TIER_REPLAY_DIFFERS;
     snprintf(out->why, sizeof out->why, "%.255s", why);
 }
 
 /* Where an update lies in the scratch folder. */
-static const char *spool_path(const struct replaying *p, const struct tier_hash *id,
+static const char *spool_path(const struct replay *p, const struct tier_hash *id,
                               char path[PATH_MAX + 80]) {
     char hex[TIER_HASH_HEX];
     snprintf(path, PATH_MAX + 80, "%s/%s.upd", p->spool_dir, tier_hash_hex(id, hex));
     return path;
 }
 
-static bool have_update(struct replaying *p, const struct tier_hash *id) {
+bool replay_have_update(struct replay *p, const struct tier_hash *id) {
     char to[PATH_MAX + 80];
     char *from = find_file(p, id, ".upd");
     bool there = from && have_file(from, spool_path(p, id, to));
@@ -381,7 +410,7 @@ static bool have_update(struct replaying *p, const struct tier_hash *id) {
 }
 
 /* Every byte of an input is what its name says, and is in range. */
-static enum tier_status check_input(struct replaying *p, const struct tier_hash *id,
+enum tier_status replay_check_input(struct replay *p, const struct tier_hash *id,
                                     struct tier_err *err) {
     struct tier_update *u = NULL;
 
@@ -393,7 +422,7 @@ static enum tier_status check_input(struct replaying *p, const struct tier_hash 
     return st;
 }
 
-static enum tier_status fold(struct replaying *p, const struct logged *l,
+static enum tier_status fold(struct replay *p, const struct replay_logged *l,
                              const struct tier_hash *inputs, struct tier_hash *out,
                              struct tier_err *err) {
     struct tier_fold_version versions[TIER_STALENESS_LIMIT + 1];
@@ -408,7 +437,7 @@ static enum tier_status fold(struct replaying *p, const struct logged *l,
                           .inputs = inputs,
                           .count = l->count,
                           .threads = p->r->threads,
-                          .memory_bytes = MEMORY_BYTES};
+                          .memory_bytes = REPLAY_MEMORY_BYTES};
 
     for (size_t i = p->round_count; i-- > 0 && stale.version_count <= TIER_STALENESS_LIMIT;)
         if (p->rounds[i].round < l->round && l->round - p->rounds[i].round <= behind)
@@ -423,7 +452,7 @@ static enum tier_status fold(struct replaying *p, const struct logged *l,
     return p->rule ? tier_merge_run(&merge, out, err) : tier_fold_run(&f, out, err);
 }
 
-static enum tier_status fold_round(struct replaying *p, const struct logged *l,
+static enum tier_status fold_round(struct replay *p, const struct replay_logged *l,
                                    struct tier_replay_round *out, struct tier_hash *folded,
                                    struct tier_err *err) {
     struct tier_hash *inputs = calloc(l->count ? l->count : 1, sizeof *inputs);
@@ -434,15 +463,17 @@ static enum tier_status fold_round(struct replaying *p, const struct logged *l,
         return tier_fail(err, TIER_ENOMEM, "no memory for a round's inputs");
     for (size_t i = 0; i < l->count && out->result == TIER_REPLAY_SAME; i++) {
         inputs[i] = p->inputs[l->first + i].update;
-        if (!have_update(p, &inputs[i]))
-            not_kept(out, "update", &inputs[i]);
-        else if (check_input(p, &inputs[i], &why) != TIER_OK)
-            differs(out, why.text);
+        if (!replay_have_update(p, &inputs[i]))
+            replay_not_kept(out, "update", &inputs[i]);
+        else if (replay_check_input(p, &inputs[i], &why) != TIER_OK)
+            replay_differs(out, why.text);
     }
     if (out->result == TIER_REPLAY_SAME && l->count == 0)
-        differs(out, "the log counts no update in it");
+        replay_differs(out, "the log counts no update in it");
+    if (out->result == TIER_REPLAY_SAME && replay_look_again(p, l, inputs, out, &why) != TIER_OK)
+        replay_differs(out, why.text);
     if (out->result == TIER_REPLAY_SAME && fold(p, l, inputs, folded, &why) != TIER_OK)
-        differs(out, why.text);
+        replay_differs(out, why.text);
     if (why.status == TIER_ENOMEM || why.status == TIER_EFULL || why.status == TIER_EIO)
         st = tier_fail(err, why.status, "%s", why.text);
     free(inputs);
@@ -450,7 +481,7 @@ static enum tier_status fold_round(struct replaying *p, const struct logged *l,
 }
 
 /* The base is what the round before made, or what was kept of it. */
-static bool have_base(struct replaying *p, const struct tier_hash *base) {
+static bool have_base(struct replay *p, const struct tier_hash *base) {
     if (tier_content_has(p->models_dir, base, TIER_CONTENT_MODEL))
         return true;
     char *from = find_file(p, base, TIER_CONTENT_MODEL);
@@ -462,7 +493,7 @@ static bool have_base(struct replaying *p, const struct tier_hash *base) {
     return there;
 }
 
-static enum tier_status publish(struct replaying *p, const struct logged *l,
+static enum tier_status publish(struct replay *p, const struct replay_logged *l,
                                 const struct tier_hash *folded, struct tier_replay_round *out,
                                 struct tier_err *err) {
     struct tier_root root;
@@ -471,19 +502,25 @@ static enum tier_status publish(struct replaying *p, const struct logged *l,
     struct tier_err why = {0};
 
     if (!have_base(p, &l->base)) {
-        not_kept(out, "the base model", &l->base);
+        replay_not_kept(out, "the base model", &l->base);
         return TIER_OK;
     }
     tier_root_init(&root, &p->plan, p->plan_text, p->plan_bytes, l->round);
     root.update = *folded;
     root.base = l->base;
     root.state = p->state;
+    TIER_TRY(replay_find_noise(p, l, &root.noise_key, out, err));
+    if (out->result != TIER_REPLAY_SAME) {
+        tier_noise_key_wipe(&root.noise_key);
+        return TIER_OK;
+    }
     enum tier_status st = tier_root_run(&root, p->spool, p->manifest, p->models_dir, &made,
                                         &figures, &out->weight, &why);
+    tier_noise_key_wipe(&root.noise_key);
     if (st == TIER_ENOMEM || st == TIER_EFULL || st == TIER_EIO)
         return tier_fail(err, st, "%s", why.text);
     if (st != TIER_OK) {
-        differs(out, why.text);
+        replay_differs(out, why.text);
         return TIER_OK;
     }
     p->state = made.state;
@@ -493,17 +530,20 @@ static enum tier_status publish(struct replaying *p, const struct logged *l,
     if (!l->committed)
         out->result = TIER_REPLAY_OPEN;
     else if (!tier_hash_equal(&made.model, &l->model))
-        differs(out, "another model than the log says");
+        replay_differs(out, "another model than the log says");
     return TIER_OK;
 }
 
 /* What is not needed by a later round. */
-static void tidy(struct replaying *p, const struct logged *l, const struct tier_hash *folded) {
+static void tidy(struct replay *p, const struct replay_logged *l, const struct tier_hash *folded) {
     char name[PATH_MAX + 80];
 
     for (size_t i = 0; i < l->count; i++)
         if (!tier_hash_equal(&p->inputs[l->first + i].update, folded))
             unlink(spool_path(p, &p->inputs[l->first + i].update, name));
+    for (size_t i = 0; i < p->aside_count; i++)
+        if (p->aside[i].counted == l->round && !tier_hash_equal(&p->aside[i].update, folded))
+            unlink(spool_path(p, &p->aside[i].update, name));
     if (!tier_hash_is_zero(&p->previous) && !tier_hash_equal(&p->previous, folded))
         unlink(spool_path(p, &p->previous, name));
     p->previous = (struct tier_hash){{0}};
@@ -518,7 +558,7 @@ static void tidy(struct replaying *p, const struct logged *l, const struct tier_
     }
 }
 
-static enum tier_status one_round(struct replaying *p, const struct logged *l,
+static enum tier_status one_round(struct replay *p, const struct replay_logged *l,
                                   struct tier_replay_round *out, struct tier_err *err) {
     struct tier_hash folded = {{0}};
 
@@ -530,7 +570,7 @@ static enum tier_status one_round(struct replaying *p, const struct logged *l,
     }
     TIER_TRY(fold_round(p, l, out, &folded, err));
     if (out->result == TIER_REPLAY_SAME && !tier_hash_equal(&folded, &l->folded))
-        differs(out, "its updates give another sum than the log says");
+        replay_differs(out, "its updates give another sum than the log says");
     if (!p->run.top)
         out->made = folded;
     if (p->run.top && out->result == TIER_REPLAY_SAME)
@@ -541,25 +581,25 @@ static enum tier_status one_round(struct replaying *p, const struct logged *l,
 
 /* ---- the run ---- */
 
-static bool needs_earlier(struct replaying *p) {
+static bool needs_earlier(struct replay *p) {
     struct kern_server optimiser;
     return tier_task_server(&p->plan, &optimiser) || (p->rule && p->rule->has_previous);
 }
 
-static enum tier_status all_rounds(struct replaying *p, tier_replay_fn fn, void *arg,
+static enum tier_status all_rounds(struct replay *p, tier_replay_fn fn, void *arg,
                                    struct tier_err *err) {
     struct tier_replay_round out;
     bool any = false;
 
     for (size_t i = 0; i < p->round_count; i++) {
-        const struct logged *l = &p->rounds[i];
+        const struct replay_logged *l = &p->rounds[i];
         bool wanted = p->r->round == 0 || l->round == p->r->round;
         if (p->r->round && l->round > p->r->round)
             break;
         if (!wanted && !p->run.top && !(p->rule && p->rule->has_previous))
             continue;
         if (!wanted && !needs_earlier(p)) { /* its base may be kept */
-            const struct logged *target = &p->rounds[p->round_count - 1];
+            const struct replay_logged *target = &p->rounds[p->round_count - 1];
             for (size_t k = 0; k < p->round_count; k++)
                 if (p->rounds[k].round == p->r->round)
                     target = &p->rounds[k];
@@ -571,7 +611,7 @@ static enum tier_status all_rounds(struct replaying *p, tier_replay_fn fn, void 
             if (!tier_hash_equal(&p->model, &l->base)) {
                 out = (struct tier_replay_round){
                     .round = l->round, .logged = l->base, .made = p->model};
-                differs(&out, "it starts from another model than the plan's graph gives");
+                replay_differs(&out, "it starts from another model than the plan's graph gives");
                 fn(arg, &out);
                 return TIER_OK;
             }
@@ -589,7 +629,7 @@ static enum tier_status all_rounds(struct replaying *p, tier_replay_fn fn, void 
 
 enum tier_status tier_replay_run(const struct tier_replay *replay, tier_replay_fn fn, void *arg,
                                  struct tier_replay_run *run_out, struct tier_err *err) {
-    struct replaying p = {.r = replay};
+    struct replay p = {.r = replay};
     enum tier_status st = read_log(&p, err);
 
     if (st == TIER_OK)
@@ -603,6 +643,8 @@ enum tier_status tier_replay_run(const struct tier_replay *replay, tier_replay_f
     tier_spool_close(p.spool);
     free(p.plan_text);
     free(p.inputs);
+    free(p.aside);
+    free(p.said);
     free(p.rounds);
     return st;
 }

@@ -5,6 +5,9 @@
  * hold the numbers. At the top each round gives the model that was published, at a hub the update
  * that it pushed: the same SHA-256, or something is not what the log says.
  *
+ * Where the tier screens, what counted must pass and what is in quarantine fail again, by the files
+ * in quarantine; where it works out contributions, each must be what the log says, to the bit.
+ *
  * Rounds are computed from the first on, because each starts from what the one before gave; where
  * the one wanted needs nothing but its base model, and that is kept, from there.
  *
@@ -28,7 +31,7 @@ struct tier_replay_round {
     uint64_t round, updates, weight;
     enum tier_replay_result result;
     struct tier_hash logged, made; /* the model, or at a hub its update; zero: none */
-    char why[256];                 /* of what is not the same */
+    char why[256];                 /* of what is not the same, or could not be looked at */
 };
 
 struct tier_replay_run {

@@ -10,6 +10,7 @@
 #define CONSILIUM_TIER_ROOT_H
 
 #include "tier/publish.h"
+#include "tier/site.h"
 #include "tier/task.h"
 
 struct tier_root {
@@ -19,16 +20,19 @@ struct tier_root {
     struct kern_server optimiser;
     struct tier_delta_form down;
     bool optimises, shortens, normalises, buffers, weighs;
+    const struct tier_plan *plan_of; /* with privacy.site; borrowed */
+    struct tier_noise_key
+        noise_key; /* where the top draws the noise: the caller's to set and wipe */
 };
 
 /* What follows from the plan (its canonical text) for a round; the other fields are the caller's.
- */
+ * The plan is borrowed for as long as root is used. */
 void tier_root_init(struct tier_root *root, const struct tier_plan *plan, const void *text,
                     size_t bytes, uint64_t round);
 /*
  * A round without weight (evaluation only) keeps its base and state. The figures are those that the
  * update carries, of the base. Errors as tier_publish_run, and those of opening the update and the
- * base.
+ * base; TIER_EPLAN where fewer sites than privacy.site.honest_min are in the sum.
  */
 enum tier_status tier_root_run(const struct tier_root *root, const struct tier_spool *spool,
                                const struct tier_manifest *manifest, const char *models_dir,

@@ -85,7 +85,7 @@ struct tier_round_tally tier_round_tally(const struct tier_round *r) {
         t.loose += s == TIER_CHILD_SEALED;
         t.pushing += s == TIER_CHILD_PUSHING;
         t.declined += s == TIER_CHILD_DECLINED;
-        t.refused += s == TIER_CHILD_REFUSED;
+        t.refused += s == TIER_CHILD_REFUSED || s == TIER_CHILD_QUARANTINED;
     }
     return t;
 }
@@ -166,7 +166,7 @@ static void on_decline(struct tier_round *r, uint32_t child, struct tier_round_a
     bool later = r->rules.staleness_max && at_work(c->state); /* or it would be waited for */
 
     if (delivered(c->state) || c->state == TIER_CHILD_REFUSED ||
-        (r->state != TIER_ROUND_OPEN && !later))
+        c->state == TIER_CHILD_QUARANTINED || (r->state != TIER_ROUND_OPEN && !later))
         return;
     if (at_work(c->state) && !tier_hash_is_zero(&c->update)) /* nobody resumes it */
         act(out, TIER_ACTION_DISCARD, child, &c->update);
@@ -186,6 +186,11 @@ static void on_offer(struct tier_round *r, const struct tier_round_event *e,
         refuse(out, e, TIER_ECONFLICT, "another update of this child is sealed for this round");
     } else if (!open && !later) {
         refuse(out, e, TIER_ELATE, "the round is closed");
+    } else if (c->state == TIER_CHILD_QUARANTINED) {
+        refuse(out, e, TIER_EPOLICY,
+               tier_hash_is_zero(&c->update)
+                   ? "this child is kept out of the run until an operator pardons it"
+                   : "an update of this child is in quarantine in this round");
     } else if (c->state == TIER_CHILD_REFUSED) {
         refuse(out, e, TIER_EPOLICY, "an update of this child was refused in this round");
     } else if (c->state == TIER_CHILD_NONE || c->state == TIER_CHILD_DECLINED) {
@@ -222,6 +227,10 @@ static void on_sealed(struct tier_round *r, const struct tier_round_event *e,
             act(out, TIER_ACTION_RECEIPT, e->child, &e->update);
         else
             refuse(out, e, TIER_ECONFLICT, "another update of this child is sealed for this round");
+        return;
+    }
+    if (c->state == TIER_CHILD_QUARANTINED && same) { /* its file stays */
+        refuse(out, e, TIER_EPOLICY, "an update of this child is in quarantine in this round");
         return;
     }
     /* A child whose stream was lost while its last bytes were checked has still delivered. */
@@ -265,6 +274,29 @@ static void on_bad(struct tier_round *r, const struct tier_round_event *e,
     close_if_due(r, out);
 }
 
+/* Who fails is known all at once: the round goes on when that is said of each (SCREENED). */
+static void on_quarantine(struct tier_round *r, const struct tier_round_event *e,
+                          struct tier_round_actions *out) {
+    struct tier_round_child *c = child_at(r, e->child);
+
+    if (r->state != TIER_ROUND_FOLDING || c->state != TIER_CHILD_SEALED || c->in_part ||
+        !tier_hash_equal(&c->update, &e->update))
+        return;
+    r->weight -= counted(r, c, c->weight);
+    c->state = TIER_CHILD_QUARANTINED;
+    act(out, TIER_ACTION_QUARANTINE, e->child, &e->update);
+    out->at[out->count - 1].status = TIER_EPOLICY;
+    out->at[out->count - 1].reason = e->reason ? e->reason : "the update fails the tier's screen";
+}
+
+/* What is left may not be enough for the quorum any more. */
+static void on_screened(struct tier_round *r, struct tier_round_actions *out) {
+    if (r->state != TIER_ROUND_FOLDING)
+        return;
+    r->state = TIER_ROUND_OPEN;
+    close_if_due(r, out);
+}
+
 static void on_lost(struct tier_round *r, const struct tier_round_event *e,
                     struct tier_round_actions *out) {
     struct tier_round_child *c = child_at(r, e->child);
@@ -286,7 +318,8 @@ const char *tier_round_holds_fast(const struct tier_round *r, uint32_t child,
                                   const struct tier_hash *update) {
     const struct tier_round_child *c = tier_round_child(r, child);
 
-    if (!tier_hash_equal(&c->update, update) || c->state == TIER_CHILD_REFUSED)
+    if (!tier_hash_equal(&c->update, update) || c->state == TIER_CHILD_REFUSED ||
+        c->state == TIER_CHILD_QUARANTINED)
         return NULL;
     if (r->state == TIER_ROUND_COMMITTED)
         return "the round is committed: its model holds the update";
@@ -303,7 +336,9 @@ static void on_withdraw(struct tier_round *r, const struct tier_round_event *e,
                         struct tier_round_actions *out) {
     struct tier_round_child *c = child_at(r, e->child);
 
-    if (!tier_hash_equal(&c->update, &e->update) || (!delivered(c->state) && !at_work(c->state)) ||
+    bool quarantined = c->state == TIER_CHILD_QUARANTINED && !tier_hash_is_zero(&c->update);
+    if (!tier_hash_equal(&c->update, &e->update) ||
+        (!delivered(c->state) && !at_work(c->state) && !quarantined) ||
         tier_round_holds_fast(r, e->child, &e->update))
         return;
     if (c->state == TIER_CHILD_SEALED) {
@@ -311,7 +346,7 @@ static void on_withdraw(struct tier_round *r, const struct tier_round_event *e,
         if (r->state == TIER_ROUND_FOLDING)
             r->state = TIER_ROUND_OPEN;
     }
-    c->state = TIER_CHILD_EXPECTED;
+    c->state = quarantined ? TIER_CHILD_REFUSED : TIER_CHILD_EXPECTED;
     c->update = (struct tier_hash){{0}};
     c->weight = 0;
     act(out, TIER_ACTION_DISCARD, e->child, &e->update);
@@ -359,6 +394,12 @@ void tier_round_step(struct tier_round *r, const struct tier_round_event *e,
     case TIER_EVENT_BAD:
         on_bad(r, e, out);
         break;
+    case TIER_EVENT_QUARANTINE:
+        on_quarantine(r, e, out);
+        break;
+    case TIER_EVENT_SCREENED:
+        on_screened(r, out);
+        break;
     case TIER_EVENT_WITHDRAW:
         on_withdraw(r, e, out);
         break;
@@ -397,6 +438,17 @@ void tier_round_step(struct tier_round *r, const struct tier_round_event *e,
         }
         break;
     }
+}
+
+void tier_round_keep_out(struct tier_round *r, uint32_t child, bool out) {
+    struct tier_round_child *c = child_at(r, child);
+    bool kept_out = c->state == TIER_CHILD_QUARANTINED && tier_hash_is_zero(&c->update);
+
+    if (out && !delivered(c->state))
+        *c = (struct tier_round_child){
+            .state = TIER_CHILD_QUARANTINED, .attending = c->attending, .base = r->number};
+    else if (!out && kept_out)
+        c->state = TIER_CHILD_EXPECTED;
 }
 
 void tier_round_restore_child(struct tier_round *r, uint32_t child,
@@ -440,7 +492,7 @@ const char *tier_round_state_text(enum tier_round_state state) {
 }
 
 const char *tier_round_child_state_text(enum tier_round_child_state state) {
-    static const char *const text[] = {"absent",   "training", "pushing",  "delivered",
-                                       "declined", "refused",  "delivered"};
+    static const char *const text[] = {"absent",   "training", "pushing",   "delivered",
+                                       "declined", "refused",  "delivered", "quarantined"};
     return (unsigned)state < sizeof text / sizeof *text ? text[state] : "unknown";
 }

@@ -46,8 +46,9 @@ enum tier_round_child_state {
     TIER_CHILD_PUSHING,  /* it was granted a push */
     TIER_CHILD_SEALED,   /* its update is here, checked, and counts */
     TIER_CHILD_DECLINED,
-    TIER_CHILD_REFUSED, /* its update was bad */
-    TIER_CHILD_FOLDED,  /* its update counts, and is in the partial */
+    TIER_CHILD_REFUSED,     /* its update was bad */
+    TIER_CHILD_FOLDED,      /* its update counts, and is in the partial */
+    TIER_CHILD_QUARANTINED, /* its update is here and counts nothing; without one, it stays out */
 };
 
 struct tier_round_rules {
@@ -59,13 +60,14 @@ struct tier_round_rules {
 };
 
 enum tier_round_event_type {
-    TIER_EVENT_JOIN,     /* a child that takes part attends */
-    TIER_EVENT_LEAVE,    /* its stream is lost */
-    TIER_EVENT_DECLINE,  /* it will not deliver this round, or left the run */
-    TIER_EVENT_OFFER,    /* it holds update `update` of weight `weight`, of its base round */
-    TIER_EVENT_SEALED,   /* that update arrived and every element of it is in range */
-    TIER_EVENT_BAD,      /* that update arrived and is not */
-    TIER_EVENT_WITHDRAW, /* the child takes `update` back, which tier_round_holds_fast allows */
+    TIER_EVENT_JOIN,       /* a child that takes part attends */
+    TIER_EVENT_LEAVE,      /* its stream is lost */
+    TIER_EVENT_DECLINE,    /* it will not deliver this round, or left the run */
+    TIER_EVENT_OFFER,      /* it holds update `update` of weight `weight`, of its base round */
+    TIER_EVENT_SEALED,     /* that update arrived and every element of it is in range */
+    TIER_EVENT_BAD,        /* that update arrived and is not */
+    TIER_EVENT_QUARANTINE, /* that sealed update fails the screen: `reason` */
+    TIER_EVENT_WITHDRAW,   /* the child takes `update` back, which tier_round_holds_fast allows */
     TIER_EVENT_LOST,     /* a sealed update is no longer (whole) in the spool; of a folded one: the
                             partial is not, which is to be said of each child in it */
     TIER_EVENT_DEADLINE, /* the time is up */
@@ -74,6 +76,8 @@ enum tier_round_event_type {
     TIER_EVENT_NO_PART,  /* it never will: from now on nothing is folded before the round closes */
     TIER_EVENT_FOLDED,   /* the fold gave `update` */
     TIER_EVENT_COMMIT,   /* the result of the round is published */
+    TIER_EVENT_SCREENED, /* every sealed update was screened, and QUARANTINE said of those that fail
+                          */
     TIER_EVENT_NO_MERGE, /* the updates cannot become one, and never will: `reason` */
 };
 
@@ -83,19 +87,21 @@ struct tier_round_event {
     struct tier_hash update;
     uint64_t weight;
     bool single; /* OFFER: it is no sum, so what it counts as is bounded by TIER_WEIGHT_MAX */
-    const char *reason; /* BAD, NO_MERGE: what is wrong; borrowed until its actions are done */
+    const char
+        *reason; /* BAD, QUARANTINE, NO_MERGE: what is wrong; borrowed until its actions are done */
 };
 
 enum tier_round_action_type {
-    TIER_ACTION_START,   /* tell the child of the round */
-    TIER_ACTION_GRANT,   /* let the child push `update` */
-    TIER_ACTION_RECEIPT, /* give the child its receipt for `update` */
-    TIER_ACTION_REFUSE,  /* tell the child that `update` is refused: status and reason */
-    TIER_ACTION_DISCARD, /* delete `update` from the spool */
-    TIER_ACTION_PART,    /* fold the partial and every `in_part` update into a new partial */
-    TIER_ACTION_FOLD,    /* fold the partial, where there is one, and every sealed update */
-    TIER_ACTION_DELIVER, /* `update` is this node's own: push it up, or publish it */
-    TIER_ACTION_EMPTY,   /* nothing to deliver: decline upward, or fail the run */
+    TIER_ACTION_START,      /* tell the child of the round */
+    TIER_ACTION_GRANT,      /* let the child push `update` */
+    TIER_ACTION_RECEIPT,    /* give the child its receipt for `update` */
+    TIER_ACTION_REFUSE,     /* tell the child that `update` is refused: status and reason */
+    TIER_ACTION_QUARANTINE, /* tell the child that `update` is put aside: the reason */
+    TIER_ACTION_DISCARD,    /* delete `update` from the spool */
+    TIER_ACTION_PART,       /* fold the partial and every `in_part` update into a new partial */
+    TIER_ACTION_FOLD,       /* fold the partial, where there is one, and every sealed update */
+    TIER_ACTION_DELIVER,    /* `update` is this node's own: push it up, or publish it */
+    TIER_ACTION_EMPTY,      /* nothing to deliver: decline upward, or fail the run */
 };
 
 struct tier_round_action {
@@ -117,7 +123,7 @@ struct tier_round_child {
     enum tier_round_child_state state;
     bool attending;
     bool in_part;            /* SEALED, and being folded into the partial */
-    struct tier_hash update; /* while PUSHING, SEALED, FOLDED, REFUSED */
+    struct tier_hash update; /* while PUSHING, SEALED, FOLDED, REFUSED, QUARANTINED */
     uint64_t weight;         /* as the update says: what counts is that, times its multiplier */
     uint64_t base;           /* the round that it is at work on; this one unless it is behind */
 };
@@ -172,10 +178,13 @@ void tier_round_step(struct tier_round *r, const struct tier_round_event *event,
 const char *tier_round_holds_fast(const struct tier_round *r, uint32_t child,
                                   const struct tier_hash *update);
 
+/* Of a round that opens, or whose child is pardoned: it takes no part, or does from now on. */
+void tier_round_keep_out(struct tier_round *r, uint32_t child, bool out);
+
 /* `active`: children that may still deliver or have; `sealed`: that have; `loose`: whose update is
  * in no partial yet. */
 struct tier_round_tally {
-    size_t active, sealed, loose, pushing, declined, refused;
+    size_t active, sealed, loose, pushing, declined, refused; /* refused: or in quarantine */
 };
 struct tier_round_tally tier_round_tally(const struct tier_round *r);
 const struct tier_round_child *tier_round_child(const struct tier_round *r, uint32_t child);

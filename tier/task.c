@@ -6,6 +6,7 @@
 #include "tier/scaffold.h"
 #include "tier/score.h"
 #include "tier/share.h"
+#include "tier/site.h"
 #include "tier/stale.h"
 #include "tier/statistics.h"
 
@@ -75,8 +76,15 @@ enum tier_status tier_task_manifest(const struct tier_plan *plan, const struct t
     for (size_t i = 0; i < shared && tier_fedcurv_on(plan) && st == TIER_OK; i++, count += 2)
         st = tier_fedcurv_tensors(plan, &tensors[i], &tensors[shared + i], &tensors[2 * shared + i],
                                   err);
+    struct tier_manifest *made = NULL;
     if (st == TIER_OK)
-        st = tier_manifest_new(tensors, count, out, err);
+        st = tier_manifest_new(tensors, count, &made, err);
+    if (st == TIER_OK)
+        st = tier_site_manifest_check(plan, made, err);
+    if (st == TIER_OK)
+        *out = made;
+    else
+        tier_manifest_free(made);
     free(tensors);
     return st;
 }
@@ -236,8 +244,9 @@ enum tier_status tier_task_metrics_check(const struct tier_metrics *sums, struct
         size_t bins, k = 0;
         const int64_t *values = tier_metrics_at(sums, i, &name, &bins);
         if (strcmp(name, TIER_NOVA_METRIC) == 0 || strcmp(name, TIER_STALE_METRIC) == 0 ||
-            tier_statistics_is(name))
-            continue; /* tier_nova_check, tier_stale_check, tier_statistics_check know them */
+            strcmp(name, TIER_SITE_METRIC) == 0 || tier_statistics_is(name))
+            continue; /* tier_nova_check, tier_stale_check, tier_site_check, tier_statistics_check
+                         know them */
         while (k < known_count && strcmp(known[k].name, name) != 0)
             k++;
         if (k == known_count)

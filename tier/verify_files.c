@@ -125,7 +125,7 @@ static enum tier_status check_folder(struct tier_verify *v, size_t node, const c
 }
 
 enum tier_status verify_files(struct tier_verify *v, size_t node, struct tier_err *err) {
-    static const char *const names[] = {"models", "spool", TIER_RETAINED_DIR};
+    static const char *const names[] = {"models", "spool", TIER_RETAINED_DIR, TIER_QUARANTINE_DIR};
     uint8_t *buf = malloc(READ_BYTES);
     enum tier_status st = buf ? TIER_OK : tier_fail(err, TIER_ENOMEM, "no memory to verify");
 

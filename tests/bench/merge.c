@@ -7,8 +7,10 @@
  */
 #include "tests/bench/bench.h"
 #include "tests/bench/resident.h"
+#include "tier/contribution.h"
 #include "tier/merge.h"
 #include "tier/plan.h"
+#include "tier/screen.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -99,6 +101,35 @@ static enum tier_status time_merge(const struct merge_bench *b, const struct con
     return tier_spool_delete(b->spool, &id, err);
 }
 
+/* What comes before a fold, where the tier screens, and after it, for contributions. */
+static enum tier_status time_look(const struct merge_bench *b, size_t count, bool screens,
+                                  struct speed *speed, struct tier_err *err) {
+    const struct tier_plan_screen limits = {.norm = 4, .cosine_distance = 1.2};
+    const struct tier_screen screen = {.spool = b->spool,
+                                       .manifest = b->manifest,
+                                       .limits = &limits,
+                                       .inputs = b->ids,
+                                       .count = count,
+                                       .threads = THREADS,
+                                       .memory_bytes =
+                                           THREADS * tier_screen_memory_min(b->manifest, count)};
+    const struct tier_fold fold =
+        fold_of(b, count, THREADS * tier_contribution_memory_min(b->manifest, count));
+    struct tier_screened *screened = bench_alloc(count, sizeof *screened);
+    struct tier_contribution *shares = bench_alloc(count, sizeof *shares);
+    struct tier_screen_figures all;
+    bool exact;
+    double start = bench_now_s(), cpu = cpu_now_s();
+    enum tier_status st = screens ? tier_screen_run(&screen, screened, &all, err)
+                                  : tier_contribution_run(&fold, 1000, shares, &exact, err);
+
+    if (st == TIER_OK)
+        *speed = speed_of(b, count, bench_now_s() - start, cpu_now_s() - cpu);
+    free(screened);
+    free(shares);
+    return st;
+}
+
 static json_t *table(json_t *detail, const char *name, size_t count) {
     char key[40];
     json_t *object = json_object();
@@ -131,6 +162,15 @@ static enum tier_status measure(const struct merge_bench *b, size_t count, json_
         json_object_set_new(peaks, name, json_integer((json_int_t)bench_watch_peak(watch)));
         if (i == 0)
             *median = speed;
+    }
+    for (int screens = 0; screens < 2 && st == TIER_OK; screens++) {
+        const char *name = screens ? "screen" : "contribution";
+        struct speed speed = {NAN, NAN};
+        bench_watch_peak(watch);
+        st = time_look(b, count, screens, &speed, err);
+        json_object_set_new(wall, name, json_real(speed.wall));
+        json_object_set_new(cpu, name, json_real(speed.cpu));
+        json_object_set_new(peaks, name, json_integer((json_int_t)bench_watch_peak(watch)));
     }
     bench_watch_free(watch);
     return st;

@@ -225,10 +225,17 @@ class Replay(Stopped):
         def first_round(data_dir):
             with tempfile.TemporaryDirectory(prefix="consilium-audit-") as out:
                 self.f.cli("audit", "export", data_dir, "--out", os.path.join(out, "export"))
+                with open(os.path.join(out, "export", "report.md"), encoding="utf-8") as file:
+                    table = [line.strip("| \n").split(" | ") for line in file if "|" in line]
+                names = next(line for line in table if line[0] == "round")
+                row = table[table.index(names) + 2]
+                self.assertEqual(row[0], "1")
+                written = dict(zip(names, row))["withdrawn"]
                 with open(os.path.join(out, "export", "report.json"), encoding="utf-8") as file:
-                    return json.load(file)["runs"][self.run_id]["rounds"]["1"]
+                    return json.load(file)["runs"][self.run_id]["rounds"]["1"], written
 
-        now, before = first_round(folder), first_round(self.top.dir)
+        (now, told), (before, untold) = first_round(folder), first_round(self.top.dir)
+        self.assertEqual((told, untold), ("2", "0"))
         self.assertEqual(now.pop("withdrawn"), 2)
         now["children"].sort()
         before["children"].sort()

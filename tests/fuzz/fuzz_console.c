@@ -37,6 +37,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
           tier_console_approval_request_bytes, NOTHING);
     AGAIN(struct tier_console_approval, tier_console_approval, tier_console_approval_bytes,
           NOTHING);
+    AGAIN(struct tier_console_contributors, tier_console_contributors,
+          tier_console_contributors_bytes, tier_console_contributors_release);
+    AGAIN(struct tier_console_pardon, tier_console_pardon, tier_console_pardon_bytes, NOTHING);
     AGAIN(struct tier_console_part, tier_console_part, tier_console_part_bytes,
           tier_console_part_release);
     return 0;
@@ -59,6 +62,17 @@ static struct tier_bytes seed_of(unsigned i) {
     struct tier_console_nodes nodes = {.self = node, .children = &node, .count = 1, .total = 1};
     struct tier_console_part part = {.is_plan = true, .data = (const uint8_t *)"{}", .bytes = 2};
 
+    struct tier_console_contributor one = {.name = "north",
+                                           .updates = 3,
+                                           .shares = 3,
+                                           .share = 0.5,
+                                           .without = -0.125,
+                                           .round = 2,
+                                           .update = {{1}},
+                                           .why = "too long"};
+    struct tier_console_contributors contributors = {
+        .name = "wdbc", .total = 1, .item = &one, .count = 1};
+
     run.run.b[0] = 1;
     snprintf(round.metrics[0].name, sizeof round.metrics[0].name, "loss");
     switch (i) {
@@ -79,13 +93,18 @@ static struct tier_bytes seed_of(unsigned i) {
     case 6:
         return tier_console_approval_bytes(&(struct tier_console_approval){
             .by = {"anna", "bert"}, .count = 2, .done = true, .expires_ms = 1});
+    case 7:
+        return tier_console_contributors_bytes(&contributors);
+    case 8:
+        return tier_console_pardon_bytes(
+            &(struct tier_console_pardon){.run = "0a", .child = "north"});
     default:
         return tier_console_part_bytes(&part);
     }
 }
 
 size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
-    if (i > 7)
+    if (i > 9)
         return 0;
     struct tier_bytes b = seed_of(i);
     FUZZ_CHECK(b.n <= room);

@@ -44,6 +44,7 @@ struct federation {
     struct tier_hash run, model, previous;
     uint64_t round;
     uint64_t random;
+    struct attack_accuracy seen;
 };
 
 const char *attack_text(enum attack attack) {
@@ -296,13 +297,49 @@ static void attack_all(struct federation *f) {
         }
 }
 
+/* Leaves those that pass, in their order; ids holds all of them afterwards too. */
+static enum tier_status screen_all(struct federation *f, const struct tier_hash *ids,
+                                   struct tier_hash *passed, size_t *count_out,
+                                   struct tier_err *err) {
+    struct attack_world *w = f->world;
+    struct tier_screened *screened = calloc(w->hospitals, sizeof *screened);
+    struct tier_screen_figures all;
+    const struct tier_screen screen = {.spool = w->spool,
+                                       .manifest = w->manifest,
+                                       .limits = &f->attack->screen,
+                                       .inputs = ids,
+                                       .count = w->hospitals,
+                                       .threads = THREADS,
+                                       .memory_bytes =
+                                           tier_screen_memory_min(w->manifest, w->hospitals)};
+
+    if (!screened)
+        abort();
+    enum tier_status st = tier_screen_run(&screen, screened, &all, err);
+    *count_out = 0;
+    for (size_t i = 0; st == TIER_OK && i < w->hospitals; i++) {
+        if (!screened[i].fails)
+            passed[(*count_out)++] = ids[i];
+        f->seen.caught += attacks(f, i) && screened[i].fails;
+        f->seen.missed += attacks(f, i) && !screened[i].fails;
+        f->seen.wronged += !attacks(f, i) && screened[i].fails;
+    }
+    free(screened);
+    return st;
+}
+
 static enum tier_status merge_all(struct federation *f, struct tier_hash *ids,
                                   struct tier_hash *id_out, struct tier_err *err) {
     struct attack_world *w = f->world;
     const struct tier_plan_merge *settings = &f->attack->merge;
+    struct tier_hash *passed = calloc(w->hospitals, sizeof *passed);
     struct tier_merge merge = {
         .rule = tier_merge_rule_of(settings), .settings = settings, .previous = f->previous};
+    size_t count = w->hospitals;
+    enum tier_status st = TIER_OK;
 
+    if (!passed)
+        abort();
     for (size_t i = 0; i < w->hospitals; i++) {
         struct tier_update_header h = {.run = f->run,
                                        .round = f->round,
@@ -311,27 +348,34 @@ static enum tier_status merge_all(struct federation *f, struct tier_hash *ids,
         struct tier_metrics *name = tier_metrics_new(); /* tells equal updates of attackers apart */
         int64_t number = (int64_t)i;
         h.metrics = name;
-        enum tier_status st = tier_metrics_add(name, "hospital", 1, &number, err);
+        st = tier_metrics_add(name, "hospital", 1, &number, err);
         if (st == TIER_OK)
             st = tier_update_seal_f32(w->spool, &h, w->manifest, w->delta[i], true, &ids[i], err);
         tier_metrics_free(name);
-        TIER_TRY(st);
+        if (st != TIER_OK)
+            goto out;
     }
+    memcpy(passed, ids, count * sizeof *passed);
+    if (tier_screen_on(&f->attack->screen))
+        TIER_TRY_OUT(screen_all(f, ids, passed, &count, err));
     merge.fold = (struct tier_fold){.spool = w->spool,
                                     .manifest = w->manifest,
                                     .run = f->run,
                                     .round = f->round,
                                     .base_model = f->model,
-                                    .inputs = ids,
-                                    .count = w->hospitals,
+                                    .inputs = passed,
+                                    .count = count,
                                     .threads = THREADS};
     if (!merge.rule) {
-        merge.fold.memory_bytes = tier_fold_memory_min(w->manifest, w->hospitals);
-        return tier_fold_run(&merge.fold, id_out, err);
+        merge.fold.memory_bytes = tier_fold_memory_min(w->manifest, count);
+        st = tier_fold_run(&merge.fold, id_out, err);
+        goto out;
     }
-    merge.fold.memory_bytes =
-        tier_merge_memory_min(w->manifest, merge.rule, settings, w->hospitals);
-    return tier_merge_run(&merge, id_out, err);
+    merge.fold.memory_bytes = tier_merge_memory_min(w->manifest, merge.rule, settings, count);
+    st = tier_merge_run(&merge, id_out, err);
+out:
+    free(passed);
+    return st;
 }
 
 static enum tier_status publish(struct federation *f, const struct tier_hash *merged,
@@ -404,15 +448,15 @@ enum tier_status attack_run(struct attack_world *w, const struct attack_case *at
     if (!values || !ids)
         abort();
     tier_hash_data("attacked", 8, &f.run);
-    struct attack_accuracy seen = {.low = 1};
+    f.seen.low = 1;
     for (f.round = 1; f.round <= attack->rounds; f.round++) {
         TIER_TRY_OUT(play_round(&f, values, ids, err));
         if (2 * f.round <= attack->rounds)
             continue;
-        TIER_TRY_OUT(evaluate(&f, values, &seen.final, err));
-        seen.low = fmin(seen.low, seen.final);
+        TIER_TRY_OUT(evaluate(&f, values, &f.seen.final, err));
+        f.seen.low = fmin(f.seen.low, f.seen.final);
     }
-    *out = seen;
+    *out = f.seen;
 out:
     tier_spool_delete(w->spool, &f.previous, NULL);
     free(values);

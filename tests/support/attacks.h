@@ -12,6 +12,7 @@
 #define CONSILIUM_TESTS_ATTACKS_H
 
 #include "tier/merge.h"
+#include "tier/screen.h"
 
 enum attack {
     ATTACK_NONE,
@@ -27,6 +28,8 @@ const char *attack_text(enum attack attack); /* "sign flip" */
 
 struct attack_case {
     struct tier_plan_merge merge; /* as tier_plan_merge_defaults leaves it; all zero: the mean */
+    struct tier_plan_screen
+        screen; /* each round's updates pass it first; strikes are not looked at */
     enum attack attack;
     size_t attackers;
     uint64_t rounds, seed;
@@ -42,6 +45,8 @@ void attack_world_free(struct attack_world *world);
  * round by chance, so the lowest of the second half of the rounds is told too. */
 struct attack_accuracy {
     double final, low;
+    /* Updates, over all rounds: of attackers in quarantine, and not; of honest ones in it. */
+    size_t caught, missed, wronged;
 };
 /* Trains from the graph's own values. */
 enum tier_status attack_run(struct attack_world *world, const struct attack_case *attack,

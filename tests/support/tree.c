@@ -152,6 +152,8 @@ struct tree_node *tree_hub(struct tree *tree, const char *name, struct tree_node
     n->config.hub.children_min = children_min;
     n->config.hub.max_uploaders = tree->places;
     n->config.hub.memory_budget_mb = 64;
+    n->config.hub.retain_quarantine_days = 1;
+    n->config.hub.retain_max_gb = 1;
     /* Regions add on devices, the top does not, and no sum tells. */
     if (parent)
         snprintf(n->config.hub.fold_devices, sizeof n->config.hub.fold_devices, "cpu*2");

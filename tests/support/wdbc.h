@@ -16,7 +16,7 @@
 #include <stdlib.h>
 
 #define EXAMPLE CONSILIUM_SOURCE_DIR "/deploy/examples/breast-cancer"
-#define TIMEOUT_MS 60000
+#define TIMEOUT_MS 180000
 
 static const char *const sites[] = {"north-1",  "north-2", "north-3", "centre-1", "centre-2",
                                     "centre-3", "south-1", "south-2", "south-3"};

@@ -42,7 +42,7 @@ static void tear_down(void) {
     cr_assert(system(command) == 0);
 }
 
-TestSuite(hub_approval, .init = set_up, .fini = tear_down, .timeout = 120);
+TestSuite(hub_approval, .init = set_up, .fini = tear_down);
 
 struct asked {
     struct tier_console_approval_request what;

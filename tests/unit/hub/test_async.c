@@ -8,7 +8,7 @@
 #include "tests/support/local_reference.h"
 #include "tests/support/shapes.h"
 
-TestSuite(hub_async, .init = set_up, .fini = tear_down, .timeout = 240);
+TestSuite(hub_async, .init = set_up, .fini = tear_down);
 
 enum { ROUNDS_MAX = 40, COUNTED_MAX = ROUNDS_MAX * SPOKES };
 

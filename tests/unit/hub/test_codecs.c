@@ -7,7 +7,7 @@
 
 #define ELEMENTS 24449
 
-TestSuite(hub_codecs, .init = set_up, .fini = tear_down, .timeout = 120);
+TestSuite(hub_codecs, .init = set_up, .fini = tear_down);
 
 static struct tier_plan codec_plan(uint64_t rounds, int codec, bool error_feedback) {
     struct tier_plan p = plan_of(rounds);

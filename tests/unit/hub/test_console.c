@@ -110,7 +110,7 @@ static void tear_down(void) {
     cr_assert(system(command) == 0);
 }
 
-TestSuite(hub_console, .init = set_up, .fini = tear_down, .timeout = 120);
+TestSuite(hub_console, .init = set_up, .fini = tear_down);
 
 static struct tree_node *add_spoke(struct tree_node *parent) {
     char command[1024], csv[128];

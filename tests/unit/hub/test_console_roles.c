@@ -11,6 +11,7 @@ static const struct {
 } wanted[] = {
     {"StartRun", "O"},    {"StopRun", "O"},     {"ListRuns", "ORSEA"}, {"WatchRun", "ORSEA"},
     {"ListNodes", "ORA"}, {"PullModel", "OEA"}, {"Approve", "O"},      {"GetStatistics", "ORSEA"},
+    {"ListContributors", "ORA"}, {"Pardon", "OR"},
 };
 
 static const struct {

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-TestSuite(hub_expiry, .init = set_up, .fini = tear_down, .timeout = 240);
+TestSuite(hub_expiry, .init = set_up, .fini = tear_down);
 
 #define ROUNDS 12
 

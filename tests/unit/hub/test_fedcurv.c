@@ -4,7 +4,7 @@
 #include "tests/support/local_reference.h"
 #include "tests/support/shapes.h"
 
-TestSuite(hub_fedcurv, .init = set_up, .fini = tear_down, .timeout = 240);
+TestSuite(hub_fedcurv, .init = set_up, .fini = tear_down);
 
 static struct tier_plan fedcurv_plan(uint64_t rounds) {
     struct tier_plan p = plan_of(rounds);

@@ -9,7 +9,7 @@
 
 #define PLUGIN CONSILIUM_LIB_DIR "/merge_agreeing_mean.so"
 
-TestSuite(hub_merge, .init = set_up, .fini = tear_down, .timeout = 120);
+TestSuite(hub_merge, .init = set_up, .fini = tear_down);
 
 static struct tier_plan merge_plan(uint64_t rounds) {
     struct tier_plan p = plan_of(rounds);

@@ -5,7 +5,7 @@
 #include "tests/support/shapes.h"
 #include "tier/share.h"
 
-TestSuite(hub_recipe, .init = set_up, .fini = tear_down, .timeout = 240);
+TestSuite(hub_recipe, .init = set_up, .fini = tear_down);
 
 static struct tier_plan adamw_plan(uint64_t rounds) {
     struct tier_plan p = plan_of(rounds);

@@ -5,7 +5,7 @@
 #include "tests/support/onnx_writer.h"
 #include "tests/support/shapes.h"
 
-TestSuite(hub_scaffold, .init = set_up, .fini = tear_down, .timeout = 240);
+TestSuite(hub_scaffold, .init = set_up, .fini = tear_down);
 
 static struct tier_plan scaffold_plan(uint64_t rounds) {
     struct tier_plan p = plan_of(rounds);

@@ -7,7 +7,7 @@
 #include <dirent.h>
 #include <string.h>
 
-TestSuite(hub_server, .init = set_up, .fini = tear_down, .timeout = 180);
+TestSuite(hub_server, .init = set_up, .fini = tear_down);
 
 static struct tier_plan adaptive_plan(enum tier_plan_server_kind kind, uint64_t rounds) {
     struct tier_plan p = plan_of(rounds);

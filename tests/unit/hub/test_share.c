@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-TestSuite(hub_share, .init = set_up, .fini = tear_down, .timeout = 240);
+TestSuite(hub_share, .init = set_up, .fini = tear_down);
 
 static struct tier_plan keep_plan(uint64_t rounds, const char *share, const char *keep) {
     struct tier_plan p = plan_of(rounds);

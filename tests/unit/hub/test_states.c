@@ -5,7 +5,7 @@
 #include "tests/support/onnx_writer.h"
 #include "tests/support/shapes.h"
 
-TestSuite(hub_states, .init = set_up, .fini = tear_down, .timeout = 240);
+TestSuite(hub_states, .init = set_up, .fini = tear_down);
 
 enum { FEATURES = 30, UNITS = 4, TENSORS = 8 };
 

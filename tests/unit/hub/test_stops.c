@@ -2,7 +2,7 @@
 /* Any node of a tree stopped at any moment, again and again: the model stays the same. */
 #include "tests/support/stops.h"
 
-TestSuite(hub_stops, .init = set_up, .fini = tear_down, .timeout = 240);
+TestSuite(hub_stops, .init = set_up, .fini = tear_down);
 
 enum { SPOKES = 4, NODES = SPOKES + 3, ROUNDS = 40, STOPS = 60 };
 

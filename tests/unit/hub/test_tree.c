@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-TestSuite(hub_tree, .init = set_up, .fini = tear_down, .timeout = 120);
+TestSuite(hub_tree, .init = set_up, .fini = tear_down);
 
 /* The model of an undisturbed flat tree over the first `spokes` sites. */
 static struct tier_hash flat_model(const char *name, unsigned spokes, uint64_t rounds) {

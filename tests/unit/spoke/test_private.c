@@ -318,6 +318,15 @@ static void rows_refused(struct spoke_data *d, const char *why) {
 
 #define PATIENT "  - {name: p, type: id}\n"
 
+/* Of images of an array nobody knows whose they are: a row is who is protected. */
+Test(spoke_private, rows_without_ids_are_each_somebody_of_their_own) {
+    struct spoke_data *nameless = table(SCHEMA("", "  - {name: p, type: ignore}\n"), ROWS - 1);
+    cr_assert(ge(sz, spoke_data_rows(nameless, SPOKE_TRAIN), 2));
+    cr_assert(spoke_data_id(nameless, SPOKE_TRAIN, 0) == NULL);
+    cr_expect(eq(int, spoke_budget_rows(nameless, &err), TIER_OK), "%s", err.text);
+    spoke_data_free(nameless);
+}
+
 Test(spoke_private, rows_that_depend_on_other_rows_are_refused) {
     struct spoke_data *agreed =
         table(SCHEMA(", standardise: true, mean: 1.0, std: 2.0", PATIENT), ROWS);

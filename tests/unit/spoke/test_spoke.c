@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A spoke and a parent made of tier/serve.h on one loop, so that the order of messages is the
  * test's. In plain text; the table is one region's of deploy/examples/breast-cancer. */
+#include "spoke/consent.h"
 #include "spoke/spoke.h"
 #include "tier/content.h"
 #include "tier/log.h"
 #include "tier/model.h"
 #include "tier/serve.h"
+#include "tier/statistics.h"
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <math.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +33,7 @@ static size_t plan_bytes;
 static struct tier_hash base[2];    /* two models of the same manifest */
 static struct tier_hash offered_id; /* last */
 static uint64_t offered_weight;
+static int64_t offered_rows; /* that were counted, of the column that the plan asks for */
 
 /* What the parent heard. */
 static struct { unsigned attending, accepted, offered, declined; } heard;
@@ -56,6 +60,8 @@ static void offered(void *owner, const char *child, const struct tier_hash *id,
     (void)owner, (void)child;
     offered_id = *id;
     offered_weight = header->weight;
+    if (header->metrics)
+        offered_rows = tier_metrics_scalar(header->metrics, TIER_STATISTIC_PREFIX "radius_mean");
     heard.offered++;
 }
 
@@ -191,7 +197,7 @@ static void tear_down(void) {
     cr_assert(system(command) == 0);
 }
 
-TestSuite(spoke, .init = set_up, .fini = tear_down, .timeout = 60);
+TestSuite(spoke, .init = set_up, .fini = tear_down);
 
 /* ---- what the parent says ---- */
 
@@ -295,4 +301,61 @@ Test(spoke, only_a_receipt_for_its_own_update_counts) {
     struct tier_to_child right = receipt(0, 2, offered_weight);
     cr_assert(tier_serve_send(serve, "north-1", &right));
     cr_assert(tier_loop_run_until(loop, received, NULL, TIMEOUT_MS));
+}
+
+/* ---- counting, while consents change ---- */
+
+static sem_t gate;
+
+static void wait_at_gate(void *arg) {
+    (void)arg;
+    sem_wait(&gate);
+}
+
+static void nothing(void *arg) {
+    (void)arg;
+}
+
+static bool is_counting(void *arg) {
+    (void)arg;
+    return spoke.runs->training;
+}
+
+/* A plan that counts one column. */
+static void count_one_column(void) {
+    struct tier_err err = {0};
+    const char *column = "radius_mean=0:40:4";
+    free(plan_text);
+    plan.rounds = 1;
+    plan.evaluate_every = 0;
+    plan.governance.purpose = TIER_PLAN_QUALITY;
+    cr_assert(tier_keys_list_add(&plan.statistics.columns, column, strlen(column)));
+    cr_assert(tier_plan_canonical(&plan, &plan_text, &plan_bytes, NULL, &err) == TIER_OK);
+}
+
+/* The loop reads the files anew whenever they change, and frees what it had: the worker, which is
+ * counting then, goes by what it has read itself. */
+Test(spoke, a_count_goes_by_consents_of_its_own_while_the_loops_are_let_go) {
+    FILE *f;
+    sem_init(&gate, 0, 0);
+    snprintf(config.spoke.opt_out, sizeof config.spoke.opt_out, "%s/opt-out.txt", work);
+    config.spoke.rows_min = 1;
+    f = fopen(config.spoke.opt_out, "w");
+    cr_assert(f != NULL);
+    fputs("wdbc-1\n", f); /* one of 44 */
+    cr_assert(eq(int, fclose(f), 0));
+    count_one_column();
+    say_plan(0);
+    wait_for(ACCEPTED, 1);
+    tier_worker_submit(spoke.worker, wait_at_gate, nothing, NULL, NULL);
+    say_round(0, 1, &base[0]);
+    cr_assert(tier_loop_run_until(loop, is_counting, NULL, TIMEOUT_MS));
+    cr_assert(spoke.consent != NULL);
+    spoke_consent_free(spoke.consent);
+    spoke.consent = NULL;
+    sem_post(&gate);
+    wait_for(OFFERED, 1);
+    cr_expect(eq(i64, offered_rows, 43));
+    cr_expect(eq(uint, heard.declined, 0u));
+    sem_destroy(&gate);
 }

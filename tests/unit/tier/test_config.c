@@ -245,6 +245,8 @@ Test(tier_config, keys_that_belong_together_are_refused_apart) {
         {"enroll_listen: 127.0.0.1:2\n", ":4: enroll_listen must be set together"},
         {"authority_dir: /a\n", ":4: authority_dir must be set together"},
         {"authority_dir: /a\nenroll_listen: 127.0.0.1:1\n", ":5: enroll_listen must differ"},
+        {"validation: {data: /a.csv}\n", ":4: validation.data must be set together"},
+        {"validation: {schema: /a.yaml}\n", ":4: validation.schema must be set together"},
         {"merge_plugins: [/a/b.so, c.so]\n", ":4: merge_plugins must hold absolute paths"},
         {"authority_dir: /a\nenroll_listen: 127.0.0.1:2\nparent: {address: \"a:1\", name: a}\n",
          ":5: enroll_listen is for the top only"},

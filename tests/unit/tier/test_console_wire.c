@@ -265,3 +265,85 @@ Test(tier_console_wire, an_approval_names_a_hash_or_a_name_and_one_or_two_person
     cr_assert(strstr(err.text, "approval.by has 0") != NULL);
     free(b.data);
 }
+
+static struct tier_console_contributors full_contributors(void) {
+    struct tier_console_contributors c = {.total = 5000, .count = TIER_CONSOLE_CONTRIBUTORS_MAX};
+    memset(c.run.b, 7, sizeof c.run.b);
+    memset(c.name, 'n', TIER_NAME_LEN_MAX);
+    c.item = calloc(c.count, sizeof *c.item);
+    for (size_t i = 0; i < c.count; i++) {
+        struct tier_console_contributor *v = &c.item[i];
+        memset(v->name, 'c', TIER_NAME_LEN_MAX);
+        v->updates = v->weight = v->bytes = v->shares = UINT64_MAX - i;
+        v->share = 0.1 * (double)i;
+        v->error = 1e-300;
+        v->without = -0.25;
+        v->quarantined = v->strikes = v->round = UINT64_MAX;
+        v->out = i % 2;
+        v->update.b[0] = (uint8_t)i;
+        memset(v->why, 'w', i % 3 ? TIER_REASON_LEN_MAX : 0);
+        memset(v->utility, 'u', TIER_CONSOLE_TEXT_SIZE - 1);
+    }
+    return c;
+}
+
+Test(tier_console_wire, contributors_come_back_as_they_were_and_fit_one_message) {
+    struct tier_console_contributors c = full_contributors(), back;
+    struct tier_bytes b = tier_console_contributors_bytes(&c);
+    cr_assert(le(sz, b.n, TIER_MESSAGE_BYTES_MAX));
+    cr_assert(eq(int, tier_console_contributors(b.data, b.n, &back, &err), TIER_OK), "%s",
+              err.text);
+    cr_assert(eq(sz, back.count, c.count));
+    cr_assert(eq(u32, back.total, 5000));
+    cr_assert(eq(str, back.name, c.name));
+    cr_assert(eq(int, memcmp(back.item, c.item, c.count * sizeof *c.item), 0));
+    free(b.data);
+    tier_console_contributors_release(&c);
+    tier_console_contributors_release(&back);
+}
+
+Test(tier_console_wire, contributors_beyond_their_bounds_are_refused_by_field) {
+    struct tier_console_contributors c = full_contributors(), back;
+    struct tier_bytes b;
+    c.count = 1;
+    c.item[0].share = NAN;
+    b = tier_console_contributors_bytes(&c);
+    cr_assert(eq(int, tier_console_contributors(b.data, b.n, &back, &err), TIER_EPROTO));
+    cr_assert(strstr(err.text, "a share that is no number") != NULL, "%s", err.text);
+    free(b.data);
+    c.item[0].share = 0;
+    c.item[0].why[3] = '\n';
+    c.item[0].why[0] = c.item[0].why[1] = c.item[0].why[2] = 'w';
+    b = tier_console_contributors_bytes(&c);
+    cr_assert(eq(int, tier_console_contributors(b.data, b.n, &back, &err), TIER_EPROTO));
+    cr_assert(strstr(err.text, "contributor.why holds a control character") != NULL);
+    free(b.data);
+    tier_console_contributors_release(&c);
+    c = (struct tier_console_contributors){
+        .name = "x",
+        .count = TIER_CONSOLE_CONTRIBUTORS_MAX + 1,
+        .item = calloc(TIER_CONSOLE_CONTRIBUTORS_MAX + 1, sizeof *c.item)};
+    b = tier_console_contributors_bytes(&c);
+    cr_assert(eq(int, tier_console_contributors(b.data, b.n, &back, &err), TIER_EPROTO));
+    cr_assert(strstr(err.text, "contributors.children has 1025 entries") != NULL);
+    free(b.data);
+    tier_console_contributors_release(&c);
+}
+
+Test(tier_console_wire, a_pardon_names_a_child_and_a_run_by_hex_digits) {
+    struct tier_console_pardon p = {.run = "00ff", .child = "north"}, back;
+    struct tier_bytes b = tier_console_pardon_bytes(&p);
+    cr_assert(eq(int, tier_console_pardon(b.data, b.n, &back, &err), TIER_OK));
+    cr_assert(eq(str, back.run, "00ff"));
+    cr_assert(eq(str, back.child, "north"));
+    free(b.data);
+    p.child[0] = '\0';
+    b = tier_console_pardon_bytes(&p);
+    cr_assert(eq(int, tier_console_pardon(b.data, b.n, &back, &err), TIER_EPROTO));
+    cr_assert(strstr(err.text, "pardon.child is empty") != NULL);
+    free(b.data);
+    p = (struct tier_console_pardon){.run = "xy", .child = "north"};
+    b = tier_console_pardon_bytes(&p);
+    cr_assert(eq(int, tier_console_pardon(b.data, b.n, &back, &err), TIER_EPROTO));
+    free(b.data);
+}

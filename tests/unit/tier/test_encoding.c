@@ -88,7 +88,7 @@ static struct tier_hash root_of(struct tier_spool *spool, const struct tier_hash
     return root;
 }
 
-Test(tier_encoding, folds_and_merges_take_what_is_decoded_as_if_it_had_come_so, .timeout = 60) {
+Test(tier_encoding, folds_and_merges_take_what_is_decoded_as_if_it_had_come_so) {
     uint64_t seed = 37;
     struct tier_spool *spool = spool_up(false);
     struct tier_manifest *m = manifest_of_two(3000, TIER_SEGMENT_ELEMENTS);

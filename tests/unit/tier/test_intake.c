@@ -232,7 +232,7 @@ static void set_up(void) {
     tier_log_init("test", TIER_LOG_ERROR);
 }
 
-TestSuite(tier_intake, .init = set_up, .timeout = 60);
+TestSuite(tier_intake, .init = set_up);
 
 /* ---- tests ---- */
 

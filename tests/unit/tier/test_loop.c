@@ -15,7 +15,7 @@ static void set_up(void) {
 static void tear_down(void) {
     tier_loop_free(loop);
 }
-TestSuite(tier_loop, .init = set_up, .fini = tear_down, .timeout = 60);
+TestSuite(tier_loop, .init = set_up, .fini = tear_down);
 
 /* What happened, in order. */
 static char trace[64];

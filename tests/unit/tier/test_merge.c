@@ -160,12 +160,12 @@ static void against_reference(size_t count, uint64_t seed, bool mix) {
     world_release(&w);
 }
 
-Test(tier_merge, every_rule_gives_what_its_paper_says, .timeout = 120) {
+Test(tier_merge, every_rule_gives_what_its_paper_says) {
     for (uint64_t seed = 1; seed <= 24; seed++)
         against_reference(seed, seed, false);
 }
 
-Test(tier_merge, every_rule_does_so_behind_nearest_neighbour_mixing, .timeout = 120) {
+Test(tier_merge, every_rule_does_so_behind_nearest_neighbour_mixing) {
     for (uint64_t seed = 1; seed <= 24; seed++)
         against_reference(seed, seed + 100, true);
 }

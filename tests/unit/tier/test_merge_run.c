@@ -31,8 +31,7 @@ static void seal_mixed(struct tier_spool *spool, const struct tier_manifest *m, 
     }
 }
 
-Test(tier_merge_run, order_threads_and_budget_do_not_change_a_bit, .fini = fixture_down,
-     .timeout = 120) {
+Test(tier_merge_run, order_threads_and_budget_do_not_change_a_bit, .fini = fixture_down) {
     struct tier_spool *spool = spool_up(false);
     struct tier_tensor t[] = {tensor_of("a", TIER_SEGMENT_ELEMENTS + 1000, 0, 30, false),
                               tensor_of("b", 100001, 0, 27, true),

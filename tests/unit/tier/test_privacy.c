@@ -156,3 +156,44 @@ Test(tier_privacy, what_is_within_a_budget_is_decided_as_the_cost_is) {
     cr_expect(within && bound == 0);
     cr_expect(tier_privacy_within(&e, 1, 2, 1, &within, &bound, &err) == TIER_EARG);
 }
+
+/* Noise, runs, delta; rho as the fraction it is; epsilon by the closed form to 60 digits. */
+Test(tier_privacy, concentrated_privacy_is_its_closed_form) {
+    static const struct {
+        double noise;
+        uint64_t count;
+        double delta, rho, epsilon;
+    } exact[] = {
+        {2, 8, 1e-5, 1.0 / 1.0, 7.07719669580634},
+        {0.5, 1, 1e-3, 2.0 / 1.0, 8.41606429432128},
+        {10, 100, 1e-6, 1.0 / 2.0, 5.22153444453017},
+        {1.25, 3, 1e-8, 24.0 / 25.0, 8.77167356007859},
+        {40, 7, 1e-10, 7.0 / 3200.0, 0.393640118817027},
+        {1000, 1, 0.5, 1.0 / 2000000.0, 0},
+    };
+    struct tier_privacy_bound b, parts;
+    for (size_t i = 0; i < sizeof exact / sizeof exact[0]; i++) {
+        const struct tier_privacy_event e = {exact[i].noise, 1, exact[i].count};
+        MUST(tier_privacy_concentrated(&e, 1, exact[i].delta, &b, err));
+        CHECK(fabs(b.rho / exact[i].rho - 1) < 1e-15, "row %zu: rho %.17g", i, b.rho);
+        CHECK(fabs(b.epsilon - exact[i].epsilon) < 1e-12, "row %zu: %.15g", i, b.epsilon);
+        /* Bun and Steinke's own, looser. */
+        CHECK(b.epsilon <= b.rho + 2 * sqrt(-b.rho * log(exact[i].delta)));
+    }
+    /* It adds up, over plans as over rounds, and is never below the truth. */
+    static const struct tier_privacy_event plans[] = {{2, 1, 3}, {4, 1, 12}, {1, 1, 1}};
+    static const struct tier_privacy_event one = {1, 1, 1};
+    MUST(tier_privacy_concentrated(plans, 3, 1e-5, &b, err));
+    CHECK(fabs(b.rho - (3.0 / 8 + 12.0 / 32 + 0.5)) < 1e-15);
+    CHECK(b.epsilon >= cost(plans, 3, 1e-5).floor);
+    CHECK(b.epsilon <= cost(plans, 3, 1e-5).rdp * 1.0001);
+    MUST(tier_privacy_concentrated(&one, 1, 1e-5, &parts, err));
+    CHECK(parts.epsilon < b.epsilon);
+    MUST(tier_privacy_concentrated(NULL, 0, 1e-5, &b, err));
+    CHECK(b.rho == 0 && b.epsilon == 0);
+    const struct tier_privacy_event much = {0.1, 1, 1000};
+    MUST(tier_privacy_concentrated(&much, 1, 1e-5, &b, err));
+    CHECK(isinf(b.epsilon));
+    REFUSED(TIER_EARG, "noise multiplier",
+            tier_privacy_concentrated(&(struct tier_privacy_event){0, 1, 1}, 1, 1e-5, &b, err));
+}

@@ -55,7 +55,7 @@ static void tear_down(void) {
     cr_assert(system(command) == 0);
 }
 
-TestSuite(tier_rpc, .init = set_up, .fini = tear_down, .timeout = 60);
+TestSuite(tier_rpc, .init = set_up, .fini = tear_down);
 
 /* A node's identity by one of the two authorities, at a given time. */
 static struct tier_rpc_tls identity(const char *authority, const char *name, int64_t now_s) {

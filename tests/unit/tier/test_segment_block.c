@@ -69,7 +69,7 @@ static void read_through(struct tier_spool *spool, const struct tier_manifest *m
     tier_spool_update_close(u);
 }
 
-Test(tier_segment_block, sums_read_in_blocks_are_the_means_of_the_fold, .timeout = 120) {
+Test(tier_segment_block, sums_read_in_blocks_are_the_means_of_the_fold) {
     for (uint64_t seed = 0; seed < 12; seed++) {
         uint64_t state = seed;
         struct tier_spool *spool = spool_up(false);

@@ -73,7 +73,7 @@ static float *decoded(struct tier_spool *spool, const struct tier_manifest *m,
     return x;
 }
 
-Test(tier_zip, elements_sums_and_what_is_dropped_are_the_same_and_bytes_are_fewer, .timeout = 60) {
+Test(tier_zip, elements_sums_and_what_is_dropped_are_the_same_and_bytes_are_fewer) {
     static const uint64_t sizes[] = {1, 700, TIER_SEGMENT_ELEMENTS, TIER_SEGMENT_ELEMENTS + 1001};
     uint64_t seed = 41;
     struct tier_spool *spool = spool_up(false);

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hub with validation data of its own: what makes its loss worse goes into quarantine, and shares
+are of what the round took off it."""
+import json
+import os
+import subprocess
+import unittest
+
+import federation
+from federation import EXAMPLE, Federation
+from test_audit import KEPT, stop_all
+from test_screen import exchanged
+
+SITES = ("north-1", "north-2")
+BAD = "centre-1"
+OWN = "south-1"
+PLAN = {"evaluate": {"every": 0},
+        "tiers": {"default": {"screen": {"loss": 1.1, "strikes": 50},
+                              "contribution": {"permutations": 20}}}}
+
+
+class Validation(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.f = f = Federation()
+        try:
+            schema = os.path.join(EXAMPLE, "schema.yaml")
+            cls.top = f.top(children_min=3, validation={"data": f.table(OWN), "schema": schema},
+                            **KEPT)
+            for site in SITES:
+                f.spoke(site, cls.top)
+            f.spoke(BAD, cls.top, csv=exchanged(f, BAD))
+            cls.run_ = f.run(f.plan(rounds=4, **PLAN))
+            cls.run_.finish()
+            cls.shown = json.loads(f.cli("contribution", "--json", *f.at_top()).stdout)
+            cls.listed = json.loads(f.cli("quarantine", "list", "--json", *f.at_top()).stdout)
+        except BaseException:
+            f.close()
+            raise
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.f.close()
+
+    def appraised(self, *models):
+        """What the program says of models of the run, by the same data."""
+        def kept(folder, suffix):
+            return [os.path.join(self.top.dir, folder, n)
+                    for n in os.listdir(os.path.join(self.top.dir, folder)) if n.endswith(suffix)]
+        done = subprocess.run(
+            [federation.program("consilium-spoke"), "appraise", "--plan", kept("retained", ".plan")[0],
+             "--graph", kept("models", ".onnx")[0], "--threads", "1",
+             os.path.join(EXAMPLE, "schema.yaml"), self.f.table(OWN)],
+            input="".join(m + "\n" for m in models), capture_output=True, text=True, timeout=60,
+            check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def model(self, sha256):
+        for folder in ("retained", "models"):
+            path = os.path.join(self.top.dir, folder, sha256 + ".safetensors")
+            if os.path.exists(path):
+                return path
+        return self.fail("model %s is not kept" % sha256)
+
+    def test_the_bad_one_is_put_aside_by_its_loss_though_three_are_few(self):
+        self.assertEqual([c["child"] for c in self.listed["children"]], [BAD])
+        self.assertIn("validation loss is", self.listed["children"][0]["reason"])
+        events = [e["data"] for e in self.top.audit("update.quarantined")]
+        self.assertTrue(all(e["by_loss"] for e in events))
+        self.assertTrue(events)
+
+    def test_shares_are_what_each_round_took_off_the_loss(self):
+        rows = {c["child"]: c for c in self.shown["children"]}
+        opened = [e["data"]["base"] for e in self.top.audit("round.opened")]
+        committed = [e["data"]["model"] for e in self.top.audit("round.committed")]
+        said = self.appraised(self.model(opened[0]), self.model(committed[3]))
+        before, after = (s["loss"] / 2.0 ** 20 / s["count"] for s in said)
+        self.assertGreater(before, after)
+        self.assertEqual({c["utility"] for c in rows.values() if c["rounds"]}, {"validation-loss"})
+        self.assertAlmostEqual(sum(c["share"] for c in rows.values()), before - after, places=9)
+
+    def test_a_model_that_is_none_is_said_and_the_next_is_appraised(self):
+        last = self.model(self.top.audit("round.committed")[-1]["data"]["model"])
+        bad, good = self.appraised("/nowhere.safetensors", last)
+        self.assertIn("/nowhere.safetensors", bad["error"])
+        self.assertGreater(good["count"], 0)
+
+    def test_no_candidate_is_left_behind(self):
+        self.assertEqual(os.listdir(os.path.join(self.top.dir, "validation")), [])
+
+    def test_zz_replay_checks_the_models_and_says_what_it_cannot(self):
+        stop_all(self.f)
+        done = self.f.cli("audit", "replay", self.run_.id[:12], "--data-dir", self.top.dir,
+                          "--json", check=False)
+        said = json.loads(done.stdout)
+        self.assertTrue(said["same"], said)
+        self.assertTrue(any("data of the hub's own" in r["why"] for r in said["rounds"]), said)
+
+
+class Missing(unittest.TestCase):
+    def test_a_plan_that_wants_validation_data_is_refused_where_there_are_none(self):
+        with Federation() as f:
+            f.top()
+            done = f.cli("run", "start", f.plan(rounds=1, **PLAN), *f.at_top(), check=False)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("its operator has named none (validation.data)", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
