@@ -94,11 +94,20 @@ bool hub_run_answered_no(const struct hub_run *run, const char *child) {
 
 /* ---- what they say ---- */
 
+void hub_run_tell_unsure(struct hub_run *run, const char *child) {
+    const struct tier_to_child m = {.type = TIER_TO_COMMIT,
+                                    .run = run->id,
+                                    .round = run->unsure_round,
+                                    .missed = true,
+                                    .by_receipt = true};
+    tier_serve_send(run->hub->serve, child, &m);
+}
+
 /* A child that was away may not have heard which update of its counted last. What it is told next
  * goes on from there. */
 static void tell_counted(struct hub_run *run, const char *child) {
     struct tier_to_child m = {.type = TIER_TO_COMMIT, .run = run->id};
-    struct tier_journal_update row;
+    struct tier_journal_update row = {.round = 0};
     struct tier_err err = {0};
     enum tier_status st =
         tier_journal_update_counted(run->hub->home.journal, run->hex, child, &row, &err);
@@ -108,6 +117,8 @@ static void tell_counted(struct hub_run *run, const char *child) {
         tier_serve_send(run->hub->serve, child, &m);
     } else if (st != TIER_ENOTFOUND)
         hub_stop_on(run->hub, &err);
+    if (run->unsure_round > row.base_round)
+        hub_run_tell_unsure(run, child);
 }
 
 void hub_run_attending(struct hub_run *run, const char *child) {
@@ -246,6 +257,15 @@ static bool has_counted(struct hub_run *run, const char *child, const struct tie
            tier_hash_equal(&row.update_id, id);
 }
 
+/* Whether an update of an older round counted is known: not where nothing of that round is here,
+ * or where what this node delivered in it is lost. */
+static bool knows_round(struct hub_run *run, uint64_t round) {
+    struct tier_journal_round row;
+
+    return tier_journal_round_get(run->hub->home.journal, run->hex, round, &row, NULL) == TIER_OK &&
+           !row.by_receipt;
+}
+
 void hub_run_offered(struct hub_run *run, const char *child, const struct tier_hash *id,
                      const struct tier_update_header *h) {
     struct tier_round_event e = {.type = TIER_EVENT_OFFER,
@@ -269,6 +289,7 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
                                   .run = run->id,
                                   .round = h->round,
                                   .missed = !has_counted(run, child, id)};
+        m.by_receipt = m.missed && !knows_round(run, h->round);
         if (h->round == at && tier_hash_equal(&tier_round_child(&run->round, e.child)->update, id))
             hub_work_step(run, &e); /* the receipt, if the stream was lost before it went out */
         tier_serve_send(run->hub->serve, child, &m);

@@ -300,7 +300,7 @@ static void link_message(void *owner, const struct tier_to_child *m) {
         hub_run_refused(run, m->round, m->reason);
         break;
     case TIER_TO_COMMIT:
-        hub_run_committed(run, m->round, m->missed);
+        hub_run_committed(run, m->round, m->missed, m->by_receipt);
         break;
     case TIER_TO_SECURE: /* hubs have no part in sums behind masks */
         tier_link_fault(hub->link);

@@ -85,8 +85,11 @@ struct hub_run {
     uint64_t deadline_at_ms;           /* monotonic; 0: none */
     struct tier_timer *deadline, *retry;
     bool folding, publishing; /* a job is on the worker */
+    unsigned part_failures;   /* of the open round, one after the other */
     bool fold_void;           /* what it folds has been withdrawn from: its result is dropped */
     bool counted;             /* the committed round's own update is in the result */
+    bool by_receipt;          /* one that this node has lost all record of is */
+    uint64_t unsure_round;    /* the last such round; 0: none */
     struct tier_task_stop stop;
     struct hub_secure *secure; /* NULL: the plan hides no updates (hub/secure.h) */
     uint64_t progress_ms;      /* when the parent was last told how far we are */
@@ -199,8 +202,9 @@ void hub_run_round(struct hub_run *run, uint64_t round, const struct tier_follow
                    uint64_t deadline_ms);
 void hub_run_receipt(struct hub_run *run, const struct tier_receipt *receipt);
 void hub_run_refused(struct hub_run *run, uint64_t round, const char *reason);
-/* `missed`: the published result does not hold this hub's update. */
-void hub_run_committed(struct hub_run *run, uint64_t round, bool missed);
+/* `missed`: the published result does not hold this hub's update; `by_receipt`: the parent does not
+ * know, and it does if this hub has a receipt for it. */
+void hub_run_committed(struct hub_run *run, uint64_t round, bool missed, bool by_receipt);
 
 /* ---- heads.c ---- */
 

@@ -93,7 +93,7 @@ static enum tier_status restore_base(void *arg, const struct tier_journal_round 
     struct hub_run *run = arg;
     (void)err;
 
-    if (row->round < run->round.number)
+    if (row->round < run->round.number && !tier_hash_is_zero(&row->base_model))
         hub_run_remember_base(run, row->round, &row->base_model);
     return TIER_OK;
 }
@@ -170,6 +170,7 @@ static enum tier_status restore_run(void *arg, const struct tier_journal_run *ro
                          &why); /* a hub that was killed before its graph came fetches it again */
     if (st != TIER_OK && hub_is_top(hub))
         return tier_fail(err, st, "%s", why.text);
+    TIER_TRY(tier_journal_round_unsure(hub->home.journal, row->run, &run->unsure_round, err));
     if (row->round)
         TIER_TRY(restore_round(run, row->round, err));
     tier_log_info("run %.12s: resumed at round %" PRIu64 " (%s)", run->hex, run->round.number,

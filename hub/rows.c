@@ -49,6 +49,7 @@ static enum tier_status put_round(struct hub_run *run, struct tier_err *err) {
         row.result_model = run->model;
         row.result_state = run->server_state;
         row.counted = run->counted;
+        row.by_receipt = run->by_receipt;
     }
     return tier_journal_round_put(j, &row, err);
 }

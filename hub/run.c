@@ -176,6 +176,7 @@ static void begin_round(struct hub_run *run) {
     run->base_delta = has ? run->wanted.delta : (struct tier_hash){{0}};
     run->base_before = run->wanted.base;
     run->wanted_round = 0;
+    run->part_failures = 0;
     for (uint32_t i = 0; i < run->child_count; i++) {
         enum tier_round_child_state now = tier_round_child(&run->round, i)->state;
         if (!run->children[i].accepted && now != TIER_CHILD_NONE)
@@ -275,8 +276,11 @@ void hub_run_want_round(struct hub_run *run, uint64_t round,
     hub_run_open_if_ready(run);
 }
 
-/* The round of this number is over: its result is published, and holds this node's own update or
- * goes on without it, and so without its children's. */
+/*
+ * The round of this number is over: its result is published, and holds this node's own update or
+ * goes on without it, and so without its children's. It may hold one that this node made before it
+ * lost its disk: which children are in that, only their receipts say.
+ */
 static void commit_round(struct hub_run *run, bool counted) {
     struct tier_round_event e = {.type = TIER_EVENT_COMMIT};
     struct tier_to_child m = {.type = TIER_TO_COMMIT, .run = run->id};
@@ -284,6 +288,10 @@ static void commit_round(struct hub_run *run, bool counted) {
     if (run->round.state == TIER_ROUND_COMMITTED)
         return;
     run->counted = counted && run->round.state == TIER_ROUND_FOLDED;
+    run->by_receipt = counted && !run->counted;
+    if (run->by_receipt)
+        run->unsure_round = run->round.number;
+    m.by_receipt = run->by_receipt;
     hub_work_step(run, &e);
     hub_audit(run->hub, "round.committed", "h:run", &run->id, "u:round", run->round.number,
               "h:model", &run->model, "b:counted", (int)run->counted);
@@ -668,14 +676,67 @@ void hub_run_refused(struct hub_run *run, uint64_t round, const char *reason) {
     tier_link_fault(run->hub->link);
 }
 
-void hub_run_committed(struct hub_run *run, uint64_t round, bool missed) {
-    if (run->state == HUB_RUN_OPEN && round > run->round.number)
+/* The parent tells of a round that counted before this node lost its disk. */
+static void commit_lost(struct hub_run *run, uint64_t round) {
+    struct tier_journal_round row = {.round = round,
+                                     .state = TIER_ROUND_COMMITTED,
+                                     .opened_ms = tier_wall_ms(),
+                                     .closed_ms = tier_wall_ms(),
+                                     .by_receipt = true};
+    struct tier_err err = {0};
+
+    tier_log_warn("run %.12s round %" PRIu64 ": counted, and nothing of it is here any more",
+                  run->hex, round);
+    memcpy(row.run, run->hex, sizeof row.run);
+    if (tier_journal_round_put(run->hub->home.journal, &row, &err) != TIER_OK)
+        hub_stop_on(run->hub, &err);
+    run->unsure_round = round;
+    for (size_t i = 0; i < run->child_count; i++)
+        if (run->children[i].attending)
+            hub_run_tell_unsure(run, run->children[i].name);
+}
+
+struct search {
+    const struct tier_hash *update;
+    bool found;
+};
+
+static enum tier_status see_received(void *arg, const struct tier_journal_sent *sent,
+                                     struct tier_err *err) {
+    struct search *search = arg;
+    (void)err;
+    search->found = search->found || tier_hash_equal(&sent->update_id, search->update);
+    return TIER_OK;
+}
+
+/* Whether the parent gave a receipt for the open round's own update. */
+static bool has_receipt(struct hub_run *run) {
+    struct search search = {.update = &run->round.own_update};
+    struct tier_err err = {0};
+
+    if (tier_journal_sent_each(run->hub->home.journal, run->hex, TIER_SENT_RECEIVED, see_received,
+                               &search, &err) != TIER_OK)
+        hub_stop_on(run->hub, &err);
+    return search.found;
+}
+
+void hub_run_committed(struct hub_run *run, uint64_t round, bool missed, bool by_receipt) {
+    bool counted = !missed || by_receipt;
+
+    if (run->state == HUB_RUN_OPEN && counted && run->round.number == 0 &&
+        round <= tier_task_rounds(&run->plan))
+        commit_lost(run, round);
+    else if (run->state == HUB_RUN_OPEN && round > run->round.number && by_receipt)
+        return; /* the parent cannot know that nothing of it was ever here */
+    else if (run->state == HUB_RUN_OPEN && round > run->round.number)
         not_heeded(run, round, "a commit of a round that is not open here");
     else if (run->state != HUB_RUN_OPEN || round < run->round.number ||
              run->round.state == TIER_ROUND_COMMITTED)
         tier_link_fault(run->hub->link);
+    else if (by_receipt && run->round.state == TIER_ROUND_FOLDED)
+        commit_round(run, has_receipt(run));
     else
-        commit_round(run, !missed);
+        commit_round(run, counted);
 }
 
 void hub_run_want_graph(struct hub_run *run) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a hub tells of a round: figures to its own journal, progress and failure to those above. */
+/* What a hub tells of a round: its base to children, figures to its own journal, progress and
+ * failure to those above. */
 #include "hub/card.h"
 #include "hub/run_private.h"
 #include "hub/secure.h"
@@ -11,6 +12,31 @@
 #include <stdio.h>
 
 #define PROGRESS_MS 1000
+
+uint64_t hub_work_time_left_ms(const struct hub_run *run) {
+    uint64_t now = tier_clock_ms();
+    if (!run->deadline_at_ms)
+        return 0;
+    return run->deadline_at_ms > now ? run->deadline_at_ms - now : 1;
+}
+
+/* Of a tier that buffers, a child has the time that it needs: it counts in a later round then. */
+void hub_work_tell_round(struct hub_run *run, uint32_t child) {
+    struct tier_to_child m = {
+        .type = TIER_TO_ROUND, .run = run->id, .round = hub_run_child_round(run, child)};
+    const struct tier_hash *base = hub_run_base_of(run, m.round);
+
+    if (!base) /* bases are kept for as long as a child may be behind */
+        return;
+    m.model = *base;
+    if (m.round == run->round.number) {
+        m.delta = run->base_delta;
+        m.delta_base = run->base_before;
+    }
+    if (!hub_run_buffers(run))
+        m.deadline_ms = hub_work_time_left_ms(run);
+    tier_serve_send(run->hub->serve, run->children[child].name, &m);
+}
 
 void hub_work_figures(struct hub_run *run, const struct tier_metrics *sums) {
     struct tier_task_figures f = tier_task_figures(sums);

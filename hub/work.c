@@ -26,36 +26,12 @@
 #include <unistd.h>
 
 #define RETRY_MS 2000
+#define PART_FAILURES_MAX 8
 
 static void *need(void *p) {
     if (!p)
         abort();
     return p;
-}
-
-static uint64_t time_left_ms(const struct hub_run *run) {
-    uint64_t now = tier_clock_ms();
-    if (!run->deadline_at_ms)
-        return 0;
-    return run->deadline_at_ms > now ? run->deadline_at_ms - now : 1;
-}
-
-/* Of a tier that buffers, a child has the time that it needs: it counts in a later round then. */
-static void tell_round(struct hub_run *run, uint32_t child) {
-    struct tier_to_child m = {
-        .type = TIER_TO_ROUND, .run = run->id, .round = hub_run_child_round(run, child)};
-    const struct tier_hash *base = hub_run_base_of(run, m.round);
-
-    if (!base) /* bases are kept for as long as a child may be behind */
-        return;
-    m.model = *base;
-    if (m.round == run->round.number) {
-        m.delta = run->base_delta;
-        m.delta_base = run->base_before;
-    }
-    if (!hub_run_buffers(run))
-        m.deadline_ms = time_left_ms(run);
-    tier_serve_send(run->hub->serve, run->children[child].name, &m);
 }
 
 /* ---- jobs ---- */
@@ -380,18 +356,32 @@ static bool report_damage(struct hub_run *run, const struct job *job) {
     return any;
 }
 
+/* Parts save disk, no round needs them: without them its own fold says whether there is a sum. */
+static void part_failed(struct hub_run *run, const struct job *job) {
+    struct tier_round_event e = {.type = TIER_EVENT_NO_PART};
+
+    if (report_damage(run, job)) {
+        try_part_again(run);
+    } else if (never_works(job->st) || ++run->part_failures >= PART_FAILURES_MAX) {
+        tier_log_error("run %.12s round %" PRIu64 ": %s; nothing is folded before it closes",
+                       run->hex, run->round.number, job->err.text);
+        hub_work_step(run, &e);
+        hold_places(run->hub); /* what waits for the close holds none */
+    } else {
+        retry_fold(run, &job->err);
+    }
+}
+
 /* The partial takes the place of its inputs in the journal first, then on the disk. */
 static void part_done(struct hub_run *run, struct job *job) {
     struct tier_round_event e = {.type = TIER_EVENT_PARTED, .update = job->result};
     struct tier_round_actions actions = {0};
 
     if (job->st != TIER_OK) {
-        if (report_damage(run, job))
-            try_part_again(run);
-        else
-            retry_fold(run, &job->err);
+        part_failed(run, job);
         return;
     }
+    run->part_failures = 0;
     tier_round_step(&run->round, &e, &actions);
     hub_rows_children(run, job->children, job->child_count);
     hub_audit(run->hub, "round.part", "h:run", &run->id, "u:round", job->round, "u:updates",
@@ -692,7 +682,7 @@ static void perform(struct hub_run *run, const struct tier_round_actions *action
         const struct tier_round_action *a = &actions->at[i];
         switch (a->type) {
         case TIER_ACTION_START:
-            tell_round(run, a->child);
+            hub_work_tell_round(run, a->child);
             break;
         case TIER_ACTION_GRANT:
             tier_serve_grant(run->hub->serve, run->children[a->child].name, &a->update,
@@ -768,7 +758,7 @@ void hub_work_step(struct hub_run *run, const struct tier_round_event *e) {
     hub_rows_step(run, e, child_before, state_before, &actions);
     if ((state_before == TIER_ROUND_FOLDING || state_before == TIER_ROUND_UNMASKING) &&
         run->round.state == TIER_ROUND_OPEN && run->deadline_at_ms)
-        tier_timer_set(run->deadline, time_left_ms(run)); /* folding had ended it */
+        tier_timer_set(run->deadline, hub_work_time_left_ms(run)); /* folding had ended it */
     if (run->round.state != state_before || tier_round_tally(&run->round).sealed != sealed_before)
         hub_work_progress(run);
     if (run->round.state != state_before)
@@ -796,7 +786,7 @@ void hub_work_tell_waiting(struct hub_run *run) {
     for (uint32_t i = 0; i < run->round.count; i++) {
         const struct tier_round_child *c = tier_round_child(&run->round, i);
         if (c->state == TIER_CHILD_EXPECTED && c->attending)
-            tell_round(run, i);
+            hub_work_tell_round(run, i);
     }
 }
 

@@ -50,6 +50,10 @@ void hub_work_abandon(struct hub_run *run, uint32_t child);
 
 /* ---- tell.c ---- */
 
+/* What is left of the time that the parent granted for the round; 0: it granted none. */
+uint64_t hub_work_time_left_ms(const struct hub_run *run);
+/* The round that the child is at work on, or is to begin. */
+void hub_work_tell_round(struct hub_run *run, uint32_t child);
 /* The figures that the round's own update carries, which are of its base model. */
 void hub_work_figures(struct hub_run *run, const struct tier_metrics *sums);
 /* The round gave no update: a region declines it, the top ends the run. `why` NULL: none came. */

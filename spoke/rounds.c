@@ -393,6 +393,7 @@ struct doomed {
     struct {
         uint64_t round;
         struct tier_hash id;
+        bool received;
     } at[64];
     uint64_t below;
 };
@@ -403,17 +404,18 @@ static enum tier_status see_doomed(void *arg, const struct tier_journal_sent *ro
     (void)err;
     if (row->round < d->below && d->count < sizeof d->at / sizeof d->at[0]) {
         d->at[d->count].round = row->round;
+        d->at[d->count].received = row->state == TIER_SENT_RECEIVED;
         d->at[d->count++].id = row->update_id;
     }
     return TIER_OK;
 }
 
 /* The updates of rounds below this one have done their work; that of round `counted` (0: none) is
- * in the result. What was kept beside them advances: the hospital's own tensors with every round
- * that was committed, those below `committed`; what belongs to the update only with one that
- * counted. */
+ * in the result, or, `by_receipt`, if the parent gave a receipt for it. What was kept beside them
+ * advances: the hospital's own tensors with every round that was committed, those below
+ * `committed`; what belongs to the update only with one that counted. */
 static void release_below(struct spoke_run *run, uint64_t below, uint64_t committed,
-                          uint64_t counted) {
+                          uint64_t counted, bool by_receipt) {
     struct tier_journal *j = run->spoke->home.journal;
     struct release r = {run, below};
     struct doomed d = {.below = below};
@@ -427,8 +429,9 @@ static void release_below(struct spoke_run *run, uint64_t below, uint64_t commit
     tier_journal_sent_each(j, run->hex, TIER_SENT_STATE_ANY, see_doomed, &d, &err);
     for (size_t i = 0; i < d.count; i++)
         for (int kind = 0; kind < SPOKE_STATE_KINDS; kind++)
-            if ((kind == SPOKE_STATE_PRIVATE ? d.at[i].round < committed
-                                             : d.at[i].round == counted) &&
+            if ((kind == SPOKE_STATE_PRIVATE
+                     ? d.at[i].round < committed
+                     : d.at[i].round == counted && (d.at[i].received || !by_receipt)) &&
                 spoke_state_commit((enum spoke_state)kind, run->spoke->config->data_dir, &run->id,
                                    d.at[i].round, &d.at[i].id, &err) != TIER_OK) {
                 spoke_stop_on(run->spoke, &err); /* the rows stay: it is done at the next start */
@@ -486,7 +489,7 @@ void spoke_round_came(struct spoke_run *run, const struct tier_to_child *m) {
         bool any = run->round > 0;
         rounds_are_over(run, m->round - 1);
         let_go_of_before(run); /* of a round that was never begun here */
-        release_below(run, m->round, m->round, 0);
+        release_below(run, m->round, m->round, 0, false);
         run->round = m->round;
         run->base_model = m->model;
         run->committed = false;
@@ -506,6 +509,8 @@ void spoke_round_came(struct spoke_run *run, const struct tier_to_child *m) {
 void spoke_commit_came(struct spoke_run *run, const struct tier_to_child *m) {
     char text[128];
 
+    if (m->round > run->round && m->by_receipt)
+        return; /* the parent cannot know that this child was never told of it */
     if (m->round > run->round) {
         snprintf(text, sizeof text,
                  "run %.12s: a commit of round %" PRIu64 ", and round %" PRIu64 " is open",
@@ -516,7 +521,8 @@ void spoke_commit_came(struct spoke_run *run, const struct tier_to_child *m) {
     if (m->round < run->round || run->committed)
         tier_link_fault(run->spoke->link);
     rounds_are_over(run, m->round);
-    release_below(run, m->round + 1, m->round + 1, m->missed ? 0 : m->round);
+    release_below(run, m->round + 1, m->round + 1, m->missed && !m->by_receipt ? 0 : m->round,
+                  m->by_receipt);
     if (m->round < run->round || run->committed || run->state != SPOKE_RUN_OPEN)
         return;
     run->committed = true;
@@ -564,7 +570,7 @@ void spoke_end_came(struct spoke_run *run, const struct tier_to_child *m) {
     let_go_of_before(run);
     /* A run that ends with this round's base model ends without its updates. */
     bool committed = !tier_hash_equal(&run->base_model, &m->model);
-    release_below(run, UINT64_MAX, run->round + (committed ? 1 : 0), 0);
+    release_below(run, UINT64_MAX, run->round + (committed ? 1 : 0), 0, false);
     struct tier_err err = {0};
     if (run->round && keep_private(run, &m->model, &err) != TIER_OK) {
         spoke_stop_on(run->spoke, &err); /* the end is told again after the next start */

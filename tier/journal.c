@@ -52,6 +52,7 @@ static const char *const migrations[] = {
     " step INTEGER NOT NULL CHECK(step BETWEEN 1 AND 8), child TEXT NOT NULL,"
     " body BLOB NOT NULL, time_ms INTEGER NOT NULL);"
     "CREATE INDEX secure_by_round ON secure(run, round, seq);",
+    "ALTER TABLE rounds ADD COLUMN by_receipt INTEGER NOT NULL DEFAULT 0;",
 };
 
 enum {
@@ -72,6 +73,7 @@ enum {
     SQL_ROUND_PUT,
     SQL_ROUND_GET,
     SQL_ROUND_EACH,
+    SQL_ROUND_UNSURE,
     SQL_UPDATE_PUT,
     SQL_UPDATE_SET_STATE,
     SQL_UPDATE_GET,
@@ -94,7 +96,7 @@ enum {
 #define RUN_COLUMNS "run_id, state, round, created_ms, model_hash, detail"
 #define ROUND_COLUMNS                                                                              \
     "run, round, state, base_model, opened_ms, closed_ms, result_model, own_update, result_state," \
-    " counted"
+    " counted, by_receipt"
 #define UPDATE_COLUMNS "run, round, child, update_id, weight, bytes, state, receipt, base_round"
 #define SENT_COLUMNS "run, round, update_id, header, state"
 
@@ -116,10 +118,12 @@ static const char *const statements[SQL_COUNT] = {
     [SQL_RUN_DELETE_SENT] = "DELETE FROM sent WHERE run = ?1",
     [SQL_RUN_DELETE_SECURE] = "DELETE FROM secure WHERE run = ?1",
     [SQL_ROUND_PUT] = "INSERT OR REPLACE INTO rounds(" ROUND_COLUMNS ")"
-                      " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                      " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     [SQL_ROUND_GET] = "SELECT " ROUND_COLUMNS " FROM rounds WHERE run = ?1 AND round = ?2",
     [SQL_ROUND_EACH] = "SELECT " ROUND_COLUMNS " FROM rounds WHERE run = ?1 AND round >= ?2"
                        " ORDER BY round",
+    [SQL_ROUND_UNSURE] = "SELECT MAX(round) FROM rounds WHERE run = ?1 AND by_receipt"
+                         " HAVING MAX(round) IS NOT NULL",
     [SQL_UPDATE_PUT] = "INSERT OR REPLACE INTO updates(" UPDATE_COLUMNS ")"
                        " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     [SQL_UPDATE_SET_STATE] = "UPDATE updates SET state = ?4"
@@ -444,6 +448,7 @@ enum tier_status tier_journal_round_put(struct tier_journal *j,
     tier_query_hash(&q, &round->own_update);
     tier_query_hash(&q, &round->result_state);
     tier_query_int(&q, round->counted);
+    tier_query_int(&q, round->by_receipt);
     return tier_query_run(&q);
 }
 
@@ -459,6 +464,21 @@ static void read_round(struct tier_query *q, struct tier_journal_round *round) {
     tier_query_get_hash(q, &round->own_update);
     tier_query_get_hash(q, &round->result_state);
     round->counted = tier_query_get_int(q) != 0;
+    round->by_receipt = tier_query_get_int(q) != 0;
+}
+
+enum tier_status tier_journal_round_unsure(struct tier_journal *j, const char *run,
+                                           uint64_t *round_out, struct tier_err *err) {
+    struct tier_query q;
+    uint64_t round = 0;
+
+    tier_query_start(&q, j->db, SQL_ROUND_UNSURE, err);
+    bind_run(&q, run);
+    if (tier_query_next(&q))
+        round = tier_query_get_u64(&q);
+    if (q.st == TIER_OK)
+        *round_out = round;
+    return tier_query_end(&q);
 }
 
 enum tier_status tier_journal_round_get(struct tier_journal *j, const char *run, uint64_t round,

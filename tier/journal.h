@@ -123,8 +123,12 @@ struct tier_journal_round {
     struct tier_hash own_update;   /* what this node pushed up; zero: nothing yet */
     struct tier_hash result_state; /* the root's optimiser beside result_model; zero: none */
     bool counted;                  /* committed, and the result holds own_update */
+    bool by_receipt; /* it holds one that is not known here, with what was receipted */
 };
 
+/* The last round by_receipt; 0: none. */
+enum tier_status tier_journal_round_unsure(struct tier_journal *j, const char *run,
+                                           uint64_t *round_out, struct tier_err *err);
 /* Adds the row or replaces it. */
 enum tier_status tier_journal_round_put(struct tier_journal *j,
                                         const struct tier_journal_round *round,

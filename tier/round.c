@@ -434,6 +434,10 @@ void tier_round_step(struct tier_round *r, const struct tier_round_event *e,
         if (r->state == TIER_ROUND_UNMASKING)
             begin_fold(r, out);
         break;
+    case TIER_EVENT_NO_PART:
+        r->rules.part_at = 0;
+        on_parted(r, NULL, out);
+        break;
     case TIER_EVENT_FOLDED:
         if (r->state == TIER_ROUND_FOLDING) {
             r->state = TIER_ROUND_FOLDED;

@@ -81,6 +81,7 @@ enum tier_round_event_type {
     TIER_EVENT_PARTED,   /* the partial is `update` now */
     TIER_EVENT_UNPARTED, /* it could not be made: it is tried again at once where still due */
     TIER_EVENT_UNMASKED, /* what masks the sum is known */
+    TIER_EVENT_NO_PART,  /* it never will: from now on nothing is folded before the round closes */
     TIER_EVENT_FOLDED,   /* the fold gave `update` */
     TIER_EVENT_COMMIT,   /* the result of the round is published */
     TIER_EVENT_SCREENED, /* every sealed update was screened, and QUARANTINE said of those that fail

@@ -19,6 +19,7 @@
 
 #define TIER_SPOOL_OLD ".old"
 #define TIER_SPOOL_OLD_MAX 16u
+#define TIER_SPOOL_OLD_BYTES_MAX (UINT64_C(2) << 30) /* what is larger is in no memory anyway */
 
 struct tier_spool {
     char *dir; /* for messages */
@@ -27,7 +28,10 @@ struct tier_spool {
     atomic_uint_fast64_t next_tmp;
 
     pthread_mutex_t lock; /* guards all below */
-    uint64_t old[TIER_SPOOL_OLD_MAX], old_next;
+    struct tier_spool_old {
+        uint64_t number, bytes;
+    } old[TIER_SPOOL_OLD_MAX];
+    uint64_t old_next, old_bytes; /* old_bytes: of all */
     unsigned old_count;
 };
 
@@ -50,7 +54,8 @@ enum tier_status tier_spool_cipher_new(const struct tier_spool *spool, int fd, c
 
 /* ---- spool_recycle.c ---- */
 
-/* Gives the file another name and keeps it for later; false: it is small, or there are enough. */
+/* Gives the file another name and keeps it for later, or deletes it aside where it is large and
+ * there is enough; false: the caller deletes it. */
 bool tier_spool_recycle(struct tier_spool *spool, const char *name);
 /*
  * A deleted file as `name`, which must not exist, for a new one of that length: open for reading

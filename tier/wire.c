@@ -406,6 +406,9 @@ static enum tier_status take_to_child(const Consilium__ToChild *p, struct tier_t
     case CONSILIUM__TO_CHILD__MESSAGE_COMMIT:
         m->type = TIER_TO_COMMIT;
         m->missed = p->commit->missed;
+        m->by_receipt = p->commit->by_receipt;
+        if (m->by_receipt && !m->missed)
+            return tier_fail(err, TIER_EPROTO, "commit.by_receipt goes with commit.missed alone");
         TIER_TRY(tier_wire_hash("commit.run", p->commit->run, &m->run, err));
         return take_round(p->commit->round, &m->round, err);
     case CONSILIUM__TO_CHILD__MESSAGE_END:
@@ -505,6 +508,7 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
         commit.run = tier_wire_hash_field(&m->run);
         commit.round = m->round;
         commit.missed = m->missed;
+        commit.by_receipt = m->by_receipt;
         p.commit = &commit;
         break;
     case TIER_TO_END:

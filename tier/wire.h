@@ -140,6 +140,7 @@ struct tier_to_child {
     char reason[TIER_REASON_LEN_MAX + 1]; /* refusal, end */
     bool completed;                       /* end */
     bool missed;                          /* commit */
+    bool by_receipt;                      /* commit: `missed` is not known, receipts say it */
     bool withdrawn;                       /* refusal */
     const uint8_t *plan;                  /* plan */
     size_t plan_bytes;                    /* plan */

@@ -21,6 +21,7 @@
 struct bench_options {
     uint64_t children, bytes, rounds, seed, trees, spokes, cases;
     uint64_t limit_s;
+    uint64_t uploaders;                          /* at a time, at the hub; 0: 64 */
     uint64_t keepalive_ms, keepalive_timeout_ms; /* 0: the nodes' default */
     bool tls;
     const char *name; /* what follows the bench's, or NULL */

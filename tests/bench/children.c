@@ -59,6 +59,10 @@ static void base_fetched(void *arg, enum tier_status st, const char *text) {
     c->base = c->wanted;
     if (c->round <= c->all->options.rounds)
         c->all->fetched[c->round] = bench_now_s();
+    /* Nothing here reads it, and large rounds are bounded by the disk. */
+    char *path = tier_content_path(c->models_dir, &c->base, TIER_CONTENT_MODEL);
+    unlink(path);
+    free(path);
     c->update.header.round = c->round;
     c->update.header.base_model = c->base;
     if (bench_resident_rename(&c->update, &err) != TIER_OK ||
@@ -78,11 +82,6 @@ static void round_came(struct child *c, const struct tier_to_child *m) {
         all->times[m->round] = bench_now_s();
         if (all->on_round)
             all->on_round(all->on_round_arg, m->round);
-    }
-    if (!tier_hash_is_zero(&c->base) && !tier_hash_equal(&c->base, &m->model)) {
-        char *old = tier_content_path(c->models_dir, &c->base, TIER_CONTENT_MODEL);
-        unlink(old); /* before the next one comes: large rounds are bounded by the disk */
-        free(old);
     }
     tier_link_fetch(c->link, &m->model, TIER_CONTENT_MODEL, UINT64_MAX, base_fetched, c);
 }

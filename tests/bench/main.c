@@ -30,7 +30,7 @@ static const struct bench {
     const char *help;
 } benches[] = {
     {"round", bench_round,
-     "--children N --bytes B [--rounds N] [--tls on|off]: a round, in seconds"},
+     "--children N --bytes B [--rounds N] [--uploaders N] [--tls on|off]: a round, in seconds"},
     {"uplink", bench_uplink, "--children N: a hub's uplink bytes per round, in f32 models"},
     {"fold", bench_fold, "[--bytes B] [--children N]: folding against reading memory"},
     {"ingest", bench_ingest, "[--bytes B]: receiving against a bare discarding stream"},
@@ -103,6 +103,7 @@ static bool parse(int argc, char **argv, struct parsed *out, bool *help_out) {
         {"keepalive-timeout-ms", required_argument, NULL, OPT_NUMBER + 7},
         {"rounds", required_argument, NULL, OPT_NUMBER + 8},
         {"limit-s", required_argument, NULL, OPT_NUMBER + 9},
+        {"uploaders", required_argument, NULL, OPT_NUMBER + 10},
         {"json", no_argument, NULL, OPT_JSON},
         {"dir", required_argument, NULL, OPT_DIR},
         {"tls", required_argument, NULL, OPT_TLS},
@@ -122,7 +123,8 @@ static bool parse(int argc, char **argv, struct parsed *out, bool *help_out) {
                    {&o->keepalive_ms, 100, 3600000, "milliseconds from 100 to 3600000"},
                    {&o->keepalive_timeout_ms, 100, 3600000, "milliseconds from 100 to 3600000"},
                    {&o->rounds, 2, 100, "a whole number from 2 to 100"},
-                   {&o->limit_s, 1, 86400, "seconds from 1 to 86400"}};
+                   {&o->limit_s, 1, 86400, "seconds from 1 to 86400"},
+                   {&o->uploaders, 1, BENCH_CHILDREN_MAX, "a whole number from 1 to 256"}};
     int c, index;
 
     while ((c = getopt_long(argc, argv, "", longs, &index)) != -1) {

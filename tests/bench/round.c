@@ -57,6 +57,10 @@ static enum tier_status start_hub(struct round_bench *b, struct tier_err *err) {
     uint8_t *onnx = bench_onnx(elements, &tensor, &n);
 
     top->hub.children_min = b->options->children;
+    if (b->options->uploaders) { /* folded in parts, which bounds the hub's disk */
+        top->hub.max_uploaders = b->options->uploaders;
+        plan.top.retain = TIER_PLAN_RETAIN_SUMS;
+    }
     enum tier_status st = bench_plan_graph(&plan, top, onnx, n, err);
     free(onnx);
     TIER_TRY(st);

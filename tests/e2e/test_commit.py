@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a round's commit says of a child's update, and what the child's state makes of it."""
 import os
+import shutil
 import unittest
 
 import edge
@@ -89,6 +90,38 @@ class Commit(unittest.TestCase):
                          [False, True, False])
         self.end(child, run)
         self.f.wait(lambda: not kept(spoke, ""), 20, "an ended run to leave nothing")
+
+    def lose_disk(self, hub):
+        """The hub comes back with nothing: a new key, and no memory of any round."""
+        hub.kill()
+        shutil.rmtree(hub.dir)
+        self.f.cli("enroll", "--local", "--replace", "--authority-dir", self.f.authority,
+                   "--name", hub.name, "--role", "hub", "--data-dir", hub.dir)
+        hub.reread_audit()
+        hub.start()
+        child = self.host.next_child()
+        return child
+
+    def test_a_hub_that_lost_its_disk_leaves_what_counted_to_receipts(self):
+        hub = self.f.hub("region", self.host)
+        spoke = self.f.spoke("north-1", hub)
+        child = self.host.next_child()
+        run = self.begin(child)
+        kept_of = lambda: (self.kept_of(spoke, ".now"), self.kept_of(spoke, ".next"))
+        self.train(child, run, 1)
+        self.f.wait(lambda: spoke.audit("receipt"), 20, "the spoke has its receipt")
+        child = self.lose_disk(hub)  # the parent has counted what it had delivered
+        child.send(plan=self.pb.Plan(run=run, plan=self.plan))
+        child.send(commit=self.pb.Commit(run=run, round=1))
+        child.wait("answer", lambda a: a.run == run and a.accepted)
+        self.train(child, run, 2)
+        self.assertEqual(kept_of(), (1, 2))
+        child = self.lose_disk(hub)  # and the parent has not: it knows, and its children hear it
+        child.send(plan=self.pb.Plan(run=run, plan=self.plan))
+        child.send(commit=self.pb.Commit(run=run, round=1))
+        child.wait("answer", lambda a: a.run == run and a.accepted)
+        self.train(child, run, 3)
+        self.assertEqual(kept_of(), (1, 3))
 
 
 class Told(unittest.TestCase):

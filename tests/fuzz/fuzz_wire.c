@@ -122,6 +122,7 @@ static struct tier_bytes seed_of(unsigned i) {
                                  .delta = {{1}},
                                  .delta_base = {{2}},
                                  .missed = true,
+                                 .by_receipt = true,
                                  .receipt = {.round = 3, .child = "a", .weight = 5, .counted = 4}};
     struct tier_head head = {.size = 9,
                              .time_ms = -1,

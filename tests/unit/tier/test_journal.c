@@ -159,6 +159,7 @@ Test(tier_journal, a_journal_of_the_first_version_is_brought_up) {
     cr_assert(sqlite3_exec(db,
                            "ALTER TABLE rounds DROP COLUMN result_state;"
                            "ALTER TABLE rounds DROP COLUMN counted;"
+                           "ALTER TABLE rounds DROP COLUMN by_receipt;"
                            "ALTER TABLE updates DROP COLUMN base_round;"
                            "DROP INDEX updates_by_child;"
                            "DROP TABLE secure;"
@@ -234,6 +235,28 @@ Test(tier_journal, the_last_update_of_a_child_that_counted_is_known) {
     cr_assert(r.counted);
     cr_assert(tier_journal_update_counted(j, "aa", "b", &seen, &err) == TIER_ENOTFOUND);
     cr_assert(tier_journal_update_counted(j, "bb", "a", &seen, &err) == TIER_ENOTFOUND);
+}
+
+Test(tier_journal, the_last_round_that_only_receipts_speak_of_is_known) {
+    struct tier_journal_round r = {.run = "aa", .opened_ms = 1};
+    uint64_t round = 9;
+
+    open_it();
+    cr_assert(tier_journal_round_unsure(j, "aa", &round, &err) == TIER_OK);
+    cr_assert(eq(u64, round, 0));
+    for (r.round = 1; r.round <= 4; r.round++) {
+        r.by_receipt = r.round == 2 || r.round == 3;
+        cr_assert(tier_journal_round_put(j, &r, &err) == TIER_OK);
+    }
+    reopen();
+    cr_assert(tier_journal_round_unsure(j, "aa", &round, &err) == TIER_OK);
+    cr_assert(eq(u64, round, 3));
+    cr_assert(tier_journal_round_get(j, "aa", 2, &r, &err) == TIER_OK);
+    cr_assert(r.by_receipt && !r.counted);
+    cr_assert(tier_journal_round_get(j, "aa", 4, &r, &err) == TIER_OK);
+    cr_assert(r.by_receipt == false);
+    cr_assert(tier_journal_round_unsure(j, "bb", &round, &err) == TIER_OK);
+    cr_assert(eq(u64, round, 0));
 }
 
 static enum tier_status sum_metric(void *arg, uint64_t round, const char *name, double value,

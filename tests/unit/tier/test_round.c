@@ -460,6 +460,28 @@ Test(tier_round, a_partial_that_cannot_be_made_is_tried_again_and_loses_nothing)
     tier_round_release(&r);
 }
 
+Test(tier_round, a_partial_that_never_will_be_made_is_not_tried_again) {
+    struct tier_round r = joined(&by_two, 4);
+    deliver(&r, 0, 0, 1);
+    struct tier_round_actions a = deliver(&r, 1, 1, 1);
+    cr_assert(has(&a, TIER_ACTION_PART));
+    a = step(&r, TIER_EVENT_NO_PART, 0, 0, 0);
+    cr_assert(eq(sz, a.count, 0));
+    a = deliver(&r, 2, 2, 1);
+    cr_assert(has(&a, TIER_ACTION_PART) == false);
+    a = deliver(&r, 3, 3, 1);
+    cr_assert(has(&a, TIER_ACTION_FOLD), "the round's own fold says what is wrong");
+    tier_round_next(&r, 2, &by_two);
+    deliver(&r, 0, 10, 1);
+    a = deliver(&r, 1, 11, 1);
+    cr_assert(has(&a, TIER_ACTION_PART), "the next round has other updates");
+    deliver(&r, 2, 12, 1);
+    deliver(&r, 3, 13, 1); /* closes the round, which waits for the partial */
+    a = step(&r, TIER_EVENT_NO_PART, 0, 0, 0);
+    cr_assert(has(&a, TIER_ACTION_FOLD));
+    tier_round_release(&r);
+}
+
 Test(tier_round, a_restart_puts_folded_children_and_their_partial_back) {
     struct tier_round r;
     struct tier_hash partial = id_of(100), update = id_of(0);

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "support/tier_fixture.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define BIG_ELEMENTS 700001 /* 2.67 MiB: two whole chunks and a part of one */
 
@@ -337,6 +339,45 @@ Test(tier_spool, a_deleted_file_is_written_over_by_what_comes_next) {
     struct tier_update *u = update_open(e.parent, &own);
     MUST(tier_spool_update_check(u, err));
     tier_spool_update_close(u);
+    edge_down(&e);
+}
+
+/* Large files are deleted by a thread. */
+static void wait_for_files(size_t n) {
+    struct timespec now, end;
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_sec += 20;
+    do {
+        sched_yield();
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while (files_in(fixture_path("parent")) != n && now.tv_sec < end.tv_sec);
+    cr_assert(eq(sz, files_in(fixture_path("parent")), n));
+}
+
+Test(tier_spool, what_deleted_files_take_of_the_disk_is_bounded) {
+    struct edge e = edge_up(manifest_big(), false);
+    static const off_t gib[] = {1, 3, 1, 1}; /* holes; two GiB are kept in all */
+    static const size_t kept[] = {1, 1, 2, 2};
+    for (size_t i = 0; i < sizeof gib / sizeof gib[0]; i++) {
+        struct tier_hash id = {{(uint8_t)(i + 1)}};
+        int fd = open(sealed_path(&id), O_CREAT | O_WRONLY, 0600);
+        CHECK(fd >= 0 && ftruncate(fd, gib[i] << 30) == 0);
+        close(fd);
+        MUST(tier_spool_delete(e.parent, &id, err));
+        CHECK(!tier_spool_has(e.parent, &id));
+        wait_for_files(kept[i]);
+    }
+    struct tier_spool_rx *rx = receive(&e); /* in one of them, */
+    push(&e, rx, e.wire.payload_len, TIER_CHUNK_BYTES);
+    seal_and_check(&e, rx);
+    cr_assert(eq(sz, files_in(fixture_path("parent")), 2));
+    MUST(tier_spool_delete(e.parent, &e.id, err)); /* which is small now and has room, */
+    struct tier_hash id = {{9}};
+    int fd = open(sealed_path(&id), O_CREAT | O_WRONLY, 0600);
+    CHECK(fd >= 0 && ftruncate(fd, 1 << 29) == 0);
+    close(fd);
+    MUST(tier_spool_delete(e.parent, &id, err)); /* as has another of half a GiB */
+    cr_assert(eq(sz, files_in(fixture_path("parent")), 3));
     edge_down(&e);
 }
 

@@ -115,7 +115,7 @@ static struct tier_to_child to_child(enum tier_to_child_type type) {
     m.offset = type == TIER_TO_GRANT ? UINT64_MAX : 0;
     m.deadline_ms = type == TIER_TO_ROUND ? 90000 : 0;
     m.completed = type == TIER_TO_END;
-    m.missed = type == TIER_TO_COMMIT;
+    m.missed = m.by_receipt = type == TIER_TO_COMMIT;
     if (type == TIER_TO_PLAN) {
         m.plan = blob;
         m.plan_bytes = sizeof blob;
@@ -305,6 +305,12 @@ Test(tier_wire, a_field_that_this_version_does_not_know_is_passed_over) {
     MUST(tier_wire_to_child(commit.b, commit.n, &m, err));
     CHECK(m.type == TIER_TO_COMMIT && m.round == 5 && !m.missed);
     tier_wire_to_child_release(&m);
+}
+
+Test(tier_wire, receipts_are_asked_only_where_it_is_not_known_what_counted) {
+    struct raw sub = of_run(32, 5, 0, NULL);
+    raw_int(&sub, 4, 1);
+    DOWN_REFUSED("by_receipt", raw_in(7, &sub));
 }
 
 Test(tier_wire, a_parent_cannot_send_its_children_away_for_long) {
