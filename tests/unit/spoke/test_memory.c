@@ -130,6 +130,7 @@ static const struct spoke_recipe plain = {.optimiser = SPOKE_OPT_ADAMW,
                                           .beta2 = 0.99f,
                                           .eps = 1e-6f,
                                           .clip_norm = 1,
+                                          .products = KERN_BF16,
                                           .ema = 0.5f,
                                           .batch = 8,
                                           .epochs = 2};
