@@ -4,8 +4,16 @@
  *
  * Images (of 1 to 3 spatial dimensions) lie channels-last: [batch][s...][channels]. One layout
  * everywhere: it is the one in which a normalisation reads its channels side by side and a matrix
- * product its patches, and in which oneDNN has a real implementation of every pass. (Its own
- * blocked order is faster for some windows in two dimensions.) Weights lie as ONNX has them.
+ * product its patches, and in which oneDNN has a real implementation of every pass. Weights lie as
+ * ONNX has them.
+ *
+ * What oneDNN's own blocked order gains was measured on the convolutions of ResNet-18 at 64 pixels
+ * (32 rows, oneDNN 2.6 with AVX-512, processor time of one thread, the best of 36): forward 54 ms
+ * beside 96 in channels-last, the slopes of images 54 beside 56, of weights 103 beside 105. All of
+ * it is the forward pass where images have become 4 x 4 and 2 x 2 with 256 and 512 channels;
+ * elsewhere neither order wins by more than a tenth. So the CPU reorders images around the passes
+ * where it pays (cpu/conv_dnnl.c), a training step of that network taking 0.82 of the time, and
+ * every other operation knows one order.
  *
  * Everything here gives the same bits for every number of CPU threads, but for the convolutions,
  * which promise them for one number of threads only.

@@ -31,6 +31,7 @@ struct options {
     size_t count;
     bool json, pooled_only;
     int fold; /* -1: the plan's */
+    int threads;
 };
 
 struct bench {
@@ -43,14 +44,16 @@ struct bench {
 
 static const char usage[] =
     "Usage: consilium-baseline --plan FILE --schema FILE --csv FILE [--csv FILE ...]\n"
-    "                          [--model FILE [--kept FILE]] [--fold N] [--pooled-only] [--json]\n\n"
+    "                          [--model FILE [--kept FILE]] [--fold N] [--threads N]\n"
+    "                          [--pooled-only] [--json]\n\n"
     "Trains the plan's recipe at each table alone and on all of them pooled, and prints how each\n"
     "model does on the test rows of all tables; with --pooled-only that of all alone. With --model "
     "nothing is trained: a published\n"
     "model is evaluated on the pooled test rows, standardised like the pooled training rows. Where "
     "the plan\n"
     "keeps tensors at the hospitals, --kept FILE is one hospital's, as its data folder's private/\n"
-    "has them, and the tables would be that hospital's.\n";
+    "has them, and the tables would be that hospital's. It trains on one thread, as the examples'\n"
+    "spokes do, or on --threads N: figures may then differ by rounding.\n";
 
 /* Opens a set of data, or without a path all of them as one; with `like` its rows are standardised
  * with that table's statistics. */
@@ -425,15 +428,21 @@ static void print_rows(json_t *rows) {
 }
 
 static int parse(int argc, char **argv, struct options *o) {
-    static const struct option longs[] = {
-        {"model", required_argument, NULL, 'm'},  {"plan", required_argument, NULL, 'p'},
-        {"schema", required_argument, NULL, 's'}, {"csv", required_argument, NULL, 'c'},
-        {"fold", required_argument, NULL, 'f'},   {"kept", required_argument, NULL, 'k'},
-        {"pooled-only", no_argument, NULL, 'o'},  {"json", no_argument, NULL, 'j'},
-        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {{"model", required_argument, NULL, 'm'},
+                                          {"plan", required_argument, NULL, 'p'},
+                                          {"schema", required_argument, NULL, 's'},
+                                          {"csv", required_argument, NULL, 'c'},
+                                          {"fold", required_argument, NULL, 'f'},
+                                          {"kept", required_argument, NULL, 'k'},
+                                          {"pooled-only", no_argument, NULL, 'o'},
+                                          {"json", no_argument, NULL, 'j'},
+                                          {"threads", required_argument, NULL, 't'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
     int c;
 
     o->fold = -1;
+    o->threads = 1;
     while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
         char *end = NULL;
         switch (c) {
@@ -451,6 +460,11 @@ static int parse(int argc, char **argv, struct options *o) {
         case 'f':
             o->fold = (int)strtol(optarg, &end, 10);
             if (end == optarg || *end || o->fold < 0 || o->fold > 999)
+                return 2;
+            break;
+        case 't':
+            o->threads = (int)strtol(optarg, &end, 10);
+            if (end == optarg || *end || o->threads < 1 || o->threads > 256)
                 return 2;
             break;
         case 'm':
@@ -487,8 +501,7 @@ static enum tier_status run(const struct options *o, json_t *rows, struct tier_e
     TIER_TRY_OUT(tier_graph_open(model_path, &b.graph, err));
     TIER_TRY_OUT(tier_plan_patch_fits(&b.plan, b.graph, err));
     kern_init(NULL);
-    /* One thread, as the examples' spokes: the figures are the same whatever cores there are. */
-    if (kern_device_open("cpu", 1, &b.device) != KERN_OK) {
+    if (kern_device_open("cpu", o->threads, &b.device) != KERN_OK) {
         st = tier_fail(err, TIER_EDEVICE, "the CPU backend does not open: %s",
                        kern_device_error(NULL));
         goto out;

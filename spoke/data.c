@@ -9,6 +9,7 @@
 #include "spoke/data_private.h"
 #include "spoke/patch.h"
 #include "spoke/spill.h"
+#include "tier/log.h"
 
 #include <float.h>
 #include <inttypes.h>
@@ -404,15 +405,23 @@ static bool is_held(const struct spoke_loader *l) {
            all_rows(d) * row_bytes <= SPOKE_HELD_BYTES_MAX;
 }
 
-/* Arrays lie as they are read; files of images do not. */
+/* Arrays lie as they are read; files of images do not. A folder that takes no file costs the speed
+ * and nothing else. */
 static enum tier_status open_spill(struct spoke_loader *l) {
     struct spoke_data *d = l->data;
     bool costly = d->ops->read && l->schema->kind != SPOKE_KIND_NPZ;
+    struct tier_err why = {0};
 
     if (!l->options->spill_dir || !costly || is_held(l))
         return TIER_OK;
-    return spoke_spill_open(l->options->spill_dir, all_rows(d), d->features,
-                            has_masks(d) ? d->spatial : 0, &d->spill, l->err);
+    enum tier_status st = spoke_spill_open(l->options->spill_dir, all_rows(d), d->features,
+                                           has_masks(d) ? d->spatial : 0, &d->spill, &why);
+    if (st == TIER_OK)
+        return TIER_OK;
+    if (st != TIER_EIO)
+        return tier_fail(l->err, st, "%s", why.text);
+    tier_log_warn("%s: each row is read from its files whenever it is wanted", why.text);
+    return TIER_OK;
 }
 
 static enum tier_status hold_images(struct spoke_loader *l) {

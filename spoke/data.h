@@ -72,7 +72,7 @@ struct spoke_data_options {
     bool on_demand;            /* hold no images, however few */
     struct spoke_patch patch;
     /* A folder for an unnamed file of rows that are not held, or NULL: files of images are read
-     * once then, and their rows from there (spoke/spill.h). */
+     * once then, and their rows from there (spoke/spill.h); each time where it takes no file. */
     const char *spill_dir;
     /*
      * To apply a model rather than to train one. `unlabelled`: targets are not read, and need not

@@ -674,6 +674,8 @@ static enum tier_status crew_new(struct crew *c, struct spoke_net *const *nets,
     int32_t *order = malloc(rows * sizeof *order);
     if (!c->t || !order) {
         free(order);
+        free(c->t);
+        c->t = NULL; /* nothing is in there to be given back */
         return tier_fail(c->err, TIER_ENOMEM, "no memory for %zu training rows", rows);
     }
     for (size_t i = 0; i < c->count; i++)

@@ -20,6 +20,10 @@
 #include <math.h>
 #include <stdlib.h>
 
+#ifndef CMPLX /* glibc's header knows of one for gcc alone */
+#define CMPLX(re, im) __builtin_complex((double)(re), (double)(im))
+#endif
+
 #define GRID_MIN (1u << 12)
 #define GRID_MAX (1u << 22)
 #define SLACK 1e-3 /* of delta: what the grid's cut and rounding may cost */

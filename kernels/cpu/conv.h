@@ -52,8 +52,8 @@ enum kern_status kern_dnnl_conv_grad_w(struct kern_ctx *ctx, struct conv_dnnl *c
                                        const float *x, const float *dy);
 
 /* The context's scratch of at least that many floats, valid until the next call; NULL without
- * memory. Five of them, for what is needed at once: 0 conv.c's, 1 and 2 its implementations', 3 and
- * 4 what products take (taken.c). */
+ * memory. Seven of them, for what is needed at once: 0 conv.c's, 1, 2, 5 and 6 its
+ * implementations', 3 and 4 what products take (taken.c). */
 float *kern_cpu_scratch(struct kern_ctx *ctx, unsigned which, size_t floats);
 
 #endif

@@ -16,8 +16,8 @@ struct kern_cpu {
     struct kern_ctx base;
     struct kern_pool *pool;
     enum kern_products products;
-    float *scratch[5]; /* conv.c's, grown as needed */
-    size_t scratch_floats[5];
+    float *scratch[7]; /* conv.c's, grown as needed */
+    size_t scratch_floats[7];
 };
 
 static inline struct kern_pool *kern_cpu_pool(struct kern_ctx *ctx) {

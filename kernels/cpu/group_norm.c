@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define BLOCK_FLOATS 8192 /* 32 KiB */
+#define GRAD_ROWS 16      /* of slopes, added in float before they join the others in double */
 
 struct group_job {
     const struct kern_group_norm *norm;
@@ -129,10 +130,10 @@ static void forward_sample(const struct group_job *j, size_t i, double *work) {
     write_rows(j, x, j->y + i * each, m, a, b);
 }
 
-/* Doubles of work a range takes: two arrays of channels, then five, or in the gradient six, of
+/* Doubles of work a range takes: two arrays of channels, then five, or in the gradient seven, of
  * float. */
 static size_t work_doubles(size_t channels) {
-    return 5 * channels;
+    return 6 * channels;
 }
 
 static void forward_range(const void *job, size_t begin, size_t end) {
@@ -184,11 +185,10 @@ static void grad_sums(const struct group_job *j, size_t i, const float *restrict
                       float *restrict s, float *restrict d, double *restrict sum,
                       double *restrict dot) {
     size_t channels = j->norm->channels, each = j->norm->spots * channels;
-    size_t block = block_of(channels);
     memset(sum, 0, channels * sizeof *sum);
     memset(dot, 0, channels * sizeof *dot);
     for (size_t at = 0, n; at < j->norm->spots; at += n) {
-        n = j->norm->spots - at < block ? j->norm->spots - at : block;
+        n = j->norm->spots - at < GRAD_ROWS ? j->norm->spots - at : GRAD_ROWS;
         memset(s, 0, channels * sizeof *s);
         memset(d, 0, channels * sizeof *d);
         for (size_t r = at; r < at + n; r++) {
@@ -207,8 +207,10 @@ static void grad_sums(const struct group_job *j, size_t i, const float *restrict
     }
 }
 
+/* dx = a * (w * dy - k - (x - mean) * b): what may cancel does before it is scaled. */
 static void grad_rows(const struct group_job *j, size_t i, const float *restrict m,
-                      const float *restrict a, const float *restrict b, const float *restrict k) {
+                      const float *restrict a, const float *restrict w, const float *restrict b,
+                      const float *restrict k) {
     size_t channels = j->norm->channels, each = j->norm->spots * channels;
     for (size_t r = 0; r < j->norm->spots; r++) {
         size_t at = i * each + r * channels;
@@ -217,7 +219,7 @@ static void grad_rows(const struct group_job *j, size_t i, const float *restrict
         float *dx = j->dx + at;
         for (size_t c = 0; c < channels; c++) {
             float g = y == NULL || y[c] > 0 ? dy[c] : 0;
-            dx[c] = (a[c] * g - (x[c] - m[c]) * b[c]) - k[c];
+            dx[c] = a[c] * ((w[c] * g - k[c]) - (x[c] - m[c]) * b[c]);
         }
     }
 }
@@ -228,7 +230,7 @@ static void grad_sample(const struct group_job *j, size_t i, double *work, doubl
     size_t channels = norm->channels;
     double *sum = work, *dot = sum + channels;
     float *m = (float *)(dot + channels), *s = m + channels, *d = s + channels;
-    float *a = d + channels, *b = a + channels, *k = b + channels;
+    float *a = d + channels, *b = a + channels, *k = b + channels, *w = k + channels;
     double n = (double)(norm->spots * j->width);
     for (size_t c = 0; c < channels; c++) {
         m[c] = j->in_mean[i * norm->groups + c / j->width];
@@ -237,21 +239,20 @@ static void grad_sample(const struct group_job *j, size_t i, double *work, doubl
     for (size_t g = 0; g < norm->groups; g++) {
         double inv = (double)j->in_inv[i * norm->groups + g], s1 = 0, s2 = 0;
         for (size_t c = g * j->width; c < (g + 1) * j->width; c++) {
-            double w = j->scale != NULL ? (double)j->scale[c] : 1;
-            s1 += w * sum[c];
-            s2 += w * dot[c];
+            w[c] = j->scale != NULL ? j->scale[c] : 1;
+            s1 += (double)w[c] * sum[c];
+            s2 += (double)w[c] * dot[c];
         }
         for (size_t c = g * j->width; c < (g + 1) * j->width; c++) {
-            double w = j->scale != NULL ? (double)j->scale[c] : 1;
-            a[c] = (float)(w * inv);
-            b[c] = (float)(inv * inv * inv * s2 / n);
-            k[c] = (float)(inv * s1 / n);
+            a[c] = (float)inv;
+            b[c] = (float)(inv * inv * s2 / n);
+            k[c] = (float)(s1 / n);
             part_sums[c] += sum[c];
             part_sums[channels + c] += dot[c] * inv;
         }
     }
     if (j->dx != NULL) {
-        grad_rows(j, i, m, a, b, k);
+        grad_rows(j, i, m, a, w, b, k);
     }
 }
 

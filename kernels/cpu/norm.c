@@ -5,7 +5,8 @@
  * squares are taken in float, and blocks are joined in double (Chan, Golub & LeVeque 1983), in
  * ascending order within a part and the parts ascending too. The differences' own sum says how far
  * the block's mean is off, which is far where the mean is large beside the deviation. The gradient
- * sums dy and dy * (x - mean) the same way.
+ * sums dy and dy * (x - mean) the same way, in short blocks, and takes what they say off each dy
+ * before it is scaled: dy and their mean may cancel, and then no rounding of the scale shows.
  */
 #include "kernels/cpu/nn.h"
 
@@ -14,6 +15,7 @@
 #include <string.h>
 
 #define BLOCK_FLOATS 8192 /* 32 KiB */
+#define GRAD_ROWS 16      /* added in float before they join the others in double */
 
 struct norm_job {
     const struct kern_batch_norm *norm;
@@ -234,7 +236,7 @@ static void grad_part(const void *job, size_t task) {
     float *s = j->work + task * 3 * channels, *d = s + channels;
     memset(sum, 0, 2 * channels * sizeof *sum);
     for (size_t n; at < end; at += n) {
-        n = end - at < j->block ? end - at : j->block;
+        n = end - at < GRAD_ROWS ? end - at : GRAD_ROWS;
         grad_block(j, at, n, s, d);
         for (size_t c = 0; c < channels; c++) {
             sum[c] += (double)s[c];
@@ -243,7 +245,7 @@ static void grad_part(const void *job, size_t task) {
     }
 }
 
-/* dx = a * dy - (x - mean) * b - c. */
+/* dx = a * (dy - c - (x - mean) * b). */
 static void dx_range(const void *job, size_t begin, size_t end) {
     const struct norm_job *j = job;
     size_t channels = j->norm->channels;
@@ -256,11 +258,11 @@ static void dx_range(const void *job, size_t begin, size_t end) {
             const float *y = j->out + r * channels;
             for (size_t c = 0; c < channels; c++) {
                 float g = y[c] > 0 ? dy[c] : 0;
-                dx[c] = (a[c] * g - (x[c] - mean[c]) * b[c]) - k[c];
+                dx[c] = a[c] * ((g - k[c]) - (x[c] - mean[c]) * b[c]);
             }
         } else {
             for (size_t c = 0; c < channels; c++) {
-                dx[c] = (a[c] * dy[c] - (x[c] - mean[c]) * b[c]) - k[c];
+                dx[c] = a[c] * ((dy[c] - k[c]) - (x[c] - mean[c]) * b[c]);
             }
         }
     }
@@ -293,8 +295,8 @@ enum kern_status NN(batch_norm_grad)(struct kern_ctx *ctx, float *dx, float *dsc
         dbias[c] += (float)sum[c];
         dscale[c] += (float)(dot[c] * inv);
         a[c] = (float)g;
-        b[c] = (float)(g * inv * inv * dot[c] / n);
-        k[c] = (float)(g * sum[c] / n);
+        b[c] = (float)(inv * inv * dot[c] / n);
+        k[c] = (float)(sum[c] / n);
     }
     j.a = a;
     j.b = b;

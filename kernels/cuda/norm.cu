@@ -331,11 +331,12 @@ __global__ static void norm_terms_kernel(double *terms, const double *part, cons
     }
 }
 
-/* dx = a * dy - (x - mean) * b - k of one element. */
+/* dx = inv * (w * dy - k - (x - mean) * b) of one element: what may cancel does before it is scaled,
+ * so that no rounding of the scale shows. */
 __device__ static inline float dx_at(const struct slopes &g, size_t i, float w, float mean,
                                      double inv, double sum, double dot) {
-    float a = (float)((double)w * inv), b = (float)(inv * inv * dot), k = (float)(inv * sum);
-    return (a * slope_at(g, i) - (g.x[i] - mean) * b) - k;
+    float b = (float)(inv * dot), k = (float)sum;
+    return (float)inv * ((w * slope_at(g, i) - k) - (g.x[i] - mean) * b);
 }
 
 /* 12 to 16 bytes an element. */

@@ -46,6 +46,9 @@ bench_fn bench_round, bench_uplink, bench_fold, bench_ingest, bench_same_bits, b
 
 /* Seconds, monotonic. */
 double bench_now_s(void);
+/* What is asked of a ratio, judged: detail.bars.NAME has it, what it may be at most, and the
+ * verdict, "met" or "short". A ratio that is no number is short. */
+void bench_bar(struct bench_result *result, const char *name, double ratio, double at_most);
 /* Of n >= 1 values; sorts them. */
 double bench_median(double *values, size_t n);
 /* "min", "median", "max" of n values as a JSON object; sorts them. */

@@ -266,8 +266,13 @@ static void print_for_people(json_t *json) {
                json_number_value(value), json_string_value(json_object_get(json, "unit")));
     if (!json_is_null(ratio))
         printf("ratio %.4g against %s\n", json_number_value(ratio), against ? against : "");
-    json_dumpf(json_object_get(json, "detail"), stdout,
-               JSON_PRESERVE_ORDER | JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+    const char *name;
+    json_t *detail = json_object_get(json, "detail"), *bar;
+    json_object_foreach(json_object_get(detail, "bars"), name, bar) printf(
+        "%s: %.4g, at most %.4g: %s\n", name, json_number_value(json_object_get(bar, "ratio")),
+        json_number_value(json_object_get(bar, "at_most")),
+        json_string_value(json_object_get(bar, "verdict")));
+    json_dumpf(detail, stdout, JSON_PRESERVE_ORDER | JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     putchar('\n');
 }
 

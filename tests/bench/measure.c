@@ -34,6 +34,19 @@ json_t *bench_spread(double *values, size_t n) {
     return json_pack("{s:f, s:f, s:f}", "min", values[0], "median", median, "max", values[n - 1]);
 }
 
+void bench_bar(struct bench_result *result, const char *name, double ratio, double at_most) {
+    json_t *bars = json_object_get(result->detail, "bars");
+
+    if (!bars) {
+        bars = json_object();
+        json_object_set_new(result->detail, "bars", bars);
+    }
+    json_object_set_new(bars, name,
+                        json_pack("{s:o, s:f, s:s}", "ratio",
+                                  isnan(ratio) ? json_null() : json_real(ratio), "at_most", at_most,
+                                  "verdict", ratio <= at_most ? "met" : "short"));
+}
+
 uint64_t bench_random(uint64_t *state) {
     uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));
     z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);

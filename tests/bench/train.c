@@ -32,15 +32,18 @@
 #define LR 0.001f
 #define MOMENTUM 0.9f
 
+#define MEMORY_BAR 1.0 /* of PyTorch's, at most */
+
 static const struct model {
     const char *name;
     size_t rows; /* as in train_peer.py */
     enum spoke_loss loss;
-} models[] = {{"mlp-heart", 32, SPOKE_LOSS_BCE},
-              {"resnet18-28", 32, SPOKE_LOSS_CE},
-              {"resnet18-64", 32, SPOKE_LOSS_CE},
-              {"unet3d-48", 1, SPOKE_LOSS_CE},
-              {"densenet121-64", 16, SPOKE_LOSS_CE}};
+    double time_bar; /* of PyTorch's, at most */
+} models[] = {{"mlp-heart", 32, SPOKE_LOSS_BCE, 0.2},
+              {"resnet18-28", 32, SPOKE_LOSS_CE, 1.0},
+              {"resnet18-64", 32, SPOKE_LOSS_CE, 1.0},
+              {"unet3d-48", 1, SPOKE_LOSS_CE, 1.0},
+              {"densenet121-64", 16, SPOKE_LOSS_CE, 1.0}};
 
 /* ---- our process ----------------------------------------------------------------------------- */
 
@@ -322,7 +325,8 @@ static json_t *describe(struct side *s, double first_loss) {
                      (json_int_t)s->before, "first_loss", first_loss);
 }
 
-static void report(struct side side[2], const double loss[2], struct bench_result *r) {
+static void report(const struct model *m, struct side side[2], const double loss[2],
+                   struct bench_result *r) {
     double pair[PAIRS_MAX];
     size_t turns = side[1].turns;
 
@@ -330,13 +334,15 @@ static void report(struct side side[2], const double loss[2], struct bench_resul
         pair[i] = side[0].step_s[i] / side[1].step_s[i];
     json_object_set_new(r->detail, "threads", json_integer(THREADS));
     json_object_set_new(r->detail, "pair_ratio", bench_spread(pair, turns));
-    json_object_set_new(r->detail, "memory_ratio",
-                        json_real((double)(side[0].peak - side[0].before) /
-                                  (double)(side[1].peak - side[1].before)));
+    double memory =
+        (double)(side[0].peak - side[0].before) / (double)(side[1].peak - side[1].before);
+    json_object_set_new(r->detail, "memory_ratio", json_real(memory));
     for (int i = 0; i < 2; i++)
         json_object_set_new(r->detail, side[i].name, describe(&side[i], loss[i]));
     r->value = bench_median(side[0].step_s, turns);
     r->ratio = r->value / bench_median(side[1].step_s, turns);
+    bench_bar(r, "time", r->ratio, m->time_bar);
+    bench_bar(r, "memory", memory, MEMORY_BAR);
     r->unit = "s a step";
     r->against = "PyTorch on the CPU with as many threads, in turns";
 }
@@ -370,7 +376,7 @@ enum tier_status bench_train(const struct bench_options *o, struct bench_result 
     if (st == TIER_OK)
         st = measure(side, start + fmin(left, MEASURE_S), loss, err);
     if (st == TIER_OK)
-        report(side, loss, r);
+        report(m, side, loss, r);
     for (int i = 0; i < 2; i++)
         finish(&side[i]);
     return st;

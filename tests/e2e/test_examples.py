@@ -173,11 +173,24 @@ class Examples(unittest.TestCase):
         self.assertIn("labelsTr has no hippocampus_*.nii.gz", done.stderr)
         self.assertNotIn("Traceback", done.stderr)
 
-    def test_hippocampus_reaches_its_dice_in_half_of_its_rounds(self):
-        text = run(os.path.join(HIPPOCAMPUS, "run"), "--rounds", "6", self.hippocampus(),
+    def hippocampus_dice(self, *options):
+        """Of the federation, and of pooled training where it is asked for: over all voxels, and the
+        mean of the cases'."""
+        text = run(os.path.join(HIPPOCAMPUS, "run"), *options, self.hippocampus(),
                    os.path.join(self.folder, "hippocampus"), timeout_s=400)
-        dice = re.search(r"^federated +Dice (0\.[0-9]+) .*mean of cases (0\.[0-9]+)", text, re.M)
-        self.assertGreaterEqual(min(map(float, dice.groups())), 0.80, text)
+        return {name: (float(whole), float(cases)) for name, whole, cases in re.findall(
+            r"^(federated|pooled) +Dice (0\.[0-9]+) .*mean of cases (0\.[0-9]+)", text, re.M)}
+
+    def test_hippocampus_reaches_its_dice_in_half_of_its_rounds(self):
+        dice = self.hippocampus_dice("--rounds", "6")
+        self.assertGreaterEqual(min(dice["federated"]), 0.80)
+
+    @unittest.skipUnless(os.environ.get("CONSILIUM_E2E_ALL"), "minutes of training: --all")
+    def test_hippocampus_federates_as_well_as_pooling_with_the_same_budget(self):
+        dice = self.hippocampus_dice("--pooled")
+        self.assertGreaterEqual(min(dice["federated"]), 0.80)
+        for federated, pooled in zip(dice["federated"], dice["pooled"], strict=True):
+            self.assertGreaterEqual(federated, 0.98 * pooled)
 
     def test_tables_of_volumes_pool_to_the_whole(self):
         """Wherever they lie: files are named relative to their table."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import venv
 
 import package
 from federation import clean_environment
@@ -40,6 +41,24 @@ class Package(unittest.TestCase):
             blocks = re.findall(r"```python\n(.*?)```", f.read(), re.DOTALL)
         with open(os.path.join(package.EXAMPLES, "torch_trainer.py"), encoding="utf-8") as f:
             self.assertTrue(f.read().endswith(blocks[0]))
+
+    def test_its_types_hold_in_mypys_strict_mode(self):
+        with tempfile.TemporaryDirectory(prefix="consilium-mypy-") as folder:
+            try:
+                venv.create(folder, with_pip=True)
+            except subprocess.CalledProcessError:
+                self.skipTest("this Python makes no environment (Debian: python3-venv)")
+            python = os.path.join(folder, "bin", "python")
+            done = subprocess.run([python, "-m", "pip", "-q", "install", "mypy", "numpy",
+                                   "types-protobuf", "types-grpcio"],
+                                  capture_output=True, text=True, timeout=120, check=False)
+            if done.returncode != 0:
+                self.skipTest("mypy cannot be installed here: %s" %
+                              done.stderr.strip().splitlines()[-1])
+            done = subprocess.run([python, "-m", "mypy", "--cache-dir", folder],
+                                  cwd=package.SOURCE, capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("Success: no issues found", done.stdout)
 
     def test_pip_installs_it_with_types_and_protocol(self):
         with tempfile.TemporaryDirectory(prefix="consilium-pip-") as folder:

@@ -2,11 +2,13 @@
 /*
  * Stands in for libFuzzer where there is none: no coverage feedback, but mutations that know where
  * binary formats break (bit flips, extreme bytes, cuts, repeats, splices), from a fixed seed, so a
- * failure repeats. Usage: fuzz_X [ITERATIONS [SEED]], or fuzz_X --file PATH for one input.
+ * failure repeats. Usage: fuzz_X [ITERATIONS [SEED [FILE...]]], the files as seeds beside those
+ * that the target makes; or fuzz_X --file PATH for one input.
  */
 #include "fuzz/fuzz.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #define ROOM (64u << 10)
 
@@ -59,33 +61,55 @@ static void run(const uint8_t *p, size_t n) {
     free(exact);
 }
 
-static int run_file(const char *path) {
-    static uint8_t buffer[1u << 20];
+/* Of a file as much as there is room for; 0 for one that cannot be read. */
+static size_t read_file(const char *path, uint8_t *out, size_t room) {
     FILE *f = fopen(path, "rb");
 
     if (!f) {
         perror(path);
+        return 0;
+    }
+    size_t n = fread(out, 1, room, f);
+    fclose(f);
+    return n;
+}
+
+static int run_file(const char *path) {
+    static uint8_t buffer[1u << 20];
+
+    if (access(path, R_OK) != 0) {
+        perror(path);
         return 1;
     }
-    size_t n = fread(buffer, 1, sizeof buffer, f);
-    fclose(f);
-    run(buffer, n);
+    run(buffer, read_file(path, buffer, sizeof buffer));
     return 0;
 }
 
+/* The i-th seed: the target's own, then the files. */
+static size_t seed_at(unsigned i, unsigned made, char **files, uint8_t *out) {
+    return i < made ? fuzz_seed(i, out, ROOM) : read_file(files[i - made], out, ROOM);
+}
+
 int main(int argc, char **argv) {
-    static uint8_t seed[ROOM], input[ROOM];
-    unsigned seeds = 0;
+    static uint8_t input[ROOM];
+    char **files = argv + 3;
+    unsigned made = 0, seeds = argc > 3 ? (unsigned)argc - 3 : 0;
 
     if (argc == 3 && strcmp(argv[1], "--file") == 0)
         return run_file(argv[2]);
     unsigned long iterations = argc > 1 ? strtoul(argv[1], NULL, 10) : 20000;
     state = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
-    for (size_t n; (n = fuzz_seed(seeds, seed, ROOM)) > 0; seeds++)
-        run(seed, n);
-    FUZZ_CHECK(seeds > 0);
+    while (fuzz_seed(made, input, ROOM) > 0)
+        made++;
+    FUZZ_CHECK(made > 0);
+    seeds += made;
+    for (unsigned i = 0; i < seeds; i++) {
+        size_t n = seed_at(i, made, files, input);
+        FUZZ_CHECK(n > 0);
+        run(input, n);
+    }
     for (unsigned long i = 0; i < iterations; i++) {
-        size_t n = fuzz_seed((unsigned)(next() % seeds), input, ROOM);
+        size_t n = seed_at((unsigned)(next() % seeds), made, files, input);
         for (uint64_t k = 1 + next() % 4; k > 0; k--)
             n = mutate(input, n);
         run(input, n);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A fuzz target is one file with these two functions. With clang it is linked with libFuzzer; with
- * any other compiler with driver.c, which mutates the seeds for a bounded number of rounds from a
- * fixed random seed, so that `tests/run` exercises every parser on every machine.
- * A target aborts (through FUZZ_CHECK, or a sanitizer) where a parser misbehaves.
+ * A fuzz target is one file with these two functions. With clang it is linked with libFuzzer, and
+ * with corpus.c, which gives it the seeds; with any other compiler with driver.c, which mutates
+ * them for a bounded number of rounds from a fixed random seed, so that `tests/run` exercises every
+ * parser on every machine. A target aborts (through FUZZ_CHECK, or a sanitizer) where a parser
+ * misbehaves.
  */
 #ifndef CONSILIUM_TESTS_FUZZ_H
 #define CONSILIUM_TESTS_FUZZ_H

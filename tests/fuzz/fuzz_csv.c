@@ -74,8 +74,8 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
     static const char *const texts[SEEDS] = {
         "age,sex,\"a \"\"b\"\"\"\n61,f,\" x, y \"\r\n\n,,\n",
         "participant_id\tage\nsub-01\tn/a\nsub-02\t44\n",
-        "\xef\xbb\xbf"
-        "a;b\n1;\"2\n3\"\n",
+        ("\xef\xbb\xbf"
+         "a;b\n1;\"2\n3\"\n"),
         "a\n\"\"\n \n\"x\" \n",
     };
     if (i >= SEEDS)

@@ -7,9 +7,11 @@ logits, loss and gradients are compared with PyTorch's own in float64.
 
 Prints a line for each case and, last, "N passed, N failed, N skipped". The error of a tensor is
 ||ours - theirs|| / ||theirs|| over all its elements; a gradient that is zero but for rounding (a
-bias before a normalisation) is measured against the largest of its model.
+bias before a normalisation) is measured against the largest of its model. Beside it stand the errors
+of all gradients as one vector, ours and that of PyTorch's own float32 in the same run.
 """
 import argparse
+import copy
 import json
 import os
 import subprocess
@@ -68,6 +70,21 @@ def error(ours, theirs, floor):
     return np.linalg.norm(ours.astype(np.float64) - theirs) / size if size else 0.0
 
 
+def gradients(case, model, x, target):
+    """{name: gradient} in training mode, and the loss."""
+    model.train()
+    model.zero_grad()
+    loss = loss_of(case, model(x), target)
+    loss.backward()
+    return {n: p.grad.numpy().astype(np.float64) for n, p in model.named_parameters()}, loss.item()
+
+
+def together(errors, exact):
+    """Of all gradients as one vector."""
+    size = np.sqrt(sum(np.linalg.norm(g) ** 2 for g in exact.values()))
+    return np.sqrt(sum(e ** 2 for e in errors)) / size if size else 0.0
+
+
 def sgd_losses(case, model, x, target, steps, lr):
     losses = []
     for _ in range(steps + 1):
@@ -94,7 +111,7 @@ def compare(case, path, folder):
     kind = np.float32 if case.loss == "bce" else np.int32
     target.numpy().astype(kind).tofile(os.path.join(folder, "target.bin"))
 
-    double = model.double()
+    single, double = copy.deepcopy(model), model.double()
     xd = x.double()
     target_d = target.double() if case.loss == "bce" else target
     double.eval()
@@ -102,14 +119,12 @@ def compare(case, path, folder):
     double.train()
     said = probe(path, [file, case.loss, str(len(x)), folder, "--steps", str(case.steps), "--lr",
                         str(case.lr)], folder)
-    double.zero_grad()
-    loss = loss_of(case, double(xd), target_d)
-    loss.backward()
-    grads = {n: p.grad.numpy().copy() for n, p in double.named_parameters()}
+    grads, loss = gradients(case, double, xd, target_d)
+    theirs, _ = gradients(case, single, x, target)
     largest = max(np.linalg.norm(g) for g in grads.values())
     worst = [("logits", error(said["logits"], logits, 0)),
-             ("loss", abs(said["losses"][0] - loss.item()) / abs(loss.item()))]
-    seen = set()
+             ("loss", abs(said["losses"][0] - loss) / abs(loss))]
+    seen, off = set(), []
     for p in said["params"]:
         if not p["trained"]:
             continue
@@ -120,6 +135,7 @@ def compare(case, path, folder):
         size = np.linalg.norm(grads[p["name"]])
         floor = largest if size < 1e-9 * largest else 0
         worst.append((p["name"], error(ours, grads[p["name"]], floor)))
+        off.append(np.linalg.norm(ours.astype(np.float64) - grads[p["name"]].reshape(-1)))
     if missing := set(grads) - seen:
         raise RuntimeError(f"the engine does not train {sorted(missing)}")
     if case.steps:
@@ -127,7 +143,8 @@ def compare(case, path, folder):
         curve = max(abs(a - b) / max(abs(b), 1e-2) for a, b in zip(said["losses"], losses))
         if curve > case.curve:
             raise RuntimeError(f"the loss leaves PyTorch's by {curve:.2e} in {case.steps} steps")
-    return max(worst, key=lambda w: w[1])
+    return (*max(worst, key=lambda w: w[1]), together(off, grads),
+            together([np.linalg.norm(theirs[n] - grads[n]) for n in grads], grads))
 
 
 def main():
@@ -142,9 +159,10 @@ def main():
             continue
         with tempfile.TemporaryDirectory() as folder:
             try:
-                name, worst = compare(case, arguments.probe, folder)
-                fine = worst <= case.tolerance
-                print(f"{'ok  ' if fine else 'FAIL'} {case.name}: worst {worst:.1e} in {name}")
+                name, worst, all_of_it, theirs = compare(case, arguments.probe, folder)
+                fine = worst <= TOLERANCE
+                print(f"{'ok  ' if fine else 'FAIL'} {case.name}: worst {worst:.1e} in {name}; all "
+                      f"gradients {all_of_it:.1e}, PyTorch's float32 {theirs:.1e}", flush=True)
             except Exception as e:  # one case that breaks does not hide the others
                 fine = False
                 print(f"FAIL {case.name}: {e}")

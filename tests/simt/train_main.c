@@ -3,7 +3,8 @@
  * simt_train SEED [no-nccl]: a spoke trains on 1, 2, 4 and 8 emulated GPUs, with every term a
  * gradient may have, and works out its Fisher information; all end near one CPU
  * device, a second run ends in the same bits, so does one whose steps are not recorded, and a GPU
- * that fails in the middle is an error.
+ * that fails in the middle is an error. A network of images (convolution, GroupNorm, rectifier,
+ * cross-entropy) does the same on one and two of them.
  */
 #include "kernels/backend.h"
 #include "spoke/fisher.h"
@@ -21,12 +22,14 @@
 const struct kern_ops *kern_plugin_ops_v1(uint32_t abi);
 
 #define HIDDEN 5
-#define ELEMENTS (3 * HIDDEN + HIDDEN + HIDDEN + 1) /* w, b, v, c */
+#define PIXELS (2 * 5 * 4) /* of an image: channels, height, width */
+#define ELEMENTS 512       /* room for the parameters of any of the networks */
 #define SAMPLES 7
 
 static int bad;
 static struct tier_err err;
-static struct tier_graph *graph, *dry, *wet; /* the one in use; without and with Dropout */
+/* The one in use; without and with Dropout; of images. */
+static struct tier_graph *graph, *dry, *wet, *images;
 static struct spoke_data *data;
 
 static void expect(bool ok, const char *what) {
@@ -65,6 +68,57 @@ static void make_graph(bool dropout, struct tier_graph **out) {
     }
 }
 
+static void add_filled(struct onnx_msg *g, const char *name, size_t rank, const int64_t *dims,
+                       double step) {
+    static float values[ELEMENTS];
+    int64_t n = 1;
+
+    for (size_t d = 0; d < rank; d++)
+        n *= dims[d];
+    for (int64_t i = 0; i < n; i++)
+        values[i] = (float)sin(step * (double)(i + 1));
+    onnx_add_dims(g, name, rank, dims, 1, values);
+}
+
+/* A row's three numbers spread over an image, which convolutions and GroupNorm reduce to classes.
+ */
+static void make_images(void) {
+    static struct onnx_msg g, m, node;
+    const int64_t image[] = {-1, 2, 5, 4};
+
+    onnx_add_value(&g, 11, "x", 0, 3);
+    onnx_add_value(&g, 12, "y", 0, 2);
+    add_filled(&g, "w", 2, (int64_t[]){3, PIXELS}, 1.1);
+    add_filled(&g, "b", 1, (int64_t[]){PIXELS}, 0.7);
+    add_filled(&g, "k1", 4, (int64_t[]){4, 2, 3, 3}, 1.7);
+    add_filled(&g, "o1", 1, (int64_t[]){4}, 0.4);
+    add_filled(&g, "s1", 1, (int64_t[]){4}, 0.9);
+    add_filled(&g, "h1", 1, (int64_t[]){4}, 0.3);
+    add_filled(&g, "k2", 4, (int64_t[]){6, 4, 3, 2}, 2.3);
+    add_filled(&g, "v", 2, (int64_t[]){6, 2}, 1.3);
+    add_filled(&g, "c", 1, (int64_t[]){2}, 0.2);
+    onnx_add_ints(&g, "shape", 4, image);
+    onnx_add_node(&g, "Gemm", "x w b", "flat");
+    onnx_add_node(&g, "Reshape", "flat shape", "image");
+    onnx_node(&node, "Conv", "image k1 o1", "c1");
+    onnx_attr_ints(&node, "pads", 4, (int64_t[]){1, 1, 1, 1});
+    onnx_sub(&g, 1, &node);
+    onnx_node(&node, "GroupNormalization", "c1 s1 h1", "n1");
+    onnx_attr_int(&node, "num_groups", 2);
+    onnx_sub(&g, 1, &node);
+    onnx_add_node(&g, "Relu", "n1", "r1");
+    onnx_add_node(&g, "Conv", "r1 k2", "c2");
+    onnx_add_node(&g, "Relu", "c2", "r2");
+    onnx_add_node(&g, "GlobalAveragePool", "r2", "p");
+    onnx_add_node(&g, "Flatten", "p", "f");
+    onnx_add_node(&g, "Gemm", "f v c", "y");
+    onnx_model(&m, &g, 21);
+    if (tier_graph_parse(m.b, m.n, &images, &err) != TIER_OK) {
+        fprintf(stderr, "simt_train: FAILED %s\n", err.text);
+        exit(1);
+    }
+}
+
 static void make_world(void) {
     static const char schema[] = "columns:\n  - {name: a, type: number}\n"
                                  "  - {name: b, type: number}\n"
@@ -79,6 +133,7 @@ static void make_world(void) {
                                i % 5 ? "train" : "test");
     make_graph(false, &dry);
     make_graph(true, &wet);
+    make_images();
     graph = dry;
     if (spoke_data_open(temp_file("s.yaml", schema), temp_file("t.csv", csv), NULL, &data, &err) !=
         TIER_OK) {
@@ -93,8 +148,12 @@ static float noise;                /* rows are read anew each time where it is n
 static unsigned rows_each = 6;     /* of a batch */
 static unsigned epochs = 2;
 
+static struct spoke_objective objective(void) {
+    return spoke_objective_plain(graph == images ? SPOKE_LOSS_CE : SPOKE_LOSS_BCE);
+}
+
 /* What it ends with, and the Fisher information there. */
-static enum tier_status train_on(const char *list, float *out, float *fisher) {
+static enum tier_status train_on(const char *list, float out[ELEMENTS], float fisher[ELEMENTS]) {
     float stiffness[ELEMENTS], centre[ELEMENTS];
     const struct spoke_recipe recipe = {
         .optimiser = SPOKE_OPT_ADAMW,
@@ -116,22 +175,27 @@ static enum tier_status train_on(const char *list, float *out, float *fisher) {
         .accumulate = 2,
         .epochs = epochs};
     struct spoke_net *nets[KERN_GROUP_RANKS_MAX] = {NULL};
-    const struct spoke_objective bce = spoke_objective_plain(SPOKE_LOSS_BCE);
+    const struct spoke_objective loss = objective();
     struct spoke_team team;
+
+    memset(out, 0, ELEMENTS * sizeof *out);
+    memset(fisher, 0, ELEMENTS * sizeof *fisher);
     enum tier_status st = spoke_team_open(list, 1, true, &team, &err);
     if (st != TIER_OK)
         return st;
     for (size_t i = 0; i < team.count; i++)
         kern_device_recordings(team.dev[i], recorded);
-    st = spoke_team_nets(&team, graph, &bce, recipe.batch, team.count, true, nets, &err);
+    st = spoke_team_nets(&team, graph, &loss, recipe.batch, team.count, true, nets, &err);
     for (int i = 0; i < ELEMENTS; i++) {
         out[i] = (float)sin(i * 0.9); /* the others begin where the first does */
         stiffness[i] = (float)(1 + cos(i * 0.4));
         centre[i] = (float)cos(i * 0.9);
     }
     if (st == TIER_OK)
-        st = spoke_net_elements(nets[0]) == ELEMENTS ? spoke_net_set(nets[0], out, &err)
+        st = spoke_net_elements(nets[0]) <= ELEMENTS ? spoke_net_set(nets[0], out, &err)
                                                      : TIER_EINTERNAL;
+    size_t unused = st == TIER_OK ? ELEMENTS - spoke_net_elements(nets[0]) : 0;
+    memset(out + ELEMENTS - unused, 0, unused * sizeof *out);
     if (st == TIER_OK)
         st = spoke_train_replicas(nets, team.count, team.group, data, &recipe, 3, NULL, &err);
     if (st == TIER_OK)
@@ -230,8 +294,11 @@ static void count_calls(void) {
     noise = 0;
 }
 
-/* The norms of some rows' gradients, and the sum of what is left of them when they are cut. */
-static enum tier_status samples_on(const char *device, float norms[SAMPLES], float sum[ELEMENTS]) {
+/* The norms of some rows' gradients, and the sum of what is left of them when they are cut; rows go
+ * together, or each alone. */
+static enum tier_status samples_on(const char *device, bool together, float norms[SAMPLES],
+                                   float sum[ELEMENTS]) {
+    const struct spoke_objective loss = objective();
     struct kern_device *dev = NULL;
     struct spoke_net *net = NULL;
     struct kern_buf *x = NULL, *targets = NULL, *out = NULL;
@@ -245,14 +312,19 @@ static enum tier_status samples_on(const char *device, float norms[SAMPLES], flo
         kern_buf_new(dev, (SAMPLES + 1) * sizeof(float), &out) == KERN_OK &&
         kern_upload(x, 0, spoke_data_x(data, SPOKE_TRAIN), bytes) == KERN_OK &&
         kern_upload(targets, 0, classes, sizeof classes) == KERN_OK)
-        st = spoke_net_new(dev, graph, SPOKE_LOSS_BCE, SAMPLES, &net, &err);
+        st = spoke_net_new_for(dev, graph, &loss, SAMPLES, &net, &err);
+    if (st == TIER_OK)
+        spoke_net_samples_force(net, together);
     if (st == TIER_OK)
         st = spoke_net_backward_samples(net, (struct kern_vec){x, 0}, (struct kern_vec){targets, 0},
                                         SAMPLES, 0.3f, (struct kern_vec){out, 1},
                                         (struct kern_vec){out, 0}, &err);
+    if (st == TIER_OK)
+        expect((spoke_net_samples_at_once(net) > 1) == together, "how many rows go at once");
     if (st == TIER_OK &&
         (kern_download(norms, out, sizeof(float), SAMPLES * sizeof(float)) != KERN_OK ||
-         kern_download(sum, spoke_net_grads(net).buf, 0, ELEMENTS * sizeof(float)) != KERN_OK))
+         kern_download(sum, spoke_net_grads(net).buf, 0, spoke_net_elements(net) * sizeof(float)) !=
+             KERN_OK))
         st = TIER_EDEVICE;
     spoke_net_free(net);
     kern_device_close(dev);
@@ -262,12 +334,41 @@ static enum tier_status samples_on(const char *device, float norms[SAMPLES], flo
 static void compare_samples(void) {
     float norms[SAMPLES] = {0}, sum[ELEMENTS] = {0}, want_norms[SAMPLES] = {0},
           want[ELEMENTS] = {0};
-    expect(samples_on("cpu", want_norms, want) == TIER_OK, "samples on the CPU");
-    expect(samples_on("cuda:1", norms, sum) == TIER_OK, "samples");
-    for (int i = 0; i < SAMPLES; i++)
-        expect(fabsf(norms[i] - want_norms[i]) < 1e-5f, "a sample's norm");
-    for (int i = 0; i < ELEMENTS; i++)
-        expect(fabsf(sum[i] - want[i]) < 1e-5f, "the sum of samples");
+    expect(samples_on("cpu", false, want_norms, want) == TIER_OK, "samples on the CPU");
+    for (int together = 0; together < 2; together++) {
+        expect(samples_on("cuda:1", together, norms, sum) == TIER_OK, "samples");
+        for (int i = 0; i < SAMPLES; i++)
+            expect(fabsf(norms[i] - want_norms[i]) < 1e-5f * fmaxf(1, want_norms[i]),
+                   "a sample's norm");
+        expect(distance(sum, want) < 1e-5f, "the sum of samples");
+    }
+}
+
+/* The same of a network of images, in float32 and in halves. */
+static void compare_images(void) {
+    static const char *const lists[] = {"cuda:3", "cuda:0,1"};
+    float cpu[ELEMENTS], a[ELEMENTS], b[ELEMENTS], cpu_fisher[ELEMENTS], fa[ELEMENTS], fb[ELEMENTS];
+    graph = images;
+    expect(train_on("cpu", cpu, cpu_fisher) == TIER_OK, "training on images on the CPU");
+    for (int i = 0; i < 2; i++) {
+        uint64_t before = simt_calls("cudaGraphLaunch");
+        expect(train_on(lists[i], a, fa) == TIER_OK, "training on images");
+        expect(simt_calls("cudaGraphLaunch") > before, "steps on images are replayed");
+        expect(train_on(lists[i], b, fb) == TIER_OK && memcmp(a, b, sizeof a) == 0 &&
+                   memcmp(fa, fb, sizeof fa) == 0,
+               "the same bits again on images");
+        expect(distance(a, cpu) < 1e-4f && distance(fa, cpu_fisher) < 1e-4f,
+               "what the CPU ends with on images");
+        compare_recordings(lists[i], a);
+    }
+    allowed = KERN_BF16;
+    expect(train_on("cpu", b, fb) == TIER_OK, "training on images in halves on the CPU");
+    expect(train_on(lists[1], a, fa) == TIER_OK, "training on images in halves");
+    expect(distance(a, b) < 2e-3f && distance(a, cpu) > 1e-6f, "halves round images");
+    compare_recordings(lists[1], a);
+    allowed = KERN_EXACT;
+    compare_samples();
+    graph = dry;
 }
 
 int main(int argc, char **argv) {
@@ -301,6 +402,7 @@ int main(int argc, char **argv) {
     compare_draws(cpu);
     count_calls();
     compare_samples();
+    compare_images();
     /* cuda:0,1 from above, and what is worked out after training is exact again. */
     allowed = KERN_TF32;
     expect(train_on("cpu", b, fb) == TIER_OK && memcmp(b, cpu, sizeof b) == 0,
@@ -327,6 +429,7 @@ int main(int argc, char **argv) {
     spoke_data_free(data);
     tier_graph_free(dry);
     tier_graph_free(wet);
+    tier_graph_free(images);
     temp_release();
     printf("simt_train: seed %llu, %llu kernels, %zu findings, %d failed\n",
            (unsigned long long)seed, (unsigned long long)simt_kernels_run(), simt_findings(), bad);

@@ -21,7 +21,8 @@ def _fixed(values: np.ndarray, most: float = _LOSS_MAX) -> np.ndarray:
 
 
 def _loss_sum(losses: np.ndarray, most: float = _LOSS_MAX) -> np.ndarray:
-    return _fixed(losses, most).sum(keepdims=True)
+    total: np.ndarray = _fixed(losses, most).sum(keepdims=True)
+    return total
 
 
 def _one(value: int) -> np.ndarray:

@@ -100,7 +100,7 @@ def _dice(z: "torch.Tensor", y: "torch.Tensor", recipe: Mapping[str, Any]) -> "t
     p, t = z.softmax(1).flatten(2) * weight, one_hot.to(z.dtype) * weight
     axes = (0, 2) if o["batch"] else (2,)
     both, sizes = (p * t).sum(axes), (p + t).sum(axes)
-    each = 1 - (2 * both + o["smooth_nr"]) / (sizes + o["smooth_dr"])
+    each: torch.Tensor = 1 - (2 * both + o["smooth_nr"]) / (sizes + o["smooth_dr"])
     return each[..., 0 if o["include_background"] else 1:].mean()
 
 
@@ -146,8 +146,9 @@ def loss_of(recipe: Mapping[str, Any]) -> Loss:
             return _cross_entropy(z, y, recipe)
         if name == "dice":
             return _dice(z, y, recipe)
-        return lambdas.get("lambda_dice", 1.0) * _dice(z, y, recipe) + \
+        both: torch.Tensor = lambdas.get("lambda_dice", 1.0) * _dice(z, y, recipe) + \
             lambdas.get("lambda_ce", 1.0) * _cross_entropy(z, y, recipe)
+        return both
     return by_class
 
 
@@ -239,7 +240,7 @@ class TorchTrainer(Trainer):
         for at in range(0, len(chosen), recipe["batch"]):
             part = torch.from_numpy(chosen[at:at + recipe["batch"]]).to(self.device)
             value = loss(self.module(self.train_x[part]), self.train_y[part])
-            (value * (len(part) / len(chosen))).backward()
+            torch.autograd.backward(value * (len(part) / len(chosen)))
 
     def evaluate(self, model: Model, task: Task) -> metrics.Sums:
         task.check(*self.done)

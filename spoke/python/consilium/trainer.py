@@ -72,7 +72,8 @@ class Task:
     @property
     def recipe(self) -> Dict[str, Any]:
         """The plan's `local`: loss, optimiser, batch, epochs or steps."""
-        return self.plan["local"]
+        recipe: Dict[str, Any] = self.plan["local"]
+        return recipe
 
     @property
     def fold(self) -> int:
@@ -151,7 +152,7 @@ class _Attendance:
             "unix:" + os.path.join(folder, "socket"),
             [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0),
              ("grpc.max_receive_message_length", 4 << 20)])
-        attend = self._channel.stream_stream(
+        attend: Any = self._channel.stream_stream(
             "/consilium.trainer.Trainer/Attend",
             request_serializer=lambda m: m.SerializeToString(),
             response_deserializer=protocol.ToTrainer.FromString)
@@ -335,8 +336,9 @@ def serve(folder: str, train: Any, evaluate: Optional[Evaluate] = None,
 
 def steps_of(rows: int, recipe: Mapping[str, Any]) -> int:
     """Steps of the optimiser in a round, as the recipe's steps or epochs ask for."""
-    group = recipe["batch"] * recipe.get("accumulate", 1)
-    return recipe["steps"] or recipe["epochs"] * -(-rows // group)
+    group: int = recipe["batch"] * recipe.get("accumulate", 1)
+    steps: int = recipe["steps"] or recipe["epochs"] * -(-rows // group)
+    return steps
 
 
 def batches(rows: int, recipe: Mapping[str, Any], seed: int) -> Iterator[np.ndarray]:
@@ -363,11 +365,13 @@ def learning_rate(task: Task, step: int, steps: int) -> float:
         return rate
     t = task.round - 1 + step / steps if s["per"] == "step" else float(task.round - 1)
     if t < s["warmup"]:
-        return rate * (t + 1) / (s["warmup"] + 1)
+        rate = rate * (t + 1) / (s["warmup"] + 1)
+        return rate
     t -= s["warmup"]
     if s["name"] == "step":
-        return rate * s["gamma"] ** (t // s["step_size"])
-    if s["name"] == "cosine":
+        rate = rate * s["gamma"] ** (t // s["step_size"])
+    elif s["name"] == "cosine":
+        least: float = s["lr_min"]
         part = min(1.0, t / (task.plan["rounds"] - s["warmup"]))
-        return s["lr_min"] + (rate - s["lr_min"]) * (1 + math.cos(math.pi * part)) / 2
+        rate = least + (rate - least) * (1 + math.cos(math.pi * part)) / 2
     return rate

@@ -135,6 +135,41 @@ Test(spoke_soft, a_step_follows_the_shares_of_the_readers) {
                   c, (double)w[c]);
 }
 
+Test(spoke_soft, a_private_step_cuts_each_rows_gradient_towards_its_shares) {
+    struct spoke_objective o = spoke_objective_plain(SPOKE_LOSS_CE);
+    struct tier_noise_key key = {0};
+    const struct spoke_recipe r = {.optimiser = SPOKE_OPT_SGD,
+                                   .lr = 0.5f,
+                                   .batch = 8, /* of 3 rows: each is in every sample */
+                                   .steps = 1,
+                                   .sample_clip = 0.9f,
+                                   .noise_key = &key};
+    const double ones[3] = {1, 1, 1};
+    double sum[3] = {0}, p[3];
+    size_t cut_rows = 0;
+    float w[3];
+    o.soft = 3;
+    open_rows(three, rows, 3, &o);
+    cr_assert(eq(int, spoke_train(net, data, &r, 1, NULL, &err), TIER_OK), "%s", err.text);
+    cr_assert(eq(int, spoke_net_get(net, w, &err), TIER_OK));
+    for (size_t row = 0; row < 3; row++) {
+        double g[3], norm = 0;
+        (void)by_hand(row, ones, p);
+        for (int c = 0; c < 3; c++) {
+            g[c] = x_of[row] * (p[c] - y_of[row][c]);
+            norm += g[c] * g[c];
+        }
+        double cut = fmin(1, 0.9 * 0.999 / sqrt(norm));
+        cut_rows += cut < 1;
+        for (int c = 0; c < 3; c++)
+            sum[c] += cut * g[c];
+    }
+    cr_expect(cut_rows > 0 && cut_rows < 3, "%zu rows are cut", cut_rows);
+    for (int c = 0; c < 3; c++)
+        cr_expect(fabs((double)w[c] - ((double)w0[c] - 0.5 * sum[c] / 3)) < 1e-6, "%d: %g", c,
+                  (double)w[c]);
+}
+
 Test(spoke_soft, the_loss_is_of_shares_and_what_is_right_is_what_most_say) {
     struct spoke_objective o = spoke_objective_plain(SPOKE_LOSS_CE);
     struct spoke_sums *sums = calloc(1, sizeof *sums);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Rows kept in a file without a name: what was put is there, what was not is not. */
-#include "spoke/data.h"
+#include "spoke/feed.h"
 #include "spoke/spill.h"
 #include "tests/support/picture_writer.h"
 #include "tests/support/temp_file.h"
@@ -126,4 +126,77 @@ Test(spoke_spill, a_file_is_read_once_and_its_row_is_the_same_ever_after) {
         spoke_data_free(d);
         d = NULL;
     }
+}
+
+Test(spoke_spill, where_no_file_can_be_made_rows_are_read_from_their_files_each_time) {
+    const struct spoke_data_options o = {.on_demand = true, .spill_dir = "/nonexistent"};
+    struct spoke_data *d = NULL;
+    float x[8];
+    int32_t mask[8], row = 0;
+    volume("a.nii", 5);
+    volume("m.nii", 1);
+    const char *csv = temp_file("t.csv", "scan,organ,part\na.nii,m.nii,train\n");
+    cr_assert(eq(int, spoke_data_open(temp_file("s.yaml", schema), csv, &o, &d, &err), TIER_OK),
+              "%s", err.text);
+    for (int again = 0; again < 2; again++) {
+        cr_expect(eq(int, spoke_data_read(d, SPOKE_TRAIN, &row, 1, x, mask, &err), TIER_OK), "%s",
+                  err.text);
+        cr_expect(x[0] > 1.99f && x[0] < 2.01f && mask[0] == 1);
+    }
+    temp_file("a.nii", "gone");
+    cr_expect(eq(int, spoke_data_read(d, SPOKE_TRAIN, &row, 1, x, mask, &err), TIER_EDATA));
+    spoke_data_free(d);
+}
+
+#define WINDOWS 40
+
+/* The windows of 2 x 1 x 1 that two epochs see, the second after the files are gone. */
+static void see_windows(const char *spill_dir, float x[WINDOWS], int32_t masks[WINDOWS]) {
+    const struct spoke_data_options o = {.on_demand = true,
+                                         .spill_dir = spill_dir,
+                                         .patch = {.axes = 3, .side = {2, 1, 1}, .positive = 0.5}};
+    const struct spoke_feed_options how = {.batch = 2, .threads = 2, .seed = 3};
+    const int32_t order[WINDOWS / 4] = {0, 1, 0, 1, 1, 0, 0, 1, 1, 0};
+    struct spoke_data *d = NULL;
+    struct spoke_feed *f = NULL;
+    struct spoke_batch b;
+    size_t at = 0;
+
+    volume("a.nii", 5);
+    volume("b.nii", 9);
+    volume("m.nii", 1);
+    const char *csv = temp_file("t.csv", "scan,organ,part\na.nii,m.nii,train\nb.nii,m.nii,train\n");
+    cr_assert(eq(int, spoke_data_open(temp_file("s.yaml", schema), csv, &o, &d, &err), TIER_OK),
+              "%s", err.text);
+    cr_assert(eq(int, spoke_feed_open(d, &how, &f, &err), TIER_OK), "%s", err.text);
+    for (uint64_t epoch = 0; epoch < 2; epoch++) {
+        cr_assert(eq(int, spoke_feed_begin(f, order, WINDOWS / 4, epoch, &err), TIER_OK));
+        for (;;) {
+            cr_assert(eq(int, spoke_feed_next(f, &b, &err), TIER_OK), "%s", err.text);
+            if (b.rows == 0)
+                break;
+            memcpy(x + at, b.x, b.rows * 2 * sizeof *x);
+            memcpy(masks + at, b.labels, b.rows * 2 * sizeof *masks);
+            at += b.rows * 2;
+        }
+        for (int i = 0; spill_dir && i < 3; i++)
+            temp_file((const char *[]){"a.nii", "b.nii", "m.nii"}[i], "gone");
+    }
+    cr_expect(eq(sz, at, WINDOWS));
+    spoke_feed_close(f);
+    spoke_data_free(d);
+}
+
+Test(spoke_spill, windows_are_those_of_rows_that_were_read_from_files) {
+    float x[2][WINDOWS];
+    int32_t masks[2][WINDOWS];
+    size_t first = 0;
+    temp_file("here", "");
+    see_windows(NULL, x[0], masks[0]);
+    see_windows(temp.folder, x[1], masks[1]);
+    cr_expect(memcmp(x[0], x[1], sizeof x[0]) == 0);
+    cr_expect(memcmp(masks[0], masks[1], sizeof masks[0]) == 0);
+    for (size_t i = 0; i < WINDOWS; i += 2)
+        first += x[0][i] > 1.9f; /* the spot that stands out is in some windows, not in all */
+    cr_expect(first > 0 && first < WINDOWS / 2, "%zu", first);
 }
