@@ -131,6 +131,8 @@ static const struct tier_keys_item spoke_keys[] = {
      "what all plans together may cost this site as a whole, who then need privacy.site; 0: no end"},
     {"policy.delta", TIER_KEYS_REAL, FIELD(spoke.delta), "1e-5", TIER_PRIVACY_DELTA_MIN, 0.5, NULL,
      "at which these epsilons are told: below one over the number of patients"},
+    {"ledger.file", TIER_KEYS_PATH, FIELD(spoke.ledger_file), "", 0, 0, NULL,
+     "what was spent of patients' privacy, where spokes of several authorities share its patients"},
     {"consent.table", TIER_KEYS_PATH, FIELD(spoke.consent_table), "", 0, 0, NULL,
      "CSV file of id,purposes: only rows whose id allows the plan's purpose are read"},
     {"consent.opt_out", TIER_KEYS_PATH, FIELD(spoke.opt_out), "", 0, 0, NULL,
