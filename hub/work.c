@@ -5,16 +5,15 @@
  * the process was promised to nobody. The disk is waited for where a round commits and where a run
  * ends; what a machine's crash takes from before that, the children still hold.
  */
-#include "hub/card.h"
-#include "hub/appraise.h"
 #include "hub/contributor.h"
+#include "hub/job.h"
 #include "hub/noise.h"
 #include "hub/receipt.h"
 #include "hub/run_private.h"
 #include "hub/secure.h"
 #include "hub/statistics.h"
+#include "hub/validation.h"
 #include "tier/content.h"
-#include "tier/fold.h"
 #include "tier/log.h"
 #include "tier/metric.h"
 #include "tier/root.h"
@@ -32,207 +31,6 @@ static void *need(void *p) {
     if (!p)
         abort();
     return p;
-}
-
-/* ---- jobs ---- */
-
-enum job_kind { JOB_FIRST_MODEL, JOB_CHECK, JOB_PART, JOB_SCREEN, JOB_FOLD, JOB_PUBLISH };
-
-struct job {
-    struct hub *hub;
-    struct tier_hash run_id;
-    uint64_t round;
-    enum job_kind kind;
-    uint32_t child;
-    struct tier_hash update, base, result, previous;
-    const struct tier_merge_ops *rule; /* NULL: the mean */
-    struct tier_plan_merge merge;
-    struct tier_root root;
-    bool buffers;
-    struct tier_fold_version *versions; /* older rounds whose updates are folded too */
-    struct tier_fold_stale stale;
-    struct tier_published made;
-    uint64_t weight;
-    const struct tier_manifest *manifest; /* the run's: runs outlive the worker */
-    const struct tier_plan *plan;         /* likewise */
-    struct tier_hash *inputs;
-    size_t count;
-    unsigned threads;
-    size_t memory_bytes;
-    bool *damaged;      /* of inputs, after a fold that failed */
-    uint32_t *children; /* whose updates the inputs are; behind them, perhaps, the partial */
-    size_t child_count;
-    struct tier_plan_screen limits;
-    struct tier_hash set;           /* that is screened */
-    struct tier_screened *screened; /* of inputs */
-    struct tier_screen_figures alike;
-    uint64_t permutations;            /* of contributions; 0: none are asked for */
-    struct tier_contribution *shares; /* of inputs */
-    struct tier_err no_shares;        /* why there are none */
-    bool exact, appraises;            /* by the hub's own data */
-    struct tier_hash plan_hash, graph_hash;
-    struct hub_secure_fold *secure; /* of a fold: what masks its inputs; or NULL */
-    struct tier_task_figures figures;
-    enum tier_status st;
-    struct tier_err err;
-};
-
-static void job_free(struct job *job) {
-    tier_noise_key_wipe(&job->root.noise_key);
-    free(job->versions);
-    free(job->inputs);
-    free(job->damaged);
-    free(job->children);
-    free(job->screened);
-    free(job->shares);
-    hub_secure_fold_free(job->secure);
-    free(job);
-}
-
-static void job_drop(void *arg) {
-    job_free(arg);
-}
-
-/* `plan` NULL: but for what it says of sums. */
-static enum tier_status check_update(struct tier_spool *spool, const struct tier_hash *id,
-                                     const struct tier_manifest *manifest, bool whole,
-                                     const struct tier_plan *plan, struct tier_err *err) {
-    struct tier_update *u;
-    TIER_TRY(tier_spool_update_open(spool, id, &u, err));
-    enum tier_status st = whole ? tier_spool_update_check(u, err) : TIER_OK;
-    /* Nothing can be said of what is masked, but that it is as long as it must be. */
-    if (st == TIER_OK && tier_spool_update_header(u)->encoding != TIER_ENC_MASKED)
-        st = tier_update_verify(u, manifest, err);
-    if (st == TIER_OK && plan && tier_spool_update_header(u)->encoding == TIER_ENC_SUM)
-        st = tier_secure_norm_check(plan, u, manifest, err);
-    tier_spool_update_close(u);
-    return st;
-}
-
-static void find_damage(struct job *job, enum tier_status st) {
-    if (st == TIER_EUPDATE || st == TIER_ECORRUPT || st == TIER_ENOTFOUND)
-        for (size_t i = 0; i < job->count; i++)
-            job->damaged[i] = check_update(job->hub->home.spool, &job->inputs[i], job->manifest,
-                                           true, NULL, NULL) != TIER_OK;
-}
-
-static size_t at_least(size_t bytes, size_t least) {
-    return bytes > least ? bytes : least;
-}
-
-static enum tier_status screen_job(struct job *job) {
-    const struct tier_screen screen = {
-        .spool = job->hub->home.spool,
-        .manifest = job->manifest,
-        .limits = &job->limits,
-        .inputs = job->inputs,
-        .count = job->count,
-        .threads = job->threads,
-        .memory_bytes =
-            at_least(job->memory_bytes, tier_screen_memory_min(job->manifest, job->count))};
-    const struct tier_fold fold = {.spool = job->hub->home.spool,
-                                   .manifest = job->manifest,
-                                   .run = job->run_id,
-                                   .round = job->round,
-                                   .base_model = job->base,
-                                   .threads = job->threads,
-                                   .memory_bytes = job->memory_bytes};
-    const struct hub_validation_of of = {&job->hub->home, &fold, job->plan_hash, job->graph_hash,
-                                         &job->hub->closing};
-    enum tier_status st = tier_screen_run(&screen, job->screened, &job->alike, &job->err);
-
-    if (st == TIER_OK && job->limits.loss > 0)
-        st = hub_appraise_screen(&of, &job->limits, job->inputs, job->count, job->screened,
-                                 &job->alike, &job->err);
-    find_damage(job, st);
-    return st;
-}
-
-/* What cannot be said of a round is said to be so; the round goes on. */
-static void share_out(struct job *job, struct tier_fold *fold) {
-    fold->memory_bytes =
-        at_least(fold->memory_bytes, tier_contribution_memory_min(fold->manifest, fold->count));
-    job->shares = need(calloc(job->count, sizeof *job->shares));
-    const struct hub_validation_of of = {&job->hub->home, fold, job->plan_hash, job->graph_hash,
-                                         &job->hub->closing};
-    enum tier_status st = job->appraises
-                              ? hub_appraise_shares(&of, job->permutations, &job->result,
-                                                    job->shares, &job->exact, &job->no_shares)
-                              : tier_contribution_run(fold, job->permutations, job->shares,
-                                                      &job->exact, &job->no_shares);
-    if (st == TIER_OK)
-        return;
-    free(job->shares);
-    job->shares = NULL;
-}
-
-static enum tier_status fold_job(struct job *job) {
-    struct tier_fold fold = {.spool = job->hub->home.spool,
-                             .manifest = job->manifest,
-                             .run = job->run_id,
-                             .round = job->round,
-                             .base_model = job->base,
-                             .stale = job->buffers ? &job->stale : NULL,
-                             .inputs = job->inputs,
-                             .count = job->count,
-                             .threads = job->threads,
-                             .memory_bytes = job->memory_bytes,
-                             .devices = job->hub->fold_devices};
-    const struct tier_merge merge = {
-        .fold = fold, .rule = job->rule, .settings = &job->merge, .previous = job->previous};
-    enum tier_status st = job->secure ? tier_secure_fold_run(hub_secure_fold_of(job->secure), &fold,
-                                                             &job->result, &job->err)
-                          : job->rule ? tier_merge_run(&merge, &job->result, &job->err)
-                                      : tier_fold_run(&fold, &job->result, &job->err);
-
-    /* What the next round starts from cannot be had again once the children gave theirs up. */
-    if (st == TIER_OK && job->rule && job->rule->has_previous)
-        st = tier_spool_sync(job->hub->home.spool, &job->result, &job->err);
-    find_damage(job, st);
-    if (st == TIER_OK && job->permutations > 0)
-        share_out(job, &fold);
-    return st;
-}
-
-static enum tier_status publish_job(struct job *job) {
-    return tier_root_run(&job->root, job->hub->home.spool, job->manifest, job->hub->home.models_dir,
-                         &job->made, &job->figures, &job->weight, &job->err);
-}
-
-static enum tier_status first_model_job(struct job *job) {
-    struct tier_graph *graph = NULL;
-    char *path = tier_content_path(job->hub->home.models_dir, &job->update, TIER_CONTENT_GRAPH);
-    enum tier_status st = tier_graph_open(path, &graph, &job->err);
-
-    if (st == TIER_OK)
-        st = tier_task_first_model(graph, job->manifest, job->hub->home.models_dir, &job->result,
-                                   &job->err);
-    tier_graph_free(graph);
-    free(path);
-    return st;
-}
-
-static void job_work(void *arg) {
-    struct job *job = arg;
-    switch (job->kind) {
-    case JOB_FIRST_MODEL:
-        job->st = first_model_job(job);
-        break;
-    case JOB_CHECK:
-        job->st = check_update(job->hub->home.spool, &job->update, job->manifest, false, job->plan,
-                               &job->err);
-        break;
-    case JOB_SCREEN:
-        job->st = screen_job(job);
-        break;
-    case JOB_PART:
-    case JOB_FOLD:
-        job->st = fold_job(job);
-        break;
-    case JOB_PUBLISH:
-        job->st = publish_job(job);
-        break;
-    }
 }
 
 static void drop_result(struct hub_run *run, const struct job *job);
@@ -502,7 +300,7 @@ static void job_done(void *arg) {
     } else {
         retry_fold(run, &job->err);
     }
-    job_free(job);
+    hub_job_free(job);
 }
 
 static struct job *job_new(struct hub_run *run, enum job_kind kind) {
@@ -520,9 +318,9 @@ static struct job *job_new(struct hub_run *run, enum job_kind kind) {
 /* A hub that is being closed has no worker any more, while its last calls still end. */
 static void submit(struct hub_run *run, struct job *job) {
     if (run->hub->worker)
-        tier_worker_submit(run->hub->worker, job_work, job_done, job_drop, job);
+        tier_worker_submit(run->hub->worker, hub_job_work, job_done, hub_job_free, job);
     else
-        job_free(job);
+        hub_job_free(job);
 }
 
 void hub_work_check(struct hub_run *run, uint32_t child, const struct tier_hash *id,
@@ -632,7 +430,7 @@ static void start_publish(struct hub_run *run) {
         hub_run_finish(run, HUB_RUN_FAILED, job->err.text);
     else
         hub_stop_on(run->hub, &job->err);
-    job_free(job);
+    hub_job_free(job);
 }
 
 /* While a part is folded, what is sealed holds places, so that what arrives does not outrun the
