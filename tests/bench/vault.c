@@ -163,7 +163,8 @@ enum tier_status bench_vault(const struct bench_options *o, struct bench_result 
         json_object_set_new(r->detail, k ? "encrypted_fold_gb_s" : "plain_fold_gb_s",
                             bench_spread(nodes[k].fold, RUNS));
     }
-    json_object_set_new(r->detail, "bytes", json_integer((json_int_t)(m->elements * sizeof(float))));
+    json_object_set_new(r->detail, "bytes",
+                        json_integer((json_int_t)(m->elements * sizeof(float))));
 out:
     for (int k = 0; k < 2; k++) {
         tier_spool_close(nodes[k].spool);

@@ -9,9 +9,10 @@
 static const struct {
     const char *method, *may;
 } wanted[] = {
-    {"StartRun", "O"},    {"StopRun", "O"},     {"ListRuns", "ORSEA"}, {"WatchRun", "ORSEA"},
-    {"ListNodes", "ORA"}, {"PullModel", "OEA"}, {"Approve", "O"},      {"GetStatistics", "ORSEA"},
-    {"ListContributors", "ORA"}, {"Pardon", "OR"},
+    {"StartRun", "O"},     {"StopRun", "O"},           {"ListRuns", "ORSEA"},
+    {"WatchRun", "ORSEA"}, {"ListNodes", "ORA"},       {"PullModel", "OEA"},
+    {"Approve", "O"},      {"GetStatistics", "ORSEA"}, {"ListContributors", "ORA"},
+    {"Pardon", "OR"},
 };
 
 static const struct {
