@@ -304,9 +304,12 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
                tier_nova_check(&run->plan, h, &err) != TIER_OK ||
                tier_stale_check(&run->plan, h, &err) != TIER_OK ||
                tier_site_check(&run->plan, h, &err) != TIER_OK ||
-               tier_statistics_check(&run->plan, h->metrics, &err) != TIER_OK ||
-               hub_secure_offered(run, e.child, h, &err) != TIER_OK) {
+               tier_statistics_check(&run->plan, h->metrics, &err) != TIER_OK) {
         refuse(run, child, h->round, id, err.text);
+    } else if (hub_secure_offered(run, e.child, h, &err) != TIER_OK) {
+        refuse(run, child, h->round, id, err.text);
+        e.type = TIER_EVENT_DECLINE; /* these masks serve no other, and nobody is to wait for one */
+        hub_work_step(run, &e);
     } else {
         hub_work_step(run, &e);
     }

@@ -75,8 +75,11 @@ void hub_noise_expire(struct hub *hub) {
     int64_t days = (int64_t)hub->config->hub.retain_updates_days;
     struct tier_err err = {0};
 
-    /* Where nothing is retained, hub_noise_over forgets them. */
-    if (hub->ledger && days > 0 &&
-        tier_ledger_forget_before(hub->ledger, tier_wall_ms() - days * DAY_MS, &err) != TIER_OK)
+    if (days == 0) /* where nothing is retained, hub_noise_over forgets them */
+        return;
+    if (!hub->ledger &&
+        tier_ledger_open(hub->config->data_dir, true, &hub->ledger, &err) != TIER_OK)
+        return; /* nothing was ever charged */
+    if (tier_ledger_forget_before(hub->ledger, tier_wall_ms() - days * DAY_MS, &err) != TIER_OK)
         tier_log_warn("retention: %s", err.text);
 }

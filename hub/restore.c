@@ -136,7 +136,7 @@ static enum tier_status restore_round(struct hub_run *run, uint64_t number, stru
         run->model = row.result_model;
     TIER_TRY(restore_state(run, &row, err));
     uint64_t deadline_ms = tier_plan_tier_of(&run->plan, hub_is_top(run->hub))->deadline_s * 1000;
-    if (state == TIER_ROUND_OPEN && deadline_ms) {
+    if (!closed && deadline_ms) { /* a fold ends it, and a round that opens again has it */
         int64_t left = row.opened_ms + (int64_t)deadline_ms - tier_wall_ms();
         hub_run_set_deadline(run, left > 0 ? (uint64_t)left : 1);
     }
@@ -246,6 +246,10 @@ static bool check_model(struct hub_run *run) {
 enum tier_status hub_run_restore_all(struct hub *hub, struct tier_err *err) {
     hub_work_recover_audit(hub);
     TIER_TRY(tier_journal_run_each(hub->home.journal, restore_run, hub, err));
+    /* What a committed round was to keep aside is not swept away. */
+    for (struct hub_run *run = hub->runs; run; run = run->next)
+        if (run->state == HUB_RUN_OPEN && run->round.state == TIER_ROUND_COMMITTED)
+            hub_work_release(run, run->round.number);
     TIER_TRY(tier_spool_sweep(hub->home.spool, keep_file, hub, err));
     hub_work_sweep_models(hub);
     for (struct hub_run *run = hub->runs; run; run = run->next) {

@@ -72,7 +72,8 @@ static enum hub_child_role role_of(const struct hub_run *run, const char *child)
 uint32_t hub_secure_sealed_min(const struct hub_run *run) {
     for (uint32_t i = 0; is_secure(&run->plan) && i < run->child_count; i++)
         if (run->children[i].accepted && !is_hub(run, i))
-            return (uint32_t)run->plan.secure.cohort_min;
+            return run->secure && run->secure->sum ? tier_secure_least(run->secure->sum)
+                                                   : (uint32_t)run->plan.secure.cohort_min;
     return 0;
 }
 
@@ -253,6 +254,7 @@ static void on_turn(void *arg) {
     if (run->round.state != TIER_ROUND_OPEN && run->round.state != TIER_ROUND_UNMASKING)
         return;
     run_time(run);
+    run->round.rules.sealed_min = hub_secure_sealed_min(run);
     switch (tier_secure_state(run->secure->sum, &why)) {
     case TIER_SECURE_LOST:
         give_up(run, why.text);

@@ -18,7 +18,8 @@
 /* Whether this node can take part in such a plan: TIER_EPLAN without TLS. */
 enum tier_status hub_secure_check(const struct hub *hub, const struct tier_plan *plan,
                                   struct tier_err *err);
-/* The fewest updates that close a round: 0 where the run has no spokes here, or hides nothing. */
+/* The fewest updates that close a round, since fewer could not be unmasked: 0 where the run has no
+ * spokes here, or hides nothing. */
 uint32_t hub_secure_sealed_min(const struct hub_run *run);
 
 /* Whether the run's round is one of masked updates. */

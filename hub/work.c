@@ -348,7 +348,10 @@ static void take_look(const struct hub_run *run, struct job *job) {
 
     tier_hash_data(run->plan_text, run->plan_bytes, &job->plan_hash);
     tier_hash_parse(run->plan.model_sha256, &job->graph_hash);
-    job->appraises = hub_validation_has(run->hub->config);
+    /* A coalition's mean alone is no model of such plans. */
+    job->appraises = hub_validation_has(run->hub->config) && !run->plan.normalise &&
+                     run->plan.share.count == 0 && run->plan.keep.count == 0 &&
+                     run->plan.loss != TIER_PLAN_COX;
     if (job->kind == JOB_FOLD && tier_task_trains(&run->plan, job->round))
         job->permutations = tier->contribution.permutations;
     if (job->kind != JOB_SCREEN)

@@ -12,6 +12,7 @@
 #include "spoke/patch.h"
 #include "spoke/policy.h"
 #include "spoke/run_private.h"
+#include "spoke/secure.h"
 #include "spoke/steward.h"
 #include "tier/budget.h"
 #include "tier/log.h"
@@ -376,7 +377,10 @@ bool spoke_withdrawal_answered(struct spoke_run *run, const struct tier_to_child
     }
     tier_spool_delete(spoke->home.spool, &m->update, NULL);
     run->last_receipt = (struct tier_hash){{0}};
-    if (run->state == SPOKE_RUN_OPEN && tier_statistics_on(&run->plan))
+    if (run->state == SPOKE_RUN_OPEN && spoke_secure_on(&run->plan))
+        spoke_run_decline_round(run, "what was masked was withdrawn, and a round has masks for one "
+                                     "update");
+    else if (run->state == SPOKE_RUN_OPEN && tier_statistics_on(&run->plan))
         spoke_run_decline_round(run,
                                 "what was counted here was withdrawn, and what differs from it "
                                 "would tell of those who have gone");

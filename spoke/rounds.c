@@ -410,6 +410,15 @@ static enum tier_status see_doomed(void *arg, const struct tier_journal_sent *ro
     return TIER_OK;
 }
 
+/* A masked update is in the journal beside the one that it masks, and the receipt is of the masked
+ * one alone. */
+static void share_receipts(struct doomed *d) {
+    for (size_t i = 0; i < d->count; i++)
+        for (size_t k = 0; k < d->count; k++)
+            if (d->at[k].received && d->at[k].round == d->at[i].round)
+                d->at[i].received = true;
+}
+
 /* The updates of rounds below this one have done their work; that of round `counted` (0: none) is
  * in the result, or, `by_receipt`, if the parent gave a receipt for it. What was kept beside them
  * advances: the hospital's own tensors with every round that was committed, those below
@@ -427,6 +436,7 @@ static void release_below(struct spoke_run *run, uint64_t below, uint64_t commit
     }
 
     tier_journal_sent_each(j, run->hex, TIER_SENT_STATE_ANY, see_doomed, &d, &err);
+    share_receipts(&d);
     for (size_t i = 0; i < d.count; i++)
         for (int kind = 0; kind < SPOKE_STATE_KINDS; kind++)
             if ((kind == SPOKE_STATE_PRIVATE

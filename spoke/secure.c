@@ -59,18 +59,23 @@ static void answered_key(const struct spoke_run *run, char key[KEY_BYTES]) {
     snprintf(key, KEY_BYTES, "secure/%s", run->hex);
 }
 
-/* The last round in which a list was answered; 0: none. */
-static uint64_t answered_in(struct spoke_run *run) {
+/* What this site has said in the run's sums. */
+struct answered {
+    uint64_t list, revealed; /* the last round in which a list was answered, a share revealed */
+    struct tier_hash base;   /* of the round `revealed`; 0: none */
+};
+
+static struct answered answered_in(struct spoke_run *run) {
     struct tier_journal_blob value = {0};
+    struct answered a = {0};
     char key[KEY_BYTES];
-    uint64_t round = 0;
 
     answered_key(run, key);
     if (tier_journal_kv_get(run->spoke->home.journal, key, &value, NULL) == TIER_OK &&
-        value.bytes == sizeof round)
-        memcpy(&round, value.data, sizeof round);
+        value.bytes == sizeof a)
+        memcpy(&a, value.data, sizeof a);
     tier_journal_blob_release(&value);
-    return round;
+    return a;
 }
 
 void spoke_secure_forget(struct spoke_run *run) {
@@ -82,14 +87,22 @@ void spoke_secure_forget(struct spoke_run *run) {
         spoke_stop_on(run->spoke, &err);
 }
 
-/* Waits for the disk: false stops the node, and nothing is said. */
-static bool note_answer(struct spoke_run *run) {
-    const uint64_t round = run->secure->round;
+/* Before the step is answered. Waits for the disk: false stops the node, and nothing is said. */
+static bool note_answer(struct spoke_run *run, enum tier_mask_step step) {
+    struct answered a = answered_in(run);
     struct tier_err err = {0};
     char key[KEY_BYTES];
 
+    if (step == TIER_MASK_LIST) {
+        a.list = run->secure->round;
+    } else if (step == TIER_MASK_SIGNATURES) {
+        a.revealed = run->secure->round;
+        a.base = run->base_model;
+    } else {
+        return true;
+    }
     answered_key(run, key);
-    if (tier_journal_kv_put(run->spoke->home.journal, key, &round, sizeof round, &err) == TIER_OK)
+    if (tier_journal_kv_put(run->spoke->home.journal, key, &a, sizeof a, &err) == TIER_OK)
         return true;
     spoke_stop_on(run->spoke, &err);
     return false;
@@ -131,6 +144,7 @@ static void begin(struct spoke_run *run) {
                                           .round = run->round,
                                           .cohort_min = (unsigned)run->plan.secure.cohort_min,
                                           .threshold = run->plan.secure.threshold};
+    const struct answered said = answered_in(run);
     struct tier_err err = {0};
 
     spoke_secure_over(run);
@@ -141,9 +155,12 @@ static void begin(struct spoke_run *run) {
     s->trust = tier_mask_trust_of(&s->identity);
     if (spoke_secure_admit(spoke, &run->plan, &err) != TIER_OK)
         leave(run, err.text);
-    else if (answered_in(run) >= run->round)
+    else if (said.list >= run->round)
         leave(run, "this site was started anew in the round: its share of the masks, which was in "
                    "memory alone, is gone");
+    else if (said.revealed && tier_hash_equal(&said.base, &run->base_model))
+        leave(run, "a sum of updates of this model was unmasked in an earlier round: a second one, "
+                   "of almost the same sites, would show who makes the difference");
     else if (tier_mask_child_new(&round, spoke->config->name, &s->trust, &s->child, &err) !=
              TIER_OK)
         leave(run, err.text);
@@ -306,7 +323,7 @@ void spoke_secure_came(struct spoke_run *run, const struct tier_to_child *m) {
     if (s->heard >> m->secure.step & 1) /* after a loss of the stream, and no oftener */
         tier_link_fault(run->spoke->link);
     s->heard |= 1u << m->secure.step;
-    if (m->secure.step == TIER_MASK_LIST && !note_answer(run))
+    if (!note_answer(run, m->secure.step))
         return;
     if (tier_mask_child_take(s->child, m->secure.step, m->secure.data, m->secure.bytes, &answer,
                              &bytes, &err) != TIER_OK) {

@@ -477,6 +477,10 @@ static void check_team(struct loading *ld) {
     if (listens && c->tls && !*c->spoke.team_identity)
         complain(ld, "team.listen",
                  "needs team.identity: servers of a team prove to each other who they are");
+    if (listens && c->storage_encrypt)
+        complain(ld, "storage.encrypt",
+                 "is not kept by the other servers of a team (team.listen): encrypt their disks, "
+                 "and leave it out");
     for (size_t i = 0; i < list->count; i++) {
         if (!tier_name_valid(tier_keys_list_item(list, i)))
             complain(ld, "team.members",
@@ -503,6 +507,10 @@ static void check_trainer(struct loading *ld) {
     if (strlen(c->spoke.trainer_dir) > TRAINER_DIR_MAX)
         complain(ld, "trainer.dir",
                  "is too long for a socket: at most 100 bytes, its folder included");
+    if (c->storage_encrypt)
+        complain(ld, "storage.encrypt",
+                 "cannot be read by a trainer of your own (trainer.dir), which is given the graph "
+                 "and models as files: encrypt the disk, and leave it out");
     if (*c->spoke.csv || *c->spoke.schema)
         complain(ld, *c->spoke.csv ? "data.csv" : "data.schema",
                  "is not read where a trainer trains (trainer.dir): leave one of them out");

@@ -171,7 +171,9 @@ static enum tier_status check_entry(const char *dir, const char *name, struct ti
          strcmp(suffix, TIER_CONTENT_CARD) != 0))
         return TIER_OK;
     enum tier_status st = tier_content_check(dir, &named, suffix, err);
-    return st == TIER_ECORRUPT ? TIER_OK : st;
+    if (st == TIER_EIDENTITY) /* it looks encrypted, as a parent may make a file look */
+        tier_log_warn("%s/%s is left alone: %s", dir, name, err->text);
+    return st == TIER_ECORRUPT || st == TIER_EIDENTITY ? TIER_OK : st;
 }
 
 enum tier_status tier_content_sweep(const char *dir, struct tier_err *err) {

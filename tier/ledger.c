@@ -4,7 +4,10 @@
 #include "tier/db.h"
 #include "tier/vault.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
+#include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +18,8 @@
 
 struct tier_ledger {
     struct tier_db *db;
-    char *data_dir; /* keys of noise are encrypted where its files are */
+    char *data_dir;    /* keys of noise are encrypted where its files are */
+    uint8_t owner[16]; /* of what is charged from that directory; 0 while only reading */
 };
 
 /* Append only. */
@@ -27,6 +31,7 @@ static const char *const migrations[] = {
     "CREATE TABLE claims(book INTEGER NOT NULL CHECK(book BETWEEN 0 AND 1), run TEXT NOT NULL,"
     " noise REAL NOT NULL, rate REAL NOT NULL, count INTEGER NOT NULL CHECK(count > 0),"
     " rounds INTEGER NOT NULL, PRIMARY KEY(book, run)) WITHOUT ROWID;",
+    "ALTER TABLE charges ADD COLUMN owner BLOB NOT NULL DEFAULT x'';",
 };
 
 enum {
@@ -46,9 +51,9 @@ enum {
 
 static const char *const statements[SQL_COUNT] = {
     [SQL_ADD] = "INSERT INTO charges(book, run, round, plan, noise, rate, count, time_ms, key,"
-                " key_hash) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+                " key_hash, owner) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
                 " ON CONFLICT DO NOTHING",
-    [SQL_GET] = "SELECT plan, noise, rate, count, time_ms, key_hash, key IS NOT NULL, key"
+    [SQL_GET] = "SELECT plan, noise, rate, count, time_ms, key_hash, owner, key IS NOT NULL, key"
                 " FROM charges WHERE book = ?1 AND run = ?2 AND round = ?3",
     [SQL_FORGET] = "UPDATE charges SET key = NULL"
                    " WHERE run = ?1 AND round < ?2 AND key IS NOT NULL",
@@ -81,6 +86,51 @@ static const struct tier_db_schema schema = {
     .busy_ms = 30000,
 };
 
+/* Whole or not at all, whoever else makes it now. */
+static enum tier_status make_owner(const char *path, struct tier_err *err) {
+    uint8_t owner[sizeof((struct tier_ledger *)0)->owner];
+    enum tier_status st = TIER_OK;
+    char *made = NULL;
+
+    if (asprintf(&made, "%s.XXXXXX", path) < 0)
+        return tier_fail(err, TIER_ENOMEM, "no memory for a ledger");
+    int fd = mkostemp(made, O_CLOEXEC);
+    if (fd < 0 || RAND_bytes(owner, sizeof owner) != 1 ||
+        write(fd, owner, sizeof owner) != (ssize_t)sizeof owner || fsync(fd) != 0 ||
+        (link(made, path) != 0 && errno != EEXIST))
+        st = tier_fail_errno(err, TIER_EIO, "cannot write %s", path);
+    if (fd >= 0) {
+        close(fd);
+        unlink(made);
+    }
+    free(made);
+    return st;
+}
+
+/* DATA_DIR/ledger.id, made where it is wanted and not there. */
+static enum tier_status read_owner(struct tier_ledger *l, bool reading, struct tier_err *err) {
+    enum tier_status st = TIER_OK;
+    char *path = NULL;
+    int fd = -1;
+
+    if (asprintf(&path, "%s/ledger.id", l->data_dir) < 0)
+        return tier_fail(err, TIER_ENOMEM, "no memory for a ledger");
+    if (access(path, F_OK) != 0) {
+        if (reading)
+            goto out;
+        TIER_TRY_OUT(make_owner(path, err));
+    }
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || read(fd, l->owner, sizeof l->owner) != (ssize_t)sizeof l->owner)
+        st = tier_fail_errno(err, TIER_EIO, "cannot read the %zu bytes of %s", sizeof l->owner,
+                             path);
+out:
+    if (fd >= 0)
+        close(fd);
+    free(path);
+    return st;
+}
+
 enum tier_status tier_ledger_open(const char *data_dir, bool reading, struct tier_ledger **out,
                                   struct tier_err *err) {
     return tier_ledger_open_at(data_dir, NULL, reading, out, err);
@@ -103,6 +153,7 @@ enum tier_status tier_ledger_open_at(const char *data_dir, const char *file, boo
         st = tier_fail(err, TIER_ENOTFOUND, "%s is not there: nothing was spent here", path);
         goto out;
     }
+    TIER_TRY_OUT(read_owner(l, reading, err));
     TIER_TRY_OUT(tier_db_open(path, &schema, &l->db, err));
     *out = l;
     l = NULL;
@@ -186,6 +237,7 @@ static enum tier_status add_charge(struct tier_ledger *l, const struct tier_ledg
     else
         tier_query_blob(&q, "key", c->key.b, sizeof c->key.b, sizeof c->key.b);
     tier_query_hash(&q, &hash);
+    tier_query_blob(&q, "owner", l->owner, sizeof l->owner, sizeof l->owner);
     TIER_TRY(tier_query_run(&q));
     return tier_db_changes(l->db)
                ? TIER_OK
@@ -217,8 +269,11 @@ out:
 static void read_key(const struct tier_ledger *l, struct tier_query *q,
                      struct tier_ledger_charge *c) {
     size_t bytes = 0;
+    const uint8_t *owner = tier_query_get_blob(q, sizeof l->owner, &bytes);
+    bool ours = q->st == TIER_OK &&
+                (bytes == 0 || (bytes == sizeof l->owner && memcmp(owner, l->owner, bytes) == 0));
 
-    c->has_key = tier_query_get_int(q) != 0;
+    c->has_key = tier_query_get_int(q) != 0 && ours;
     if (!c->has_key)
         return;
     const uint8_t *key = tier_query_get_blob(q, SEALED_KEY_BYTES, &bytes);

@@ -12,6 +12,10 @@
  * of its own for each, has one budget for one set of patients: several processes may have it open.
  * It is DATA_DIR/ledger.db, or what ledger.file names, on a disk of this machine (SQLite's locks).
  *
+ * A key is given back to the data directory that it was drawn for (DATA_DIR/ledger.id) and to no
+ * other: two updates under one noise would tell what they differ by, and what this directory has
+ * sent before is known in it alone.
+ *
  * What a run that was taken may still cost is claimed here, so that it counts for every plan that
  * comes after it, at whichever spoke: who takes a plan reads all and claims in one transaction,
  * and nobody else reads meanwhile. A charge uses up its part of the claim.

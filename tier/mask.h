@@ -190,6 +190,8 @@ enum tier_status tier_mask_parent_masked(struct tier_mask_parent *p, const char 
 /* How many children the open step has heard from, and of how many. In ADVERT `of` is 0: whoever
  * comes. */
 void tier_mask_parent_tally(const struct tier_mask_parent *p, unsigned *done_out, unsigned *of_out);
+/* The fewest masked updates whose sum can be unmasked, once LIST is said. */
+unsigned tier_mask_parent_least(const struct tier_mask_parent *p);
 /* Whether that child has a part in the open step: it is awaited, or has been heard. */
 bool tier_mask_parent_has(const struct tier_mask_parent *p, const char *child);
 /*

@@ -503,8 +503,12 @@ static unsigned most(unsigned a, unsigned b) {
     return a > b ? a : b;
 }
 
+unsigned tier_mask_parent_least(const struct tier_mask_parent *p) {
+    return most(p->threshold, p->round.cohort_min);
+}
+
 static enum tier_status close_step(struct tier_mask_parent *p, struct tier_err *err) {
-    unsigned least = p->threshold, cohort = most(p->threshold, p->round.cohort_min);
+    unsigned least = p->threshold, cohort = tier_mask_parent_least(p);
 
     switch (p->open) {
     case TIER_MASK_ADVERT:

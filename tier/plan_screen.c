@@ -27,10 +27,10 @@ bool tier_plan_looks_at_updates(const struct tier_plan_tier *tier) {
 }
 
 const char *tier_plan_hides_updates(const struct tier_plan *plan, bool is_top) {
-    if (tier_plan_tier_of(plan, is_top)->retain == TIER_PLAN_RETAIN_SUMS)
-        return "retain: sums adds them up as they come";
     if (plan->secure.sums != TIER_PLAN_SECURE_NONE)
         return "secure.sums hides it behind masks";
+    if (tier_plan_tier_of(plan, is_top)->retain == TIER_PLAN_RETAIN_SUMS)
+        return "retain: sums adds them up as they come";
     return NULL;
 }
 

@@ -6,6 +6,7 @@
  */
 #include "tier/mask.h"
 #include "tier/plan_keys.h"
+#include "tier/site.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -36,6 +37,10 @@ static void check_norm(const struct tier_plan_checker *c) {
         return;
     if (p->secure.norm_max < 1e-20)
         complain(c, "secure.norm_max", "must be 0, or at least 1e-20");
+    if (tier_site_on(p))
+        complain(c, "secure.norm_max",
+                 "must be 0 with privacy.site: the noise would pass it, and privacy.site.clip "
+                 "bounds each site's change");
     if (p->scaffold || p->curvature.lambda > 0)
         complain(c, "secure.norm_max",
                  "must be 0 with local.%s: what is cut is the change alone, and what goes with it "

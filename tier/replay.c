@@ -663,8 +663,12 @@ static enum tier_status all_rounds(struct replay *p, tier_replay_fn fn, void *ar
 enum tier_status tier_replay_run(const struct tier_replay *replay, tier_replay_fn fn, void *arg,
                                  struct tier_replay_run *run_out, struct tier_err *err) {
     struct replay p = {.r = replay};
-    enum tier_status st = read_log(&p, err);
+    struct tier_vault *vault =
+        NULL; /* what is linked elsewhere is encrypted with this node's key */
+    enum tier_status st = tier_vault_open(replay->data_dir, false, &vault, err);
 
+    if (st == TIER_OK)
+        st = read_log(&p, err);
     if (st == TIER_OK)
         st = prepare(&p, err);
     if (st == TIER_OK)
@@ -679,5 +683,6 @@ enum tier_status tier_replay_run(const struct tier_replay *replay, tier_replay_f
     free(p.aside);
     free(p.said);
     free(p.rounds);
+    tier_vault_close(vault);
     return st;
 }

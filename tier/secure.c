@@ -335,6 +335,10 @@ void tier_secure_tally(const struct tier_secure *s, unsigned *done_out, unsigned
         *of_out = *done_out + waited_for(s);
 }
 
+unsigned tier_secure_least(const struct tier_secure *s) {
+    return tier_mask_parent_least(s->p);
+}
+
 bool tier_secure_heard(const struct tier_secure *s, const char *child, enum tier_mask_step step) {
     const struct child *c = find(s, child);
 

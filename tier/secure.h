@@ -94,6 +94,8 @@ enum tier_secure_state tier_secure_state(const struct tier_secure *s, struct tie
 enum tier_mask_step tier_secure_step(const struct tier_secure *s, bool *timed_out);
 /* Heard in the open step, and of how many; in ADVERT, of how many are expected. */
 void tier_secure_tally(const struct tier_secure *s, unsigned *done_out, unsigned *of_out);
+/* The fewest updates whose sum can be unmasked, as far as it is known in the open step. */
+unsigned tier_secure_least(const struct tier_secure *s);
 /* Whether that child has said something in the step already: it says it again then. */
 bool tier_secure_heard(const struct tier_secure *s, const char *child, enum tier_mask_step step);
 /* Whether an update of that child counts, or would: it has shared, and updates are awaited; or it

@@ -5,14 +5,19 @@
 #include "tier/content.h"
 #include "tier/masked.h"
 #include "tier/segment.h"
+#include "tier/site.h"
 #include "tier/statistics.h"
 #include "tier/task.h"
+#include "tier/vault.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static void *need(void *p) {
     if (!p)
@@ -106,6 +111,13 @@ static enum tier_status check_sum(const struct tier_secure_fold *f, const struct
     enum tier_status st = tier_task_metrics_check(h->metrics, err);
     if (st == TIER_OK)
         st = tier_statistics_check(f->plan, h->metrics, err);
+    if (st == TIER_OK)
+        st = tier_site_check(f->plan, h, err);
+    if (st == TIER_OK && tier_site_on(f->plan) && h->weight > f->masked_count)
+        st = tier_fail(err, TIER_EUPDATE,
+                       "the sum over %zu sites weighs %" PRIu64
+                       ", and with privacy.site each weighs 1",
+                       f->masked_count, h->weight);
     if (st == TIER_OK && h->weight > f->plan->weight_total_max)
         st = tier_fail(err, TIER_EUPDATE,
                        "the sum weighs %" PRIu64 ", above the plan's weight_total_max", h->weight);
@@ -187,30 +199,39 @@ enum tier_status tier_secure_terms_store(const char *dir, const struct tier_mask
     return st;
 }
 
-static enum tier_status read_terms(const char *path, FILE *f, struct tier_hash *hash_out,
+static enum tier_status read_terms(const char *path, int fd, struct tier_hash *hash_out,
                                    struct tier_mask_term **out, size_t *count_out,
                                    struct tier_err *err) {
-    uint8_t head[HEAD_BYTES], more;
+    const uint64_t most = HEAD_BYTES + (uint64_t)TIER_SECURE_TERMS_MAX * TERM_BYTES;
+    struct tier_cipher cipher;
+    struct stat sb;
 
-    if (fread(head, 1, sizeof head, f) != sizeof head || memcmp(head, MAGIC, 8) != 0 ||
-        tier_get_u32(head + 8) > TIER_SECURE_TERMS_MAX)
+    if (fstat(fd, &sb) != 0)
+        return tier_fail_errno(err, TIER_EIO, "%s cannot be read", path);
+    TIER_TRY(tier_cipher_of(path, fd, &cipher, err));
+    uint64_t bytes = tier_cipher_bytes(&cipher, (uint64_t)sb.st_size);
+    if (bytes < HEAD_BYTES || bytes > most) {
+        tier_cipher_wipe(&cipher);
         return tier_fail(err, TIER_ECORRUPT, "%s is no file of masks", path);
-    size_t count = tier_get_u32(head + 8), bytes = count * TERM_BYTES;
-    uint8_t *data = need(malloc(HEAD_BYTES + bytes));
-    memcpy(data, head, HEAD_BYTES);
-    bool whole = fread(data + HEAD_BYTES, 1, bytes, f) == bytes && fread(&more, 1, 1, f) == 0;
-    struct tier_mask_term *terms = need(calloc(count + 1, sizeof *terms));
+    }
+    uint8_t *data = need(malloc(bytes));
+    ssize_t got = tier_cipher_pread(&cipher, fd, data, bytes, 0);
+    tier_cipher_wipe(&cipher);
+    bool whole = got == (ssize_t)bytes && memcmp(data, MAGIC, 8) == 0;
+    size_t count = whole ? tier_get_u32(data + 8) : 0;
+    whole = whole && count <= TIER_SECURE_TERMS_MAX && bytes == HEAD_BYTES + count * TERM_BYTES;
+    struct tier_mask_term *terms = need(calloc(whole ? count + 1 : 1, sizeof *terms));
     for (size_t i = 0; whole && i < count; i++) {
         const uint8_t *at = data + HEAD_BYTES + i * TERM_BYTES;
         memcpy(terms[i].key, at, TIER_MASK_KEY_BYTES);
         terms[i].minus = at[TIER_MASK_KEY_BYTES] != 0;
     }
-    tier_hash_data(data, HEAD_BYTES + bytes, hash_out);
-    OPENSSL_cleanse(data, HEAD_BYTES + bytes);
+    tier_hash_data(data, bytes, hash_out);
+    OPENSSL_cleanse(data, bytes);
     free(data);
     if (!whole) {
-        tier_mask_terms_free(terms, count);
-        return tier_fail(err, TIER_ECORRUPT, "%s does not hold %zu masks", path, count);
+        tier_mask_terms_free(terms, 0);
+        return tier_fail(err, TIER_ECORRUPT, "%s is no file of masks, or is cut off", path);
     }
     *out = terms;
     *count_out = count;
@@ -220,15 +241,15 @@ static enum tier_status read_terms(const char *path, FILE *f, struct tier_hash *
 enum tier_status tier_secure_terms_load(const char *path, const struct tier_hash *hash,
                                         struct tier_mask_term **out, size_t *count_out,
                                         struct tier_err *err) {
-    FILE *f = fopen(path, "rb");
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct tier_mask_term *terms = NULL;
     struct tier_hash is;
     size_t count = 0;
 
-    if (!f)
+    if (fd < 0)
         return tier_fail_errno(err, TIER_ENOTFOUND, "%s cannot be read", path);
-    enum tier_status st = read_terms(path, f, &is, &terms, &count, err);
-    fclose(f);
+    enum tier_status st = read_terms(path, fd, &is, &terms, &count, err);
+    close(fd);
     if (st == TIER_OK && !tier_hash_equal(&is, hash)) {
         tier_mask_terms_free(terms, count);
         st = tier_fail(err, TIER_ECORRUPT, "%s is not what it is named: it was altered", path);

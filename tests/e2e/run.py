@@ -118,6 +118,9 @@ def main():
                         help="tests to run, as test_kill, or *spoke*; none: all")
     options = parser.parse_args()
 
+    # Tests start processes beside threads of gRPC; its handlers of fork() abort there now and then,
+    # and have nothing to do before an exec().
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     if options.all:
         os.environ["CONSILIUM_E2E_ALL"] = "1"
     # A terminated runner still stops what it has started: unittest lets only this one through. One

@@ -26,17 +26,17 @@ def info(*history, state="open", reason=""):
 
 class Hub:
     def __init__(self):
-        self.infos, self.pieces, self.parts = [], [], []
+        self.infos, self.pieces, self.card, self.parts = [], [], [], []
         self.server = grpc.server(futures.ThreadPoolExecutor(2))
 
         def streamed(request, answers):
             return grpc.unary_stream_rpc_method_handler(
-                lambda message, context: iter(answers()), request_deserializer=request.FromString,
+                answers, request_deserializer=request.FromString,
                 response_serializer=lambda m: m.SerializeToString())
 
         handlers = {
-            "WatchRun": streamed(protocol.RunRequest, lambda: self.infos),
-            "PullModel": streamed(protocol.PullRequest, lambda: self.pieces),
+            "WatchRun": streamed(protocol.RunRequest, lambda message, context: iter(self.infos)),
+            "PullModel": streamed(protocol.PullRequest, self._pull),
             "StartRun": grpc.stream_unary_rpc_method_handler(
                 self._start, request_deserializer=protocol.StartRunPart.FromString,
                 response_serializer=lambda m: m.SerializeToString())}
@@ -44,6 +44,11 @@ class Hub:
             "consilium.console.Console", handlers),))
         self.port = self.server.add_insecure_port("127.0.0.1:0")
         self.server.start()
+
+    def _pull(self, message, context):
+        if message.kind == protocol.PullRequest.CARD and not self.card:
+            context.abort(grpc.StatusCode.NOT_FOUND, "the model is not released")
+        yield from self.card if message.kind == protocol.PullRequest.CARD else self.pieces
 
     def _start(self, parts, _context):
         self.parts = list(parts)
@@ -90,6 +95,22 @@ class Console(unittest.TestCase):
         self.assertEqual(self.at.pull_file(path), digest.hex())
         with open(path, "rb") as f:
             self.assertEqual(f.read(), b"somebytes")
+
+    def test_the_card_of_a_released_model_comes_with_it_and_another_models_is_refused(self):
+        digest = hashlib.sha256(b"bytes").digest()
+        self.hub.pieces = [protocol.Piece(id=digest, data=b"bytes")]
+        path = os.path.join(self.folder, "model")
+        for of, right in ((digest.hex(), True), ("ab" * 32, False)):
+            card = b'{"card":{"model":{"sha256":"%s"}}}' % of.encode()
+            self.hub.card = [protocol.Piece(id=hashlib.sha256(card).digest(), data=card)]
+            if right:
+                self.at.pull_file(path)
+                with open(path + ".card.json", "rb") as f:
+                    self.assertEqual(f.read(), card)
+            else:
+                with self.assertRaisesRegex(ValueError, "the card of abab"):
+                    self.at.pull_file(path)
+                self.assertFalse(os.path.exists(path + ".card.json"))
 
     def test_a_model_of_another_hash_is_refused_and_leaves_nothing(self):
         self.hub.pieces = [protocol.Piece(id=bytes(32), data=b"some")]

@@ -462,6 +462,17 @@ Test(tier_config, a_trainer_beside_what_it_replaces_is_refused) {
                       "team: {listen: \"10.0.0.1:7500\", members: [a], identity: t}\n",
          NULL, NULL);
     cr_assert(complained("team.listen is of no use where a trainer trains"));
+    remove_file();
+    load(TIER_CONFIG_SPOKE,
+         TRAINER_FILE "trainer: {dir: /run/ward, contract: heart}\nstorage: {encrypt: true}\n",
+         NULL, NULL);
+    cr_assert(complained("storage.encrypt cannot be read by a trainer of your own"));
+    remove_file();
+    load(TIER_CONFIG_SPOKE,
+         SPOKE_FILE "team: {listen: \"10.0.0.1:7500\", members: [a], identity: t}\n"
+                    "storage: {encrypt: true}\n",
+         NULL, NULL);
+    cr_assert(complained("storage.encrypt is not kept by the other servers of a team"));
 }
 
 #define SPENDING_FILE                                                                              \

@@ -276,3 +276,24 @@ Test(tier_ledger, of_two_processes_that_look_before_they_claim_the_second_sees_t
     cr_expect(eq(u64, claimed_but(l, OTHER, &kinds), 50 * EACH));
     tier_ledger_close(l);
 }
+
+/* Two updates under one noise would tell what they differ by. */
+Test(tier_ledger, a_key_is_given_to_the_data_directory_that_it_was_drawn_for) {
+    struct tier_ledger_charge c = charge_of(RUN, 3), found;
+    struct tier_ledger *l = NULL;
+    char path[1100], elsewhere[1100];
+
+    snprintf(path, sizeof path, "%s/shared.db", dir);
+    snprintf(elsewhere, sizeof elsewhere, "%s/elsewhere", dir);
+    cr_assert(mkdir(elsewhere, 0700) == 0);
+    for (int i = 0; i < 3; i++) {
+        const char *from = i == 1 ? elsewhere : dir;
+        cr_assert(tier_ledger_open_at(from, path, false, &l, &err) == TIER_OK, "%s", err.text);
+        if (i == 0)
+            charge(l, &c);
+        cr_assert(tier_ledger_get(l, TIER_LEDGER_PATIENT, RUN, 3, &found, &err) == TIER_OK);
+        cr_expect(found.has_key == (i != 1), "%d", i);
+        cr_expect(memcmp(&found.key, &c.key, sizeof c.key) == 0 || i == 1);
+        tier_ledger_close(l);
+    }
+}

@@ -311,6 +311,21 @@ Test(tier_secure, advertisements_are_waited_for_until_there_are_enough) {
     end();
 }
 
+/* A round that closes with fewer would be lost, though they are a cohort. */
+Test(tier_secure, the_fewest_that_can_be_unmasked_are_known_when_updates_are_awaited) {
+    bool timed;
+
+    open_with(9, 2, 0.67, 7);
+    cr_assert(eq(u32, tier_secure_least(parent), 2));
+    for (unsigned i = 0; i < 9; i++)
+        advertise(i);
+    run_messages(0);
+    cr_assert(eq(int, tier_secure_step(parent, &timed), TIER_MASK_DELIVER));
+    cr_assert(eq(u32, tier_secure_least(parent), tier_mask_threshold(0.67, 9)));
+    cr_assert(eq(u32, tier_secure_least(parent), 7));
+    end();
+}
+
 /* 50 children: the first answer, the others hear of the list when one of those has. */
 Test(tier_secure, lists_are_said_to_some_at_a_time_and_those_who_are_away_hold_nobody_up) {
     bool timed;

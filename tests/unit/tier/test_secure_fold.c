@@ -5,6 +5,7 @@
 #include "tier/masked.h"
 #include "tier/score.h"
 #include "tier/secure_fold.h"
+#include "tier/site.h"
 
 #include <unistd.h>
 
@@ -127,6 +128,31 @@ Test(tier_secure_fold, a_sum_that_no_honest_updates_have_is_refused_and_leaves_n
     down();
 }
 
+/* With privacy.site the weight is the number of sites whose noise the sum has. */
+Test(tier_secure_fold, one_site_weighs_no_more_than_one_where_sites_are_protected) {
+    uint64_t seed = 9;
+    struct tier_hash got, visible[2];
+
+    up();
+    plan.site.clip = 1;
+    for (unsigned weight = 1; weight <= 2; weight++) {
+        visible[0] = sealed_random(spool, manifest, 1, &seed);
+        visible[1] = sealed_random(spool, manifest, weight, &seed);
+        const struct tier_hash hidden[] = {masked(&visible[0], of_first),
+                                           masked(&visible[1], of_second)};
+        if (weight == 1)
+            MUST(secure_run(hidden, hidden, 2, &got, err));
+        else
+            REFUSED(TIER_EUPDATE, "each weighs 1", secure_run(hidden, hidden, 2, &got, err));
+    }
+    visible[1] = with_metric(1, TIER_SITE_METRIC, 5, &seed);
+    visible[0] = with_metric(1, TIER_SITE_METRIC, 5, &seed);
+    const struct tier_hash told[] = {masked(&visible[0], of_first), masked(&visible[1], of_second)};
+    REFUSED(TIER_EUPDATE, "the plan's clip stays", secure_run(told, told, 2, &got, err));
+    plan.site.clip = 0;
+    down();
+}
+
 /* Deviation 0.1 at 13 parameters: far below 4, and far above a thousandth. */
 Test(tier_secure_fold, a_sum_whose_mean_passes_the_plans_norm_is_refused) {
     const double most[] = {0, 4, 1e-3};
@@ -209,7 +235,7 @@ Test(tier_secure_fold, masks_come_back_from_their_file_and_an_altered_one_is_ref
     fclose(f);
     REFUSED(TIER_ECORRUPT, "altered", tier_secure_terms_load(path, &hash, &back, &count, err));
     CHECK(truncate(path, 12 + 33 + 32) == 0);
-    REFUSED(TIER_ECORRUPT, "2 masks", tier_secure_terms_load(path, &hash, &back, &count, err));
+    REFUSED(TIER_ECORRUPT, "cut off", tier_secure_terms_load(path, &hash, &back, &count, err));
     CHECK(truncate(path, 11) == 0);
     REFUSED(TIER_ECORRUPT, "no file of masks",
             tier_secure_terms_load(path, &hash, &back, &count, err));

@@ -4,6 +4,7 @@
 #include "tier/identity.h"
 #include "tier/cert.h"
 #include "tier/key_file.h"
+#include "tier/secure_fold.h"
 #include "tier/vault.h"
 
 #include <sys/stat.h>
@@ -291,5 +292,24 @@ Test(tier_vault, the_passphrase_can_be_changed_and_a_kill_between_two_keys_is_me
     CHECK(memcmp(back, MARKER MARKER, 32) == 0);
     MUST(tier_identity_prepare(node, &key, err));
     tier_key_free(key);
+    tier_vault_close(v);
+}
+
+Test(tier_vault, what_masked_a_sum_comes_back_from_its_encrypted_file) {
+    const struct tier_mask_term terms[] = {{{0x5a, 1}, true}, {{0x5a, 2}, false}};
+    struct tier_mask_term *back = NULL;
+    struct tier_vault *v = vault(true);
+    struct tier_hash hash;
+    size_t count = 0;
+
+    CHECK(mkdir(in_node("retained"), 0700) == 0);
+    MUST(tier_secure_terms_store(in_node("retained"), terms, 2, &hash, err));
+    CHECK(!shows(in_node("retained"), terms[0].key, sizeof terms[0].key));
+    char *path = tier_content_path(in_node("retained"), &hash, TIER_SECURE_TERMS);
+    MUST(tier_secure_terms_load(path, &hash, &back, &count, err));
+    CHECK(count == 2 && back[0].minus && !back[1].minus);
+    CHECK(memcmp(back[0].key, terms[0].key, sizeof terms[0].key) == 0);
+    tier_mask_terms_free(back, count);
+    free(path);
     tier_vault_close(v);
 }
