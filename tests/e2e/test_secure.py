@@ -235,6 +235,23 @@ class Secure(unittest.TestCase):
                          if e["data"]["run"] == run.id]
                 self.assertEqual(masks, [1], name)  # once in a round, whatever was killed
 
+    def test_a_quorum_waits_for_as_many_as_can_be_unmasked(self):
+        """Two of four would close the round, and three of them must be left to take masks off."""
+        with Federation() as f:
+            top, spokes = self.start(f)
+            plan = f.plan(rounds=1, evaluate={"every": 0}, local=SLOW, secure=dict(SECURE, step_s=2),
+                          tiers={"top": {"quorum": 0.5}})
+            mark = top.mark()
+            run = f.run(plan)
+            self.agreed(f, top, run, mark)
+            for site in ("north-1", "north-2"):
+                spokes[site].freeze()
+            f.wait(lambda: len(counted(top, run)) == 2, 60, "the two others have pushed")
+            spokes["north-1"].thaw()
+            self.assertEqual(run.finish().state, "completed")
+            spokes["north-2"].thaw()
+            self.assertGreaterEqual(len(counted(top, run)), 3)
+
     def test_a_round_that_cannot_be_unmasked_is_given_up_or_skipped(self):
         with Federation() as f:
             top, spokes = self.start(f)
