@@ -230,6 +230,25 @@ void hub_work_restore_kept(struct hub_run *run) {
         run->kept_update = row.own_update;
 }
 
+static void keep_aside(struct hub *hub, const struct release *r, size_t i) {
+    if (r->held[i])
+        put_aside(hub, &r->ids[i]);
+    else
+        hub_work_retain(hub, &r->ids[i]);
+}
+
+void hub_work_keep_aside(struct hub_run *run, uint64_t round) {
+    struct release r = {.run = run};
+    struct tier_err err = {0};
+
+    if (tier_journal_update_each(run->hub->home.journal, run->hex, round, TIER_UPDATE_STATE_ANY,
+                                 collect, &r, &err) == TIER_OK)
+        for (size_t i = 0; i < r.count; i++)
+            keep_aside(run->hub, &r, i);
+    free(r.ids);
+    free(r.held);
+}
+
 void hub_work_release(struct hub_run *run, uint64_t round) {
     struct tier_home *home = &run->hub->home;
     struct tier_journal_round row;
@@ -251,10 +270,7 @@ void hub_work_release(struct hub_run *run, uint64_t round) {
     bool kept = keep_own(run, &row.own_update);
     for (size_t i = 0; i < r.count && st == TIER_OK; i++)
         if (!kept || !tier_hash_equal(&r.ids[i], &row.own_update)) {
-            if (r.held[i])
-                put_aside(run->hub, &r.ids[i]);
-            else
-                hub_work_retain(run->hub, &r.ids[i]);
+            keep_aside(run->hub, &r, i);
             st = tier_spool_delete(home->spool, &r.ids[i], &err);
         }
     if (st == TIER_OK && !tier_hash_is_zero(&row.own_update)) {

@@ -249,7 +249,7 @@ enum tier_status hub_run_restore_all(struct hub *hub, struct tier_err *err) {
     /* What a committed round was to keep aside is not swept away. */
     for (struct hub_run *run = hub->runs; run; run = run->next)
         if (run->state == HUB_RUN_OPEN && run->round.state == TIER_ROUND_COMMITTED)
-            hub_work_release(run, run->round.number);
+            hub_work_keep_aside(run, run->round.number);
     TIER_TRY(tier_spool_sweep(hub->home.spool, keep_file, hub, err));
     hub_work_sweep_models(hub);
     for (struct hub_run *run = hub->runs; run; run = run->next) {

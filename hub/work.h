@@ -34,6 +34,9 @@ void hub_work_drop(struct hub_run *run, const char *child, const struct tier_has
 void hub_work_open_round(struct hub_run *run);
 /* The round is over everywhere: its files go, its rows say so. */
 void hub_work_release(struct hub_run *run, uint64_t round);
+/* What of it is to be retained, or is evidence, and nothing else: after a restart, before the
+ * sweep. */
+void hub_work_keep_aside(struct hub_run *run, uint64_t round);
 /* Writes the model that round 1 starts from, then hub_run_first_round. */
 void hub_work_first_model(struct hub_run *run);
 /* After a restart, with the round restored: which result of a former round the rule needs. */
