@@ -2,10 +2,9 @@
 #include "tier/ledger.h"
 
 #include "tier/db.h"
+#include "tier/pem_file.h"
 #include "tier/vault.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <openssl/rand.h>
 #include <stdio.h>
@@ -14,12 +13,14 @@
 #include <unistd.h>
 
 #define SEALED_KEY_BYTES (sizeof((struct tier_noise_key *)0)->b + TIER_VAULT_SEAL_BYTES)
+#define OWNER_FILE "ledger.id"
+#define OWNER_HEX 32u
 #define LEDGER_APPLICATION_ID 0x434f4e4c /* "CONL" */
 
 struct tier_ledger {
     struct tier_db *db;
-    char *data_dir;    /* keys of noise are encrypted where its files are */
-    uint8_t owner[16]; /* of what is charged from that directory; 0 while only reading */
+    char *data_dir;        /* keys of noise are encrypted where its files are */
+    char owner[OWNER_HEX]; /* of what is charged from that directory; 0 while only reading */
 };
 
 /* Append only. */
@@ -86,49 +87,31 @@ static const struct tier_db_schema schema = {
     .busy_ms = 30000,
 };
 
-/* Whole or not at all, whoever else makes it now. */
-static enum tier_status make_owner(const char *path, struct tier_err *err) {
-    uint8_t owner[sizeof((struct tier_ledger *)0)->owner];
-    enum tier_status st = TIER_OK;
-    char *made = NULL;
-
-    if (asprintf(&made, "%s.XXXXXX", path) < 0)
-        return tier_fail(err, TIER_ENOMEM, "no memory for a ledger");
-    int fd = mkostemp(made, O_CLOEXEC);
-    if (fd < 0 || RAND_bytes(owner, sizeof owner) != 1 ||
-        write(fd, owner, sizeof owner) != (ssize_t)sizeof owner || fsync(fd) != 0 ||
-        (link(made, path) != 0 && errno != EEXIST))
-        st = tier_fail_errno(err, TIER_EIO, "cannot write %s", path);
-    if (fd >= 0) {
-        close(fd);
-        unlink(made);
-    }
-    free(made);
-    return st;
-}
-
-/* DATA_DIR/ledger.id, made where it is wanted and not there. */
+/* DATA_DIR/ledger.id, 32 hex digits, made where it is wanted and not there; another process may
+ * make it just now. */
 static enum tier_status read_owner(struct tier_ledger *l, bool reading, struct tier_err *err) {
-    enum tier_status st = TIER_OK;
-    char *path = NULL;
-    int fd = -1;
+    uint8_t random[OWNER_HEX / 2];
+    char hex[OWNER_HEX + 1], *text = NULL;
 
-    if (asprintf(&path, "%s/ledger.id", l->data_dir) < 0)
-        return tier_fail(err, TIER_ENOMEM, "no memory for a ledger");
-    if (access(path, F_OK) != 0) {
-        if (reading)
-            goto out;
-        TIER_TRY_OUT(make_owner(path, err));
+    if (reading && !tier_pem_exists(l->data_dir, OWNER_FILE))
+        return TIER_OK;
+    if (!tier_pem_exists(l->data_dir, OWNER_FILE)) {
+        if (RAND_bytes(random, sizeof random) != 1)
+            return tier_fail(err, TIER_EIO, "no randomness for a ledger");
+        for (size_t i = 0; i < sizeof random; i++)
+            snprintf(hex + 2 * i, 3, "%02x", random[i]);
+        enum tier_status st = tier_pem_write(l->data_dir, OWNER_FILE, hex, true, false, err);
+        if (st != TIER_OK && st != TIER_ECONFLICT)
+            return st;
     }
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || read(fd, l->owner, sizeof l->owner) != (ssize_t)sizeof l->owner)
-        st = tier_fail_errno(err, TIER_EIO, "cannot read the %zu bytes of %s", sizeof l->owner,
-                             path);
-out:
-    if (fd >= 0)
-        close(fd);
-    free(path);
-    return st;
+    TIER_TRY(tier_pem_read(l->data_dir, OWNER_FILE, true, &text, err));
+    bool whole = strlen(text) == OWNER_HEX;
+    if (whole)
+        memcpy(l->owner, text, OWNER_HEX);
+    free(text);
+    return whole ? TIER_OK
+                 : tier_fail(err, TIER_ECORRUPT, "%s/" OWNER_FILE " does not hold %u hex digits",
+                             l->data_dir, OWNER_HEX);
 }
 
 enum tier_status tier_ledger_open(const char *data_dir, bool reading, struct tier_ledger **out,
