@@ -69,6 +69,7 @@ static const struct {
     {"hub", "run a hub, or the top"},
     {"spoke", "run a hospital's side"},
     {"baseline", "train on tables alone and pooled, to compare a federation with"},
+    {"sim", "run a plan as a whole federation on this machine"},
     {"bench", "measure what is promised in numbers"},
 };
 

@@ -278,23 +278,10 @@ struct enrollment {
 /* The first node has no enrollment service to ask: it goes to the authority's directory itself. */
 static enum tier_status enroll_locally(const struct enrollment *e, struct tier_err *err) {
     struct tier_authority *a = NULL;
-    struct tier_key *key = NULL;
-    char token[TIER_TOKEN_SIZE] = "", *csr = NULL, *cert = NULL, *ca = NULL;
-    enum tier_status st;
 
-    TIER_TRY_OUT(tier_authority_open(e->authority_dir, &a, err));
-    TIER_TRY_OUT(
-        tier_authority_token_create(a, e->name, e->role, 600, e->replace, now_s(), token, err));
-    TIER_TRY_OUT(tier_identity_prepare(e->data_dir, &key, err));
-    TIER_TRY_OUT(tier_csr_new(key, e->name, e->role, &csr, err));
-    TIER_TRY_OUT(tier_authority_enroll(a, token, csr, now_s(), &cert, &ca, err));
-    TIER_TRY_OUT(tier_identity_store(e->data_dir, cert, ca, now_s(), err));
-out:
-    explicit_bzero(token, sizeof token);
-    tier_key_free(key);
-    free(csr);
-    free(cert);
-    free(ca);
+    TIER_TRY(tier_authority_open(e->authority_dir, &a, err));
+    enum tier_status st =
+        tier_enroll_local(a, e->name, e->role, e->data_dir, e->replace, now_s(), err);
     tier_authority_close(a);
     return st;
 }

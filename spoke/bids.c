@@ -316,7 +316,7 @@ static enum tier_status put_row(struct layout *l, const struct visit *v, const c
         }
         if (i > 0)
             putc(',', l->to);
-        spoke_csv_put(l->to, text);
+        spoke_csv_put(l->to, text, ',');
     }
     putc('\n', l->to);
     return TIER_OK;
@@ -378,7 +378,7 @@ enum tier_status spoke_bids_table(const struct spoke_schema *schema, const char 
     for (uint32_t i = 0; i < schema->columns_count; i++) {
         if (i > 0)
             putc(',', to);
-        spoke_csv_put(to, schema->columns[i].name);
+        spoke_csv_put(to, schema->columns[i].name, ',');
     }
     putc('\n', to);
     TIER_TRY_OUT(read_people(&l));

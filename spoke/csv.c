@@ -192,11 +192,11 @@ enum tier_status spoke_csv_next(struct spoke_csv *csv, char *const **cells_out, 
     return TIER_OK;
 }
 
-void spoke_csv_put(FILE *to, const char *text) {
+void spoke_csv_put(FILE *to, const char *text, char delimiter) {
     size_t n = strlen(text);
     bool spaced = n > 0 && (text[0] == ' ' || text[n - 1] == ' ');
 
-    if (!spaced && !text[strcspn(text, ",\"\n\r\t")]) {
+    if (!spaced && !text[strcspn(text, ",\"\n\r\t")] && !(n && strchr(text, delimiter))) {
         fputs(text, to);
         return;
     }

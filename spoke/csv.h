@@ -25,9 +25,9 @@ void spoke_csv_close(struct spoke_csv *csv);
 /* *count_out is 0 at the end of the file. Cells are terminated strings without NUL bytes inside. */
 enum tier_status spoke_csv_next(struct spoke_csv *csv, char *const **cells_out, size_t *count_out,
                                 struct tier_err *err);
-/* One cell as spoke_csv_next reads it back: quoted where it has to be, with a comma between cells.
- */
-void spoke_csv_put(FILE *to, const char *text);
+/* One cell as spoke_csv_next reads it back, quoted where it has to be: between commas always, and
+ * between `delimiter`s. */
+void spoke_csv_put(FILE *to, const char *text, char delimiter);
 /* Line on which the last record began, from 1. */
 uint64_t spoke_csv_line(const struct spoke_csv *csv);
 

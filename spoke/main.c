@@ -3,6 +3,7 @@
 #include "spoke/appraise.h"
 #include "spoke/budget.h"
 #include "spoke/check.h"
+#include "spoke/host.h"
 #include "spoke/member.h"
 #include "spoke/overlap.h"
 #include "spoke/predict.h"
@@ -49,6 +50,8 @@ int main(int argc, char **argv) {
     tier_key_file_passphrase(getenv("CONSILIUM_KEY_PASSPHRASE_FILE"));
     if (argc > 1 && strcmp(argv[1], "member") == 0)
         return run_member(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "host") == 0)
+        return spoke_host_main(argc - 1, argv + 1, stdout, stderr);
     if (argc > 1 && strcmp(argv[1], "check-data") == 0)
         return spoke_check_main(argc - 1, argv + 1, stdout, stderr);
     if (argc > 1 && strcmp(argv[1], "budget") == 0)

@@ -280,7 +280,7 @@ static void put_row_name(const struct predictor *p, size_t row) {
     const char *id = spoke_data_id(p->data, p->part, row);
 
     fprintf(p->csv, "%" PRIu64 ",", spoke_data_number(p->data, p->part, row));
-    spoke_csv_put(p->csv, id ? id : "");
+    spoke_csv_put(p->csv, id ? id : "", ',');
 }
 
 static void put_header(const struct predictor *p) {
@@ -293,7 +293,7 @@ static void put_header(const struct predictor *p) {
         char name[SPOKE_TEXT_LEN_MAX + 8];
         snprintf(name, sizeof name, "score:%s",
                  spoke_schema_class_name(spoke_data_schema(p->data), c));
-        spoke_csv_put(p->csv, name);
+        spoke_csv_put(p->csv, name, ',');
         putc(',', p->csv);
     }
     fputs(p->number ? "score\n" : p->outputs > 1 ? "class\n" : "score,class\n", p->csv);
@@ -326,7 +326,7 @@ static void put_scores(const struct predictor *p, size_t row, const float *z) {
     for (size_t c = 0; p->outputs > 1 && c < p->outputs; c++)
         fprintf(p->csv, ",%.9g", exp((double)z[c] - (double)z[best]) / sum);
     putc(',', p->csv);
-    spoke_csv_put(p->csv, spoke_schema_class_name(spoke_data_schema(p->data), best));
+    spoke_csv_put(p->csv, spoke_schema_class_name(spoke_data_schema(p->data), best), ',');
     putc('\n', p->csv);
 }
 

@@ -252,6 +252,8 @@ static void mask_done(void *arg) {
 }
 
 static void mask(struct spoke_run *run, const struct tier_hash *visible) {
+    if (!run->spoke->worker) /* it is being closed */
+        return;
     struct masking *job = need(calloc(1, sizeof *job));
     struct tier_err err = {0};
 

@@ -246,8 +246,41 @@ static bool keep_file(void *arg, const struct tier_hash *id, bool sealed) {
     return sealed && k.found;
 }
 
-enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *loop,
-                            struct spoke *out, struct tier_err *err) {
+/* Who trains, on what, and who takes in what comes. */
+static enum tier_status open_hands(struct spoke *s, struct tier_err *err) {
+    const struct tier_config *config = s->config;
+
+    if (*config->spoke.trainer_dir)
+        TIER_TRY(spoke_trainer_open(config, s->loop, &s->trainer, err));
+    else
+        TIER_TRY(spoke_team_open(config->spoke.device, (int)config->threads,
+                                 !*config->spoke.team_listen, &s->team, err));
+    if (*config->spoke.team_listen)
+        TIER_TRY(
+            spoke_servers_open(config, s->loop, &s->team, spoke_servers_came, s, &s->servers, err));
+    TIER_TRY(tier_worker_new(s->loop, &s->worker, err));
+    return tier_intake_new(s->loop, tier_intake_threads() > 0, &s->intake, err);
+}
+
+static enum tier_status take_shared(struct spoke *s, const struct spoke_shared *shared,
+                                    struct tier_err *err) {
+    const char *own = *s->config->spoke.trainer_dir   ? "trainer"
+                      : *s->config->spoke.team_listen ? "team"
+                                                      : NULL;
+    if (own)
+        return tier_fail(err, TIER_ECONFIG,
+                         "%s: a spoke that shares its process has no %s of its own; run it alone",
+                         s->config->name, own);
+    s->shares = true;
+    s->worker = shared->worker;
+    s->intake = shared->intake;
+    s->team = shared->team;
+    return TIER_OK;
+}
+
+static enum tier_status open_spoke(const struct tier_config *config, struct tier_loop *loop,
+                                   const struct spoke_shared *shared, struct spoke *out,
+                                   struct tier_err *err) {
     enum tier_status st;
 
     *out = (struct spoke){.config = config, .loop = loop};
@@ -256,16 +289,7 @@ enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *
     TIER_TRY_OUT(tier_spool_sweep(out->home.spool, keep_file, out, err));
     tier_delta_sweep(out->home.models_dir);
     spoke_state_sweep(config->data_dir);
-    if (*config->spoke.trainer_dir)
-        TIER_TRY_OUT(spoke_trainer_open(config, loop, &out->trainer, err));
-    else
-        TIER_TRY_OUT(spoke_team_open(config->spoke.device, (int)config->threads,
-                                     !*config->spoke.team_listen, &out->team, err));
-    if (*config->spoke.team_listen)
-        TIER_TRY_OUT(spoke_servers_open(config, loop, &out->team, spoke_servers_came, out,
-                                        &out->servers, err));
-    TIER_TRY_OUT(tier_worker_new(loop, &out->worker, err));
-    TIER_TRY_OUT(tier_intake_new(loop, tier_intake_threads() > 0, &out->intake, err));
+    TIER_TRY_OUT(shared ? take_shared(out, shared, err) : open_hands(out, err));
     const struct tier_link_options above = {.name = config->name,
                                             .parent_name = config->parent_name,
                                             .parent_address = config->parent_address,
@@ -290,10 +314,22 @@ out:
     return st;
 }
 
+enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *loop,
+                            struct spoke *out, struct tier_err *err) {
+    return open_spoke(config, loop, NULL, out, err);
+}
+
+enum tier_status spoke_open_shared(const struct tier_config *config, struct tier_loop *loop,
+                                   const struct spoke_shared *shared, struct spoke *out,
+                                   struct tier_err *err) {
+    return open_spoke(config, loop, shared, out, err);
+}
+
 void spoke_close(struct spoke *spoke) {
     spoke_servers_stop(spoke->servers);
     spoke_trainer_stop(spoke->trainer);
-    tier_worker_free(spoke->worker);
+    if (!spoke->shares)
+        tier_worker_free(spoke->worker);
     spoke->worker = NULL;
     spoke_servers_close(spoke->servers);
     spoke->servers = NULL;
@@ -303,7 +339,8 @@ void spoke_close(struct spoke *spoke) {
     tier_link_free(spoke->link);
     tier_renewal_free(spoke->renewal);
     spoke->renewal = NULL;
-    tier_intake_free(spoke->intake);
+    if (!spoke->shares)
+        tier_intake_free(spoke->intake);
     while (spoke->runs) {
         struct spoke_run *run = spoke->runs;
         spoke->runs = run->next;
@@ -311,7 +348,8 @@ void spoke_close(struct spoke *spoke) {
     }
     tier_ledger_close(spoke->ledger);
     spoke->ledger = NULL;
-    spoke_team_close(&spoke->team);
+    if (!spoke->shares)
+        spoke_team_close(&spoke->team);
     tier_home_close(&spoke->home);
     spoke->link = NULL;
     spoke->intake = NULL;

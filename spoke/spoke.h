@@ -91,12 +91,25 @@ struct spoke {
     struct spoke_consent *consent; /* NULL: none are configured, or they cannot be read */
     uint64_t consent_version;
     struct tier_timer *steward;
+    bool shares; /* worker, intake and team are its host's */
     bool failed;
+};
+
+/* What spokes of one process share (spoke/host.h). */
+struct spoke_shared {
+    struct tier_worker *worker;
+    struct tier_intake *intake;
+    struct spoke_team team;
 };
 
 /* Opens the home and the device, restores runs, attends. The loop must be run afterwards. */
 enum tier_status spoke_open(const struct tier_config *config, struct tier_loop *loop,
                             struct spoke *out, struct tier_err *err);
+/* The same, one of several in its process: `shared`, which it copies, is the host's, and its worker
+ * must be freed before any of them is closed. Further servers and an own trainer: TIER_ECONFIG. */
+enum tier_status spoke_open_shared(const struct tier_config *config, struct tier_loop *loop,
+                                   const struct spoke_shared *shared, struct spoke *out,
+                                   struct tier_err *err);
 void spoke_close(struct spoke *spoke);
 
 /* ---- round.c: what the worker does ---- */

@@ -483,7 +483,7 @@ enum tier_status cert_issue_as(const struct tier_key *ca_key, const struct tier_
 
 /* ---- reading -------------------------------------------------------------------------------- */
 
-enum tier_status tier_cert_from_pem(const char *pem, struct tier_cert **out, struct tier_err *err) {
+static enum tier_status parse_pem(const char *pem, X509 **out, struct tier_err *err) {
     BIO *bio = NULL;
 
     TIER_TRY(open_pem("certificate", pem, &bio, err));
@@ -493,13 +493,29 @@ enum tier_status tier_cert_from_pem(const char *pem, struct tier_cert **out, str
     if (!x509)
         return cert_ssl_fail(err, TIER_EIDENTITY, "certificate: not a PEM certificate");
     ERR_clear_error();
-    struct tier_cert *cert = second ? NULL : calloc(1, sizeof *cert);
-    if (!cert) {
+    if (second) {
         X509_free(second);
         X509_free(x509);
-        return second ? tier_fail(err, TIER_EIDENTITY,
-                                  "certificate: more than one in the text; exactly one is wanted")
-                      : tier_fail(err, TIER_ENOMEM, "no memory for a certificate");
+        return tier_fail(err, TIER_EIDENTITY,
+                         "certificate: more than one in the text; exactly one is wanted");
+    }
+    *out = x509;
+    return TIER_OK;
+}
+
+enum tier_status tier_cert_from_pem(const char *pem, struct tier_cert **out, struct tier_err *err) {
+    struct tier_hash key = {{0}};
+    bool bounded = pem && strnlen(pem, TIER_PEM_BYTES_MAX + 1) <= TIER_PEM_BYTES_MAX;
+    X509 *x509 = bounded ? cert_cache_get(pem, &key) : NULL;
+
+    if (!x509) {
+        TIER_TRY(parse_pem(pem, &x509, err));
+        cert_cache_put(&key, x509);
+    }
+    struct tier_cert *cert = calloc(1, sizeof *cert);
+    if (!cert) {
+        X509_free(x509);
+        return tier_fail(err, TIER_ENOMEM, "no memory for a certificate");
     }
     cert->x509 = x509;
     *out = cert;
@@ -708,4 +724,19 @@ enum tier_status tier_cert_check_signature(const struct tier_cert *cert, const v
     return good ? TIER_OK
                 : tier_fail(err, TIER_EIDENTITY,
                             "the signature does not fit the bytes and this certificate's key");
+}
+
+bool tier_cert_point(const struct tier_cert *cert, uint8_t point[2 * TIER_COORDINATE_BYTES]) {
+    const EVP_PKEY *key = X509_get0_pubkey(cert->x509);
+    BIGNUM *x = NULL, *y = NULL;
+    bool good = key && EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_EC_PUB_X, &x) == 1 &&
+                EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_EC_PUB_Y, &y) == 1 &&
+                BN_bn2binpad(x, point, TIER_COORDINATE_BYTES) == TIER_COORDINATE_BYTES &&
+                BN_bn2binpad(y, point + TIER_COORDINATE_BYTES, TIER_COORDINATE_BYTES) ==
+                    TIER_COORDINATE_BYTES;
+
+    BN_free(x);
+    BN_free(y);
+    ERR_clear_error();
+    return good;
 }

@@ -112,4 +112,8 @@ enum tier_status tier_cert_check_signature(const struct tier_cert *cert, const v
                                            size_t bytes, const void *sig, size_t sig_bytes,
                                            struct tier_err *err);
 
+/* The public point of a P-256 key, x and y, big endian; false where the key is none. */
+#define TIER_COORDINATE_BYTES 32
+bool tier_cert_point(const struct tier_cert *cert, uint8_t point[2 * TIER_COORDINATE_BYTES]);
+
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What cert.c and revocation.c share of OpenSSL's objects; nobody else sees them. */
+/* What cert.c, cert_cache.c and revocation.c share of OpenSSL's objects; nobody else sees them. */
 #ifndef CONSILIUM_TIER_CERT_PRIVATE_H
 #define CONSILIUM_TIER_CERT_PRIVATE_H
 
@@ -20,6 +20,11 @@ struct tier_cert {
 enum tier_status cert_ssl_fail(struct tier_err *err, enum tier_status st, const char *what);
 /* Seconds since 1970, or -1. */
 int64_t cert_time(const ASN1_TIME *t);
+/* A certificate parsed from this very text before, which the caller frees, or NULL; *key_out is for
+ * cert_cache_put (cert_cache.c). Any thread. */
+X509 *cert_cache_get(const char *pem, struct tier_hash *key_out);
+/* Takes a reference of its own. */
+void cert_cache_put(const struct tier_hash *key, X509 *x509);
 /* Lower-case hex; false where it is negative or does not fit. */
 bool cert_serial(const ASN1_INTEGER *serial, char *out, size_t size);
 /* tier_cert_issue with other names (as openssl writes a subjectAltName) and key usage. */

@@ -115,3 +115,26 @@ out:
     free(a.ca_pem);
     return st;
 }
+
+/* ---- without a network ---- */
+
+enum tier_status tier_enroll_local(struct tier_authority *a, const char *name, enum tier_role role,
+                                   const char *data_dir, bool replace, int64_t now_s,
+                                   struct tier_err *err) {
+    char token[TIER_TOKEN_SIZE] = "", *csr = NULL, *cert = NULL, *ca = NULL;
+    struct tier_key *key = NULL;
+    enum tier_status st;
+
+    TIER_TRY_OUT(tier_authority_token_create(a, name, role, 600, replace, now_s, token, err));
+    TIER_TRY_OUT(tier_identity_prepare(data_dir, &key, err));
+    TIER_TRY_OUT(tier_csr_new(key, name, role, &csr, err));
+    TIER_TRY_OUT(tier_authority_enroll(a, token, csr, now_s, &cert, &ca, err));
+    TIER_TRY_OUT(tier_identity_store(data_dir, cert, ca, now_s, err));
+out:
+    explicit_bzero(token, sizeof token);
+    tier_key_free(key);
+    free(csr);
+    free(cert);
+    free(ca);
+    return st;
+}

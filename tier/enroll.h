@@ -16,4 +16,14 @@ enum tier_status tier_enroll(const char *address, const char *token, const char 
                              enum tier_role role, const char *data_dir, uint64_t timeout_ms,
                              struct tier_err *err);
 
+/*
+ * Enrolls a node whose data directory is on this machine with an authority that is here too, as the
+ * first node of a tree is: makes its key where it has none, and puts the certificate beside it.
+ * Errors: those of tier_authority_token_create and _enroll, and of tier_identity_store.
+ */
+struct tier_authority;
+enum tier_status tier_enroll_local(struct tier_authority *a, const char *name, enum tier_role role,
+                                   const char *data_dir, bool replace, int64_t now_s,
+                                   struct tier_err *err);
+
 #endif

@@ -9,16 +9,11 @@
 #include "tier/log.h"
 
 #include <inttypes.h>
-#include <openssl/core_names.h>
-#include <openssl/err.h>
-#include <openssl/pem.h>
-#include <openssl/x509.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define KEPT_BYTES (8 + TIER_HASH_BYTES + 8 + TIER_HASH_BYTES + TIER_HASH_BYTES + 2)
-#define COORDINATE_BYTES 32 /* P-256 */
 
 /* What is kept of a peer. */
 struct kept {
@@ -99,27 +94,19 @@ static enum tier_status cert_hash(const char *pem, struct tier_hash *out, struct
 }
 
 enum tier_status tier_heads_key(const char *cert_pem, struct tier_hash *out, struct tier_err *err) {
-    uint8_t point[2 * COORDINATE_BYTES];
-    BIGNUM *x = NULL, *y = NULL;
+    uint8_t point[2 * TIER_COORDINATE_BYTES];
+    struct tier_cert *cert = NULL;
 
     *out = (struct tier_hash){{0}};
     if (!*cert_pem)
         return TIER_OK;
-    BIO *bio = BIO_new_mem_buf(cert_pem, -1);
-    X509 *x509 = bio ? PEM_read_bio_X509(bio, NULL, NULL, NULL) : NULL;
-    const EVP_PKEY *key = x509 ? X509_get0_pubkey(x509) : NULL;
-    bool good = key && EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_EC_PUB_X, &x) == 1 &&
-                EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_EC_PUB_Y, &y) == 1 &&
-                BN_bn2binpad(x, point, COORDINATE_BYTES) == COORDINATE_BYTES &&
-                BN_bn2binpad(y, point + COORDINATE_BYTES, COORDINATE_BYTES) == COORDINATE_BYTES;
-    if (good)
-        tier_hash_data(point, sizeof point, out);
-    BN_free(x);
-    BN_free(y);
-    X509_free(x509);
-    BIO_free(bio);
-    ERR_clear_error();
-    return good ? TIER_OK : tier_fail(err, TIER_EIDENTITY, "the certificate has no P-256 key");
+    TIER_TRY(tier_cert_from_pem(cert_pem, &cert, err));
+    bool good = tier_cert_point(cert, point);
+    tier_cert_free(cert);
+    if (!good)
+        return tier_fail(err, TIER_EIDENTITY, "the certificate has no P-256 key");
+    tier_hash_data(point, sizeof point, out);
+    return TIER_OK;
 }
 
 static enum tier_status two_histories(const char *peer, struct tier_err *err) {

@@ -14,6 +14,14 @@
 
 extern char **environ;
 
+void tier_node_many_files(void) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+}
+
 bool tier_node_begin(enum tier_config_kind kind, const char *program, int argc, char **argv,
                      struct tier_config *config, int *exit_out) {
     static struct tier_problems problems;
@@ -41,11 +49,7 @@ bool tier_node_begin(enum tier_config_kind kind, const char *program, int argc, 
     tier_key_file_passphrase(config->key_passphrase_file);
     if (*config->key_passphrase_file) /* for the programs that a node starts beside itself */
         setenv("CONSILIUM_KEY_PASSPHRASE_FILE", config->key_passphrase_file, 1);
-    struct rlimit files;
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
-        files.rlim_cur = files.rlim_max; /* every child is a descriptor */
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
+    tier_node_many_files();
     return true;
 }
 

@@ -17,6 +17,8 @@
  */
 bool tier_node_begin(enum tier_config_kind kind, const char *program, int argc, char **argv,
                      struct tier_config *config, int *exit_out);
+/* As many descriptors as the system allows: every child is one, and tier_node_begin asks for it. */
+void tier_node_many_files(void);
 /* From now on SIGTERM and SIGINT are kept for the loop that is named next, and stop it. */
 void tier_node_catch_signals(void);
 void tier_node_stop_on_signals(struct tier_loop *loop);

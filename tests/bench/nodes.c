@@ -3,8 +3,8 @@
 #include "hub/hub.h"
 #include "spoke/spoke.h"
 #include "tier/authority.h"
-#include "tier/cert.h"
 #include "tier/content.h"
+#include "tier/enroll.h"
 #include "tier/log.h"
 
 #include <errno.h>
@@ -39,28 +39,6 @@ void bench_nodes_close(struct bench_nodes *nodes) {
     nodes->authority = NULL;
 }
 
-static enum tier_status enroll(const struct bench_nodes *nodes, const struct tier_config *c,
-                               struct tier_err *err) {
-    char token[TIER_TOKEN_SIZE], *csr = NULL, *cert = NULL, *ca = NULL;
-    enum tier_role role = (enum tier_role)c->role;
-    int64_t now_s = tier_wall_ms() / 1000;
-    struct tier_key *key = NULL;
-    enum tier_status st;
-
-    TIER_TRY_OUT(tier_authority_token_create(nodes->authority, c->name, role, 600, false, now_s,
-                                             token, err));
-    TIER_TRY_OUT(tier_identity_prepare(c->data_dir, &key, err));
-    TIER_TRY_OUT(tier_csr_new(key, c->name, role, &csr, err));
-    TIER_TRY_OUT(tier_authority_enroll(nodes->authority, token, csr, now_s, &cert, &ca, err));
-    TIER_TRY_OUT(tier_identity_store(c->data_dir, cert, ca, now_s, err));
-out:
-    tier_key_free(key);
-    free(csr);
-    free(cert);
-    free(ca);
-    return st;
-}
-
 enum tier_status bench_nodes_config(const struct bench_nodes *nodes, enum tier_config_kind kind,
                                     const char *name, const char *parent, int port,
                                     struct tier_config *out, struct tier_err *err) {
@@ -87,7 +65,9 @@ enum tier_status bench_nodes_config(const struct bench_nodes *nodes, enum tier_c
     }
     if (mkdir(c->data_dir, 0700) != 0)
         return tier_fail_errno(err, TIER_EIO, "cannot make %s", c->data_dir);
-    return nodes->tls ? enroll(nodes, c, err) : TIER_OK;
+    return nodes->tls ? tier_enroll_local(nodes->authority, name, (enum tier_role)c->role,
+                                          c->data_dir, false, tier_wall_ms() / 1000, err)
+                      : TIER_OK;
 }
 
 /* ---- processes ---- */

@@ -33,7 +33,7 @@ static void same_again(char *const *cells, size_t count) {
     for (size_t i = 0; i < count; i++) {
         if (i > 0)
             putc(',', to);
-        spoke_csv_put(to, cells[i]);
+        spoke_csv_put(to, cells[i], ',');
     }
     putc('\n', to);
     fclose(to);
