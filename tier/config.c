@@ -21,6 +21,7 @@ static const char *const level_choices[] = {"debug", "info", "warn", "error", NU
 static const char *const switch_choices[] = {"off", "on", NULL};
 static const char *const retain_choices[] = {"sums", "updates", NULL};
 static const char *const durability_choices[] = {"normal", "strict", NULL};
+static const char *const accept_mode_choices[] = {"any", "untrusted", NULL};
 static const char *const accept_choices[] = {"none", "all", NULL};
 
 /* clang-format off */
@@ -123,6 +124,8 @@ static const struct tier_keys_item spoke_keys[] = {
      "take only plans that somebody whom the authority certified has signed"},
     {"policy.cohort_min", TIER_KEYS_INT, FIELD(spoke.cohort_min), "0", 0, TIER_MASK_COHORT_MOST, NULL,
      "plans are declined that do not hide updates in sums of at least so many sites; 0 takes any"},
+    {"policy.mode", TIER_KEYS_CHOICE, FIELD(spoke.mode), "any", 0, 0, accept_mode_choices,
+     "untrusted: plans are declined that are not of mode: untrusted, without exceptions"},
     {"policy.epsilon_max", TIER_KEYS_REAL, FIELD(spoke.epsilon_max), "0.0", 0,
      TIER_PRIVACY_EPSILON_MAX, NULL,
      "what all plans together may cost a patient here, who then need privacy.patient; 0: no end"},

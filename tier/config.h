@@ -31,6 +31,7 @@ enum tier_config_kind { TIER_CONFIG_HUB, TIER_CONFIG_SPOKE, TIER_CONFIG_MEMBER }
 enum tier_retain { TIER_RETAIN_SUMS, TIER_RETAIN_UPDATES };
 enum tier_durability { TIER_DURABILITY_NORMAL, TIER_DURABILITY_STRICT };
 enum tier_accept { TIER_ACCEPT_NONE, TIER_ACCEPT_ALL };
+enum tier_accept_mode { TIER_ACCEPT_ANY, TIER_ACCEPT_UNTRUSTED };
 
 /* What the command line asked for besides keys. */
 enum tier_config_action {
@@ -77,6 +78,7 @@ struct tier_config_spoke {
     char device[64];                            /* as kern_devices_open takes it */
     int accept;                                 /* enum tier_accept */
     uint64_t cohort_min;                        /* of secure sums; 0: none are asked for */
+    int mode;                                   /* enum tier_accept_mode */
     char policy_file[TIER_CONFIG_PATH_BYTES];   /* spoke/policy.h; "": accept alone decides */
     double epsilon_max, delta;                  /* of patients' privacy; epsilon_max 0: no limit */
     double site_epsilon_max;                    /* of the site's own; 0: no limit */
