@@ -65,6 +65,7 @@ struct tier_config_hub {
     uint64_t retain_quarantine_days;                  /* of updates in quarantine, likewise */
     uint64_t retain_max_gb;
     char fold_devices[64]; /* as tier_fold_devices_open takes it */
+    char attest_keys[TIER_CONFIG_PATH_BYTES]; /* a folder of CHILD.pem (hub/attest.h); "": none */
     /* The operator's own data by which updates are appraised (hub/validation.h). */
     char validation_data[TIER_CONFIG_PATH_BYTES], validation_schema[TIER_CONFIG_PATH_BYTES];
     char validation_program[TIER_CONFIG_PATH_BYTES]; /* "": the spoke's, beside this program */
@@ -112,6 +113,8 @@ struct tier_config {
     char parent_address[TIER_CONFIG_ADDRESS_BYTES]; /* "" for the top */
     char parent_name[TIER_NAME_LEN_MAX + 1];        /* the name its certificate must carry */
     uint64_t keepalive_ms, keepalive_timeout_ms;
+    char tpm_tcti[256]; /* of hubs and spokes, as tier_tpm_open takes it; "": no TPM */
+    uint64_t tpm_pcr;
     struct tier_config_hub hub;     /* kind HUB */
     struct tier_config_spoke spoke; /* kind SPOKE; MEMBER: csv, schema and device of it */
 

@@ -50,6 +50,7 @@ static const char *const purpose_choices[] = {"unstated",           "general-res
                                               "public-health",      "care",
                                               "education",          NULL};
 static const char *const mode_choices[] = {"trusted", "untrusted", NULL};
+static const char *const attest_choices[] = {"none", "tpm", NULL};
 static const char *const secure_choices[] = {"none", "region", NULL};
 static const char *const lost_choices[] = {"end", "skip", NULL};
 static const char *const server_choices[] = {"none", "momentum", "adam", "yogi", "adagrad", NULL};
@@ -79,6 +80,10 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "who answers for the plan: the name in the certificate that signs it"},                       \
     {"governance.expires", TIER_KEYS_TEXT, FIELD(plan.governance.expires), "", 0, 0, NULL,         \
      "YYYY-MM-DD, UTC: the last day on which a round may open"},                                   \
+    {"governance.attest", TIER_KEYS_CHOICE, FIELD(plan.governance.attest), "none", 0, 0,           \
+     attest_choices, "tpm: who takes part shows its parent by a TPM quote what program it runs"},  \
+    {"governance.attest_allow", TIER_KEYS_LIST, FIELD(plan.governance.attest_allow), "", 0, 0,     \
+     NULL, "what it may be: \"binary=SHA256\", and kernels=, config= or pcr0= to pcr15="},         \
     {"data.contract", TIER_KEYS_NAME, FIELD(plan.contract), NULL, 0, 0, NULL,                      \
      "the name a spoke's data schema must carry"},                                                 \
     {"data.fold", TIER_KEYS_INT, FIELD(plan.fold), "0", 0, 999, NULL,                              \

@@ -82,6 +82,7 @@ static void forget_certs(struct tier_verify *v) {
     for (size_t i = 0; i < v->certs.count; i++)
         tier_cert_free(certs[i].cert);
     v->certs.count = 0;
+    v->asked.count = 0;
 }
 
 void tier_verify_free(struct tier_verify *v) {
@@ -102,6 +103,7 @@ void tier_verify_free(struct tier_verify *v) {
     free(v->facts.at);
     free(v->findings.at);
     free(v->certs.at);
+    free(v->asked.at);
     free(v);
 }
 
@@ -398,7 +400,7 @@ static enum tier_status on_line(void *arg, uint64_t seq, const json_t *record,
         return on_fact(r, data, "plan", false, err);
     if (strcmp(event, "round.opened") == 0)
         return on_fact(r, data, "base", true, err);
-    return TIER_OK;
+    return verify_attest(r->v, r->node, seq, event, data, err);
 }
 
 /* ---- a node ---- */
