@@ -55,6 +55,8 @@ class Attest(unittest.TestCase):
         inner = os.path.join(f.dir, "hub-keys")
         os.mkdir(inner)
         hub = f.hub("hub-a", top, tpm={"tcti": self.tpm("hub-a").tcti}, attest={"keys": inner})
+        hub.stop()
+        hub.start()  # with the port that it was given, which is in its configuration now
         spoke = f.spoke(SPOKE, hub, tpm={"tcti": self.tpm(SPOKE).tcti, "pcr": 16})
         self.pin(hub)
         self.pin(spoke, keys=inner)
@@ -63,7 +65,7 @@ class Attest(unittest.TestCase):
         plan = self.plan(*["binary=" + sha256_of(program(p))
                            for p in ("consilium-spoke", "consilium-hub")],
                          "config=" + started["config"],
-                         "config=" + hub.audit("node.started")[0]["data"]["config"],
+                         "config=" + hub.audit("node.started")[1]["data"]["config"],
                          "pcr7=" + "0" * 64, rounds=2, local={"steps": 2000})
         run = f.run(plan)
         run.wait_round(1, hub)
