@@ -123,7 +123,8 @@ void hub_attest_answered(struct hub_run *run, const char *child, const struct ti
     bool has_key = false;
     char reason[TIER_REASON_LEN_MAX + 1];
 
-    if (run->state != HUB_RUN_OPEN || !hub_attest_lacks(run, child) || tier_hash_is_zero(&c->nonce)) {
+    if (run->state != HUB_RUN_OPEN || !hub_attest_lacks(run, child) ||
+        tier_hash_is_zero(&c->nonce)) {
         hub_fault(run->hub, child); /* nobody asked */
         return;
     }

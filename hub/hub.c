@@ -138,8 +138,7 @@ static void child_answered(void *owner, const char *child, const struct tier_has
     struct hub_run *run = hub_run_find(owner, id);
     if (run && waiting)
         hub_run_waits(run, child, reason);
-    else if (run && accepted && run->state == HUB_RUN_OPEN &&
-             hub_attest_lacks(run, child))
+    else if (run && accepted && run->state == HUB_RUN_OPEN && hub_attest_lacks(run, child))
         hub_attest_ask(run, child);
     else if (run)
         hub_run_answered(run, child, accepted, reason);

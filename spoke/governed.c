@@ -60,6 +60,8 @@ static void describe(const struct spoke_run *run, char *text, size_t room) {
         put(text, room, i ? "" : "without", tier_keys_list_item(&p->exceptions, i));
     put(text, room, "signed", *run->author ? run->author : "by nobody whom this site can verify");
     put(text, room, "expires", p->governance.expires);
+    if (p->governance.attest == TIER_PLAN_ATTEST_TPM)
+        put(text, room, "shows", "its parent, by this machine's TPM, what program it runs");
     put(text, room, "data", p->contract);
     put(text, room, "model", p->model_sha256);
     snprintf(line, sizeof line, "%" PRIu64 " rounds, each of %" PRIu64 " %s in batches of %" PRIu64,

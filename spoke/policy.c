@@ -357,8 +357,8 @@ static bool plan_matches(const struct rule *r, const struct spoke_asked *a) {
     if (r->has[EPSILON_MAX] &&
         !(plan_number(p, "privacy.patient.epsilon_max", &epsilon) && epsilon <= r->epsilon_max))
         return false;
-    if (r->has[SITE_EPSILON_MAX] && !(plan_number(p, "privacy.site.epsilon_max", &epsilon) &&
-                                      epsilon <= r->site_epsilon_max))
+    if (r->has[SITE_EPSILON_MAX] &&
+        !(plan_number(p, "privacy.site.epsilon_max", &epsilon) && epsilon <= r->site_epsilon_max))
         return false;
     if (r->has[MODE] && !mode_matches(r, p))
         return false;

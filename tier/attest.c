@@ -176,10 +176,10 @@ static bool signed_by(const uint8_t der[TIER_ATTEST_KEY_BYTES], const struct tie
     const uint8_t *at = der;
     EVP_PKEY *key = d2i_PUBKEY(NULL, &at, TIER_ATTEST_KEY_BYTES);
     EVP_MD_CTX *md = EVP_MD_CTX_new();
-    bool good = key && md && EVP_PKEY_get_base_id(key) == EVP_PKEY_EC &&
-                EVP_DigestVerifyInit(md, NULL, EVP_sha256(), NULL, key) == 1 &&
-                EVP_DigestVerify(md, q->signature, q->signature_bytes, q->attest,
-                                 q->attest_bytes) == 1;
+    bool good =
+        key && md && EVP_PKEY_get_base_id(key) == EVP_PKEY_EC &&
+        EVP_DigestVerifyInit(md, NULL, EVP_sha256(), NULL, key) == 1 &&
+        EVP_DigestVerify(md, q->signature, q->signature_bytes, q->attest, q->attest_bytes) == 1;
 
     EVP_MD_CTX_free(md);
     EVP_PKEY_free(key);
@@ -227,8 +227,8 @@ enum tier_status tier_attest_check(const struct tier_attest_question *question,
                          "its quote answers another question: an older nonce, or another run, "
                          "child or parent");
     if (q->pcr != 16 && q->pcr != 23)
-        return tier_fail(err, TIER_EIDENTITY, "its quote is said to be of PCR %u; 16 or 23 is right",
-                         q->pcr);
+        return tier_fail(err, TIER_EIDENTITY,
+                         "its quote is said to be of PCR %u; 16 or 23 is right", q->pcr);
     if (a.pcrs != (0xffffu | 1u << q->pcr))
         return tier_fail(err, TIER_EIDENTITY,
                          "its quote is not of PCRs 0 to 15 and %u, and of no others", q->pcr);
@@ -285,8 +285,8 @@ static bool lists(const struct tier_plan *plan, enum tier_attest_kind kind, uint
 static enum tier_status not_listed(const char *what, const struct tier_hash *hash,
                                    struct tier_err *err) {
     char hex[TIER_HASH_HEX];
-    return tier_fail(err, TIER_EPOLICY, "%s, %s, is not in the plan's governance.attest_allow", what,
-                     tier_hash_hex(hash, hex));
+    return tier_fail(err, TIER_EPOLICY, "%s, %s, is not in the plan's governance.attest_allow",
+                     what, tier_hash_hex(hash, hex));
 }
 
 enum tier_status tier_attest_allowed(const struct tier_plan *plan, const struct tier_quote *q,
@@ -325,16 +325,15 @@ json_t *tier_attest_json(const struct tier_attest_question *question, const stru
 
     for (size_t i = 0; i < TIER_ATTEST_PLATFORM_PCRS; i++)
         memcpy(platform + i * TIER_HASH_BYTES, q->platform[i].b, TIER_HASH_BYTES);
-    return json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:i, s:o, s:o, s:o, s:o}", "run",
-                     hex_of(question->run.b, TIER_HASH_BYTES), "child", question->child, "nonce",
-                     hex_of(question->nonce.b, TIER_HASH_BYTES), "key",
-                     hex_of(key, TIER_ATTEST_KEY_BYTES), "quote",
-                     hex_of(q->attest, q->attest_bytes), "signature",
-                     hex_of(q->signature, q->signature_bytes), "pcr", (int)q->pcr, "platform",
-                     hex_of(platform, sizeof platform), "binary",
-                     hex_of(q->ran.binary.b, TIER_HASH_BYTES), "kernels",
-                     hex_of(q->ran.kernels.b, TIER_HASH_BYTES), "config",
-                     hex_of(q->ran.config.b, TIER_HASH_BYTES));
+    return json_pack(
+        "{s:o, s:s, s:o, s:o, s:o, s:o, s:i, s:o, s:o, s:o, s:o}", "run",
+        hex_of(question->run.b, TIER_HASH_BYTES), "child", question->child, "nonce",
+        hex_of(question->nonce.b, TIER_HASH_BYTES), "key", hex_of(key, TIER_ATTEST_KEY_BYTES),
+        "quote", hex_of(q->attest, q->attest_bytes), "signature",
+        hex_of(q->signature, q->signature_bytes), "pcr", (int)q->pcr, "platform",
+        hex_of(platform, sizeof platform), "binary", hex_of(q->ran.binary.b, TIER_HASH_BYTES),
+        "kernels", hex_of(q->ran.kernels.b, TIER_HASH_BYTES), "config",
+        hex_of(q->ran.config.b, TIER_HASH_BYTES));
 }
 
 static int digit(char c) {

@@ -64,7 +64,7 @@ struct tier_config_hub {
     uint64_t retain_updates_days, retain_models_days; /* beyond the commit (tier/retain.h) */
     uint64_t retain_quarantine_days;                  /* of updates in quarantine, likewise */
     uint64_t retain_max_gb;
-    char fold_devices[64]; /* as tier_fold_devices_open takes it */
+    char fold_devices[64];                    /* as tier_fold_devices_open takes it */
     char attest_keys[TIER_CONFIG_PATH_BYTES]; /* a folder of CHILD.pem (hub/attest.h); "": none */
     /* The operator's own data by which updates are appraised (hub/validation.h). */
     char validation_data[TIER_CONFIG_PATH_BYTES], validation_schema[TIER_CONFIG_PATH_BYTES];

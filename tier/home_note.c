@@ -174,12 +174,11 @@ enum tier_status tier_home_note_started(struct tier_home *home, struct tier_err 
     if (st == TIER_OK)
         changed_keys((const char *)before.data, text, changed, sizeof changed);
     if (st == TIER_OK || st == TIER_ENOTFOUND)
-        st = tier_audit_note(
-            home->audit, tier_wall_ms(), "node.started", err, "s:software", CONSILIUM_VERSION,
-            "h:binary", &ran.binary, "s:kernels",
-            tier_hash_is_zero(&ran.kernels) ? "in the program"
-                                            : tier_hash_hex(&ran.kernels, kernels),
-            "h:config", &ran.config, "s:changed", changed, NULL);
+        st = tier_audit_note(home->audit, tier_wall_ms(), "node.started", err, "s:software",
+                             CONSILIUM_VERSION, "h:binary", &ran.binary, "s:kernels",
+                             tier_hash_is_zero(&ran.kernels) ? "in the program"
+                                                             : tier_hash_hex(&ran.kernels, kernels),
+                             "h:config", &ran.config, "s:changed", changed, NULL);
     if (st == TIER_OK)
         st = open_tpm(home, &ran, err);
     if (st == TIER_OK)
@@ -193,13 +192,13 @@ enum tier_status tier_home_note_started(struct tier_home *home, struct tier_err 
 
 void tier_home_attest(const struct tier_home *home, const struct tier_to_child *asked,
                       struct tier_from_child *reply) {
-    const struct tier_attest_question question = {
-        asked->run, asked->nonce, home->config->name, home->config->parent_name};
+    const struct tier_attest_question question = {asked->run, asked->nonce, home->config->name,
+                                                  home->config->parent_name};
     const struct tier_hash qualifier = tier_attest_qualifier(&question);
     struct tier_err err = {0};
 
-    *reply = (struct tier_from_child){
-        .type = TIER_FROM_QUOTE, .run = asked->run, .nonce = asked->nonce};
+    *reply =
+        (struct tier_from_child){.type = TIER_FROM_QUOTE, .run = asked->run, .nonce = asked->nonce};
     if (!home->tpm)
         tier_fail(&err, TIER_EUNAVAILABLE, "no TPM is configured there (tpm.tcti)");
     else if (tier_tpm_quote(home->tpm, &qualifier, &reply->quote, &err) == TIER_OK)

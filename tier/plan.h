@@ -149,8 +149,8 @@ struct tier_plan_governance {
     char legal_basis[256], ethics[256];
     char author[TIER_NAME_LEN_MAX + 1]; /* of the signature, where there is one (tier/signed.h) */
     char expires[16];                   /* "2027-01-31": the last day, UTC, on which rounds open */
-    int attest;                           /* enum tier_plan_attest: of every node but the top */
-    struct tier_keys_list attest_allow;   /* of what it may show */
+    int attest;                         /* enum tier_plan_attest: of every node but the top */
+    struct tier_keys_list attest_allow; /* of what it may show */
 };
 
 enum tier_plan_rule { /* how a tier merges its children's updates */

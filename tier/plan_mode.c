@@ -118,6 +118,7 @@ void tier_plan_check_mode(const struct tier_plan_checker *c) {
              p->secure.norm_max > 0 || tier_statistics_on(p),
              "must be above 0 " UNTRUSTED ": no rule looks behind masks, and one hospital that "
              "lies would move the model as far as exact.clip lets it");
-    promised(c, "privacy.site.noise_at", "privacy.site.noise_at", !tier_site_on(p) || tier_site_at_spokes(p),
+    promised(c, "privacy.site.noise_at", "privacy.site.noise_at",
+             !tier_site_on(p) || tier_site_at_spokes(p),
              "must be spokes " UNTRUSTED ": a top that draws the noise sees the sum without it");
 }

@@ -46,8 +46,7 @@ static enum tier_status failed(const char *what, TSS2_RC rc, struct tier_err *er
 static enum tier_status measure(struct tier_tpm *t, struct tier_err *err) {
     const ESYS_TR pcr = ESYS_TR_PCR0 + t->pcr;
     const struct tier_hash *by[] = {&t->ran.binary, &t->ran.kernels, &t->ran.config};
-    TSS2_RC rc =
-        Esys_PCR_Reset(t->esys, pcr, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE);
+    TSS2_RC rc = Esys_PCR_Reset(t->esys, pcr, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE);
 
     for (size_t i = 0; rc == TSS2_RC_SUCCESS && i < sizeof by / sizeof by[0]; i++) {
         TPML_DIGEST_VALUES digests = {.count = 1};
@@ -146,18 +145,18 @@ static enum tier_status make_key(struct tier_tpm *t, struct tier_err *err) {
     static const TPM2B_DATA outside = {.size = 0};
     static const TPML_PCR_SELECTION none = {.count = 0};
     static const TPM2B_PUBLIC form = {
-        .publicArea = {.type = TPM2_ALG_ECC,
-                       .nameAlg = TPM2_ALG_SHA256,
-                       .objectAttributes =
-                           TPMA_OBJECT_FIXEDTPM | TPMA_OBJECT_FIXEDPARENT |
-                           TPMA_OBJECT_SENSITIVEDATAORIGIN | TPMA_OBJECT_USERWITHAUTH |
-                           TPMA_OBJECT_NODA | TPMA_OBJECT_RESTRICTED | TPMA_OBJECT_SIGN_ENCRYPT,
-                       .parameters.eccDetail = {.symmetric.algorithm = TPM2_ALG_NULL,
-                                                .scheme = {.scheme = TPM2_ALG_ECDSA,
-                                                           .details.ecdsa.hashAlg =
-                                                               TPM2_ALG_SHA256},
-                                                .curveID = TPM2_ECC_NIST_P256,
-                                                .kdf.scheme = TPM2_ALG_NULL}}};
+        .publicArea = {
+            .type = TPM2_ALG_ECC,
+            .nameAlg = TPM2_ALG_SHA256,
+            .objectAttributes = TPMA_OBJECT_FIXEDTPM | TPMA_OBJECT_FIXEDPARENT |
+                                TPMA_OBJECT_SENSITIVEDATAORIGIN | TPMA_OBJECT_USERWITHAUTH |
+                                TPMA_OBJECT_NODA | TPMA_OBJECT_RESTRICTED |
+                                TPMA_OBJECT_SIGN_ENCRYPT,
+            .parameters.eccDetail = {
+                .symmetric.algorithm = TPM2_ALG_NULL,
+                .scheme = {.scheme = TPM2_ALG_ECDSA, .details.ecdsa.hashAlg = TPM2_ALG_SHA256},
+                .curveID = TPM2_ECC_NIST_P256,
+                .kdf.scheme = TPM2_ALG_NULL}}};
     TPM2B_PUBLIC *public = NULL;
     TPM2B_CREATION_DATA *data = NULL;
     TPM2B_DIGEST *hash = NULL;
@@ -264,8 +263,8 @@ static enum tier_status quote_once(struct tier_tpm *t, const struct tier_hash *q
 
     memcpy(carries.buffer, qualifier->b, TIER_HASH_BYTES);
     TIER_TRY(read_platform(t, q->platform, err));
-    TSS2_RC rc = Esys_Quote(t->esys, t->key, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE,
-                            &carries, &scheme, &pcrs, &attest, &signature);
+    TSS2_RC rc = Esys_Quote(t->esys, t->key, ESYS_TR_PASSWORD, ESYS_TR_NONE, ESYS_TR_NONE, &carries,
+                            &scheme, &pcrs, &attest, &signature);
     if (rc != TSS2_RC_SUCCESS)
         return failed("gives no quote", rc, err);
     bool fits = attest->size <= sizeof q->attest && take_signature(q, signature);

@@ -119,8 +119,8 @@ static void on_admitted(struct tier_verify *v, size_t node, uint64_t line, const
     free(plan);
 }
 
-enum tier_status verify_attest(struct tier_verify *v, size_t node, uint64_t line,
-                               const char *event, const json_t *data, struct tier_err *err) {
+enum tier_status verify_attest(struct tier_verify *v, size_t node, uint64_t line, const char *event,
+                               const json_t *data, struct tier_err *err) {
     if (strcmp(event, "attest.asked") == 0)
         return on_asked(v, node, line, data, err);
     if (strcmp(event, "attest.admitted") == 0)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What verify.c (the logs), verify_attest.c (the quotes in them), verify_files.c (what lies beside them) and verify_cross.c (what they
- * say of each other) share. Threads: as tier/verify.h. */
+/* What verify.c (the logs), verify_attest.c (the quotes in them), verify_files.c (what lies beside
+ * them) and verify_cross.c (what they say of each other) share. Threads: as tier/verify.h. */
 #ifndef CONSILIUM_TIER_VERIFY_PRIVATE_H
 #define CONSILIUM_TIER_VERIFY_PRIVATE_H
 
@@ -65,8 +65,8 @@ static inline struct tier_verify_node *verify_node(struct tier_verify *v, size_t
 void verify_found(struct tier_verify *v, size_t node, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 /* A line "attest.*", in the order of the log. */
-enum tier_status verify_attest(struct tier_verify *v, size_t node, uint64_t line,
-                               const char *event, const struct json_t *data, struct tier_err *err);
+enum tier_status verify_attest(struct tier_verify *v, size_t node, uint64_t line, const char *event,
+                               const struct json_t *data, struct tier_err *err);
 /* What lies beside the log of a directory. */
 enum tier_status verify_files(struct tier_verify *v, size_t node, struct tier_err *err);
 

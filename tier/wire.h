@@ -89,14 +89,15 @@ struct tier_from_child {
     char software[TIER_NAME_LEN_MAX + 1]; /* hello */
     uint32_t protocol;                    /* hello */
     bool accepted, waiting;               /* answer; both is none */
-    char reason[TIER_REASON_LEN_MAX + 1]; /* answer, decline, withdraw, quote; progress: the phase */
-    const uint8_t *header;                /* offer */
-    size_t header_bytes;                  /* offer */
-    uint32_t done, total;                 /* progress */
-    struct tier_head head;                /* head */
-    struct tier_secure_body secure;       /* secure: a child's step */
-    struct tier_hash nonce;               /* quote: which it answers */
-    struct tier_quote quote;              /* quote; without a reason */
+    char
+        reason[TIER_REASON_LEN_MAX + 1]; /* answer, decline, withdraw, quote; progress: the phase */
+    const uint8_t *header;               /* offer */
+    size_t header_bytes;                 /* offer */
+    uint32_t done, total;                /* progress */
+    struct tier_head head;               /* head */
+    struct tier_secure_body secure;      /* secure: a child's step */
+    struct tier_hash nonce;              /* quote: which it answers */
+    struct tier_quote quote;             /* quote; without a reason */
     void *owner;
 };
 

@@ -10,7 +10,7 @@
 /* ---- heads ---- */
 
 enum tier_status tier_wire_take_head(const Consilium__Head *p, struct tier_head *h,
-                                  struct tier_err *err) {
+                                     struct tier_err *err) {
     if (p->size == 0 || p->size >= TIER_TREE_SIZE_MAX || p->known >= TIER_TREE_SIZE_MAX)
         return tier_fail(err, TIER_EPROTO,
                          "head.size is from 1 to below 2^48, and head.known below it too");
@@ -39,7 +39,7 @@ enum tier_status tier_wire_take_head(const Consilium__Head *p, struct tier_head 
 }
 
 void tier_wire_give_head(const struct tier_head *h, Consilium__Head *p,
-                      ProtobufCBinaryData proof[TIER_TREE_PROOF_MAX]) {
+                         ProtobufCBinaryData proof[TIER_TREE_PROOF_MAX]) {
     p->size = h->size;
     p->root = tier_wire_hash_field(&h->root);
     p->time_ms = h->time_ms;
@@ -102,14 +102,14 @@ enum tier_status tier_wire_take_quote(const Consilium__Quote *p, struct tier_fro
     TIER_TRY(tier_wire_text("quote.reason", p->reason, m->reason, sizeof m->reason, err));
     if (*m->reason)
         return TIER_OK;
-    TIER_TRY(take_bytes("quote.attest", p->attest, 1, q->attest, sizeof q->attest,
-                        &q->attest_bytes, err));
+    TIER_TRY(take_bytes("quote.attest", p->attest, 1, q->attest, sizeof q->attest, &q->attest_bytes,
+                        err));
     TIER_TRY(take_bytes("quote.signature", p->signature, 1, q->signature, sizeof q->signature,
                         &q->signature_bytes, err));
     if (p->pcr != 16 && p->pcr != 23)
         return tier_fail(err, TIER_EPROTO, "quote.pcr is %u; 16 or 23 is allowed", p->pcr);
     q->pcr = p->pcr;
-    TIER_TRY(take_bytes("quote.platform", p->platform, sizeof q->platform, q->platform[0].b,
+    TIER_TRY(take_bytes("quote.platform", p->platform, sizeof q->platform, (uint8_t *)q->platform,
                         sizeof q->platform, NULL, err));
     TIER_TRY(tier_wire_hash("quote.binary", p->binary, &q->ran.binary, err));
     TIER_TRY(tier_wire_hash("quote.kernels", p->kernels, &q->ran.kernels, err));

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Private to tier/wire*.c: messages of which wire.c has the names alone. Threads: as tier/wire.h. */
+/* Private to tier/wire*.c: messages of which wire.c has the names alone. Threads: as tier/wire.h.
+ */
 #ifndef CONSILIUM_TIER_WIRE_PARTS_H
 #define CONSILIUM_TIER_WIRE_PARTS_H
 

@@ -83,12 +83,12 @@ Test(tier_attest, every_bit_of_it_counts) {
     }
     for (size_t i = 0; i < sizeof quote.platform * 8; i++) {
         quote = good;
-        quote.platform[0].b[i / 8] ^= (uint8_t)(1u << i % 8);
+        ((uint8_t *)quote.platform)[i / 8] ^= (uint8_t)(1u << i % 8);
         CHECK(tier_attest_check(&question, &quote, pinned, &err) == TIER_EIDENTITY, "bit %zu", i);
     }
     for (size_t i = 0; i < sizeof quote.ran * 8; i++) {
         quote = good;
-        quote.ran.binary.b[i / 8] ^= (uint8_t)(1u << i % 8);
+        ((uint8_t *)&quote.ran)[i / 8] ^= (uint8_t)(1u << i % 8);
         CHECK(tier_attest_check(&question, &quote, pinned, &err) == TIER_EIDENTITY, "bit %zu", i);
     }
     quote = good;
@@ -193,11 +193,19 @@ Test(tier_attest, the_plan_says_what_may_run) {
 }
 
 Test(tier_attest, entries_of_the_list_are_a_kind_and_a_hash) {
-    static const char *const bad[] = {
-        "",           "binary",         "binary=ab",        "program=" HEX("03"),
-        HEX("03"),    "=" HEX("03"),    "pcr=" HEX("03"),   "pcr16=" HEX("03"),
-        "pcr-1=" HEX("03"), "pcr07=" HEX("03"), "pcr100=" HEX("03"), "binary=" HEX("0G"),
-        "binary=" HEX("03") "0"};
+    static const char *const bad[] = {"",
+                                      "binary",
+                                      "binary=ab",
+                                      "program=" HEX("03"),
+                                      HEX("03"),
+                                      "=" HEX("03"),
+                                      "pcr=" HEX("03"),
+                                      "pcr16=" HEX("03"),
+                                      "pcr-1=" HEX("03"),
+                                      "pcr07=" HEX("03"),
+                                      "pcr100=" HEX("03"),
+                                      "binary=" HEX("0G"),
+                                      "binary=" HEX("03") "0"};
     struct tier_attest_entry e;
 
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
@@ -232,8 +240,8 @@ Test(tier_attest, an_audit_line_gives_back_what_was_asked_and_answered) {
     CHECK(tier_attest_read(line, &q, &back, key));
     MUST(tier_attest_check(&q, &back, key, err));
     CHECK(memcmp(key, pinned, sizeof key) == 0 && back.pcr == 23);
-    static const char *const members[] = {"run",       "child", "nonce",    "key",
-                                          "quote",     "pcr",   "platform", "binary",
+    static const char *const members[] = {"run",       "child",   "nonce",    "key",
+                                          "quote",     "pcr",     "platform", "binary",
                                           "signature", "kernels", "config"};
     for (size_t i = 0; i < sizeof members / sizeof members[0]; i++) {
         json_t *without = json_deep_copy(line);

@@ -138,14 +138,11 @@ Test(tier_plan_governance, a_list_that_lets_nobody_in_or_asks_nobody_is_refused)
     refused("governance: {attest: tpm}\n", "must list a binary=SHA256");
     refused("governance: {attest: tpm, attest_allow: [\"pcr7=" HASH "\"]}\n",
             "must list a binary=SHA256");
-    refused("governance: {attest_allow: [\"binary=" HASH "\"]}\n",
-            "is for governance.attest: tpm");
+    refused("governance: {attest_allow: [\"binary=" HASH "\"]}\n", "is for governance.attest: tpm");
     refused("governance: {attest: tpm, attest_allow: [\"binary=abab\"]}\n", "64 hex digits");
-    refused("governance: {attest: tpm, attest_allow: [\"binary=" HASH "\", \"pcr16=" HASH
-            "\"]}\n",
+    refused("governance: {attest: tpm, attest_allow: [\"binary=" HASH "\", \"pcr16=" HASH "\"]}\n",
             "not 'pcr16=");
-    refused("governance: {attest: tpm, attest_allow: [\"binary=" HASH "\", \"binary=" HASH
-            "\"]}\n",
+    refused("governance: {attest: tpm, attest_allow: [\"binary=" HASH "\", \"binary=" HASH "\"]}\n",
             "twice");
     refused("governance: {attest: sgx}\n", "governance.attest");
 }

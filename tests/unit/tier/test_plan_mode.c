@@ -82,9 +82,10 @@ Test(tier_plan_mode, untrusted_sets_what_the_plan_leaves_open) {
 }
 
 Test(tier_plan_mode, what_the_plan_writes_stands) {
-    cr_assert(eq(int, load("mode: untrusted\nexceptions: [privacy]\nevaluate: {every: 2}\n"
-                           "secure: {cohort_min: 3, lost_round: end, norm_max: 1.0}\n"
-                           "exact: {saturate: false}\n"),
+    cr_assert(eq(int,
+                 load("mode: untrusted\nexceptions: [privacy]\nevaluate: {every: 2}\n"
+                      "secure: {cohort_min: 3, lost_round: end, norm_max: 1.0}\n"
+                      "exact: {saturate: false}\n"),
                  TIER_OK),
               "%s", err.text);
     cr_expect(eq(u64, plan.secure.cohort_min, 3));
@@ -134,8 +135,9 @@ Test(tier_plan_mode, what_would_break_the_promise_is_refused_with_the_reason) {
 
 Test(tier_plan_mode, an_exception_is_written_out_and_needed) {
     cr_assert(eq(int, load(OPEN), TIER_OK), "%s", err.text);
-    cr_assert(eq(int, load("mode: untrusted\nexceptions: [privacy, weights, secure.norm_max]\n"
-                           "weights: samples\n"),
+    cr_assert(eq(int,
+                 load("mode: untrusted\nexceptions: [privacy, weights, secure.norm_max]\n"
+                      "weights: samples\n"),
                  TIER_OK),
               "%s", err.text);
     cr_assert(eq(int, load("mode: untrusted\nexceptions: [secure.norm_max]\n" SITE), TIER_OK), "%s",
@@ -146,8 +148,9 @@ Test(tier_plan_mode, an_exception_is_written_out_and_needed) {
                       "noise_at: top}}\nexact: {clip: 128.0}\n"),
                  TIER_OK),
               "%s", err.text);
-    cr_assert(eq(int, load("mode: untrusted\nexceptions: [privacy]\n"
-                           "statistics: {columns: [\"sex=2\"]}\n"),
+    cr_assert(eq(int,
+                 load("mode: untrusted\nexceptions: [privacy]\n"
+                      "statistics: {columns: [\"sex=2\"]}\n"),
                  TIER_OK),
               "counts train nothing that one who lies could move: %s", err.text);
     refused("mode: untrusted\nexceptions: [privacy]\n" DP "secure: {norm_max: 2.0}\n",

@@ -86,8 +86,7 @@ Test(tier_wire_attest, what_is_missing_or_too_long_is_refused_by_field) {
     raw[n++] = (TIER_ATTEST_BYTES_MAX + 1) >> 7;
     memset(raw + n, 7, TIER_ATTEST_BYTES_MAX + 1);
     n += TIER_ATTEST_BYTES_MAX + 1;
-    REFUSED(TIER_EPROTO, "quote.attest has 513 bytes",
-            tier_wire_from_child(raw, n, &back, err));
+    REFUSED(TIER_EPROTO, "quote.attest has 513 bytes", tier_wire_from_child(raw, n, &back, err));
     raw[4] = 7 << 3 | 2; /* PCRs in the place of the run */
     REFUSED(TIER_EPROTO, "quote.run", tier_wire_from_child(raw, n, &back, err));
 }
