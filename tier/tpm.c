@@ -202,7 +202,6 @@ enum tier_status tier_tpm_open(const char *tcti, uint32_t pcr, const struct tier
 
     if (!t)
         return tier_fail(err, TIER_ENOMEM, "no memory for a TPM");
-    setenv("TSS2_LOG", "all+none", 0); /* what goes wrong is told once, by us */
     t->key = ESYS_TR_NONE;
     t->pcr = pcr;
     t->ran = *ran;

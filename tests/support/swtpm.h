@@ -31,7 +31,7 @@ static inline bool swtpm_binds(int fd, unsigned port) {
 static inline unsigned swtpm_ports(void) {
     for (;;) {
         int one = socket(AF_INET, SOCK_STREAM, 0), two = socket(AF_INET, SOCK_STREAM, 0);
-        struct sockaddr_in at;
+        struct sockaddr_in at = {0};
         socklen_t n = sizeof at;
         CHECK(swtpm_binds(one, 0) && getsockname(one, (struct sockaddr *)&at, &n) == 0);
         unsigned port = ntohs(at.sin_port);
