@@ -5,6 +5,7 @@
  * a TPM's restricted key signs nothing that begins as one does and is none.
  */
 #include "tier/attest.h"
+#include "tier/hex.h"
 #include "tier/identity.h"
 #include "tier/plan.h"
 
@@ -336,26 +337,16 @@ json_t *tier_attest_json(const struct tier_attest_question *question, const stru
         hex_of(q->ran.config.b, TIER_HASH_BYTES));
 }
 
-static int digit(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* From `least` to `room` bytes. */
 static bool read_hex(const json_t *data, const char *key, uint8_t *out, size_t least, size_t room,
                      size_t *bytes_out) {
     const char *text = json_string_value(json_object_get(data, key));
-    size_t n = text ? strlen(text) : 0;
+    size_t n = 0;
 
-    if (n % 2 || n / 2 < least || n / 2 > room)
+    if (!text || !tier_hex_read(text, out, room, &n) || n < least)
         return false;
-    for (size_t i = 0; i < n / 2; i++) {
-        int high = digit(text[2 * i]), low = digit(text[2 * i + 1]);
-        if (high < 0 || low < 0)
-            return false;
-        out[i] = (uint8_t)(high << 4 | low);
-    }
     if (bytes_out)
-        *bytes_out = n / 2;
+        *bytes_out = n;
     return true;
 }
 

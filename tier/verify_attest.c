@@ -31,26 +31,12 @@ static struct asked *find(struct tier_verify *v, const struct tier_hash *run, co
     return NULL;
 }
 
-static bool name_of(const json_t *data, char out[TIER_NAME_LEN_MAX + 1]) {
-    const char *text = json_string_value(json_object_get(data, "child"));
-
-    if (!text || strlen(text) > TIER_NAME_LEN_MAX)
-        return false;
-    memcpy(out, text, strlen(text) + 1);
-    return true;
-}
-
-static bool hash_of(const json_t *data, const char *key, struct tier_hash *out) {
-    const char *text = json_string_value(json_object_get(data, key));
-    return text && tier_hash_parse(text, out);
-}
-
 static enum tier_status on_asked(struct tier_verify *v, size_t node, uint64_t line,
                                  const json_t *data, struct tier_err *err) {
     struct asked a;
 
-    if (!hash_of(data, "run", &a.run) || !hash_of(data, "nonce", &a.nonce) ||
-        !name_of(data, a.child)) {
+    if (!verify_hash(data, "run", &a.run) || !verify_hash(data, "nonce", &a.nonce) ||
+        !verify_text(data, "child", a.child, sizeof a.child)) {
         verify_found(v, node, "line %" PRIu64 ": attest.asked lacks what it must say", line);
         return TIER_OK;
     }

@@ -61,6 +61,9 @@ static inline struct tier_verify_node *verify_node(struct tier_verify *v, size_t
     return (struct tier_verify_node *)v->nodes.at + i;
 }
 
+/* A member of a line's data: a text that fits, a hash in hex; false where it is none. */
+bool verify_text(const struct json_t *data, const char *key, char *out, size_t size);
+bool verify_hash(const struct json_t *data, const char *key, struct tier_hash *out);
 /* Notes what is wrong with a node's things. */
 void verify_found(struct tier_verify *v, size_t node, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
