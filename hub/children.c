@@ -3,6 +3,7 @@
  * A run's children: what they are told of it, and what they say, as events of its round. Nothing of
  * a child's is kept before it was checked against the plan.
  */
+#include "hub/attest.h"
 #include "hub/card.h"
 #include "hub/contributor.h"
 #include "hub/run_private.h"
@@ -105,7 +106,7 @@ void hub_run_tell_unsure(struct hub_run *run, const char *child) {
 
 /* A child that was away may not have heard which update of its counted last. What it is told next
  * goes on from there. */
-static void tell_counted(struct hub_run *run, const char *child) {
+void hub_run_tell_counted(struct hub_run *run, const char *child) {
     struct tier_to_child m = {.type = TIER_TO_COMMIT, .run = run->id};
     struct tier_journal_update row = {.round = 0};
     struct tier_err err = {0};
@@ -126,10 +127,12 @@ void hub_run_attending(struct hub_run *run, const char *child) {
         hub_run_tell_end(run, child);
         return;
     }
-    child_of(run, child)->attending = true;
+    struct hub_child *c = child_of(run, child);
+    c->attending = true;
+    hub_attest_forget(run, c);
     if (run->manifest) { /* children fetch the graph from here: else when it has come */
         hub_run_tell_plan(run, child);
-        tell_counted(run, child);
+        hub_run_tell_counted(run, child);
     }
     hub_console_changed(run->hub, run);
 }
@@ -281,6 +284,8 @@ void hub_run_offered(struct hub_run *run, const char *child, const struct tier_h
         hub_run_tell_end(run, child);
     } else if (!run->manifest) {
         tier_log_info("run %.12s: %s offers before the graph is here", run->hex, child);
+    } else if (hub_attest_lacks(run, child)) {
+        tier_log_info("run %.12s: %s offers before it has shown what it runs", run->hex, child);
     } else if (h->round == 0) {
         refuse(run, child, 1, id, "an update of round 0: the first is 1");
     } else if (h->round < at || (h->round == at && run->round.state == TIER_ROUND_COMMITTED &&

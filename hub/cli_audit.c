@@ -44,11 +44,12 @@ static enum tier_status read_ca(const char *path, char **out, struct tier_err *e
 static json_t *node_json(const struct tier_verify_node *n) {
     char head[TIER_HASH_HEX], root[TIER_HASH_HEX];
 
-    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "node", n->name, "file",
-                     n->log, "events", (json_int_t)n->lines, "head", tier_hash_hex(&n->head, head),
-                     "root", tier_hash_hex(&n->root, root), "heads", (json_int_t)n->heads,
-                     "receipts", (json_int_t)n->receipts, "unsigned", (json_int_t)n->unsigned_count,
-                     "updates", (json_int_t)n->updates, "files", (json_int_t)n->files);
+    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "node", n->name,
+                     "file", n->log, "events", (json_int_t)n->lines, "head",
+                     tier_hash_hex(&n->head, head), "root", tier_hash_hex(&n->root, root), "heads",
+                     (json_int_t)n->heads, "receipts", (json_int_t)n->receipts, "unsigned",
+                     (json_int_t)n->unsigned_count, "quotes", (json_int_t)n->quotes, "updates",
+                     (json_int_t)n->updates, "files", (json_int_t)n->files);
 }
 
 static int verify_json(const struct tier_verify *v) {
@@ -101,7 +102,8 @@ int cli_audit_verify(int argc, char **argv) {
     const struct cli_usage usage = {
         "audit verify", "DATA_DIR|FILE...",
         "Checks, off-line, every line of audit logs against the one before it, the heads and "
-        "receipts that nodes hold of each other, and every update, model and plan by its name. "
+        "receipts that nodes hold of each other, TPM quotes by which children were admitted, and "
+        "every update, model and plan by its name. "
         "What is not given cannot be compared: give the logs of a parent and its children "
         "together"};
     const char **paths = calloc((size_t)argc + 1, sizeof *paths);

@@ -97,6 +97,54 @@ static json_t *kept_json(const struct tier_manifest *kept) {
     return tensors;
 }
 
+#define MODE_VALUE_BYTES 64 /* of no list: tier_plan_mode_key has none */
+
+/* What the mode sets of that key, and what the plan has. */
+static void mode_values(const struct tier_plan *plan, const struct tier_plan_mode_key *key,
+                        const char **set, char has[MODE_VALUE_BYTES]) {
+    size_t count;
+    const struct tier_keys_item *keys = tier_plan_keys(&count);
+
+    *set = plan->mode == TIER_PLAN_UNTRUSTED ? key->untrusted : key->trusted;
+    tier_keys_text(&keys[tier_keys_find(keys, count, key->path)], plan, has, MODE_VALUE_BYTES);
+}
+
+static json_t *mode_json(const struct tier_plan *plan) {
+    json_t *set = json_object(), *written = json_object(), *left_out = json_array();
+    const struct tier_plan_mode_key *key;
+    char has[MODE_VALUE_BYTES];
+    const char *value;
+
+    for (size_t i = 0; (key = tier_plan_mode_key(i)) != NULL; i++) {
+        mode_values(plan, key, &value, has);
+        json_object_set_new(strcmp(value, has) == 0 ? set : written, key->path, json_string(has));
+    }
+    for (size_t i = 0; i < plan->exceptions.count; i++)
+        json_array_append_new(left_out, json_string(tier_keys_list_item(&plan->exceptions, i)));
+    return json_pack("{s:s, s:o, s:o, s:o}", "name", tier_plan_mode_text(plan->mode), "set", set,
+                     "written", written, "exceptions", left_out);
+}
+
+/* Each line begins so. */
+static void print_mode(const struct tier_plan *plan, const char *before) {
+    const struct tier_plan_mode_key *key;
+    char has[MODE_VALUE_BYTES];
+    const char *value;
+
+    for (size_t i = 0; (key = tier_plan_mode_key(i)) != NULL; i++) {
+        mode_values(plan, key, &value, has);
+        if (strcmp(value, has) == 0)
+            printf("%s%-20s %s%s%s\n", before, key->path, has,
+                   plan->mode == TIER_PLAN_UNTRUSTED ? ": " : "",
+                   plan->mode == TIER_PLAN_UNTRUSTED ? key->why : "");
+        else
+            printf("%s%-20s %s, written; the mode has %s\n", before, key->path, has, value);
+    }
+    for (size_t i = 0; i < plan->exceptions.count; i++)
+        printf("%sdoes without %s, which the mode promises\n", before,
+               tier_keys_list_item(&plan->exceptions, i));
+}
+
 static json_t *checked_json(const struct loaded *l) {
     char hex[TIER_HASH_HEX], proof[600], shape[200];
     json_t *problems = json_array(), *tensors = json_array();
@@ -128,6 +176,8 @@ static json_t *checked_json(const struct loaded *l) {
         json_object_set_new(o, "kept", kept_json(l->kept));
     if (ok)
         json_object_set(o, "privacy", l->privacy);
+    if (ok)
+        json_object_set_new(o, "mode", mode_json(&l->plan));
     return o;
 }
 
@@ -140,6 +190,8 @@ static void print_checked(const struct loaded *l) {
 
     printf("plan %s is good\n", l->plan.name);
     printf("  sha256    %s\n", tier_hash_hex(&l->hash, hex));
+    printf("  mode      %s\n", tier_plan_mode_text(l->plan.mode));
+    print_mode(&l->plan, "    ");
     printf("  sums      %s\n", tier_plan_proof(&l->plan, text, sizeof text));
     printf("  merges    at the top: %s%s, at hubs: %s%s\n", mixing(&l->plan.top.merge),
            tier_plan_rule_text(&l->plan.top.merge), mixing(&l->plan.hub.merge),
@@ -250,6 +302,9 @@ int cli_plan_show(int argc, char **argv) {
                 "%-30s %s\n", keys[i].path,
                 tier_keys_text(&keys[i], &l->plan, value, TIER_KEYS_LIST_MAX * TIER_KEYS_TEXT_MAX));
         free(value);
+        printf("#\n# mode: %s sets, where nothing else is written:\n",
+               tier_plan_mode_text(l->plan.mode));
+        print_mode(&l->plan, "#   ");
         print_seen(&l->plan);
         code = cli_done();
     }

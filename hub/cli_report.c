@@ -236,9 +236,10 @@ static void on_run(struct report *r, const char *event, const json_t *data, int6
 }
 
 static bool is_incident(const char *event) {
-    static const char *const kinds[] = {"audit.cut",       "peer.equivocates", "peer.began_anew",
-                                        "receipt.invalid", "update.refused",   "update.quarantined",
-                                        "child.pardoned",  "retention.expired"};
+    static const char *const kinds[] = {
+        "audit.cut",      "peer.equivocates",   "peer.began_anew", "receipt.invalid",
+        "update.refused", "update.quarantined", "child.pardoned",  "retention.expired",
+        "attest.refused", "attest.declined"};
     for (size_t i = 0; i < COUNT(kinds); i++)
         if (strcmp(event, kinds[i]) == 0)
             return true;

@@ -3,6 +3,7 @@
  * The two sides of the edge, meeting: what children say goes to the run it is about, what the
  * parent says too. A hub without a parent is the top; nothing else differs here.
  */
+#include "hub/attest.h"
 #include "hub/secure.h"
 #include "hub/validation.h"
 #include "hub/work.h"
@@ -137,6 +138,8 @@ static void child_answered(void *owner, const char *child, const struct tier_has
     struct hub_run *run = hub_run_find(owner, id);
     if (run && waiting)
         hub_run_waits(run, child, reason);
+    else if (run && accepted && run->state == HUB_RUN_OPEN && hub_attest_lacks(run, child))
+        hub_attest_ask(run, child);
     else if (run)
         hub_run_answered(run, child, accepted, reason);
 }
@@ -183,8 +186,16 @@ static void child_progressed(void *owner, const char *child, const struct tier_h
 static void child_secured(void *owner, const char *child, const struct tier_hash *id,
                           uint64_t round, const struct tier_secure_body *body) {
     struct hub_run *run = hub_run_find(owner, id);
-    if (run)
+    if (run && !hub_attest_lacks(run, child))
         hub_secure_said(run, child, round, body);
+    else
+        hub_fault(owner, child);
+}
+
+static void child_quoted(void *owner, const char *child, const struct tier_from_child *m) {
+    struct hub_run *run = hub_run_find(owner, &m->run);
+    if (run)
+        hub_attest_answered(run, child, m);
     else
         hub_fault(owner, child);
 }
@@ -205,6 +216,7 @@ static const struct tier_serve_events serve_events = {
     .withdrew = child_withdrew,
     .progressed = child_progressed,
     .secured = child_secured,
+    .quoted = child_quoted,
     .showed = hub_heads_from_child,
     .arrived = update_arrived,
 };
@@ -301,6 +313,9 @@ static void link_message(void *owner, const struct tier_to_child *m) {
         break;
     case TIER_TO_COMMIT:
         hub_run_committed(run, m->round, m->missed, m->by_receipt);
+        break;
+    case TIER_TO_CHALLENGE:
+        hub_attest_asked(run, m);
         break;
     case TIER_TO_SECURE: /* hubs have no part in sums behind masks */
         tier_link_fault(hub->link);

@@ -40,8 +40,10 @@ struct hub_child {
     enum hub_child_role role; /* by its certificate; of a run with secure.sums alone */
     char name[TIER_NAME_LEN_MAX + 1];
     bool accepted, declined, attending;
-    bool waiting;   /* a person decides there: it is not counted in meanwhile */
-    char phase[64]; /* as it last reported, for people */
+    bool waiting;           /* a person decides there: it is not counted in meanwhile */
+    bool attested;          /* on this stream (hub/attest.h) */
+    struct tier_hash nonce; /* that it is asked with; zero: it is not */
+    char phase[64];         /* as it last reported, for people */
     uint32_t done, total;
     bool has_early; /* buffered: its update arrived while no round was open to take it */
     struct tier_round_event early;

@@ -3,6 +3,7 @@
  * A run at a hub: who takes part, which round is open, what its parent wants. The top wants a round
  * itself; any other hub is asked for one by its parent. From there on both do the same.
  */
+#include "hub/attest.h"
 #include "hub/contributor.h"
 #include "hub/noise.h"
 #include "hub/run_private.h"
@@ -553,6 +554,8 @@ enum tier_status hub_run_begin(struct hub *hub, const struct tier_hash *id,
     run->plan = parsed;
     run->created_ms = tier_wall_ms();
     enum tier_status st = hub_secure_check(hub, &run->plan, err);
+    if (st == TIER_OK)
+        st = hub_attest_check(hub, &run->plan, err);
     if (st == TIER_OK)
         st = hub_run_find_rule(run, err);
     if (st == TIER_OK && hub_is_top(hub))

@@ -33,6 +33,8 @@ const struct tier_hash *hub_run_base_of(const struct hub_run *run, uint64_t roun
 uint32_t hub_run_child_number(struct hub_run *run, const char *name);
 void hub_run_tell_plan(struct hub_run *run, const char *child);
 void hub_run_tell_end(struct hub_run *run, const char *child);
+/* Which update of the child counted last. */
+void hub_run_tell_counted(struct hub_run *run, const char *child);
 /* That unsure_round is over, and that the child's receipt says whether its update counted. */
 void hub_run_tell_unsure(struct hub_run *run, const char *child);
 /* A round's row says that a child gave nothing; whether it left the run with that is said here. */

@@ -55,8 +55,13 @@ static void describe(const struct spoke_run *run, char *text, size_t room) {
     put(text, room, "basis", p->governance.legal_basis);
     put(text, room, "ethics", p->governance.ethics);
     put(text, room, "author", p->governance.author);
+    put(text, room, "mode", tier_plan_mode_text(p->mode));
+    for (size_t i = 0; i < p->exceptions.count; i++)
+        put(text, room, i ? "" : "without", tier_keys_list_item(&p->exceptions, i));
     put(text, room, "signed", *run->author ? run->author : "by nobody whom this site can verify");
     put(text, room, "expires", p->governance.expires);
+    if (p->governance.attest == TIER_PLAN_ATTEST_TPM)
+        put(text, room, "shows", "its parent, by this machine's TPM, what program it runs");
     put(text, room, "data", p->contract);
     put(text, room, "model", p->model_sha256);
     snprintf(line, sizeof line, "%" PRIu64 " rounds, each of %" PRIu64 " %s in batches of %" PRIu64,
@@ -479,11 +484,30 @@ void spoke_governed_close(struct spoke *spoke) {
     spoke->consent = NULL;
 }
 
-/* ---- signatures ---- */
+/* ---- signatures, modes ---- */
+
+static enum tier_status admit_mode(const struct spoke_run *run, struct tier_err *err) {
+    const struct tier_plan *p = &run->plan;
+
+    if (run->spoke->config->spoke.mode != TIER_ACCEPT_UNTRUSTED)
+        return TIER_OK;
+    if (p->mode != TIER_PLAN_UNTRUSTED)
+        return tier_fail(err, TIER_EPOLICY,
+                         "this site takes part in plans of mode: untrusted alone (policy.mode), "
+                         "and this one has mode: %s",
+                         tier_plan_mode_text(p->mode));
+    if (p->exceptions.count > 0)
+        return tier_fail(err, TIER_EPOLICY,
+                         "this site takes part in plans of mode: untrusted without exceptions "
+                         "(policy.mode), and this one does without %s",
+                         tier_keys_list_item(&p->exceptions, 0));
+    return TIER_OK;
+}
 
 enum tier_status spoke_run_admit(struct spoke_run *run, const void *signature, size_t bytes,
                                  int64_t now_ms, struct tier_err *err) {
-    return tier_signed_admit(&run->plan, &run->plan_hash, signature, bytes,
-                             run->spoke->home.node.ca, run->spoke->home.revoked,
-                             run->spoke->config->signed_plans, now_ms, run->author, err);
+    TIER_TRY(tier_signed_admit(&run->plan, &run->plan_hash, signature, bytes,
+                               run->spoke->home.node.ca, run->spoke->home.revoked,
+                               run->spoke->config->signed_plans, now_ms, run->author, err));
+    return admit_mode(run, err);
 }

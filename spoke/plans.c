@@ -254,6 +254,25 @@ static void refuse_plan(struct spoke *spoke, const struct tier_hash *id, const c
     tier_link_fault(spoke->link);
 }
 
+void spoke_challenge_came(struct spoke_run *run, const struct tier_to_child *m) {
+    struct spoke *spoke = run->spoke;
+    struct tier_from_child reply;
+
+    tier_link_fault(spoke->link); /* once a stream, and no oftener */
+    if (*m->reason) {
+        tier_log_error("run %.12s: parent %s does not admit this node: %s", run->hex,
+                       spoke->config->parent_name, m->reason);
+        spoke_audit(spoke, "attest.declined", "h:run", &run->id, "s:reason", m->reason);
+        return;
+    }
+    if (run->state != SPOKE_RUN_OPEN || run->plan.governance.attest != TIER_PLAN_ATTEST_TPM)
+        return;
+    tier_home_attest(&spoke->home, m, &reply);
+    spoke_audit(spoke, "attest.answered", "h:run", &run->id, "h:nonce", &m->nonce, "s:reason",
+                reply.reason);
+    tier_link_send(spoke->link, &reply);
+}
+
 void spoke_plan_came(struct spoke *spoke, const struct tier_to_child *m) {
     struct spoke_run *run = spoke_run_find(spoke, &m->run);
     struct tier_hash hash;

@@ -17,26 +17,6 @@
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 #define COUNT_MAX 9007199254740991.0 /* 2^53 - 1 */
 
-struct rule {
-    int decide; /* enum spoke_verdict */
-    char reason[256];
-    struct tier_keys_list purpose, author, contract, model, operators, days;
-    double epsilon_max;
-    char hours[8];
-    uint64_t cohort_min, rounds_max, epochs_max, steps_max, rows_max, bytes_max;
-    bool has[16]; /* by key, whether it is written */
-};
-
-struct spoke_policy {
-    struct rule fallback; /* decide, reason */
-    struct rule rules[SPOKE_POLICY_RULES_MAX];
-    size_t count;
-    char name[64]; /* the file's last name */
-};
-
-static const char *const verdicts[] = {"accept", "refuse", "ask", NULL};
-static const char *const day_names[] = {"sun", "mon", "tue", "wed", "thu", "fri", "sat"};
-
 enum key {
     DECIDE,
     REASON,
@@ -53,8 +33,36 @@ enum key {
     STEPS_MAX,
     ROWS_MAX,
     BYTES_MAX,
-    COHORT_MIN
+    COHORT_MIN,
+    SITE_EPSILON_MAX,
+    MODE,
+    EXCEPTIONS,
+    KEYS
 };
+
+struct rule {
+    int decide; /* enum spoke_verdict */
+    char reason[256];
+    struct tier_keys_list purpose, author, contract, model, operators, days;
+    double epsilon_max;
+    char hours[8];
+    uint64_t cohort_min, rounds_max, epochs_max, steps_max, rows_max, bytes_max;
+    double site_epsilon_max;
+    int mode; /* enum tier_plan_mode */
+    struct tier_keys_list exceptions;
+    bool has[KEYS]; /* whether it is written */
+};
+
+struct spoke_policy {
+    struct rule fallback; /* decide, reason */
+    struct rule rules[SPOKE_POLICY_RULES_MAX];
+    size_t count;
+    char name[64]; /* the file's last name */
+};
+
+static const char *const verdicts[] = {"accept", "refuse", "ask", NULL};
+static const char *const mode_names[] = {"trusted", "untrusted", NULL};
+static const char *const day_names[] = {"sun", "mon", "tue", "wed", "thu", "fri", "sat"};
 
 #define FIELD(member) offsetof(struct rule, member), sizeof(((struct rule *)0)->member)
 
@@ -87,6 +95,12 @@ static const struct tier_keys_item rule_keys[] = {
      "of models and updates, of all rounds, both ways, at most, uncompressed"},
     {"cohort_min", TIER_KEYS_INT, FIELD(cohort_min), "0", 0, COUNT_MAX, NULL,
      "the plan hides updates in secure sums of at least so many sites"},
+    {"site_epsilon_max", TIER_KEYS_REAL, FIELD(site_epsilon_max), "", 0, 1e6, NULL,
+     "the plan promises sites privacy.site.epsilon_max of at most this"},
+    {"mode", TIER_KEYS_CHOICE, FIELD(mode), "trusted", 0, 0, mode_names,
+     "the plan's mode; untrusted without exceptions but those that are named here"},
+    {"exceptions", TIER_KEYS_LIST, FIELD(exceptions), "", 0, 0, NULL,
+     "with mode: untrusted, promises that the plan may do without"},
 };
 
 static const struct tier_keys_item top_keys[] = {
@@ -137,6 +151,8 @@ static void check_rule(const struct rule *r, const char *name, const int *lines,
         if (!is_sha256(tier_keys_list_item(&r->model, i)))
             tier_problems_add(problems, name, lines[MODEL],
                               "model must hold SHA-256 in 64 hex digits");
+    if (lines[EXCEPTIONS] && r->mode != TIER_PLAN_UNTRUSTED)
+        tier_problems_add(problems, name, lines[EXCEPTIONS], "exceptions are for mode: untrusted");
     if (*r->hours && !read_hours(r->hours, &from, &to))
         tier_problems_add(problems, name, lines[HOURS], "hours must be as 08-18, not '%s'",
                           r->hours);
@@ -270,6 +286,14 @@ static bool plan_number(const struct tier_plan *plan, const char *path, double *
     return !isnan(*out) && *out > 0;
 }
 
+/* A promise that the rule does not let go of is to be kept. */
+static bool mode_matches(const struct rule *r, const struct tier_plan *plan) {
+    for (size_t i = 0; i < plan->exceptions.count; i++)
+        if (!matches_any(&r->exceptions, tier_keys_list_item(&plan->exceptions, i)))
+            return false;
+    return plan->mode == r->mode;
+}
+
 static bool in_time(const struct rule *r, int64_t now_ms) {
     time_t now = (time_t)(now_ms / 1000);
     int from = 0, to = 24;
@@ -332,6 +356,11 @@ static bool plan_matches(const struct rule *r, const struct spoke_asked *a) {
         return false;
     if (r->has[EPSILON_MAX] &&
         !(plan_number(p, "privacy.patient.epsilon_max", &epsilon) && epsilon <= r->epsilon_max))
+        return false;
+    if (r->has[SITE_EPSILON_MAX] &&
+        !(plan_number(p, "privacy.site.epsilon_max", &epsilon) && epsilon <= r->site_epsilon_max))
+        return false;
+    if (r->has[MODE] && !mode_matches(r, p))
         return false;
     if (r->has[COHORT_MIN] &&
         (p->secure.sums == TIER_PLAN_SECURE_NONE || p->secure.cohort_min < r->cohort_min))

@@ -109,6 +109,8 @@ void spoke_run_base_fetched(void *arg, enum tier_status st, const char *text);
 void spoke_run_follow_again(void *arg);
 void spoke_round_came(struct spoke_run *run, const struct tier_to_child *m);
 void spoke_commit_came(struct spoke_run *run, const struct tier_to_child *m);
+/* The parent asks what runs here, or does not find the answer good (tier/attest.h). */
+void spoke_challenge_came(struct spoke_run *run, const struct tier_to_child *m);
 void spoke_end_came(struct spoke_run *run, const struct tier_to_child *m);
 /* A callback of spoke_servers: rounds that waited for them are trained. */
 void spoke_servers_came(void *arg);

@@ -162,6 +162,9 @@ static void link_message(void *owner, const struct tier_to_child *m) {
                     &m->update, "s:reason", m->reason);
         tier_link_fault(spoke->link);
         break;
+    case TIER_TO_CHALLENGE:
+        spoke_challenge_came(run, m);
+        break;
     case TIER_TO_SECURE:
         spoke_secure_came(run, m);
         break;

@@ -21,6 +21,7 @@ static const char *const level_choices[] = {"debug", "info", "warn", "error", NU
 static const char *const switch_choices[] = {"off", "on", NULL};
 static const char *const retain_choices[] = {"sums", "updates", NULL};
 static const char *const durability_choices[] = {"normal", "strict", NULL};
+static const char *const accept_mode_choices[] = {"any", "untrusted", NULL};
 static const char *const accept_choices[] = {"none", "all", NULL};
 
 /* clang-format off */
@@ -46,6 +47,12 @@ static const char *const accept_choices[] = {"none", "all", NULL};
     {"keepalive_timeout_ms", TIER_KEYS_INT, FIELD(keepalive_timeout_ms), "2800", 100, 3600000,     \
      NULL, "wait for the answer to a probe before the connection counts as lost"}
 
+#define TPM_KEYS                                                                                   \
+    {"tpm.tcti", TIER_KEYS_TEXT, FIELD(tpm_tcti), "", 0, 0, NULL,                                  \
+     "this machine's TPM, as tpm2-tss names it (device:/dev/tpmrm0); for plans that ask for it"},  \
+    {"tpm.pcr", TIER_KEYS_INT, FIELD(tpm_pcr), "23", 16, 23, NULL,                                 \
+     "16 or 23: the PCR that is extended by what runs here; one for each node of a machine"}
+
 #define PARENT_KEYS(parent_default)                                                                \
     {"parent.address", TIER_KEYS_ADDRESS, FIELD(parent_address), parent_default, 1, 0, NULL,       \
      "host:port of the parent"},                                                                   \
@@ -55,6 +62,7 @@ static const char *const accept_choices[] = {"none", "all", NULL};
 static const struct tier_keys_item hub_keys[] = {
     COMMON_KEYS,
     PARENT_KEYS(""),
+    TPM_KEYS,
     {"listen", TIER_KEYS_ADDRESS, FIELD(hub.listen), NULL, 0, 0, NULL,
      "address:port where children attend"},
     {"advertise", TIER_KEYS_ADDRESS, FIELD(hub.advertise), "", 1, 0, NULL,
@@ -87,6 +95,8 @@ static const struct tier_keys_item hub_keys[] = {
      NULL, "days for which updates that failed a screen stay, in DATA_DIR/quarantine"},
     {"retention.max_gb", TIER_KEYS_INT, FIELD(hub.retain_max_gb), "100", 1, 1048576, NULL,
      "GiB that both may take, and updates in quarantine as well; the oldest go first"},
+    {"attest.keys", TIER_KEYS_PATH, FIELD(hub.attest_keys), "", 0, 0, NULL,
+     "folder of CHILD.pem, the public keys of children's TPMs: for plans with governance.attest"},
     {"validation.data", TIER_KEYS_PATH, FIELD(hub.validation_data), "", 0, 0, NULL,
      "data of the operator's own, by which plans may have updates appraised; with validation.schema"},
     {"validation.schema", TIER_KEYS_PATH, FIELD(hub.validation_schema), "", 0, 0, NULL,
@@ -114,6 +124,7 @@ static const struct tier_keys_item hub_keys[] = {
 static const struct tier_keys_item spoke_keys[] = {
     COMMON_KEYS,
     PARENT_KEYS(NULL),
+    TPM_KEYS,
     DATA_KEYS(""),
     {"policy.accept", TIER_KEYS_CHOICE, FIELD(spoke.accept), "none", 0, 0, accept_choices,
      "which plans the data steward accepts, where no policy.file says it plan by plan"},
@@ -123,6 +134,8 @@ static const struct tier_keys_item spoke_keys[] = {
      "take only plans that somebody whom the authority certified has signed"},
     {"policy.cohort_min", TIER_KEYS_INT, FIELD(spoke.cohort_min), "0", 0, TIER_MASK_COHORT_MOST, NULL,
      "plans are declined that do not hide updates in sums of at least so many sites; 0 takes any"},
+    {"policy.mode", TIER_KEYS_CHOICE, FIELD(spoke.mode), "any", 0, 0, accept_mode_choices,
+     "untrusted: plans are declined that are not of mode: untrusted, without exceptions"},
     {"policy.epsilon_max", TIER_KEYS_REAL, FIELD(spoke.epsilon_max), "0.0", 0,
      TIER_PRIVACY_EPSILON_MAX, NULL,
      "what all plans together may cost a patient here, who then need privacy.patient; 0: no end"},
@@ -536,6 +549,8 @@ static void check_whole(struct loading *ld) {
     const char *parent = c->kind == TIER_CONFIG_MEMBER ? "leader.name" : "parent.name";
 
     check_required(ld);
+    if (*c->tpm_tcti && c->tpm_pcr != 16 && c->tpm_pcr != 23)
+        complain(ld, "tpm.pcr", "must be 16 or 23, which an application may reset");
     if (c->signed_plans && !c->tls)
         complain(ld, "policy.signed", "needs tls: on, for it is the authority that is asked");
     if (c->kind == TIER_CONFIG_SPOKE) {

@@ -31,6 +31,7 @@ enum tier_config_kind { TIER_CONFIG_HUB, TIER_CONFIG_SPOKE, TIER_CONFIG_MEMBER }
 enum tier_retain { TIER_RETAIN_SUMS, TIER_RETAIN_UPDATES };
 enum tier_durability { TIER_DURABILITY_NORMAL, TIER_DURABILITY_STRICT };
 enum tier_accept { TIER_ACCEPT_NONE, TIER_ACCEPT_ALL };
+enum tier_accept_mode { TIER_ACCEPT_ANY, TIER_ACCEPT_UNTRUSTED };
 
 /* What the command line asked for besides keys. */
 enum tier_config_action {
@@ -63,7 +64,8 @@ struct tier_config_hub {
     uint64_t retain_updates_days, retain_models_days; /* beyond the commit (tier/retain.h) */
     uint64_t retain_quarantine_days;                  /* of updates in quarantine, likewise */
     uint64_t retain_max_gb;
-    char fold_devices[64]; /* as tier_fold_devices_open takes it */
+    char fold_devices[64];                    /* as tier_fold_devices_open takes it */
+    char attest_keys[TIER_CONFIG_PATH_BYTES]; /* a folder of CHILD.pem (hub/attest.h); "": none */
     /* The operator's own data by which updates are appraised (hub/validation.h). */
     char validation_data[TIER_CONFIG_PATH_BYTES], validation_schema[TIER_CONFIG_PATH_BYTES];
     char validation_program[TIER_CONFIG_PATH_BYTES]; /* "": the spoke's, beside this program */
@@ -77,6 +79,7 @@ struct tier_config_spoke {
     char device[64];                            /* as kern_devices_open takes it */
     int accept;                                 /* enum tier_accept */
     uint64_t cohort_min;                        /* of secure sums; 0: none are asked for */
+    int mode;                                   /* enum tier_accept_mode */
     char policy_file[TIER_CONFIG_PATH_BYTES];   /* spoke/policy.h; "": accept alone decides */
     double epsilon_max, delta;                  /* of patients' privacy; epsilon_max 0: no limit */
     double site_epsilon_max;                    /* of the site's own; 0: no limit */
@@ -110,6 +113,8 @@ struct tier_config {
     char parent_address[TIER_CONFIG_ADDRESS_BYTES]; /* "" for the top */
     char parent_name[TIER_NAME_LEN_MAX + 1];        /* the name its certificate must carry */
     uint64_t keepalive_ms, keepalive_timeout_ms;
+    char tpm_tcti[256]; /* of hubs and spokes, as tier_tpm_open takes it; "": no TPM */
+    uint64_t tpm_pcr;
     struct tier_config_hub hub;     /* kind HUB */
     struct tier_config_spoke spoke; /* kind SPOKE; MEMBER: csv, schema and device of it */
 

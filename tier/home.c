@@ -111,6 +111,7 @@ void tier_home_close(struct tier_home *h) {
     tier_identity_release(&h->node);
     tier_revocations_free(h->revoked);
     tier_vault_close(h->vault);
+    tier_tpm_close(h->tpm);
     memset(h, 0, sizeof *h);
 }
 

@@ -18,6 +18,7 @@
 #include "tier/revocation.h"
 #include "tier/rpc.h"
 #include "tier/spool.h"
+#include "tier/tpm.h"
 #include "tier/vault.h"
 #include "tier/wire.h"
 
@@ -33,6 +34,7 @@ struct tier_home {
     struct tier_audit *audit;
     struct tier_spool *spool;
     struct tier_vault *vault;         /* NULL: nothing is encrypted here */
+    struct tier_tpm *tpm;             /* NULL: none is configured */
     struct tier_head said;            /* the own head signed last (tier/heads.h) */
     struct tier_revocations *revoked; /* the newest list that is known; NULL: none */
     bool overdue;                     /* said of that list */
@@ -86,8 +88,16 @@ enum tier_status tier_home_note_receipt(const struct tier_home *home, const stru
 /*
  * "node.started": the version, the SHA-256 of the program that runs and of the kernels' plugin that
  * it has loaded, and of the effective configuration, with the keys that are not what they were at
- * the start before.
+ * the start before. Where there is a TPM it is opened here and told the same ("tpm.measured"), and
+ * its public key goes to identity/attest.pem, for parents to pin.
  */
-enum tier_status tier_home_note_started(const struct tier_home *home, struct tier_err *err);
+enum tier_status tier_home_note_started(struct tier_home *home, struct tier_err *err);
+
+/*
+ * What to send for TIER_TO_CHALLENGE of a run that asks for it: a quote, or why there is none.
+ * Waits for the TPM.
+ */
+void tier_home_attest(const struct tier_home *home, const struct tier_to_child *asked,
+                      struct tier_from_child *reply);
 
 #endif

@@ -3,6 +3,7 @@
 #include "tier/home.h"
 #include "tier/log.h"
 #include "tier/loop.h"
+#include "tier/pem_file.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -118,36 +119,91 @@ static void changed_keys(const char *before, const char *now, char *out, size_t 
     }
 }
 
-enum tier_status tier_home_note_started(const struct tier_home *home, struct tier_err *err) {
-    char plugin[PATH_MAX] = "", changed[1024] = "";
-    struct tier_hash binary, kernels = {{0}}, config;
+/* The text of the configuration is on the heap, the caller's. False: no memory. */
+static bool measure(const struct tier_home *home, struct tier_measured *ran, char **text_out,
+                    size_t *bytes_out) {
+    char plugin[PATH_MAX] = "";
+
+    *ran = (struct tier_measured){.kernels = {{0}}};
+    file_hash("/proc/self/exe", &ran->binary);
+    dl_iterate_phdr(find_plugin, plugin);
+    if (*plugin)
+        file_hash(plugin, &ran->kernels);
+    FILE *to = open_memstream(text_out, bytes_out);
+    if (!to)
+        return false;
+    tier_config_print(home->config, to);
+    if (fclose(to) != 0 || !*text_out)
+        return false;
+    tier_hash_data(*text_out, *bytes_out, &ran->config);
+    return true;
+}
+
+/* What it is told is in the log first: who has the log knows what its PCR must be. */
+static enum tier_status open_tpm(struct tier_home *home, const struct tier_measured *ran,
+                                 struct tier_err *err) {
+    const struct tier_config *c = home->config;
+    char dir[TIER_CONFIG_PATH_BYTES + 16];
+    uint8_t key[TIER_ATTEST_KEY_BYTES];
+    struct tier_hash print;
+
+    if (!*c->tpm_tcti || home->tpm)
+        return TIER_OK;
+    TIER_TRY(tier_tpm_open(c->tpm_tcti, (uint32_t)c->tpm_pcr, ran, &home->tpm, err));
+    TIER_TRY(tier_attest_key(tier_tpm_key_pem(home->tpm), key, err));
+    tier_hash_data(key, sizeof key, &print);
+    snprintf(dir, sizeof dir, "%s/identity", c->data_dir);
+    TIER_TRY(tier_pem_dir_make(dir, err));
+    TIER_TRY(tier_pem_write(dir, "attest.pem", tier_tpm_key_pem(home->tpm), false, true, err));
+    return tier_audit_note(home->audit, tier_wall_ms(), "tpm.measured", err, "u:pcr", c->tpm_pcr,
+                           "h:key", &print, NULL);
+}
+
+enum tier_status tier_home_note_started(struct tier_home *home, struct tier_err *err) {
+    char changed[1024] = "", kernels[TIER_HASH_HEX];
+    struct tier_measured ran;
     struct tier_journal_blob before = {0};
     char *text = NULL;
     size_t bytes = 0;
 
-    file_hash("/proc/self/exe", &binary);
-    dl_iterate_phdr(find_plugin, plugin);
-    if (*plugin)
-        file_hash(plugin, &kernels);
-    FILE *to = open_memstream(&text, &bytes);
-    if (!to)
+    if (!measure(home, &ran, &text, &bytes)) {
+        free(text);
         return tier_fail(err, TIER_ENOMEM, "no memory for the configuration");
-    tier_config_print(home->config, to);
-    if (fclose(to) != 0 || !text)
-        return tier_fail(err, TIER_ENOMEM, "no memory for the configuration");
-    tier_hash_data(text, bytes, &config);
+    }
     enum tier_status st = tier_journal_kv_get(home->journal, CONFIG_KEY, &before, err);
     if (st == TIER_OK)
         changed_keys((const char *)before.data, text, changed, sizeof changed);
     if (st == TIER_OK || st == TIER_ENOTFOUND)
         st = tier_audit_note(home->audit, tier_wall_ms(), "node.started", err, "s:software",
-                             CONSILIUM_VERSION, "h:binary", &binary, "s:kernels",
-                             *plugin ? tier_hash_hex(&kernels, (char[TIER_HASH_HEX]){0})
-                                     : "in the program",
-                             "h:config", &config, "s:changed", changed, NULL);
+                             CONSILIUM_VERSION, "h:binary", &ran.binary, "s:kernels",
+                             tier_hash_is_zero(&ran.kernels) ? "in the program"
+                                                             : tier_hash_hex(&ran.kernels, kernels),
+                             "h:config", &ran.config, "s:changed", changed, NULL);
+    if (st == TIER_OK)
+        st = open_tpm(home, &ran, err);
     if (st == TIER_OK)
         st = tier_journal_kv_put(home->journal, CONFIG_KEY, text, bytes, err);
     tier_journal_blob_release(&before);
     free(text);
     return st;
+}
+
+/* ---- what it can show of that ---- */
+
+void tier_home_attest(const struct tier_home *home, const struct tier_to_child *asked,
+                      struct tier_from_child *reply) {
+    const struct tier_attest_question question = {asked->run, asked->nonce, home->config->name,
+                                                  home->config->parent_name};
+    const struct tier_hash qualifier = tier_attest_qualifier(&question);
+    struct tier_err err = {0};
+
+    *reply =
+        (struct tier_from_child){.type = TIER_FROM_QUOTE, .run = asked->run, .nonce = asked->nonce};
+    if (!home->tpm)
+        tier_fail(&err, TIER_EUNAVAILABLE, "no TPM is configured there (tpm.tcti)");
+    else if (tier_tpm_quote(home->tpm, &qualifier, &reply->quote, &err) == TIER_OK)
+        return;
+    tier_log_error("run %.12s asks what runs here, by a TPM: %s",
+                   tier_hash_hex(&asked->run, (char[TIER_HASH_HEX]){0}), err.text);
+    snprintf(reply->reason, sizeof reply->reason, "%s", err.text);
 }

@@ -176,6 +176,7 @@ static void resolve(struct tier_plan_draft *d, const int *lines) {
     size_t count;
     const struct tier_keys_item *keys = tier_plan_written_keys(&count);
 
+    tier_plan_mode_defaults(p, was_written, lines);
     resolve_tier(&p->top, &d->fallback, &d->top, "tiers.top", lines);
     resolve_tier(&p->hub, &d->fallback, &d->hub, "tiers.hub", lines);
     tier_plan_recipe_defaults(p, was_written, lines);

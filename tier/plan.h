@@ -123,6 +123,9 @@ struct tier_plan_site {
     } adapt;
 };
 
+/* Whom a plan trusts: tier/plan_mode.c. */
+enum tier_plan_mode { TIER_PLAN_TRUSTED, TIER_PLAN_UNTRUSTED };
+
 /* What a plan is for, in the terms of GA4GH's Data Use Ontology where it has them: general
  * research GRU, health research HMB, disease research DS, care CC. */
 enum tier_plan_purpose {
@@ -137,12 +140,17 @@ enum tier_plan_purpose {
     TIER_PLAN_EDUCATION,
 };
 
+/* What a node must show of itself before it takes part (tier/attest.h). */
+enum tier_plan_attest { TIER_PLAN_ATTEST_NONE, TIER_PLAN_ATTEST_TPM };
+
 /* What a data steward decides by. "": the plan does not say. */
 struct tier_plan_governance {
     int purpose; /* enum tier_plan_purpose */
     char legal_basis[256], ethics[256];
     char author[TIER_NAME_LEN_MAX + 1]; /* of the signature, where there is one (tier/signed.h) */
     char expires[16];                   /* "2027-01-31": the last day, UTC, on which rounds open */
+    int attest;                         /* enum tier_plan_attest: of every node but the top */
+    struct tier_keys_list attest_allow; /* of what it may show */
 };
 
 enum tier_plan_rule { /* how a tier merges its children's updates */
@@ -212,6 +220,8 @@ struct tier_plan {
     uint64_t version;
     char name[TIER_NAME_LEN_MAX + 1];
     char purpose[TIER_PLAN_PURPOSE_BYTES];
+    int mode;                         /* enum tier_plan_mode */
+    struct tier_keys_list exceptions; /* promises of UNTRUSTED that it does not keep */
     struct tier_plan_governance governance;
     char model_sha256[TIER_HASH_HEX]; /* of the ONNX file, lower-case hex */
     uint64_t model_bytes;
@@ -375,6 +385,18 @@ const char *tier_plan_expired_text(const struct tier_plan *plan, char *buf, size
  * NULL behind the last. Returns buf otherwise.
  */
 const char *tier_plan_sees(const struct tier_plan *plan, size_t i, char *buf, size_t bytes);
+
+/* A key that a mode sets where the plan does not write it. */
+struct tier_plan_mode_key {
+    const char *path, *trusted, *untrusted; /* values as tier_keys_text writes them */
+    const char *why;
+};
+/* Entry i; NULL behind the last. */
+const struct tier_plan_mode_key *tier_plan_mode_key(size_t i);
+/* "untrusted"; NULL outside the enum. Borrowed. */
+const char *tier_plan_mode_text(int mode);
+/* Whether the plan says that it does not keep that promise of mode: untrusted ("privacy"). */
+bool tier_plan_excepts(const struct tier_plan *plan, const char *promise);
 
 /* Whether less of that metric is better. */
 bool tier_plan_metric_falls(int metric);

@@ -49,6 +49,8 @@ static const char *const purpose_choices[] = {"unstated",           "general-res
                                               "method-development", "quality",
                                               "public-health",      "care",
                                               "education",          NULL};
+static const char *const mode_choices[] = {"trusted", "untrusted", NULL};
+static const char *const attest_choices[] = {"none", "tpm", NULL};
 static const char *const secure_choices[] = {"none", "region", NULL};
 static const char *const lost_choices[] = {"end", "skip", NULL};
 static const char *const server_choices[] = {"none", "momentum", "adam", "yogi", "adagrad", NULL};
@@ -64,6 +66,10 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
     {"name", TIER_KEYS_NAME, FIELD(plan.name), NULL, 0, 0, NULL, "the plan's name"},               \
     {"purpose", TIER_KEYS_TEXT, FIELD(plan.purpose), NULL, 0, 0, NULL,                             \
      "what the model is for, in words a data steward can decide on"},                              \
+    {"mode", TIER_KEYS_CHOICE, FIELD(plan.mode), "trusted", 0, 0, mode_choices,                    \
+     "who is trusted: sets the defaults of other keys; untrusted promises what they say"},         \
+    {"exceptions", TIER_KEYS_LIST, FIELD(plan.exceptions), "", 0, 0, NULL,                         \
+     "with mode: untrusted, which of its promises this plan does not keep"},                       \
     {"governance.purpose", TIER_KEYS_CHOICE, FIELD(plan.governance.purpose), "unstated", 0, 0,     \
      purpose_choices, "what kind of use it is, for policies and consents to go by"},               \
     {"governance.legal_basis", TIER_KEYS_TEXT, FIELD(plan.governance.legal_basis), "", 0, 0, NULL, \
@@ -74,6 +80,10 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "who answers for the plan: the name in the certificate that signs it"},                       \
     {"governance.expires", TIER_KEYS_TEXT, FIELD(plan.governance.expires), "", 0, 0, NULL,         \
      "YYYY-MM-DD, UTC: the last day on which a round may open"},                                   \
+    {"governance.attest", TIER_KEYS_CHOICE, FIELD(plan.governance.attest), "none", 0, 0,           \
+     attest_choices, "tpm: who takes part shows its parent by a TPM quote what program it runs"},  \
+    {"governance.attest_allow", TIER_KEYS_LIST, FIELD(plan.governance.attest_allow), "", 0, 0,     \
+     NULL, "what it may be: \"binary=SHA256\", and kernels=, config= or pcr0= to pcr15="},         \
     {"data.contract", TIER_KEYS_NAME, FIELD(plan.contract), NULL, 0, 0, NULL,                      \
      "the name a spoke's data schema must carry"},                                                 \
     {"data.fold", TIER_KEYS_INT, FIELD(plan.fold), "0", 0, 999, NULL,                              \
@@ -694,6 +704,7 @@ void tier_plan_check(const struct tier_plan_checker *c) {
     if (c->plan->version != TIER_PLAN_VERSION && (!c->lines || c->plan->version != 0))
         complain(c, "plan", "must be %d, the version of the format read here", TIER_PLAN_VERSION);
     tier_plan_check_governance(c);
+    tier_plan_check_mode(c);
     tier_plan_check_recipe(c);
     tier_plan_check_loss(c);
     tier_plan_check_patch(c);

@@ -3,6 +3,7 @@
  * What a plan says to those who answer for data: until when it holds, and who sees what. A day ends
  * at midnight UTC, the same moment at every node.
  */
+#include "tier/attest.h"
 #include "tier/fedcurv.h"
 #include "tier/plan_keys.h"
 #include "tier/identity.h"
@@ -72,6 +73,36 @@ int tier_plan_purpose_find(const char *text) {
     return -1;
 }
 
+static void check_attest(const struct tier_plan_checker *c) {
+    const struct tier_plan_governance *g = &c->plan->governance;
+    const char *path = "governance.attest_allow";
+    struct tier_attest_entry entry, other;
+    bool binary = false;
+
+    for (size_t i = 0; i < g->attest_allow.count; i++) {
+        const char *item = tier_keys_list_item(&g->attest_allow, i);
+        if (!tier_attest_entry(item, &entry)) {
+            complain(c, path,
+                     "must list binary=, kernels=, config= or pcr0= to pcr15= with a SHA-256 in 64 "
+                     "hex digits, not '%.80s'",
+                     item);
+            continue;
+        }
+        binary = binary || entry.kind == TIER_ATTEST_BINARY;
+        for (size_t j = 0; j < i; j++)
+            if (tier_attest_entry(tier_keys_list_item(&g->attest_allow, j), &other) &&
+                other.kind == entry.kind && other.pcr == entry.pcr &&
+                tier_hash_equal(&other.hash, &entry.hash))
+                complain(c, path, "lists '%.80s' twice", item);
+    }
+    if (g->attest == TIER_PLAN_ATTEST_TPM && !binary)
+        complain(c, path,
+                 "must list a binary=SHA256 with governance.attest: tpm: else no program would be "
+                 "the right one");
+    if (g->attest == TIER_PLAN_ATTEST_NONE && g->attest_allow.count > 0)
+        complain(c, path, "is for governance.attest: tpm");
+}
+
 void tier_plan_check_governance(const struct tier_plan_checker *c) {
     const struct tier_plan_governance *g = &c->plan->governance;
     int year, month, day;
@@ -81,6 +112,7 @@ void tier_plan_check_governance(const struct tier_plan_checker *c) {
     if (*g->author && !tier_name_valid(g->author))
         complain(c, "governance.author",
                  "must be lower-case letters, digits and '-', as in a certificate");
+    check_attest(c);
 }
 
 /* What a tier has of one child's update until the commit. */

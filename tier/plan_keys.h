@@ -42,6 +42,11 @@ void tier_plan_screen_defaults(struct tier_plan_screen *screen);
 /* What must hold for a tier's screen and contributions; `name` is "tiers.top" or "tiers.hub". */
 void tier_plan_check_screen(const struct tier_plan_checker *c, const struct tier_plan_tier *tier,
                             const char *name);
+/* Fills in what the mode says and the plan does not; `written` as in tier_plan_recipe_defaults. */
+void tier_plan_mode_defaults(struct tier_plan *plan,
+                             bool (*written)(const void *arg, const char *path), const void *arg);
+/* What mode: untrusted promises. */
+void tier_plan_check_mode(const struct tier_plan_checker *c);
 /* What must hold for `governance`: a day that the calendar has, a name that can sign. */
 void tier_plan_check_governance(const struct tier_plan_checker *c);
 /* What must hold for `local`, the recipe of a hospital's training. */

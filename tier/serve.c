@@ -238,6 +238,10 @@ static enum tier_status from_child(struct attendance *a, struct tier_rpc_call *c
         if (e->secured)
             e->secured(owner, a->child->name, &m->run, m->round, &m->secure);
         break;
+    case TIER_FROM_QUOTE:
+        if (e->quoted)
+            e->quoted(owner, a->child->name, m);
+        break;
     case TIER_FROM_HEAD:
         if (e->showed)
             e->showed(owner, a->child->name, &m->head);

@@ -39,6 +39,8 @@ struct tier_serve_events {
     /* A step of a secure sum. NULL: nobody takes part in any. */
     void (*secured)(void *owner, const char *child, const struct tier_hash *run, uint64_t round,
                     const struct tier_secure_body *body);
+    /* What it runs, by its TPM: `m` is borrowed. NULL: nobody asks. */
+    void (*quoted)(void *owner, const char *child, const struct tier_from_child *m);
     /* The head of its audit log (tier/heads.h). NULL: nobody wants to know. */
     void (*showed)(void *owner, const char *child, const struct tier_head *head);
     /*

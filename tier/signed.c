@@ -159,13 +159,16 @@ enum tier_status tier_signed_admit(const struct tier_plan *plan, const struct ti
 
     if (tier_plan_expired(plan, now_ms))
         return tier_fail(err, TIER_EPOLICY, "%s", tier_plan_expired_text(plan, why, sizeof why));
+    const char *who = required ? "the policy (policy.signed)" : "mode: untrusted";
+    required = required || plan->mode == TIER_PLAN_UNTRUSTED;
     if (required && !ca)
         return tier_fail(err, TIER_EPOLICY,
-                         "the policy wants signed plans, and without tls none can be verified");
+                         "%s wants a signed plan, and without tls none can be verified", who);
     if (required && bytes == 0)
         return tier_fail(err, TIER_EPOLICY,
-                         "the policy wants a signed plan (policy.signed), and this one is not: "
-                         "'consilium plan sign' would be right");
+                         "%s wants a signed plan, and this one is not: 'consilium plan sign' "
+                         "would be right",
+                         who);
     *author_out = '\0';
     if (bytes == 0 || !ca)
         return TIER_OK;

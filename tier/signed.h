@@ -45,7 +45,8 @@ struct tier_plan; /* tier/plan.h */
 
 /*
  * What a node makes of a plan and the signature that came with it (bytes 0: none) before it takes
- * it: governance.expires; with `required` that there is a signature; with `ca` that it is good, as
+ * it: governance.expires; with `required`, or of a plan
+ * with mode: untrusted, that there is a signature; with `ca` that it is good, as
  * tier_signed_check, and by governance.author where the plan names one. *author_out
  * (TIER_NAME_LEN_MAX + 1 bytes) is the signer's name, or "" where nobody's was verified. `ca` NULL:
  * signatures cannot be verified here, and none is believed. Errors: TIER_EPOLICY besides those

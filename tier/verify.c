@@ -5,6 +5,7 @@
  */
 #include "tier/verify_private.h"
 #include "tier/heads.h"
+#include "tier/hex.h"
 #include "tier/pem_file.h"
 #include "tier/wire.h"
 
@@ -82,6 +83,7 @@ static void forget_certs(struct tier_verify *v) {
     for (size_t i = 0; i < v->certs.count; i++)
         tier_cert_free(certs[i].cert);
     v->certs.count = 0;
+    v->asked.count = 0;
 }
 
 void tier_verify_free(struct tier_verify *v) {
@@ -102,12 +104,13 @@ void tier_verify_free(struct tier_verify *v) {
     free(v->facts.at);
     free(v->findings.at);
     free(v->certs.at);
+    free(v->asked.at);
     free(v);
 }
 
 /* ---- one line's members ---- */
 
-static bool text_of(const json_t *data, const char *key, char *out, size_t size) {
+bool verify_text(const json_t *data, const char *key, char *out, size_t size) {
     const char *text = json_string_value(json_object_get(data, key));
     if (!text || strlen(text) >= size)
         return false;
@@ -115,7 +118,7 @@ static bool text_of(const json_t *data, const char *key, char *out, size_t size)
     return true;
 }
 
-static bool hash_of(const json_t *data, const char *key, struct tier_hash *out) {
+bool verify_hash(const json_t *data, const char *key, struct tier_hash *out) {
     const char *text = json_string_value(json_object_get(data, key));
     return text && tier_hash_parse(text, out);
 }
@@ -128,25 +131,10 @@ static bool count_of(const json_t *data, const char *key, uint64_t *out) {
     return true;
 }
 
-static int digit(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* "signature", in hex; absent or "" is none. */
 static bool signature_of(const json_t *data, uint8_t *out, size_t room, size_t *bytes_out) {
     const char *text = json_string_value(json_object_get(data, "signature"));
-    size_t n = text ? strlen(text) : 0;
-
-    if (n % 2 || n / 2 > room)
-        return false;
-    for (size_t i = 0; i < n / 2; i++) {
-        int high = digit(text[2 * i]), low = digit(text[2 * i + 1]);
-        if (high < 0 || low < 0)
-            return false;
-        out[i] = (uint8_t)(high << 4 | low);
-    }
-    *bytes_out = n / 2;
-    return true;
+    return tier_hex_read(text ? text : "", out, room, bytes_out);
 }
 
 /* ---- signatures ---- */
@@ -216,7 +204,7 @@ static enum tier_status on_certificate(struct reading *r, const json_t *data,
     struct tier_identity id;
     struct tier_err why = {0};
 
-    if (!der || !text_of(data, "peer", peer, sizeof peer)) {
+    if (!der || !verify_text(data, "peer", peer, sizeof peer)) {
         verify_found(v, r->node, "line %" PRIu64 ": a certificate without a peer", r->seq);
         return TIER_OK;
     }
@@ -261,8 +249,9 @@ static enum tier_status on_head(struct reading *r, const json_t *data, struct ti
     struct tier_head head = {0};
     char peer[TIER_NAME_LEN_MAX + 1], text[512];
 
-    if (!text_of(data, "peer", peer, sizeof peer) || !count_of(data, "size", &head.size) ||
-        !hash_of(data, "root", &head.root) || !json_is_integer(json_object_get(data, "time_ms")) ||
+    if (!verify_text(data, "peer", peer, sizeof peer) || !count_of(data, "size", &head.size) ||
+        !verify_hash(data, "root", &head.root) ||
+        !json_is_integer(json_object_get(data, "time_ms")) ||
         !signature_of(data, head.signature, sizeof head.signature, &head.signature_bytes)) {
         malformed(r, "peer.head");
         return TIER_OK;
@@ -290,8 +279,8 @@ static void on_began_anew(struct reading *r, const json_t *data) {
     uint64_t size;
     bool same = false;
 
-    if (!text_of(data, "peer", peer, sizeof peer) || !count_of(data, "size", &size) ||
-        !hash_of(data, "root", &root)) {
+    if (!verify_text(data, "peer", peer, sizeof peer) || !count_of(data, "size", &size) ||
+        !verify_hash(data, "root", &root)) {
         malformed(r, "peer.began_anew");
         return;
     }
@@ -317,10 +306,10 @@ static enum tier_status on_counted(struct reading *r, const json_t *data, bool r
     char text[512];
 
     memcpy(receipt ? c.child : c.parent, own, sizeof c.child);
-    if (!hash_of(data, "run", &c.run) || !hash_of(data, "update", &c.update) ||
+    if (!verify_hash(data, "run", &c.run) || !verify_hash(data, "update", &c.update) ||
         !count_of(data, "round", &c.round) || !count_of(data, "weight", &c.weight) ||
-        !text_of(data, receipt ? "parent" : "child", receipt ? c.parent : c.child,
-                 sizeof c.child)) {
+        !verify_text(data, receipt ? "parent" : "child", receipt ? c.parent : c.child,
+                     sizeof c.child)) {
         malformed(r, receipt ? "receipt" : "update.counted");
         return TIER_OK;
     }
@@ -356,7 +345,7 @@ static enum tier_status on_fact(struct reading *r, const json_t *data, const cha
 
     if (!json_object_get(data, key)) /* an older log does not say it */
         return TIER_OK;
-    if (!hash_of(data, "run", &f.run) || !hash_of(data, key, &f.value) ||
+    if (!verify_hash(data, "run", &f.run) || !verify_hash(data, key, &f.value) ||
         (of_round && (!count_of(data, "round", &f.round) || f.round == 0))) {
         malformed(r, "an event of a run");
         return TIER_OK;
@@ -379,7 +368,7 @@ static enum tier_status on_line(void *arg, uint64_t seq, const json_t *record,
     r->edge = *edge;
     r->time_ms = json_integer_value(json_object_get(record, "time_ms"));
     if (seq == 1 && (strcmp(event, "audit.created") != 0 ||
-                     !text_of(data, "node", node->name, sizeof node->name)))
+                     !verify_text(data, "node", node->name, sizeof node->name)))
         verify_found(r->v, r->node, "line 1: a log begins with audit.created and the node's name");
     if (strcmp(event, "peer.certificate") == 0)
         return on_certificate(r, data, err);
@@ -398,7 +387,7 @@ static enum tier_status on_line(void *arg, uint64_t seq, const json_t *record,
         return on_fact(r, data, "plan", false, err);
     if (strcmp(event, "round.opened") == 0)
         return on_fact(r, data, "base", true, err);
-    return TIER_OK;
+    return verify_attest(r->v, r->node, seq, event, data, err);
 }
 
 /* ---- a node ---- */

@@ -7,6 +7,9 @@
  *   - every head that a log holds of a peer, and every receipt: its signature, by a certificate
  *     that the authority issued; and where the peer's own log is given, that its first lines have
  *     that root, and that the parent counted what the receipt says;
+ *   - every TPM's quote by which a child was admitted: that it answers what the log asked just
+ *     before, its signature by the key in the line, its PCRs, and the plan's allow-list where the
+ *     plan is kept (tier/attest.h);
  *   - that nodes name one plan for a run, and one base for a round of it;
  *   - every model, graph, plan and state by its name, every update by its header and Merkle root.
  * What is wrong is a finding, and the checking goes on. What could not be checked, for want of a
@@ -35,6 +38,7 @@ struct tier_verify_node {
     struct tier_hash head, root; /* of its last whole line; of its tree */
     uint64_t heads, receipts;    /* of others, held here */
     uint64_t unsigned_count;     /* of these, without a signature or a certificate to check it by */
+    uint64_t quotes;             /* of children's TPMs, by which they were admitted */
     uint64_t updates, files;     /* checked whole */
 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What verify.c (the logs), verify_files.c (what lies beside them) and verify_cross.c (what they
- * say of each other) share. Threads: as tier/verify.h. */
+/* What verify.c (the logs), verify_attest.c (the quotes in them), verify_files.c (what lies beside
+ * them) and verify_cross.c (what they say of each other) share. Threads: as tier/verify.h. */
 #ifndef CONSILIUM_TIER_VERIFY_PRIVATE_H
 #define CONSILIUM_TIER_VERIFY_PRIVATE_H
 
@@ -54,16 +54,22 @@ struct tier_verify {
     struct verify_list claims, receipts, counted, facts;
     struct verify_list findings; /* char * */
     uint64_t finding_count;
-    struct verify_list certs; /* of the log that is being read */
+    struct verify_list certs, asked; /* of the log that is being read */
 };
 
 static inline struct tier_verify_node *verify_node(struct tier_verify *v, size_t i) {
     return (struct tier_verify_node *)v->nodes.at + i;
 }
 
+/* A member of a line's data: a text that fits, a hash in hex; false where it is none. */
+bool verify_text(const struct json_t *data, const char *key, char *out, size_t size);
+bool verify_hash(const struct json_t *data, const char *key, struct tier_hash *out);
 /* Notes what is wrong with a node's things. */
 void verify_found(struct tier_verify *v, size_t node, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+/* A line "attest.*", in the order of the log. */
+enum tier_status verify_attest(struct tier_verify *v, size_t node, uint64_t line, const char *event,
+                               const struct json_t *data, struct tier_err *err);
 /* What lies beside the log of a directory. */
 enum tier_status verify_files(struct tier_verify *v, size_t node, struct tier_err *err);
 

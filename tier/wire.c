@@ -7,8 +7,7 @@
 #include "tier/authority.h"
 #include "tier/cert.h"
 #include "tier/wire_field.h"
-
-#include "tier.pb-c.h"
+#include "tier/wire_parts.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -21,60 +20,6 @@ static enum tier_status take_round(uint64_t in, uint64_t *out, struct tier_err *
                          TIER_ROUNDS_MAX);
     *out = in;
     return TIER_OK;
-}
-
-/* ---- heads ---- */
-
-static enum tier_status take_head(const Consilium__Head *p, struct tier_head *h,
-                                  struct tier_err *err) {
-    if (p->size == 0 || p->size >= TIER_TREE_SIZE_MAX || p->known >= TIER_TREE_SIZE_MAX)
-        return tier_fail(err, TIER_EPROTO,
-                         "head.size is from 1 to below 2^48, and head.known below it too");
-    TIER_TRY(tier_wire_hash("head.root", p->root, &h->root, err));
-    if (p->signature.len > sizeof h->signature)
-        return tier_fail(err, TIER_EPROTO, "head.signature has %zu bytes, at most %zu",
-                         p->signature.len, sizeof h->signature);
-    if (p->since > p->size)
-        return tier_fail(err, TIER_EPROTO, "head.since is above head.size");
-    if (p->n_proof > (p->since ? TIER_TREE_PROOF_MAX : 0))
-        return tier_fail(err, TIER_EPROTO,
-                         "head.proof has %zu hashes; at most %d, and none without head.since",
-                         p->n_proof, TIER_TREE_PROOF_MAX);
-    for (size_t i = 0; i < p->n_proof; i++)
-        TIER_TRY(tier_wire_hash("head.proof", p->proof[i], &h->proof[i], err));
-    h->proof_count = p->n_proof;
-    h->size = p->size;
-    h->time_ms = p->time_ms;
-    h->since = p->since;
-    h->known = p->known;
-    h->answer = p->answer;
-    h->signature_bytes = p->signature.len;
-    if (p->signature.len)
-        memcpy(h->signature, p->signature.data, p->signature.len);
-    return TIER_OK;
-}
-
-static void give_head(const struct tier_head *h, Consilium__Head *p,
-                      ProtobufCBinaryData proof[TIER_TREE_PROOF_MAX]) {
-    p->size = h->size;
-    p->root = tier_wire_hash_field(&h->root);
-    p->time_ms = h->time_ms;
-    p->signature = (ProtobufCBinaryData){h->signature_bytes, (uint8_t *)h->signature};
-    p->since = h->since;
-    p->known = h->known;
-    p->answer = h->answer;
-    p->n_proof = h->proof_count;
-    p->proof = proof;
-    for (size_t i = 0; i < h->proof_count; i++)
-        proof[i] = tier_wire_hash_field(&h->proof[i]);
-}
-
-size_t tier_head_text(const char *node, const struct tier_head *h, char *text, size_t size) {
-    char root[TIER_HASH_HEX];
-    int n = snprintf(text, size,
-                     "consilium head 1\nnode %s\nsize %" PRIu64 "\nroot %s\ntime_ms %" PRId64 "\n",
-                     node, h->size, tier_hash_hex(&h->root, root), h->time_ms);
-    return n < 0 || (size_t)n >= size ? 0 : (size_t)n;
 }
 
 /* ---- secure sums ---- */
@@ -147,7 +92,7 @@ static enum tier_status take_from_child(const Consilium__FromChild *p, struct ti
                               err);
     case CONSILIUM__FROM_CHILD__MESSAGE_HEAD:
         m->type = TIER_FROM_HEAD;
-        return take_head(p->head, &m->head, err);
+        return tier_wire_take_head(p->head, &m->head, err);
     case CONSILIUM__FROM_CHILD__MESSAGE_SECURE:
         m->type = TIER_FROM_SECURE;
         return take_secure(p->secure, true, &m->run, &m->round, &m->secure, err);
@@ -158,6 +103,8 @@ static enum tier_status take_from_child(const Consilium__FromChild *p, struct ti
         TIER_TRY(tier_wire_hash("withdraw.update", p->withdraw->update, &m->update, err));
         return tier_wire_text("withdraw.reason", p->withdraw->reason, m->reason, sizeof m->reason,
                               err);
+    case CONSILIUM__FROM_CHILD__MESSAGE_QUOTE:
+        return tier_wire_take_quote(p->quote, m, err);
     default:
         return tier_fail(err, TIER_EPROTO, "a message of a kind this version does not know");
     }
@@ -194,6 +141,7 @@ struct tier_bytes tier_wire_from_child_bytes(const struct tier_from_child *m) {
     Consilium__Head head = CONSILIUM__HEAD__INIT;
     ProtobufCBinaryData proof[TIER_TREE_PROOF_MAX];
     Consilium__Withdraw withdraw = CONSILIUM__WITHDRAW__INIT;
+    Consilium__Quote quote = CONSILIUM__QUOTE__INIT;
     Consilium__Secure secure = CONSILIUM__SECURE__INIT;
 
     p.message_case = (Consilium__FromChild__MessageCase)m->type;
@@ -230,7 +178,7 @@ struct tier_bytes tier_wire_from_child_bytes(const struct tier_from_child *m) {
         p.progress = &progress;
         break;
     case TIER_FROM_HEAD:
-        give_head(&m->head, &head, proof);
+        tier_wire_give_head(&m->head, &head, proof);
         p.head = &head;
         break;
     case TIER_FROM_SECURE:
@@ -243,6 +191,10 @@ struct tier_bytes tier_wire_from_child_bytes(const struct tier_from_child *m) {
         withdraw.update = tier_wire_hash_field(&m->update);
         withdraw.reason = (char *)m->reason;
         p.withdraw = &withdraw;
+        break;
+    case TIER_FROM_QUOTE:
+        tier_wire_give_quote(m, &quote);
+        p.quote = &quote;
         break;
     }
     return tier_wire_pack(&p.base);
@@ -415,10 +367,12 @@ static enum tier_status take_to_child(const Consilium__ToChild *p, struct tier_t
         return take_end(p->end, m, err);
     case CONSILIUM__TO_CHILD__MESSAGE_HEAD:
         m->type = TIER_TO_HEAD;
-        return take_head(p->head, &m->head, err);
+        return tier_wire_take_head(p->head, &m->head, err);
     case CONSILIUM__TO_CHILD__MESSAGE_SECURE:
         m->type = TIER_TO_SECURE;
         return take_secure(p->secure, false, &m->run, &m->round, &m->secure, err);
+    case CONSILIUM__TO_CHILD__MESSAGE_CHALLENGE:
+        return tier_wire_take_challenge(p->challenge, m, err);
     case CONSILIUM__TO_CHILD__MESSAGE_REVOCATIONS:
         return take_revocations(p->revocations, m, err);
     default:
@@ -460,6 +414,7 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
     Consilium__Head head = CONSILIUM__HEAD__INIT;
     ProtobufCBinaryData proof[TIER_TREE_PROOF_MAX];
     Consilium__Revocations revocations = CONSILIUM__REVOCATIONS__INIT;
+    Consilium__Challenge challenge = CONSILIUM__CHALLENGE__INIT;
     Consilium__Secure secure = CONSILIUM__SECURE__INIT;
 
     p.message_case = (Consilium__ToChild__MessageCase)m->type;
@@ -519,7 +474,7 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
         p.end = &end;
         break;
     case TIER_TO_HEAD:
-        give_head(&m->head, &head, proof);
+        tier_wire_give_head(&m->head, &head, proof);
         p.head = &head;
         break;
     case TIER_TO_SECURE:
@@ -529,6 +484,10 @@ struct tier_bytes tier_wire_to_child_bytes(const struct tier_to_child *m) {
     case TIER_TO_REVOCATIONS:
         revocations.crl = (ProtobufCBinaryData){m->crl_bytes, (uint8_t *)m->crl};
         p.revocations = &revocations;
+        break;
+    case TIER_TO_CHALLENGE:
+        tier_wire_give_challenge(m, &challenge);
+        p.challenge = &challenge;
         break;
     }
     return tier_wire_pack(&p.base);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The messages of the edge as plain structs, and their protobuf bytes (proto/tier.proto). Generated
- * code is included by wire.c and console_wire.c and nowhere else. Decoding checks every length and
+ * code is included by wire*.c and console_wire.c and nowhere else. Decoding checks every length and
  * number against tier/limits.h and refuses (TIER_EPROTO) what is missing or out of bounds, by field
  * name.
  *
@@ -13,6 +13,7 @@
 #ifndef CONSILIUM_TIER_WIRE_H
 #define CONSILIUM_TIER_WIRE_H
 
+#include "tier/attest.h"
 #include "tier/err.h"
 #include "tier/hash.h"
 #include "tier/limits.h"
@@ -75,24 +76,28 @@ enum tier_from_child_type {
     TIER_FROM_PROGRESS,
     TIER_FROM_SECURE = 10,
     TIER_FROM_HEAD = 15,
-    TIER_FROM_WITHDRAW = 20
+    TIER_FROM_WITHDRAW = 20,
+    TIER_FROM_QUOTE = 40
 };
 
 struct tier_from_child {
     enum tier_from_child_type type;
-    struct tier_hash run;                 /* answer, decline, progress, withdraw, secure */
+    struct tier_hash run;                 /* answer, decline, progress, withdraw, secure, quote */
     uint64_t round;                       /* decline, progress, withdraw, secure */
     struct tier_hash update;              /* withdraw */
     char name[TIER_NAME_LEN_MAX + 1];     /* hello */
     char software[TIER_NAME_LEN_MAX + 1]; /* hello */
     uint32_t protocol;                    /* hello */
     bool accepted, waiting;               /* answer; both is none */
-    char reason[TIER_REASON_LEN_MAX + 1]; /* answer, decline, withdraw; progress: the phase */
-    const uint8_t *header;                /* offer */
-    size_t header_bytes;                  /* offer */
-    uint32_t done, total;                 /* progress */
-    struct tier_head head;                /* head */
-    struct tier_secure_body secure;       /* secure: a child's step */
+    char
+        reason[TIER_REASON_LEN_MAX + 1]; /* answer, decline, withdraw, quote; progress: the phase */
+    const uint8_t *header;               /* offer */
+    size_t header_bytes;                 /* offer */
+    uint32_t done, total;                /* progress */
+    struct tier_head head;               /* head */
+    struct tier_secure_body secure;      /* secure: a child's step */
+    struct tier_hash nonce;              /* quote: which it answers */
+    struct tier_quote quote;             /* quote; without a reason */
     void *owner;
 };
 
@@ -109,7 +114,8 @@ enum tier_to_child_type {
     TIER_TO_END,
     TIER_TO_HEAD = 15,
     TIER_TO_SECURE = 20,
-    TIER_TO_REVOCATIONS = 30
+    TIER_TO_REVOCATIONS = 30,
+    TIER_TO_CHALLENGE = 40
 };
 
 struct tier_receipt {
@@ -137,7 +143,8 @@ struct tier_to_child {
     uint64_t deadline_ms;                 /* round */
     uint32_t protocol, return_ms;         /* welcome */
     char name[TIER_NAME_LEN_MAX + 1];     /* welcome */
-    char reason[TIER_REASON_LEN_MAX + 1]; /* refusal, end */
+    char reason[TIER_REASON_LEN_MAX + 1]; /* refusal, end, challenge */
+    struct tier_hash nonce;               /* challenge; zero with a reason */
     bool completed;                       /* end */
     bool missed;                          /* commit */
     bool by_receipt;                      /* commit: `missed` is not known, receipts say it */

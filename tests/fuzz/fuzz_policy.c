@@ -29,6 +29,8 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
         "  - {decide: accept, author: [\"al*\"], days: [mon], rounds_max: 9, operators: [Gemm]}\n",
         "default: ask\nrules:\n  - decide: refuse\n    reason: no\n    epsilon_max: 1.0\n"
         "    model: [0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef]\n",
+        "default: ask\nrules:\n  - {decide: accept, mode: untrusted, exceptions: [privacy], "
+        "site_epsilon_max: 2.0, cohort_min: 3}\n",
         "approve\nann (sudo: bob)\nthe board agreed\n",
     };
     size_t n = i < sizeof seeds / sizeof *seeds ? strlen(seeds[i]) : 0;

@@ -162,6 +162,15 @@ static struct tier_bytes seed_of(unsigned i) {
         down.secure = (struct tier_secure_body){TIER_MASK_SURVIVORS, bytes, sizeof bytes};
         return i == 22 ? tier_wire_from_child_bytes(&up) : tier_wire_to_child_bytes(&down);
     }
+    if (i == 25 || i == 26) {
+        up.type = TIER_FROM_QUOTE;
+        *up.reason = '\0';
+        up.quote = (struct tier_quote){
+            .attest = {1}, .attest_bytes = 145, .signature_bytes = 71, .pcr = 23};
+        down.type = TIER_TO_CHALLENGE;
+        *down.reason = '\0';
+        return i == 25 ? tier_wire_from_child_bytes(&up) : tier_wire_to_child_bytes(&down);
+    }
     if (i == 24)
         return tier_wire_pseudonym_bytes(&(struct tier_pseudonym_ask){.cert_pem = "cert",
                                                                       .csr_pem = "csr",
@@ -178,7 +187,7 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
     struct tier_piece p = {.offset = 1u << 20, .total = 7, .data_bytes = 100};
 
     FUZZ_CHECK(room >= 1024);
-    if (i > 24)
+    if (i > 26)
         return 0;
     if (i == 16) {
         p.id.b[0] = 1;

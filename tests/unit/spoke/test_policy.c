@@ -115,6 +115,35 @@ Test(spoke_policy, a_plan_without_an_epsilon_matches_no_bound_of_it) {
     cr_expect(not(takes("epsilon_max: 1000.0")));
 }
 
+Test(spoke_policy, what_a_plan_promises_sites_is_not_what_it_promises_patients) {
+    cr_expect(not(takes("site_epsilon_max: 1000.0")));
+    plan.site.epsilon_max = 3;
+    cr_expect(takes("site_epsilon_max: 3.0"));
+    cr_expect(not(takes("site_epsilon_max: 2.9")));
+    cr_expect(not(takes("epsilon_max: 1000.0")));
+    plan.patient.epsilon_max = 2;
+    cr_expect(takes("epsilon_max: 2.0, site_epsilon_max: 3.0"));
+    cr_expect(not(takes("epsilon_max: 1.9, site_epsilon_max: 3.0")));
+    cr_expect(not(takes("epsilon_max: 2.0, site_epsilon_max: 2.0")));
+}
+
+Test(spoke_policy, an_untrusted_plan_matches_with_the_exceptions_that_the_rule_lets_go_of) {
+    cr_expect(takes("mode: trusted"));
+    cr_expect(not(takes("mode: untrusted")));
+    plan.mode = TIER_PLAN_UNTRUSTED;
+    cr_expect(takes("mode: untrusted"));
+    cr_expect(takes("rounds_max: 10"));
+    cr_expect(not(takes("mode: trusted")));
+    tier_keys_list_add(&plan.exceptions, "privacy", 7);
+    tier_keys_list_add(&plan.exceptions, "weights", 7);
+    cr_expect(not(takes("mode: untrusted")));
+    cr_expect(not(takes("mode: untrusted, exceptions: [privacy]")));
+    cr_expect(takes("mode: untrusted, exceptions: [privacy, weights]"));
+    refused("default: ask\nrules: [{decide: accept, exceptions: [privacy]}]\n",
+            "exceptions are for mode: untrusted");
+    refused("default: ask\nrules: [{decide: accept, mode: careful}]\n", "mode");
+}
+
 Test(spoke_policy, epochs_go_through_the_rows_here_and_unknown_ones_are_within_no_bound) {
     plan.steps = 0;
     plan.epochs = 2;

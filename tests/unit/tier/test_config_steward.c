@@ -70,3 +70,31 @@ Test(tier_config_steward, signatures_want_an_authority) {
                  TIER_ECONFIG));
     cr_expect(strstr(err.text, "policy.signed") != NULL, "%s", err.text);
 }
+
+Test(tier_config_steward, a_site_may_ask_for_a_mode) {
+    cr_assert(eq(int, LOAD(TIER_CONFIG_SPOKE, SPOKE, DATA), TIER_OK), "%s", err.text);
+    cr_expect(eq(int, config.spoke.mode, TIER_ACCEPT_ANY));
+    cr_assert(eq(int, LOAD(TIER_CONFIG_SPOKE, SPOKE, DATA, "--policy-mode", "untrusted"), TIER_OK),
+              "%s", err.text);
+    cr_expect(eq(int, config.spoke.mode, TIER_ACCEPT_UNTRUSTED));
+    cr_expect(
+        eq(int, LOAD(TIER_CONFIG_SPOKE, SPOKE, DATA, "--policy-mode", "trusted"), TIER_ECONFIG));
+}
+
+Test(tier_config_steward, a_tpm_is_named_with_a_pcr_that_may_be_reset) {
+    cr_assert(eq(int, LOAD(TIER_CONFIG_SPOKE, SPOKE, DATA), TIER_OK), "%s", err.text);
+    cr_expect(config.tpm_tcti[0] == 0 && config.tpm_pcr == 23);
+    cr_assert(eq(int,
+                 LOAD(TIER_CONFIG_SPOKE, SPOKE, DATA, "--tpm-tcti", "device:/dev/tpmrm0",
+                      "--tpm-pcr", "16"),
+                 TIER_OK),
+              "%s", err.text);
+    cr_expect(eq(str, config.tpm_tcti, "device:/dev/tpmrm0"));
+    cr_expect(eq(u64, config.tpm_pcr, 16));
+    cr_expect(eq(int, LOAD(TIER_CONFIG_SPOKE, SPOKE, DATA, "--tpm-pcr", "15"), TIER_ECONFIG));
+    cr_expect(eq(int,
+                 LOAD(TIER_CONFIG_SPOKE, SPOKE, DATA, "--tpm-tcti", "device", "--tpm-pcr", "17"),
+                 TIER_ECONFIG));
+    cr_expect(strstr(err.text, "16 or 23") != NULL, "%s", err.text);
+    cr_expect(eq(int, LOAD(TIER_CONFIG_SPOKE, SPOKE, DATA, "--attest-keys", "/k"), TIER_EARG));
+}

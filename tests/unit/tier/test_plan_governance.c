@@ -113,3 +113,36 @@ Test(tier_plan_governance, what_is_seen_follows_the_plan) {
     tier_plan_sees(&plan, 0, text, sizeof text);
     cr_expect(strstr(text, "whatever the rows") != NULL, "%s", text);
 }
+
+#define HASH "abababababababababababababababababababababababababababababababab"
+
+Test(tier_plan_governance, a_plan_that_asks_for_a_tpm_says_what_may_run) {
+    char *text = NULL;
+    size_t bytes = 0;
+
+    cr_assert(eq(int, load(""), TIER_OK), "%s", err.text);
+    cr_expect(eq(int, plan.governance.attest, TIER_PLAN_ATTEST_NONE));
+    cr_assert(eq(int,
+                 load("governance: {attest: tpm, attest_allow: [\"binary=" HASH "\", \"pcr7=" HASH
+                      "\", \"kernels=" HASH "\"]}\n"),
+                 TIER_OK),
+              "%s", err.text);
+    cr_assert(eq(int, tier_plan_canonical(&plan, &text, &bytes, NULL, &err), TIER_OK));
+    cr_assert(eq(int, tier_plan_parse(text, bytes, &other, &err), TIER_OK), "%s", err.text);
+    free(text);
+    cr_expect(eq(int, other.governance.attest, TIER_PLAN_ATTEST_TPM));
+    cr_expect(eq(sz, other.governance.attest_allow.count, 3));
+}
+
+Test(tier_plan_governance, a_list_that_lets_nobody_in_or_asks_nobody_is_refused) {
+    refused("governance: {attest: tpm}\n", "must list a binary=SHA256");
+    refused("governance: {attest: tpm, attest_allow: [\"pcr7=" HASH "\"]}\n",
+            "must list a binary=SHA256");
+    refused("governance: {attest_allow: [\"binary=" HASH "\"]}\n", "is for governance.attest: tpm");
+    refused("governance: {attest: tpm, attest_allow: [\"binary=abab\"]}\n", "64 hex digits");
+    refused("governance: {attest: tpm, attest_allow: [\"binary=" HASH "\", \"pcr16=" HASH "\"]}\n",
+            "not 'pcr16=");
+    refused("governance: {attest: tpm, attest_allow: [\"binary=" HASH "\", \"binary=" HASH "\"]}\n",
+            "twice");
+    refused("governance: {attest: sgx}\n", "governance.attest");
+}

@@ -11,7 +11,8 @@
 Test(tier_plan_seeds, the_fuzzers_seeds_are_plans) {
     static struct tier_plan plan;
     struct tier_err err;
-    static const char *const seeds[] = {"wire", "wire-buffered", "wire-private", "wire-site"};
+    static const char *const seeds[] = {"wire", "wire-buffered", "wire-private", "wire-site",
+                                        "wire-untrusted"};
     for (size_t i = 0; i < sizeof seeds / sizeof seeds[0]; i++) {
         static char text[8192];
         char path[512];

@@ -197,6 +197,13 @@ Test(tier_signed, a_plan_is_admitted_by_what_the_node_wants_of_it) {
     cr_assert(eq(str, author, ""), "nobody can tell who signed it");
     MUST(tier_signed_admit(&p, &plan, text, n, ca.cert, NULL, true, now, author, err));
     cr_assert(eq(str, author, "alice"));
+    p.mode = TIER_PLAN_UNTRUSTED; /* which wants it of every node, whatever its policy */
+    REFUSED(TIER_EPOLICY, "mode: untrusted",
+            tier_signed_admit(&p, &plan, NULL, 0, ca.cert, NULL, false, now, author, err));
+    REFUSED(TIER_EPOLICY, "tls",
+            tier_signed_admit(&p, &plan, text, n, NULL, NULL, false, now, author, err));
+    MUST(tier_signed_admit(&p, &plan, text, n, ca.cert, NULL, false, now, author, err));
+    p.mode = TIER_PLAN_TRUSTED;
     snprintf(p.governance.author, sizeof p.governance.author, "bob");
     REFUSED(TIER_EPOLICY, "bob",
             tier_signed_admit(&p, &plan, text, n, ca.cert, NULL, false, now, author, err));

@@ -83,6 +83,7 @@ static struct tier_from_child from_child(enum tier_from_child_type type) {
         break;
     case TIER_FROM_HEAD:   /* test_wire_head.c */
     case TIER_FROM_SECURE: /* test_wire_secure.c */
+    case TIER_FROM_QUOTE:  /* test_wire_attest.c */
         break;
     }
     if (type != TIER_FROM_HELLO)
