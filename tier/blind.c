@@ -127,7 +127,8 @@ static bool expand(const char *domain, const void *name, size_t bytes, uint8_t *
     tier_hasher_add(h, domain, domain_bytes);
     tier_hasher_add(h, &domain_bytes, 1);
     tier_hasher_finish(h, &first);
-    for (uint8_t i = 1; i <= PSEUDO_BYTES / TIER_HASH_BYTES; i++) {
+    for (unsigned n = 1; n <= PSEUDO_BYTES / TIER_HASH_BYTES; n++) {
+        const uint8_t i = (uint8_t)n;
         for (size_t k = 0; k < TIER_HASH_BYTES; k++)
             last.b[k] ^= first.b[k];
         tier_hasher_add(h, last.b, TIER_HASH_BYTES);
@@ -135,7 +136,7 @@ static bool expand(const char *domain, const void *name, size_t bytes, uint8_t *
         tier_hasher_add(h, domain, domain_bytes);
         tier_hasher_add(h, &domain_bytes, 1);
         tier_hasher_finish(h, &last);
-        memcpy(out + (size_t)(i - 1) * TIER_HASH_BYTES, last.b, TIER_HASH_BYTES);
+        memcpy(out + (size_t)(n - 1) * TIER_HASH_BYTES, last.b, TIER_HASH_BYTES);
     }
     tier_hasher_free(h);
     return true;
