@@ -7,6 +7,7 @@ import subprocess
 import threading
 import unittest
 
+import edge
 import federation
 from federation import EXAMPLE, Federation
 from test_audit import KEPT, stop_all
@@ -180,11 +181,21 @@ class Shares(unittest.TestCase):
         with Federation() as f:
             gate = os.path.join(f.dir, "gate")
             os.mkfifo(gate)
+            secret = os.path.join(f.dir, "secret")
+            with open(secret, "w", encoding="ascii") as file:
+                file.write("correct horse battery\n")
+            os.chmod(secret, 0o600)
             top = self.federation(f, "read go < %s\nexec %s \"$@\"\n" %
-                                  (gate, federation.program("consilium-spoke")), **KEPT)
+                                  (gate, federation.program("consilium-spoke")),
+                                  storage={"encrypt": "true"}, key_passphrase_file=secret, **KEPT)
             run = f.run(f.plan(rounds=3, **self.plan))
             run.finish()
             self.assertEqual(top.audit("update.contributed"), [])
+            for name, files in self.aside(top).items():
+                for file in files:
+                    data = edge.read_file(top.dir, "contributions", name, file)
+                    self.assertFalse(data.startswith(b"consupd1") or b'"dtype"' in data[:4096],
+                                     file + " lies in the clear")
             done = threading.Event()
 
             def open_gate():
@@ -218,9 +229,11 @@ class Shares(unittest.TestCase):
             self.assertTrue(all(e["seq"] > ended for e in top.audit("update.contributed")))
             f.wait(lambda: not self.aside(top), 10, "what was kept aside is gone")
             stop_all(f)
-            said = json.loads(f.cli("audit", "replay", run.id[:12], "--data-dir", top.dir,
-                                    "--json", check=False).stdout)
-            self.assertTrue(said["same"], said)
+            replay = subprocess.run(
+                [federation.program("consilium"), "audit", "replay", run.id[:12], "--data-dir",
+                 top.dir, "--json"], capture_output=True, text=True, check=False, timeout=60,
+                env=dict(federation.clean_environment(), CONSILIUM_KEY_PASSPHRASE_FILE=secret))
+            self.assertTrue(json.loads(replay.stdout)["same"], replay.stdout + replay.stderr)
 
 
 class Missing(unittest.TestCase):
