@@ -70,7 +70,6 @@ struct coalition {
     const struct tier_hash *all; /* players */
     struct tier_hash *in;
     size_t count;
-    const struct tier_hash *keep;
 };
 
 static double begin(void *arg) {
@@ -81,9 +80,10 @@ static double begin(void *arg) {
 }
 
 static enum tier_status utility(struct coalition *c, double *out, struct tier_err *err) {
+    const struct tier_hash none = {{0}};
     double loss;
 
-    TIER_TRY(hub_validation_loss(c->v, c->in, c->count, c->keep, &loss, err));
+    TIER_TRY(hub_validation_loss(c->v, c->in, c->count, &none, &loss, err));
     *out = fmin(hub_validation_base(c->v), LOSS_MAX) - fmin(loss, LOSS_MAX);
     return TIER_OK;
 }
@@ -140,13 +140,13 @@ out:
 }
 
 enum tier_status hub_appraise_shares(const struct hub_validation_of *of, uint64_t permutations,
-                                     const struct tier_hash *keep, struct tier_contribution *out,
-                                     bool *exact_out, struct tier_err *err) {
+                                     struct tier_contribution *out, bool *exact_out,
+                                     struct tier_err *err) {
     const struct tier_fold *fold = of->fold;
     struct tier_shapley settings = {.permutations = (size_t)permutations};
     struct tier_hash *all = calloc(2 * fold->count + 1, sizeof *all);
     size_t *place = calloc(fold->count + 1, sizeof *place), n = 0;
-    struct coalition c = {.all = all, .in = all + fold->count, .keep = keep};
+    struct coalition c = {.all = all, .in = all + fold->count};
     enum tier_status st = TIER_OK;
 
     if (!all || !place) {

@@ -29,10 +29,10 @@ enum tier_status hub_appraise_screen(const struct hub_validation_of *of,
  * As tier_contribution_run, of the utility v(S) = loss of the base - loss of base + mean of S,
  * whose shares add up to what the round took off the loss. Exactly where that takes fewer models
  * than the permutations would, else from sampled orders that are cut within a hundredth of v(all).
- * `keep`: the round's own fold.
+ * Sums are made and deleted in the fold's spool, which holds the updates and nothing else.
  */
 enum tier_status hub_appraise_shares(const struct hub_validation_of *of, uint64_t permutations,
-                                     const struct tier_hash *keep, struct tier_contribution *out,
-                                     bool *exact_out, struct tier_err *err);
+                                     struct tier_contribution *out, bool *exact_out,
+                                     struct tier_err *err);
 
 #endif

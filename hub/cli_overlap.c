@@ -32,9 +32,15 @@ static enum tier_status read_one(const char *path, struct tier_overlap *out, str
 static enum tier_status read_all(struct compared *c, struct tier_err *err) {
     for (size_t i = 0; i < c->count; i++) {
         TIER_TRY(read_one(c->paths[i], &c->files[i], err));
-        if (!tier_hash_equal(&c->files[i].key, &c->files[0].key))
+        if (!tier_overlap_comparable(&c->files[i], &c->files[0]))
             return tier_fail(err, TIER_ECONFLICT,
-                             "%s and %s are of different keys: nothing can be compared",
+                             "%s and %s were not blinded by the same sites: each site's file is to "
+                             "be answered by all others (consilium-spoke overlap answer)",
+                             c->paths[0], c->paths[i]);
+        if (i > 0 && c->files[i].key_count < 2)
+            return tier_fail(err, TIER_ECONFLICT,
+                             "%s and %s were blinded with one secret alone, of a site that could "
+                             "tell their patients: each site begins with a secret of its own",
                              c->paths[0], c->paths[i]);
     }
     return TIER_OK;
@@ -89,9 +95,9 @@ int cli_overlap(int argc, char **argv) {
     };
     const struct cli_usage usage = {
         "overlap", "FILE...",
-        "Counts the patients that files of `consilium-spoke overlap` have in common, of one site "
-        "or "
-        "of several, and exits with 1 where any of them is trained on and tested on"};
+        "Counts the patients that sites have in common, from files of `consilium-spoke overlap` "
+        "that each of the sites has blinded, and exits with 1 where any of them is trained on and "
+        "tested on"};
     struct compared c = {.paths = paths};
     struct tier_err err = {0};
     enum tier_status st = TIER_OK;

@@ -2,6 +2,7 @@
 #include "hub/contributor.h"
 #include "hub/appraise.h"
 #include "hub/run_private.h"
+#include "hub/shares.h"
 #include "hub/work.h"
 #include "tier/log.h"
 
@@ -168,60 +169,23 @@ static const char *utility_text(bool by_loss) {
     return by_loss ? HUB_APPRAISE_UTILITY : TIER_CONTRIBUTION_UTILITY;
 }
 
-static void say_shares(struct hub_run *run, uint32_t child, const struct tier_contribution *it,
-                       bool exact, bool by_loss) {
-    const struct hub_child *who = &run->children[child];
+static void say_shares(struct hub_run *run, const struct hub_round_shares *all, size_t k) {
+    const struct tier_contribution *it = &all->shares[k];
     bool known = isfinite(it->share);
 
-    hub_audit(run->hub, "update.contributed", "h:run", &run->id, "u:round", run->round.number,
-              "s:child", who->name, "h:update", &tier_round_child(&run->round, child)->update,
-              "u:weight", it->weight, "u:bytes", it->bytes, "s:utility", utility_text(by_loss),
-              "s:method", exact ? "exact" : "sampled", "b:known", (int)known, "d:share",
+    hub_audit(run->hub, "update.contributed", "h:run", &run->id, "u:round", all->round, "s:child",
+              run->children[all->children[k]].name, "h:update", &all->updates[k], "u:weight",
+              it->weight, "u:bytes", it->bytes, "s:utility", utility_text(all->by_loss), "s:method",
+              all->exact ? "exact" : "sampled", "b:known", (int)known, "d:share",
               known ? it->share : 0, "d:error", known ? it->error : 0, "d:without",
               known ? it->without : 0);
 }
 
-void hub_contributors_folded(struct hub_run *run, const uint32_t *children,
-                             const struct tier_contribution *shares, size_t count, bool exact,
-                             bool by_loss, const struct tier_err *why) {
-    struct tier_journal *j = run->hub->home.journal;
-    struct tier_err err = {0};
-
-    if (!why)
-        return;
-    if (!shares) {
-        tier_log_warn("run %.12s: no contributions: %s", run->hex, why->text);
-        hub_audit(run->hub, "contributions.none", "h:run", &run->id, "u:round", run->round.number,
-                  "s:reason", why->text);
-        return;
-    }
-    enum tier_status st = tier_journal_begin_lazy(j, &err);
-    for (size_t k = 0; k < count; k++) {
-        struct hub_contributor *c = run->children[children[k]].record;
-        if (st != TIER_OK || !c)
-            continue;
-        c->folded.round = run->round.number;
-        c->folded.it = shares[k];
-        c->folded.by_loss = by_loss;
-        st = hub_contributor_put(run, children[k], &err);
-    }
-    if (st == TIER_OK)
-        st = tier_journal_commit(j, &err);
-    if (st != TIER_OK) {
-        hub_stop_on(run->hub, &err);
-        return;
-    }
-    for (size_t k = 0; k < count; k++)
-        say_shares(run, children[k], &shares[k], exact, by_loss);
-}
-
-static void take_shares(struct hub_contributor *c, uint64_t round) {
-    const struct tier_contribution *it = &c->folded.it;
-
-    if (c->folded.round != round)
-        return;
-    if (c->folded.by_loss != c->counted.by_loss) { /* nothing to add to one another */
-        c->counted.by_loss = c->folded.by_loss;
+/* Into the sums of what counted. */
+static void count_shares(struct hub_contributor *c, const struct tier_contribution *it,
+                         bool by_loss) {
+    if (by_loss != c->counted.by_loss) { /* nothing to add to one another */
+        c->counted.by_loss = by_loss;
         c->counted.shares = 0;
         c->counted.share = c->counted.variance = c->counted.without = 0;
     }
@@ -232,7 +196,43 @@ static void take_shares(struct hub_contributor *c, uint64_t round) {
         c->counted.without += it->without;
         c->counted.shares++;
     }
-    c->folded.round = 0;
+}
+
+void hub_contributors_folded(struct hub_run *run, const struct hub_round_shares *it,
+                             const struct tier_err *why) {
+    struct tier_journal *j = run->hub->home.journal;
+    struct tier_err err = {0};
+
+    if (!why)
+        return;
+    if (!it->shares) {
+        tier_log_warn("run %.12s: no contributions: %s", run->hex, why->text);
+        hub_audit(run->hub, "contributions.none", "h:run", &run->id, "u:round", it->round,
+                  "s:reason", why->text);
+        return;
+    }
+    enum tier_status st = tier_journal_begin_lazy(j, &err);
+    for (size_t k = 0; k < it->count; k++) {
+        struct hub_contributor *c = run->children[it->children[k]].record;
+        if (st != TIER_OK || !c)
+            continue;
+        if (it->counted) {
+            count_shares(c, &it->shares[k], it->by_loss);
+        } else {
+            c->folded.round = it->round;
+            c->folded.it = it->shares[k];
+            c->folded.by_loss = it->by_loss;
+        }
+        st = hub_contributor_put(run, it->children[k], &err);
+    }
+    if (st == TIER_OK)
+        st = tier_journal_commit(j, &err);
+    if (st != TIER_OK) {
+        hub_stop_on(run->hub, &err);
+        return;
+    }
+    for (size_t k = 0; k < it->count; k++)
+        say_shares(run, it, k);
 }
 
 enum tier_status hub_contributors_commit(struct hub_run *run, struct tier_err *err) {
@@ -240,6 +240,7 @@ enum tier_status hub_contributors_commit(struct hub_run *run, struct tier_err *e
 
     if (!hub_contributors_on(run) || !trained)
         return TIER_OK;
+    hub_shares_counted(run, run->round.number);
     for (uint32_t i = 0; i < run->child_count; i++) {
         const struct tier_round_child *now = tier_round_child(&run->round, i);
         struct hub_contributor *c = run->children[i].record;
@@ -248,7 +249,10 @@ enum tier_status hub_contributors_commit(struct hub_run *run, struct tier_err *e
         c->strikes = 0;
         c->counted.updates++;
         c->counted.weight += now->weight;
-        take_shares(c, run->round.number);
+        if (c->folded.round == run->round.number) {
+            count_shares(c, &c->folded.it, c->folded.by_loss);
+            c->folded.round = 0;
+        }
         TIER_TRY(hub_contributor_put(run, i, err));
     }
     return TIER_OK;

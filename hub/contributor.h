@@ -52,14 +52,23 @@ bool hub_contributor_holds(const struct hub_run *run, uint32_t child, uint64_t r
 /* Whether the child takes no part in new rounds. */
 bool hub_contributor_is_out(const struct hub_run *run, uint32_t child);
 
+/* What each of children[count] contributed by updates[count]. */
+struct hub_round_shares {
+    uint64_t round;
+    const uint32_t *children;
+    const struct tier_hash *updates;
+    const struct tier_contribution *shares; /* NULL: they could not be worked out */
+    size_t count;
+    bool exact, by_loss;
+    bool counted; /* the round was committed meanwhile */
+};
 /*
- * Its fold is done: what each of children[count] contributed, for the log and, until the commit, in
- * its row. `shares` NULL: they could not be worked out, as `why` says; `why` NULL: they were not
- * asked for.
+ * A fold is done: what its children contributed, for the log and in their rows, where it waits for
+ * the commit unless that was before. `why` says why there are no shares; NULL: they were not asked
+ * for.
  */
-void hub_contributors_folded(struct hub_run *run, const uint32_t *children,
-                             const struct tier_contribution *shares, size_t count, bool exact,
-                             bool by_loss, const struct tier_err *why);
+void hub_contributors_folded(struct hub_run *run, const struct hub_round_shares *it,
+                             const struct tier_err *why);
 /* The round is committed, and counted: its children's sums, and the strikes of those that passed.
  * In the caller's transaction. */
 enum tier_status hub_contributors_commit(struct hub_run *run, struct tier_err *err);

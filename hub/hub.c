@@ -5,6 +5,7 @@
  */
 #include "hub/attest.h"
 #include "hub/secure.h"
+#include "hub/shares.h"
 #include "hub/validation.h"
 #include "hub/work.h"
 #include "tier/log.h"
@@ -417,6 +418,7 @@ enum tier_status hub_open(const struct tier_config *config, struct tier_loop *lo
     if (out->fold_devices)
         tier_log_info("folding on %s", tier_fold_devices_text(out->fold_devices));
     TIER_TRY_OUT(tier_worker_new(loop, &out->worker, err));
+    TIER_TRY_OUT(hub_shares_open(out, err));
     TIER_TRY_OUT(tier_intake_new(loop, tier_intake_threads(), &out->intake, err));
     TIER_TRY_OUT(open_edges(out, err));
     TIER_TRY_OUT(hub_run_restore_all(out, err));
@@ -434,6 +436,7 @@ void hub_close(struct hub *hub) {
     atomic_store(&hub->closing, true);
     tier_worker_free(hub->worker);
     hub->worker = NULL;
+    hub_shares_close(hub);
     tier_fold_devices_close(hub->fold_devices);
     hub->fold_devices = NULL;
     tier_timer_free(hub->standing);

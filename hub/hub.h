@@ -101,7 +101,9 @@ struct hub {
     const struct tier_config *config;
     struct tier_home home;
     struct tier_loop *loop;
-    struct tier_worker *worker;
+    struct tier_worker *worker, *appraiser;
+    struct hub_shares *sharing; /* what the appraiser has to do (hub/shares.h) */
+    uint64_t shares_made;       /* the worker's */
     struct tier_intake *intake;
     struct tier_fold_devices *fold_devices; /* NULL: folds are added on the CPU alone */
     struct tier_serve *serve;

@@ -3,6 +3,7 @@
 #include "hub/job.h"
 #include "hub/appraise.h"
 #include "hub/secure.h"
+#include "hub/shares.h"
 #include "tier/content.h"
 
 #include <stdlib.h>
@@ -24,6 +25,7 @@ void hub_job_free(void *arg) {
     free(job->screened);
     free(job->shares);
     hub_secure_fold_free(job->secure);
+    hub_shares_free(job->aside);
     free(job);
 }
 
@@ -71,8 +73,11 @@ static enum tier_status screen_job(struct job *job) {
                                    .base_model = job->base,
                                    .threads = job->threads,
                                    .memory_bytes = job->memory_bytes};
-    const struct hub_validation_of of = {&job->hub->home, &fold, job->plan_hash, job->graph_hash,
-                                         &job->hub->closing};
+    const struct hub_validation_of of = {.home = &job->hub->home,
+                                         .fold = &fold,
+                                         .plan = job->plan_hash,
+                                         .graph = job->graph_hash,
+                                         .stop = &job->hub->closing};
     enum tier_status st = tier_screen_run(&screen, job->screened, &job->alike, &job->err);
 
     if (st == TIER_OK && job->limits.loss > 0)
@@ -86,15 +91,13 @@ static enum tier_status screen_job(struct job *job) {
 static void share_out(struct job *job, struct tier_fold *fold) {
     fold->memory_bytes =
         at_least(fold->memory_bytes, tier_contribution_memory_min(fold->manifest, fold->count));
+    if (job->appraises) {
+        hub_shares_new(job, fold, &job->aside, &job->no_shares);
+        return;
+    }
     job->shares = need(calloc(job->count, sizeof *job->shares));
-    const struct hub_validation_of of = {&job->hub->home, fold, job->plan_hash, job->graph_hash,
-                                         &job->hub->closing};
-    enum tier_status st = job->appraises
-                              ? hub_appraise_shares(&of, job->permutations, &job->result,
-                                                    job->shares, &job->exact, &job->no_shares)
-                              : tier_contribution_run(fold, job->permutations, job->shares,
-                                                      &job->exact, &job->no_shares);
-    if (st == TIER_OK)
+    if (tier_contribution_run(fold, job->permutations, job->shares, &job->exact, &job->no_shares) ==
+        TIER_OK)
         return;
     free(job->shares);
     job->shares = NULL;

@@ -17,6 +17,7 @@
 #include "tier/screen.h"
 
 struct hub_secure_fold;
+struct hub_shares;
 
 enum job_kind { JOB_FIRST_MODEL, JOB_CHECK, JOB_PART, JOB_SCREEN, JOB_FOLD, JOB_PUBLISH };
 
@@ -51,7 +52,8 @@ struct job {
     uint64_t permutations;            /* of contributions; 0: none are asked for */
     struct tier_contribution *shares; /* of inputs */
     struct tier_err no_shares;        /* why there are none */
-    bool exact, appraises;            /* by the hub's own data */
+    bool exact, appraises;            /* by the hub's own data: not here, but of what is */
+    struct hub_shares *aside;         /* taken aside for it (hub/shares.h); or NULL */
     struct tier_hash plan_hash, graph_hash;
     struct hub_secure_fold *secure; /* of a fold: what masks its inputs; or NULL */
     struct tier_task_figures figures;

@@ -274,7 +274,8 @@ enum tier_status hub_validation_loss(struct hub_validation *v, const struct tier
 enum tier_status hub_validation_open(const struct hub_validation_of *of,
                                      struct hub_validation **out, struct tier_err *err) {
     struct hub_validation *v = calloc(1, sizeof *v);
-    char *path = tier_content_path(of->home->models_dir, &of->fold->base_model, TIER_CONTENT_MODEL);
+    char *path = tier_content_path(of->dir ? of->dir : of->home->models_dir, &of->fold->base_model,
+                                   TIER_CONTENT_MODEL);
     enum tier_status st;
 
     if (!v) {
@@ -286,7 +287,10 @@ enum tier_status hub_validation_open(const struct hub_validation_of *of,
                                  .pid = -1,
                                  .to = -1,
                                  .from = -1};
-    path_of_dir(of->home, v->dir, sizeof v->dir);
+    if (of->dir)
+        snprintf(v->dir, sizeof v->dir, "%s", of->dir);
+    else
+        path_of_dir(of->home, v->dir, sizeof v->dir);
     TIER_TRY_OUT(tier_model_open(path, &v->base, err));
     TIER_TRY_OUT(start(v, err));
     TIER_TRY_OUT(ask(v, path, &v->base_loss, err));

@@ -27,7 +27,8 @@ struct hub_validation_of {
     const struct tier_home *home;
     const struct tier_fold *fold; /* of the round: inputs and count are not looked at */
     struct tier_hash plan, graph; /* in retained/ and models/ */
-    const atomic_bool *stop;      /* set by whoever will not wait for an answer; NULL: nobody */
+    const char *dir;         /* of the base model and the candidates; NULL: models/, validation/ */
+    const atomic_bool *stop; /* set by whoever will not wait for an answer; NULL: nobody */
 };
 
 /*

@@ -11,6 +11,7 @@
 #include "hub/receipt.h"
 #include "hub/run_private.h"
 #include "hub/secure.h"
+#include "hub/shares.h"
 #include "hub/statistics.h"
 #include "hub/validation.h"
 #include "tier/content.h"
@@ -81,8 +82,14 @@ static void retry_fold(struct hub_run *run, const struct tier_err *err) {
     tier_timer_set(run->retry, RETRY_MS);
 }
 
-static void fold_succeeded(struct hub_run *run, const struct job *job) {
+static void fold_succeeded(struct hub_run *run, struct job *job) {
     struct tier_round_event e = {.type = TIER_EVENT_FOLDED, .update = job->result};
+    const struct hub_round_shares shares = {.round = job->round,
+                                            .children = job->children,
+                                            .updates = job->inputs,
+                                            .shares = job->shares,
+                                            .count = job->child_count,
+                                            .exact = job->exact};
 
     if (job->rule)
         hub_audit(run->hub, "round.folded", "h:run", &run->id, "u:round", job->round, "u:updates",
@@ -91,8 +98,11 @@ static void fold_succeeded(struct hub_run *run, const struct job *job) {
     else
         hub_audit(run->hub, "round.folded", "h:run", &run->id, "u:round", job->round, "u:updates",
                   (uint64_t)job->count, "h:update", &job->result);
-    hub_contributors_folded(run, job->children, job->shares, job->child_count, job->exact,
-                            job->appraises, job->permutations > 0 ? &job->no_shares : NULL);
+    if (!job->aside)
+        hub_contributors_folded(run, &shares, job->permutations > 0 ? &job->no_shares : NULL);
+    else
+        hub_shares_submit(run, job->aside);
+    job->aside = NULL;
     hub_work_step(run, &e);
 }
 

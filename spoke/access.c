@@ -10,18 +10,19 @@
 #include <string.h>
 #include <time.h>
 
-static const char usage[] =
-    "usage: consilium-spoke log --data-dir DIR [--run RUN] [--json]\n"
-    "\n"
-    "Every reading of the data, with plan, round, purpose and number of rows, and what stewards "
-    "and\n"
-    "patients decided, out of DIR/audit/audit.log. --json: the lines as they stand there.\n";
+static const char usage[] = "usage: consilium-spoke log --data-dir DIR [--run RUN] [--json]\n"
+                            "\n"
+                            "Every reading of the data, with plan, round, purpose and number of "
+                            "rows, files made for other\n"
+                            "sites, and what stewards and patients decided, out of "
+                            "DIR/audit/audit.log. --json: the lines as\n"
+                            "they stand there.\n";
 
 /* What the log tells of data and of who may read them. */
 static const char *const events[] = {
     "data.opened",     "data.read",       "update.sealed",   "plan.accepted",  "plan.declined",
     "plan.asked",      "plan.decided",    "consent.applied", "consent.broken", "withdrawal.asked",
-    "withdrawal.done", "withdrawal.late", "site.withdrawn",  "round.declined"};
+    "withdrawal.done", "withdrawal.late", "site.withdrawn",  "round.declined", "overlap.told"};
 
 static bool is_wanted(const char *event) {
     for (size_t i = 0; i < sizeof events / sizeof *events; i++)

@@ -430,7 +430,10 @@ static void heed(struct spoke *spoke, const struct spoke_decision *d) {
     struct spoke_run *run = spoke_run_find(spoke, &d->run);
     bool waits = run && run->state == SPOKE_RUN_PENDING && *run->why;
 
-    if (d->deed == SPOKE_APPROVE && waits)
+    if (d->deed == SPOKE_OVERLAP)
+        spoke_audit(spoke, "overlap.told", "h:file", &d->run, "s:by", d->by, "u:uid",
+                    (uint64_t)d->owner, "s:what", d->reason);
+    else if (d->deed == SPOKE_APPROVE && waits)
         approve(run, d);
     else if (waits)
         deny(run, d);

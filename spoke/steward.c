@@ -20,7 +20,7 @@
 #define PATH_BYTES 1400
 #define TEXT_BYTES_MAX 16384 /* of what is shown of a run */
 
-static const char *const deeds[] = {"approve", "refuse", "withdraw"};
+static const char *const deeds[] = {"approve", "refuse", "withdraw", "overlap"};
 
 static bool path_of(const char *data_dir, const char *name, const char *suffix, char *path) {
     int n = snprintf(path, PATH_BYTES, "%s/steward/%s%s", data_dir, name, suffix);
@@ -112,7 +112,7 @@ bool spoke_decision_parse(const void *text, size_t bytes, struct spoke_decision 
         !take_line(text, bytes, &at, d.by, sizeof d.by) ||
         !take_line(text, bytes, &at, d.reason, sizeof d.reason) || at != bytes || !*d.by)
         return false;
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i <= SPOKE_OVERLAP; i++)
         if (strcmp(deeds[i], deed) == 0) {
             d.deed = (enum spoke_deed)i;
             *out = d;
@@ -163,6 +163,29 @@ void spoke_steward_done(const char *data_dir, const struct tier_hash *run) {
 
     if (path_of(data_dir, tier_hash_hex(run, hex), ".decision", path))
         unlink(path);
+}
+
+/* The user, and who became that user where sudo says so. */
+static void who(char *by, size_t bytes) {
+    const struct passwd *user = getpwuid(getuid());
+    const char *before = getenv("SUDO_USER");
+    char number[24];
+
+    snprintf(number, sizeof number, "user %u", (unsigned)getuid());
+    snprintf(by, bytes, "%s%s%s%s", user ? user->pw_name : number, before ? " (sudo: " : "",
+             before ? before : "", before ? ")" : "");
+}
+
+enum tier_status spoke_steward_leave(const char *data_dir, const struct spoke_decision *d,
+                                     struct tier_err *err) {
+    char text[SPOKE_DECISION_BYTES_MAX], hex[TIER_HASH_HEX], by[sizeof d->by];
+    struct spoke_decision parsed = {0};
+
+    who(by, sizeof by);
+    int n = snprintf(text, sizeof text, "%s\n%s\n%s\n", deeds[d->deed], by, d->reason);
+    if (n < 0 || (size_t)n >= sizeof text || !spoke_decision_parse(text, (size_t)n, &parsed))
+        return tier_fail(err, TIER_EARG, "a reason is one line of at most 255 bytes");
+    return write_file(data_dir, tier_hash_hex(&d->run, hex), ".decision", text, err);
 }
 
 /* ---- the commands ---- */
@@ -272,21 +295,9 @@ static void look(void *arg, const char *hex, const char *text) {
     s->count++;
 }
 
-/* The user, and who became that user where sudo says so. */
-static void who(char *by, size_t bytes) {
-    const struct passwd *user = getpwuid(getuid());
-    const char *before = getenv("SUDO_USER");
-    char number[24];
-
-    snprintf(number, sizeof number, "user %u", (unsigned)getuid());
-    snprintf(by, bytes, "%s%s%s%s", user ? user->pw_name : number, before ? " (sudo: " : "",
-             before ? before : "", before ? ")" : "");
-}
-
-static int decide(const struct command *c, const char *deed, FILE *out, FILE *errors) {
-    struct search s = {.prefix = c->run, .must_wait = strcmp(deed, "withdraw") != 0};
-    char text[SPOKE_DECISION_BYTES_MAX], by[128];
-    struct spoke_decision parsed = {0};
+static int decide(const struct command *c, const char *name, FILE *out, FILE *errors) {
+    struct search s = {.prefix = c->run, .must_wait = strcmp(name, "withdraw") != 0};
+    struct spoke_decision d = {.deed = SPOKE_APPROVE};
     struct tier_err err = {0};
     int count = each_run(c->data_dir, look, &s);
 
@@ -298,17 +309,19 @@ static int decide(const struct command *c, const char *deed, FILE *out, FILE *er
                                : "more than one run begins so: give more digits");
         return 1;
     }
-    who(by, sizeof by);
-    int n = snprintf(text, sizeof text, "%s\n%s\n%s\n", deed, by, c->reason ? c->reason : "");
-    if (n < 0 || (size_t)n >= sizeof text || !spoke_decision_parse(text, (size_t)n, &parsed)) {
-        fputs("consilium-spoke: a reason is one line of at most 255 bytes\n", errors);
-        return 1;
-    }
-    if (write_file(c->data_dir, s.hex, ".decision", text, &err) != TIER_OK) {
+    while (strcmp(deeds[d.deed], name) != 0)
+        d.deed++;
+    tier_hash_parse(s.hex, &d.run);
+    int n = snprintf(d.reason, sizeof d.reason, "%s", c->reason ? c->reason : "");
+    enum tier_status st =
+        n >= 0 && (size_t)n < sizeof d.reason
+            ? spoke_steward_leave(c->data_dir, &d, &err)
+            : tier_fail(&err, TIER_EARG, "a reason is one line of at most 255 bytes");
+    if (st != TIER_OK) {
         fprintf(errors, "consilium-spoke: %s\n", err.text);
         return 1;
     }
-    fprintf(out, "%s %s\n", deed, s.hex);
+    fprintf(out, "%s %s\n", name, s.hex);
     return 0;
 }
 

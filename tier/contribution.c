@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define STEPS_MAX (UINT64_C(1) << 31) /* of all orders: a few seconds */
 #define SEED_TEXT "consilium contribution"
 
 struct means {
@@ -131,11 +132,19 @@ void tier_contribution_seed(const struct tier_fold *fold, struct tier_hash *out)
     tier_hash_data(text, sizeof text, out);
 }
 
+/* An order of n costs n^2 / 2 sums, and n / 4 hashes, each as much as some 500 sums. */
+uint64_t tier_contribution_orders(uint64_t permutations, size_t count) {
+    uint64_t most = STEPS_MAX / (count * (count / 2 + 128));
+
+    return permutations < most ? permutations : most;
+}
+
 static enum tier_status share_out(const struct tier_merge_job *job, uint64_t permutations,
                                   struct tier_contribution *out, bool *exact_out,
                                   struct tier_err *err) {
     struct tier_shapley_value *values = calloc(job->count, sizeof *values);
-    struct tier_shapley settings = {.permutations = (size_t)permutations};
+    struct tier_shapley settings = {.permutations =
+                                        (size_t)tier_contribution_orders(permutations, job->count)};
     struct means m = {0};
     const struct tier_utility utility = {
         .count = job->count, .arg = &m, .begin = begin, .add = add};

@@ -38,10 +38,14 @@ struct tier_contribution {
 size_t tier_contribution_memory_min(const struct tier_manifest *manifest, size_t count);
 /* What random orders of a round's children are drawn from: its run and number. */
 void tier_contribution_seed(const struct tier_fold *fold, struct tier_hash *out);
+/* How many of `permutations` random orders are taken of so many updates: a round waits for them,
+ * and no longer than for 2^31 steps. At least 3000, of 1024 updates. */
+uint64_t tier_contribution_orders(uint64_t permutations, size_t count);
 /*
  * out[fold->count], in the order of its inputs; memory_bytes at least tier_contribution_memory_min,
- * `permutations` at least 2. *exact_out: no orders were sampled. An update of weight 0 has the
- * share 0. TIER_ELIMIT: more updates than the matrix takes; else as tier_merge_run.
+ * `permutations` at least 2, of which tier_contribution_orders are taken. *exact_out: no orders
+ * were sampled. An update of weight 0 has the share 0. TIER_ELIMIT: more updates than the matrix
+ * takes; else as tier_merge_run.
  */
 enum tier_status tier_contribution_run(const struct tier_fold *fold, uint64_t permutations,
                                        struct tier_contribution *out, bool *exact_out,

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tier/overlap.h"
 
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MAGIC "consilium overlap 1"
+#define MAGIC "consilium overlap 2"
 #define LINE_BYTES 128
 #define GROW_MIN 1024u
 
@@ -16,33 +15,78 @@ const char *tier_overlap_part(size_t part) {
 }
 
 static int by_bytes(const void *a, const void *b) {
-    return memcmp(a, b, TIER_OVERLAP_ID_BYTES);
+    return memcmp(a, b, TIER_BLIND_POINT_BYTES);
 }
 
-void tier_overlap_tidy(struct tier_overlap *o) {
+static int by_hash(const void *a, const void *b) {
+    return memcmp(a, b, TIER_HASH_BYTES);
+}
+
+/* ---- blinding -------------------------------------------------------------------------------- */
+
+static void tidy(struct tier_overlap *o, size_t part) {
+    struct tier_blind_point *points = o->points[part];
+    size_t n = 0;
+
+    if (o->count[part] > 1)
+        qsort(points, o->count[part], sizeof *points, by_bytes);
+    for (size_t i = 0; i < o->count[part]; i++)
+        if (i == 0 || by_bytes(&points[n - 1], &points[i]) != 0)
+            points[n++] = points[i];
+    o->count[part] = n;
+}
+
+static enum tier_status add_key(struct tier_overlap *o, const struct tier_blind_secret *secret,
+                                struct tier_err *err) {
+    struct tier_hash key;
+
+    tier_blind_secret_id(secret, &key);
+    for (size_t i = 0; i < o->key_count; i++)
+        if (tier_hash_equal(&o->keys[i], &key))
+            return tier_fail(
+                err, TIER_ECONFLICT,
+                "this secret has blinded it already: it is the other sites' to answer");
+    if (o->key_count >= TIER_OVERLAP_KEYS_MAX)
+        return tier_fail(err, TIER_ELIMIT, "%d sites have blinded it, and no more may",
+                         TIER_OVERLAP_KEYS_MAX);
+    o->keys[o->key_count++] = key;
+    qsort(o->keys, o->key_count, sizeof *o->keys, by_hash);
+    return TIER_OK;
+}
+
+enum tier_status tier_overlap_blind(struct tier_overlap *o, const struct tier_blind_secret *secret,
+                                    struct tier_err *err) {
+    struct tier_blind *b = NULL;
+    enum tier_status st;
+
+    TIER_TRY(add_key(o, secret, err));
+    TIER_TRY_OUT(tier_blind_new(&b, err));
     for (size_t p = 0; p < TIER_OVERLAP_PARTS; p++) {
-        struct tier_overlap_id *ids = o->ids[p];
-        size_t n = 0;
-        if (o->count[p] > 1)
-            qsort(ids, o->count[p], sizeof *ids, by_bytes);
         for (size_t i = 0; i < o->count[p]; i++)
-            if (i == 0 || by_bytes(&ids[n - 1], &ids[i]) != 0)
-                ids[n++] = ids[i];
-        o->count[p] = n;
+            TIER_TRY_OUT(tier_blind_apply(b, secret, &o->points[p][i], err));
+        tidy(o, p);
     }
+out:
+    tier_blind_free(b);
+    return st;
+}
+
+/* ---- writing --------------------------------------------------------------------------------- */
+
+static void write_hex(FILE *out, const uint8_t *bytes, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        fprintf(out, "%02x", bytes[i]);
+    putc('\n', out);
 }
 
 enum tier_status tier_overlap_write(const struct tier_overlap *o, FILE *out, struct tier_err *err) {
-    char hex[TIER_HASH_HEX];
-
-    fprintf(out, MAGIC "\nkey %s\n", tier_hash_hex(&o->key, hex));
+    fprintf(out, MAGIC "\nkeys %zu\n", o->key_count);
+    for (size_t i = 0; i < o->key_count; i++)
+        write_hex(out, o->keys[i].b, TIER_HASH_BYTES);
     for (size_t p = 0; p < TIER_OVERLAP_PARTS; p++) {
         fprintf(out, "%s %zu\n", parts[p], o->count[p]);
-        for (size_t i = 0; i < o->count[p]; i++) {
-            for (size_t b = 0; b < TIER_OVERLAP_ID_BYTES; b++)
-                fprintf(out, "%02x", o->ids[p][i].b[b]);
-            putc('\n', out);
-        }
+        for (size_t i = 0; i < o->count[p]; i++)
+            write_hex(out, o->points[p][i].b, TIER_BLIND_POINT_BYTES);
     }
     return fflush(out) == 0 && !ferror(out) ? TIER_OK
                                             : tier_fail_errno(err, TIER_EIO, "cannot be written");
@@ -52,6 +96,7 @@ enum tier_status tier_overlap_write(const struct tier_overlap *o, FILE *out, str
 
 struct reader {
     FILE *in;
+    struct tier_blind *blind;
     const char *name;
     size_t line;
     char text[LINE_BYTES];
@@ -85,76 +130,91 @@ static bool digit_of(char c, uint8_t *out) {
     return true;
 }
 
-static bool id_of(const char *text, struct tier_overlap_id *out) {
+/* n bytes in as many hex digits as they take, in lower case. */
+static bool bytes_of(const char *text, uint8_t *out, size_t n) {
     uint8_t high, low;
 
-    if (strlen(text) != (size_t)2 * TIER_OVERLAP_ID_BYTES)
+    if (strlen(text) != 2 * n)
         return false;
-    for (size_t i = 0; i < TIER_OVERLAP_ID_BYTES; i++) {
+    for (size_t i = 0; i < n; i++) {
         if (!digit_of(text[2 * i], &high) || !digit_of(text[2 * i + 1], &low))
             return false;
-        out->b[i] = (uint8_t)(high << 4 | low);
+        out[i] = (uint8_t)(high << 4 | low);
     }
     return true;
 }
 
-static enum tier_status take_count(struct reader *r, size_t part, size_t *out) {
-    size_t n = strlen(parts[part]);
+static enum tier_status take_count(struct reader *r, const char *what, size_t most, size_t *out) {
+    size_t n = strlen(what);
     char want[64], *end = NULL;
 
-    snprintf(want, sizeof want, "'%s N'", parts[part]);
+    snprintf(want, sizeof want, "'%s N'", what);
     TIER_TRY(next(r, want));
-    if (strncmp(r->text, parts[part], n) != 0 || r->text[n] != ' ' || r->text[n + 1] < '0' ||
+    if (strncmp(r->text, what, n) != 0 || r->text[n] != ' ' || r->text[n + 1] < '0' ||
         r->text[n + 1] > '9')
         return wrong(r, want);
     unsigned long long count = strtoull(r->text + n + 1, &end, 10);
     if (*end || (r->text[n + 1] == '0' && r->text[n + 2])) /* one number, one spelling */
         return wrong(r, want);
-    if (count > TIER_OVERLAP_IDS_MAX)
-        return tier_fail(r->err, TIER_ELIMIT, "%s:%zu: %llu patients, at most %u are taken",
-                         r->name, r->line, count, TIER_OVERLAP_IDS_MAX);
+    if (count > most)
+        return tier_fail(r->err, TIER_ELIMIT, "%s:%zu: %llu in '%s', at most %zu are taken",
+                         r->name, r->line, count, what, most);
     *out = (size_t)count;
     return TIER_OK;
 }
 
+static enum tier_status take_keys(struct reader *r, struct tier_overlap *o) {
+    static const char want[] = "64 hex digits of a secret, above those before,";
+
+    TIER_TRY(take_count(r, "keys", TIER_OVERLAP_KEYS_MAX, &o->key_count));
+    if (o->key_count == 0)
+        return wrong(r, "at least one key");
+    for (size_t i = 0; i < o->key_count; i++) {
+        TIER_TRY(next(r, want));
+        if (!bytes_of(r->text, o->keys[i].b, TIER_HASH_BYTES) ||
+            (i > 0 && by_hash(&o->keys[i - 1], &o->keys[i]) >= 0))
+            return wrong(r, want);
+    }
+    return TIER_OK;
+}
+
 /* What is said to come is not believed before it has: memory grows with the lines. */
-static enum tier_status take_ids(struct reader *r, size_t part, size_t count,
-                                 struct tier_overlap *o) {
+static enum tier_status take_points(struct reader *r, size_t part, size_t count,
+                                    struct tier_overlap *o) {
     size_t room = 0;
 
     for (size_t i = 0; i < count; i++) {
         if (i == room) {
             room = room ? room * 2 : GROW_MIN;
-            struct tier_overlap_id *more =
-                realloc(o->ids[part], (room < count ? room : count) * sizeof *more);
+            struct tier_blind_point *more =
+                realloc(o->points[part], (room < count ? room : count) * sizeof *more);
             if (!more)
                 return tier_fail(r->err, TIER_ENOMEM, "no memory for %zu patients", room);
-            o->ids[part] = more;
+            o->points[part] = more;
         }
-        TIER_TRY(next(r, "a name of 32 hex digits"));
-        if (!id_of(r->text, &o->ids[part][i]))
-            return wrong(r, "a name of 32 hex digits");
-        if (i > 0 && by_bytes(&o->ids[part][i - 1], &o->ids[part][i]) >= 0)
-            return wrong(r, "a name above the one before");
+        struct tier_blind_point *point = &o->points[part][i];
+        TIER_TRY(next(r, "a point of 66 hex digits"));
+        if (!bytes_of(r->text, point->b, TIER_BLIND_POINT_BYTES))
+            return wrong(r, "a point of 66 hex digits");
+        if (i > 0 && by_bytes(point - 1, point) >= 0)
+            return wrong(r, "a point above the one before");
+        if (!tier_blind_is_point(r->blind, point))
+            return wrong(r, "a point of P-256");
         o->count[part]++;
     }
     return TIER_OK;
 }
 
 static enum tier_status read_all(struct reader *r, struct tier_overlap *o) {
-    char hex[TIER_HASH_HEX];
     size_t count = 0;
 
     TIER_TRY(next(r, "'" MAGIC "'"));
     if (strcmp(r->text, MAGIC) != 0)
         return wrong(r, "'" MAGIC "'");
-    TIER_TRY(next(r, "'key HEX'"));
-    if (strncmp(r->text, "key ", 4) != 0 || !tier_hash_parse(r->text + 4, &o->key) ||
-        strcmp(r->text + 4, tier_hash_hex(&o->key, hex)) != 0) /* lower-case */
-        return wrong(r, "'key HEX'");
+    TIER_TRY(take_keys(r, o));
     for (size_t p = 0; p < TIER_OVERLAP_PARTS; p++) {
-        TIER_TRY(take_count(r, p, &count));
-        TIER_TRY(take_ids(r, p, count, o));
+        TIER_TRY(take_count(r, parts[p], TIER_OVERLAP_IDS_MAX, &count));
+        TIER_TRY(take_points(r, p, count, o));
     }
     r->line++;
     return getc(r->in) == EOF ? TIER_OK : wrong(r, "the end");
@@ -165,7 +225,9 @@ enum tier_status tier_overlap_read(FILE *in, const char *name, struct tier_overl
     struct reader r = {.in = in, .name = name, .err = err};
 
     *out = (struct tier_overlap){0};
+    TIER_TRY(tier_blind_new(&r.blind, err));
     enum tier_status st = read_all(&r, out);
+    tier_blind_free(r.blind);
     if (st != TIER_OK)
         tier_overlap_release(out);
     return st;
@@ -173,8 +235,13 @@ enum tier_status tier_overlap_read(FILE *in, const char *name, struct tier_overl
 
 void tier_overlap_release(struct tier_overlap *o) {
     for (size_t p = 0; p < TIER_OVERLAP_PARTS; p++)
-        free(o->ids[p]);
+        free(o->points[p]);
     *o = (struct tier_overlap){0};
+}
+
+bool tier_overlap_comparable(const struct tier_overlap *a, const struct tier_overlap *b) {
+    return a->key_count == b->key_count &&
+           memcmp(a->keys, b->keys, a->key_count * sizeof *a->keys) == 0;
 }
 
 size_t tier_overlap_common(const struct tier_overlap *a, size_t i, const struct tier_overlap *b,
@@ -182,7 +249,7 @@ size_t tier_overlap_common(const struct tier_overlap *a, size_t i, const struct 
     size_t common = 0;
 
     for (size_t x = 0, y = 0; x < a->count[i] && y < b->count[j];) {
-        int order = by_bytes(&a->ids[i][x], &b->ids[j][y]);
+        int order = by_bytes(&a->points[i][x], &b->points[j][y]);
         common += order == 0;
         x += order <= 0;
         y += order >= 0;

@@ -67,18 +67,29 @@ void tier_spool_close(struct tier_spool *spool) {
     free(spool);
 }
 
-enum tier_status tier_spool_give(struct tier_spool *spool, const struct tier_hash *id,
-                                 const char *dir, struct tier_err *err) {
+static enum tier_status to_folder(struct tier_spool *spool, const struct tier_hash *id,
+                                  const char *dir, bool stays, struct tier_err *err) {
     char name[TIER_SPOOL_NAME], path[PATH_MAX];
 
     tier_spool_name(id, TIER_SPOOL_SEALED, name);
     int n = snprintf(path, sizeof path, "%s/%s", dir, name);
     if (n < 0 || (size_t)n >= sizeof path)
         return tier_fail(err, TIER_EARG, "%s: the path is too long", dir);
-    if (renameat(spool->dirfd, name, AT_FDCWD, path) == 0)
+    if (stays ? linkat(spool->dirfd, name, AT_FDCWD, path, 0) == 0 || errno == EEXIST
+              : renameat(spool->dirfd, name, AT_FDCWD, path) == 0)
         return TIER_OK;
     return tier_fail_errno(err, errno == ENOENT ? TIER_ENOTFOUND : TIER_EIO,
                            "%s/%s cannot go to %s", spool->dir, name, dir);
+}
+
+enum tier_status tier_spool_give(struct tier_spool *spool, const struct tier_hash *id,
+                                 const char *dir, struct tier_err *err) {
+    return to_folder(spool, id, dir, false, err);
+}
+
+enum tier_status tier_spool_share(struct tier_spool *spool, const struct tier_hash *id,
+                                  const char *dir, struct tier_err *err) {
+    return to_folder(spool, id, dir, true, err);
 }
 
 const char *tier_spool_name(const struct tier_hash *id, enum tier_spool_kind kind, char *name) {

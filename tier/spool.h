@@ -40,6 +40,10 @@ enum tier_status tier_spool_delete(struct tier_spool *spool, const struct tier_h
  * opened there has it. TIER_ENOTFOUND. */
 enum tier_status tier_spool_give(struct tier_spool *spool, const struct tier_hash *id,
                                  const char *dir, struct tier_err *err);
+/* Gives it a second name there, by which it outlives the first; it is no more bytes.
+ * TIER_ENOTFOUND; a name that is there already is TIER_OK. */
+enum tier_status tier_spool_share(struct tier_spool *spool, const struct tier_hash *id,
+                                  const char *dir, struct tier_err *err);
 /*
  * At start, before anything else: deletes every sealed file and partial that `keep` does not want,
  * and all temporary files. Files that are not a spool's are left alone, with a warning in the log.

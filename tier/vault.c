@@ -229,13 +229,14 @@ static bool find_reading(const uint8_t id[ID_BYTES], uint8_t key[KEY_BYTES]) {
     return found;
 }
 
-/* Of DATA_DIR/FOLDER/FILE, or DATA_DIR/FILE. For programs that work beside a node; stays open. */
+/* Of DATA_DIR/FILE, with at most two folders between. For programs that work beside a node; stays
+ * open. */
 static bool open_beside(const char *path, struct tier_err *err) {
     struct tier_vault *v = NULL;
     char dir[PATH_MAX];
 
     snprintf(dir, sizeof dir, "%s", path);
-    for (int up = 0; up < 2; up++) {
+    for (int up = 0; up < 3; up++) {
         char *slash = strrchr(dir, '/');
         if (!slash)
             return false;

@@ -42,8 +42,8 @@ def _node(op, inputs, output, attributes=b""):
                 data(4, op) + attributes)
 
 
-def _value(field, name, columns):
-    dims = data(1, data(2, "N")) + data(1, integer(1, columns))
+def _value(field, name, *sides):
+    dims = data(1, data(2, "N")) + b"".join(data(1, integer(1, side)) for side in sides)
     return data(field, data(1, name) + data(2, data(1, integer(1, _FLOAT) + data(2, dims))))
 
 
@@ -57,12 +57,16 @@ def _weights(rng, inputs, count):
     return (raw * (count * 4 // len(raw) + 1))[:count * 4]
 
 
-def write_mlp(path, widths, seed=1):
-    """Linear layers of these widths with ReLU between them and a sigmoid at the end. Returns the
-    number of parameters."""
+def write_mlp(path, widths, seed=1, between="Relu", image=None):
+    """Linear layers of these widths with ReLU (or another operator) between them and a sigmoid at
+    the end. The input is a row of numbers or, where `image` says its shape (channels and sides),
+    that many in an image. Returns the number of parameters."""
     rng = random.Random(seed)
     transposed = data(5, data(1, "transB") + integer(3, 1) + integer(20, 2))
     nodes, tensors, parameters, at = [], [], 0, "x"
+    if image:
+        nodes.append(_node("Flatten", ["x"], "flat"))
+        at = "flat"
     for i, (wide, out) in enumerate(zip(widths, widths[1:]), 1):
         w, b = "fc%d.weight" % i, "fc%d.bias" % i
         tensors.append(_tensor(w, [out, wide], _weights(rng, wide, out * wide)))
@@ -71,12 +75,12 @@ def write_mlp(path, widths, seed=1):
         last = i == len(widths) - 1
         to = "logit" if last else "fc%d" % i
         nodes.append(_node("Gemm", [at, w, b], to, transposed))
-        at = "relu%d" % i
+        at = "hidden%d" % i
         if not last:
-            nodes.append(_node("Relu", [to], at))
+            nodes.append(_node(between, [to], at))
     nodes.append(_node("Sigmoid", ["logit"], "score"))
     graph = b"".join(nodes) + data(2, "mlp") + b"".join(tensors)
-    graph += _value(11, "x", widths[0]) + _value(12, "score", widths[-1])
+    graph += _value(11, "x", *(image or (widths[0],))) + _value(12, "score", widths[-1])
     opset = data(8, data(1, "") + integer(2, 13))
     with open(path, "wb") as f:
         f.write(integer(1, 8) + data(2, "consilium") + data(7, graph) + opset)

@@ -139,6 +139,20 @@ class Examples(unittest.TestCase):
         self.assertGreaterEqual(float(accuracy["1"]), 0.65, text)
         self.assertGreaterEqual(float(accuracy["8"]), float(accuracy["none"]) - 0.04, text)
 
+    def test_forty_practices_learn_under_differential_privacy_of_whole_sites(self):
+        originals = os.path.join(DATA, "uci-heart-disease", "original")
+        if not os.path.isdir(originals):
+            self.skipTest("no heart-disease data at %s" % originals)
+        text = run(os.path.join(federation.ROOT, "deploy", "examples", "heart-disease", "sites"),
+                   "--sites", "40", "--seeds", "1", originals, os.path.join(self.folder, "sites"),
+                   timeout_s=300)
+        found = re.findall(r"^40 +(3|8|none) +\S+ +(0\.[0-9]+) \+- \S+ +(0\.[0-9]+)?", text, re.M)
+        accuracy = {epsilon: [float(v) for v in values if v] for epsilon, *values in found}
+        self.assertEqual([len(accuracy[e]) for e in ("3", "8", "none")], [2, 2, 1], text)
+        self.assertGreaterEqual(accuracy["none"][0], 0.78, text)
+        self.assertGreaterEqual(min(accuracy["3"]), 0.7, text)
+        self.assertGreaterEqual(min(accuracy["8"]), 0.75, text)
+
     def test_pneumonia_says_what_is_wrong_with_the_file(self):
         prepare = os.path.join(federation.ROOT, "deploy/examples/pneumonia/prepare.py")
         done = subprocess.run([prepare, os.devnull, self.folder], stderr=subprocess.PIPE, text=True,

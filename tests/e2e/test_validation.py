@@ -4,8 +4,10 @@ are of what the round took off it."""
 import json
 import os
 import subprocess
+import threading
 import unittest
 
+import edge
 import federation
 from federation import EXAMPLE, Federation
 from test_audit import KEPT, stop_all
@@ -32,6 +34,9 @@ class Validation(unittest.TestCase):
             f.spoke(BAD, cls.top, csv=exchanged(f, BAD))
             cls.run_ = f.run(f.plan(rounds=4, **PLAN))
             cls.run_.finish()
+            # Shares come when they are worked out, which no round waits for.
+            f.wait(lambda: len(cls.top.audit("update.contributed")) == 4 * len(SITES), 60,
+                   "the shares of four rounds are worked out")
             cls.shown = json.loads(f.cli("contribution", "--json", *f.at_top()).stdout)
             cls.listed = json.loads(f.cli("quarantine", "list", "--json", *f.at_top()).stdout)
         except BaseException:
@@ -128,6 +133,107 @@ class Programs(unittest.TestCase):
             f.run(f.plan(rounds=1, **PLAN))
             f.wait(lambda: os.path.exists(os.path.join(f.dir, "asked")), 60, "it is asked")
             top.stop()
+
+
+class Shares(unittest.TestCase):
+    """Contributions are worked out beside the rounds, which wait for none of them."""
+    plan = {"evaluate": {"every": 0},
+            "tiers": {"default": {"contribution": {"permutations": 20}}}}
+
+    def federation(self, f, script, **more):
+        path = os.path.join(f.dir, "program")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("#!/bin/sh\n" + script)
+        os.chmod(path, 0o700)
+        top = f.top(children_min=2, validation={
+            "data": f.table(OWN), "schema": os.path.join(EXAMPLE, "schema.yaml"), "program": path},
+            **more)
+        for site in SITES:
+            f.spoke(site, top)
+        return top
+
+    def aside(self, top):
+        folder = os.path.join(top.dir, "contributions")
+        return {name: os.listdir(os.path.join(folder, name)) for name in os.listdir(folder)}
+
+    def test_a_run_ends_while_the_program_still_thinks_and_the_hub_too(self):
+        with Federation() as f:
+            top = self.federation(f, "exec sleep 1000\n")
+            run = f.run(f.plan(rounds=7, **self.plan))
+            self.assertEqual(run.finish().state, "completed")
+            self.assertEqual(len(top.audit("round.committed")), 7)
+            self.assertEqual(top.audit("update.contributed"), [])
+            # Four rounds wait, each with two updates and the model that they changed, though the
+            # rounds are over; the rest is said to have none.
+            none = top.audit("contributions.none")
+            self.assertEqual([e["data"]["round"] for e in none], [5, 6, 7])
+            self.assertIn("of 4 rounds before", none[0]["data"]["reason"])
+            self.assertEqual([len(files) for files in self.aside(top).values()], [3] * 4)
+            top.kill()
+            top.start()
+            self.assertEqual(self.aside(top), {})
+            f.run(f.plan(rounds=1, **self.plan)).finish()
+            self.assertEqual(len(self.aside(top)), 1)
+            self.assertEqual(top.stop(), 0)  # and does not wait for an answer
+            self.assertEqual(self.aside(top), {})
+
+    def test_shares_that_come_after_the_rounds_are_counted_all_the_same(self):
+        with Federation() as f:
+            gate = os.path.join(f.dir, "gate")
+            os.mkfifo(gate)
+            secret = os.path.join(f.dir, "secret")
+            with open(secret, "w", encoding="ascii") as file:
+                file.write("correct horse battery\n")
+            os.chmod(secret, 0o600)
+            top = self.federation(f, "read go < %s\nexec %s \"$@\"\n" %
+                                  (gate, federation.program("consilium-spoke")),
+                                  storage={"encrypt": "true"}, key_passphrase_file=secret, **KEPT)
+            run = f.run(f.plan(rounds=3, **self.plan))
+            run.finish()
+            self.assertEqual(top.audit("update.contributed"), [])
+            for name, files in self.aside(top).items():
+                for file in files:
+                    data = edge.read_file(top.dir, "contributions", name, file)
+                    self.assertFalse(data.startswith(b"consupd1") or b'"dtype"' in data[:4096],
+                                     file + " lies in the clear")
+            done = threading.Event()
+
+            def open_gate():
+                while not done.is_set():
+                    try:
+                        way = os.open(gate, os.O_WRONLY | os.O_NONBLOCK)
+                    except OSError:  # nobody waits behind it
+                        done.wait(0.01)
+                        continue
+                    try:
+                        os.write(way, b"go\n")
+                    except BrokenPipeError:  # it has been through already
+                        pass
+                    os.close(way)
+
+            opener = threading.Thread(target=open_gate)
+            opener.start()
+            try:
+                f.wait(lambda: len(top.audit("update.contributed")) == 3 * len(SITES), 60,
+                       "three rounds are worked out")
+            finally:
+                done.set()
+                opener.join()
+            shown = json.loads(f.cli("contribution", run.id, "--json", *f.at_top()).stdout)
+            self.assertEqual({c["rounds"] for c in shown["children"]}, {3})
+            said = [e["data"] for e in top.audit("update.contributed")]
+            for child in shown["children"]:
+                self.assertAlmostEqual(child["share"], sum(
+                    e["share"] for e in said if e["child"] == child["child"]), places=12)
+            ended = top.audit("run.ended")[0]["seq"]
+            self.assertTrue(all(e["seq"] > ended for e in top.audit("update.contributed")))
+            f.wait(lambda: not self.aside(top), 10, "what was kept aside is gone")
+            stop_all(f)
+            replay = subprocess.run(
+                [federation.program("consilium"), "audit", "replay", run.id[:12], "--data-dir",
+                 top.dir, "--json"], capture_output=True, text=True, check=False, timeout=60,
+                env=dict(federation.clean_environment(), CONSILIUM_KEY_PASSPHRASE_FILE=secret))
+            self.assertTrue(json.loads(replay.stdout)["same"], replay.stdout + replay.stderr)
 
 
 class Missing(unittest.TestCase):

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A site's file of keyed patients: what is accepted is written again as the same bytes. */
+/* A site's file of blinded patients: what is accepted is written again as the same bytes, and
+ * blinded once more has as many. */
 #include "fuzz/fuzz.h"
 #include "tier/overlap.h"
 
@@ -26,6 +27,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fclose(out);
     FUZZ_CHECK(bytes == size && memcmp(text, data, size) == 0);
     free(text);
+    const struct tier_blind_secret secret = {{[31] = 3}};
+    size_t count = o.count[0];
+    st = tier_overlap_blind(&o, &secret, NULL);
+    FUZZ_CHECK(st == TIER_ELIMIT || (st == TIER_OK && o.count[0] == count));
     tier_overlap_release(&o);
     return 0;
 }

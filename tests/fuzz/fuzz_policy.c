@@ -14,7 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char reason[400];
 
     if (spoke_decision_parse(data, size, &decision))
-        FUZZ_CHECK(*decision.by && decision.deed <= SPOKE_WITHDRAW);
+        FUZZ_CHECK(*decision.by && decision.deed <= SPOKE_OVERLAP);
     if (spoke_policy_parse("fuzz.yaml", data, size, &policy, NULL, NULL) != TIER_OK)
         return 0;
     enum spoke_verdict verdict = spoke_policy_decide(policy, &asked, reason, sizeof reason);

@@ -113,6 +113,28 @@ Test(tier_contribution, equal_children_have_equal_shares_and_one_without_weight_
     tier_spool_close(spool);
 }
 
+/* However many are asked for: a round waits for them. */
+Test(tier_contribution, no_more_orders_are_taken_than_a_round_can_wait_for, .fini = fixture_down) {
+    struct tier_spool *spool = spool_up(false);
+    struct tier_manifest *m = manifest_small();
+    struct tier_hash ids[MOST];
+    struct tier_contribution all[MOST], most[MOST];
+    uint64_t seed = 12, orders = tier_contribution_orders(UINT64_MAX, MOST);
+    bool exact;
+    cr_assert(eq(u64, tier_contribution_orders(7, MOST), 7));
+    cr_assert(eq(u64, orders, (UINT64_C(1) << 31) / (20 * 138)));
+    cr_assert(ge(u64, tier_contribution_orders(UINT64_MAX, TIER_CONTRIBUTION_UPDATES_MAX), 3000));
+    for (size_t i = 0; i < MOST; i++)
+        ids[i] = sealed_random(spool, m, 5 + i, &seed);
+    struct tier_fold f = fold_for(spool, m, ids, MOST);
+    MUST(tier_contribution_run(&f, UINT64_MAX, all, &exact, err));
+    MUST(tier_contribution_run(&f, orders, most, &exact, err));
+    cr_assert(eq(int, exact, 0));
+    cr_assert(eq(int, memcmp(all, most, sizeof all), 0));
+    tier_manifest_free(m);
+    tier_spool_close(spool);
+}
+
 Test(tier_contribution, order_and_threads_do_not_change_a_bit, .fini = fixture_down) {
     struct tier_spool *spool = spool_up(false);
     struct tier_tensor t = tensor_of("a", TIER_SEGMENT_ELEMENTS + 1000, 0, 30, false);

@@ -474,3 +474,27 @@ Test(tier_spool, old_files_are_few_and_go_when_they_are_told_to) {
     cr_assert(eq(sz, files_in(fixture_path("parent")), 0));
     edge_down(&e);
 }
+
+/* A file that was deleted is written over by the next, unless it has another name still. */
+Test(tier_spool, what_is_shared_outlives_the_first_and_is_not_written_over, .fini = fixture_down) {
+    struct tier_spool *spool = spool_up(false), *other;
+    struct tier_manifest *m = manifest_big();
+    uint64_t seed = 21;
+    struct tier_hash id = sealed_random(spool, m, 3, &seed), none;
+    MUST(tier_spool_open(fixture_path("other"), false, &other, err));
+    MUST(tier_spool_share(spool, &id, fixture_path("other"), err));
+    MUST(tier_spool_share(spool, &id, fixture_path("other"), err)); /* it is there already */
+    CHECK(tier_spool_has(spool, &id) && tier_spool_has(other, &id));
+    MUST(tier_spool_delete(spool, &id, err));
+    for (int i = 0; i < 3; i++)
+        sealed_random(spool, m, 4, &seed);
+    struct tier_update *u = update_open(other, &id);
+    MUST(tier_spool_update_check(u, err));
+    tier_spool_update_close(u);
+    tier_hash_data("none", 4, &none);
+    REFUSED(TIER_ENOTFOUND, "cannot go",
+            tier_spool_share(spool, &none, fixture_path("other"), err));
+    tier_spool_close(other);
+    tier_spool_close(spool);
+    tier_manifest_free(m);
+}
