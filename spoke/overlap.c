@@ -14,15 +14,15 @@
 
 #define DOMAIN "CONSILIUM-OVERLAP-V02-with-P256_XMD:SHA-256_SSWU_RO_"
 #define SECRET_HEAD "consilium overlap secret 1\n"
-#define SECRET_BYTES (sizeof SECRET_HEAD - 1 + TIER_BLIND_SECRET_BYTES)
+#define SECRET_BYTES (sizeof SECRET_HEAD - 1 + TIER_PSI_SECRET_BYTES)
 
 /* ---- the secret ------------------------------------------------------------------------------ */
 
-enum tier_status spoke_overlap_secret(const char *path, struct tier_blind_secret *out,
+enum tier_status spoke_overlap_secret(const char *path, struct tier_psi_secret *out,
                                       struct tier_err *err) {
     uint8_t text[SECRET_BYTES + 1];
-    struct tier_blind *blind = NULL;
-    struct tier_blind_secret secret;
+    struct tier_psi *blind = NULL;
+    struct tier_psi_secret secret;
     struct stat info;
     size_t n = 0;
     ssize_t got = 0;
@@ -38,19 +38,19 @@ enum tier_status spoke_overlap_secret(const char *path, struct tier_blind_secret
     if (st == TIER_OK && got < 0)
         st = tier_fail_errno(err, TIER_EIO, "%s cannot be read", path);
     if (st == TIER_OK)
-        st = tier_blind_new(&blind, err);
+        st = tier_psi_new(&blind, err);
     if (st == TIER_OK) {
         bool whole = n == SECRET_BYTES && memcmp(text, SECRET_HEAD, sizeof SECRET_HEAD - 1) == 0;
         if (whole)
             memcpy(secret.b, text + sizeof SECRET_HEAD - 1, sizeof secret.b);
-        if (whole && tier_blind_secret_fits(blind, &secret))
+        if (whole && tier_psi_secret_fits(blind, &secret))
             *out = secret;
         else
             st = tier_fail(err, TIER_EIDENTITY, "%s is no secret of `overlap begin`", path);
     }
     if (fd >= 0)
         close(fd);
-    tier_blind_free(blind);
+    tier_psi_free(blind);
     OPENSSL_cleanse(text, sizeof text);
     OPENSSL_cleanse(&secret, sizeof secret);
     return st;
@@ -79,7 +79,7 @@ static enum tier_status finish(FILE *f, const char *path, enum tier_status st,
     return st;
 }
 
-static enum tier_status write_secret(const char *path, const struct tier_blind_secret *secret,
+static enum tier_status write_secret(const char *path, const struct tier_psi_secret *secret,
                                      struct tier_err *err) {
     FILE *f = create(path, err);
 
@@ -92,8 +92,8 @@ static enum tier_status write_secret(const char *path, const struct tier_blind_s
 
 /* ---- the steps ------------------------------------------------------------------------------- */
 
-static enum tier_status hash_part(const struct spoke_data *data, struct tier_blind *blind,
-                                  enum spoke_part from, struct tier_blind_point **points,
+static enum tier_status hash_part(const struct spoke_data *data, struct tier_psi *blind,
+                                  enum spoke_part from, struct tier_psi_point **points,
                                   size_t *count, struct tier_err *err) {
     size_t rows = spoke_data_rows(data, from);
 
@@ -108,15 +108,15 @@ static enum tier_status hash_part(const struct spoke_data *data, struct tier_bli
         if (!id)
             return tier_fail(err, TIER_EDATA,
                              "the schema has no column of type id: nothing tells patients apart");
-        TIER_TRY(tier_blind_hash(blind, DOMAIN, id, strlen(id), &(*points)[i], err));
+        TIER_TRY(tier_psi_hash(blind, DOMAIN, id, strlen(id), &(*points)[i], err));
         ++*count;
     }
     return TIER_OK;
 }
 
 enum tier_status spoke_overlap_begin(const struct spoke_overlap *what,
-                                     const struct tier_blind_secret *secret,
-                                     struct tier_overlap *out, struct tier_err *err) {
+                                     const struct tier_psi_secret *secret, struct tier_overlap *out,
+                                     struct tier_err *err) {
     static const enum spoke_part from[TIER_OVERLAP_PARTS] = {SPOKE_TRAIN, SPOKE_VAL, SPOKE_TEST};
     const struct spoke_data_options o = {.on_demand = true,
                                          .unlabelled = true,
@@ -124,12 +124,12 @@ enum tier_status spoke_overlap_begin(const struct spoke_overlap *what,
                                          .fold_set = what->fold_set,
                                          .fold = what->fold};
     struct spoke_data *data = NULL;
-    struct tier_blind *blind = NULL;
+    struct tier_psi *blind = NULL;
     struct tier_overlap made = {0};
     enum tier_status st;
 
     TIER_TRY_OUT(spoke_data_open(what->schema, what->data, &o, &data, err));
-    TIER_TRY_OUT(tier_blind_new(&blind, err));
+    TIER_TRY_OUT(tier_psi_new(&blind, err));
     for (size_t p = 0; p < TIER_OVERLAP_PARTS; p++)
         TIER_TRY_OUT(hash_part(data, blind, from[p], &made.points[p], &made.count[p], err));
     TIER_TRY_OUT(tier_overlap_blind(&made, secret, err));
@@ -137,12 +137,12 @@ enum tier_status spoke_overlap_begin(const struct spoke_overlap *what,
     made = (struct tier_overlap){0};
 out:
     tier_overlap_release(&made);
-    tier_blind_free(blind);
+    tier_psi_free(blind);
     spoke_data_free(data);
     return st;
 }
 
-static enum tier_status answer(const char *path, const struct tier_blind_secret *secret,
+static enum tier_status answer(const char *path, const struct tier_psi_secret *secret,
                                struct tier_overlap *out, struct tier_err *err) {
     FILE *f = fopen(path, "re");
 
@@ -231,17 +231,17 @@ static enum tier_status note(const struct command *c, const char *text, size_t b
     return spoke_steward_leave(c->data_dir, &d, err);
 }
 
-static enum tier_status run(const struct command *c, char **argv, struct tier_blind_secret *secret,
+static enum tier_status run(const struct command *c, char **argv, struct tier_psi_secret *secret,
                             struct tier_overlap *made, struct tier_err *err) {
-    struct tier_blind *blind = NULL;
+    struct tier_psi *blind = NULL;
     char *text = NULL;
     size_t bytes = 0;
     FILE *memory = NULL, *f = NULL;
     enum tier_status st;
 
     if (c->begins) {
-        TIER_TRY_OUT(tier_blind_new(&blind, err));
-        TIER_TRY_OUT(tier_blind_draw(blind, secret, err));
+        TIER_TRY_OUT(tier_psi_new(&blind, err));
+        TIER_TRY_OUT(tier_psi_draw(blind, secret, err));
         TIER_TRY_OUT(spoke_overlap_begin(&c->what, secret, made, err));
     } else {
         TIER_TRY_OUT(spoke_overlap_secret(c->secret, secret, err));
@@ -266,14 +266,14 @@ out:
     if (memory)
         fclose(memory);
     free(text);
-    tier_blind_free(blind);
+    tier_psi_free(blind);
     return st;
 }
 
 int spoke_overlap_main(int argc, char **argv, FILE *out, FILE *errors) {
     struct command c = {0};
     struct tier_overlap made = {0};
-    struct tier_blind_secret secret = {{0}};
+    struct tier_psi_secret secret = {{0}};
     struct tier_err err = {0};
 
     if (argc > 1 && strcmp(argv[1], "--help") == 0) {

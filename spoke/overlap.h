@@ -24,10 +24,10 @@ struct spoke_overlap {
 /* The site's patients, blinded with the secret. The caller releases *out. TIER_EDATA where the
  * schema has no id. */
 enum tier_status spoke_overlap_begin(const struct spoke_overlap *what,
-                                     const struct tier_blind_secret *secret,
-                                     struct tier_overlap *out, struct tier_err *err);
+                                     const struct tier_psi_secret *secret, struct tier_overlap *out,
+                                     struct tier_err *err);
 /* A secret's file. TIER_EIDENTITY: others may read it, or it holds none. */
-enum tier_status spoke_overlap_secret(const char *path, struct tier_blind_secret *out,
+enum tier_status spoke_overlap_secret(const char *path, struct tier_psi_secret *out,
                                       struct tier_err *err);
 
 /* The command, argv[0] being its own name; its exit status. */

@@ -15,7 +15,7 @@ const char *tier_overlap_part(size_t part) {
 }
 
 static int by_bytes(const void *a, const void *b) {
-    return memcmp(a, b, TIER_BLIND_POINT_BYTES);
+    return memcmp(a, b, TIER_PSI_POINT_BYTES);
 }
 
 static int by_hash(const void *a, const void *b) {
@@ -25,7 +25,7 @@ static int by_hash(const void *a, const void *b) {
 /* ---- blinding -------------------------------------------------------------------------------- */
 
 static void tidy(struct tier_overlap *o, size_t part) {
-    struct tier_blind_point *points = o->points[part];
+    struct tier_psi_point *points = o->points[part];
     size_t n = 0;
 
     if (o->count[part] > 1)
@@ -36,11 +36,11 @@ static void tidy(struct tier_overlap *o, size_t part) {
     o->count[part] = n;
 }
 
-static enum tier_status add_key(struct tier_overlap *o, const struct tier_blind_secret *secret,
+static enum tier_status add_key(struct tier_overlap *o, const struct tier_psi_secret *secret,
                                 struct tier_err *err) {
     struct tier_hash key;
 
-    tier_blind_secret_id(secret, &key);
+    tier_psi_secret_id(secret, &key);
     for (size_t i = 0; i < o->key_count; i++)
         if (tier_hash_equal(&o->keys[i], &key))
             return tier_fail(
@@ -54,20 +54,20 @@ static enum tier_status add_key(struct tier_overlap *o, const struct tier_blind_
     return TIER_OK;
 }
 
-enum tier_status tier_overlap_blind(struct tier_overlap *o, const struct tier_blind_secret *secret,
+enum tier_status tier_overlap_blind(struct tier_overlap *o, const struct tier_psi_secret *secret,
                                     struct tier_err *err) {
-    struct tier_blind *b = NULL;
+    struct tier_psi *b = NULL;
     enum tier_status st;
 
     TIER_TRY(add_key(o, secret, err));
-    TIER_TRY_OUT(tier_blind_new(&b, err));
+    TIER_TRY_OUT(tier_psi_new(&b, err));
     for (size_t p = 0; p < TIER_OVERLAP_PARTS; p++) {
         for (size_t i = 0; i < o->count[p]; i++)
-            TIER_TRY_OUT(tier_blind_apply(b, secret, &o->points[p][i], err));
+            TIER_TRY_OUT(tier_psi_apply(b, secret, &o->points[p][i], err));
         tidy(o, p);
     }
 out:
-    tier_blind_free(b);
+    tier_psi_free(b);
     return st;
 }
 
@@ -86,7 +86,7 @@ enum tier_status tier_overlap_write(const struct tier_overlap *o, FILE *out, str
     for (size_t p = 0; p < TIER_OVERLAP_PARTS; p++) {
         fprintf(out, "%s %zu\n", parts[p], o->count[p]);
         for (size_t i = 0; i < o->count[p]; i++)
-            write_hex(out, o->points[p][i].b, TIER_BLIND_POINT_BYTES);
+            write_hex(out, o->points[p][i].b, TIER_PSI_POINT_BYTES);
     }
     return fflush(out) == 0 && !ferror(out) ? TIER_OK
                                             : tier_fail_errno(err, TIER_EIO, "cannot be written");
@@ -96,7 +96,7 @@ enum tier_status tier_overlap_write(const struct tier_overlap *o, FILE *out, str
 
 struct reader {
     FILE *in;
-    struct tier_blind *blind;
+    struct tier_psi *blind;
     const char *name;
     size_t line;
     char text[LINE_BYTES];
@@ -186,19 +186,19 @@ static enum tier_status take_points(struct reader *r, size_t part, size_t count,
     for (size_t i = 0; i < count; i++) {
         if (i == room) {
             room = room ? room * 2 : GROW_MIN;
-            struct tier_blind_point *more =
+            struct tier_psi_point *more =
                 realloc(o->points[part], (room < count ? room : count) * sizeof *more);
             if (!more)
                 return tier_fail(r->err, TIER_ENOMEM, "no memory for %zu patients", room);
             o->points[part] = more;
         }
-        struct tier_blind_point *point = &o->points[part][i];
+        struct tier_psi_point *point = &o->points[part][i];
         TIER_TRY(next(r, "a point of 66 hex digits"));
-        if (!bytes_of(r->text, point->b, TIER_BLIND_POINT_BYTES))
+        if (!bytes_of(r->text, point->b, TIER_PSI_POINT_BYTES))
             return wrong(r, "a point of 66 hex digits");
         if (i > 0 && by_bytes(point - 1, point) >= 0)
             return wrong(r, "a point above the one before");
-        if (!tier_blind_is_point(r->blind, point))
+        if (!tier_psi_is_point(r->blind, point))
             return wrong(r, "a point of P-256");
         o->count[part]++;
     }
@@ -225,9 +225,9 @@ enum tier_status tier_overlap_read(FILE *in, const char *name, struct tier_overl
     struct reader r = {.in = in, .name = name, .err = err};
 
     *out = (struct tier_overlap){0};
-    TIER_TRY(tier_blind_new(&r.blind, err));
+    TIER_TRY(tier_psi_new(&r.blind, err));
     enum tier_status st = read_all(&r, out);
-    tier_blind_free(r.blind);
+    tier_psi_free(r.blind);
     if (st != TIER_OK)
         tier_overlap_release(out);
     return st;

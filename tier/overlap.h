@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Which patients are at several sites, and in which parts of their split, told as numbers alone:
- * private set intersection by commutative blinding (tier/blind.h), of which only the size of the
+ * private set intersection by commutative blinding (tier/psi.h), of which only the size of the
  * intersection is learnt (De Cristofaro, Gasti, Tsudik 2012). A site's file names its patients by
  * points that the site has blinded. Each of the other sites answers it with a file of its own: the
  * same points, blinded once more and in another order. Files that the same sites have blinded can
@@ -21,7 +21,7 @@
 #ifndef CONSILIUM_TIER_OVERLAP_H
 #define CONSILIUM_TIER_OVERLAP_H
 
-#include "tier/blind.h"
+#include "tier/psi.h"
 #include "tier/err.h"
 #include "tier/hash.h"
 
@@ -35,7 +35,7 @@
 struct tier_overlap {
     struct tier_hash keys[TIER_OVERLAP_KEYS_MAX]; /* ascending, each once */
     size_t key_count;
-    struct tier_blind_point *points[TIER_OVERLAP_PARTS]; /* ascending, each once */
+    struct tier_psi_point *points[TIER_OVERLAP_PARTS]; /* ascending, each once */
     size_t count[TIER_OVERLAP_PARTS];
 };
 
@@ -45,7 +45,7 @@ const char *tier_overlap_part(size_t part);
  * what is there twice. TIER_ECONFLICT: the secret is among them already; TIER_ELIMIT: no more may.
  * After an error *o is only to be released.
  */
-enum tier_status tier_overlap_blind(struct tier_overlap *o, const struct tier_blind_secret *secret,
+enum tier_status tier_overlap_blind(struct tier_overlap *o, const struct tier_psi_secret *secret,
                                     struct tier_err *err);
 enum tier_status tier_overlap_write(const struct tier_overlap *o, FILE *out, struct tier_err *err);
 /* Of a file from elsewhere. TIER_EDATA names the line that is not as above, or that holds no point

@@ -27,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fclose(out);
     FUZZ_CHECK(bytes == size && memcmp(text, data, size) == 0);
     free(text);
-    const struct tier_blind_secret secret = {{[31] = 3}};
+    const struct tier_psi_secret secret = {{[31] = 3}};
     size_t count = o.count[0];
     st = tier_overlap_blind(&o, &secret, NULL);
     FUZZ_CHECK(st == TIER_ELIMIT || (st == TIER_OK && o.count[0] == count));

@@ -97,16 +97,16 @@ Test(tier_overlap, what_is_no_such_file_is_refused_with_its_line) {
 #define PATIENTS 200
 
 struct site {
-    struct tier_blind_secret secret;
+    struct tier_psi_secret secret;
     struct tier_overlap file;
     uint8_t part[PATIENTS]; /* TIER_OVERLAP_PARTS: not here */
 };
 
-static struct tier_blind *blind;
+static struct tier_psi *blind;
 
 static void begin(struct site *s, unsigned *random) {
     memset(&s->file, 0, sizeof s->file);
-    cr_assert(eq(int, tier_blind_draw(blind, &s->secret, &err), TIER_OK));
+    cr_assert(eq(int, tier_psi_draw(blind, &s->secret, &err), TIER_OK));
     for (size_t p = 0; p < TIER_OVERLAP_PARTS; p++)
         s->file.points[p] = calloc(2 * PATIENTS, sizeof *s->file.points[p]);
     for (int i = 0; i < PATIENTS; i++) {
@@ -114,10 +114,10 @@ static void begin(struct site *s, unsigned *random) {
         s->part[i] = (uint8_t)(*random >> 16 & 3);
         for (unsigned row = 0; s->part[i] < 3 && row <= (*random >> 20 & 1); row++) {
             size_t n = s->file.count[s->part[i]]++; /* of one or two rows */
-            cr_assert(eq(
-                int,
-                tier_blind_hash(blind, "test", &i, sizeof i, &s->file.points[s->part[i]][n], &err),
-                TIER_OK));
+            cr_assert(
+                eq(int,
+                   tier_psi_hash(blind, "test", &i, sizeof i, &s->file.points[s->part[i]][n], &err),
+                   TIER_OK));
         }
     }
     cr_assert(eq(int, tier_overlap_blind(&s->file, &s->secret, &err), TIER_OK), "%s", err.text);
@@ -134,7 +134,7 @@ Test(tier_overlap, files_that_all_sites_have_blinded_have_as_much_in_common_as_t
     static struct site sites[SITES];
     unsigned random = 1;
 
-    cr_assert(eq(int, tier_blind_new(&blind, &err), TIER_OK));
+    cr_assert(eq(int, tier_psi_new(&blind, &err), TIER_OK));
     for (int s = 0; s < SITES; s++)
         begin(&sites[s], &random);
     for (int s = 0; s < SITES; s++) /* each file by another way around */
@@ -157,7 +157,7 @@ Test(tier_overlap, files_that_all_sites_have_blinded_have_as_much_in_common_as_t
         }
     for (int s = 0; s < SITES; s++)
         tier_overlap_release(&sites[s].file);
-    tier_blind_free(blind);
+    tier_psi_free(blind);
 }
 
 /* What a site gets back is in an order that says nothing of its own. */
@@ -165,16 +165,16 @@ Test(tier_overlap, an_answer_is_in_another_order_and_of_other_points) {
     static struct site a, b;
     unsigned random = 7, kept = 0;
 
-    cr_assert(eq(int, tier_blind_new(&blind, &err), TIER_OK));
+    cr_assert(eq(int, tier_psi_new(&blind, &err), TIER_OK));
     begin(&a, &random);
     begin(&b, &random);
     size_t n = a.file.count[0];
-    struct tier_blind_point *moved = malloc(n * sizeof *moved);
+    struct tier_psi_point *moved = malloc(n * sizeof *moved);
     memcpy(moved, a.file.points[0], n * sizeof *moved);
     cr_assert(eq(int, tier_overlap_blind(&a.file, &b.secret, &err), TIER_OK));
     cr_assert(eq(sz, a.file.count[0], n));
     for (size_t i = 0; i < n; i++) {
-        cr_assert(eq(int, tier_blind_apply(blind, &b.secret, &moved[i], &err), TIER_OK));
+        cr_assert(eq(int, tier_psi_apply(blind, &b.secret, &moved[i], &err), TIER_OK));
         kept += memcmp(&moved[i], &a.file.points[0][i], sizeof *moved) == 0;
     }
     cr_assert(gt(sz, n, 20));
@@ -182,25 +182,25 @@ Test(tier_overlap, an_answer_is_in_another_order_and_of_other_points) {
     free(moved);
     tier_overlap_release(&a.file);
     tier_overlap_release(&b.file);
-    tier_blind_free(blind);
+    tier_psi_free(blind);
 }
 
 Test(tier_overlap, a_secret_blinds_a_file_once_and_64_do_at_most) {
     static struct site a;
-    struct tier_blind_secret more;
+    struct tier_psi_secret more;
     unsigned random = 3;
 
-    cr_assert(eq(int, tier_blind_new(&blind, &err), TIER_OK));
+    cr_assert(eq(int, tier_psi_new(&blind, &err), TIER_OK));
     begin(&a, &random);
     cr_assert(eq(int, tier_overlap_blind(&a.file, &a.secret, &err), TIER_ECONFLICT));
     for (size_t p = 0; p < TIER_OVERLAP_PARTS; p++)
         a.file.count[p] = 0;
     while (a.file.key_count < TIER_OVERLAP_KEYS_MAX) {
-        cr_assert(eq(int, tier_blind_draw(blind, &more, &err), TIER_OK));
+        cr_assert(eq(int, tier_psi_draw(blind, &more, &err), TIER_OK));
         cr_assert(eq(int, tier_overlap_blind(&a.file, &more, &err), TIER_OK));
     }
-    cr_assert(eq(int, tier_blind_draw(blind, &more, &err), TIER_OK));
+    cr_assert(eq(int, tier_psi_draw(blind, &more, &err), TIER_OK));
     cr_assert(eq(int, tier_overlap_blind(&a.file, &more, &err), TIER_ELIMIT));
     tier_overlap_release(&a.file);
-    tier_blind_free(blind);
+    tier_psi_free(blind);
 }

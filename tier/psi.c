@@ -4,7 +4,7 @@
  * Woestijne and Ulas (RFC 9380, 6.6.2) with A = -3 and Z = -10 (8.2), from two elements of the
  * field, whose points are added.
  */
-#include "tier/blind.h"
+#include "tier/psi.h"
 
 #include <openssl/bn.h>
 #include <openssl/ec.h>
@@ -18,7 +18,7 @@
 #define BLOCK_BYTES 64 /* of SHA-256 */
 #define PSEUDO_BYTES (2 * FIELD_BYTES)
 
-struct tier_blind {
+struct tier_psi {
     EC_GROUP *group;
     BN_CTX *ctx;
     EC_POINT *point, *sum;
@@ -32,7 +32,7 @@ static enum tier_status failed(struct tier_err *err, const char *what) {
     return tier_fail(err, TIER_EINTERNAL, "libcrypto: %s", what);
 }
 
-static bool constants(struct tier_blind *b) {
+static bool constants(struct tier_psi *b) {
     BIGNUM *t = BN_new();
     bool ok = t && EC_GROUP_get_curve(b->group, b->p, b->a, b->b, b->ctx) &&
               BN_copy(b->root, b->p) && BN_add_word(b->root, 1) && BN_rshift(b->root, b->root, 2) &&
@@ -44,8 +44,8 @@ static bool constants(struct tier_blind *b) {
     return ok;
 }
 
-enum tier_status tier_blind_new(struct tier_blind **out, struct tier_err *err) {
-    struct tier_blind *b = calloc(1, sizeof *b);
+enum tier_status tier_psi_new(struct tier_psi **out, struct tier_err *err) {
+    struct tier_psi *b = calloc(1, sizeof *b);
 
     if (!b)
         return tier_fail(err, TIER_ENOMEM, "no memory for a group");
@@ -56,7 +56,7 @@ enum tier_status tier_blind_new(struct tier_blind **out, struct tier_err *err) {
     for (size_t i = 0; ok && i < sizeof numbers / sizeof *numbers; i++)
         ok = (*numbers[i] = BN_new()) != NULL;
     if (!ok || !constants(b)) {
-        tier_blind_free(b);
+        tier_psi_free(b);
         return failed(err, "no P-256");
     }
     BN_set_flags(b->k, BN_FLG_CONSTTIME);
@@ -64,7 +64,7 @@ enum tier_status tier_blind_new(struct tier_blind **out, struct tier_err *err) {
     return TIER_OK;
 }
 
-void tier_blind_free(struct tier_blind *b) {
+void tier_psi_free(struct tier_psi *b) {
     if (!b)
         return;
     BN_clear_free(b->k);
@@ -84,8 +84,8 @@ void tier_blind_free(struct tier_blind *b) {
 
 /* ---- secrets --------------------------------------------------------------------------------- */
 
-enum tier_status tier_blind_draw(struct tier_blind *b, struct tier_blind_secret *out,
-                                 struct tier_err *err) {
+enum tier_status tier_psi_draw(struct tier_psi *b, struct tier_psi_secret *out,
+                               struct tier_err *err) {
     const BIGNUM *order = EC_GROUP_get0_order(b->group);
 
     do
@@ -97,13 +97,13 @@ enum tier_status tier_blind_draw(struct tier_blind *b, struct tier_blind_secret 
                : failed(err, "a random number is too long");
 }
 
-bool tier_blind_secret_fits(const struct tier_blind *b, const struct tier_blind_secret *secret) {
+bool tier_psi_secret_fits(const struct tier_psi *b, const struct tier_psi_secret *secret) {
     return BN_bin2bn(secret->b, sizeof secret->b, b->k) && !BN_is_zero(b->k) &&
            BN_cmp(b->k, EC_GROUP_get0_order(b->group)) < 0;
 }
 
-void tier_blind_secret_id(const struct tier_blind_secret *secret, struct tier_hash *out) {
-    uint8_t text[sizeof SECRET_TEXT + TIER_BLIND_SECRET_BYTES] = SECRET_TEXT;
+void tier_psi_secret_id(const struct tier_psi_secret *secret, struct tier_hash *out) {
+    uint8_t text[sizeof SECRET_TEXT + TIER_PSI_SECRET_BYTES] = SECRET_TEXT;
 
     memcpy(text + sizeof SECRET_TEXT, secret->b, sizeof secret->b);
     tier_hash_data(text, sizeof text, out);
@@ -143,13 +143,13 @@ static bool expand(const char *domain, const void *name, size_t bytes, uint8_t *
 }
 
 /* g = x^3 + a x + b */
-static bool curve_at(const struct tier_blind *b, const BIGNUM *x, BIGNUM *g) {
+static bool curve_at(const struct tier_psi *b, const BIGNUM *x, BIGNUM *g) {
     return BN_mod_sqr(g, x, b->p, b->ctx) && BN_mod_add(g, g, b->a, b->p, b->ctx) &&
            BN_mod_mul(g, g, x, b->p, b->ctx) && BN_mod_add(g, g, b->b, b->p, b->ctx);
 }
 
 /* y = g^((p + 1) / 4), the root of g where it is a square, which *is_root says. */
-static bool root_of(const struct tier_blind *b, const BIGNUM *g, BIGNUM *y, BIGNUM *t,
+static bool root_of(const struct tier_psi *b, const BIGNUM *g, BIGNUM *y, BIGNUM *t,
                     bool *is_root) {
     if (!BN_mod_exp(y, g, b->root, b->p, b->ctx) || !BN_mod_sqr(t, y, b->p, b->ctx))
         return false;
@@ -157,7 +157,7 @@ static bool root_of(const struct tier_blind *b, const BIGNUM *g, BIGNUM *y, BIGN
     return true;
 }
 
-static bool map(const struct tier_blind *b, const BIGNUM *u, EC_POINT *out) {
+static bool map(const struct tier_psi *b, const BIGNUM *u, EC_POINT *out) {
     bool ok, is_root = false;
 
     BN_CTX_start(b->ctx);
@@ -181,17 +181,17 @@ static bool map(const struct tier_blind *b, const BIGNUM *u, EC_POINT *out) {
     return ok;
 }
 
-static bool put(const struct tier_blind *b, const EC_POINT *from, struct tier_blind_point *out) {
+static bool put(const struct tier_psi *b, const EC_POINT *from, struct tier_psi_point *out) {
     return EC_POINT_point2oct(b->group, from, POINT_CONVERSION_COMPRESSED, out->b, sizeof out->b,
                               b->ctx) == sizeof out->b;
 }
 
-enum tier_status tier_blind_hash(struct tier_blind *b, const char *domain, const void *name,
-                                 size_t bytes, struct tier_blind_point *out, struct tier_err *err) {
+enum tier_status tier_psi_hash(struct tier_psi *b, const char *domain, const void *name,
+                               size_t bytes, struct tier_psi_point *out, struct tier_err *err) {
     uint8_t pseudo[PSEUDO_BYTES];
     size_t n = strlen(domain);
 
-    if (n == 0 || n > TIER_BLIND_DOMAIN_BYTES_MAX)
+    if (n == 0 || n > TIER_PSI_DOMAIN_BYTES_MAX)
         return tier_fail(err, TIER_EARG, "a domain of %zu bytes", n);
     BN_CTX_start(b->ctx);
     BIGNUM *u = BN_CTX_get(b->ctx);
@@ -206,7 +206,7 @@ enum tier_status tier_blind_hash(struct tier_blind *b, const char *domain, const
 
 /* ---- blinding -------------------------------------------------------------------------------- */
 
-static bool take(struct tier_blind *b, const struct tier_blind_point *point) {
+static bool take(struct tier_psi *b, const struct tier_psi_point *point) {
     if (EC_POINT_oct2point(b->group, b->point, point->b, sizeof point->b, b->ctx) == 1 &&
         !EC_POINT_is_at_infinity(b->group, b->point))
         return true;
@@ -214,13 +214,13 @@ static bool take(struct tier_blind *b, const struct tier_blind_point *point) {
     return false;
 }
 
-bool tier_blind_is_point(struct tier_blind *b, const struct tier_blind_point *point) {
+bool tier_psi_is_point(struct tier_psi *b, const struct tier_psi_point *point) {
     return take(b, point);
 }
 
-enum tier_status tier_blind_apply(struct tier_blind *b, const struct tier_blind_secret *secret,
-                                  struct tier_blind_point *point, struct tier_err *err) {
-    if (!tier_blind_secret_fits(b, secret))
+enum tier_status tier_psi_apply(struct tier_psi *b, const struct tier_psi_secret *secret,
+                                struct tier_psi_point *point, struct tier_err *err) {
+    if (!tier_psi_secret_fits(b, secret))
         return tier_fail(err, TIER_EARG, "a secret that is not between 1 and the group's order");
     if (!take(b, point))
         return tier_fail(err, TIER_EDATA, "bytes that are no point of P-256");
