@@ -370,7 +370,7 @@ static void restore_child(struct hub_run *run, uint32_t child) {
         return;
     if (c->state == TIER_CHILD_SEALED &&
         tier_spool_update_open(run->hub->home.spool, &c->update, &u, NULL) == TIER_OK) {
-        bool masked = tier_spool_update_header(u)->encoding == TIER_ENC_MASKED;
+        bool masked = tier_encoding_masked(tier_spool_update_header(u)->encoding);
         run->children[child].role = masked ? HUB_CHILD_SPOKE : HUB_CHILD_HUB;
         if (masked)
             hub_secure_arrived(run, tier_spool_update_header(u));
@@ -433,23 +433,25 @@ static enum tier_status metrics_hash(const struct tier_metrics *m, struct tier_h
 }
 
 void hub_secure_arrived(struct hub_run *run, const struct tier_update_header *h) {
-    if (run->secure && h->encoding == TIER_ENC_MASKED && tier_hash_is_zero(&run->secure->metrics))
+    if (run->secure && tier_encoding_masked(h->encoding) &&
+        tier_hash_is_zero(&run->secure->metrics))
         (void)metrics_hash(h->metrics, &run->secure->metrics, NULL);
 }
 
 enum tier_status hub_secure_offered(struct hub_run *run, uint32_t child,
                                     const struct tier_update_header *h, struct tier_err *err) {
     bool hub = is_hub(run, child);
+    enum tier_encoding right = hub ? TIER_ENC_SUM : tier_task_masked(&run->plan);
     struct tier_hash metrics;
 
     if (!run->secure)
         return TIER_OK;
-    if (h->encoding != (hub ? TIER_ENC_SUM : TIER_ENC_MASKED))
+    if (h->encoding != right)
         return tier_fail(err, TIER_EPOLICY,
                          "the plan has secure.sums: an update of encoding %s was offered by a %s; "
                          "%s would be right",
                          tier_encoding_text(h->encoding), hub ? "hub" : "spoke",
-                         hub ? "sum" : "masked");
+                         tier_encoding_text(right));
     if (hub)
         return TIER_OK;
     if (!tier_secure_takes(run->secure->sum, run->children[child].name))

@@ -4,6 +4,7 @@
 #include "spoke/run_private.h"
 #include "tier/log.h"
 #include "tier/masked.h"
+#include "tier/narrow.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -208,7 +209,8 @@ static void masking_free(void *arg) {
 static void mask_work(void *arg) {
     struct masking *job = arg;
     job->st = tier_masked_seal(job->run->spoke->home.spool, &job->visible, job->run->manifest,
-                               job->terms, job->term_count, &job->id, &job->err);
+                               tier_narrow_shift(&job->run->plan), job->terms, job->term_count,
+                               &job->id, &job->err);
     tier_mask_terms_free(job->terms, job->term_count);
     job->terms = NULL;
 }

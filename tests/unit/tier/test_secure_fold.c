@@ -35,7 +35,7 @@ static struct tier_fold fold_of(const struct tier_hash *ids, size_t n) {
 static struct tier_hash masked(const struct tier_hash *visible,
                                const struct tier_mask_term *terms) {
     struct tier_hash id;
-    MUST(tier_masked_seal(spool, visible, manifest, terms, 2, &id, err));
+    MUST(tier_masked_seal(spool, visible, manifest, 0, terms, 2, &id, err));
     return id;
 }
 
