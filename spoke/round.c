@@ -9,6 +9,7 @@
 #include "spoke/train.h"
 #include "tier/content.h"
 #include "tier/fedcurv.h"
+#include "tier/layout.h"
 #include "tier/log.h"
 #include "tier/metric.h"
 #include "tier/model.h"
@@ -643,6 +644,21 @@ static void bound(const struct spoke_run *run, struct work *w) {
     }
 }
 
+/* Behind masks all tell of the same metrics, or none could be told: a site that trained nothing has
+ * nothing to say of its change's norm, and a trainer's figures are those of the plan. */
+static enum tier_status tell_the_same(const struct spoke_run *run, uint64_t round,
+                                      struct tier_metrics *metrics, struct tier_err *err) {
+    const struct tier_layout_of of = {&run->plan, tier_graph_classes(run->graph),
+                                      tier_graph_outputs(run->graph) /
+                                          tier_graph_classes(run->graph)};
+    bool cut = tier_site_adapts(&run->plan) && tier_task_trains(&run->plan, round);
+    const int64_t none = 0;
+
+    if (cut) /* in what trained, tier_site_seal adds to it */
+        TIER_TRY(tier_metrics_add(metrics, TIER_SITE_METRIC, 1, &none, err));
+    return tier_layout_check(&of, round, metrics, err);
+}
+
 enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                                  const struct tier_hash *base, struct tier_hash *id_out,
                                  struct tier_err *err) {
@@ -666,6 +682,8 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                   : trainer ? by_trainer
                             : by_itself)(run, &header, &w, &steps, err));
     bool trained = header.weight > 0;
+    if (spoke_secure_on(&run->plan))
+        TIER_TRY_OUT(tell_the_same(run, round, metrics, err));
     if (trained && run->plan.normalise)
         TIER_TRY_OUT(normalise(run, steps, header.weight, &w, metrics, err));
     if (trained)

@@ -135,24 +135,32 @@ static void job_work(void *arg) {
     job->st = spoke_round_run(job->run, job->round, &job->base, &job->id, &job->err);
 }
 
-static enum tier_status journal_sealed(struct spoke_run *run, const struct job *job,
+enum tier_status spoke_run_note_update(struct spoke_run *run, uint64_t round,
+                                       const struct tier_hash *id, uint64_t *weight_out,
                                        struct tier_err *err) {
     struct tier_home *home = &run->spoke->home;
-    struct tier_journal_sent row = {
-        .round = job->round, .update_id = job->id, .state = TIER_SENT_PENDING};
+    struct tier_journal_sent row = {.round = round, .update_id = *id, .state = TIER_SENT_PENDING};
     struct tier_update *u;
 
-    TIER_TRY(tier_spool_update_open(home->spool, &job->id, &u, err));
+    TIER_TRY(tier_spool_update_open(home->spool, id, &u, err));
     memcpy(row.run, run->hex, sizeof row.run);
     row.header = tier_spool_update_header_bytes(u, &row.header_bytes);
-    enum tier_status st = spoke_run_note_rows(run, job->round, &job->withheld, err);
-    if (st == TIER_OK)
-        st = tier_journal_sent_put(home->journal, &row, err);
-    if (st == TIER_OK)
-        spoke_audit(run->spoke, "update.sealed", "h:run", &run->id, "u:round", job->round,
-                    "h:update", &job->id, "u:weight", tier_spool_update_header(u)->weight);
+    enum tier_status st = tier_journal_sent_put(home->journal, &row, err);
+    if (st == TIER_OK && weight_out)
+        *weight_out = tier_spool_update_header(u)->weight;
     tier_spool_update_close(u);
     return st;
+}
+
+static enum tier_status journal_sealed(struct spoke_run *run, const struct job *job,
+                                       struct tier_err *err) {
+    uint64_t weight = 0;
+
+    TIER_TRY(spoke_run_note_rows(run, job->round, &job->withheld, err));
+    TIER_TRY(spoke_run_note_update(run, job->round, &job->id, &weight, err));
+    spoke_audit(run->spoke, "update.sealed", "h:run", &run->id, "u:round", job->round, "h:update",
+                &job->id, "u:weight", weight);
+    return TIER_OK;
 }
 
 /* The round is trained when all are here, not declined: nothing is wrong with it. */

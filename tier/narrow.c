@@ -34,9 +34,11 @@ void tier_narrow_round(float *x, size_t n, int frac_bits, unsigned shift, uint64
             const uint32_t counter[4] = {(uint32_t)(at / 4), (uint32_t)(at / 4 >> 32), 1, 0};
             kern_philox(draw, counter, k);
         }
-        double t = (double)x[i] * scale, low = floor(t);
-        low += (double)draw[at % 4] * 0x1p-32 < t - low ? 1 : 0;
-        x[i] = (float)(low * unit);
+        double t = (double)x[i] * scale;
+        int32_t r = (int32_t)t; /* toward 0, of at most 2^29 */
+        r -= t < r ? 1 : 0;
+        r += (double)draw[at % 4] * 0x1p-32 < t - r ? 1 : 0;
+        x[i] = (float)(r * unit);
     }
 }
 

@@ -58,14 +58,15 @@ class Narrow(unittest.TestCase):
                 f.spoke(site, parent)
             run = f.run(plan(f, 2))
             run.finish()
-            ended = f.run(f.plan(rounds=1, secure=SECURE, **SITES)).finish()
+            wide = f.run(f.plan(rounds=1, secure=SECURE, **SITES))
+            ended = wide.finish()
             for node in (top, hub):
                 done = f.cli("audit", "replay", run.id, "--data-dir", node.dir, "--json",
                              check=False)
                 self.assertEqual([r["result"] for r in json.loads(done.stdout)["rounds"]],
                                  ["same"] * 3, node.name)
             # Both tell of as many figures, in words of 64 bits.
-            sizes = [last_update(hub, r) for r in (run, ended)]
+            sizes = [last_update(hub, r) for r in (run, wide)]
             elements = len(values_of(f, ended.model))
             self.assertEqual(sizes[1] - sizes[0], 4 * elements)
             self.assertLess(sizes[0], 4 * elements + 70000)  # and figures, two of 4096 bins
