@@ -222,17 +222,19 @@ static enum tier_status read_terms(const char *path, int fd, struct tier_hash *h
     bool whole = got == (ssize_t)bytes && memcmp(data, MAGIC, 8) == 0;
     size_t count = whole ? tier_get_u32(data + 8) : 0;
     whole = whole && count <= TIER_SECURE_TERMS_MAX && bytes == HEAD_BYTES + count * TERM_BYTES;
-    struct tier_mask_term *terms = need(calloc(whole ? count + 1 : 1, sizeof *terms));
+    count = whole ? count : 0;
+    struct tier_mask_term *terms = need(calloc(count + 1, sizeof *terms));
     for (size_t i = 0; whole && i < count; i++) {
         const uint8_t *at = data + HEAD_BYTES + i * TERM_BYTES;
         memcpy(terms[i].key, at, TIER_MASK_KEY_BYTES);
-        terms[i].minus = at[TIER_MASK_KEY_BYTES] != 0;
+        terms[i].minus = at[TIER_MASK_KEY_BYTES] == 1;
+        whole = at[TIER_MASK_KEY_BYTES] <= 1;
     }
     tier_hash_data(data, bytes, hash_out);
     OPENSSL_cleanse(data, bytes);
     free(data);
     if (!whole) {
-        tier_mask_terms_free(terms, 0);
+        tier_mask_terms_free(terms, count);
         return tier_fail(err, TIER_ECORRUPT, "%s is no file of masks, or is cut off", path);
     }
     *out = terms;
