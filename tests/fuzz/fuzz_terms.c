@@ -9,23 +9,19 @@
 #include "tier/secure_fold.h"
 
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define HEAD 12u
 #define TERM (TIER_MASK_KEY_BYTES + 1u)
 
-static char dir[] = "/tmp/consilium-fuzz-XXXXXX";
-static char path[sizeof dir + 16];
-
-static void down(void) {
-    unlink(path);
-    rmdir(dir);
-}
+static char path[40]; /* of a file in memory */
+static int file = -1;
 
 static void up(void) {
-    FUZZ_CHECK(mkdtemp(dir) != NULL);
-    snprintf(path, sizeof path, "%s/in", dir);
-    atexit(down);
+    file = memfd_create("terms", MFD_CLOEXEC);
+    FUZZ_CHECK(file >= 0);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
 }
 
 static void check_again(const struct tier_mask_term *terms, size_t count, const uint8_t *data,
@@ -43,10 +39,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct tier_hash hash;
     size_t count = 0;
 
-    if (!*path)
+    if (file < 0)
         up();
-    FILE *f = fopen(path, "wb");
-    FUZZ_CHECK(f && fwrite(data, 1, size, f) == size && fclose(f) == 0);
+    FUZZ_CHECK(ftruncate(file, 0) == 0 && pwrite(file, data, size, 0) == (ssize_t)size);
     tier_hash_data(data, size, &hash);
     enum tier_status st = tier_secure_terms_load(path, &hash, &terms, &count, NULL);
     FUZZ_CHECK(st == TIER_OK || st == TIER_ECORRUPT);
