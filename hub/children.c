@@ -358,7 +358,6 @@ void hub_run_arrived(struct hub_run *run, const char *child, const struct tier_h
         hub_work_drop(run, child, id);
         return;
     }
-    hub_secure_arrived(run, h);
     hub_card_heard(run, child, h);
     if (checked)
         hub_work_step(run, &e);

@@ -197,8 +197,9 @@ static void print_checked(const struct loaded *l) {
            tier_plan_rule_text(&l->plan.top.merge), mixing(&l->plan.hub.merge),
            tier_plan_rule_text(&l->plan.hub.merge));
     printf("  updates   %s%s%s\n",
-           tier_site_on(&l->plan) ? "sum: whole numbers, cut"
-                                  : tier_encoding_text(tier_task_encoding(&l->plan)),
+           l->plan.secure.sums      ? tier_encoding_text(tier_task_masked(&l->plan))
+           : tier_site_on(&l->plan) ? "sum: whole numbers, cut"
+                                    : tier_encoding_text(tier_task_encoding(&l->plan)),
            l->plan.codec.entropy == TIER_PLAN_ENTROPY_ZSTD
                ? ", in zstd frames where that is shorter"
                : "",

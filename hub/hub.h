@@ -62,7 +62,7 @@ struct hub_run {
     char *plan_text, *signature; /* as they came; signature NULL: it is not signed */
     size_t plan_bytes, signature_bytes;
     struct tier_manifest *manifest; /* NULL until the graph is here */
-    uint64_t classes;               /* of the model's output, likewise */
+    uint64_t classes, spots;        /* of the model's output, likewise */
 
     struct tier_hash
         screened; /* of the open round: the updates that were, together (tier/screen.h) */

@@ -37,7 +37,7 @@ static enum tier_status check_update(struct tier_spool *spool, const struct tier
     TIER_TRY(tier_spool_update_open(spool, id, &u, err));
     enum tier_status st = whole ? tier_spool_update_check(u, err) : TIER_OK;
     /* Nothing can be said of what is masked, but that it is as long as it must be. */
-    if (st == TIER_OK && tier_spool_update_header(u)->encoding != TIER_ENC_MASKED)
+    if (st == TIER_OK && !tier_encoding_masked(tier_spool_update_header(u)->encoding))
         st = tier_update_verify(u, manifest, err);
     if (st == TIER_OK && plan && tier_spool_update_header(u)->encoding == TIER_ENC_SUM)
         st = tier_secure_norm_check(plan, u, manifest, err);

@@ -487,6 +487,7 @@ enum tier_status hub_run_prepare(struct hub_run *run, struct tier_err *err) {
     TIER_TRY_OUT(tier_graph_open(path, &graph, err));
     TIER_TRY_OUT(tier_task_manifest(&run->plan, graph, &run->manifest, err));
     run->classes = tier_graph_classes(graph);
+    run->spots = tier_graph_outputs(graph) / run->classes;
 out:
     tier_graph_free(graph);
     free(path);

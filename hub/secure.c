@@ -10,6 +10,7 @@
 #include "hub/run_private.h"
 #include "hub/work.h"
 #include "tier/cert.h"
+#include "tier/layout.h"
 #include "tier/log.h"
 #include "tier/secure.h"
 
@@ -23,7 +24,6 @@ struct hub_secure {
     struct tier_mask_trust trust;
     struct tier_timer *turn, *lasts;
     enum tier_mask_step timed; /* the step whose time is running */
-    struct tier_hash metrics;  /* of the names and bins that all tell of; zero: not known yet */
     bool told;                 /* how it ended is in the logs */
 };
 
@@ -293,7 +293,6 @@ static void wipe(struct hub_run *run) {
     tier_secure_free(run->secure->sum);
     run->secure->sum = NULL;
     run->secure->timed = (enum tier_mask_step)0;
-    run->secure->metrics = (struct tier_hash){{0}};
     run->secure->told = false;
     tier_timer_cancel(run->secure->turn);
     tier_timer_cancel(run->secure->lasts);
@@ -370,10 +369,8 @@ static void restore_child(struct hub_run *run, uint32_t child) {
         return;
     if (c->state == TIER_CHILD_SEALED &&
         tier_spool_update_open(run->hub->home.spool, &c->update, &u, NULL) == TIER_OK) {
-        bool masked = tier_spool_update_header(u)->encoding == TIER_ENC_MASKED;
+        bool masked = tier_encoding_masked(tier_spool_update_header(u)->encoding);
         run->children[child].role = masked ? HUB_CHILD_SPOKE : HUB_CHILD_HUB;
-        if (masked)
-            hub_secure_arrived(run, tier_spool_update_header(u));
         tier_spool_update_close(u);
     }
     if (!is_hub(run, child))
@@ -420,49 +417,27 @@ void hub_secure_after(struct hub_run *run, const struct tier_round_event *e) {
     }
 }
 
-static enum tier_status metrics_hash(const struct tier_metrics *m, struct tier_hash *out,
-                                     struct tier_err *err) {
-    uint8_t *bytes = NULL;
-    size_t n = 0;
-
-    if (m)
-        TIER_TRY(tier_metrics_encode(m, &bytes, &n, err));
-    tier_hash_data(bytes ? bytes : (const uint8_t *)"", n, out);
-    free(bytes);
-    return TIER_OK;
-}
-
-void hub_secure_arrived(struct hub_run *run, const struct tier_update_header *h) {
-    if (run->secure && h->encoding == TIER_ENC_MASKED && tier_hash_is_zero(&run->secure->metrics))
-        (void)metrics_hash(h->metrics, &run->secure->metrics, NULL);
-}
-
 enum tier_status hub_secure_offered(struct hub_run *run, uint32_t child,
                                     const struct tier_update_header *h, struct tier_err *err) {
     bool hub = is_hub(run, child);
-    struct tier_hash metrics;
+    enum tier_encoding right = hub ? TIER_ENC_SUM : tier_task_masked(&run->plan);
 
     if (!run->secure)
         return TIER_OK;
-    if (h->encoding != (hub ? TIER_ENC_SUM : TIER_ENC_MASKED))
+    if (h->encoding != right)
         return tier_fail(err, TIER_EPOLICY,
                          "the plan has secure.sums: an update of encoding %s was offered by a %s; "
                          "%s would be right",
                          tier_encoding_text(h->encoding), hub ? "hub" : "spoke",
-                         hub ? "sum" : "masked");
+                         tier_encoding_text(right));
     if (hub)
         return TIER_OK;
     if (!tier_secure_takes(run->secure->sum, run->children[child].name))
         return tier_fail(err, TIER_EPOLICY,
                          "secure sum: this child has no part in the round's sum: its masks could "
                          "not be taken off");
-    TIER_TRY(metrics_hash(h->metrics, &metrics, err));
-    if (!tier_hash_is_zero(&run->secure->metrics) &&
-        !tier_hash_equal(&metrics, &run->secure->metrics))
-        return tier_fail(err, TIER_EPOLICY,
-                         "secure sum: the update tells of other metrics than those that are here, "
-                         "and masks hide sums of the same ones only");
-    return TIER_OK;
+    const struct tier_layout_of of = {&run->plan, run->classes, run->spots};
+    return tier_layout_check(&of, h->round, h->metrics, err);
 }
 
 void hub_secure_said(struct hub_run *run, const char *child, uint64_t round,

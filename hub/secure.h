@@ -42,8 +42,6 @@ bool hub_secure_skips(struct hub_run *run);
 /* TIER_EPOLICY: the child's update cannot be part of the round's sum. */
 enum tier_status hub_secure_offered(struct hub_run *run, uint32_t child,
                                     const struct tier_update_header *h, struct tier_err *err);
-/* That update is here: all others must tell of the same metrics. */
-void hub_secure_arrived(struct hub_run *run, const struct tier_update_header *h);
 void hub_secure_said(struct hub_run *run, const char *child, uint64_t round,
                      const struct tier_secure_body *body);
 

@@ -9,9 +9,11 @@
 #include "spoke/train.h"
 #include "tier/content.h"
 #include "tier/fedcurv.h"
+#include "tier/layout.h"
 #include "tier/log.h"
 #include "tier/metric.h"
 #include "tier/model.h"
+#include "tier/narrow.h"
 #include "tier/nova.h"
 #include "tier/scaffold.h"
 #include "tier/share.h"
@@ -21,6 +23,7 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <math.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -412,6 +415,22 @@ static void carry_on(const struct tier_manifest *m, const float *dropped, float 
     }
 }
 
+/* By the site's own secret, and but for it as the order of rows: from the plan, not the run. */
+static uint64_t rounding_of(const struct spoke_run *run, uint64_t round) {
+    char stream[120], hex[TIER_HASH_HEX];
+    struct tier_hash secret;
+
+    _Static_assert(sizeof secret == sizeof run->spoke->rounding, "it is written as a hash is");
+    memcpy(&secret, &run->spoke->rounding, sizeof secret);
+    snprintf(stream, sizeof stream, "rounding %s %" PRIu64, tier_hash_hex(&secret, hex),
+             run->plan.seed);
+    uint64_t key = spoke_train_seed(stream, round, run->spoke->config->name);
+    OPENSSL_cleanse(stream, sizeof stream);
+    OPENSSL_cleanse(hex, sizeof hex);
+    OPENSSL_cleanse(&secret, sizeof secret);
+    return key;
+}
+
 /*
  * As the plan's codec has it. With error feedback, what the last committed round dropped is added
  * first, and what this one drops is kept until it is committed. `delta` is NULL for an evaluation.
@@ -421,7 +440,8 @@ static enum tier_status seal(struct spoke_run *run, const struct tier_update_hea
     const struct tier_home *home = &run->spoke->home;
     struct tier_seal_as as = {.encoding = tier_task_encoding(&run->plan),
                               .zip = run->plan.codec.entropy == TIER_PLAN_ENTROPY_ZSTD,
-                              .share = run->plan.codec.share};
+                              .share = run->plan.codec.share,
+                              .narrow = tier_narrow_shift(&run->plan)};
     bool feedback = delta && run->plan.codec.error_feedback;
     size_t n = run->manifest->elements;
     enum tier_status st = TIER_OK;
@@ -432,6 +452,8 @@ static enum tier_status seal(struct spoke_run *run, const struct tier_update_hea
     /* From the plan, as the order of rows: the same plan on the same data seals the same bytes. */
     snprintf(stream, sizeof stream, "codec %" PRIu64, run->plan.seed);
     as.key = spoke_train_seed(stream, header->round, run->spoke->config->name);
+    if (as.narrow)
+        as.key = rounding_of(run, header->round);
     if (feedback) {
         as.dropped = malloc(n * sizeof *as.dropped);
         if (!as.dropped)
@@ -622,6 +644,21 @@ static void bound(const struct spoke_run *run, struct work *w) {
     }
 }
 
+/* Behind masks all tell of the same metrics, or none could be told: a site that trained nothing has
+ * nothing to say of its change's norm, and a trainer's figures are those of the plan. */
+static enum tier_status tell_the_same(const struct spoke_run *run, uint64_t round,
+                                      struct tier_metrics *metrics, struct tier_err *err) {
+    const struct tier_layout_of of = {&run->plan, tier_graph_classes(run->graph),
+                                      tier_graph_outputs(run->graph) /
+                                          tier_graph_classes(run->graph)};
+    bool cut = tier_site_adapts(&run->plan) && tier_task_trains(&run->plan, round);
+    const int64_t none = 0;
+
+    if (cut) /* in what trained, tier_site_seal adds to it */
+        TIER_TRY(tier_metrics_add(metrics, TIER_SITE_METRIC, 1, &none, err));
+    return tier_layout_check(&of, round, metrics, err);
+}
+
 enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                                  const struct tier_hash *base, struct tier_hash *id_out,
                                  struct tier_err *err) {
@@ -645,6 +682,8 @@ enum tier_status spoke_round_run(struct spoke_run *run, uint64_t round,
                   : trainer ? by_trainer
                             : by_itself)(run, &header, &w, &steps, err));
     bool trained = header.weight > 0;
+    if (spoke_secure_on(&run->plan))
+        TIER_TRY_OUT(tell_the_same(run, round, metrics, err));
     if (trained && run->plan.normalise)
         TIER_TRY_OUT(normalise(run, steps, header.weight, &w, metrics, err));
     if (trained)

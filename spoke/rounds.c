@@ -11,6 +11,7 @@
 #include "tier/budget.h"
 #include "tier/content.h"
 #include "tier/log.h"
+#include "tier/narrow.h"
 #include "tier/signed.h"
 #include "tier/site.h"
 #include "tier/statistics.h"
@@ -43,7 +44,7 @@ static enum tier_status see_sent(void *arg, const struct tier_journal_sent *row,
     if (row->round != s->round || row->state == TIER_SENT_COMMITTED)
         return TIER_OK;
     TIER_TRY(tier_update_header_decode(row->header, row->header_bytes, &h, err));
-    bool masked = h.encoding == TIER_ENC_MASKED;
+    bool masked = tier_encoding_masked(h.encoding);
     tier_update_header_release(&h);
     if (masked == s->masked) {
         s->found = true;
@@ -134,24 +135,32 @@ static void job_work(void *arg) {
     job->st = spoke_round_run(job->run, job->round, &job->base, &job->id, &job->err);
 }
 
-static enum tier_status journal_sealed(struct spoke_run *run, const struct job *job,
+enum tier_status spoke_run_note_update(struct spoke_run *run, uint64_t round,
+                                       const struct tier_hash *id, uint64_t *weight_out,
                                        struct tier_err *err) {
     struct tier_home *home = &run->spoke->home;
-    struct tier_journal_sent row = {
-        .round = job->round, .update_id = job->id, .state = TIER_SENT_PENDING};
+    struct tier_journal_sent row = {.round = round, .update_id = *id, .state = TIER_SENT_PENDING};
     struct tier_update *u;
 
-    TIER_TRY(tier_spool_update_open(home->spool, &job->id, &u, err));
+    TIER_TRY(tier_spool_update_open(home->spool, id, &u, err));
     memcpy(row.run, run->hex, sizeof row.run);
     row.header = tier_spool_update_header_bytes(u, &row.header_bytes);
-    enum tier_status st = spoke_run_note_rows(run, job->round, &job->withheld, err);
-    if (st == TIER_OK)
-        st = tier_journal_sent_put(home->journal, &row, err);
-    if (st == TIER_OK)
-        spoke_audit(run->spoke, "update.sealed", "h:run", &run->id, "u:round", job->round,
-                    "h:update", &job->id, "u:weight", tier_spool_update_header(u)->weight);
+    enum tier_status st = tier_journal_sent_put(home->journal, &row, err);
+    if (st == TIER_OK && weight_out)
+        *weight_out = tier_spool_update_header(u)->weight;
     tier_spool_update_close(u);
     return st;
+}
+
+static enum tier_status journal_sealed(struct spoke_run *run, const struct job *job,
+                                       struct tier_err *err) {
+    uint64_t weight = 0;
+
+    TIER_TRY(spoke_run_note_rows(run, job->round, &job->withheld, err));
+    TIER_TRY(spoke_run_note_update(run, job->round, &job->id, &weight, err));
+    spoke_audit(run->spoke, "update.sealed", "h:run", &run->id, "u:round", job->round, "h:update",
+                &job->id, "u:weight", weight);
+    return TIER_OK;
 }
 
 /* The round is trained when all are here, not declined: nothing is wrong with it. */
@@ -253,6 +262,29 @@ static bool charge(struct spoke_run *run) {
     return st == TIER_OK;
 }
 
+#define ROUNDING "rounding" /* in the journal */
+
+/* What this site rounds by (tier/narrow.h) is its own secret, drawn once: with another after a
+ * restart the same change would be another update. */
+static enum tier_status know_rounding(struct spoke *spoke, struct tier_err *err) {
+    struct tier_journal_blob kept = {0};
+    enum tier_status st = tier_journal_kv_get(spoke->home.journal, ROUNDING, &kept, err);
+
+    if (st == TIER_OK && kept.bytes == sizeof spoke->rounding) {
+        memcpy(&spoke->rounding, kept.data, sizeof spoke->rounding);
+    } else if (st == TIER_OK) {
+        st = tier_fail(err, TIER_ECORRUPT, "the journal's secret of rounding has %zu bytes",
+                       kept.bytes);
+    } else if (st == TIER_ENOTFOUND) {
+        st = tier_noise_key_draw(&spoke->rounding, err);
+        if (st == TIER_OK)
+            st = tier_journal_kv_put(spoke->home.journal, ROUNDING, &spoke->rounding,
+                                     sizeof spoke->rounding, err);
+    }
+    tier_journal_blob_release(&kept);
+    return st;
+}
+
 /* What becomes of a round's update behind masks; true: nothing is to be trained. */
 static bool goes_masked(struct spoke_run *run) {
     const char *why;
@@ -328,6 +360,11 @@ void spoke_run_train(struct spoke_run *run) {
     }
     if (!charge(run))
         return;
+    if (tier_narrow_shift(&run->plan) && tier_noise_key_is_zero(&run->spoke->rounding) &&
+        know_rounding(run->spoke, &err) != TIER_OK) {
+        spoke_stop_on(run->spoke, &err);
+        return;
+    }
     struct job *job = need(calloc(1, sizeof *job));
     *job = (struct job){.run = run, .round = run->round, .base = run->base_model};
     if (run->data)

@@ -101,6 +101,11 @@ void spoke_run_decline_round(struct spoke_run *run, const char *reason);
 bool spoke_run_sealed(struct spoke_run *run, uint64_t round, struct tier_hash *id);
 /* The one that is not masked. */
 bool spoke_run_sealed_visible(struct spoke_run *run, uint64_t round, struct tier_hash *id);
+/* Writes into the journal that this update of the round lies in the spool: before it is offered, or
+ * masked. What it says it weighs goes to weight_out (may be NULL). */
+enum tier_status spoke_run_note_update(struct spoke_run *run, uint64_t round,
+                                       const struct tier_hash *id, uint64_t *weight_out,
+                                       struct tier_err *err);
 /* A job of the run has ended: what waited for it goes on. */
 void spoke_run_job_over(struct spoke_run *run);
 

@@ -4,6 +4,7 @@
 #include "spoke/run_private.h"
 #include "tier/log.h"
 #include "tier/masked.h"
+#include "tier/narrow.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -208,23 +209,16 @@ static void masking_free(void *arg) {
 static void mask_work(void *arg) {
     struct masking *job = arg;
     job->st = tier_masked_seal(job->run->spoke->home.spool, &job->visible, job->run->manifest,
-                               job->terms, job->term_count, &job->id, &job->err);
+                               tier_narrow_shift(&job->run->plan), job->terms, job->term_count,
+                               &job->id, &job->err);
     tier_mask_terms_free(job->terms, job->term_count);
     job->terms = NULL;
 }
 
 static enum tier_status journal_masked(struct spoke_run *run, const struct masking *job,
                                        struct tier_err *err) {
-    struct tier_home *home = &run->spoke->home;
-    struct tier_journal_sent row = {
-        .round = job->round, .update_id = job->id, .state = TIER_SENT_PENDING};
-    struct tier_update *u;
+    enum tier_status st = spoke_run_note_update(run, job->round, &job->id, NULL, err);
 
-    TIER_TRY(tier_spool_update_open(home->spool, &job->id, &u, err));
-    memcpy(row.run, run->hex, sizeof row.run);
-    row.header = tier_spool_update_header_bytes(u, &row.header_bytes);
-    enum tier_status st = tier_journal_sent_put(home->journal, &row, err);
-    tier_spool_update_close(u);
     if (st == TIER_OK)
         spoke_audit(run->spoke, "update.masked", "h:run", &run->id, "u:round", job->round,
                     "h:update", &job->visible, "h:masked", &job->id);

@@ -351,6 +351,7 @@ void spoke_close(struct spoke *spoke) {
     }
     tier_ledger_close(spoke->ledger);
     spoke->ledger = NULL;
+    tier_noise_key_wipe(&spoke->rounding);
     if (!spoke->shares)
         spoke_team_close(&spoke->team);
     tier_home_close(&spoke->home);

@@ -81,12 +81,13 @@ struct spoke {
     struct tier_worker *worker;
     struct tier_intake *intake;
     struct tier_link *link;
-    struct tier_heads_edge above;  /* with the parent */
-    struct tier_renewal *renewal;  /* NULL without TLS */
-    struct spoke_team team;        /* the worker's */
-    struct spoke_servers *servers; /* that train along; NULL: none do */
-    struct spoke_trainer *trainer; /* the hospital's own, in place of team and data; or NULL */
-    struct tier_ledger *ledger;    /* of privacy; NULL: it was not needed yet */
+    struct tier_heads_edge above;   /* with the parent */
+    struct tier_renewal *renewal;   /* NULL without TLS */
+    struct spoke_team team;         /* the worker's */
+    struct spoke_servers *servers;  /* that train along; NULL: none do */
+    struct spoke_trainer *trainer;  /* the hospital's own, in place of team and data; or NULL */
+    struct tier_ledger *ledger;     /* of privacy; NULL: it was not needed yet */
+    struct tier_noise_key rounding; /* of updates for sums of 32 bits; zero: not needed yet */
     struct spoke_run *runs;
     struct spoke_consent *consent; /* NULL: none are configured, or they cannot be read */
     uint64_t consent_version;

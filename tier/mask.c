@@ -20,9 +20,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Masks are expanded so many words at a time: they stay in a core's first-level cache. */
-#define PAD_WORDS 2048u
-#define WORDS_PER_BLOCK 2u /* of AES */
+/* Masks are expanded so many bytes at a time: they stay in a core's first-level cache. */
+#define PAD_BYTES 16384u
+#define BLOCK_BYTES 16u /* of AES */
 
 const char *tier_mask_step_text(enum tier_mask_step step) {
     static const char *const text[TIER_MASK_STEPS] = {
@@ -67,7 +67,12 @@ void tier_mask_terms_free(struct tier_mask_term *terms, size_t count) {
 
 struct tier_mask_pad {
     EVP_CIPHER_CTX *cipher;
-    uint64_t zero[PAD_WORDS], words[PAD_WORDS];
+    uint8_t zero[PAD_BYTES];
+    union {
+        uint8_t b[PAD_BYTES];
+        uint64_t w64[PAD_BYTES / sizeof(uint64_t)];
+        uint32_t w32[PAD_BYTES / sizeof(uint32_t)];
+    } mask;
 };
 
 struct tier_mask_pad *tier_mask_pad_new(void) {
@@ -88,33 +93,61 @@ void tier_mask_pad_free(struct tier_mask_pad *pad) {
     free(pad);
 }
 
-enum tier_status tier_mask_apply(struct tier_mask_pad *pad, const struct tier_mask_term *term,
-                                 uint64_t at, uint64_t *v, size_t n, struct tier_err *err) {
-    uint64_t block = at / WORDS_PER_BLOCK;
-    size_t skip = (size_t)(at % WORDS_PER_BLOCK);
-    uint8_t counter[16] = {0};
+static void add64(uint64_t *v, const uint64_t *mask, size_t n, bool minus) {
+    if (minus)
+        for (size_t i = 0; i < n; i++)
+            v[i] -= le64toh(mask[i]);
+    else
+        for (size_t i = 0; i < n; i++)
+            v[i] += le64toh(mask[i]);
+}
+
+static void add32(uint32_t *v, const uint32_t *mask, size_t n, bool minus) {
+    if (minus)
+        for (size_t i = 0; i < n; i++)
+            v[i] -= le32toh(mask[i]);
+    else
+        for (size_t i = 0; i < n; i++)
+            v[i] += le32toh(mask[i]);
+}
+
+/* Words of 4 or 8 bytes. */
+static enum tier_status apply(struct tier_mask_pad *pad, const struct tier_mask_term *term,
+                              size_t word, uint64_t at, uint8_t *v, size_t n,
+                              struct tier_err *err) {
+    const size_t per_block = BLOCK_BYTES / word, room = PAD_BYTES / word;
+    uint64_t block = at / per_block;
+    size_t skip = (size_t)(at % per_block);
+    uint8_t counter[BLOCK_BYTES] = {0};
     int made = 0;
 
     for (int i = 0; i < 8; i++)
         counter[15 - i] = (uint8_t)(block >> (8 * i));
     bool ok = EVP_EncryptInit_ex2(pad->cipher, EVP_aes_256_ctr(), term->key, counter, NULL) == 1;
     while (ok && n > 0) {
-        size_t words = n + skip < PAD_WORDS ? n + skip : PAD_WORDS;
-        ok = EVP_EncryptUpdate(pad->cipher, (uint8_t *)pad->words, &made,
-                               (const uint8_t *)pad->zero, (int)(words * sizeof(uint64_t))) == 1;
-        const uint64_t *mask = pad->words + skip;
+        size_t words = n + skip < room ? n + skip : room;
+        ok =
+            EVP_EncryptUpdate(pad->cipher, pad->mask.b, &made, pad->zero, (int)(words * word)) == 1;
         words -= skip;
-        if (term->minus)
-            for (size_t i = 0; i < words; i++)
-                v[i] -= le64toh(mask[i]);
+        if (word == sizeof(uint64_t))
+            add64((uint64_t *)(void *)v, pad->mask.w64 + skip, words, term->minus);
         else
-            for (size_t i = 0; i < words; i++)
-                v[i] += le64toh(mask[i]);
-        v += words;
+            add32((uint32_t *)(void *)v, pad->mask.w32 + skip, words, term->minus);
+        v += words * word;
         n -= words;
         skip = 0;
     }
     return ok ? TIER_OK : tier_fail(err, TIER_EINTERNAL, "libcrypto cannot expand a mask");
+}
+
+enum tier_status tier_mask_apply(struct tier_mask_pad *pad, const struct tier_mask_term *term,
+                                 uint64_t at, uint64_t *v, size_t n, struct tier_err *err) {
+    return apply(pad, term, sizeof *v, at, (uint8_t *)v, n, err);
+}
+
+enum tier_status tier_mask_apply32(struct tier_mask_pad *pad, const struct tier_mask_term *term,
+                                   uint64_t at, uint32_t *v, size_t n, struct tier_err *err) {
+    return apply(pad, term, sizeof *v, at, (uint8_t *)v, n, err);
 }
 
 /* ---- secrets ---- */

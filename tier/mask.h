@@ -4,8 +4,8 @@
  * of them and nothing of any one (Bonawitz et al., "Practical Secure Aggregation for
  * Privacy-Preserving Machine Learning", CCS 2017, the protocol with two masks against an active
  * adversary; Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS
- * 2020, for neighbours). Masks are added modulo 2^64 to the integers that would have been summed
- * without them, so what is left when they are gone is that sum, bit for bit.
+ * 2020, for neighbours). Masks are added modulo 2^64 (or 2^32: tier/narrow.h) to the integers that
+ * would have been summed without them, so what is left when they are gone is that sum, bit for bit.
  *
  * A child hides its integers behind one mask that it shares with each of its neighbours, which the
  * sum cancels, and one of its own. When updates are in, those who remain give the parent, for every
@@ -115,7 +115,8 @@ struct tier_mask_trust tier_mask_trust_of(struct tier_mask_identity *identity);
 
 /* ---- masks ---- */
 
-/* A mask is what AES-256-CTR makes of this key from counter 0 on, as little-endian 64-bit words. */
+/* A mask is what AES-256-CTR makes of this key from counter 0 on, as little-endian words of 64
+ * bits, or of 32. */
 struct tier_mask_term {
     uint8_t key[TIER_MASK_KEY_BYTES];
     bool minus;
@@ -128,6 +129,9 @@ void tier_mask_pad_free(struct tier_mask_pad *pad);
 /* Adds the mask's words at, at + 1, ... to v[n], or subtracts them, modulo 2^64. */
 enum tier_status tier_mask_apply(struct tier_mask_pad *pad, const struct tier_mask_term *term,
                                  uint64_t at, uint64_t *v, size_t n, struct tier_err *err);
+/* The same modulo 2^32: word `at` is half of 64-bit word at / 2, the lower half first. */
+enum tier_status tier_mask_apply32(struct tier_mask_pad *pad, const struct tier_mask_term *term,
+                                   uint64_t at, uint32_t *v, size_t n, struct tier_err *err);
 
 /* ---- a child ---- */
 

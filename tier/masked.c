@@ -8,6 +8,7 @@
 #include "tier/bytes.h"
 #include "tier/fold.h"
 #include "tier/fold_header.h"
+#include "tier/narrow.h"
 #include "tier/segment.h"
 #include "tier/zip.h"
 
@@ -18,6 +19,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "words are written as they are");
 
 #define WORD sizeof(uint64_t)
+#define SHORT sizeof(uint32_t)
 enum { TAIL_WEIGHT, TAIL_SATURATED, TAIL_METRICS };
 
 /* Words behind the elements: weight, saturated, bins. */
@@ -56,8 +58,9 @@ static enum tier_status blank_metrics(const struct tier_metrics *m, struct tier_
 
 /* Room to add one segment in, and the tail. */
 struct room {
-    int64_t *words; /* hi of a segment, then lo */
-    uint64_t *in;   /* one input's */
+    int64_t *words;        /* hi of a segment, then lo */
+    uint64_t *in;          /* one input's */
+    uint32_t *short_words; /* of a segment, in 32 bits */
     uint8_t *scratch, *packed;
     struct tier_unzip unzip;
     struct tier_mask_pad *pad;
@@ -73,10 +76,11 @@ static enum tier_status room_init(struct room *r, const struct tier_manifest *m,
 
     *r = (struct room){.words = malloc(words * sizeof(int64_t)),
                        .in = malloc(words * sizeof(uint64_t)),
+                       .short_words = malloc(words * sizeof(uint32_t)),
                        .scratch = malloc(tier_segment_scratch_bytes(m)),
                        .packed = malloc(tier_segment_bytes_max(m)),
                        .pad = tier_mask_pad_new()};
-    if (r->words && r->in && r->scratch && r->packed && r->pad)
+    if (r->words && r->in && r->short_words && r->scratch && r->packed && r->pad)
         return TIER_OK;
     return tier_fail(err, TIER_ENOMEM, "no memory to mask %zu words at a time", words);
 }
@@ -86,6 +90,7 @@ static void room_release(struct room *r) {
     tier_mask_pad_free(r->pad);
     free(r->words);
     free(r->in);
+    free(r->short_words);
     free(r->scratch);
     free(r->packed);
 }
@@ -97,23 +102,51 @@ static enum tier_status apply(const struct room *r, const struct tier_mask_term 
     return TIER_OK;
 }
 
+static enum tier_status apply_short(const struct room *r, const struct tier_mask_term *terms,
+                                    size_t count, uint64_t at, size_t n, struct tier_err *err) {
+    for (size_t i = 0; i < count; i++)
+        TIER_TRY(tier_mask_apply32(r->pad, &terms[i], at, r->short_words, n, err));
+    return TIER_OK;
+}
+
+/* The mask word of the first 64-bit word behind so many bytes: one that hides nothing else. */
+static uint64_t word_behind(uint64_t bytes) {
+    return (bytes + WORD - 1) / WORD;
+}
+
+static enum tier_encoding encoding_of(unsigned shift) {
+    return shift ? TIER_ENC_MASKED32 : TIER_ENC_MASKED;
+}
+
 /* ---- sealing ---- */
 
 struct seal {
     const struct tier_manifest *manifest;
+    unsigned shift;
     const struct tier_mask_term *terms;
     size_t term_count;
     struct tier_update *visible;
     struct tier_segment_cursor cursor;
     struct tier_spool_writer *writer;
     struct room room;
-    uint64_t at; /* words written */
+    uint64_t at; /* bytes written */
 };
 
 static enum tier_status write_words(struct seal *s, size_t n, struct tier_err *err) {
-    TIER_TRY(apply(&s->room, s->terms, s->term_count, s->at, n, err));
-    s->at += n;
+    TIER_TRY(apply(&s->room, s->terms, s->term_count, word_behind(s->at), n, err));
+    s->at += n * WORD;
     return tier_spool_writer_append(s->writer, s->room.words, n * WORD, err);
+}
+
+static enum tier_status write_short(struct seal *s, size_t n, struct tier_err *err) {
+    if (!tier_narrow_words(s->room.words, n, s->shift, s->room.short_words))
+        return tier_fail(err, TIER_EUPDATE,
+                         "the update has elements that are no whole 2^%u: it was not sealed for "
+                         "sums of 32 bits",
+                         s->shift);
+    TIER_TRY(apply_short(&s->room, s->terms, s->term_count, s->at / SHORT, n, err));
+    s->at += n * SHORT;
+    return tier_spool_writer_append(s->writer, s->room.short_words, n * SHORT, err);
 }
 
 static enum tier_status seal_segment(struct seal *s, uint64_t segment, struct tier_err *err) {
@@ -126,7 +159,7 @@ static enum tier_status seal_segment(struct seal *s, uint64_t segment, struct ti
         TIER_TRY(tier_segment_add(s->visible, 1, s->manifest, segment, extent, &s->room.unzip,
                                   s->room.scratch, s->room.words, s->room.words + n, err));
     }
-    return write_words(s, n + wide, err);
+    return s->shift ? write_short(s, n, err) : write_words(s, n + wide, err);
 }
 
 static enum tier_status seal_tail(struct seal *s, struct tier_err *err) {
@@ -145,20 +178,28 @@ static enum tier_status seal_tail(struct seal *s, struct tier_err *err) {
 }
 
 enum tier_status tier_masked_seal(struct tier_spool *spool, const struct tier_hash *visible,
-                                  const struct tier_manifest *manifest,
+                                  const struct tier_manifest *manifest, unsigned shift,
                                   const struct tier_mask_term *terms, size_t term_count,
                                   struct tier_hash *id_out, struct tier_err *err) {
-    struct seal s = {.manifest = manifest, .terms = terms, .term_count = term_count};
+    struct seal s = {
+        .manifest = manifest, .shift = shift, .terms = terms, .term_count = term_count};
     struct tier_metrics *blank = NULL;
     enum tier_status st;
 
     TIER_TRY(tier_spool_update_open(spool, visible, &s.visible, err));
     struct tier_update_header h = *tier_spool_update_header(s.visible);
+    if (shift && (h.weight > 1 || manifest->wide_elements > 0)) {
+        st = tier_fail(err, TIER_EUPDATE,
+                       "the update weighs %" PRIu64 " and has %" PRIu64
+                       " wide elements: sums of 32 bits are of weight 1 and one limb",
+                       h.weight, manifest->wide_elements);
+        goto out;
+    }
     TIER_TRY_OUT(blank_metrics(h.metrics, &blank, err));
     TIER_TRY_OUT(room_init(&s.room, manifest, tail_words(h.metrics), err));
     TIER_TRY_OUT(tier_segment_cursor_init(&s.cursor, s.visible, manifest, err));
     h.weight = 1;
-    h.encoding = TIER_ENC_MASKED;
+    h.encoding = encoding_of(shift);
     h.zipped = false;
     h.metrics = blank;
     TIER_TRY_OUT(tier_spool_writer_begin(spool, &h, &s.writer, err));
@@ -183,7 +224,7 @@ struct fold {
     struct tier_update_header header;
     uint8_t *layout; /* the metrics of the first, encoded */
     size_t layout_bytes, tail;
-    uint64_t words; /* of a payload */
+    uint64_t bytes; /* of a payload */
     uint8_t *directory;
     struct tier_spool_writer *writer;
     struct room room;
@@ -202,8 +243,11 @@ static enum tier_status check_input(struct fold *fold, const struct tier_hash *i
     uint8_t *layout = NULL;
     size_t bytes = 0;
 
-    if (h->encoding != TIER_ENC_MASKED)
-        return foreign(id, "is not masked: in a secure sum all of them are", err);
+    if (h->encoding != encoding_of(f->shift))
+        return foreign(id,
+                       f->shift ? "is not masked in 32 bits: in this secure sum all of them are"
+                                : "is not masked: in a secure sum all of them are",
+                       err);
     if (!tier_hash_equal(&h->run, &f->run) || h->round != f->round ||
         !tier_hash_equal(&h->base_model, &f->base_model))
         return foreign(id, "is of another run, round or base model than this fold", err);
@@ -229,25 +273,41 @@ static enum tier_status open_inputs(struct fold *fold, struct tier_err *err) {
             TIER_TRY(tier_metrics_encode(h->metrics, &fold->layout, &fold->layout_bytes, err));
         }
         TIER_TRY(check_input(fold, &f->inputs[i], h, err));
-        fold->words = h->payload_bytes / WORD;
+        fold->bytes = h->payload_bytes;
         tier_spool_update_trim(fold->inputs[i], i < tier_fold_files_open());
     }
     fold->tail = tail_words(fold->header.metrics);
     return TIER_OK;
 }
 
-/* The sum of n words from `at` on, without masks, to room.words. */
+/* The sum of n words from byte `at` on, without masks, to room.words. */
 static enum tier_status add_words(struct fold *fold, uint64_t at, size_t n, struct tier_err *err) {
     const struct tier_masked_fold *f = fold->f;
     uint64_t *sum = (uint64_t *)fold->room.words;
 
     memset(sum, 0, n * WORD);
     for (size_t i = 0; i < f->count; i++) {
-        TIER_TRY(tier_spool_update_read(fold->inputs[i], at * WORD, fold->room.in, n * WORD, err));
+        TIER_TRY(tier_spool_update_read(fold->inputs[i], at, fold->room.in, n * WORD, err));
         for (size_t k = 0; k < n; k++)
             sum[k] += fold->room.in[k];
     }
-    return apply(&fold->room, f->terms, f->term_count, at, n, err);
+    return apply(&fold->room, f->terms, f->term_count, word_behind(at), n, err);
+}
+
+/* The same of 32-bit words, which become sums of 64 bits. */
+static enum tier_status add_short(struct fold *fold, uint64_t at, size_t n, struct tier_err *err) {
+    const struct tier_masked_fold *f = fold->f;
+    uint32_t *sum = fold->room.short_words, *in = (uint32_t *)(void *)fold->room.in;
+
+    memset(sum, 0, n * SHORT);
+    for (size_t i = 0; i < f->count; i++) {
+        TIER_TRY(tier_spool_update_read(fold->inputs[i], at, in, n * SHORT, err));
+        for (size_t k = 0; k < n; k++)
+            sum[k] += in[k];
+    }
+    TIER_TRY(apply_short(&fold->room, f->terms, f->term_count, at / SHORT, n, err));
+    tier_narrow_sums(sum, n, f->shift, fold->room.words);
+    return TIER_OK;
 }
 
 static enum tier_status no_sum(const char *what, int64_t value, struct tier_err *err) {
@@ -263,8 +323,10 @@ static enum tier_status read_tail(struct fold *fold, struct tier_err *err) {
     struct tier_metrics *m = fold->header.metrics;
     size_t at = TAIL_METRICS;
 
-    TIER_TRY(add_words(fold, fold->words - fold->tail, fold->tail, err));
-    if (words[TAIL_WEIGHT] < 0 || (uint64_t)words[TAIL_WEIGHT] > TIER_WEIGHT_TOTAL_MAX)
+    uint64_t most = fold->f->shift ? UINT64_C(1) << fold->f->shift : TIER_WEIGHT_TOTAL_MAX;
+
+    TIER_TRY(add_words(fold, fold->bytes - fold->tail * WORD, fold->tail, err));
+    if (words[TAIL_WEIGHT] < 0 || (uint64_t)words[TAIL_WEIGHT] > most)
         return no_sum("the weight", words[TAIL_WEIGHT], err);
     if (words[TAIL_SATURATED] < 0 || (uint64_t)words[TAIL_SATURATED] > TIER_SATURATED_MAX)
         return no_sum("a count of saturated elements", words[TAIL_SATURATED], err);
@@ -287,12 +349,12 @@ static enum tier_status fold_segments(struct fold *fold, struct tier_err *err) {
 
     for (uint64_t i = 0; i < segments; i++) {
         size_t wide, n = tier_manifest_segment(m, i, &wide);
-        TIER_TRY(add_words(fold, at, n + wide, err));
+        TIER_TRY((fold->f->shift ? add_short : add_words)(fold, at, n + wide, err));
         size_t bytes =
             tier_segment_pack(fold->room.words, n, fold->room.words + n, wide, fold->room.packed);
         TIER_TRY(tier_spool_writer_append(fold->writer, fold->room.packed, bytes, err));
         tier_put_u32(fold->directory + 4 * i, (uint32_t)bytes);
-        at += n + wide;
+        at += (n + wide) * (fold->f->shift ? SHORT : WORD);
     }
     return tier_spool_writer_append(fold->writer, fold->directory, 4 * (size_t)segments, err);
 }

@@ -12,6 +12,10 @@
  * nothing in the clear but which metrics there are: weight 1, saturated 0, all bins 0. Uniformly
  * random words cannot be packed: a masked update has 8 bytes for each element and each wide one.
  *
+ * Payload of TIER_ENC_MASKED32, for plans with secure.bits: 32 (tier/narrow.h): each element's sum
+ * over 2^shift as a 32-bit word, mask words numbered from 0; then the same rest in 64-bit words,
+ * mask words numbered from (elements + 1) / 2, so that none is used twice. 4 bytes an element.
+ *
  * No element can be checked before the sum is unmasked; then it is, against the sum's weight.
  *
  * Threads: no shared state; both block on the disk.
@@ -26,17 +30,19 @@
 
 /*
  * Masks the open update `visible` of the spool, an evaluation's too, which stays there and must not
- * leave this node. Memory: a segment's, whatever the size. Errors are those of reading it;
- * TIER_EUPDATE: it is masked already.
+ * leave this node; `shift` is tier_narrow_shift's, 0 for words of 64 bits. Memory: a segment's,
+ * whatever the size. Errors are those of reading it; TIER_EUPDATE: it is masked already, or, with
+ * `shift`, weighs more than 1 or was not rounded to whole units.
  */
 enum tier_status tier_masked_seal(struct tier_spool *spool, const struct tier_hash *visible,
-                                  const struct tier_manifest *manifest,
+                                  const struct tier_manifest *manifest, unsigned shift,
                                   const struct tier_mask_term *terms, size_t term_count,
                                   struct tier_hash *id_out, struct tier_err *err);
 
 struct tier_masked_fold {
     struct tier_spool *spool;
     const struct tier_manifest *manifest;
+    unsigned shift; /* as they were sealed with */
     struct tier_hash run;
     uint64_t round;
     struct tier_hash base_model;

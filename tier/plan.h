@@ -286,6 +286,7 @@ struct tier_plan {
         uint64_t step_s;     /* seconds that spokes have for a step before and after the updates */
         int lost;            /* enum tier_plan_lost */
         double norm_max;     /* of a hospital's change of the parameters; 0: no bound */
+        uint64_t bits;       /* of a summed element: 64, or 32 (tier/narrow.h) */
     } secure;
 
     double clip;                 /* |x| beyond it is refused, or saturated */

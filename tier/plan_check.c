@@ -6,6 +6,7 @@
  */
 #include "tier/fedcurv.h"
 #include "tier/mask.h"
+#include "tier/narrow.h"
 #include "tier/nova.h"
 #include "tier/plan_keys.h"
 #include "tier/privacy.h"
@@ -242,6 +243,8 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "when a round gives no sum at the top: end the run, or skip to the next from the same model"}, \
     {"secure.norm_max", TIER_KEYS_REAL, FIELD(plan.secure.norm_max), "0.0", 0, 1e30, NULL,         \
      "the norm to which a hospital cuts its change of the parameters, and that no sum's mean may pass"}, \
+    {"secure.bits", TIER_KEYS_INT, FIELD(plan.secure.bits), "64", 32, 64, NULL,                    \
+     "64 or 32: of an element that is summed; in 32 it is rounded to what so many sites leave room for"}, \
     {"exact.clip", TIER_KEYS_REAL, FIELD(plan.clip), "8.0", 1e-20, 1e30, NULL,                     \
      "largest change of a parameter in a round; sets the resolution, 2^-30 of it"},                \
     {"exact.clips", TIER_KEYS_LIST, FIELD(plan.clips), "", 0, 0, NULL,                             \
@@ -735,8 +738,9 @@ const char *tier_plan_rule_text(const struct tier_plan_merge *merge) {
 
 const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t bytes) {
     char clip[32], site[160];
+    unsigned s = tier_narrow_shift(plan);
 
-    snprintf(
+    int used = snprintf(
         buf, bytes,
         "no sum can overflow: |x| <= clip = %s and f = %d give |q| = |round(x * 2^f)| <= 2^30%s%s; "
         "all weights together%s are at most %" PRIu64 " <= 2^32; so |S| = |sum of w * q| <= "
@@ -746,6 +750,11 @@ const char *tier_plan_proof(const struct tier_plan *plan, char *buf, size_t byte
         tier_plan_site_proof(plan, site, sizeof site),
         tier_stale_in(plan) ? ", times what staleness makes of them (64 and less)," : "",
         plan->weight_total_max, plan->weight_total_max);
+    if (s > 0 && used > 0 && (size_t)used < bytes)
+        snprintf(buf + used, bytes - (size_t)used,
+                 "; in 32 bits: weights are 1, and r = q rounded to whole 2^%u has |r| <= 2^%u; so "
+                 "|R| = |sum of r| <= %" PRIu64 " * 2^%u = %" PRIu64 " <= 2^30 < 2^31",
+                 s, 30 - s, plan->weight_total_max, 30 - s, plan->weight_total_max << (30 - s));
     return buf;
 }
 

@@ -5,6 +5,7 @@
  * variates, curvatures, figures of the evaluation, holds as it is.
  */
 #include "tier/mask.h"
+#include "tier/narrow.h"
 #include "tier/plan_keys.h"
 #include "tier/site.h"
 
@@ -48,6 +49,47 @@ static void check_norm(const struct tier_plan_checker *c) {
                  p->scaffold ? "scaffold" : "curvature");
 }
 
+/* One word for an element and no weight: whatever needs more of it is refused. */
+static void check_bits(const struct tier_plan_checker *c) {
+    const struct tier_plan *p = c->plan;
+    const char *path = "secure.bits";
+
+    if (p->secure.bits == 64)
+        return;
+    if (p->secure.bits != 32) {
+        complain(c, path, "must be 64 or 32, not %" PRIu64, p->secure.bits);
+        return;
+    }
+    if (p->weights == TIER_PLAN_SAMPLES)
+        complain(c, path, "32 needs weights: uniform: times a number of rows no sum would fit");
+    if (p->weight_total_max > TIER_NARROW_SITES_MAX)
+        complain(c, "exact.weight_total_max",
+                 "must be at most %" PRIu64 " with secure.bits: 32, and it is %" PRIu64
+                 ": it says how many sites there may be, whose sum has to be below 2^31, and more "
+                 "would leave an element less than 2^14 steps to its clip; or secure.bits: 64",
+                 TIER_NARROW_SITES_MAX, p->weight_total_max);
+    if (p->secure.sums == TIER_PLAN_SECURE_REGION && p->weight_total_max < p->secure.cohort_min)
+        complain(c, "exact.weight_total_max",
+                 "is %" PRIu64 ", and with secure.bits: 32 that is how many sites there may be: "
+                 "at least secure.cohort_min, %" PRIu64 ", would be right",
+                 p->weight_total_max, p->secure.cohort_min);
+    if (p->codec.name > TIER_PLAN_F32)
+        complain(c, path, "32 is a short form of its own: codec.name must be f32");
+    if (p->wide.count > 0)
+        complain(c, path, "32 has no second limb: exact.wide must be empty");
+    if (p->scaffold || p->curvature.lambda > 0)
+        complain(c, path,
+                 "must be 64 with local.%s: a hospital holds its own part, unrounded, "
+                 "against the sum of all",
+                 p->scaffold ? "scaffold" : "curvature");
+    if (p->normalise)
+        complain(c, path, "must be 64 with local.normalise: its steps are a weight");
+    if (tier_site_on(p))
+        complain(c, path,
+                 "must be 64 with privacy.site: rounding each noised change by itself is not what "
+                 "its epsilon was worked out for");
+}
+
 static bool has_rule(const struct tier_plan_tier *tier) {
     return *tier->merge.rule.own || tier->merge.rule.choice != TIER_PLAN_MEAN;
 }
@@ -84,8 +126,9 @@ static void check_updates(const struct tier_plan_checker *c) {
 
     if (p->codec.name > TIER_PLAN_F32)
         complain(c, "codec.name",
-                 "must be f32 with secure.sums: a masked element takes 64 bits whatever it was, so "
-                 "that a shorter form would lose and save nothing");
+                 "must be f32 with secure.sums: a masked element takes as many bits whatever it "
+                 "was, so that a shorter form would lose and save nothing; secure.bits: 32 halves "
+                 "them");
     if (p->codec.entropy > TIER_PLAN_ENTROPY_NONE)
         complain(c, "codec.entropy",
                  "must be none with secure.sums: what is masked is as good as random");
@@ -109,6 +152,7 @@ static void check_absent(const struct tier_plan_checker *c) {
 void tier_plan_check_secure(const struct tier_plan_checker *c) {
     const struct tier_plan *p = c->plan;
 
+    check_bits(c);
     if (p->secure.sums == TIER_PLAN_SECURE_NONE) {
         check_absent(c);
         return;

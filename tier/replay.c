@@ -429,7 +429,7 @@ enum tier_status replay_check_input(struct replay *p, const struct tier_hash *id
 
     TIER_TRY(tier_spool_update_open(p->spool, id, &u, err));
     enum tier_status st = tier_spool_update_check(u, err);
-    *masked_out = tier_spool_update_header(u)->encoding == TIER_ENC_MASKED;
+    *masked_out = tier_encoding_masked(tier_spool_update_header(u)->encoding);
     if (st == TIER_OK && !*masked_out)
         st = tier_update_verify(u, p->manifest, err);
     tier_spool_update_close(u);

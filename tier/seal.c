@@ -9,6 +9,7 @@
 #include "kernels/kern.h"
 #include "tier/bytes.h"
 #include "tier/decode.h"
+#include "tier/narrow.h"
 #include "tier/segment.h"
 #include "tier/spool.h"
 #include "tier/topk.h"
@@ -47,6 +48,12 @@ static enum tier_status as_checked(const struct tier_seal_as *as,
     if (as->encoding == TIER_ENC_SUM || as->encoding >= TIER_ENC_MASKED)
         return tier_fail(err, TIER_EARG, "deltas cannot be sealed as encoding %u",
                          (unsigned)as->encoding);
+    if (as->narrow && (as->encoding != TIER_ENC_F32 || manifest->wide_elements > 0 ||
+                       as->narrow > TIER_NARROW_SHIFT_MAX))
+        return tier_fail(err, TIER_EARG,
+                         "deltas are rounded to whole 2^%u as f32 without wide tensors, and to at "
+                         "most 2^%d",
+                         as->narrow, TIER_NARROW_SHIFT_MAX);
     if (as->zip && !tier_zip_takes(as->encoding))
         return tier_fail(err, TIER_EARG, "encoding %s becomes no shorter as zstd frames",
                          tier_encoding_text(as->encoding));
@@ -236,6 +243,7 @@ static enum tier_status encode(struct tier_sealer *s, size_t n, float *back, siz
     case TIER_ENC_F32:
     case TIER_ENC_SUM: /* never begun */
     case TIER_ENC_MASKED:
+    case TIER_ENC_MASKED32:
         if (back)
             memcpy(back, s->piece, n * sizeof *back);
         break;
@@ -289,8 +297,12 @@ enum tier_status tier_sealer_append(struct tier_sealer *s, const float *delta, s
         struct tier_span span;
         memcpy(piece, delta, m * sizeof *delta);
         tier_spans_begin(&it, s->manifest, s->next + s->waiting, m);
-        while (tier_spans_next(&it, &span))
+        while (tier_spans_next(&it, &span)) {
             TIER_TRY(admit(s, &span, piece + span.at, err));
+            if (s->as.narrow)
+                tier_narrow_round(piece + span.at, span.n, span.tensor->frac_bits, s->as.narrow,
+                                  s->as.key, s->next + s->waiting + span.at);
+        }
         s->waiting += m;
         if (s->waiting == s->room)
             TIER_TRY(flush(s, err));

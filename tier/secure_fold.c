@@ -4,6 +4,7 @@
 #include "tier/bytes.h"
 #include "tier/content.h"
 #include "tier/masked.h"
+#include "tier/narrow.h"
 #include "tier/segment.h"
 #include "tier/site.h"
 #include "tier/statistics.h"
@@ -35,21 +36,21 @@ static bool is_masked(const struct tier_secure_fold *f, const struct tier_hash *
 /* ---- norms ---- */
 
 struct norm {
-    double squares, slack; /* of the mean's elements; of what half a unit adds to each, twice */
+    double squares, slack; /* of the mean's elements; of what rounding adds to each: a unit */
 };
 
 /* The parameters among the elements [from, from + n), whose sums are in hi. */
 static void add_squares(struct norm *norm, const struct tier_manifest *m, uint64_t from, size_t n,
-                        const int64_t *hi, double weight) {
+                        const int64_t *hi, double weight, unsigned shift) {
     for (size_t t = 0; t < m->count; t++) {
         const struct tier_tensor *tensor = &m->tensors[t];
         uint64_t end = tensor->at + tensor->count;
         if (tensor->state || end <= from || tensor->at >= from + n)
             continue;
-        double unit = ldexp(1, -tensor->frac_bits);
+        double q = ldexp(1, -tensor->frac_bits), unit = ldexp(q, (int)shift);
         uint64_t at = tensor->at > from ? tensor->at : from;
         for (; at < end && at < from + n; at++) {
-            double x = (double)hi[at - from] / weight * unit;
+            double x = (double)hi[at - from] / weight * q;
             norm->squares += x * x;
             norm->slack += unit * unit;
         }
@@ -57,7 +58,7 @@ static void add_squares(struct norm *norm, const struct tier_manifest *m, uint64
 }
 
 static enum tier_status norm_of(const struct tier_update *u, const struct tier_manifest *m,
-                                struct norm *out, struct tier_err *err) {
+                                unsigned shift, struct norm *out, struct tier_err *err) {
     size_t n = tier_segment_elements_max(m), wide = tier_segment_wide_max(m);
     int64_t *sums = need(malloc((n + wide) * sizeof *sums));
     uint8_t *scratch = need(malloc(tier_segment_scratch_bytes(m)));
@@ -74,7 +75,7 @@ static enum tier_status norm_of(const struct tier_update *u, const struct tier_m
         memset(sums, 0, (n + wide) * sizeof *sums);
         TIER_TRY_OUT(tier_segment_cursor_next(&cursor, &extent, err));
         TIER_TRY_OUT(tier_segment_add(u, 1, m, i, extent, NULL, scratch, sums, sums + here, err));
-        add_squares(out, m, from, here, sums, weight);
+        add_squares(out, m, from, here, sums, weight, shift);
         from += here;
     }
 out:
@@ -91,7 +92,7 @@ enum tier_status tier_secure_norm_check(const struct tier_plan *plan, const stru
 
     if (!(most > 0) || tier_spool_update_header(sum)->weight == 0)
         return TIER_OK;
-    TIER_TRY(norm_of(sum, manifest, &norm, err));
+    TIER_TRY(norm_of(sum, manifest, tier_narrow_shift(plan), &norm, err));
     double got = sqrt(norm.squares);
     if (got <= most * (1 + 1e-6) + sqrt(norm.slack))
         return TIER_OK;
@@ -158,6 +159,7 @@ enum tier_status tier_secure_fold_run(const struct tier_secure_fold *f,
                                       struct tier_err *err) {
     const struct tier_masked_fold masked = {.spool = fold->spool,
                                             .manifest = fold->manifest,
+                                            .shift = tier_narrow_shift(f->plan),
                                             .run = fold->run,
                                             .round = fold->round,
                                             .base_model = fold->base_model,
@@ -220,17 +222,19 @@ static enum tier_status read_terms(const char *path, int fd, struct tier_hash *h
     bool whole = got == (ssize_t)bytes && memcmp(data, MAGIC, 8) == 0;
     size_t count = whole ? tier_get_u32(data + 8) : 0;
     whole = whole && count <= TIER_SECURE_TERMS_MAX && bytes == HEAD_BYTES + count * TERM_BYTES;
-    struct tier_mask_term *terms = need(calloc(whole ? count + 1 : 1, sizeof *terms));
+    count = whole ? count : 0;
+    struct tier_mask_term *terms = need(calloc(count + 1, sizeof *terms));
     for (size_t i = 0; whole && i < count; i++) {
         const uint8_t *at = data + HEAD_BYTES + i * TERM_BYTES;
         memcpy(terms[i].key, at, TIER_MASK_KEY_BYTES);
-        terms[i].minus = at[TIER_MASK_KEY_BYTES] != 0;
+        terms[i].minus = at[TIER_MASK_KEY_BYTES] == 1;
+        whole = at[TIER_MASK_KEY_BYTES] <= 1;
     }
     tier_hash_data(data, bytes, hash_out);
     OPENSSL_cleanse(data, bytes);
     free(data);
     if (!whole) {
-        tier_mask_terms_free(terms, 0);
+        tier_mask_terms_free(terms, count);
         return tier_fail(err, TIER_ECORRUPT, "%s is no file of masks, or is cut off", path);
     }
     *out = terms;

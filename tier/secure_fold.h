@@ -5,7 +5,7 @@
  * a sum, as a file: beside retained updates it lets anyone make the sum again, and tells of no
  * single update, which is behind masks with others still.
  *
- *   "consmsk1", u32 count, count times: key[32], u8 minus; little-endian
+ *   "consmsk1", u32 count, count times: key[32], u8 minus (1) or plus (0); little-endian
  *
  * Threads: no shared state; all block on the disk.
  */

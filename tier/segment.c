@@ -62,7 +62,7 @@ enum tier_status tier_segment_cursor_init(struct tier_segment_cursor *c,
     const struct tier_update_header *h = tier_spool_update_header(update);
     char hex[TIER_HASH_HEX];
 
-    if (h->encoding == TIER_ENC_MASKED)
+    if (tier_encoding_masked(h->encoding))
         return tier_fail(err, TIER_EUPDATE,
                          "update %.*s is masked: it is read as part of a secure sum or not at all",
                          HEX_SHOWN, tier_hash_hex(tier_spool_update_id(update), hex));

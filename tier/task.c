@@ -24,7 +24,7 @@ static bool is_wide(const struct tier_plan *plan, const struct tier_graph_param 
         if (fnmatch(tier_keys_list_item(&plan->wide, i), p->name, 0) == 0)
             return true;
     return plan->wide.count == 0 && !p->trained && plan->codec.name == TIER_PLAN_F32 &&
-           plan->codec.down == TIER_PLAN_DOWN_F32;
+           plan->codec.down == TIER_PLAN_DOWN_F32 && plan->secure.bits != 32;
 }
 
 /* How often a model's tensors are in its manifest. */
@@ -179,6 +179,10 @@ enum tier_encoding tier_task_encoding(const struct tier_plan *plan) {
     return encodings[plan->codec.name];
 }
 
+enum tier_encoding tier_task_masked(const struct tier_plan *plan) {
+    return plan->secure.bits == 32 ? TIER_ENC_MASKED32 : TIER_ENC_MASKED;
+}
+
 enum tier_status tier_task_encoding_check(const struct tier_plan *plan, enum tier_encoding encoding,
                                           bool zipped, struct tier_err *err) {
     enum tier_encoding chosen = tier_task_encoding(plan);
@@ -190,13 +194,13 @@ enum tier_status tier_task_encoding_check(const struct tier_plan *plan, enum tie
                          plan->codec.entropy == TIER_PLAN_ENTROPY_ZSTD ? " in them"
                                                                        : " without them");
     if (plan->secure.sums != TIER_PLAN_SECURE_NONE &&
-        (encoding == TIER_ENC_MASKED || encoding == TIER_ENC_SUM))
+        (encoding == tier_task_masked(plan) || encoding == TIER_ENC_SUM))
         return TIER_OK;
     if (plan->secure.sums != TIER_PLAN_SECURE_NONE)
         return tier_fail(err, TIER_EUPDATE,
-                         "the update has encoding %s; the plan has secure.sums: masked, or a hub's "
+                         "the update has encoding %s; the plan has secure.sums: %s, or a hub's "
                          "sum, would be right",
-                         tier_encoding_text(encoding));
+                         tier_encoding_text(encoding), tier_encoding_text(tier_task_masked(plan)));
     if (encoding == chosen || encoding == TIER_ENC_F32 || encoding == TIER_ENC_SUM)
         return TIER_OK;
     return tier_fail(err, TIER_EUPDATE,

@@ -44,6 +44,8 @@ bool tier_task_server(const struct tier_plan *plan, struct kern_server *out);
 bool tier_task_down(const struct tier_plan *plan, uint64_t round, struct tier_delta_form *out);
 /* The encoding that the plan's codec stands for. */
 enum tier_encoding tier_task_encoding(const struct tier_plan *plan);
+/* What a spoke's update is behind masks, where the plan has secure.sums. */
+enum tier_encoding tier_task_masked(const struct tier_plan *plan);
 /* Whether the plan allows an update of that encoding: its codec's, zipped where the plan says so,
  * F32, or a hub's SUM. TIER_EUPDATE says which would be right. */
 enum tier_status tier_task_encoding_check(const struct tier_plan *plan, enum tier_encoding encoding,

@@ -17,7 +17,7 @@
 #include <string.h>
 
 #define VERSION 1u
-#define KNOWN "1 (f32) to 9 (masked)"
+#define KNOWN "1 (f32) to 10 (masked32)"
 #define ZIPPED (1u << 16) /* in the word of the encoding */
 static const char magic[8] = "consupd1";
 
@@ -58,6 +58,8 @@ const char *tier_encoding_text(enum tier_encoding encoding) {
         return "one_bit";
     case TIER_ENC_MASKED:
         return "masked";
+    case TIER_ENC_MASKED32:
+        return "masked32";
     }
     return "unknown";
 }
@@ -78,18 +80,19 @@ uint64_t tier_encoding_bytes(enum tier_encoding encoding, uint64_t n) {
     case TIER_ENC_SUM:
     case TIER_ENC_TOPK:
     case TIER_ENC_MASKED:
+    case TIER_ENC_MASKED32:
         break;
     }
     return 0;
 }
 
 static bool is_known(uint32_t encoding) {
-    return encoding >= TIER_ENC_F32 && encoding <= TIER_ENC_MASKED;
+    return encoding >= TIER_ENC_F32 && encoding <= TIER_ENC_MASKED32;
 }
 
-/* A word for each element and each wide one, and for weight, saturated and every bin. */
+/* A word for each element and each wide one; one of 64 bits for weight, saturated, every bin. */
 static uint64_t masked_bytes(const struct tier_update_header *h, uint64_t elements, uint64_t wide) {
-    uint64_t words = elements + wide + 2;
+    uint64_t word = h->encoding == TIER_ENC_MASKED32 ? 4 : 8, words = 2;
     size_t bins = 0;
     const char *name;
 
@@ -97,7 +100,7 @@ static uint64_t masked_bytes(const struct tier_update_header *h, uint64_t elemen
         tier_metrics_at(h->metrics, i, &name, &bins);
         words += bins;
     }
-    return 8 * words;
+    return word * (elements + wide) + 8 * words;
 }
 
 /* Payload lengths of an update with this many elements. */
@@ -105,7 +108,7 @@ static uint64_t payload_min(const struct tier_update_header *h, uint64_t element
                             uint64_t segments) {
     enum tier_encoding encoding = h->encoding;
 
-    if (encoding == TIER_ENC_MASKED)
+    if (tier_encoding_masked(encoding))
         return masked_bytes(h, elements, wide);
     if (h->zipped) /* a byte of each, and the directory */
         return segments * 5;
@@ -120,7 +123,7 @@ static uint64_t payload_max(const struct tier_update_header *h, uint64_t element
                             uint64_t segments) {
     enum tier_encoding encoding = h->encoding;
 
-    if (encoding == TIER_ENC_MASKED)
+    if (tier_encoding_masked(encoding))
         return masked_bytes(h, elements, wide);
     if (encoding == TIER_ENC_TOPK) /* segments, all but the last, are whole bytes of a bitmap */
         return segments * (4 + TIER_TOPK_HEAD_BYTES) + (elements + 7) / 8 + elements * 4;
@@ -163,7 +166,7 @@ static enum tier_status header_sane(const struct tier_update_header *h, enum tie
                          "the update has weight %" PRIu64 " and %" PRIu64 " payload bytes; both or "
                          "neither must be 0",
                          h->weight, h->payload_bytes);
-    if (h->encoding == TIER_ENC_MASKED && !masked_says_nothing(h))
+    if (tier_encoding_masked(h->encoding) && !masked_says_nothing(h))
         return tier_fail(
             err, as,
             "the update is masked and says its weight, counts or metrics in the clear; "

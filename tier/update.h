@@ -30,18 +30,22 @@ enum tier_encoding {
     TIER_ENC_F32 = 1, /* float32 deltas in manifest order */
     TIER_ENC_SUM = 2, /* packed int64 sums (tier/segment.h) */
     /* Deltas in a shorter form (tier/segment.h); not of a manifest with wide tensors. */
-    TIER_ENC_F16 = 3,    /* binary16 of delta * 2^(f - 15) */
-    TIER_ENC_BF16 = 4,   /* bfloat16 */
-    TIER_ENC_Q8 = 5,     /* blocks of a scale and 8-bit integers */
-    TIER_ENC_Q4 = 6,     /* the same of 4 bits */
-    TIER_ENC_TOPK = 7,   /* the largest elements of each segment (tier/topk.h) */
-    TIER_ENC_ONEBIT = 8, /* blocks of a scale and the signs behind a rotation */
-    TIER_ENC_MASKED = 9, /* int64 sums behind masks (tier/masked.h), which no one reads alone */
+    TIER_ENC_F16 = 3,       /* binary16 of delta * 2^(f - 15) */
+    TIER_ENC_BF16 = 4,      /* bfloat16 */
+    TIER_ENC_Q8 = 5,        /* blocks of a scale and 8-bit integers */
+    TIER_ENC_Q4 = 6,        /* the same of 4 bits */
+    TIER_ENC_TOPK = 7,      /* the largest elements of each segment (tier/topk.h) */
+    TIER_ENC_ONEBIT = 8,    /* blocks of a scale and the signs behind a rotation */
+    TIER_ENC_MASKED = 9,    /* int64 sums behind masks (tier/masked.h), which no one reads alone */
+    TIER_ENC_MASKED32 = 10, /* the same of 32 bits; not of a manifest with wide tensors */
 };
 const char *tier_encoding_text(enum tier_encoding encoding); /* "f32", "sum", ... */
-/* Bytes of n elements from the start of a block on; 0 for SUM, TOPK and MASKED, which follow no
- * such rule. */
+/* Bytes of n elements from the start of a block on; 0 for SUM, TOPK and what is masked, which
+ * follow no such rule. */
 uint64_t tier_encoding_bytes(enum tier_encoding encoding, uint64_t n);
+static inline bool tier_encoding_masked(enum tier_encoding encoding) {
+    return encoding == TIER_ENC_MASKED || encoding == TIER_ENC_MASKED32;
+}
 
 struct tier_update_header {
     struct tier_hash run;
@@ -49,7 +53,7 @@ struct tier_update_header {
     struct tier_hash manifest;
     struct tier_hash base_model; /* the model the deltas are relative to */
     /* 1..TIER_WEIGHT_MAX for deltas, 1..TIER_WEIGHT_TOTAL_MAX for SUM; 0 exactly when the payload
-     * is empty: evaluation only. 1 of MASKED, which hides what it weighs. */
+     * is empty: evaluation only. 1 of what is masked, which hides what it weighs. */
     uint64_t weight;
     enum tier_encoding encoding;
     bool zipped;        /* segments are zstd frames (tier/segment.h); not of SUM and ONEBIT */
@@ -104,11 +108,13 @@ enum tier_status tier_sealer_begin(struct tier_spool *spool, const struct tier_u
  */
 struct tier_seal_as {
     enum tier_encoding
-        encoding;   /* 0 or any but SUM and MASKED; Q8, Q4, ONEBIT: tensors of one f alone */
-    uint64_t key;   /* Q8, Q4: of stochastic rounding; same key, same bits */
-    double share;   /* TOPK: of each segment's elements, 0 < share <= 1 */
-    float *dropped; /* NULL, or room for manifest->elements; borrowed until the end */
-    bool zip;       /* each segment as a zstd frame, where that is shorter */
+        encoding; /* 0 or any but SUM and what is masked; Q8, Q4, ONEBIT: tensors of one f alone */
+    uint64_t key; /* Q8, Q4 and narrow: of stochastic rounding; same key, same bits */
+    double share; /* TOPK: of each segment's elements, 0 < share <= 1 */
+    float *dropped;  /* NULL, or room for manifest->elements; borrowed until the end */
+    bool zip;        /* each segment as a zstd frame, where that is shorter */
+    unsigned narrow; /* F32: elements are rounded to whole units of 2^narrow (tier/narrow.h), of
+                        which no tensor may be wide; 0: they are not */
 };
 enum tier_status tier_sealer_begin_as(struct tier_spool *spool,
                                       const struct tier_update_header *tmpl,

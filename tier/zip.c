@@ -26,7 +26,8 @@ struct tier_zip {
 };
 
 bool tier_zip_takes(enum tier_encoding encoding) {
-    return encoding != TIER_ENC_SUM && encoding != TIER_ENC_ONEBIT && encoding != TIER_ENC_MASKED;
+    return encoding != TIER_ENC_SUM && encoding != TIER_ENC_ONEBIT &&
+           !tier_encoding_masked(encoding);
 }
 
 /* ---- planes ---------------------------------------------------------------------------------- */

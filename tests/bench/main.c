@@ -46,7 +46,7 @@ static const struct bench {
     {"merge", bench_merge, "[--children N] [--bytes B]: every merge rule over sealed files"},
     {"collective", bench_collective, "[--children N] [--bytes B]: all-reduce over N CPU devices"},
     {"mask", bench_mask,
-     "[--spokes N] [--bytes B]: secure sums, bytes of a spoke and speed of unmasking"},
+     "[--spokes N] [--bytes B]: secure sums of 64 and 32 bits: bytes of a spoke, unmasking"},
     {"vault", bench_vault, "[--bytes B]: what encrypting a node's files costs"},
     {"kill", bench_kill,
      "--cases N --seed S: rounds that kill -9 of any node lost, repeated, changed"},

@@ -4,12 +4,15 @@
  * process, with certificates of the usual kind; of one spoke everything it sends and hears is
  * counted, beside the plain 64-bit update that would go up in any case. Speed: one core adds masked
  * updates' masks to words that lie in memory, as a parent does that unmasks, beside what this
- * machine's AES-256-CTR does to the same number of bytes on one core.
+ * machine's AES-256-CTR does to the same number of bytes on one core. And what words of 32 bits
+ * cost (tier/narrow.h): the bytes of a spoke beside the same update as plain float32, unmasking,
+ * and rounding to them.
  */
 #include "tests/bench/bench.h"
 #include "tier/cert.h"
 #include "tier/identity.h"
 #include "tier/mask.h"
+#include "tier/narrow.h"
 
 #include <math.h>
 #include <openssl/evp.h>
@@ -145,17 +148,22 @@ static enum tier_status play(struct cast *c, struct tier_err *err) {
 
 /* ---- speed ---- */
 
+/* n words of 64 bits, or twice as many of 32. */
 static double unmask_gb_s(const struct tier_mask_term *terms, size_t count, uint64_t *words,
-                          size_t n, struct tier_err *err) {
+                          size_t n, bool narrow, struct tier_err *err) {
     struct tier_mask_pad *pad = tier_mask_pad_new();
     size_t used = count < 16 ? count : 16, segment = TIER_SEGMENT_ELEMENTS;
+    uint32_t *narrow_words = (uint32_t *)(void *)words;
     double begin = bench_now_s();
     bool ok = pad != NULL;
 
     for (size_t at = 0; at < n; at += segment)
-        for (size_t t = 0; ok && t < used; t++)
-            ok = tier_mask_apply(pad, &terms[t], at, words + at,
-                                 n - at < segment ? n - at : segment, err) == TIER_OK;
+        for (size_t t = 0; ok && t < used; t++) {
+            size_t here = n - at < segment ? n - at : segment;
+            ok = (narrow ? tier_mask_apply32(pad, &terms[t], 2 * at, narrow_words + 2 * at,
+                                             2 * here, err)
+                         : tier_mask_apply(pad, &terms[t], at, words + at, here, err)) == TIER_OK;
+        }
     double s = bench_now_s() - begin;
     tier_mask_pad_free(pad);
     return ok ? (double)(used * n * sizeof *words) / s * 1e-9 : NAN;
@@ -179,21 +187,40 @@ static double aes_gb_s(uint64_t *words, size_t n) {
     return ok ? (double)bytes / s * 1e-9 : NAN;
 }
 
-static enum tier_status measure_speed(const struct cast *c, size_t n, double *unmask, double *aes,
+struct speed {
+    double unmask, unmask32, aes; /* GB/s */
+    double round;                 /* 10^6 elements/s */
+};
+
+static double round_m_s(float *x, size_t n) {
+    bench_deltas(x, n, 0.01, 1);
+    double begin = bench_now_s();
+
+    tier_narrow_round(x, n, 30, tier_narrow_shift_for(SPOKES_DEFAULT), 1, 0);
+    return (double)n / (bench_now_s() - begin) * 1e-6;
+}
+
+static enum tier_status measure_speed(const struct cast *c, size_t n, struct speed *out,
                                       struct tier_err *err) {
     uint64_t *words = bench_alloc(n, sizeof *words);
-    double ours[RUNS], theirs[RUNS];
+    float *x = bench_alloc(n, sizeof *x);
+    double ours[RUNS], ours32[RUNS], theirs[RUNS], rounds[RUNS];
     size_t count;
     const struct tier_mask_term *terms = tier_mask_parent_terms(c->parent, &count);
 
     for (int i = 0; i < RUNS; i++) {
-        ours[i] = unmask_gb_s(terms, count, words, n, err);
+        ours[i] = unmask_gb_s(terms, count, words, n, false, err);
         theirs[i] = aes_gb_s(words, n);
+        ours32[i] = unmask_gb_s(terms, count, words, n, true, err);
+        rounds[i] = round_m_s(x, n);
     }
     free(words);
-    *unmask = bench_median(ours, RUNS);
-    *aes = bench_median(theirs, RUNS);
-    return isnan(*unmask) || isnan(*aes)
+    free(x);
+    *out = (struct speed){.unmask = bench_median(ours, RUNS),
+                          .unmask32 = bench_median(ours32, RUNS),
+                          .aes = bench_median(theirs, RUNS),
+                          .round = bench_median(rounds, RUNS)};
+    return isnan(out->unmask) || isnan(out->unmask32) || isnan(out->aes)
                ? tier_fail(err, TIER_EINTERNAL, "libcrypto cannot expand a mask")
                : TIER_OK;
 }
@@ -206,13 +233,15 @@ enum tier_status bench_mask(const struct bench_options *options, struct bench_re
                                           .round = 1,
                                           .cohort_min = c.count < COHORT ? 2 : COHORT,
                                           .threshold = THRESHOLD};
-    double plain = (double)(n * sizeof(uint64_t)), most = 0, up = 0, unmask, aes;
+    double plain = (double)(n * sizeof(uint64_t)), f32 = (double)(n * sizeof(float));
+    double most = 0, up = 0, masked32 = f32 + 2 * sizeof(uint64_t); /* weight and count behind */
+    struct speed speed;
     size_t terms;
     enum tier_status st;
 
     TIER_TRY_OUT(raise_curtain(&c, &round, err));
     TIER_TRY_OUT(play(&c, err));
-    TIER_TRY_OUT(measure_speed(&c, n, &unmask, &aes, err));
+    TIER_TRY_OUT(measure_speed(&c, n, &speed, err));
     for (uint64_t i = 0; i < c.count; i++) {
         double all = (double)(c.spokes[i].sent + c.spokes[i].heard);
         most = all > most ? all : most;
@@ -224,12 +253,17 @@ enum tier_status bench_mask(const struct bench_options *options, struct bench_re
         .unit = "x",
         .against = "the bytes of the same update as plain 64-bit integers; `ratio` is unmasking "
                    "against AES-256-CTR, one core",
-        .ratio = unmask / aes,
-        .detail = json_pack(
-            "{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:f, s:f}", "spokes", (json_int_t)c.count,
-            "update_bytes", (json_int_t)plain, "protocol_bytes_per_spoke", most, "of_which_sent",
-            up, "masks", (json_int_t)terms, "unmask_gb_s", unmask, "aes_256_ctr_gb_s", aes,
-            "unmask_s", (double)terms * plain * 1e-9 / unmask, "hub_protocol_s", c.parent_s)};
+        .ratio = speed.unmask / speed.aes,
+        .detail =
+            json_pack("{s:I, s:I, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:{s:I, s:f, s:f, s:f}}",
+                      "spokes", (json_int_t)c.count, "update_bytes", (json_int_t)plain,
+                      "protocol_bytes_per_spoke", most, "of_which_sent", up, "masks",
+                      (json_int_t)terms, "unmask_gb_s", speed.unmask, "aes_256_ctr_gb_s", speed.aes,
+                      "unmask_s", (double)terms * plain * 1e-9 / speed.unmask, "hub_protocol_s",
+                      c.parent_s, "bits_32", "update_bytes", (json_int_t)masked32, "unmask_gb_s",
+                      speed.unmask32, "unmask_s", (double)terms * masked32 * 1e-9 / speed.unmask32,
+                      "round_million_elements_s", speed.round)};
+    bench_bar(result, "bits_32_bytes_against_f32", (masked32 + most) / f32, 1.10);
 out:
     drop_curtain(&c);
     return st;

@@ -359,7 +359,7 @@ class Offers(InARound):
         n = 4 * self.count
         big = edge.metrics({"x": [2 ** 62] * 40000})
         for text, changes in (
-                ("encoding 10", {"encoding": 10}),
+                ("encoding 11", {"encoding": 11}),
                 ("weight 0 and %d payload" % n, {"weight": 0}),
                 ("weight 2147483648", {"weight": 2 ** 31}),
                 ("weight 4294967297", {"weight": 2 ** 32 + 1, "encoding": edge.SUM}),

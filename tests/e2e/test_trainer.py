@@ -196,6 +196,58 @@ class Together(unittest.TestCase):
                 node.wait_log("declined: .*" + reason)
 
 
+FEWER = """
+import sys
+import consilium
+from breast_cancer import Table
+from numpy_trainer import NumpyTrainer
+
+class Fewer(NumpyTrainer):
+    def train(self, model, task):  # at once: it is the first to be done
+        return consilium.TrainResult(9, 1, model)
+    def evaluate(self, model, task):
+        sums = super().evaluate(model, task)
+        return {name: sums[name] for name in ("count", "correct", "loss")}
+
+consilium.serve(sys.argv[1], Fewer(Table(sys.argv[2], sys.argv[3])), contract="breast-cancer")
+"""
+
+
+class Masked(unittest.TestCase):
+    """Behind masks all tell of the metrics that the plan has, whoever is the first."""
+
+    def run_with(self, f, start_trainer):
+        top = f.top(children_min=3)
+        for site in ("north-1", "north-2"):
+            f.spoke(site, top)
+        node = trainer_spoke(f, "centre-1", top)
+        start_trainer(node)
+        f.run(f.plan(rounds=1, local={"steps": 600},
+                     secure={"sums": "region", "cohort_min": 2, "threshold": 0.51})).finish()
+        counted = [(e["data"]["round"], e["data"]["child"]) for e in top.audit("update.counted")]
+        return node, sorted(counted)
+
+    def test_a_trainer_takes_part_in_masked_rounds(self):
+        with Federation() as f:
+            node, counted = self.run_with(f, lambda n: numpy_trainer(f, n, "centre-1"))
+            self.assertEqual(counted, [(r, s) for r in (1, 2)
+                                       for s in ("centre-1", "north-1", "north-2")])
+            self.assertFalse(node.audit("round.declined"))
+
+    def test_one_that_tells_of_fewer_figures_shuts_nobody_out(self):
+        with Federation() as f:
+            path = os.path.join(f.dir, "fewer.py")
+            with open(path, "w", encoding="utf-8") as out:
+                out.write(FEWER)
+            node, counted = self.run_with(f, lambda n: package.Program(
+                f, "fewer", [path, n.trainer_dir, f.table("centre-1"), SCHEMA]))
+            self.assertEqual(counted, [(r, s) for r in (1, 2) for s in ("north-1", "north-2")])
+            reasons = [e["data"]["reason"] for e in node.audit("round.declined")]
+            self.assertEqual(len(reasons), 2)
+            self.assertTrue(all("does not tell of metric score_hist_neg in 4096 bins" in r
+                                for r in reasons), reasons)
+
+
 COMPARE = """
 import sys, onnx, numpy
 from onnx import numpy_helper

@@ -222,6 +222,7 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
         memcpy(out + n, &(uint32_t){(uint32_t)n}, 4);
         n += 4;
         break;
+    case TIER_ENC_MASKED32:
     case TIER_ENC_MASKED: /* any words are right: none are read */
         break;
     }

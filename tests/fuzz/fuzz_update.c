@@ -34,7 +34,7 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
     if (i >= 32)
         return 0;
     if (i >= 30) { /* a masked one says nothing but which metrics there are */
-        h.encoding = TIER_ENC_MASKED;
+        h.encoding = i == 30 ? TIER_ENC_MASKED : TIER_ENC_MASKED32;
         h.zipped = false;
         h.weight = 1;
         h.payload_bytes = 400;

@@ -60,7 +60,8 @@ Test(tier_encoding, what_is_dropped_is_what_decoding_does_not_give_back, .fini =
         struct tier_spool *spool = spool_up(false);
         struct tier_manifest *m = manifest_of_two(TIER_SEGMENT_ELEMENTS + 1000, 3333);
         float *x = deltas_random(m, 1e-3, &seed), *dropped = malloc(m->elements * sizeof *dropped);
-        const struct tier_seal_as as = {all[e], 77, 0.02, dropped, false};
+        const struct tier_seal_as as = {
+            .encoding = all[e], .key = 77, .share = 0.02, .dropped = dropped, .zip = false};
         struct tier_hash id = sealed_as(spool, m, x, &as);
         float *back = decoded(spool, m, &id, &seed);
         double lost = 0, whole = 0;
@@ -95,7 +96,11 @@ Test(tier_encoding, folds_and_merges_take_what_is_decoded_as_if_it_had_come_so) 
     struct tier_hash coded[ALL], plain[ALL], sums[2], id[2];
     for (size_t e = 0; e < ALL; e++) {
         float *x = deltas_random(m, 0.05, &seed);
-        const struct tier_seal_as as = {all[e], 77, 0.02, NULL, false},
+        const struct tier_seal_as as = {.encoding = all[e],
+                                        .key = 77,
+                                        .share = 0.02,
+                                        .dropped = NULL,
+                                        .zip = false},
                                   f32 = {.encoding = TIER_ENC_F32};
         coded[e] = sealed_as(spool, m, x, &as);
         float *back = decoded(spool, m, &coded[e], &seed);
@@ -138,7 +143,8 @@ Test(tier_encoding, the_same_deltas_and_key_give_the_same_file_in_pieces_of_any_
     float *x = deltas_random(m, 0.1, &seed);
     struct tier_update_header h = header_for(m, 5);
     for (size_t e = 0; e < ALL; e++) {
-        struct tier_seal_as as = {all[e], 5, 0.1, NULL, false};
+        struct tier_seal_as as = {
+            .encoding = all[e], .key = 5, .share = 0.1, .dropped = NULL, .zip = false};
         struct tier_hash id = sealed_as(spool, m, x, &as), pieces, other;
         struct tier_sealer *s = NULL;
         MUST(tier_sealer_begin_as(spool, &h, m, false, &as, &s, err));
@@ -166,7 +172,8 @@ Test(tier_encoding, a_payload_is_as_long_as_its_header_check_expects, .fini = fi
     float *x = deltas_random(m, 0.1, &seed);
     static const uint64_t bytes[] = {5332, 2666, 2666, 1333 + 6 * 4, 667 + 6 * 4, 0, 6 * 36};
     for (size_t e = 0; e < ALL; e++) {
-        const struct tier_seal_as as = {all[e], 5, 1, NULL, false};
+        const struct tier_seal_as as = {
+            .encoding = all[e], .key = 5, .share = 1, .dropped = NULL, .zip = false};
         struct tier_hash id = sealed_as(spool, m, x, &as);
         struct tier_update *u = update_open(spool, &id);
         struct tier_update_header h = *tier_spool_update_header(u);
@@ -192,7 +199,8 @@ Test(tier_encoding, wide_tensors_travel_at_full_precision, .fini = fixture_down)
     struct tier_hash id;
     float x[18] = {0};
     for (size_t e = 1; e < ALL; e++) {
-        const struct tier_seal_as as = {all[e], 5, 0.5, NULL, false};
+        const struct tier_seal_as as = {
+            .encoding = all[e], .key = 5, .share = 0.5, .dropped = NULL, .zip = false};
         REFUSED(TIER_EARG, "full precision",
                 tier_update_seal(spool, &h, m, x, false, &as, &id, err));
         h.encoding = all[e];
@@ -211,7 +219,8 @@ Test(tier_encoding, blocks_need_one_clip_for_all_tensors, .fini = fixture_down) 
     struct tier_hash id;
     float x[8] = {[1] = 0.5f, [7] = 1000};
     for (size_t e = 0; e < ALL; e++) {
-        const struct tier_seal_as as = {all[e], 5, 0.5, NULL, false};
+        const struct tier_seal_as as = {
+            .encoding = all[e], .key = 5, .share = 0.5, .dropped = NULL, .zip = false};
         if (all[e] == TIER_ENC_Q8 || all[e] == TIER_ENC_Q4 || all[e] == TIER_ENC_ONEBIT)
             REFUSED(TIER_EARG, "one clip", tier_update_seal(spool, &h, m, x, false, &as, &id, err));
         else
@@ -228,7 +237,8 @@ Test(tier_encoding, nan_and_values_beyond_the_clip_are_refused_where_they_are_se
     struct tier_update_header h = header_for(m, 5);
     struct tier_hash id;
     for (size_t e = 0; e < ALL; e++) {
-        const struct tier_seal_as as = {all[e], 5, 0.5, NULL, false};
+        const struct tier_seal_as as = {
+            .encoding = all[e], .key = 5, .share = 0.5, .dropped = NULL, .zip = false};
         float x[1400] = {[900] = NAN, [1] = 0.5f};
         REFUSED(TIER_EUPDATE, "tensor b, element 200 is nan",
                 tier_update_seal(spool, &h, m, x, true, &as, &id, err));
@@ -250,7 +260,8 @@ Test(tier_encoding, binary16_uses_its_range_for_that_of_the_clip, .fini = fixtur
     struct tier_spool *spool = spool_up(false);
     struct tier_manifest *m = manifest_of_clips(4, 30, 4, 27);
     const float x[8] = {1, 0x1p-30f, -0x1.8p-29f, 0x1p-40f, -8, 0x1p-27f, 0x1.004p-3f, 0x1.006p-3f};
-    const struct tier_seal_as as = {TIER_ENC_F16, 0, 0, NULL, false};
+    const struct tier_seal_as as = {
+        .encoding = TIER_ENC_F16, .key = 0, .share = 0, .dropped = NULL, .zip = false};
     uint64_t seed = 34;
     struct tier_hash id = sealed_as(spool, m, x, &as);
     float *back = decoded(spool, m, &id, &seed);
@@ -301,7 +312,8 @@ static struct wire_bytes honest(struct tier_spool *spool, const struct tier_mani
                                 enum tier_encoding encoding, double share) {
     uint64_t seed = 35;
     float *x = deltas_random(m, 0.1, &seed);
-    const struct tier_seal_as as = {encoding, 5, share, NULL, false};
+    const struct tier_seal_as as = {
+        .encoding = encoding, .key = 5, .share = share, .dropped = NULL, .zip = false};
     struct tier_hash id = sealed_as(spool, m, x, &as);
     free(x);
     return wire_of(spool, &id);
@@ -396,7 +408,8 @@ Test(tier_encoding, top_k_is_the_bytes_its_header_says, .fini = fixture_down) {
     struct tier_spool *spool = spool_up(false);
     struct tier_manifest *m = manifest_of_two(700, 700);
     float x[1400] = {[3] = 0.5f, [4] = -0.25f, [600] = 0.125f, [601] = -0.125f, [1399] = 4};
-    struct tier_seal_as as = {TIER_ENC_TOPK, 0, 4.0 / 1400, NULL, false};
+    struct tier_seal_as as = {
+        .encoding = TIER_ENC_TOPK, .key = 0, .share = 4.0 / 1400, .dropped = NULL, .zip = false};
     struct tier_hash id = sealed_as(spool, m, x, &as);
     struct wire_bytes w = wire_of(spool, &id);
     /* Of the two equal ones the first; gaps of 3, 0, 595, 798. */
@@ -473,8 +486,11 @@ Test(tier_encoding, the_largest_are_kept_whatever_they_are, .fini = fixture_down
         float *dropped = malloc(m->elements * sizeof *dropped), least = INFINITY, most = 0;
         for (size_t i = 0; i < m->elements; i++)
             x[i] = round % 3 ? x[i] : (float)rng_below(&seed, 3) * -0.25f;
-        const struct tier_seal_as as = {TIER_ENC_TOPK, 0, rng_unit(&seed) * 0.99 + 0.01, dropped,
-                                        false};
+        const struct tier_seal_as as = {.encoding = TIER_ENC_TOPK,
+                                        .key = 0,
+                                        .share = rng_unit(&seed) * 0.99 + 0.01,
+                                        .dropped = dropped,
+                                        .zip = false};
         struct tier_hash id = sealed_as(spool, m, x, &as);
         float *back = decoded(spool, m, &id, &seed);
         size_t kept = 0, want = (size_t)ceil(as.share * (double)m->elements), any = 0;

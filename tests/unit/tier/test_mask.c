@@ -105,6 +105,28 @@ Test(tier_mask, a_threshold_is_more_than_half_and_no_more_than_all) {
     cr_assert_eq(tier_mask_threshold(0.51, 1), 1);
 }
 
+Test(tier_mask, a_mask_of_32_bit_words_is_the_same_bytes) {
+    const struct tier_mask_term term = {.key = {3}}, back = {.key = {3}, .minus = true};
+    struct tier_mask_pad *pad = tier_mask_pad_new();
+    enum { WORDS = 9001 };
+    static uint64_t wide[WORDS];
+    static uint32_t whole[2 * WORDS], pieces[2 * WORDS];
+    struct tier_err err;
+
+    cr_assert_eq(tier_mask_apply(pad, &term, 0, wide, WORDS, &err), TIER_OK);
+    cr_assert_eq(tier_mask_apply32(pad, &term, 0, whole, 2 * WORDS, &err), TIER_OK);
+    cr_assert_eq(memcmp(wide, whole, sizeof whole), 0);
+    for (size_t at = 0, n = 1; at < 2 * WORDS; at += n, n = n * 3 % 4099) {
+        n = n < 2 * WORDS - at ? n : 2 * WORDS - at;
+        cr_assert_eq(tier_mask_apply32(pad, &term, at, pieces + at, n, &err), TIER_OK);
+    }
+    cr_assert_eq(memcmp(whole, pieces, sizeof whole), 0);
+    cr_assert_eq(tier_mask_apply32(pad, &back, 0, whole, 2 * WORDS, &err), TIER_OK);
+    for (size_t i = 0; i < 2 * WORDS; i++)
+        cr_assert_eq(whole[i], 0);
+    tier_mask_pad_free(pad);
+}
+
 /* ---- neighbours ---- */
 
 static void graph_of(uint32_t count, struct mask_graph *g) {

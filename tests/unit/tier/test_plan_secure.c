@@ -40,6 +40,8 @@ static void refused(const char *lines, const char *why) {
     cr_expect(false, "%s: not '%s', but %s", lines, why, err.text);
 }
 
+#define NARROW "weights: uniform\nexact: {weight_total_max: 100}\n"
+
 TestSuite(tier_plan_secure, .fini = temp_release);
 
 Test(tier_plan_secure, a_plan_that_says_nothing_hides_nothing) {
@@ -59,7 +61,7 @@ Test(tier_plan_secure, all_of_it_travels_and_the_tiers_see_sums_alone) {
 
     cr_assert(eq(int,
                  load("secure: {sums: region, cohort_min: 4, threshold: 0.75, step_s: 9, "
-                      "lost_round: skip, norm_max: 2.5}\n"),
+                      "lost_round: skip, norm_max: 2.5, bits: 32}\n" NARROW),
                  TIER_OK),
               "%s", err.text);
     cr_assert(eq(int, tier_plan_canonical(&plan, &text, &bytes, NULL, &err), TIER_OK));
@@ -70,6 +72,7 @@ Test(tier_plan_secure, all_of_it_travels_and_the_tiers_see_sums_alone) {
     cr_assert(eq(u64, other.secure.step_s, 9));
     cr_assert(other.secure.threshold > 0.749 && other.secure.threshold < 0.751);
     cr_assert(eq(int, other.secure.lost, TIER_PLAN_LOST_SKIP));
+    cr_assert(eq(u64, other.secure.bits, 32));
     cr_assert(other.secure.norm_max > 2.4 && other.secure.norm_max < 2.6);
     for (size_t i = 0; tier_plan_sees(&other, i, line, sizeof line); i++)
         cr_assert(strstr(line, "by name") == NULL, "%s", line);
@@ -82,9 +85,14 @@ Test(tier_plan_secure, all_of_it_travels_and_the_tiers_see_sums_alone) {
 Test(tier_plan_secure, masked_updates_and_sums_of_hubs_are_taken_and_nothing_in_the_open) {
     cr_assert(eq(int, load("secure: {sums: region}\n"), TIER_OK), "%s", err.text);
     cr_assert(eq(u64, plan.secure.cohort_min, 3));
-    for (int e = TIER_ENC_F32; e <= TIER_ENC_MASKED; e++)
+    for (int e = TIER_ENC_F32; e <= TIER_ENC_MASKED32; e++)
         cr_assert(eq(int, tier_task_encoding_check(&plan, (enum tier_encoding)e, false, &err),
                      e == TIER_ENC_MASKED || e == TIER_ENC_SUM ? TIER_OK : TIER_EUPDATE),
+                  "encoding %d", e);
+    cr_assert(eq(int, load("secure: {sums: region, bits: 32}\n" NARROW), TIER_OK), "%s", err.text);
+    for (int e = TIER_ENC_F32; e <= TIER_ENC_MASKED32; e++)
+        cr_assert(eq(int, tier_task_encoding_check(&plan, (enum tier_encoding)e, false, &err),
+                     e == TIER_ENC_MASKED32 || e == TIER_ENC_SUM ? TIER_OK : TIER_EUPDATE),
                   "encoding %d", e);
 }
 
@@ -137,4 +145,58 @@ Test(tier_plan_secure, what_goes_by_sums_alone_is_allowed) {
 Test(tier_plan_secure, keys_of_a_sum_that_is_none_are_refused_where_they_stand) {
     refused("secure: {cohort_min: 4}\n", "is for secure.sums: region");
     cr_expect(strstr(err.text, "plan.yaml:8") != NULL, "%s", err.text);
+}
+
+/* ---- 32 bits ---- */
+
+Test(tier_plan_secure, in_32_bits_a_plan_proves_that_its_sums_fit) {
+    char proof[600];
+
+    cr_assert(eq(int, load("secure: {sums: region, bits: 32}\n" NARROW), TIER_OK), "%s", err.text);
+    tier_plan_proof(&plan, proof, sizeof proof);
+    cr_assert(strstr(proof, "whole 2^7 has |r| <= 2^23; so |R| = |sum of r| <= 100 * 2^23 = "
+                            "838860800 <= 2^30 < 2^31") != NULL,
+              "%s", proof);
+    /* Its visible twin rounds the same and says the same. */
+    cr_assert(eq(int, load("secure: {bits: 32}\n" NARROW), TIER_OK), "%s", err.text);
+    tier_plan_proof(&plan, proof, sizeof proof);
+    cr_assert(strstr(proof, "|R| = |sum of r| <= 100 * 2^23") != NULL, "%s", proof);
+    cr_assert(eq(int, load("secure: {sums: region}\n" NARROW), TIER_OK), "%s", err.text);
+    tier_plan_proof(&plan, proof, sizeof proof);
+    cr_assert(strstr(proof, "32 bits") == NULL, "%s", proof);
+}
+
+Test(tier_plan_secure, what_does_not_fit_32_bits_is_refused_with_what_would) {
+    const char *sums[] = {"secure: {sums: region, bits: 32}\n", "secure: {bits: 32}\n"};
+    char lines[400];
+
+    for (size_t i = 0; i < 2; i++) {
+        const struct {
+            const char *rest, *why;
+        } bad[] = {
+            {"exact: {weight_total_max: 100}\n", "32 needs weights: uniform"},
+            {"weights: uniform\n", "must be at most 65536 with secure.bits: 32, and it is "
+                                   "4294967296: it says how many sites there may be"},
+            {"weights: uniform\nexact: {weight_total_max: 65537}\n", "must be at most 65536"},
+            {"weights: uniform\nexact: {weight_total_max: 9, wide: [a]}\n", "no second limb"},
+            {NARROW "privacy: {site: {clip: 1.0, noise: 1.0}}\n", "must be 64 with privacy.site"},
+        };
+        for (size_t k = 0; k < sizeof bad / sizeof bad[0]; k++) {
+            snprintf(lines, sizeof lines, "%s%s", sums[i], bad[k].rest);
+            refused(lines, bad[k].why);
+        }
+        snprintf(lines, sizeof lines, "scaffold\n%s" NARROW, sums[i]);
+        refused(lines, "must be 64 with local.scaffold");
+        snprintf(lines, sizeof lines, "epochs\n%s" NARROW, sums[i]);
+        refused(lines, "must be 64 with local.normalise");
+    }
+    refused("secure: {bits: 32}\ncodec: {name: q8}\n" NARROW, "codec.name must be f32");
+    refused("secure: {bits: 48}\n", "must be 64 or 32, not 48");
+    refused("secure: {sums: region, bits: 32}\nweights: uniform\nexact: {weight_total_max: 2}\n",
+            "at least secure.cohort_min, 3, would be right");
+    cr_expect(eq(int,
+                 load("secure: {bits: 32}\nweights: uniform\n"
+                      "exact: {weight_total_max: 65536}\n"),
+                 TIER_OK),
+              "%s", err.text);
 }

@@ -35,7 +35,7 @@ static struct tier_fold fold_of(const struct tier_hash *ids, size_t n) {
 static struct tier_hash masked(const struct tier_hash *visible,
                                const struct tier_mask_term *terms) {
     struct tier_hash id;
-    MUST(tier_masked_seal(spool, visible, manifest, terms, 2, &id, err));
+    MUST(tier_masked_seal(spool, visible, manifest, 0, terms, 2, &id, err));
     return id;
 }
 
@@ -192,6 +192,14 @@ Test(tier_secure_fold, the_norm_is_of_the_parameters_and_not_of_states) {
     MUST(tier_secure_norm_check(&plan, u, manifest, err));
     plan.secure.norm_max = 0.4999;
     REFUSED(TIER_EUPDATE, "norm 0.5", tier_secure_norm_check(&plan, u, manifest, err));
+    /* Rounding to 32 bits may have added a unit of 2^-14 to each element. */
+    plan.secure.bits = 32;
+    plan.weight_total_max = 65536;
+    MUST(tier_secure_norm_check(&plan, u, manifest, err));
+    plan.secure.norm_max = 0.499;
+    REFUSED(TIER_EUPDATE, "norm 0.5", tier_secure_norm_check(&plan, u, manifest, err));
+    plan.secure.bits = 64;
+    plan.weight_total_max = TIER_WEIGHT_TOTAL_MAX;
     plan.secure.norm_max = 0;
     tier_spool_update_close(u);
     free(x);
@@ -239,6 +247,16 @@ Test(tier_secure_fold, masks_come_back_from_their_file_and_an_altered_one_is_ref
     CHECK(truncate(path, 11) == 0);
     REFUSED(TIER_ECORRUPT, "no file of masks",
             tier_secure_terms_load(path, &hash, &back, &count, err));
+    /* A sign that is neither, under the name of what it is. */
+    f = fopen(path, "wb");
+    cr_assert(f != NULL);
+    uint8_t odd[12 + 33] = "consmsk1\x01";
+    odd[12 + 32] = 2;
+    fwrite(odd, 1, sizeof odd, f);
+    fclose(f);
+    tier_hash_data(odd, sizeof odd, &none);
+    REFUSED(TIER_ECORRUPT, "no file of masks",
+            tier_secure_terms_load(path, &none, &back, &count, err));
     f = fopen(path, "wb");
     cr_assert(f != NULL);
     fwrite("consmsk1\xff\xff\xff\xff", 1, 12, f);

@@ -295,7 +295,7 @@ Test(tier_site, masked_updates_with_noise_add_up_to_the_visible_sum) {
     for (int i = 0; i < 3; i++) {
         x[i] = 0.25f;
         open[i] = seal(spool, &p, m, x, (uint8_t)(i + 1));
-        MUST(tier_masked_seal(spool, &open[i], m, NULL, 0, &masked[i], err));
+        MUST(tier_masked_seal(spool, &open[i], m, 0, NULL, 0, &masked[i], err));
     }
     struct tier_update_header h = header_for(m, 1);
     const struct tier_masked_fold f = {.spool = spool,

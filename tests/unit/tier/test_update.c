@@ -88,7 +88,7 @@ Test(tier_update, values_no_update_may_have_are_refused) {
     h.round = TIER_ROUNDS_MAX + 1;
     REFUSED(TIER_EARG, "round", tier_update_header_encode(&h, &bytes, &n, err));
     h.round = 1;
-    h.encoding = (enum tier_encoding)10;
+    h.encoding = (enum tier_encoding)11;
     REFUSED(TIER_EARG, "encoding", tier_update_header_encode(&h, &bytes, &n, err));
     h.encoding = TIER_ENC_SUM;
     h.weight = TIER_WEIGHT_TOTAL_MAX;

@@ -84,7 +84,8 @@ Test(tier_zip, elements_sums_and_what_is_dropped_are_the_same_and_bytes_are_fewe
         float *dropped = malloc(2 * n * sizeof *dropped);
         for (size_t e = 0; e < ALL; e++) {
             float *x = deltas_random(m, 1e-3, &seed);
-            struct tier_seal_as as = {all[e], 9, 0.1, dropped, true};
+            struct tier_seal_as as = {
+                .encoding = all[e], .key = 9, .share = 0.1, .dropped = dropped, .zip = true};
             zipped[e] = sealed_as(spool, m, x, &as);
             as.zip = false;
             as.dropped = dropped + n;
@@ -123,7 +124,8 @@ Test(tier_zip, the_same_deltas_give_the_same_file_in_pieces_of_any_size, .fini =
     struct tier_update_header h = header_for(m, 5);
     float *x = deltas_random(m, 1e-3, &seed);
     for (size_t e = 0; e < ALL; e++) {
-        const struct tier_seal_as as = {all[e], 9, 0.01, NULL, true};
+        const struct tier_seal_as as = {
+            .encoding = all[e], .key = 9, .share = 0.01, .dropped = NULL, .zip = true};
         struct tier_hash whole = sealed_as(spool, m, x, &as), parts;
         struct tier_sealer *s = NULL;
         MUST(tier_sealer_begin_as(spool, &h, m, false, &as, &s, err));
@@ -147,7 +149,8 @@ Test(tier_zip, a_segment_that_does_not_shrink_is_stored_as_it_is, .fini = fixtur
     float *x = malloc(m->elements * sizeof *x);
     for (size_t i = 0; i < m->elements; i++) /* noise, then nothing */
         x[i] = i < TIER_SEGMENT_ELEMENTS ? (float)(2 * rng_unit(&seed) - 1) : 0;
-    const struct tier_seal_as as = {TIER_ENC_Q8, 1, 0, NULL, true};
+    const struct tier_seal_as as = {
+        .encoding = TIER_ENC_Q8, .key = 1, .share = 0, .dropped = NULL, .zip = true};
     struct tier_hash id = sealed_as(spool, m, x, &as);
     struct tier_update *u = update_open(spool, &id);
     struct tier_segment_cursor cursor;
@@ -169,7 +172,8 @@ Test(tier_zip, sums_and_single_bits_are_never_zipped, .fini = fixture_down) {
     struct tier_spool *spool = spool_up(false);
     struct tier_manifest *m = manifest_of_two(700, 700);
     struct tier_update_header h = header_for(m, 5);
-    const struct tier_seal_as as = {TIER_ENC_ONEBIT, 1, 0, NULL, true};
+    const struct tier_seal_as as = {
+        .encoding = TIER_ENC_ONEBIT, .key = 1, .share = 0, .dropped = NULL, .zip = true};
     float x[1400] = {0};
     struct tier_hash id;
     uint8_t *bytes = NULL;
@@ -343,7 +347,8 @@ Test(tier_zip, a_rule_that_reads_updates_side_by_side_takes_none, .fini = fixtur
     struct tier_manifest *m = manifest_of_two(700, 700);
     struct tier_plan_merge settings = settings_of(TIER_PLAN_MEDIAN, 0.2, false);
     float *x = deltas_random(m, 1e-3, &seed);
-    const struct tier_seal_as as = {TIER_ENC_F32, 1, 0, NULL, true};
+    const struct tier_seal_as as = {
+        .encoding = TIER_ENC_F32, .key = 1, .share = 0, .dropped = NULL, .zip = true};
     struct tier_hash id = sealed_as(spool, m, x, &as), out;
     struct tier_merge merge = merge_of(spool, m, &id, 1, &settings);
     REFUSED(TIER_EUPDATE, "a zstd frame, which is for means alone",
