@@ -276,6 +276,7 @@ struct tier_plan {
         uint64_t step_s;     /* seconds that spokes have for a step before and after the updates */
         int lost;            /* enum tier_plan_lost */
         double norm_max;     /* of a hospital's change of the parameters; 0: no bound */
+        bool pseudonyms;     /* what its spokes are told each other as (tier/pseudonym.h) */
     } secure;
 
     double clip;                 /* |x| beyond it is refused, or saturated */

@@ -232,6 +232,8 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "when a round gives no sum at the top: end the run, or skip to the next from the same model"}, \
     {"secure.norm_max", TIER_KEYS_REAL, FIELD(plan.secure.norm_max), "0.0", 0, 1e30, NULL,         \
      "the norm to which a hospital cuts its change of the parameters, and that no sum's mean may pass"}, \
+    {"secure.pseudonyms", TIER_KEYS_BOOL, FIELD(plan.secure.pseudonyms), "true", 0, 0, NULL,       \
+     "spokes of a sum know each other under pseudonyms that the authority beside the top gives out"}, \
     {"exact.clip", TIER_KEYS_REAL, FIELD(plan.clip), "8.0", 1e-20, 1e30, NULL,                     \
      "largest change of a parameter in a round; sets the resolution, 2^-30 of it"},                \
     {"exact.clips", TIER_KEYS_LIST, FIELD(plan.clips), "", 0, 0, NULL,                             \
