@@ -403,6 +403,14 @@ bool tier_secure_came(const struct tier_secure *s, const char *child) {
     return c && c->came;
 }
 
+size_t tier_secure_came_count(const struct tier_secure *s) {
+    size_t n = 0;
+
+    for (size_t i = 0; i < s->count; i++)
+        n += s->children[i].came;
+    return n;
+}
+
 bool tier_secure_has(const struct tier_secure *s, const char *child) {
     const struct child *c = find(s, child);
 

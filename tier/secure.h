@@ -114,6 +114,7 @@ const char *tier_secure_called(const struct tier_secure *s, const char *child);
 bool tier_secure_takes(const struct tier_secure *s, const char *child);
 /* Whether it is one of those whose sum is being unmasked. */
 bool tier_secure_came(const struct tier_secure *s, const char *child);
+size_t tier_secure_came_count(const struct tier_secure *s);
 /* Whether the child is in the round still, as one that is waited for or has come. */
 bool tier_secure_has(const struct tier_secure *s, const char *child);
 /* What is to be added to the sum of the masked updates; borrowed. */
