@@ -39,6 +39,7 @@ struct hub_contributor; /* hub/contributor.h */
 struct hub_child {
     enum hub_child_role role; /* by its certificate; of a run with secure.sums alone */
     char name[TIER_NAME_LEN_MAX + 1];
+    char called[TIER_NAME_LEN_MAX + 1]; /* its pseudonym in the run, once it is known; or "" */
     bool accepted, declined, attending;
     bool waiting;           /* a person decides there: it is not counted in meanwhile */
     bool attested;          /* on this stream (hub/attest.h) */

@@ -386,6 +386,7 @@ void hub_run_finish(struct hub_run *run, enum hub_run_state state, const char *r
     }
     if (run->round.number)
         hub_work_release(run, run->round.number);
+    hub_secure_end(run);
     tier_delta_delete(run->hub->home.models_dir, &run->base_delta);
     tier_spool_forget_old(run->hub->home.spool);
     hub_console_changed(run->hub, run);

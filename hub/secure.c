@@ -12,15 +12,18 @@
 #include "tier/cert.h"
 #include "tier/layout.h"
 #include "tier/log.h"
+#include "tier/pseudonym.h"
 #include "tier/secure.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct hub_secure {
     struct tier_secure *sum;
     struct tier_mask_identity identity;
+    struct tier_mask_pseudonym pseudonym; /* in its place, with secure.pseudonyms */
     struct tier_mask_trust trust;
     struct tier_timer *turn, *lasts;
     enum tier_mask_step timed; /* the step whose time is running */
@@ -48,6 +51,11 @@ enum tier_status hub_secure_check(const struct hub *hub, const struct tier_plan 
                          "the plan has secure.sums: %s, and TLS is off here: who takes part in a "
                          "sum is known by certificates alone",
                          "region");
+    if (is_secure(plan) && plan->secure.pseudonyms && hub_is_top(hub) && !hub->authority)
+        return tier_fail(err, TIER_EPLAN,
+                         "the plan has secure.pseudonyms: true, and no authority lies beside this "
+                         "top (authority_dir) to give them out; with false the spokes of a sum are "
+                         "told each other's names");
     return TIER_OK;
 }
 
@@ -77,10 +85,115 @@ uint32_t hub_secure_sealed_min(const struct hub_run *run) {
     return 0;
 }
 
-/* Whom to believe, as of now. */
+/* Whom to believe, as of then, and by which list. */
+static void look(struct hub_run *run, int64_t now_s, const struct tier_revocations *revoked) {
+    struct hub_secure *s = run->secure;
+
+    s->identity.now_s = s->pseudonym.now_s = now_s;
+    s->identity.revoked = s->pseudonym.revoked = revoked;
+    s->pseudonym.ca = run->hub->home.node.ca;
+}
+
 static void look_around(struct hub_run *run) {
-    run->secure->identity.now_s = tier_wall_ms() / 1000;
-    run->secure->identity.revoked = run->hub->home.revoked;
+    look(run, tier_wall_ms() / 1000, run->hub->home.revoked);
+}
+
+/* ---- what spokes are called ---- */
+
+#define NAME_KEY_BYTES (TIER_HASH_HEX + TIER_NAME_LEN_MAX + 16)
+
+static void name_key(const struct hub_run *run, const char *child, char key[NAME_KEY_BYTES]) {
+    snprintf(key, NAME_KEY_BYTES, "pseudonym/%s/%s", run->hex, child);
+}
+
+static void load_name(struct hub_run *run, struct hub_child *c) {
+    struct tier_journal_blob value = {0};
+    char key[NAME_KEY_BYTES];
+
+    name_key(run, c->name, key);
+    if (!*c->called && tier_journal_kv_get(run->hub->home.journal, key, &value, NULL) == TIER_OK &&
+        value.bytes < sizeof c->called)
+        memcpy(c->called, value.data, value.bytes);
+    tier_journal_blob_release(&value);
+}
+
+/* Once it has one it has no other: the authority gives a second one to nobody. */
+static void note_name(struct hub_run *run, struct hub_child *c, const char *called) {
+    struct tier_err err = {0};
+    char key[NAME_KEY_BYTES];
+
+    load_name(run, c);
+    if (*c->called || !*called)
+        return;
+    snprintf(c->called, sizeof c->called, "%s", called);
+    name_key(run, c->name, key);
+    if (tier_journal_kv_put(run->hub->home.journal, key, called, strlen(called), &err) != TIER_OK)
+        hub_stop_on(run->hub, &err);
+}
+
+static struct hub_child *find_child(struct hub_run *run, const char *name) {
+    for (size_t i = 0; i < run->child_count; i++)
+        if (strcmp(run->children[i].name, name) == 0)
+            return &run->children[i];
+    return NULL;
+}
+
+static enum tier_status calls(void *arg, const char *child, const char *called,
+                              struct tier_err *err) {
+    struct hub_run *run = arg;
+
+    for (size_t i = 0; i < run->child_count; i++) {
+        struct hub_child *c = &run->children[i];
+        bool own = strcmp(c->name, child) == 0, same = strcmp(c->called, called) == 0;
+        if (*c->called && own != same)
+            return tier_fail(err, TIER_EIDENTITY,
+                             "secure sum: '%s' advertises as '%s'; the authority has called %s so",
+                             child, called, own ? "it otherwise, and nobody" : "another child");
+    }
+    return TIER_OK;
+}
+
+bool hub_secure_asked(const struct hub *hub, const struct tier_pseudonym_ask *ask,
+                      struct hub_secure_name *out) {
+    struct hub_secure_name name = {.run = ask->run};
+    struct tier_cert *cert = NULL;
+    struct tier_identity id;
+    struct tier_csr csr;
+    bool read = strcmp(ask->parent, hub->config->name) == 0 &&
+                tier_cert_from_pem(ask->cert_pem, &cert, NULL) == TIER_OK &&
+                tier_cert_identity(cert, &id, NULL) == TIER_OK &&
+                tier_csr_parse(ask->csr_pem, &csr, NULL) == TIER_OK;
+
+    tier_cert_free(cert);
+    if (!read)
+        return false;
+    memcpy(name.child, id.name, sizeof name.child);
+    memcpy(name.called, csr.name, sizeof name.called);
+    *out = name;
+    return true;
+}
+
+void hub_secure_named(struct hub *hub, const struct hub_secure_name *name) {
+    struct hub_run *run = hub_run_find(hub, &name->run);
+    struct hub_child *c = run && run->state == HUB_RUN_OPEN ? find_child(run, name->child) : NULL;
+
+    if (c) /* of one that is not here the first advertisement tells */
+        note_name(run, c, name->called);
+}
+
+void hub_secure_end(struct hub_run *run) {
+    struct tier_err err = {0};
+    char key[NAME_KEY_BYTES];
+
+    if (!is_secure(&run->plan) || !run->plan.secure.pseudonyms)
+        return;
+    for (size_t i = 0; i < run->child_count; i++) {
+        struct hub_child *c = &run->children[i];
+        load_name(run, c);
+        name_key(run, c->name, key);
+        if (*c->called && tier_journal_kv_delete(run->hub->home.journal, key, &err) != TIER_OK)
+            hub_stop_on(run->hub, &err);
+    }
 }
 
 /* ---- what the sum asks for ---- */
@@ -303,13 +416,18 @@ static enum tier_status begin(struct hub_run *run, struct tier_err *err) {
                                           .round = run->round.number,
                                           .cohort_min = (unsigned)run->plan.secure.cohort_min,
                                           .threshold = run->plan.secure.threshold};
-    const struct tier_secure_owner owner = {run, keep, say, ask_for_turn};
+    const bool pseudonyms = run->plan.secure.pseudonyms;
+    const struct tier_secure_owner owner = {run, keep, say, ask_for_turn,
+                                            pseudonyms ? calls : NULL};
     struct hub_secure *s = run->secure;
 
     if (!s) {
         s = run->secure = need(calloc(1, sizeof *s));
         s->identity = (struct tier_mask_identity){.node = &run->hub->home.node};
-        s->trust = tier_mask_trust_of(&s->identity);
+        s->pseudonym =
+            (struct tier_mask_pseudonym){.run = run->id, .parent = run->hub->config->name};
+        s->trust = pseudonyms ? tier_mask_trust_of_pseudonym(&s->pseudonym)
+                              : tier_mask_trust_of(&s->identity);
         s->turn = tier_timer_new(run->hub->loop, on_turn, run);
         s->lasts = tier_timer_new(run->hub->loop, step_lasted, run);
     } else {
@@ -355,8 +473,7 @@ static enum tier_status restore_row(void *arg, const struct tier_journal_secure 
     const struct tier_secure_row in = {(enum tier_mask_step)row->step, row->child, row->body,
                                        row->bytes};
 
-    run->secure->identity.now_s = row->time_ms / 1000;
-    run->secure->identity.revoked = NULL;
+    look(run, row->time_ms / 1000, NULL);
     return tier_secure_restore(run->secure->sum, &in, err);
 }
 
@@ -364,6 +481,7 @@ static void restore_child(struct hub_run *run, uint32_t child) {
     const struct tier_round_child *c = tier_round_child(&run->round, child);
     struct tier_update *u = NULL;
 
+    load_name(run, &run->children[child]);
     if (c->state == TIER_CHILD_NONE || c->state == TIER_CHILD_DECLINED ||
         c->state == TIER_CHILD_REFUSED)
         return;
@@ -398,6 +516,7 @@ void hub_secure_before(struct hub_run *run, const struct tier_round_event *e) {
     if (!run->secure || e->type != TIER_EVENT_JOIN)
         return;
     run->children[e->child].role = role_of(run, run->children[e->child].name);
+    load_name(run, &run->children[e->child]);
     run->round.rules.sealed_min = hub_secure_sealed_min(run);
 }
 
@@ -452,8 +571,12 @@ void hub_secure_said(struct hub_run *run, const char *child, uint64_t round,
         hub_fault(run->hub, child); /* after a loss of the stream, and no oftener */
     look_around(run);
     if (tier_secure_said(run->secure->sum, child, body->step, body->data, body->bytes, &err) ==
-        TIER_OK)
+        TIER_OK) {
+        struct hub_child *c = find_child(run, child);
+        if (run->plan.secure.pseudonyms && c)
+            note_name(run, c, tier_secure_called(run->secure->sum, child));
         return;
+    }
     tier_log_warn("run %.12s round %" PRIu64 ": %s: step '%s': %s", run->hex, round, child,
                   tier_mask_step_text(body->step), err.text);
     if (err.status != TIER_ELATE)

@@ -7,6 +7,10 @@
  * Nothing here acts from within what it is told: a timer that is due at once looks at what has
  * become of the sum, and turns it into events of the round.
  *
+ * With secure.pseudonyms spokes are told of each other under pseudonyms alone; which child is
+ * called what, this hub knows from passing their questions on, or from the first advertisement
+ * under one.
+ *
  * Threads: the loop's.
  */
 #ifndef CONSILIUM_HUB_SECURE_H
@@ -28,6 +32,8 @@ bool hub_secure_on(const struct hub_run *run);
 void hub_secure_begin(struct hub_run *run);
 /* After a restart, with the round restored. */
 enum tier_status hub_secure_restore(struct hub_run *run, struct tier_err *err);
+/* The run is over: what its spokes are called in it is not needed any more. */
+void hub_secure_end(struct hub_run *run);
 /* What the journal has of the round is not needed any more. */
 void hub_secure_over(struct hub_run *run, uint64_t round);
 void hub_secure_free(struct hub_run *run);
@@ -44,6 +50,16 @@ enum tier_status hub_secure_offered(struct hub_run *run, uint32_t child,
                                     const struct tier_update_header *h, struct tier_err *err);
 void hub_secure_said(struct hub_run *run, const char *child, uint64_t round,
                      const struct tier_secure_body *body);
+
+/* The authority has certified, by way of this hub, that a child of it is called so in the run. */
+struct hub_secure_name {
+    struct tier_hash run;
+    char child[TIER_NAME_LEN_MAX + 1], called[TIER_NAME_LEN_MAX + 1];
+};
+/* By the question; false where it is not of a child of this hub. Nothing of it is checked here. */
+bool hub_secure_asked(const struct hub *hub, const struct tier_pseudonym_ask *ask,
+                      struct hub_secure_name *out);
+void hub_secure_named(struct hub *hub, const struct hub_secure_name *name);
 
 /* What a fold needs; NULL where the masks are not known (again) yet, which are asked for then. */
 struct hub_secure_fold;

@@ -6,6 +6,7 @@
  * doing. Renewals that the authority is not here for go up, word for word.
  */
 #include "hub/hub.h"
+#include "hub/secure.h"
 #include "tier/cert.h"
 #include "tier/log.h"
 #include "tier/pseudonym.h"
@@ -140,7 +141,8 @@ struct renewing;
 /* What is asked of the authority: a renewal, or a pseudonym. */
 struct asked {
     const char *path, *what, *refused; /* "a renewal", "renew.refused" */
-    enum tier_status (*check)(const uint8_t *bytes, size_t n, struct tier_err *err);
+    enum tier_status (*check)(struct renewing *r, const uint8_t *bytes, size_t n,
+                              struct tier_err *err);
     enum tier_status (*here)(struct renewing *r, const uint8_t *bytes, size_t n,
                              struct tier_err *err);
 };
@@ -151,6 +153,8 @@ struct renewing {
     struct hub *hub;
     struct tier_rpc_call *call; /* NULL once it is closed */
     bool asked;
+    bool names; /* the answer says what a child of this hub is called: */
+    struct hub_secure_name name;
 };
 
 static void refuse(struct renewing *r, const struct tier_err *err) {
@@ -172,6 +176,8 @@ static void above_answered(void *arg, const struct tier_err *result, const uint8
     } else if (result->status != TIER_OK) {
         refuse(r, result);
     } else {
+        if (r->names) /* it advertises once it has the answer */
+            hub_secure_named(r->hub, &r->name);
         tier_rpc_send(r->call, bytes, n);
         tier_rpc_finish(r->call, TIER_OK, "");
     }
@@ -248,6 +254,8 @@ static enum tier_status pseudonym_here(struct renewing *r, const uint8_t *bytes,
             : tier_fail(err, TIER_ENOTFOUND, "a pseudonym for a run that is not open here");
     if (st == TIER_OK) {
         hub_audit(r->hub, "pseudonym.given", "h:run", &m.run, "s:parent", m.parent);
+        if (r->names)
+            hub_secure_named(r->hub, &r->name);
         answer(r, cert, ca);
     }
     tier_pseudonym_ask_release(&m);
@@ -255,16 +263,20 @@ static enum tier_status pseudonym_here(struct renewing *r, const uint8_t *bytes,
 }
 
 /* What goes up is well-formed. */
-static enum tier_status check_renewal(const uint8_t *bytes, size_t n, struct tier_err *err) {
+static enum tier_status check_renewal(struct renewing *r, const uint8_t *bytes, size_t n,
+                                      struct tier_err *err) {
     struct tier_renew_request m = {0};
     enum tier_status st = tier_wire_renew_request(bytes, n, &m, err);
+    (void)r;
     tier_wire_renew_request_release(&m);
     return st;
 }
 
-static enum tier_status check_pseudonym(const uint8_t *bytes, size_t n, struct tier_err *err) {
+static enum tier_status check_pseudonym(struct renewing *r, const uint8_t *bytes, size_t n,
+                                        struct tier_err *err) {
     struct tier_pseudonym_ask m = {0};
     enum tier_status st = tier_wire_pseudonym(bytes, n, &m, err);
+    r->names = st == TIER_OK && hub_secure_asked(r->hub, &m, &r->name);
     tier_pseudonym_ask_release(&m);
     return st;
 }
@@ -302,7 +314,7 @@ static void renew_message(struct tier_rpc_call *call, struct tier_rpc_message *m
         bytes ? TIER_OK : tier_fail(&err, TIER_ELIMIT, "%s of %zu bytes", r->asks->what, n);
 
     if (st == TIER_OK)
-        st = r->asks->check(bytes, n, &err);
+        st = r->asks->check(r, bytes, n, &err);
     if (st == TIER_OK)
         st = r->hub->authority ? r->asks->here(r, bytes, n, &err) : ask_above(r, bytes, n, &err);
     if (st != TIER_OK)

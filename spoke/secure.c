@@ -5,6 +5,7 @@
 #include "tier/log.h"
 #include "tier/masked.h"
 #include "tier/narrow.h"
+#include "tier/pseudonym.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -13,8 +14,11 @@
 
 struct spoke_secure {
     struct tier_mask_identity identity;
+    struct tier_pseudonym own; /* these two in its place, with secure.pseudonyms */
+    struct tier_mask_pseudonym pseudonym;
     struct tier_mask_trust trust;
     struct tier_mask_child *child;     /* NULL: out of the round, or not in it yet */
+    struct tier_timer *again;          /* asks for the pseudonym anew */
     uint64_t round;                    /* of which the rest is */
     char why[TIER_REASON_LEN_MAX + 1]; /* "": it is in */
     bool masking;                      /* a job is on the worker */
@@ -86,6 +90,7 @@ void spoke_secure_forget(struct spoke_run *run) {
     answered_key(run, key);
     if (tier_journal_kv_delete(run->spoke->home.journal, key, &err) != TIER_OK)
         spoke_stop_on(run->spoke, &err);
+    tier_pseudonym_forget(run->spoke->config->data_dir, &run->id, run->spoke->config->parent_name);
 }
 
 /* Before the step is answered. Waits for the disk: false stops the node, and nothing is said. */
@@ -120,6 +125,8 @@ void spoke_secure_over(struct spoke_run *run) {
     if (!run->secure)
         return;
     wipe(run->secure);
+    tier_pseudonym_release(&run->secure->own);
+    tier_timer_free(run->secure->again);
     free(run->secure);
     run->secure = NULL;
 }
@@ -134,23 +141,33 @@ static void leave(struct spoke_run *run, const char *why) {
 
 /* Whom to believe, as of now. */
 static void look_around(struct spoke_run *run) {
-    run->secure->identity.now_s = tier_wall_ms() / 1000;
-    run->secure->identity.revoked = run->spoke->home.revoked;
+    struct spoke_secure *s = run->secure;
+
+    s->identity.now_s = s->pseudonym.now_s = tier_wall_ms() / 1000;
+    s->identity.revoked = s->pseudonym.revoked = run->spoke->home.revoked;
+    s->pseudonym.ca = run->spoke->home.node.ca;
 }
+
+static struct tier_mask_round round_of(const struct spoke_run *run) {
+    return (struct tier_mask_round){.run = run->id,
+                                    .round = run->round,
+                                    .cohort_min = (unsigned)run->plan.secure.cohort_min,
+                                    .threshold = run->plan.secure.threshold};
+}
+
+static void get_name(void *arg);
 
 static void begin(struct spoke_run *run) {
     struct spoke *spoke = run->spoke;
     struct spoke_secure *s = need(calloc(1, sizeof *s));
-    const struct tier_mask_round round = {.run = run->id,
-                                          .round = run->round,
-                                          .cohort_min = (unsigned)run->plan.secure.cohort_min,
-                                          .threshold = run->plan.secure.threshold};
+    const struct tier_mask_round round = round_of(run);
     const struct answered said = answered_in(run);
     struct tier_err err = {0};
 
     spoke_secure_over(run);
     run->secure = s;
     s->round = run->round;
+    s->again = tier_timer_new(spoke->loop, get_name, run);
     s->identity = (struct tier_mask_identity){.node = &spoke->home.node};
     look_around(run);
     s->trust = tier_mask_trust_of(&s->identity);
@@ -162,8 +179,9 @@ static void begin(struct spoke_run *run) {
     else if (said.revealed && tier_hash_equal(&said.base, &run->base_model))
         leave(run, "a sum of updates of this model was unmasked in an earlier round: a second one, "
                    "of almost the same sites, would show who makes the difference");
-    else if (tier_mask_child_new(&round, spoke->config->name, &s->trust, &s->child, &err) !=
-             TIER_OK)
+    else if (!run->plan.secure.pseudonyms &&
+             tier_mask_child_new(&round, spoke->config->name, &s->trust, &s->child, &err) !=
+                 TIER_OK)
         leave(run, err.text);
 }
 
@@ -176,16 +194,110 @@ static void send(struct spoke_run *run, enum tier_mask_step step, const uint8_t 
     tier_link_send(run->spoke->link, &m);
 }
 
+static void advertise(struct spoke_run *run) {
+    size_t bytes;
+    const uint8_t *advert = tier_mask_child_advert(run->secure->child, &bytes);
+
+    send(run, TIER_MASK_ADVERT, advert, bytes);
+}
+
+/* Its masks may be taken off by others: it need only not be waited for. */
+static void say_absent(struct spoke_run *run) {
+    struct tier_hash id;
+    const char *why = run->secure && *run->secure->why
+                          ? run->secure->why
+                          : "this site knows nothing more of the round's masks";
+
+    if (spoke_run_sealed(run, run->round, &id))
+        tier_log_warn("run %.12s round %" PRIu64 ": the masked update is left to the others: %s",
+                      run->hex, run->round, why);
+    spoke_run_decline_round(run, why);
+}
+
+/* ---- under a pseudonym ---- */
+
+struct naming {
+    struct spoke *spoke;
+    struct tier_hash run; /* which may have ended by then */
+};
+
+/* The round's keys, under the pseudonym that has come. */
+static enum tier_status make_child(struct spoke_run *run, struct tier_err *err) {
+    const struct tier_config *config = run->spoke->config;
+    const struct tier_mask_round round = round_of(run);
+    struct spoke_secure *s = run->secure;
+
+    look_around(run);
+    TIER_TRY(tier_pseudonym_load(config->data_dir, &run->spoke->home.node, &run->id,
+                                 config->parent_name, s->pseudonym.now_s, &s->own, err));
+    s->pseudonym.own = &s->own;
+    s->pseudonym.run = run->id;
+    s->pseudonym.parent = config->parent_name;
+    s->trust = tier_mask_trust_of_pseudonym(&s->pseudonym);
+    return tier_mask_child_new(&round, s->own.name, &s->trust, &s->child, err);
+}
+
+static bool is_final(enum tier_status st) {
+    return st == TIER_EPOLICY || st == TIER_EIDENTITY;
+}
+
+/* Whether this round's keys wait for a pseudonym. */
+static bool is_nameless(const struct spoke_run *run) {
+    const struct spoke_secure *s = run->secure;
+
+    return s && s->round == run->round && run->state == SPOKE_RUN_OPEN && !run->committed &&
+           !s->child && !*s->why && run->plan.secure.pseudonyms;
+}
+
+static void named(void *arg, enum tier_status st, const char *text) {
+    struct naming *n = arg;
+    struct spoke *spoke = n->spoke;
+    struct spoke_run *run = spoke_run_find(spoke, &n->run);
+    struct tier_err err = {0};
+
+    free(n);
+    if (!run)
+        return;
+    run->names_itself = false;
+    if (!is_nameless(run) || !spoke->worker) /* no worker: the node is being closed */
+        return;
+    if (st == TIER_OK) {
+        st = make_child(run, &err);
+        text = err.text;
+    }
+    if (st == TIER_OK) {
+        advertise(run);
+    } else if (is_final(st)) {
+        tier_log_error("run %.12s: no pseudonym: %s", run->hex, text);
+        leave(run, text);
+        say_absent(run);
+    } else {
+        tier_log_warn("run %.12s: no pseudonym yet: %s; asking again in %d s", run->hex, text,
+                      SPOKE_RETRY_MS / 1000);
+        tier_timer_set(run->secure->again, SPOKE_RETRY_MS);
+    }
+}
+
+static void get_name(void *arg) {
+    struct spoke_run *run = arg;
+
+    if (!is_nameless(run) || run->names_itself)
+        return;
+    struct naming *n = need(malloc(sizeof *n));
+    *n = (struct naming){run->spoke, run->id};
+    run->names_itself = true;
+    tier_pseudonym_get(run->spoke->link, &run->spoke->home, &run->id, named, n);
+}
+
 void spoke_secure_round(struct spoke_run *run) {
     if (!spoke_secure_on(&run->plan) || run->state != SPOKE_RUN_OPEN || run->committed)
         return;
     if (!run->secure || run->secure->round != run->round)
         begin(run);
-    if (run->secure->child) {
-        size_t bytes;
-        const uint8_t *advert = tier_mask_child_advert(run->secure->child, &bytes);
-        send(run, TIER_MASK_ADVERT, advert, bytes);
-    }
+    if (run->secure->child)
+        advertise(run);
+    else
+        get_name(run);
 }
 
 /* ---- masking ---- */
@@ -277,7 +389,7 @@ enum spoke_secure_next spoke_secure_next(struct spoke_run *run, struct tier_hash
     bool trained = spoke_run_sealed_visible(run, run->round, &visible);
     if (trained && !s->masking && spoke_run_discards(run, &visible))
         trained = false;
-    if (trained && !*s->why && !s->masking && tier_mask_child_ready(s->child))
+    if (trained && s->child && !s->masking && tier_mask_child_ready(s->child))
         mask(run, &visible);
     *why_out = s->why;
     if (*s->why)
@@ -286,19 +398,6 @@ enum spoke_secure_next spoke_secure_next(struct spoke_run *run, struct tier_hash
 }
 
 /* ---- the parent's steps ---- */
-
-/* Its masks may be taken off by others: it need only not be waited for. */
-static void say_absent(struct spoke_run *run) {
-    struct tier_hash id;
-    const char *why = run->secure && *run->secure->why
-                          ? run->secure->why
-                          : "this site knows nothing more of the round's masks";
-
-    if (spoke_run_sealed(run, run->round, &id))
-        tier_log_warn("run %.12s round %" PRIu64 ": the masked update is left to the others: %s",
-                      run->hex, run->round, why);
-    spoke_run_decline_round(run, why);
-}
 
 void spoke_secure_came(struct spoke_run *run, const struct tier_to_child *m) {
     struct spoke_secure *s = run->secure;

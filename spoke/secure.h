@@ -10,6 +10,9 @@
  * journalled before the answer leaves, so it answers none again in that round, whatever the parent
  * says: two sums that differ by one hospital would show its update.
  *
+ * With secure.pseudonyms the parent is asked for one (tier/pseudonym.h) before a round's keys are
+ * advertised, and the keys are under it: what goes to other spokes says nothing of this one's name.
+ *
  * Threads: the loop's.
  */
 #ifndef CONSILIUM_SPOKE_SECURE_H

@@ -70,6 +70,7 @@ struct spoke_run {
     /* Of patients' noise and of the site's, in the round that is trained; the worker reads them. */
     struct tier_noise_key noise_key, site_key;
     struct spoke_secure *secure; /* of the open round (spoke/secure.h); or NULL */
+    bool names_itself;           /* its pseudonym is being asked for */
     bool training;               /* a job is on the worker, from this model: */
     struct tier_hash training_base;
 };

@@ -72,6 +72,9 @@ enum tier_mask_step {
 const char *tier_mask_step_text(enum tier_mask_step step);
 /* Who says it: a child ADVERT, SHARES, SIGNED and REVEAL, a parent the others. */
 bool tier_mask_step_is_childs(enum tier_mask_step step);
+/* Whom a body of ADVERT is of, as it says itself: nothing is checked of it yet. TIER_EPROTO. */
+enum tier_status tier_mask_advert_name(const uint8_t *body, size_t bytes,
+                                       char name_out[TIER_NAME_LEN_MAX + 1], struct tier_err *err);
 /* The longest body of a step, whatever the round; 0 outside the enum. */
 size_t tier_mask_body_max(enum tier_mask_step step);
 

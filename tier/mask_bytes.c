@@ -69,15 +69,32 @@ static bool take(struct mask_reader *r, void *out, size_t n) {
     return p != NULL;
 }
 
+/* Into a zeroed name. */
+static enum tier_status read_name(struct mask_reader *r, char name[TIER_NAME_LEN_MAX + 1],
+                                  struct tier_err *err) {
+    size_t n = mask_read_number(r, 1);
+
+    if (n > TIER_NAME_LEN_MAX || !take(r, name, n) || strlen(name) != n || !tier_name_valid(name))
+        return tier_fail(err, TIER_EPROTO, "secure sum: an advertisement without a node's name");
+    return TIER_OK;
+}
+
+enum tier_status tier_mask_advert_name(const uint8_t *body, size_t bytes,
+                                       char name_out[TIER_NAME_LEN_MAX + 1], struct tier_err *err) {
+    struct mask_reader r = {.at = body, .left = bytes};
+    char name[TIER_NAME_LEN_MAX + 1] = "";
+
+    TIER_TRY(read_name(&r, name, err));
+    memcpy(name_out, name, sizeof name);
+    return TIER_OK;
+}
+
 enum tier_status mask_advert_read(struct mask_reader *r, const struct tier_mask_round *round,
                                   struct mask_advert *out, struct tier_err *err) {
-    size_t name, cert;
+    size_t cert;
 
     *out = (struct mask_advert){0};
-    name = mask_read_number(r, 1);
-    if (name > TIER_NAME_LEN_MAX || !take(r, out->name, name) || strlen(out->name) != name ||
-        !tier_name_valid(out->name))
-        return tier_fail(err, TIER_EPROTO, "secure sum: an advertisement without a node's name");
+    TIER_TRY(read_name(r, out->name, err));
     if (!take(r, out->share_key, sizeof out->share_key) ||
         !take(r, out->mask_key, sizeof out->mask_key) ||
         !take(r, out->commitment, sizeof out->commitment))

@@ -287,6 +287,7 @@ struct tier_plan {
         int lost;            /* enum tier_plan_lost */
         double norm_max;     /* of a hospital's change of the parameters; 0: no bound */
         uint64_t bits;       /* of a summed element: 64, or 32 (tier/narrow.h) */
+        bool pseudonyms;     /* what its spokes are told each other as (tier/pseudonym.h) */
     } secure;
 
     double clip;                 /* |x| beyond it is refused, or saturated */

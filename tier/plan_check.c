@@ -245,6 +245,8 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "the norm to which a hospital cuts its change of the parameters, and that no sum's mean may pass"}, \
     {"secure.bits", TIER_KEYS_INT, FIELD(plan.secure.bits), "64", 32, 64, NULL,                    \
      "64 or 32: of an element that is summed; in 32 it is rounded to what so many sites leave room for"}, \
+    {"secure.pseudonyms", TIER_KEYS_BOOL, FIELD(plan.secure.pseudonyms), "true", 0, 0, NULL,       \
+     "spokes of a sum know each other under pseudonyms that the authority beside the top gives out"}, \
     {"exact.clip", TIER_KEYS_REAL, FIELD(plan.clip), "8.0", 1e-20, 1e30, NULL,                     \
      "largest change of a parameter in a round; sets the resolution, 2^-30 of it"},                \
     {"exact.clips", TIER_KEYS_LIST, FIELD(plan.clips), "", 0, 0, NULL,                             \

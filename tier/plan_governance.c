@@ -189,7 +189,11 @@ const char *tier_plan_sees(const struct tier_plan *plan, size_t i, char *buf, si
                  "single site");
         return buf;
     case 4:
-        snprintf(buf, bytes, "other sites: the published model of each round");
+        snprintf(buf, bytes, "other sites: the published model of each round%s",
+                 !plan->secure.sums        ? ""
+                 : plan->secure.pseudonyms ? "; of those in the sum a pseudonym of this run, and "
+                                             "no name"
+                                           : "; the names of those in the sum");
         return buf;
     default:
         return NULL;

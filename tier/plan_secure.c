@@ -139,8 +139,9 @@ static void check_updates(const struct tier_plan_checker *c) {
 }
 
 static void check_absent(const struct tier_plan_checker *c) {
-    static const char *const keys[] = {"secure.cohort_min", "secure.threshold", "secure.step_s",
-                                       "secure.lost_round", "secure.norm_max"};
+    static const char *const keys[] = {"secure.cohort_min", "secure.threshold",
+                                       "secure.step_s",     "secure.lost_round",
+                                       "secure.norm_max",   "secure.pseudonyms"};
 
     for (size_t i = 0; c->lines && i < sizeof keys / sizeof keys[0]; i++) {
         int key = tier_keys_find(c->keys, c->count, keys[i]);

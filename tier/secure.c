@@ -12,10 +12,11 @@
 
 struct child {
     char name[TIER_NAME_LEN_MAX + 1];
-    enum tier_mask_step heard; /* in which step last */
-    struct tier_hash body;     /* what it said then */
-    bool part;                 /* in the open step */
-    bool told, sent;           /* what it says next: and it was there */
+    char called[TIER_NAME_LEN_MAX + 1]; /* in the sum; "": it is not known yet */
+    enum tier_mask_step heard;          /* in which step last */
+    struct tier_hash body;              /* what it said then */
+    bool part;                          /* in the open step */
+    bool told, sent;                    /* what it says next: and it was there */
     bool left, came;
 };
 
@@ -76,9 +77,44 @@ static struct child *child_of(struct tier_secure *s, const char *name) {
         s->children = need(realloc(s->children, s->room * sizeof *s->children));
     }
     c = &s->children[s->count++];
-    *c = (struct child){.part = tier_mask_parent_has(s->p, name)};
+    *c = (struct child){.name = ""};
     memcpy(c->name, name, strnlen(name, TIER_NAME_LEN_MAX));
+    if (!s->owner.calls)
+        memcpy(c->called, c->name, sizeof c->called);
+    c->part = tier_mask_parent_has(s->p, c->called);
     return c;
+}
+
+/* One name a child, and one child a name. */
+static enum tier_status check_called(const struct tier_secure *s, const struct child *c,
+                                     const char *called, struct tier_err *err) {
+    if (*c->called && strcmp(c->called, called) != 0)
+        return tier_fail(err, TIER_EIDENTITY,
+                         "secure sum: '%s' is called '%s' in this round, and advertises as '%s'",
+                         c->name, c->called, called);
+    for (size_t i = 0; i < s->count; i++)
+        if (&s->children[i] != c && strcmp(s->children[i].called, called) == 0)
+            return tier_fail(err, TIER_EIDENTITY,
+                             "secure sum: '%s' advertises as '%s', which another child is called",
+                             c->name, called);
+    return TIER_OK;
+}
+
+/* A body of that child's, under the name that it has in the sum; `again`: from the journal. */
+static enum tier_status take(struct tier_secure *s, struct child *c, bool again,
+                             const struct tier_secure_row *row, struct tier_err *err) {
+    char called[TIER_NAME_LEN_MAX + 1];
+
+    memcpy(called, c->called, sizeof called);
+    if (s->owner.calls && row->step == TIER_MASK_ADVERT) {
+        TIER_TRY(tier_mask_advert_name(row->body, row->bytes, called, err));
+        if (!again)
+            TIER_TRY(s->owner.calls(s->owner.arg, c->name, called, err));
+        TIER_TRY(check_called(s, c, called, err));
+    }
+    TIER_TRY(tier_mask_parent_take(s->p, called, row->step, row->body, row->bytes, err));
+    memcpy(c->called, called, sizeof called);
+    return TIER_OK;
 }
 
 /* ---- steps ---- */
@@ -105,7 +141,7 @@ static void say(struct tier_secure *s, struct child *c) {
     uint8_t *body = NULL;
     size_t bytes;
 
-    if (!c->part || tier_mask_parent_say(s->p, c->name, &step, &body, &bytes, NULL) != TIER_OK)
+    if (!c->part || tier_mask_parent_say(s->p, c->called, &step, &body, &bytes, NULL) != TIER_OK)
         return;
     c->told = true;
     c->sent = s->owner.say(s->owner.arg, c->name, step, body, bytes);
@@ -149,7 +185,7 @@ static void move_on(struct tier_secure *s) {
     s->hurries = false;
     for (size_t i = 0; i < s->count; i++) {
         struct child *c = &s->children[i];
-        c->part = tier_mask_parent_has(s->p, c->name);
+        c->part = tier_mask_parent_has(s->p, c->called);
         c->told = c->sent = false;
     }
 }
@@ -214,7 +250,7 @@ enum tier_status tier_secure_said(struct tier_secure *s, const char *child,
         return tier_fail(err, TIER_ELATE, "secure sum: the round is over");
     if (!c || c->left)
         return tier_fail(err, TIER_EPOLICY, "secure sum: '%s' has no part in this round", child);
-    TIER_TRY(tier_mask_parent_take(s->p, child, step, body, bytes, err));
+    TIER_TRY(take(s, c, false, &row, err));
     tier_hash_data(body, bytes, &hash);
     if (c->heard > step || (c->heard == step && tier_hash_equal(&c->body, &hash)))
         return TIER_OK; /* said again */
@@ -226,8 +262,10 @@ enum tier_status tier_secure_said(struct tier_secure *s, const char *child,
 }
 
 static void mark_came(struct tier_secure *s, const char *name) {
-    if (tier_mask_parent_masked(s->p, name, NULL) == TIER_OK)
-        child_of(s, name)->came = true;
+    struct child *c = child_of(s, name);
+
+    if (tier_mask_parent_masked(s->p, c->called, NULL) == TIER_OK)
+        c->came = true;
 }
 
 /* The names as one row, so that a kill cannot leave some of them. */
@@ -305,7 +343,7 @@ enum tier_status tier_secure_restore(struct tier_secure *s, const struct tier_se
     struct child *c = child_of(s, row->child);
     c->heard = row->step;
     tier_hash_data(row->body, row->bytes, &c->body);
-    return tier_mask_parent_take(s->p, row->child, row->step, row->body, row->bytes, err);
+    return take(s, c, true, row, err);
 }
 
 void tier_secure_resume(struct tier_secure *s) {
@@ -345,6 +383,12 @@ bool tier_secure_heard(const struct tier_secure *s, const char *child, enum tier
     return c && c->heard >= step;
 }
 
+const char *tier_secure_called(const struct tier_secure *s, const char *child) {
+    const struct child *c = find(s, child);
+
+    return c ? c->called : "";
+}
+
 bool tier_secure_takes(const struct tier_secure *s, const char *child) {
     const struct child *c = find(s, child);
     bool awaits = tier_mask_parent_open(s->p) == TIER_MASK_DELIVER;
@@ -357,6 +401,14 @@ bool tier_secure_came(const struct tier_secure *s, const char *child) {
     const struct child *c = find(s, child);
 
     return c && c->came;
+}
+
+size_t tier_secure_came_count(const struct tier_secure *s) {
+    size_t n = 0;
+
+    for (size_t i = 0; i < s->count; i++)
+        n += s->children[i].came;
+    return n;
 }
 
 bool tier_secure_has(const struct tier_secure *s, const char *child) {

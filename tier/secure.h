@@ -16,6 +16,10 @@
  * sent does not grow with their number. Those that are away hold nobody up, and when the step's
  * time is up before all were told, the rest are told at once and the time is given again.
  *
+ * Where children go by pseudonyms (tier/pseudonym.h), what they are called in the sum is what their
+ * advertisements say, one name a child and one child a name: the bodies name nobody else, while the
+ * owner and its rows go on by the names that attend.
+ *
  * Everything that a restart needs is in the rows that the owner is given, in their order, before
  * anything that follows from them is said: a parent that is put together from them says what it
  * would have said.
@@ -44,6 +48,11 @@ struct tier_secure_owner {
                 size_t bytes);
     /* Something is to be looked at: another step is open, or none. Not from within this call. */
     void (*turn)(void *arg);
+    /* Whether `called` is that child's pseudonym, as far as the owner knows; that the authority
+     * gave it to somebody, and its holder has signed, is checked after it. NULL: children go by
+     * their own names. */
+    enum tier_status (*calls)(void *arg, const char *child, const char *called,
+                              struct tier_err *err);
 };
 
 enum tier_secure_state {
@@ -70,7 +79,7 @@ void tier_secure_leave(struct tier_secure *s, const char *child);
 /* It attends (again): it is told what it may not have heard. */
 void tier_secure_joined(struct tier_secure *s, const char *child);
 /* A child's body. Errors are tier_mask_parent_take's; TIER_ELATE, and TIER_EPOLICY for one that is
- * not expected: it is out of this round. */
+ * not expected: it is out of this round; TIER_EIDENTITY for a pseudonym that is another's. */
 enum tier_status tier_secure_said(struct tier_secure *s, const char *child,
                                   enum tier_mask_step step, const uint8_t *body, size_t bytes,
                                   struct tier_err *err);
@@ -98,11 +107,14 @@ void tier_secure_tally(const struct tier_secure *s, unsigned *done_out, unsigned
 unsigned tier_secure_least(const struct tier_secure *s);
 /* Whether that child has said something in the step already: it says it again then. */
 bool tier_secure_heard(const struct tier_secure *s, const char *child, enum tier_mask_step step);
+/* What it is called in the sum; "" before its advertisement came. Borrowed. */
+const char *tier_secure_called(const struct tier_secure *s, const char *child);
 /* Whether an update of that child counts, or would: it has shared, and updates are awaited; or it
  * is one of those whose sum is being unmasked, and was lost here. */
 bool tier_secure_takes(const struct tier_secure *s, const char *child);
 /* Whether it is one of those whose sum is being unmasked. */
 bool tier_secure_came(const struct tier_secure *s, const char *child);
+size_t tier_secure_came_count(const struct tier_secure *s);
 /* Whether the child is in the round still, as one that is waited for or has come. */
 bool tier_secure_has(const struct tier_secure *s, const char *child);
 /* What is to be added to the sum of the masked updates; borrowed. */

@@ -481,10 +481,14 @@ class Federation:
             self.enroll(name, "spoke", os.path.join(self.dir, name), authority or self.hospital())
         return self._node(name, "member", keys, changes, False, start)
 
-    def tree(self, shape, threads=1):
+    def top_with_authority(self, **options):
+        """One that renews certificates and gives out pseudonyms."""
+        return self.top(enroll_listen="127.0.0.1:0", authority_dir=self.authority, **options)
+
+    def tree(self, shape, threads=1, top=None):
         """Starts a tree. `shape` is a dict of name -> shape for a hub, name -> None for a spoke;
-        the top's children are its items. Returns name -> Node, with "top"."""
-        nodes = {"top": self.top(children_min=len(shape), threads=threads)}
+        the top's children are its items. Returns name -> Node, with "top", which `top` makes."""
+        nodes = {"top": (top or self.top)(children_min=len(shape), threads=threads)}
 
         def grow(parent, below):
             for name, under in below.items():

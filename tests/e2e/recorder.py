@@ -71,6 +71,12 @@ class Recorder:
         """What the DATA frames sent upwards carried, one bytes object for each stream."""
         return [body for raw in self.raw() for body in data_of(raw)]
 
+    def payloads_down(self):
+        """The same of what was sent downwards."""
+        with self._lock:
+            raw = [bytes(r) for r in self._down]
+        return [body for one in raw for body in data_of(one)]
+
     def close(self):
         self._listener.close()
         with self._lock:

@@ -104,7 +104,7 @@ def certify(f, ttl_s):
 
 
 def with_authority(f, **more):
-    return f.top(enroll_listen="127.0.0.1:0", authority_dir=f.authority, **more)
+    return f.top_with_authority(**more)
 
 
 class TestRenewal(unittest.TestCase):

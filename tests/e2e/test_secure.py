@@ -5,6 +5,7 @@ The model of a plan with secure.sums is the one of the same plan without, tensor
 for byte; the two files differ in the plan's hash that each names, and in nothing else. So whatever
 is killed on the way, the model says which updates were in the sum.
 """
+import base64
 import glob
 import json
 import os
@@ -43,6 +44,28 @@ def sealed(node, run):
     return any(e["data"]["run"] == run.id for e in node.audit("update.masked"))
 
 
+def pseudonym_of(node):
+    """What the spoke is called in its run's sums; "" before it has been told."""
+    for path in glob.glob(os.path.join(node.dir, "identity", "pseudonyms", "*.pem")):
+        subject = edge.openssl("x509", "-noout", "-subject", "-in", path).stdout.decode()
+        return re.search(r"p-[0-9a-f]{40}", subject).group()
+    return ""
+
+
+def certificates_in(data):
+    """In DER, where names can be read."""
+    return [base64.b64decode(pem) for pem in re.findall(
+        rb"-----BEGIN CERTIFICATE-----([\w+/=\s]*)-----END CERTIFICATE-----", data)]
+
+
+def holds(folder, name):
+    """The files below the folder that hold the name; updates, which come and go, are numbers."""
+    files = [path for path in glob.glob(os.path.join(folder, "**"), recursive=True)
+             if os.path.isfile(path) and not path.endswith(".upd")]
+    return [path for path in files for data in [edge.read_file(path)]
+            if any(name.encode() in part for part in [data] + certificates_in(data))]
+
+
 def counted(top, run):
     return [e["data"]["child"] for e in top.audit("update.counted") if e["data"]["run"] == run.id]
 
@@ -71,7 +94,7 @@ class Secure(unittest.TestCase):
         shape = {"hub-a": {"north-1": None, "north-2": None, "north-3": None},
                  "hub-b": {"centre-1": None, "centre-2": None}}
         with Federation() as f:
-            nodes = f.tree(shape)
+            nodes = f.tree(shape, top=f.top_with_authority)
             twin = f.run(f.plan(rounds=3)).finish()
             run = f.run(f.plan(rounds=3, secure=SECURE))
             self.assertEqual(model_of(f, run.finish()), model_of(f, twin))
@@ -89,7 +112,7 @@ class Secure(unittest.TestCase):
     def test_an_audit_makes_the_masked_sums_again(self):
         kept = {"retention": {"updates_days": 30, "models_days": 30}}
         with Federation() as f:
-            top = f.top(children_min=3, **kept)
+            top = f.top_with_authority(children_min=3, **kept)
             hub = f.hub("hub-a", top, children_min=2, **kept)
             # The top has spokes of its own beside a hub: its sum is of both kinds.
             for site, parent in (("north-1", hub), ("north-2", hub), ("centre-1", top),
@@ -121,7 +144,7 @@ class Secure(unittest.TestCase):
 
     def test_no_update_is_on_the_wire_that_its_visible_twin_shows_there(self):
         with Federation() as f:
-            top = f.top(children_min=3)
+            top = f.top_with_authority(children_min=3)
             for site in SPOKES[1:3]:
                 f.spoke(site, top)
             spoke = f.spoke(SPOKES[0], top, start=False)
@@ -153,7 +176,7 @@ class Secure(unittest.TestCase):
                     self.assertNotIn(ints, body)
 
     def start(self, f, **options):
-        top = f.top(children_min=len(SPOKES), **options)
+        top = f.top_with_authority(children_min=len(SPOKES), **options)
         return top, {site: f.spoke(site, top) for site in SPOKES}
 
     def plan(self, f, **secure):
@@ -278,10 +301,132 @@ class Secure(unittest.TestCase):
                 top.wait_log("child north-2 attends", mark)
 
 
+    def test_a_second_sum_of_one_model_is_refused_by_whoever_unmasked_the_first(self):
+        """Round 1 is lost when two have revealed their shares already; round 2 begins from the
+        same model, and both sums would differ by one hospital or two."""
+        with Federation() as f:
+            top, spokes = self.start(f)
+            mark = top.mark()
+            plan = f.plan(rounds=2, evaluate={"every": 0}, local=SLOW,
+                          secure=dict(SECURE, step_s=6, threshold=0.67, lost_round="skip"))
+            run = f.run(plan)
+            self.agreed(f, top, run, mark)
+            spokes["north-1"].freeze()
+            f.wait(lambda: len(counted(top, run)) == 3, 60, "three have pushed")
+            spokes["north-2"].freeze()
+            spokes["north-1"].thaw()
+            signed = lambda n: [e for e in spokes[n].audit("secure.step")
+                                if e["data"]["step"] == "survivors"]
+            f.wait(lambda: signed("north-1") and signed("north-3") and signed("centre-1"), 60,
+                   "three have signed")
+            f.cli("run", "list", *f.at_top())  # their answers have left meanwhile
+            spokes["north-1"].freeze()
+            top.wait_log("round 1: given up", mark)
+            last = spokes["north-3"], spokes["centre-1"]
+
+            def declined(node):
+                return [e["data"]["reason"] for e in node.audit("round.declined")
+                        if e["data"]["round"] == 2]
+
+            for node in last:
+                f.wait(lambda n=node: declined(n), 30, "%s says no" % node.name)
+                self.assertIn("a sum of updates of this model was unmasked", declined(node)[0])
+                self.assertEqual([e["data"]["round"] for e in node.audit("update.masked")], [1])
+            for name in ("north-1", "north-2"):
+                spokes[name].thaw()
+            self.assertEqual(run.wait().state, "completed")
+            # The two that had revealed nothing make a sum of their own.
+            self.assertEqual([(e["data"]["round"], e["data"]["spokes"])
+                              for e in top.audit("round.unmasked")], [(2, 2)])
+
+
+class Pseudonyms(unittest.TestCase):
+    def test_nothing_that_a_spoke_receives_or_keeps_names_another(self):
+        """With pseudonyms: false the same search finds them."""
+        with Federation() as f:
+            top = f.top_with_authority()
+            hub = f.hub("region-a", top, children_min=4)
+            others = [f.spoke(site, hub) for site in SPOKES[1:]]
+            spoke = f.spoke(SPOKES[0], hub, start=False)
+            recorder = TlsRecorder(hub, spoke)
+            f.others.append(recorder)
+            spoke.keys["parent"]["address"] = recorder.address
+            spoke.start()
+            names = [o.name for o in others]
+
+            def run_with(pseudonyms):
+                plan = f.plan(rounds=2, secure=dict(
+                    SECURE, pseudonyms="true" if pseudonyms else "false"))
+                shown = f.cli("plan", "show", plan).stdout
+                self.assertIn("a pseudonym of this run" if pseudonyms else
+                              "the names of those in the sum", shown)
+                run = f.run(plan)
+                run.finish()
+                self.assertEqual([e["data"]["spokes"] for e in hub.audit("round.unmasked")
+                                  if e["data"]["run"] == run.id], [4] * 3)
+                came = recorder.payloads_down()
+                came += [der for body in came for der in certificates_in(body)]
+                return [name for name in names if holds(spoke.dir, name) or spoke.find(name) or
+                        any(name.encode() in body for body in came)]
+
+            self.assertEqual(run_with(True), [])
+            called = [set(re.findall(rb"p-[0-9a-f]{40}", body))
+                      for body in recorder.payloads_down()]
+            self.assertEqual(max(map(len, called)), 3, "the list was seen, and three others on it")
+            self.assertEqual(run_with(False), names, "the control")
+            # What a run's spokes were called is nowhere when it is over.
+            f.wait(lambda: not pseudonym_of(spoke), 20, "its key is gone")
+
+    def test_a_pseudonym_ends_with_the_certificate_that_it_was_given_for(self):
+        with Federation() as f:
+            top = f.top_with_authority(children_min=4)
+            spokes = [f.spoke(site, top) for site in SPOKES]
+            # The round it is revoked in may be lost: the others answer no list that holds it.
+            run = f.run(f.plan(rounds=100000, evaluate={"every": 0},
+                               tiers={"top": {"deadline_s": 3}},
+                               secure=dict(SECURE, step_s=2, lost_round="skip")))
+            sums = lambda: [e["data"]["spokes"] for e in top.audit("round.unmasked")]
+            f.wait(lambda: 4 in sums(), 60, "a sum of all four")
+            f.cli("revoke", "--dir", f.authority, "--name", SPOKES[0])
+            f.wait(lambda: top.audit("revocations.taken"), 20, "the list is here")
+            f.wait(lambda: top.audit("revocations.taken")[-1]["data"]["count"] == 2, 20,
+                   "its pseudonym is on it too")
+            f.wait(lambda: sums()[-1] == 3, 60, "a sum without it")
+            self.assertEqual(f.cli("run", "stop", run.id, *f.at_top()).returncode, 0)
+            self.assertTrue(all(s.running() for s in spokes[1:]))
+
+    def test_one_that_is_killed_is_called_the_same_again(self):
+        with Federation() as f:
+            top = f.top_with_authority(children_min=3)
+            spokes = [f.spoke(site, top) for site in SPOKES[:3]]
+            run = f.run(f.plan(rounds=100000, evaluate={"every": 0}, secure=dict(SECURE, step_s=2)))
+            opened = lambda: len(top.audit("round.unmasked"))
+            f.wait(lambda: opened() >= 1, 60, "a round is done")
+            before = pseudonym_of(spokes[0])
+            for node in (spokes[0], top):
+                node.kill()
+                node.start()
+            done = opened()
+            sums = lambda: [e["data"]["spokes"] for e in top.audit("round.unmasked")][done:]
+            f.wait(lambda: 3 in sums(), 90, "a sum of all three")
+            self.assertEqual(pseudonym_of(spokes[0]), before)
+            # One to a spoke, from the first round to the last.
+            self.assertEqual(len(top.audit("pseudonym.given")), 3)
+            f.cli("run", "stop", run.id, *f.at_top())
+
+    def test_a_top_without_the_authority_says_what_to_do(self):
+        with Federation() as f:
+            top = f.top()
+            refused = f.cli("run", "start", f.plan(secure=SECURE), *f.at_top(), check=False)
+            self.assertNotEqual(refused.returncode, 0)
+            self.assertIn("no authority lies beside this top (authority_dir)", refused.stderr)
+            self.assertTrue(top.running())
+
+
 class Bound(unittest.TestCase):
     def test_no_hospital_moves_the_model_further_than_the_plan_says(self):
         with Federation() as f:
-            top = f.top(children_min=2)
+            top = f.top_with_authority(children_min=2)
             spokes = [f.spoke(site, top) for site in SPOKES[:2]]
 
             def moved(norm):
@@ -305,7 +450,7 @@ class Withdrawals(unittest.TestCase):
     def start(self, f, gone=()):
         """Three sites of which the third is not there yet; the patients in `gone` were never at
         the first, and others of it may opt out."""
-        top = f.top(children_min=2)
+        top = f.top_with_authority(children_min=2)
         out = write(f, "opt-out.txt", "")
         first = f.spoke(SPOKES[0], top, csv=table_without(f, SPOKES[0], gone),
                         consent={"opt_out": out})
@@ -338,7 +483,7 @@ class Withdrawals(unittest.TestCase):
 
     def test_one_who_opts_out_after_it_takes_the_site_out_of_the_round(self):
         with Federation() as f:
-            top = f.top(children_min=3)
+            top = f.top_with_authority(children_min=3)
             out = write(f, "opt-out.txt", "")
             first = f.spoke(SPOKES[0], top, consent={"opt_out": out})
             f.spoke(SPOKES[1], top)
@@ -360,7 +505,7 @@ class Withdrawals(unittest.TestCase):
 class Cohort(unittest.TestCase):
     def test_a_site_that_asks_for_company_refuses_to_be_alone(self):
         with Federation() as f:
-            top = f.top()
+            top = f.top_with_authority()
             spoke = f.spoke("north-1", top, policy={"accept": "all", "cohort_min": 3})
             for changes, why in (({}, "the plan has secure.sums: none"),
                                  ({"secure": dict(SECURE)}, "secure.cohort_min: 2")):
@@ -385,7 +530,7 @@ class Cohort(unittest.TestCase):
             f.enroll("liar", "hub", folder)
             host = Host("liar", edge.Identity(os.path.join(folder, "identity")))
             f.others.append(host)
-            path = f.plan(rounds=3, evaluate={"every": 0}, secure=SECURE)
+            path = f.plan(rounds=3, evaluate={"every": 0}, secure=dict(SECURE, pseudonyms="false"))
             with open(os.path.join(edge.ROOT, "deploy", "examples", "breast-cancer", "model.onnx"),
                       "rb") as graph:
                 host.put(graph.read())
@@ -416,8 +561,9 @@ class Cohort(unittest.TestCase):
 
     def test_a_child_that_says_nonsense_is_out_and_the_others_go_on(self):
         with Federation() as f:
-            top = f.top(children_min=4)
-            for site in SPOKES[:3]:
+            top = f.top_with_authority(children_min=4)
+            first = f.spoke(SPOKES[0], top)
+            for site in SPOKES[1:3]:
                 f.spoke(site, top)
             folder = os.path.join(f.dir, "south-identity")
             f.enroll("south-1", "spoke", folder)
@@ -429,9 +575,13 @@ class Cohort(unittest.TestCase):
             plan = stream.wait("plan")
             stream.send(answer=pb.Answer(run=plan.run, accepted=True))
             told = stream.wait("round")
-            for step, body in ((1, b"nonsense"), (1, bytes(4000)), (3, b"x"), (6, b"x"), (8, b"x")):
+            f.wait(lambda: pseudonym_of(first), 30, "the first has a pseudonym")
+            borrowed = bytes([42]) + pseudonym_of(first).encode() + bytes(96)
+            for step, body in ((1, borrowed), (1, b"nonsense"), (1, bytes(4000)), (3, b"x"),
+                               (6, b"x"), (8, b"x")):
                 stream.send(secure=pb.Secure(run=told.run, round=1, step=step, body=body))
             run.finish()
+            self.assertTrue(top.find("south-1: step 'advert': .*has called another child so", mark))
             self.assertTrue(top.find("south-1: step 'advert'", mark))
             self.assertEqual(sorted(counted(top, run)), sorted(SPOKES[:3]))
             refused = [e["data"]["child"] for e in top.audit("secure.refused")]

@@ -97,6 +97,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
     if (size < 1)
         return 0;
+    char name[TIER_NAME_LEN_MAX + 1];
+    if (tier_mask_advert_name(data + 1, size - 1, name, NULL) == TIER_OK)
+        FUZZ_CHECK(strlen(name) > 0 && strlen(name) == data[1]);
     int steps = 1 + data[0] / 2 % 4;
     up_to(&c, steps);
     if (data[0] % 2) {

@@ -82,6 +82,24 @@ Test(tier_plan_secure, all_of_it_travels_and_the_tiers_see_sums_alone) {
     cr_assert(strstr(line, "behind masks") != NULL, "%s", line);
 }
 
+Test(tier_plan_secure, sites_know_each_other_under_pseudonyms_unless_the_plan_says_otherwise) {
+    char *text = NULL, line[700];
+    size_t bytes = 0;
+
+    cr_assert(eq(int, load("secure: {sums: region}\n"), TIER_OK), "%s", err.text);
+    cr_assert(plan.secure.pseudonyms);
+    tier_plan_sees(&plan, 4, line, sizeof line);
+    cr_assert(strstr(line, "a pseudonym of this run, and no name") != NULL, "%s", line);
+    cr_assert(eq(int, load("secure: {sums: region, pseudonyms: false}\n"), TIER_OK), "%s",
+              err.text);
+    cr_assert(eq(int, tier_plan_canonical(&plan, &text, &bytes, NULL, &err), TIER_OK));
+    cr_assert(eq(int, tier_plan_parse(text, bytes, &other, &err), TIER_OK), "%s", err.text);
+    free(text);
+    cr_assert(not(other.secure.pseudonyms));
+    tier_plan_sees(&other, 4, line, sizeof line);
+    cr_assert(strstr(line, "the names of those in the sum") != NULL, "%s", line);
+}
+
 Test(tier_plan_secure, masked_updates_and_sums_of_hubs_are_taken_and_nothing_in_the_open) {
     cr_assert(eq(int, load("secure: {sums: region}\n"), TIER_OK), "%s", err.text);
     cr_assert(eq(u64, plan.secure.cohort_min, 3));
@@ -104,6 +122,7 @@ Test(tier_plan_secure, numbers_that_would_hide_nothing_are_refused) {
     refused("secure: {sums: region, step_s: 0}\n", "must be at least 1");
     refused("secure: {sums: region, norm_max: 1e-21}\n", "at least 1e-20");
     refused("secure: {norm_max: 2.0}\n", "is for secure.sums: region");
+    refused("secure: {pseudonyms: false}\n", "is for secure.sums: region");
 }
 
 Test(tier_plan_secure, what_looks_at_one_update_is_refused_by_name) {

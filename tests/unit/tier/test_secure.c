@@ -81,12 +81,19 @@ static void turn(void *arg) {
     turns++;
 }
 
+/* NULL: they go by their own names. */
+static enum tier_status (*calls)(void *arg, const char *child, const char *called,
+                                 struct tier_err *err);
+
 static void begin(void) {
-    const struct tier_secure_owner owner = {NULL, keep, say, turn};
+    const struct tier_secure_owner owner = {NULL, keep, say, turn, calls};
 
     cr_assert(eq(int, tier_secure_new(&g.round, &g.trust, &owner, &parent, &err), TIER_OK));
-    for (unsigned i = 0; i < g.count; i++)
-        tier_secure_expect(parent, g.child[i].name);
+    for (unsigned i = 0; i < g.count; i++) {
+        char attends[24];
+        snprintf(attends, sizeof attends, "child-%u", i);
+        tier_secure_expect(parent, attends);
+    }
 }
 
 static void open_with(unsigned count, unsigned cohort, double threshold, uint64_t seed) {
@@ -468,4 +475,155 @@ Test(tier_secure, rows_that_are_not_of_one_round_are_refused) {
     run_messages(0);
     cr_assert(eq(int, tier_secure_restore(parent, &cut, &err), TIER_ECORRUPT));
     end();
+}
+
+/* ---- under pseudonyms ---- */
+
+/* Who may be called what, by the owner; "": anybody may be anything. */
+static char owns[RING_CHILDREN_MAX][24];
+
+static enum tier_status by_list(void *arg, const char *child, const char *called,
+                                struct tier_err *e) {
+    const char *own = owns[number_of(child)];
+
+    (void)arg;
+    return !*own || strcmp(own, called) == 0
+               ? TIER_OK
+               : tier_fail(e, TIER_EIDENTITY, "%s is not called %s", child, called);
+}
+
+/* The children attend as child-N; in the sum child-N is called p-(N * 7). */
+static void call(unsigned child, unsigned name) {
+    struct ring_child *k = &g.child[child];
+    char called[TIER_NAME_LEN_MAX + 1];
+
+    snprintf(called, sizeof called, "p-%u", name);
+    tier_mask_child_free(k->c);
+    k->trust.arg = memcpy(k->name, called, sizeof k->name);
+    cr_assert(eq(int, tier_mask_child_new(&g.round, k->name, &k->trust, &k->c, &err), TIER_OK));
+}
+
+static enum tier_status advertise_as(unsigned child, unsigned name) {
+    char attends[24];
+    size_t n;
+    const uint8_t *body = tier_mask_child_advert(g.child[name].c, &n);
+
+    snprintf(attends, sizeof attends, "child-%u", child);
+    return tier_secure_said(parent, attends, TIER_MASK_ADVERT, body, n, &err);
+}
+
+static void open_called(unsigned count) {
+    calls = by_list;
+    memset(owns, 0, sizeof owns);
+    open_with(count, 2, 0.51, 3);
+    for (unsigned i = 0; i < count; i++)
+        call(i, i * 7);
+}
+
+static void end_called(void) {
+    end();
+    calls = NULL;
+}
+
+/* What is said to children, and to whom, is read back from the messages. */
+static void answer_all(unsigned count) {
+    while (queued > 0) {
+        struct message m = queue[--queued];
+        struct ring_child *k = &g.child[m.child];
+        uint8_t *answer = NULL;
+        size_t n;
+        for (unsigned i = 0; i < count; i++) {
+            char real[24];
+            snprintf(real, sizeof real, "child-%u", i);
+            cr_expect(memmem(m.body, m.bytes, real, strlen(real)) == NULL, "step '%s' names %s",
+                      tier_mask_step_text(m.step), real);
+        }
+        cr_assert(eq(int, tier_mask_child_take(k->c, m.step, m.body, m.bytes, &answer, &n, &err),
+                     TIER_OK),
+                  "%s", err.text);
+        free(m.body);
+        if (!answer)
+            continue;
+        char attends[24];
+        snprintf(attends, sizeof attends, "child-%u", m.child);
+        cr_assert(eq(int, tier_secure_said(parent, attends, m.step + 1, answer, n, &err), TIER_OK),
+                  "%s", err.text);
+        free(answer);
+    }
+}
+
+Test(tier_secure, children_that_attend_by_name_sum_under_pseudonyms_and_nothing_names_them) {
+    const char *names[] = {"child-0", "child-1", "child-2", "child-4"};
+    uint64_t masked[RING_VALUES] = {0}, visible[RING_VALUES] = {0};
+    size_t count;
+
+    open_called(5);
+    for (unsigned i = 0; i < 5; i++)
+        cr_assert(eq(int, advertise_as(i, i), TIER_OK), "%s", err.text);
+    cr_assert(eq(str, (char *)tier_secure_called(parent, "child-3"), "p-21"));
+    answer_all(5);
+    for (unsigned i = 0; i < 5; i++)
+        if (i != 3) {
+            ring_mask(&g.child[i]);
+            g.child[i].came = true;
+        }
+    /* A parent that is put together again knows who is called what. */
+    tier_secure_free(parent);
+    begin();
+    for (size_t i = 0; i < row_count; i++)
+        cr_assert(eq(int, tier_secure_restore(parent, &rows[i].r, &err), TIER_OK), "%s", err.text);
+    tier_secure_resume(parent);
+    tier_secure_unmask(parent, names, 4);
+    answer_all(5);
+    cr_assert(eq(int, tier_secure_state(parent, &err), TIER_SECURE_KNOWN), "%s", err.text);
+    cr_assert(tier_secure_came(parent, "child-4") && !tier_secure_came(parent, "child-3"));
+    ring_sums(&g, masked, visible);
+    const struct tier_mask_term *terms = tier_secure_terms(parent, &count);
+    ring_apply(terms, count, masked);
+    cr_assert(memcmp(masked, visible, sizeof masked) == 0);
+    end_called();
+}
+
+Test(tier_secure, two_names_for_one_child_and_two_children_of_one_name_are_refused) {
+    uint8_t none[] = {3, 'a', '/', 'b'};
+
+    open_called(4);
+    cr_assert(eq(int, advertise_as(0, 0), TIER_OK), "%s", err.text);
+    cr_assert(eq(int, advertise_as(0, 0), TIER_OK)); /* said again */
+    cr_assert(eq(int, advertise_as(0, 1), TIER_EIDENTITY));
+    cr_assert(strstr(err.text, "is called 'p-0' in this round") != NULL, "%s", err.text);
+    cr_assert(eq(int, advertise_as(1, 0), TIER_EIDENTITY));
+    cr_assert(strstr(err.text, "which another child is called") != NULL, "%s", err.text);
+    cr_assert(
+        eq(int, tier_secure_said(parent, "child-1", TIER_MASK_ADVERT, none, 4, &err), TIER_EPROTO));
+    /* Whoever was refused is not called anything by it, and may come as itself. */
+    cr_assert(eq(str, (char *)tier_secure_called(parent, "child-1"), ""));
+    cr_assert(eq(int, advertise_as(1, 1), TIER_OK), "%s", err.text);
+    end_called();
+}
+
+Test(tier_secure,
+     a_pseudonym_that_the_owner_knows_as_anothers_is_refused_and_leaves_it_to_its_own) {
+    open_called(4);
+    snprintf(owns[0], sizeof owns[0], "p-0");
+    snprintf(owns[1], sizeof owns[1], "p-7");
+    cr_assert(eq(int, advertise_as(0, 1), TIER_EIDENTITY));
+    cr_assert(strstr(err.text, "child-0 is not called p-7") != NULL, "%s", err.text);
+    cr_assert(eq(int, advertise_as(0, 0), TIER_OK), "%s", err.text);
+    cr_assert(eq(int, advertise_as(1, 1), TIER_OK), "%s", err.text);
+    end_called();
+}
+
+Test(tier_secure, a_name_without_its_holders_signature_is_taken_from_nobody) {
+    uint8_t copy[TIER_MASK_ADVERT_BYTES_MAX];
+    size_t n;
+
+    open_called(4);
+    const uint8_t *body = tier_mask_child_advert(g.child[2].c, &n);
+    memcpy(copy, body, n);
+    copy[n - 1] ^= 1; /* of the signature */
+    cr_assert(eq(int, tier_secure_said(parent, "child-0", TIER_MASK_ADVERT, copy, n, &err),
+                 TIER_EIDENTITY));
+    cr_assert(eq(int, advertise_as(2, 2), TIER_OK), "%s", err.text); /* it is its holder's still */
+    end_called();
 }
