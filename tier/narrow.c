@@ -19,7 +19,8 @@ unsigned tier_narrow_shift_for(uint64_t sites) {
 }
 
 unsigned tier_narrow_shift(const struct tier_plan *plan) {
-    return plan->secure.bits == 32 ? tier_narrow_shift_for(plan->weight_total_max) : 0;
+    return plan->secure.bits == TIER_PLAN_BITS_32 ? tier_narrow_shift_for(plan->weight_total_max)
+                                                  : 0;
 }
 
 void tier_narrow_round(float *x, size_t n, int frac_bits, unsigned shift, uint64_t key,

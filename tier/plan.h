@@ -173,6 +173,7 @@ enum tier_plan_secure {
     TIER_PLAN_SECURE_NONE,   /* its parent */
     TIER_PLAN_SECURE_REGION, /* nobody: its parent has the sum over all spokes below it */
 };
+enum tier_plan_bits { TIER_PLAN_BITS_64, TIER_PLAN_BITS_32 /* tier/narrow.h */ };
 /* What becomes of a run in a round that is given up at the top. */
 enum tier_plan_lost { TIER_PLAN_LOST_END, TIER_PLAN_LOST_SKIP };
 
@@ -286,7 +287,7 @@ struct tier_plan {
         uint64_t step_s;     /* seconds that spokes have for a step before and after the updates */
         int lost;            /* enum tier_plan_lost */
         double norm_max;     /* of a hospital's change of the parameters; 0: no bound */
-        uint64_t bits;       /* of a summed element: 64, or 32 (tier/narrow.h) */
+        int bits;            /* enum tier_plan_bits: of an element that is summed */
         bool pseudonyms;     /* what its spokes are told each other as (tier/pseudonym.h) */
     } secure;
 

@@ -53,6 +53,7 @@ static const char *const purpose_choices[] = {"unstated",           "general-res
 static const char *const mode_choices[] = {"trusted", "untrusted", NULL};
 static const char *const attest_choices[] = {"none", "tpm", NULL};
 static const char *const secure_choices[] = {"none", "region", NULL};
+static const char *const bits_choices[] = {"64", "32", NULL};
 static const char *const lost_choices[] = {"end", "skip", NULL};
 static const char *const server_choices[] = {"none", "momentum", "adam", "yogi", "adagrad", NULL};
 
@@ -243,7 +244,7 @@ static const char *const server_choices[] = {"none", "momentum", "adam", "yogi",
      "when a round gives no sum at the top: end the run, or skip to the next from the same model"}, \
     {"secure.norm_max", TIER_KEYS_REAL, FIELD(plan.secure.norm_max), "0.0", 0, 1e30, NULL,         \
      "the norm to which a hospital cuts its change of the parameters, and that no sum's mean may pass"}, \
-    {"secure.bits", TIER_KEYS_INT, FIELD(plan.secure.bits), "64", 32, 64, NULL,                    \
+    {"secure.bits", TIER_KEYS_CHOICE, FIELD(plan.secure.bits), "64", 0, 0, bits_choices,           \
      "64 or 32: of an element that is summed; in 32 it is rounded to what so many sites leave room for"}, \
     {"secure.pseudonyms", TIER_KEYS_BOOL, FIELD(plan.secure.pseudonyms), "true", 0, 0, NULL,       \
      "spokes of a sum know each other under pseudonyms that the authority beside the top gives out"}, \

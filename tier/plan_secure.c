@@ -54,12 +54,8 @@ static void check_bits(const struct tier_plan_checker *c) {
     const struct tier_plan *p = c->plan;
     const char *path = "secure.bits";
 
-    if (p->secure.bits == 64)
+    if (p->secure.bits != TIER_PLAN_BITS_32)
         return;
-    if (p->secure.bits != 32) {
-        complain(c, path, "must be 64 or 32, not %" PRIu64, p->secure.bits);
-        return;
-    }
     if (p->weights == TIER_PLAN_SAMPLES)
         complain(c, path, "32 needs weights: uniform: times a number of rows no sum would fit");
     if (p->weight_total_max > TIER_NARROW_SITES_MAX)

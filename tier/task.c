@@ -24,7 +24,7 @@ static bool is_wide(const struct tier_plan *plan, const struct tier_graph_param 
         if (fnmatch(tier_keys_list_item(&plan->wide, i), p->name, 0) == 0)
             return true;
     return plan->wide.count == 0 && !p->trained && plan->codec.name == TIER_PLAN_F32 &&
-           plan->codec.down == TIER_PLAN_DOWN_F32 && plan->secure.bits != 32;
+           plan->codec.down == TIER_PLAN_DOWN_F32 && plan->secure.bits != TIER_PLAN_BITS_32;
 }
 
 /* How often a model's tensors are in its manifest. */
@@ -180,7 +180,7 @@ enum tier_encoding tier_task_encoding(const struct tier_plan *plan) {
 }
 
 enum tier_encoding tier_task_masked(const struct tier_plan *plan) {
-    return plan->secure.bits == 32 ? TIER_ENC_MASKED32 : TIER_ENC_MASKED;
+    return plan->secure.bits == TIER_PLAN_BITS_32 ? TIER_ENC_MASKED32 : TIER_ENC_MASKED;
 }
 
 enum tier_status tier_task_encoding_check(const struct tier_plan *plan, enum tier_encoding encoding,

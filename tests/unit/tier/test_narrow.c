@@ -20,9 +20,9 @@ Test(tier_narrow, a_plan_of_64_bits_rounds_nothing) {
     struct tier_plan *plan = calloc(1, sizeof *plan);
 
     plan->weight_total_max = 100;
-    plan->secure.bits = 64;
+    plan->secure.bits = TIER_PLAN_BITS_64;
     CHECK(tier_narrow_shift(plan) == 0);
-    plan->secure.bits = 32;
+    plan->secure.bits = TIER_PLAN_BITS_32;
     CHECK(tier_narrow_shift(plan) == 7);
     free(plan);
 }

@@ -72,7 +72,7 @@ Test(tier_plan_secure, all_of_it_travels_and_the_tiers_see_sums_alone) {
     cr_assert(eq(u64, other.secure.step_s, 9));
     cr_assert(other.secure.threshold > 0.749 && other.secure.threshold < 0.751);
     cr_assert(eq(int, other.secure.lost, TIER_PLAN_LOST_SKIP));
-    cr_assert(eq(u64, other.secure.bits, 32));
+    cr_assert(eq(int, other.secure.bits, TIER_PLAN_BITS_32));
     cr_assert(other.secure.norm_max > 2.4 && other.secure.norm_max < 2.6);
     for (size_t i = 0; tier_plan_sees(&other, i, line, sizeof line); i++)
         cr_assert(strstr(line, "by name") == NULL, "%s", line);
@@ -210,7 +210,7 @@ Test(tier_plan_secure, what_does_not_fit_32_bits_is_refused_with_what_would) {
         refused(lines, "must be 64 with local.normalise");
     }
     refused("secure: {bits: 32}\ncodec: {name: q8}\n" NARROW, "codec.name must be f32");
-    refused("secure: {bits: 48}\n", "must be 64 or 32, not 48");
+    refused("secure: {bits: 48}\n", "must be one of: 64, 32; not '48'");
     refused("secure: {sums: region, bits: 32}\nweights: uniform\nexact: {weight_total_max: 2}\n",
             "at least secure.cohort_min, 3, would be right");
     cr_expect(eq(int,

@@ -193,12 +193,12 @@ Test(tier_secure_fold, the_norm_is_of_the_parameters_and_not_of_states) {
     plan.secure.norm_max = 0.4999;
     REFUSED(TIER_EUPDATE, "norm 0.5", tier_secure_norm_check(&plan, u, manifest, err));
     /* Rounding to 32 bits may have added a unit of 2^-14 to each element. */
-    plan.secure.bits = 32;
+    plan.secure.bits = TIER_PLAN_BITS_32;
     plan.weight_total_max = 65536;
     MUST(tier_secure_norm_check(&plan, u, manifest, err));
     plan.secure.norm_max = 0.499;
     REFUSED(TIER_EUPDATE, "norm 0.5", tier_secure_norm_check(&plan, u, manifest, err));
-    plan.secure.bits = 64;
+    plan.secure.bits = TIER_PLAN_BITS_64;
     plan.weight_total_max = TIER_WEIGHT_TOTAL_MAX;
     plan.secure.norm_max = 0;
     tier_spool_update_close(u);
