@@ -228,6 +228,7 @@ static enum tier_status make_child(struct spoke_run *run, struct tier_err *err) 
     struct spoke_secure *s = run->secure;
 
     look_around(run);
+    tier_pseudonym_release(&s->own);
     TIER_TRY(tier_pseudonym_load(config->data_dir, &run->spoke->home.node, &run->id,
                                  config->parent_name, s->pseudonym.now_s, &s->own, err));
     s->pseudonym.own = &s->own;
@@ -261,9 +262,10 @@ static void named(void *arg, enum tier_status st, const char *text) {
     run->names_itself = false;
     if (!is_nameless(run) || !spoke->worker) /* no worker: the node is being closed */
         return;
-    if (st == TIER_OK) {
-        st = make_child(run, &err);
-        text = err.text;
+    if (!is_final(st)) { /* one that is past half of its life is good still */
+        enum tier_status made = make_child(run, &err);
+        text = st == TIER_OK ? err.text : text;
+        st = made == TIER_OK || st == TIER_OK ? made : st;
     }
     if (st == TIER_OK) {
         advertise(run);
