@@ -126,6 +126,8 @@ static enum tier_status configure(const struct sim_nodes *n, size_t i, struct ti
                 parent->name);
     if (node->hub) {
         fprintf(f, "listen: 127.0.0.1:0\nchildren_min: %zu\n", node->children);
+        if (i == 0 && n->setting.tls) /* secure sums have it give out pseudonyms */
+            fputs("enroll_listen: 127.0.0.1:0\nauthority_dir: ../_authority\n", f);
     } else {
         fputs("data: {csv: ", f);
         put_path(f, n->table[i]);

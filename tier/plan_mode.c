@@ -32,9 +32,10 @@ static const struct tier_plan_mode_key mode_keys[] = {
 };
 
 /* What `untrusted` promises and a plan may except itself from. */
-static const char *const exceptions[] = {"privacy", "secure.norm_max", "weights",
-                                         "privacy.site.noise_at"};
-#define EXCEPTIONS "privacy, secure.norm_max, weights or privacy.site.noise_at"
+static const char *const exceptions[] = {"privacy", "secure.norm_max", "secure.pseudonyms",
+                                         "weights", "privacy.site.noise_at"};
+#define EXCEPTIONS                                                                                 \
+    "privacy, secure.norm_max, secure.pseudonyms, weights or privacy.site.noise_at"
 
 const char *tier_plan_mode_text(int mode) {
     return mode == TIER_PLAN_TRUSTED || mode == TIER_PLAN_UNTRUSTED ? mode_texts[mode] : NULL;
@@ -118,6 +119,8 @@ void tier_plan_check_mode(const struct tier_plan_checker *c) {
              p->secure.norm_max > 0 || tier_statistics_on(p),
              "must be above 0 " UNTRUSTED ": no rule looks behind masks, and one hospital that "
              "lies would move the model as far as exact.clip lets it");
+    promised(c, "secure.pseudonyms", "secure.pseudonyms", p->secure.pseudonyms,
+             "must be true " UNTRUSTED ": the hospitals of a sum would be told each other's names");
     promised(c, "privacy.site.noise_at", "privacy.site.noise_at",
              !tier_site_on(p) || tier_site_at_spokes(p),
              "must be spokes " UNTRUSTED ": a top that draws the noise sees the sum without it");

@@ -25,7 +25,7 @@ def run(*arguments):
 
 def measure(seed, changes):
     with Federation() as f:
-        top = f.top(children_min=len(SITES))
+        top = f.top_with_authority(children_min=len(SITES))
         for site in SITES:
             f.spoke(site, top)
         plan = f.plan(rounds=ROUNDS, **merged(

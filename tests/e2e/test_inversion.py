@@ -91,7 +91,7 @@ class Inversion(unittest.TestCase):
 
     def start(self, f):
         """A top that keeps what comes to it, and hospitals of one X-ray."""
-        self.top = f.top(children_min=SITES, retention={"updates_days": 30, "models_days": 30})
+        self.top = f.top_with_authority(children_min=SITES, retention={"updates_days": 30, "models_days": 30})
         self.spokes = {}
         for site, (image, label) in enumerate(self.rows):
             name = "hospital-%d" % site

@@ -13,7 +13,7 @@ UNTRUSTED = {"mode": "untrusted", "secure": {"norm_max": 2.0}, "privacy": PRIVAT
 class Untrusted(unittest.TestCase):
     def test_a_plan_of_one_word_is_signed_masked_noised_and_completes(self):
         with Federation() as f:
-            top = f.top(children_min=1)
+            top = f.top_with_authority(children_min=1)
             hub = f.hub("hub-a", top, children_min=5)
             spokes = [f.spoke(name, hub, policy={"accept": "all", "mode": "untrusted"})
                       for name in SPOKES]
@@ -38,7 +38,7 @@ class Untrusted(unittest.TestCase):
 
     def test_a_site_that_asks_for_it_declines_what_is_less(self):
         with Federation() as f:
-            top = f.top(children_min=1)
+            top = f.top_with_authority(children_min=1)
             spoke = f.spoke("north-1", top, policy={"accept": "all", "mode": "untrusted"})
             top.wait_log("child north-1 attends")
             less = dict(UNTRUSTED, privacy=None, exceptions="[privacy]")
@@ -52,7 +52,7 @@ class Untrusted(unittest.TestCase):
 
     def test_fewer_than_the_cohort_wait_and_nothing_of_them_leaves(self):
         with Federation() as f:
-            top = f.top(children_min=4)
+            top = f.top_with_authority(children_min=4)
             spokes = [f.spoke(name, top) for name in SPOKES[:4]]
             plan = f.plan(rounds=1, mode="untrusted", exceptions="[privacy]",
                           secure={"norm_max": 2.0, "step_s": 1})

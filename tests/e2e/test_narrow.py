@@ -35,7 +35,7 @@ class Narrow(unittest.TestCase):
         shape = {"hub-a": {"north-1": None, "north-2": None, "north-3": None},
                  "hub-b": {"centre-1": None, "centre-2": None}}
         with Federation() as f:
-            nodes = f.tree(shape)
+            nodes = f.tree(shape, top=f.top_with_authority)
             masked = f.run(plan(f, 3)).finish()
             twin = f.run(plan(f, 3, masked=False)).finish()
             self.assertEqual(model_of(f, masked), model_of(f, twin))
@@ -51,7 +51,7 @@ class Narrow(unittest.TestCase):
     def test_an_update_is_half_as_long_and_an_audit_makes_the_sums_again(self):
         kept = {"retention": {"updates_days": 30, "models_days": 30}}
         with Federation() as f:
-            top = f.top(children_min=3, **kept)
+            top = f.top_with_authority(children_min=3, **kept)
             hub = f.hub("hub-a", top, children_min=2, **kept)
             for site, parent in (("north-1", hub), ("north-2", hub), ("centre-1", top),
                                  ("centre-2", top)):
@@ -79,7 +79,7 @@ class Narrow(unittest.TestCase):
 
     def test_whoever_is_lost_and_restarted_rounds_as_before(self):
         with Federation() as f:
-            top = f.top(children_min=len(SPOKES))
+            top = f.top_with_authority(children_min=len(SPOKES))
             spokes = {site: f.spoke(site, top) for site in SPOKES}
             all_four = model_of(f, f.run(plan(f, masked=False)).finish())
 

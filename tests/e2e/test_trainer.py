@@ -217,7 +217,7 @@ class Masked(unittest.TestCase):
     """Behind masks all tell of the metrics that the plan has, whoever is the first."""
 
     def run_with(self, f, start_trainer):
-        top = f.top(children_min=3)
+        top = f.top_with_authority(children_min=3)
         for site in ("north-1", "north-2"):
             f.spoke(site, top)
         node = trainer_spoke(f, "centre-1", top)
