@@ -18,6 +18,7 @@
 #include <jansson.h>
 #include <limits.h>
 #include <math.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -170,6 +171,10 @@ out:
 
 /* ---- reading -------------------------------------------------------------------------------- */
 
+/* A line that is not whole is looked at again so often, with that pause, before it is torn. */
+#define TORN_LOOKS 10
+#define TORN_WAIT_MS 20
+
 /* Lines of a file from an offset on, through one buffer. */
 struct reader {
     int fd;
@@ -295,6 +300,11 @@ enum tier_status tier_audit_walk(const char *path, tier_audit_line_fn fn, void *
         goto out;
     }
     st = follow(r, &chain, err);
+    for (int i = 0; i < TORN_LOOKS && st == TIER_OK && chain.torn; i++) {
+        poll(NULL, 0, TORN_WAIT_MS); /* its node may be writing that line at this moment */
+        r->eof = false;
+        st = follow(r, &chain, err);
+    }
     if (st == TIER_OK && chain.torn)
         st = line_fail(err, chain.count + 1,
                        "torn: it has no line feed (the node cuts it off when it starts)");
