@@ -348,8 +348,8 @@ static enum tier_status add_param(struct draft *d, size_t init) {
     if (raw->state && raw->weight)
         return tier_fail(d->err, TIER_EMODEL,
                          "initialiser '%s' is a running statistic of a BatchNormalization and is "
-                         "read elsewhere too: export the model for training, so that each has its "
-                         "own",
+                         "read elsewhere too: export the model for training and without optimising "
+                         "(PyTorch: optimize=False), so that each has its own",
                          t->name);
     TIER_TRY(graph_tensor_shape(t, t->name, &shape, d->err));
     if (shape.elements == 0)

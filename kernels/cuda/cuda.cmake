@@ -3,7 +3,8 @@
 # are also looked for in CONSILIUM_CUDA_LIBS (include/ and lib/, as tests/support/fetch-cuda-libs.sh
 # lays them out).
 set(CONSILIUM_CUDA_LIBS ${CMAKE_BINARY_DIR}/cuda-libs CACHE PATH "Where cuBLAS and NCCL may be found")
-set(CONSILIUM_CUDA_ARCHS "75-real;80-real;86-real;89-real;90-real;100-real;120-real;120-virtual"
+set(CONSILIUM_CUDA_ARCHS
+    "75-real;80-real;86-real;87-real;88-real;89-real;90-real;100-real;103-real;110-real;120-real;121-real;120-virtual"
     CACHE STRING "GPU architectures the plugin is compiled for")
 set(KERNELS_CUDA OFF)
 

@@ -250,14 +250,14 @@ static void check_gradients(struct tier_graph *g, enum spoke_loss kind, const in
     tier_graph_free(g);
 }
 
-Test(spoke_net, gradients_of_every_operator_match_differences_under_binary_cross_entropy) {
+Test(spoke_net, gradients_of_these_operators_match_differences_under_binary_cross_entropy) {
     static const int32_t label[ROWS] = {1, 0, 0, 1, 1};
     begin_everything(1);
     onnx_add_node(&graph, "Sigmoid", "z", "y");
     check_gradients(parse(), SPOKE_LOSS_BCE, label);
 }
 
-Test(spoke_net, gradients_of_every_operator_match_differences_under_cross_entropy) {
+Test(spoke_net, gradients_of_these_operators_match_differences_under_cross_entropy) {
     static const int32_t label[ROWS] = {2, 0, 1, 1, 2};
     begin_everything(3);
     onnx_add_node(&graph, "Softmax", "z", "q");
