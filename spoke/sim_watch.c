@@ -72,10 +72,10 @@ static enum tier_status start(struct sim_nodes *nodes, const char *plan, char **
     TIER_TRY(sim_nodes_console(nodes, args, &pid, &l.fd, err));
     enum tier_status st = next_line(nodes, &l, &said, err);
     const char *run = json_string_value(json_object_get(said, "run"));
-    if (run)
-        *run_out = need(strdup(run));
-    else if (st == TIER_OK)
+    if (st == TIER_OK && !run)
         st = tier_fail(err, TIER_EPLAN, "the run was not started; consilium has said why");
+    if (st == TIER_OK)
+        *run_out = need(strdup(run));
     json_decref(said);
     close(l.fd);
     free(l.data);

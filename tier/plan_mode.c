@@ -34,8 +34,7 @@ static const struct tier_plan_mode_key mode_keys[] = {
 /* What `untrusted` promises and a plan may except itself from. */
 static const char *const exceptions[] = {"privacy", "secure.norm_max", "secure.pseudonyms",
                                          "weights", "privacy.site.noise_at"};
-#define EXCEPTIONS                                                                                 \
-    "privacy, secure.norm_max, secure.pseudonyms, weights or privacy.site.noise_at"
+#define EXCEPTIONS "privacy, secure.norm_max, secure.pseudonyms, weights or privacy.site.noise_at"
 
 const char *tier_plan_mode_text(int mode) {
     return mode == TIER_PLAN_TRUSTED || mode == TIER_PLAN_UNTRUSTED ? mode_texts[mode] : NULL;
