@@ -7,8 +7,8 @@
  * Classes, bytes an element of z: softmax 8 and its target, Dice's sums 8 (I, P; T from targets),
  * the gradient 8. A thread walks over the classes of its spot, which lie side by side: a warp reads
  * whole lines where classes are few. Shares for targets (soft) take 4 bytes a class instead of 4 a
- * spot, in each pass. Cox looks at every pair: n^2 exponentials, 16 bytes a row
- * from cache.
+ * spot, in each pass. Cox looks at every pair of an event and a row, twice, and takes an
+ * exponential each time where the row was at risk: some n^2 in all, from cache.
  */
 #include "kernels/cuda/launch.cuh"
 #include "kernels/loss.h"
@@ -37,6 +37,7 @@ __device__ static float sum_of(const float *parts, unsigned count, unsigned step
 
 /* ---- of single elements ---------------------------------------------------------------------- */
 
+/* z, t, dz[n], a thread an element, grid-strided: 12 bytes an element; 62 flops. */
 __global__ static void bce_kernel(float *parts, float *dz, const float *z, const float *t, size_t n,
                                   float inv_n, float w) {
     float sum = 0;
@@ -50,6 +51,8 @@ __global__ static void bce_kernel(float *parts, float *dz, const float *z, const
     put_sum(parts + blockIdx.x, sum);
 }
 
+/* z, t, dz[n], a thread an element, grid-strided: 12 bytes an element; 5 flops squared, 7
+ * absolute. */
 __global__ static void error_kernel(float *parts, float *dz, const float *z, const float *t,
                                     size_t n, float inv_n, bool square) {
     float sum = 0;
@@ -61,7 +64,7 @@ __global__ static void error_kernel(float *parts, float *dz, const float *z, con
     put_sum(parts + blockIdx.x, sum);
 }
 
-/* One block: loss[0] += (sum of the parts) / n. */
+/* One block: loss[0] += (sum of the parts) / n. 4 bytes and 1 flop a part. */
 __global__ static void mean_kernel(float *loss, const float *parts, unsigned count, float n) {
     float sum = sum_of(parts, count, 1);
     if (threadIdx.x == 0) {
@@ -125,7 +128,8 @@ __device__ static float weight_of_shares(const struct class_job &j, const float 
     return weight;
 }
 
-/* dz = softmax(z); the sums of CE and of the weights. */
+/* dz = softmax(z); the sums of CE and of the weights. A thread a spot of [sets][spots][classes],
+ * grid-strided: 8 bytes and 31 flops an element; 4 bytes and 25 flops a spot. */
 __global__ static void softmax_kernel(struct class_job j) {
     float ce = 0, weights = 0;
     KERN_EACH(i, j.sets * j.spots) {
@@ -161,7 +165,8 @@ __global__ static void softmax_kernel(struct class_job j) {
     put_sum(j.ce_parts + 2 * (size_t)blockIdx.x + 1, weights);
 }
 
-/* Blocks stride over (set, class, chunk): I, P and T of one chunk. */
+/* Blocks stride over (set, class, chunk): I, P and T of one chunk. 4 bytes of p and 4 of a label,
+ * which other classes' blocks read too, an element; 3 flops. Shares are read of all classes. */
 __global__ static void dice_kernel(struct class_job j) {
     size_t all = j.sets * j.classes * j.chunks;
     size_t each = (j.spots - 1) / j.chunks + 1;
@@ -195,7 +200,8 @@ __global__ static void dice_kernel(struct class_job j) {
     }
 }
 
-/* One block: totals, the loss, and what the gradient needs of them. */
+/* One block: totals, the loss, and what the gradient needs of them. 12 bytes and 3 flops a chunk of
+ * a class of a set, 8 bytes a part of CE. */
 __global__ static void total_kernel(float *loss, struct class_job j) {
     float ce = sum_of(j.ce_parts, j.blocks, 2), weights = sum_of(j.ce_parts + 1, j.blocks, 2);
     float share = j.dice / ((float)j.sets * (float)(j.classes - j.first)), dice = 0;
@@ -234,7 +240,8 @@ __device__ static void share_gradient(const struct class_job &j, size_t i, const
     }
 }
 
-/* dz, which holds softmax(z), becomes the gradient. */
+/* dz, which holds softmax(z), becomes the gradient. A thread a spot, grid-strided: 8 bytes and 10
+ * flops an element, 4 bytes a spot. */
 __global__ static void class_grad_kernel(struct class_job j) {
     KERN_EACH(i, j.sets * j.spots) {
         float *p = j.dz + i * j.classes, dot = 0;
@@ -297,7 +304,9 @@ static int class_loss(float *loss, struct class_job j, float *scratch, cudaStrea
 
 /* ---- Cox ------------------------------------------------------------------------------------- */
 
-/* The logarithm of the sum over the risk set of each event; the sums of loss and events. */
+/* The logarithm of the sum over the risk set of each event; the sums of loss and events. z[n],
+ * t[n][2], a thread a row, grid-strided: 12 bytes read a row and 4 written; to each pair of an
+ * event and a row at risk 25 flops, to any other 2, from cache. */
 __global__ static void risk_kernel(float *parts, float *lse, const float *z, const float *t,
                                    size_t n) {
     float loss = 0, events = 0;
@@ -318,7 +327,7 @@ __global__ static void risk_kernel(float *parts, float *lse, const float *z, con
     put_sum(parts + 2 * (size_t)blockIdx.x + 1, events);
 }
 
-/* One block: loss[0] += loss / events; scale[0] = 1 / events. */
+/* One block: loss[0] += loss / events; scale[0] = 1 / events. 8 bytes and 2 flops a part. */
 __global__ static void event_kernel(float *loss, float *scale, const float *parts, unsigned count) {
     float sum = sum_of(parts, count, 2), events = sum_of(parts + 1, count, 2);
     if (threadIdx.x == 0) {
@@ -327,6 +336,8 @@ __global__ static void event_kernel(float *loss, float *scale, const float *part
     }
 }
 
+/* dz[n], a thread a row, grid-strided, which looks at every event in order: 12 bytes read a row and
+ * 4 written; to each pair of an event and a row at risk 24 flops, to any other 2, from cache. */
 __global__ static void hazard_kernel(float *dz, const float *lse, const float *scale,
                                      const float *z, const float *t, size_t n) {
     KERN_EACH(k, n) {

@@ -183,7 +183,8 @@ __device__ static inline double warp_sum(double v) {
     return v;
 }
 
-/* part[parts][kept], a warp to each, its lanes side by side along what is summed. */
+/* part[parts][kept], a warp to each, its lanes side by side along what is summed: 4 bytes an
+ * element of x. */
 template <class I>
 __global__ static void sum_rows_kernel(double *part, const float *x, struct reduction r) {
     for (size_t t = (size_t)blockIdx.x * KERN_WARPS + threadIdx.x / KERN_WARP;

@@ -331,8 +331,8 @@ __global__ static void norm_terms_kernel(double *terms, const double *part, cons
     }
 }
 
-/* dx = inv * (w * dy - k - (x - mean) * b) of one element: what may cancel does before it is scaled,
- * so that no rounding of the scale shows. */
+/* dx = inv * (w * dy - k - (x - mean) * b) of one element: what may cancel does before it is
+ * scaled, so that no rounding of the scale shows. */
 __device__ static inline float dx_at(const struct slopes &g, size_t i, float w, float mean,
                                      double inv, double sum, double dot) {
     float b = (float)(inv * dot), k = (float)sum;
