@@ -97,6 +97,7 @@ Test(spoke_sim, spokes_are_dealt_evenly_to_hubs) {
     sim_tree_release(&tree);
     cr_assert(eq(int, sim_tree_even(0, 5, &tree, &err), TIER_OK));
     cr_expect(eq(sz, tree.node[0].children, 5));
+    sim_tree_release(&tree);
     cr_expect(eq(int, sim_tree_even(3, 2, &tree, &err), TIER_EARG));
 }
 
