@@ -203,7 +203,9 @@ static enum tier_status load_any(const struct spoke_data *d, const char *file, s
     enum tier_status st;
 
     if (kind == SPOKE_KIND_DICOM && !(labels && is_nifti_name(file)))
-        return spoke_dicom_load(s->folder, file, orientation, d->named, g, err);
+        /* Who draws a mask is another device than who made the image. */
+        return spoke_dicom_load(s->folder, file, orientation,
+                                labels ? NULL : d->schema->image->modality, d->named, g, err);
     int fd = openat(s->folder, file, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
         return tier_fail_errno(err, TIER_EDATA, "the file it names cannot be opened");

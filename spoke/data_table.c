@@ -71,9 +71,9 @@ static enum tier_status read_number(const struct table *t, const struct spoke_co
     if ((c->min && v < *c->min) || (c->max && v > *c->max))
         return tier_fail(t->l->err, TIER_EDATA,
                          "%s:%" PRIu64 ": column '%s': this cell is outside the range the schema "
-                         "gives, %g to %g",
+                         "gives, %g to %g%s%s",
                          t->l->path, spoke_csv_line(t->csv), c->name, c->min ? *c->min : -INFINITY,
-                         c->max ? *c->max : INFINITY);
+                         c->max ? *c->max : INFINITY, c->unit ? " " : "", c->unit ? c->unit : "");
     *out = v;
     return TIER_OK;
 }

@@ -269,18 +269,42 @@ enum tier_status spoke_dicom_stack(struct spoke_dicom_slice *slices, size_t n, c
 
 /* ---- public -------------------------------------------------------------------------------- */
 
-static enum tier_status read_named(int folder, const char *name, struct spoke_dicom_slice *out,
-                                   struct tier_err *err) {
+/*
+ * Modalities of images and what goes with them (PS3.3 C.7.3.1.1.1). Any other word is not told: in
+ * a wrong file it may be anything, a name even.
+ */
+static const char *modality_text(const char *modality) {
+    static const char *const defined[] = {
+        "AR",       "AU",  "BI",  "BMD", "CR",  "CT",     "DG",      "DOC",    "DX",
+        "ECG",      "EPS", "ES",  "GM",  "HC",  "HD",     "IO",      "IOL",    "IVOCT",
+        "IVUS",     "KER", "KO",  "LEN", "LS",  "M3D",    "MG",      "MR",     "NM",
+        "OAM",      "OCT", "OP",  "OPM", "OPT", "OPV",    "OSS",     "OT",     "PR",
+        "PT",       "PX",  "REG", "RF",  "RG",  "RTDOSE", "RTIMAGE", "RTPLAN", "RTRECORD",
+        "RTSTRUCT", "SEG", "SM",  "SR",  "TG",  "US",     "VA",      "XA",     "XC"};
+
+    for (size_t i = 0; i < sizeof defined / sizeof defined[0]; i++)
+        if (strcmp(modality, defined[i]) == 0)
+            return defined[i];
+    return modality[0] ? "another one" : "not said";
+}
+
+static enum tier_status read_named(int folder, const char *name, const char *modality,
+                                   struct spoke_dicom_slice *out, struct tier_err *err) {
     int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
         return tier_fail_errno(err, TIER_EDATA, "the file it names cannot be opened");
     enum tier_status st = spoke_dicom_read(fd, out, err);
     close(fd);
+    if (st == TIER_OK && modality && strcmp(out->modality, modality) != 0) {
+        st = tier_fail(err, TIER_EDATA, "its modality is %s where the schema wants %s",
+                       modality_text(out->modality), modality);
+        spoke_dicom_slice_release(out);
+    }
     return st;
 }
 
-static enum tier_status load_folder(int folder, const char *orientation, bool named,
-                                    struct spoke_grid *out, struct tier_err *err) {
+static enum tier_status load_folder(int folder, const char *orientation, const char *modality,
+                                    bool named, struct spoke_grid *out, struct tier_err *err) {
     char file[FILE_TEXT_BYTES];
     struct spoke_dicom_slice *slices = NULL;
     struct spoke_names names = {0};
@@ -296,7 +320,7 @@ static enum tier_status load_folder(int folder, const char *orientation, bool na
     }
     for (; done < names.n; done++) {
         struct spoke_dicom_slice *s = &slices[done];
-        if (read_named(folder, names.at[done], s, err) != TIER_OK) {
+        if (read_named(folder, names.at[done], modality, s, err) != TIER_OK) {
             st = tier_err_prefix(err, "file %s of %zu in the folder",
                                  file_text(named ? names.at : NULL, done, file, sizeof file),
                                  names.n);
@@ -317,21 +341,22 @@ out:
     return st;
 }
 
-enum tier_status spoke_dicom_load(int at, const char *name, const char *orientation, bool named,
-                                  struct spoke_grid *grid_out, struct tier_err *err) {
+enum tier_status spoke_dicom_load(int at, const char *name, const char *orientation,
+                                  const char *modality, bool named, struct spoke_grid *grid_out,
+                                  struct tier_err *err) {
     struct spoke_dicom_slice one = {0};
     struct stat info;
 
     if (fstatat(at, name, &info, 0) != 0)
         return tier_fail_errno(err, TIER_EDATA, "the file it names cannot be opened");
     if (!S_ISDIR(info.st_mode)) {
-        TIER_TRY(read_named(at, name, &one, err));
+        TIER_TRY(read_named(at, name, modality, &one, err));
         return spoke_dicom_stack(&one, 1, NULL, orientation, grid_out, err);
     }
     int folder = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (folder < 0)
         return tier_fail_errno(err, TIER_EDATA, "the folder it names cannot be opened");
-    enum tier_status st = load_folder(folder, orientation, named, grid_out, err);
+    enum tier_status st = load_folder(folder, orientation, modality, named, grid_out, err);
     close(folder);
     return st;
 }

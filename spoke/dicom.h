@@ -21,15 +21,18 @@
  * `name` is a file or a folder within the folder `at`. Of a folder, what begins with a dot and
  * DICOMDIR are passed over; every other file belongs to the series. An image of one slice needs no
  * position (as X-rays have none): its affine is then its spacing, or zero with spacing[] 0 where
- * even that is unknown. `orientation` as in spoke_nifti_load. TIER_EDATA with which file of a
- * folder, and as spoke_dicom_read: by its number in the order of names, and with `named` by its
- * name too, as SPOKE_DICOM_NAME has it. A name may be a patient's: it is for this machine alone.
+ * even that is unknown. `orientation` as in spoke_nifti_load. `modality` is what every file must
+ * say it is, or NULL: any; what a file says instead is told where DICOM defines it. TIER_EDATA with
+ * which file of a folder, and as spoke_dicom_read: by its number in the order of names, and with
+ * `named` by its name too, as SPOKE_DICOM_NAME has it. A name may be a patient's: it is for this
+ * machine alone.
  */
 #define SPOKE_DICOM_NAME                                                                           \
     " (name '" /* then the name, without quotes and control characters, "')"                       \
                 */
-enum tier_status spoke_dicom_load(int at, const char *name, const char *orientation, bool named,
-                                  struct spoke_grid *grid_out, struct tier_err *err);
+enum tier_status spoke_dicom_load(int at, const char *name, const char *orientation,
+                                  const char *modality, bool named, struct spoke_grid *grid_out,
+                                  struct tier_err *err);
 
 /*
  * Slices in any order to a volume; takes their values, each is empty afterwards. names[n] are those

@@ -136,6 +136,20 @@ static bool text_is(const json_t *set, const char *tag, const char *want) {
     return s && strcmp(s, want) == 0;
 }
 
+/* Spaces at the ends of a code string mean nothing; what is none becomes "". */
+static void take_modality(const json_t *set, char out[SPOKE_DICOM_MODALITY_LEN + 1]) {
+    const char *s = json_string_value(json_array_get(values_of(set, "00080060"), 0));
+
+    s = s ? s + strspn(s, " ") : "";
+    size_t n = strlen(s);
+    while (n > 0 && s[n - 1] == ' ')
+        n--;
+    if (n > SPOKE_DICOM_MODALITY_LEN || strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_ ") < n)
+        n = 0;
+    memcpy(out, s, n);
+    out[n] = '\0';
+}
+
 static bool has(const json_t *set, const char *tag) {
     return json_object_get(set, tag) != NULL;
 }
@@ -336,6 +350,7 @@ static enum tier_status parse(const json_t *set, struct spoke_dicom_slice *s,
     const char *series = json_string_value(json_array_get(values_of(set, "0020000E"), 0));
     if (series && !take_uid((const uint8_t *)series, strlen(series), s->series))
         return tier_fail(err, TIER_EDATA, "the UID of its series is none");
+    take_modality(set, s->modality);
     s->places = calloc(s->frames, sizeof *s->places);
     if (!s->places)
         return tier_fail(err, TIER_ENOMEM, "no memory for its frames");

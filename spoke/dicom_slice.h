@@ -18,6 +18,7 @@
 
 #define SPOKE_DICOM_BYTES_MAX (UINT64_C(256) << 20) /* of a file, packed or not */
 #define SPOKE_DICOM_UID_LEN 64u
+#define SPOKE_DICOM_MODALITY_LEN 16u
 #define SPOKE_DICOM_FRAMES_MAX 4096u
 #define SPOKE_DICOM_VALUES_MAX (1u << 22) /* beside pixels; a frame has some 100 */
 
@@ -34,8 +35,9 @@ struct spoke_dicom_place {
 struct spoke_dicom_slice {
     size_t rows, columns, frames, samples; /* samples: 1, or 3 of RGB */
     char series[SPOKE_DICOM_UID_LEN + 1];
-    struct spoke_dicom_place *places; /* [frames] */
-    float *at;                        /* [frames x samples x rows x columns] */
+    char modality[SPOKE_DICOM_MODALITY_LEN + 1]; /* "MR"; "": it says none that is a code */
+    struct spoke_dicom_place *places;            /* [frames] */
+    float *at;                                   /* [frames x samples x rows x columns] */
 };
 
 /* Reads the whole file; `fd` stays the caller's. TIER_EDATA, TIER_ELIMIT, TIER_ENOTFOUND (a tool

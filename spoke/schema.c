@@ -18,6 +18,20 @@ static bool text_ok(const char *s) {
     return true;
 }
 
+/* Of UTF-8, which YAML is: no control characters of Unicode's first 256 either. */
+static bool unit_ok(const char *s) {
+    for (const unsigned char *c = (const unsigned char *)s; *c; c++)
+        if (c[0] == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0)
+            return false;
+    return text_ok(s);
+}
+
+/* A code string of DICOM (PS3.5 6.2), whose spaces at the ends mean nothing. */
+static bool modality_ok(const char *s) {
+    return s[0] != ' ' && s[strlen(s) - 1] != ' ' &&
+           !s[strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_ ")];
+}
+
 static enum tier_status check_categories(const char *path, const struct spoke_column *c,
                                          struct tier_err *err) {
     for (uint32_t i = 0; c->categories && i < c->categories_count; i++) {
@@ -44,6 +58,10 @@ static enum tier_status check_keys(const char *path, const struct spoke_column *
 
     if ((c->min || c->max) && !number && !(target && c->value))
         extra = "min and max belong to numbers, and to a target with value: true";
+    else if (c->unit && !number && !(target && c->value))
+        extra = "unit belongs to numbers, and to a target with value: true";
+    else if (c->unit && !unit_ok(c->unit))
+        extra = "the unit holds a control character";
     else if (c->value && !target)
         extra = "value belongs to the target";
     else if ((c->mean || c->std) && (!number || !c->standardise || !c->mean || !c->std))
@@ -299,6 +317,9 @@ static enum tier_status check_image(const char *path, const struct spoke_schema 
              (!m->standardise || m->mean.count != m->channels || m->std.count != m->channels))
         wrong =
             "image: mean and std go together, with standardise: true, a number for each channel";
+    else if (m->modality && !modality_ok(m->modality))
+        wrong = "image: modality is a DICOM code of capital letters, digits, _ and spaces between: "
+                "MR";
     else if (!stats_ok(m))
         wrong = "image: mean must be finite, and std finite and above 0";
     else
@@ -512,6 +533,21 @@ static void hash_image(struct tier_hasher *h, const struct spoke_schema *s) {
     }
 }
 
+/* Last, and only what is written: contracts without keep the hash that they had. */
+static void hash_meaning(struct tier_hasher *h, const struct spoke_schema *s) {
+    for (uint32_t i = 0; i < s->columns_count; i++) {
+        if (!s->columns[i].unit)
+            continue;
+        hash_text(h, "unit");
+        hash_text(h, s->columns[i].name);
+        hash_text(h, s->columns[i].unit);
+    }
+    if (s->image && s->image->modality) {
+        hash_text(h, "modality");
+        hash_text(h, s->image->modality);
+    }
+}
+
 void spoke_schema_hash(const struct spoke_schema *s, struct tier_hash *hash_out) {
     struct tier_hasher *h = tier_hasher_new();
 
@@ -530,6 +566,7 @@ void spoke_schema_hash(const struct spoke_schema *s, struct tier_hash *hash_out)
     hash_number(h, s->split->fraction ? *s->split->fraction : 0.0);
     hash_number(h, s->split->fold);
     hash_optional(h, "validation", s->split->val_fraction);
+    hash_meaning(h, s);
     tier_hasher_finish(h, hash_out);
     tier_hasher_free(h);
 }

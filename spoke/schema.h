@@ -3,14 +3,17 @@
  * What a hospital's table means: a YAML file beside the data that names each column, its type and
  * range, how missing values are written, which column is the target and how rows are split into
  * training and test. Everything in a row that the schema does not allow is an error, so that a
- * shifted column or a changed unit stops at the door instead of in the model.
+ * shifted column stops at the door instead of in the model. A table's cells do not say their unit:
+ * one that changed is found where its values leave `min` and `max`, and one that two hospitals
+ * understand differently where both contracts name it (`unit`) and their hashes are compared, as
+ * check-data prints them. Nothing is converted.
  *
  *   name: heart-disease
  *   file: {delimiter: ",", header: true, missing: "?"}
  *   missing_rows: drop                   # or error
  *   codebook: codebook.yaml              # optional: category lists kept in a file of their own
  *   columns:
- *     - {name: age, type: number, min: 0, max: 120, standardise: true}
+ *     - {name: age, type: number, unit: years, min: 0, max: 120, standardise: true}
  *     - {name: cp, type: category, categories: ["1", "2", "3", "4"], drop_first: true}
  *     - {name: num, type: target, positive_above: 0}     # or categories: [benign, malignant]
  *     - {name: patient, type: id}
@@ -40,6 +43,7 @@
  * refused outside `min` and `max`, and is then either standardised by channel (`standardise`, over
  * the training rows here, or with the `mean` and `std` that all sites agree on) or made a z-score
  * within its image (`z_score: all`, or `nonzero`, where what is 0 is background and stays 0).
+ * `modality: MR` is what made the images, as DICOM writes it; of DICOM each image file must say so.
  *
  * For `kind: images` (PNG, JPEG), `kind: nifti` and `kind: dicom` the data is a table again, a row
  * a case: columns of type image, mask, target, id and split, the first two holding paths relative
@@ -75,6 +79,8 @@
 #define SPOKE_CATEGORIES_MAX 1024u
 #define SPOKE_FEATURES_MAX 65536u
 #define SPOKE_TEXT_LEN_MAX 255u
+#define SPOKE_UNIT_LEN_MAX 64u
+#define SPOKE_MODALITY_LEN_MAX 16u /* a DICOM code string */
 #define SPOKE_CHANNELS_MAX 64u
 #define SPOKE_AXES_MAX 3u
 #define SPOKE_SIDE_MAX 65535u               /* of an image, in pixels or voxels */
@@ -114,6 +120,7 @@ struct spoke_column {
     int line; /* in the schema */
     enum spoke_column_type type;
     enum spoke_encode encode;
+    char *unit;        /* of a number, or of a target with value; NULL: the contract is silent */
     double *min, *max; /* inclusive; NULL: unbounded */
     bool standardise, drop_first;
     double *mean, *std; /* agreed by all sites, both or neither; NULL: of the training rows here */
@@ -151,6 +158,7 @@ struct spoke_image {
     uint32_t channels;       /* 0 in the file's absence: 1 */
     struct spoke_reals size; /* whole numbers: H, W or D, H, W; or one length */
     enum spoke_layout layout;
+    char *modality;                 /* "MR"; NULL: any */
     char *orientation;              /* "RAS": towards where x, y and z go; NULL: as stored */
     struct spoke_reals spacing;     /* mm, one a side, or empty: as stored */
     struct spoke_reals percentiles; /* low and high, or empty */
@@ -207,8 +215,10 @@ char spoke_schema_delimiter(const struct spoke_schema *schema);
 
 /*
  * SHA-256 over what the model sees: features and how they are made, in order, classes, and the
- * split rule. Two sites with the same hash feed a model alike; delimiters, headers, ranges, missing
- * markers and ignored columns are each site's own business and do not count.
+ * split rule, and the units and the modality that the contract names: without them the hash is what
+ * it was before they could be named. Two sites with the same hash feed a model alike; delimiters,
+ * headers, ranges, missing markers and ignored columns are each site's own business and do not
+ * count.
  */
 void spoke_schema_hash(const struct spoke_schema *schema, struct tier_hash *hash_out);
 

@@ -220,6 +220,7 @@ static const char *const split_bys[] = {"hash", "column", "part", NULL};
 static const struct field column_fields[] = {
     {"name", FIELD_TEXT, AT(spoke_column, name), .text_max = 63, .required = true},
     {"type", FIELD_CHOICE, AT(spoke_column, type), .choices = column_types, .required = true},
+    {"unit", FIELD_TEXT, AT(spoke_column, unit), .text_max = SPOKE_UNIT_LEN_MAX},
     {"min", FIELD_REAL, AT(spoke_column, min)},
     {"max", FIELD_REAL, AT(spoke_column, max)},
     {"standardise", FIELD_FLAG, AT(spoke_column, standardise)},
@@ -239,6 +240,7 @@ static const struct field image_fields[] = {
     {"channels", FIELD_UINT, AT(spoke_image, channels)},
     {"size", FIELD_REALS, AT(spoke_image, size), .required = true},
     {"layout", FIELD_CHOICE, AT(spoke_image, layout), .choices = layouts},
+    {"modality", FIELD_TEXT, AT(spoke_image, modality), .text_max = SPOKE_MODALITY_LEN_MAX},
     {"orientation", FIELD_TEXT, AT(spoke_image, orientation), .text_max = 3},
     {"spacing", FIELD_REALS, AT(spoke_image, spacing)},
     {"percentiles", FIELD_REALS, AT(spoke_image, percentiles)},
@@ -447,6 +449,7 @@ void spoke_schema_free(struct spoke_schema *s) {
         struct spoke_column *c = &s->columns[i];
         free_texts(c->categories, c->categories_count);
         free(c->name);
+        free(c->unit);
         free(c->min);
         free(c->max);
         free(c->mean);
@@ -471,6 +474,7 @@ void spoke_schema_free(struct spoke_schema *s) {
         free(s->split->test);
     }
     if (s->image) {
+        free(s->image->modality);
         free(s->image->orientation);
         free(s->image->scale);
         free(s->image->offset);

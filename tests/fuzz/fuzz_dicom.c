@@ -31,8 +31,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
     if (spoke_dicom_syntax(data, size, uid, NULL) == TIER_OK)
         FUZZ_CHECK(uid[strspn(uid, "0123456789.")] == '\0');
-    if (spoke_dicom_parse(data, size, &s, NULL) == TIER_OK)
+    if (spoke_dicom_parse(data, size, &s, NULL) == TIER_OK) {
+        FUZZ_CHECK(strlen(s.modality) <= SPOKE_DICOM_MODALITY_LEN);
         use_slice(&s);
+    }
     spoke_dicom_slice_release(&s);
     return 0;
 }
@@ -49,7 +51,8 @@ size_t fuzz_seed(unsigned i, uint8_t *out, size_t room) {
     static const char *const texts[SEEDS - 1] = {
         "{" PLANE(
             "MONOCHROME1", "1",
-            "8") "\"0020000E\":{\"vr\":\"UI\",\"Value\":[\"1.2\"]},"
+            "8") "\"00080060\":{\"vr\":\"CS\",\"Value\":[\"MR "
+                 "\"]},\"0020000E\":{\"vr\":\"UI\",\"Value\":[\"1.2\"]},"
                  "\"00200032\":{\"vr\":\"DS\",\"Value\":[0,0,1]},\"00200037\":{\"vr\":\"DS\","
                  "\"Value\":[1,"
                  "0,0,0,1,0]},\"00280030\":{\"vr\":\"DS\",\"Value\":[1,\"1.0\"]},\"00281053\":{"

@@ -14,6 +14,7 @@
 struct dicom_maker {
     uint16_t rows, columns, stored, is_signed; /* stored 0: 16 */
     const char *photometric;                   /* NULL: MONOCHROME2 */
+    const char *modality;                      /* NULL: absent */
     const char *series;                        /* NULL: "1.2.3" */
     const char *position, *orientation;        /* "0\\0\\1.5"; NULL: absent */
     const char *spacing, *thickness;           /* "2\\1" */
@@ -91,6 +92,7 @@ static inline size_t dicom_make(const struct dicom_maker *m, const uint16_t *pix
     dicom_put(&b, meta, head.n);
     dicom_text(&b, 8, 0x16, "UI", ct);
     dicom_text(&b, 8, 0x18, "UI", instance);
+    dicom_text(&b, 8, 0x60, "CS", m->modality);
     dicom_text(&b, 0x10, 0x10, "PN", "Nobody^Any");
     dicom_text(&b, 0x18, 0x50, "DS", m->thickness);
     dicom_text(&b, 0x20, 0x0d, "UI", "1.2");

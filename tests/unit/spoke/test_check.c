@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "spoke/check.h"
+#include "spoke/process.h"
 #include "tests/support/data_path.h"
+#include "tests/support/dicom_writer.h"
 #include "tests/support/picture_writer.h"
 #include "tests/support/temp_file.h"
 
@@ -83,6 +85,67 @@ Test(spoke_check, refused_rows_are_counted_by_reason_and_told_by_line_on_request
     cr_expect(eq(int, run("--lines", temp_file("s.yaml", table), csv), 1));
     cr_expect(strstr(errors, "t.csv:4: column 'a'") != NULL, "%s", errors);
     cr_expect(strstr(errors, "t.csv:7: column 't'") != NULL, "%s", errors);
+    done();
+}
+
+Test(spoke_check, a_range_is_told_with_its_unit) {
+    static const char schema[] = "columns:\n"
+                                 "  - {name: a, type: number, unit: mmol/L, min: 0, max: 9}\n"
+                                 "  - {name: t, type: target, categories: [well, ill]}\n"
+                                 "  - {name: set, type: split}\n"
+                                 "split: {by: column}\n";
+    cr_expect(eq(int,
+                 run(NULL, temp_file("s.yaml", schema),
+                     temp_file("t.csv", "a,t,set\n3,ill,train\n162,ill,train\n4,well,test\n")),
+                 1));
+    cr_expect(strstr(text,
+                     "       1  column 'a': this cell is outside the range the schema gives, 0 "
+                     "to 9 mmol/L\n") != NULL,
+              "%s", text);
+    done();
+}
+
+Test(spoke_check, scans_of_another_modality_are_counted) {
+    static const char schema[] = "kind: dicom\nimage: {size: [2, 3], modality: MR}\n"
+                                 "columns:\n"
+                                 "  - {name: scan, type: image}\n"
+                                 "  - {name: t, type: target, categories: [well, ill]}\n"
+                                 "  - {name: set, type: split}\n"
+                                 "split: {by: column}\n";
+    static const uint16_t pixels[6] = {1, 2, 3, 4, 5, 6};
+    static const char *const tool[] = {"dcm2json", "--version", NULL};
+    struct spoke_process p = {.argv = tool,
+                              .output_max = 1 << 16,
+                              .memory_max = UINT64_C(1) << 32,
+                              .file_max = 1 << 16,
+                              .timeout_ms = 60000};
+    struct dicom_maker m = {.rows = 2, .columns = 3, .modality = "MR", .instance = 1};
+    struct tier_err err = {0};
+    uint8_t file[8192], *said = NULL;
+    size_t n = 0;
+    int code = 0;
+    if (spoke_process_run(&p, &code, &said, &n, &err) != TIER_OK)
+        cr_skip_test("dcm2json is not here (Debian's package dcmtk): %s", err.text);
+    free(said);
+    temp_file_n("a", (char *)file, dicom_make(&m, pixels, file, sizeof file));
+    m.modality = "CT";
+    temp_file_n("b", (char *)file, dicom_make(&m, pixels, file, sizeof file));
+    m.modality = NULL;
+    temp_file_n("c", (char *)file, dicom_make(&m, pixels, file, sizeof file));
+    cr_expect(eq(int,
+                 run(NULL, temp_file("s.yaml", schema),
+                     temp_file("t.csv", "scan,t,set\na,ill,train\nb,ill,train\nb,well,test\n"
+                                        "c,well,test\na,well,test\n")),
+                 1),
+              "%s", errors);
+    cr_expect(strstr(text, "refused: 3\n") != NULL, "%s", text);
+    cr_expect(strstr(text, "       2  column 'scan': its modality is CT where the schema wants "
+                           "MR\n") != NULL,
+              "%s", text);
+    cr_expect(strstr(text,
+                     "       1  column 'scan': its modality is not said where the schema wants "
+                     "MR\n") != NULL,
+              "%s", text);
     done();
 }
 

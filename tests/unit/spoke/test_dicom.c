@@ -235,11 +235,12 @@ static void slice(const char *name, const char *position, uint16_t value,
     temp_file_n(path, (char *)file, dicom_make(&m, pixels, file, sizeof file));
 }
 
-static bool named; /* messages tell files by name, too */
+static const char *modality; /* that every file must have */
+static bool named;           /* messages tell files by name, too */
 
 static enum tier_status load(const char *name, const char *orientation, struct spoke_grid *g) {
     int at = open(temp.folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    enum tier_status st = spoke_dicom_load(at, name, orientation, named, g, &err);
+    enum tier_status st = spoke_dicom_load(at, name, orientation, modality, named, g, &err);
     close(at);
     return st;
 }
@@ -341,6 +342,37 @@ Test(spoke_dicom, files_are_told_by_name_only_where_that_is_asked_for) {
     refused_series("file 2 of 2 in the folder: the file is damaged");
 }
 
+Test(spoke_dicom, a_file_of_another_modality_is_refused) {
+    static const struct dicom_maker mr = {.modality = "MR"}, ct = {.modality = "CT"};
+    static const struct dicom_maker name = {.modality = "PATIENT"}, odd = {.modality = "mr"};
+    struct spoke_grid g = {0};
+    if (!has_tools())
+        return;
+    modality = "MR";
+    slice("a", "0\\0\\0", 1, &mr);
+    slice("b", "0\\0\\2", 2, &mr);
+    cr_assert(eq(int, load("s", NULL, &g), TIER_OK), "%s", err.text);
+    spoke_grid_release(&g);
+    cr_assert(eq(int, load("s/b", NULL, &g), TIER_OK), "%s", err.text);
+    spoke_grid_release(&g);
+    slice("b", "0\\0\\2", 2, &ct);
+    refused_series("file 2 of 2 in the folder: its modality is CT where the schema wants MR");
+    named = true;
+    refused_series("file 2 (name 'b') of 2 in the folder: its modality is CT where the schema");
+    named = false;
+    cr_expect(eq(int, load("s/b", NULL, &g), TIER_EDATA));
+    cr_expect(strncmp(err.text, "its modality is CT", 18) == 0, "%s", err.text);
+    slice("b", "0\\0\\2", 2, &name);
+    refused_series("its modality is another one where the schema wants MR");
+    slice("b", "0\\0\\2", 2, &odd);
+    refused_series("its modality is not said where the schema wants MR");
+    slice("b", "0\\0\\2", 2, NULL);
+    refused_series("its modality is not said where the schema wants MR");
+    modality = NULL;
+    cr_assert(eq(int, load("s", NULL, &g), TIER_OK), "%s", err.text);
+    spoke_grid_release(&g);
+}
+
 Test(spoke_dicom, frames_in_one_file_lie_where_their_functional_groups_say) {
     static const char text[] =
         "{\"00280002\":{\"vr\":\"US\",\"Value\":[1]},\"00280004\":{\"vr\":\"CS\",\"Value\":["
@@ -409,6 +441,30 @@ Test(spoke_dicom, a_table_names_folders_of_series_and_masks_in_nifti) {
     slice("b", "10\\20\\-5", 10, &(struct dicom_maker){.series = "1.9"});
     cr_expect(eq(int, open_table(&d), TIER_EDATA));
     cr_expect(strstr(err.text, "t.csv:2: column 'ct': file 2 of the folder is of another") != NULL,
+              "%s", err.text);
+}
+
+static enum tier_status open_modality(struct spoke_data **d) {
+    return spoke_data_open(
+        temp_file("s.yaml", "kind: dicom\nimage: {size: [2, 3], modality: MR}\ncolumns:\n"
+                            "  - {name: scan, type: image}\n"
+                            "  - {name: organ, type: mask, categories: [none, liver]}\n"
+                            "  - {name: part, type: split}\nsplit: {by: column}\n"),
+        temp_file("t.csv", "scan,organ,part\ns/a,s/mask,train\n"), NULL, d, &err);
+}
+
+Test(spoke_dicom, the_modality_is_of_images_and_not_of_masks) {
+    struct spoke_data *d = NULL;
+    if (!has_tools())
+        return;
+    slice("a", "0\\0\\0", 1, &(struct dicom_maker){.modality = "MR"});
+    slice("mask", "0\\0\\0", 0, &(struct dicom_maker){.modality = "SEG"});
+    cr_assert(eq(int, open_modality(&d), TIER_OK), "%s", err.text);
+    spoke_data_free(d);
+    slice("a", "0\\0\\0", 1, &(struct dicom_maker){.modality = "CT"});
+    cr_expect(eq(int, open_modality(&d), TIER_EDATA));
+    cr_expect(strstr(err.text, "t.csv:2: column 'scan': its modality is CT where the schema wants "
+                               "MR") != NULL,
               "%s", err.text);
 }
 

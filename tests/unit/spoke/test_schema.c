@@ -177,6 +177,74 @@ Test(spoke_schema, the_hash_covers_what_the_model_sees_and_nothing_else) {
     cr_expect(not(tier_hash_equal(&a, &c)));
 }
 
+static const char *hash_of(const char *text, char hex[TIER_HASH_HEX]) {
+    struct spoke_schema *s = opened(text);
+    struct tier_hash hash;
+    spoke_schema_hash(s, &hash);
+    spoke_schema_free(s);
+    return tier_hash_hex(&hash, hex);
+}
+
+/* The hashes of contracts that name neither are those of before either could be named. */
+Test(spoke_schema, units_and_modality_count_only_where_they_are_written) {
+#define NUMBER(unit)                                                                               \
+    "columns:\n  - {name: a, type: number" unit "}\n  - {name: b, type: number}\n"                 \
+    "  - {name: t, type: target, positive_above: 0}\n  - {name: s, type: split}\n"                 \
+    "split: {by: column}\n"
+#define SCAN(image, target)                                                                        \
+    "kind: dicom\nimage: {size: [2, 3]" image "}\ncolumns:\n  - {name: i, type: image}\n"          \
+    "  - {name: t, type: target, value: true" target                                               \
+    "}\n  - {name: s, type: split}\nsplit: {by: column}\n"
+    char one[TIER_HASH_HEX], two[TIER_HASH_HEX];
+    cr_expect(eq(str, (char *)(uintptr_t)hash_of(good, one),
+                 "c15a07c9685e03abd427f715f7ccf8010904b9e12f9ff7871b5ef64af2b3023b"));
+    cr_expect(eq(str, (char *)(uintptr_t)hash_of(SCAN("", ""), one),
+                 "51185771d1b6e05fa69f40e35e43bbc9ddb0dd4fb1dcef33ae609afa5db64ae5"));
+    cr_expect(strcmp(one, hash_of(SCAN(", modality: MR", ""), two)) != 0);
+    cr_expect(strcmp(two, hash_of(SCAN(", modality: CT", ""), one)) != 0);
+    cr_expect(strcmp(two, hash_of(SCAN(", modality: MR", ", unit: days"), one)) != 0);
+    cr_expect(strcmp(one, hash_of(SCAN(", modality: MR", ", unit: months"), two)) != 0);
+    hash_of(NUMBER(", unit: mmol/L"), one);
+    cr_expect(strcmp(one, hash_of(NUMBER(", unit: mmol/L"), two)) == 0);
+    cr_expect(strcmp(one, hash_of(NUMBER(", unit: mg/dL"), two)) != 0);
+    cr_expect(strcmp(one, hash_of(NUMBER(""), two)) != 0);
+    cr_expect(strcmp(one, hash_of(NUMBER("}\n  - {name: x, type: ignore"), two)) != 0);
+    cr_expect(strcmp(one, hash_of(NUMBER(", unit: \"\\u00b5mol/L\""), two)) != 0);
+}
+
+Test(spoke_schema, a_unit_belongs_to_a_number_and_is_a_text) {
+#define LEN_16 "0123456789abcdef"
+    struct spoke_schema *s = opened(NUMBER(", unit: " LEN_16 LEN_16 LEN_16 LEN_16));
+    cr_expect(eq(str, s->columns[0].unit, LEN_16 LEN_16 LEN_16 LEN_16));
+    cr_expect(s->columns[1].unit == NULL);
+    spoke_schema_free(s);
+    refused(NUMBER(", unit: " LEN_16 LEN_16 LEN_16 LEN_16 "g"), "text of 1 to 64 bytes");
+    refused(NUMBER(", unit: ''"), "text of 1 to 64 bytes");
+    refused(NUMBER(", unit: [mg]"), "text of 1 to 64 bytes");
+    refused(NUMBER(", unit: \"m\\tg\""), "column 'a': the unit holds a control character");
+    refused(NUMBER(", unit: \"m\\x7f\""), "the unit holds a control character");
+    refused(NUMBER(", unit: \"m\\u0085\""), "the unit holds a control character");
+    refused(NUMBER("}\n  - {name: p, type: id, unit: mg"), "column 'p': unit belongs to numbers");
+    refused(NUMBER("}\n  - {name: c, type: category, categories: [x], unit: mg"),
+            "unit belongs to numbers");
+    refused("columns:\n  - {name: a, type: number}\n"
+            "  - {name: t, type: target, positive_above: 0, unit: mg}\nsplit: {by: column}\n",
+            "column 't': unit belongs to numbers, and to a target with value: true");
+}
+
+Test(spoke_schema, a_modality_is_a_code_of_dicom) {
+    struct spoke_schema *s = opened(SCAN(", modality: A 3_DEFGHIJKLMNO", ""));
+    cr_expect(eq(str, s->image->modality, "A 3_DEFGHIJKLMNO"));
+    spoke_schema_free(s);
+    refused(SCAN(", modality: A 3_DEFGHIJKLMNOP", ""), "text of 1 to 16 bytes");
+    refused(SCAN(", modality: ''", ""), "text of 1 to 16 bytes");
+    refused(SCAN(", modality: mr", ""), "modality is a DICOM code");
+    refused(SCAN(", modality: 'MR '", ""), "modality is a DICOM code");
+    refused(SCAN(", modality: ' MR'", ""), "modality is a DICOM code");
+    refused(SCAN(", modality: 'M-R'", ""), "modality is a DICOM code");
+    refused("modality: MR\n", "unknown key modality");
+}
+
 Test(spoke_schema, what_is_wrong_with_a_contract_of_images_is_said) {
 #define IMAGES "columns:\n  - {name: i, type: image}\n"
 #define TARGET "  - {name: t, type: target, categories: [a, b]}\nsplit: {by: part}\n"
