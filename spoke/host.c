@@ -87,13 +87,32 @@ static enum tier_status distinct(const struct tier_config *config, size_t count,
     return st;
 }
 
+/* A PCR holds what one node has measured. */
+static enum tier_status own_pcr(const struct tier_config *config, size_t count,
+                                struct tier_err *err) {
+    const struct tier_config *first = NULL;
+
+    for (size_t i = 0; i < count; i++) {
+        if (!*config[i].tpm_tcti)
+            continue;
+        if (first)
+            return tier_fail(err, TIER_ECONFIG,
+                             "%s and %s both have tpm.tcti: of spokes that share a process one has "
+                             "the TPM; run the other alone, with a tpm.pcr of its own",
+                             first->file, config[i].file);
+        first = &config[i];
+    }
+    return TIER_OK;
+}
+
 static enum tier_status load_all(struct spoke_host *h, char *const *files, struct tier_err *err) {
     for (size_t i = 0; i < h->count; i++) {
         TIER_TRY(load(&h->config[i], files[i], err));
         TIER_TRY(same(&h->config[0], &h->config[i], err));
     }
     TIER_TRY(distinct(h->config, h->count, order_by_name, "name", err));
-    return distinct(h->config, h->count, order_by_folder, "data_dir", err);
+    TIER_TRY(distinct(h->config, h->count, order_by_folder, "data_dir", err));
+    return own_pcr(h->config, h->count, err);
 }
 
 /* ---- what is shared ---- */
@@ -160,11 +179,12 @@ bool spoke_host_failed(const struct spoke_host *h) {
 void spoke_host_close(struct spoke_host *h) {
     if (!h)
         return;
-    for (size_t i = 0; i < h->worker_count; i++)
-        tier_worker_free(h->hand[i].worker);
-    /* While one is closed the others still hear their parents: there is nobody to work for them. */
+    /* While one worker or spoke is closed the others still hear their parents: there is nobody to
+     * work for them any more. */
     for (size_t i = 0; i < h->opened; i++)
         h->spoke[i].worker = NULL;
+    for (size_t i = 0; i < h->worker_count; i++)
+        tier_worker_free(h->hand[i].worker);
     for (size_t i = 0; i < h->opened; i++)
         spoke_close(&h->spoke[i]);
     tier_intake_free(h->intake);

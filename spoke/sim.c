@@ -3,6 +3,7 @@
 #include "spoke/sim.h"
 #include "tier/log.h"
 #include "tier/loop.h"
+#include "tier/plan.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -61,6 +62,7 @@ struct sim {
     char dir[SIM_PATH_BYTES], schema_path[PATH_MAX];
     bool own_dir; /* ours to remove */
     struct sim_tree tree;
+    struct tier_plan plan;
     struct spoke_schema *schema;
     struct sim_table table;
     struct sim_site *sites; /* [spokes], in the order of the tree */
@@ -230,6 +232,13 @@ static enum tier_status open_inputs(struct sim *sim, struct tier_err *err) {
 
     TIER_TRY(o->tree ? sim_tree_load(o->tree, &sim->tree, err)
                      : sim_tree_even(o->hubs, o->spokes ? o->spokes : 10, &sim->tree, err));
+    TIER_TRY(tier_plan_load(o->plan, &sim->plan, NULL, NULL, err));
+    if (sim->plan.mode == TIER_PLAN_UNTRUSTED && !o->tls)
+        return tier_fail(
+            err, TIER_EARG,
+            "%s: a plan of mode: untrusted is signed, for which there are no keys with "
+            "--tls off",
+            o->plan);
     /* What a site could not read is said here, before anything is started. */
     TIER_TRY(spoke_data_open(o->schema, o->data, NULL, &whole, err));
     spoke_data_free(whole);
@@ -265,7 +274,7 @@ static enum tier_status pull_model(struct sim *sim, struct tier_err *err) {
     pid_t pid = 0;
 
     snprintf(path, sizeof path, "%s/model.safetensors", sim->dir);
-    TIER_TRY(sim_nodes_console(sim->nodes, args, &pid, &from, err));
+    TIER_TRY(sim_nodes_console(sim->nodes, args, false, &pid, &from, err));
     waitpid(pid, &code, 0);
     close(from);
     return code == 0 ? TIER_OK : tier_fail(err, TIER_EIO, "the model could not be fetched");
@@ -278,7 +287,8 @@ static enum tier_status federate(struct sim *sim, struct tier_err *err) {
                                   .hosts = hosts < HOSTS_MAX ? hosts : HOSTS_MAX,
                                   .device = o->device,
                                   .threads = o->threads,
-                                  .tls = o->tls};
+                                  .tls = o->tls,
+                                  .author = sim->plan.governance.author};
 
     setting.hosts = setting.hosts < sim->tree.spokes ? setting.hosts : sim->tree.spokes;
     sim->started_s = now_s();

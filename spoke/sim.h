@@ -109,8 +109,9 @@ struct sim_setting {
     const char *schema; /* absolute */
     size_t hosts;       /* processes for the spokes */
     const char *device;
-    size_t threads; /* of all hosts together; 0: one for each core */
+    size_t threads; /* of each host; 0: one for each core */
     bool tls;
+    const char *author; /* who signs the plan; "": the operator */
 };
 
 /* Identities and configuration for every node of the tree, below setting.dir. */
@@ -123,9 +124,13 @@ enum tier_status sim_nodes_start(struct sim_nodes *nodes, struct tier_err *err);
 /* A process that has ended, with where its log is, or that this one was asked to stop; else
  * TIER_OK. To be asked now and then by whoever waits. */
 enum tier_status sim_nodes_alive(struct sim_nodes *nodes, struct tier_err *err);
-/* Starts `consilium ARGS...` with how to reach the top; *from is the read end of its output. */
+/* Starts `consilium ARGS...` with how to reach the top, or, with `whom` alone, as whom; *from is
+ * the read end of its output. */
 enum tier_status sim_nodes_console(const struct sim_nodes *nodes, const char *const *args,
-                                   pid_t *pid, int *from, struct tier_err *err);
+                                   bool whom, pid_t *pid, int *from, struct tier_err *err);
+/* Signs the plan as the operator into *path_out, the caller's to free; NULL without TLS. */
+enum tier_status sim_nodes_sign(const struct sim_nodes *nodes, const char *plan, char **path_out,
+                                struct tier_err *err);
 /* Asks all to stop, and kills who does not; frees. NULL is fine. */
 void sim_nodes_stop(struct sim_nodes *nodes);
 

@@ -79,8 +79,8 @@ static enum tier_status certify_all(const struct sim_nodes *n, struct tier_err *
 
     TIER_TRY_OUT(tier_authority_init(dir, "simulation", 30, now_s, err));
     TIER_TRY_OUT(tier_authority_open(dir, &a, err));
-    TIER_TRY_OUT(
-        tier_enroll_local(a, "operator", TIER_ROLE_OPERATOR, n->operator, false, now_s, err));
+    TIER_TRY_OUT(tier_enroll_local(a, *n->setting.author ? n->setting.author : "operator",
+                                   TIER_ROLE_OPERATOR, n->operator, false, now_s, err));
     for (size_t i = 0; i < n->tree->count && st == TIER_OK; i++) {
         const struct sim_node *node = &n->tree->node[i];
         enum tier_role role = !node->hub ? TIER_ROLE_SPOKE : i == 0 ? TIER_ROLE_TOP : TIER_ROLE_HUB;
@@ -329,8 +329,8 @@ enum tier_status sim_nodes_start(struct sim_nodes *n, struct tier_err *err) {
     return st;
 }
 
-enum tier_status sim_nodes_console(const struct sim_nodes *n, const char *const *args, pid_t *pid,
-                                   int *from, struct tier_err *err) {
+enum tier_status sim_nodes_console(const struct sim_nodes *n, const char *const *args, bool whom,
+                                   pid_t *pid, int *from, struct tier_err *err) {
     const char *top = n->tree->node[0].name;
     char *argv[32] = {"consilium"};
     size_t argc = 1;
@@ -338,10 +338,12 @@ enum tier_status sim_nodes_console(const struct sim_nodes *n, const char *const 
 
     for (; *args && argc < 16; args++)
         argv[argc++] = (char *)*args;
-    argv[argc++] = "--hub";
-    argv[argc++] = (char *)n->at_top;
-    argv[argc++] = "--hub-name";
-    argv[argc++] = (char *)top;
+    if (!whom) {
+        argv[argc++] = "--hub";
+        argv[argc++] = (char *)n->at_top;
+        argv[argc++] = "--hub-name";
+        argv[argc++] = (char *)top;
+    }
     if (n->setting.tls) {
         argv[argc++] = "--identity";
         argv[argc++] = (char *)n->operator;
@@ -356,6 +358,31 @@ enum tier_status sim_nodes_console(const struct sim_nodes *n, const char *const 
         close(ends[0]);
     else
         *from = ends[0];
+    return st;
+}
+
+enum tier_status sim_nodes_sign(const struct sim_nodes *n, const char *plan, char **path_out,
+                                struct tier_err *err) {
+    pid_t pid = 0;
+    int from = -1, code = 0;
+
+    *path_out = NULL;
+    if (!n->setting.tls)
+        return TIER_OK;
+    char *path = text_of("%s/plan.sig", n->setting.dir);
+    const char *const args[] = {"plan", "sign", plan, "--out", path, NULL};
+    enum tier_status st = sim_nodes_console(n, args, true, &pid, &from, err);
+    if (st == TIER_OK) {
+        while (waitpid(pid, &code, 0) < 0 && errno == EINTR)
+            ; /* asked to stop: whoever waits next heeds it */
+        close(from);
+    }
+    if (st == TIER_OK && code != 0)
+        st = tier_fail(err, TIER_EPLAN, "%s cannot be signed; consilium has said why", plan);
+    if (st == TIER_OK)
+        *path_out = path;
+    else
+        free(path);
     return st;
 }
 

@@ -42,10 +42,9 @@ static enum tier_status next_line(struct sim_nodes *nodes, struct lines *l, json
             return *out ? TIER_OK : tier_fail(err, TIER_EPROTO, "consilium printed no JSON");
         }
         struct pollfd p = {.fd = l->fd, .events = POLLIN};
-        if (poll(&p, 1, LOOK_MS) <= 0) {
-            TIER_TRY(sim_nodes_alive(nodes, err));
+        TIER_TRY(sim_nodes_alive(nodes, err));
+        if (poll(&p, 1, LOOK_MS) <= 0)
             continue;
-        }
         if (l->n + 65536 > l->room) {
             if (l->room >= LINE_BYTES_MAX)
                 return tier_fail(err, TIER_ELIMIT, "consilium prints a line without end");
@@ -63,13 +62,23 @@ static enum tier_status next_line(struct sim_nodes *nodes, struct lines *l, json
 
 static enum tier_status start(struct sim_nodes *nodes, const char *plan, char **run_out,
                               struct tier_err *err) {
-    const char *const args[] = {"run", "start", plan, "--json", NULL};
+    const char *args[] = {"run", "start", plan, "--json", NULL, NULL, NULL};
     struct lines l = {0};
     json_t *said = NULL;
+    char *signature = NULL;
     pid_t pid = 0;
 
     *run_out = NULL;
-    TIER_TRY(sim_nodes_console(nodes, args, &pid, &l.fd, err));
+    TIER_TRY(sim_nodes_sign(nodes, plan, &signature, err));
+    if (signature) { /* in place of one beside the plan, which another authority's people made */
+        args[4] = "--signature";
+        args[5] = signature;
+    }
+    enum tier_status started = sim_nodes_console(nodes, args, false, &pid, &l.fd, err);
+    if (started != TIER_OK) {
+        free(signature);
+        return started;
+    }
     enum tier_status st = next_line(nodes, &l, &said, err);
     const char *run = json_string_value(json_object_get(said, "run"));
     if (st == TIER_OK && !run)
@@ -79,6 +88,7 @@ static enum tier_status start(struct sim_nodes *nodes, const char *plan, char **
     json_decref(said);
     close(l.fd);
     free(l.data);
+    free(signature);
     waitpid(pid, NULL, 0);
     return st;
 }
@@ -191,7 +201,7 @@ enum tier_status sim_watch(struct sim_nodes *nodes, const char *plan, FILE *say,
     *run_out = NULL;
     TIER_TRY(start(nodes, plan, &run, err));
     const char *const args[] = {"run", "watch", run, "--json", NULL};
-    enum tier_status st = sim_nodes_console(nodes, args, &pid, &l.fd, err);
+    enum tier_status st = sim_nodes_console(nodes, args, false, &pid, &l.fd, err);
     if (st == TIER_OK) {
         st = follow(nodes, &l, say, &last, err);
         close(l.fd);

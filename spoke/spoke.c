@@ -328,6 +328,22 @@ enum tier_status spoke_open_shared(const struct tier_config *config, struct tier
     return open_spoke(config, loop, shared, out, err);
 }
 
+static bool follows_nothing(void *arg) {
+    const struct spoke *spoke = arg;
+    for (const struct spoke_run *run = spoke->runs; run; run = run->next)
+        if (run->follow.step == TIER_FOLLOW_APPLY)
+            return false;
+    return true;
+}
+
+/* A delta may be applied by the intake, which is freed with a spoke that has one of its own, and
+ * goes on where it is shared. */
+static void stop_following(struct spoke *spoke) {
+    for (struct spoke_run *run = spoke->runs; run; run = run->next)
+        tier_follow_stop(&run->follow);
+    tier_loop_run_until(spoke->loop, follows_nothing, spoke, UINT32_MAX);
+}
+
 void spoke_close(struct spoke *spoke) {
     spoke_servers_stop(spoke->servers);
     spoke_trainer_stop(spoke->trainer);
@@ -339,6 +355,8 @@ void spoke_close(struct spoke *spoke) {
     spoke_trainer_close(spoke->trainer);
     spoke->trainer = NULL;
     spoke_governed_close(spoke);
+    if (spoke->shares && spoke->link)
+        stop_following(spoke);
     tier_link_free(spoke->link);
     tier_renewal_free(spoke->renewal);
     spoke->renewal = NULL;

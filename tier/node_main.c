@@ -49,7 +49,6 @@ bool tier_node_begin(enum tier_config_kind kind, const char *program, int argc, 
     tier_key_file_passphrase(config->key_passphrase_file);
     if (*config->key_passphrase_file) /* for the programs that a node starts beside itself */
         setenv("CONSILIUM_KEY_PASSPHRASE_FILE", config->key_passphrase_file, 1);
-    setenv("TSS2_LOG", "all+none", 0); /* of a TPM: what goes wrong is told once, by us */
     tier_node_many_files();
     return true;
 }

@@ -181,6 +181,7 @@ static enum tier_status make_key(struct tier_tpm *t, struct tier_err *err) {
 /* ---- life cycle ---- */
 
 static enum tier_status open_all(struct tier_tpm *t, const char *conf, struct tier_err *err) {
+    setenv("TSS2_LOG", "all+none", 0); /* what goes wrong is told once, by us */
     TSS2_RC rc = Tss2_TctiLdr_Initialize(conf, &t->tcti);
 
     if (rc != TSS2_RC_SUCCESS)

@@ -103,6 +103,26 @@ class Sim(unittest.TestCase):
         self.f.cli("model", "info", os.path.join(out, "model.safetensors"))
         self.assertIn("which must be new", self.sim("--out", out, status=1).stderr)
 
+    def test_a_plan_that_must_be_signed_is(self):
+        plan = self.f.plan(rounds=1, mode="untrusted", exceptions="[privacy]",
+                           secure={"norm_max": 2.0}, governance={"author": "ann"})
+        with open(plan + ".sig", "w", encoding="ascii") as f:
+            f.write("another authority's")
+        out = os.path.join(self.folder, "signed")
+        done = subprocess.run([federation.program("consilium"), "sim", plan, "--schema",
+                               self.schema, "--data", self.all, "--spokes", "5", "--out", out],
+                              capture_output=True, text=True, timeout=240, check=False,
+                              env=federation.clean_environment())
+        self.assertEqual(done.returncode, 0, done.stderr)
+        with open(os.path.join(out, "top", "data", "audit", "audit.log"), encoding="utf-8") as f:
+            self.assertIn('"ann"', f.read())
+        done = subprocess.run([federation.program("consilium"), "sim", plan, "--schema",
+                               self.schema, "--data", self.all, "--tls", "off"],
+                              capture_output=True, text=True, timeout=60, check=False,
+                              env=federation.clean_environment())
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("there are no keys with --tls off", done.stderr)
+
     def test_what_is_wrong_is_said_and_leaves_nothing(self):
         self.assertIn("4 values and the tree 5 spokes",
                       self.sim("--spokes", "5", "--split", "column:hospital", status=1).stderr)
