@@ -208,12 +208,14 @@ class Host(unittest.TestCase):
             top = f.top()
             for changes, why in (({"threads": 2}, "threads belongs to the process"),
                                  ({"device": "cpu*2"}, "device belongs to the process"),
+                                 ({"tpm": {"tcti": "swtpm"}}, "both have tpm.tcti"),
                                  ({"name": SITES[0]}, "have the same name"),
                                  ({"data_dir": os.path.join(f.dir, SITES[0])},
                                   "have the same data_dir")):
                 one = f.spoke(SITES[0], top, start=False, threads=1)
                 two = f.spoke(SITES[1], top, start=False, threads=1)
                 two.keys.update(changes)
+                one.keys.update({k: v for k, v in changes.items() if k == "tpm"})
                 for node in (one, two):
                     with open(node.config_path, "w", encoding="utf-8") as out:
                         out.write(federation.yaml_of(node.keys))
