@@ -58,16 +58,16 @@ static enum tier_status same(const struct tier_config *first, const struct tier_
                      first->file);
 }
 
-static const struct tier_config *by_name(const void *p) {
+static const struct tier_config *config_of(const void *p) {
     return *(const struct tier_config *const *)p;
 }
 
 static int order_by_name(const void *a, const void *b) {
-    return strcmp(by_name(a)->name, by_name(b)->name);
+    return strcmp(config_of(a)->name, config_of(b)->name);
 }
 
 static int order_by_folder(const void *a, const void *b) {
-    return strcmp(by_name(a)->data_dir, by_name(b)->data_dir);
+    return strcmp(config_of(a)->data_dir, config_of(b)->data_dir);
 }
 
 static enum tier_status distinct(const struct tier_config *config, size_t count,

@@ -11,6 +11,8 @@
 
 #include "tier/identity.h"
 
+struct tier_authority;
+
 /* address: host:port of the authority's enrollment service. Gives up after timeout_ms. */
 enum tier_status tier_enroll(const char *address, const char *token, const char *name,
                              enum tier_role role, const char *data_dir, uint64_t timeout_ms,
@@ -21,7 +23,6 @@ enum tier_status tier_enroll(const char *address, const char *token, const char 
  * first node of a tree is: makes its key where it has none, and puts the certificate beside it.
  * Errors: those of tier_authority_token_create and _enroll, and of tier_identity_store.
  */
-struct tier_authority;
 enum tier_status tier_enroll_local(struct tier_authority *a, const char *name, enum tier_role role,
                                    const char *data_dir, bool replace, int64_t now_s,
                                    struct tier_err *err);
